@@ -12,8 +12,8 @@ use bytes::Bytes;
 use tokio::sync::broadcast;
 
 use crate::{
-    Acquire, Acquired, Beat, ByteStream, Found, Index, IndexError, Key, Lease, Level, LevelInfo, Levels, Marker, NodeId,
-    NodeInfo, NodesQuery, Prefix, Put, Spread, Stored, StreamError, Streams,
+    Acquire, Acquired, Beat, ByteStream, Found, Index, IndexError, Key, Lease, Level, LevelInfo, Levels, Marker,
+    NodeId, NodeInfo, NodesQuery, Prefix, Put, Spread, Stored, StreamError, Streams,
 };
 
 /// An index of one. Its own pointers are of no use to itself, so `get` finds nothing and `acquire` grants, except where a
@@ -98,13 +98,7 @@ impl Index for Alone {
     }
 
     fn levels(&self) -> Vec<LevelInfo> {
-        vec![LevelInfo {
-            level: Level::GLOBAL,
-            threshold: None,
-            cluster: Key::ZERO,
-            size: 1,
-            neighbours: Vec::new(),
-        }]
+        vec![LevelInfo { level: Level::GLOBAL, threshold: None, cluster: Key::ZERO, size: 1, neighbours: Vec::new() }]
     }
 
     fn observe(&self, _: Prefix, _: Duration) {}

@@ -11,13 +11,15 @@
 //! Other nodes are [`Peer`] handles, interned by the driver or the simulator, which alone know addresses.
 
 pub mod id;
+pub mod message;
 pub mod time;
 
 use bytes::Bytes;
 
 use self::time::Instant;
 use crate::{
-    Acquire, Acquired, Beat, Found, IndexError, Key, Lease, Levels, Marker, NodeId, NodeInfo, Prefix, Put, Spread, Stored,
+    Acquire, Acquired, Beat, Found, IndexError, Key, Lease, Levels, Marker, NodeId, NodeInfo, Prefix, Put, Spread,
+    Stored,
 };
 
 /// Another node as a small number. The driver maps it to addresses, for as long as the process lives.
