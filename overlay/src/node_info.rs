@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Key, NodeId};
 
 /// One node: the part it declares (addresses, ports, roles, load) and the part measured here (RTT).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeInfo {
     /// Its place in the id space.
     pub id: NodeId,

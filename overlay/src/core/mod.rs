@@ -16,7 +16,6 @@ pub mod time;
 
 use bytes::Bytes;
 
-use self::time::Instant;
 use crate::{
     Acquire, Acquired, Beat, Found, IndexError, Key, Lease, Levels, Marker, NodeId, NodeInfo, Prefix, Put, Spread,
     Stored,
