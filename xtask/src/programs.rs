@@ -8,17 +8,17 @@ use std::{
 };
 
 /// A program the tests need.
-pub struct Program {
+pub(crate) struct Program {
     /// What is executed.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// What the tests need it for.
-    pub purpose: &'static str,
+    pub(crate) purpose: &'static str,
     /// The package that has it, by package manager: apt-get, dnf, apk, pacman.
     packages: [&'static str; 4],
 }
 
 /// All of them.
-pub const PROGRAMS: [Program; 8] = [
+pub(crate) const PROGRAMS: [Program; 8] = [
     Program { name: "curl", purpose: "fetches pages as a user would", packages: ["curl", "curl", "curl", "curl"] },
     Program {
         name: "dig",
@@ -30,23 +30,11 @@ pub const PROGRAMS: [Program; 8] = [
         purpose: "makes the network namespaces that the real servers run in",
         packages: ["iproute2", "iproute", "iproute2", "iproute2"],
     },
-    Program {
-        name: "unbound",
-        purpose: "a real resolver",
-        packages: ["unbound", "unbound", "unbound", "unbound"],
-    },
+    Program { name: "unbound", purpose: "a real resolver", packages: ["unbound", "unbound", "unbound", "unbound"] },
     Program { name: "named", purpose: "BIND, a real resolver", packages: ["bind9", "bind", "bind", "bind"] },
     Program { name: "nsd", purpose: "the real parent of the zone", packages: ["nsd", "nsd", "nsd", "nsd"] },
-    Program {
-        name: "nginx",
-        purpose: "a real origin",
-        packages: ["nginx-light", "nginx-core", "nginx", "nginx"],
-    },
-    Program {
-        name: "cargo-deny",
-        purpose: "checks the dependency tree",
-        packages: ["", "", "", ""],
-    },
+    Program { name: "nginx", purpose: "a real origin", packages: ["nginx-light", "nginx-core", "nginx", "nginx"] },
+    Program { name: "cargo-deny", purpose: "checks the dependency tree", packages: ["", "", "", ""] },
 ];
 
 /// Package managers with the words that install, in the order of [`Program::packages`].
@@ -61,12 +49,12 @@ const MANAGERS: [(&str, &[&str]); 4] = [
 const SYSTEM_FOLDERS: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/sbin"];
 
 /// The programs that are not here.
-pub fn missing() -> Vec<&'static Program> {
+pub(crate) fn missing() -> Vec<&'static Program> {
     PROGRAMS.iter().filter(|program| find(program.name).is_none()).collect()
 }
 
 /// Installs what is missing, after saying what and how. Without root it says what it cannot install.
-pub fn install(missing: &[&Program]) -> Result<(), String> {
+pub(crate) fn install(missing: &[&Program]) -> Result<(), String> {
     let (by_cargo, by_system): (Vec<_>, Vec<_>) = missing.iter().partition(|program| program.packages[0].is_empty());
     if !by_system.is_empty() {
         install_packages(&by_system)?;
@@ -81,7 +69,7 @@ pub fn install(missing: &[&Program]) -> Result<(), String> {
 }
 
 /// The hint for somebody who has to install by hand.
-pub fn hint(missing: &[&Program]) -> String {
+pub(crate) fn hint(missing: &[&Program]) -> String {
     let lines = missing.iter().map(|program| format!("\n  {:<10} {}", program.name, program.purpose));
     format!(
         "these programs are missing:{}\nrun `cargo xtask test --install` to fetch them, or install them by hand",
@@ -90,13 +78,17 @@ pub fn hint(missing: &[&Program]) -> String {
 }
 
 /// Whether this process may make namespaces and install packages.
-pub fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
 
 fn install_packages(programs: &[&&Program]) -> Result<(), String> {
-    let Some((index, (manager, words))) = MANAGERS.iter().enumerate().find(|(_, (name, _))| find(name).is_some()) else {
-        return Err(format!("no known package manager here; {}", hint(&programs.iter().map(|p| **p).collect::<Vec<_>>())));
+    let Some((index, (manager, words))) = MANAGERS.iter().enumerate().find(|(_, (name, _))| find(name).is_some())
+    else {
+        return Err(format!(
+            "no known package manager here; {}",
+            hint(&programs.iter().map(|p| **p).collect::<Vec<_>>())
+        ));
     };
     let packages: Vec<_> = programs.iter().filter_map(|program| program.packages.get(index).copied()).collect();
     crate::say(&format!("installing with {manager}: {}", packages.join(" ")));

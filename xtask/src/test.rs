@@ -12,7 +12,7 @@ use crate::{cargo, line, must, programs, say};
 
 /// How to run the tests.
 #[derive(Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Fetch the real servers that the tests talk to, by the system's package manager, after naming them
     #[arg(long)]
     install: bool,
@@ -22,7 +22,7 @@ pub struct Options {
 }
 
 /// Runs the tests. Fails if one fails, if none ran, or if a program that they need is missing.
-pub fn run(options: &Options) -> Result<(), String> {
+pub(crate) fn run(options: &Options) -> Result<(), String> {
     let missing = programs::missing();
     if options.install && !missing.is_empty() {
         programs::install(&missing)?;
