@@ -1,0 +1,218 @@
+//! What one key alone cannot tell: ranges of the node's own keys, and keys that contradict each other. Each finding says what
+//! to do next.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use super::{Config, NodeConfig, Role, parse::Sections};
+
+/// Notes everything that is wrong with a configuration whose keys could all be read.
+pub(super) fn check(config: &Config, sections: &mut Sections<'_>) {
+    roles(config, sections);
+    names(&config.node, sections);
+    numbers(config, sections);
+    addresses(config, sections);
+    listeners(config, sections);
+}
+
+fn roles(config: &Config, sections: &mut Sections<'_>) {
+    let roles = &config.node.roles;
+    if roles.is_empty() && sections.is_clean() {
+        sections.object(
+            "node.roles",
+            "this node has no role: there is nothing for it to do".to_owned(),
+            "say what it runs: roles = [\"dnssrv\", \"proxy\", \"manager\"], or some of them".to_owned(),
+        );
+    }
+    let mut sorted = roles.clone();
+    sorted.sort_unstable();
+    if let Some(twice) =
+        sorted.windows(2).find_map(|pair| (pair.first() == pair.last()).then(|| pair.first().copied())?)
+    {
+        let message = format!("role \"{}\" is named twice", twice.word());
+        sections.object("node.roles", message, "name each role once".to_owned());
+    }
+    if config.node.runs(Role::Dnssrv) && config.node.zone.is_empty() && sections.is_clean() {
+        sections.object(
+            "node.roles",
+            "role \"dnssrv\" needs a zone to answer for".to_owned(),
+            "add zone = \"cdn.example.org\" to [node], a name that is delegated to this node by NS records; \
+             without a domain of your own leave the role out and use \"manager\""
+                .to_owned(),
+        );
+    }
+}
+
+fn names(node: &NodeConfig, sections: &mut Sections<'_>) {
+    if let Some(wrong) = wrong_name(&node.zone) {
+        let next = "a zone is a domain name of at least two labels, such as \"nyud.example\"".to_owned();
+        sections.object("node.zone", format!("{:?} is no zone: {wrong}", node.zone), next);
+    }
+    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    if !(1..=63).contains(&node.network.len()) || !node.network.bytes().all(is_word) {
+        let message = format!("{:?} is no network name", node.network);
+        sections.object("node.network", message, "1 to 63 of a-z, 0-9 and -, such as \"nyud\"".to_owned());
+    }
+    if node.site.len() > 32 || node.site.chars().any(char::is_control) {
+        let next = "at most 32 bytes without control characters, such as \"berlin-2\"".to_owned();
+        sections.object("node.site", format!("{:?} is no site label", node.site), next);
+    }
+    if node.state.as_os_str().is_empty() {
+        let next = "name a directory the node may write to, such as state = \"/var/lib/atoll\"".to_owned();
+        sections.object("node.state", "the state directory has no name".to_owned(), next);
+    }
+    for peer in node.bootstrap.iter().filter(|peer| !is_peer(peer)) {
+        let next = "write HOST:PORT or a multiaddr, such as \"node1.example.org:7700\" or \"/ip4/192.0.2.1/tcp/7700\""
+            .to_owned();
+        sections.object("node.bootstrap", format!("{peer:?} names no node"), next);
+    }
+}
+
+/// Why a text cannot be a zone; "" is no zone at all and fine.
+fn wrong_name(zone: &str) -> Option<String> {
+    if zone.is_empty() {
+        return None;
+    }
+    let labels: Vec<&str> = zone.split('.').collect();
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    // Half of the 253 bytes a name may have, so that names of origins fit in front of it.
+    if zone.len() > 126 {
+        Some(format!("it has {} bytes, at most 126 leave room for the names of origins", zone.len()))
+    } else if labels.len() < 2 {
+        Some("it has one label only".to_owned())
+    } else {
+        labels.into_iter().find(|label| !is_label(label)).map(|label| format!("label {label:?} is not a domain label"))
+    }
+}
+
+/// Whether a text reads as `HOST:PORT` or as a multiaddr; that it can be reached is seen later.
+pub(crate) fn is_peer(text: &str) -> bool {
+    if text.starts_with('/') {
+        return text.split('/').count() >= 5 && !text.contains(char::is_whitespace);
+    }
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let host_fits = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).map_or_else(
+        || !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)),
+        |v6| v6.parse::<std::net::Ipv6Addr>().is_ok(),
+    );
+    host_fits && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+fn numbers(config: &Config, sections: &mut Sections<'_>) {
+    let Config { node, manager, admin, .. } = config;
+    let second = Duration::from_secs(1);
+    let hour = 3_600 * second;
+    between(sections, "node.weight", node.weight, 0, 1_000);
+    between(sections, "node.drain_wait", node.drain_wait, Duration::ZERO, hour);
+    between(sections, "node.drain_grace", node.drain_grace, Duration::ZERO, 24 * hour);
+    between(sections, "manager.connections", manager.connections, 1, 65_536);
+    between(sections, "manager.head_timeout", manager.head_timeout, second / 10, 60 * second);
+    between(sections, "manager.spread", manager.spread, 1, 16);
+    between(sections, "manager.retry_after", manager.retry_after, second, hour);
+    between(sections, "admin.connections", admin.connections, 1, 1_024);
+    between(sections, "admin.head_timeout", admin.head_timeout, second / 10, 60 * second);
+    between(sections, "admin.body_limit", admin.body_limit, 0, 16 * 1024 * 1024);
+    for (path, count, most) in [
+        ("node.http_ports", node.http_ports.len(), 4),
+        ("node.bootstrap", node.bootstrap.len(), 64),
+        ("node.addresses", node.addresses.iter().filter(|address| address.is_ipv4()).count(), 4),
+        ("node.addresses", node.addresses.iter().filter(|address| address.is_ipv6()).count(), 4),
+        ("manager.listen", manager.listen.len(), 16),
+        ("admin.listen", admin.listen.len(), 16),
+        ("admin.hosts", admin.hosts.len(), 16),
+    ] {
+        if count > most {
+            sections.object(path, format!("{count} are too many here"), format!("at most {most}"));
+        }
+    }
+    if node.http_ports.contains(&0) {
+        sections.object("node.http_ports", "port 0 cannot be reached by a client".to_owned(), "1 to 65535".to_owned());
+    }
+    if let Err(error) = crate::log::filter(&config.log.level) {
+        let next = "one of error, warn, info, debug, trace, such as level = \"info\"".to_owned();
+        sections.object("log.level", format!("{:?} is no log level: {error}", config.log.level), next);
+    }
+}
+
+fn between<T: PartialOrd + fmt::Debug>(sections: &mut Sections<'_>, path: &str, value: T, least: T, most: T) {
+    if value < least || value > most {
+        sections.object(path, format!("{value:?} is out of range"), format!("allowed: {least:?} to {most:?}"));
+    }
+}
+
+fn addresses(config: &Config, sections: &mut Sections<'_>) {
+    for address in &config.node.addresses {
+        if address.is_unspecified() || address.is_multicast() {
+            let next = "name the addresses at which clients reach this node".to_owned();
+            sections.object("node.addresses", format!("no client can reach {address}"), next);
+        }
+    }
+    if config.admin.listen.iter().any(|listen| !listen.ip().is_loopback()) && !config.admin.remote {
+        sections.object(
+            "admin.listen",
+            "the admin API would be reachable from other machines, in clear text".to_owned(),
+            "listen on a loopback address and tunnel to it, or add remote = true to [admin] if the network between is your own"
+                .to_owned(),
+        );
+    }
+}
+
+/// Two listeners on one address and port can both be meant well and still leave one of them deaf.
+fn listeners(config: &Config, sections: &mut Sections<'_>) {
+    let mut taken: BTreeMap<(u16, bool), Vec<(IpAddr, &'static str)>> = BTreeMap::new();
+    for Listen { path, address, udp } in listens(config) {
+        if address.port() == 0 {
+            continue;
+        }
+        let others = taken.entry((address.port(), udp)).or_default();
+        let clash = others.iter().find(|(other, _)| overlap(*other, address.ip()));
+        if let Some((other, holder)) = clash {
+            let message = format!(
+                "{address} is already taken by {holder}, which listens on {}",
+                SocketAddr::new(*other, address.port())
+            );
+            sections.object(path, message, "give one of them another port or another address".to_owned());
+        }
+        others.push((address.ip(), path));
+    }
+}
+
+/// One address a role of this node will listen on.
+pub(super) struct Listen {
+    path: &'static str,
+    address: SocketAddr,
+    udp: bool,
+}
+
+/// Every listener of the roles this node runs.
+pub(super) fn listens(config: &Config) -> impl Iterator<Item = Listen> {
+    let mut all = Vec::new();
+    let mut add = |path, addresses: &[SocketAddr], udp| {
+        all.extend(addresses.iter().map(|address| Listen { path, address: *address, udp }));
+    };
+    if config.node.runs(Role::Manager) {
+        add("manager.listen", &config.manager.listen, false);
+    }
+    add("admin.listen", &config.admin.listen, false);
+    all.into_iter()
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ({})", self.address, if self.udp { "UDP" } else { "TCP" }, self.path)
+    }
+}
+
+/// Whether two listeners on one port would be in each other's way. A v6 wildcard is taken not to cover v4 (our listeners say so).
+fn overlap(a: IpAddr, b: IpAddr) -> bool {
+    a.is_ipv4() == b.is_ipv4() && (a == b || a.is_unspecified() || b.is_unspecified())
+}
