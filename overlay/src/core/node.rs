@@ -1,8 +1,8 @@
 //! [`Node`]: the four verbs of the core and its read-only views. It sorts inputs to their machines and holds no rule itself.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
-use super::{Input, Output, time::Instant};
+use super::{Contact, Input, Output, Peer, time::Instant};
 use crate::{Config, LevelInfo, NodeId, NodeInfo, NodesQuery};
 
 /// One node of the index.
@@ -10,16 +10,24 @@ use crate::{Config, LevelInfo, NodeId, NodeInfo, NodesQuery};
 /// The contract: after each `handle_*`, drain [`Node::poll_output`] to `None`, then arm one timer from [`Node::poll_timeout`]
 /// and call [`Node::handle_timeout`] at or after it.
 pub struct Node {
-    config: Config,
+    config: Arc<Config>,
+    contact: Contact,
     me: NodeInfo,
     outbox: VecDeque<Output>,
 }
 
 impl Node {
-    /// A node that knows nobody. The seed is all its randomness. `me.id` is its place.
+    /// A node that knows nobody. `me.id` is its place, `peer` its own handle: the driver's `Book` gives this node's own record
+    /// for it, and interns that record as it. The seed is all its randomness.
     #[must_use]
-    pub fn new(config: Config, me: NodeInfo, _seed: u64) -> Self {
-        Self { config, me, outbox: VecDeque::new() }
+    pub fn new(config: impl Into<Arc<Config>>, peer: Peer, me: NodeInfo, _seed: u64) -> Self {
+        Self { config: config.into(), contact: Contact { peer, id: me.id }, me, outbox: VecDeque::new() }
+    }
+
+    /// This node as others name it.
+    #[must_use]
+    pub const fn contact(&self) -> Contact {
+        self.contact
     }
 
     /// Something happened.
@@ -69,7 +77,7 @@ impl Node {
 
     /// Its settings.
     #[must_use]
-    pub const fn config(&self) -> &Config {
+    pub fn config(&self) -> &Config {
         &self.config
     }
 }
