@@ -61,7 +61,16 @@ impl Config {
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
         let refuse = |problems| ConfigError { file: file.to_owned(), problems };
         let mut sections = parse::Sections::parse(text, &SECTIONS).map_err(refuse)?;
-        let mut config = Self {
+        let mut config = Self::read(&mut sections);
+        config.complete(&mut sections);
+        check::check(&config, &mut sections);
+        let problems = sections.finish();
+        if problems.is_empty() { Ok(config) } else { Err(refuse(problems)) }
+    }
+
+    /// Reads each section; what cannot be read is noted there.
+    fn read(sections: &mut parse::Sections<'_>) -> Self {
+        Self {
             node: sections.read("node"),
             overlay: sections.read("overlay"),
             dns: sections.read("dns"),
@@ -70,15 +79,17 @@ impl Config {
             manager: sections.read("manager"),
             admin: sections.read("admin"),
             log: sections.read("log"),
-        };
-        config.complete(&sections);
-        check::check(&config, &mut sections);
-        let problems = sections.finish();
-        if problems.is_empty() { Ok(config) } else { Err(refuse(problems)) }
+        }
     }
 
-    /// Fills in what follows from other keys.
-    fn complete(&mut self, sections: &parse::Sections<'_>) {
+    /// Fills in what follows from other keys; what several crates need is set once.
+    fn complete(&mut self, sections: &mut parse::Sections<'_>) {
+        for (path, home) in SET_ONCE {
+            if sections.has(path) {
+                let message = format!("`{path}` follows from `{home}`");
+                sections.object(path, message, format!("set {home} instead, for the whole node"));
+            }
+        }
         self.node.zone = self.node.zone.trim_end_matches('.').to_ascii_lowercase();
         if !sections.has("admin.socket") {
             self.admin.socket = self.node.state.join("admin.sock");
@@ -146,6 +157,9 @@ fn read(file: &Path) -> Result<String, Problem> {
 
 /// The sections there are, in the order of the example file.
 const SECTIONS: [&str; 8] = ["node", "overlay", "dns", "proxy", "store", "manager", "admin", "log"];
+
+/// Keys of the crates' own that a node sets for all of them at once, and where.
+const SET_ONCE: [(&str, &str); 0] = [];
 
 #[cfg(test)]
 mod tests;
