@@ -13,6 +13,12 @@
 pub mod id;
 pub mod message;
 pub mod time;
+pub mod wire;
+
+mod node;
+pub use node::Node;
+
+pub use wire::{Book, DecodeError};
 
 use bytes::Bytes;
 
