@@ -31,14 +31,16 @@ pub(crate) mod units;
 pub struct Config {
     /// `[node]`
     pub node: NodeConfig,
-    /// `[overlay]`
+    /// `[overlay]`: how nodes reach each other.
     pub overlay: toml::Table,
+    /// `[index]`: how the index behaves; the same on every node of a network.
+    pub index: atoll_overlay::Config,
     /// `[dns]`
     pub dns: toml::Table,
     /// `[proxy]`
     pub proxy: toml::Table,
     /// `[store]`
-    pub store: toml::Table,
+    pub store: atoll_store::Config,
     /// `[manager]`
     pub manager: ManagerConfig,
     /// `[admin]`
@@ -73,6 +75,7 @@ impl Config {
         Self {
             node: sections.read("node"),
             overlay: sections.read("overlay"),
+            index: sections.read("index"),
             dns: sections.read("dns"),
             proxy: sections.read("proxy"),
             store: sections.read("store"),
@@ -91,6 +94,11 @@ impl Config {
             }
         }
         self.node.zone = self.node.zone.trim_end_matches('.').to_ascii_lowercase();
+        if !sections.has("store.directory") {
+            self.store.directory = Some(self.node.state.join("cache"));
+        } else if self.store.directory.as_ref().is_some_and(|directory| directory.as_os_str().is_empty()) {
+            self.store.directory = None;
+        }
         if !sections.has("admin.socket") {
             self.admin.socket = self.node.state.join("admin.sock");
         }
@@ -156,7 +164,7 @@ fn read(file: &Path) -> Result<String, Problem> {
 }
 
 /// The sections there are, in the order of the example file.
-const SECTIONS: [&str; 8] = ["node", "overlay", "dns", "proxy", "store", "manager", "admin", "log"];
+const SECTIONS: [&str; 9] = ["node", "overlay", "index", "dns", "proxy", "store", "manager", "admin", "log"];
 
 /// Keys of the crates' own that a node sets for all of them at once, and where.
 const SET_ONCE: [(&str, &str); 0] = [];
