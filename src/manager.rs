@@ -12,7 +12,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use atoll_overlay::{Index, Key, NodeInfo, NodesQuery, Roles};
+use atoll_overlay::{Index, Key, NodeId, NodeInfo, NodesQuery, Roles};
 use atoll_proxy::{Authority, OriginUrl, Scheme, UrlError, Zone};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
@@ -42,7 +42,8 @@ impl Manager {
         let mut manager = Self { addresses: Vec::new(), tasks: JoinSet::new() };
         for address in &config.listen {
             let listener = TcpListener::bind(address).await;
-            let listener = listener.map_err(|error| ManagerError::Listen(bind_error(&error, *address, Protocol::Tcp)))?;
+            let listener =
+                listener.map_err(|error| ManagerError::Listen(bind_error(&error, *address, Protocol::Tcp)))?;
             manager.addresses.push(listener.local_addr().map_err(|error| ManagerError::Listen(error.to_string()))?);
             manager.tasks.spawn(accept::serve(listener, limits, redirector.clone()));
         }
@@ -110,10 +111,11 @@ impl Redirector {
             let query = NodesQuery { level: level.level, count: CANDIDATES, target, services: Roles::PROXY };
             let takes_clients = |node: &&NodeInfo| !node.draining && node.weight > 0 && node.quota_left != Some(0);
             let nodes = self.index.nodes(&query);
-            let near = nodes.iter().filter(takes_clients).filter_map(|node| Some((node.id, address_for(client, node)?)));
+            let near =
+                nodes.iter().filter(takes_clients).filter_map(|node| Some((node.id, address_for(client, node)?)));
             // Rendezvous hashing: each site falls to the same node wherever it is asked, and only its own sites move when
             // a node goes.
-            let rank = |id| Key::of(format!("{} {id}", url.authority()).as_bytes());
+            let rank = |id: &NodeId| Key::of(format!("{} {id}", url.authority()).as_bytes());
             near.take(self.config.spread).min_by_key(|(id, _)| rank(id)).map(|(_, address)| address)
         })
     }
@@ -206,7 +208,8 @@ fn found(location: &str) -> Response<Full<Bytes>> {
 }
 
 fn told(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
-    let mut answer = Response::new(Full::new(Bytes::from(if text.is_empty() { String::new() } else { format!("{text}\n") })));
+    let mut answer =
+        Response::new(Full::new(Bytes::from(if text.is_empty() { String::new() } else { format!("{text}\n") })));
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));

@@ -1,2 +1,3 @@
-//! .
-fn main() {}
+//! The whole-node tests, one binary.
+
+mod cli;

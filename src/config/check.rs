@@ -64,8 +64,7 @@ fn names(node: &NodeConfig, sections: &mut Sections<'_>) {
         sections.object("node.state", "the state directory has no name".to_owned(), next);
     }
     for peer in node.bootstrap.iter().filter(|peer| !is_peer(peer)) {
-        let next = "write HOST:PORT or a multiaddr, such as \"node1.example.org:7700\" or \"/ip4/192.0.2.1/tcp/7700\""
-            .to_owned();
+        let next = PEER_HINT.to_owned();
         sections.object("node.bootstrap", format!("{peer:?} names no node"), next);
     }
 }
@@ -93,7 +92,7 @@ fn wrong_name(zone: &str) -> Option<String> {
 }
 
 /// Whether a text reads as `HOST:PORT` or as a multiaddr; that it can be reached is seen later.
-pub(crate) fn is_peer(text: &str) -> bool {
+pub(super) fn is_peer(text: &str) -> bool {
     if text.starts_with('/') {
         return text.split('/').count() >= 5 && !text.contains(char::is_whitespace);
     }
@@ -191,3 +190,7 @@ impl fmt::Display for Listen {
 fn overlap(a: IpAddr, b: IpAddr) -> bool {
     a.is_ipv4() == b.is_ipv4() && (a == b || a.is_unspecified() || b.is_unspecified())
 }
+
+/// How a node is named.
+pub(super) const PEER_HINT: &str =
+    "write HOST:PORT or a multiaddr, such as \"node1.example.org:7400\" or \"/ip4/192.0.2.1/tcp/7400\"";

@@ -32,7 +32,7 @@ pub struct Config {
     /// `[node]`
     pub node: NodeConfig,
     /// `[overlay]`: how nodes reach each other.
-    pub overlay: toml::Table,
+    pub overlay: atoll_overlay::driver::Config,
     /// `[index]`: how the index behaves; the same on every node of a network.
     pub index: atoll_overlay::Config,
     /// `[dns]`
@@ -94,6 +94,8 @@ impl Config {
             }
         }
         self.node.zone = self.node.zone.trim_end_matches('.').to_ascii_lowercase();
+        self.overlay.network.clone_from(&self.node.network);
+        self.overlay.bootstrap.clone_from(&self.node.bootstrap);
         if !sections.has("store.directory") {
             self.store.directory = Some(self.node.state.join("cache"));
         } else if self.store.directory.as_ref().is_some_and(|directory| directory.as_os_str().is_empty()) {
@@ -102,6 +104,16 @@ impl Config {
         if !sections.has("admin.socket") {
             self.admin.socket = self.node.state.join("admin.sock");
         }
+    }
+
+    /// Adds nodes to ask first, as given on the command line. Tells what is wrong with the first that names none.
+    pub fn add_bootstrap(&mut self, peers: &[String]) -> Result<(), String> {
+        if let Some(wrong) = peers.iter().find(|peer| !check::is_peer(peer)) {
+            return Err(format!("--bootstrap {wrong:?} names no node: {}", check::PEER_HINT));
+        }
+        self.node.bootstrap.extend_from_slice(peers);
+        self.overlay.bootstrap.clone_from(&self.node.bootstrap);
+        Ok(())
     }
 
     /// Where the admin API's Unix socket is, if any.
@@ -167,7 +179,7 @@ fn read(file: &Path) -> Result<String, Problem> {
 const SECTIONS: [&str; 9] = ["node", "overlay", "index", "dns", "proxy", "store", "manager", "admin", "log"];
 
 /// Keys of the crates' own that a node sets for all of them at once, and where.
-const SET_ONCE: [(&str, &str); 0] = [];
+const SET_ONCE: [(&str, &str); 2] = [("overlay.network", "node.network"), ("overlay.bootstrap", "node.bootstrap")];
 
 #[cfg(test)]
 mod tests;
