@@ -8,7 +8,7 @@ use std::{
 
 use atoll::{
     admin,
-    cli::{CheckArgs, Cli, Command, StatusArgs},
+    cli::{CheckArgs, Cli, Command, NodeArgs, StatusArgs},
     config::{Config, NodeConfig},
     out::{complain, say},
 };
@@ -16,13 +16,28 @@ use clap::Parser as _;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Node(_) | Command::Demo(_) | Command::Url(_) => {
+        Command::Node(args) => node(&args),
+        Command::Demo(_) | Command::Url(_) => {
             complain("this command comes with the node");
             ExitCode::FAILURE
         }
         Command::Check(args) => check(&args),
         Command::Status(args) => status(&args),
     }
+}
+
+/// `atoll node`
+fn node(args: &NodeArgs) -> ExitCode {
+    let mut config = match load(&args.config) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    if let Err(error) = config.add_bootstrap(&args.bootstrap) {
+        complain(error);
+        return ExitCode::from(2);
+    }
+    complain("this command comes with the node");
+    ExitCode::FAILURE
 }
 
 /// `atoll check FILE`

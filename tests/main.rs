@@ -3,6 +3,7 @@
 mod namespace;
 mod support;
 
+mod cli;
 mod flash_crowd;
 mod redirect;
 mod tidy;

@@ -1,11 +1,9 @@
-//! What one key alone cannot tell: ranges of the node's own keys, and keys that contradict each other. Each finding says what
-//! to do next.
+//! What a range cannot tell: words that are no names, and keys that contradict each other. Each finding says what to do next.
 
 use std::{
     collections::BTreeMap,
     fmt,
     net::{IpAddr, SocketAddr},
-    time::Duration,
 };
 
 use super::{Config, NodeConfig, Role, parse::Sections};
@@ -14,7 +12,7 @@ use super::{Config, NodeConfig, Role, parse::Sections};
 pub(super) fn check(config: &Config, sections: &mut Sections<'_>) {
     roles(config, sections);
     names(&config.node, sections);
-    numbers(config, sections);
+    log(config, sections);
     addresses(config, sections);
     listeners(config, sections);
 }
@@ -52,10 +50,10 @@ fn names(node: &NodeConfig, sections: &mut Sections<'_>) {
         let next = "a zone is a domain name of at least two labels, such as \"nyud.example\"".to_owned();
         sections.object("node.zone", format!("{:?} is no zone: {wrong}", node.zone), next);
     }
-    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if !(1..=63).contains(&node.network.len()) || !node.network.bytes().all(is_word) {
+    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-".contains(&byte);
+    if !(1..=64).contains(&node.network.len()) || !node.network.bytes().all(is_word) {
         let message = format!("{:?} is no network name", node.network);
-        sections.object("node.network", message, "1 to 63 of a-z, 0-9 and -, such as \"nyud\"".to_owned());
+        sections.object("node.network", message, "1 to 64 of a-z, 0-9, . and -, such as \"nyud\"".to_owned());
     }
     if node.site.len() > 32 || node.site.chars().any(char::is_control) {
         let next = "at most 32 bytes without control characters, such as \"berlin-2\"".to_owned();
@@ -66,8 +64,7 @@ fn names(node: &NodeConfig, sections: &mut Sections<'_>) {
         sections.object("node.state", "the state directory has no name".to_owned(), next);
     }
     for peer in node.bootstrap.iter().filter(|peer| !is_peer(peer)) {
-        let next = "write HOST:PORT or a multiaddr, such as \"node1.example.org:7700\" or \"/ip4/192.0.2.1/tcp/7700\""
-            .to_owned();
+        let next = PEER_HINT.to_owned();
         sections.object("node.bootstrap", format!("{peer:?} names no node"), next);
     }
 }
@@ -95,7 +92,7 @@ fn wrong_name(zone: &str) -> Option<String> {
 }
 
 /// Whether a text reads as `HOST:PORT` or as a multiaddr; that it can be reached is seen later.
-pub(crate) fn is_peer(text: &str) -> bool {
+pub(super) fn is_peer(text: &str) -> bool {
     if text.starts_with('/') {
         return text.split('/').count() >= 5 && !text.contains(char::is_whitespace);
     }
@@ -107,49 +104,26 @@ pub(crate) fn is_peer(text: &str) -> bool {
     host_fits && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
-fn numbers(config: &Config, sections: &mut Sections<'_>) {
-    let Config { node, manager, admin, .. } = config;
-    let second = Duration::from_secs(1);
-    let hour = 3_600 * second;
-    between(sections, "node.weight", node.weight, 0, 1_000);
-    between(sections, "node.drain_wait", node.drain_wait, Duration::ZERO, hour);
-    between(sections, "node.drain_grace", node.drain_grace, Duration::ZERO, 24 * hour);
-    between(sections, "manager.connections", manager.connections, 1, 65_536);
-    between(sections, "manager.head_timeout", manager.head_timeout, second / 10, 60 * second);
-    between(sections, "manager.spread", manager.spread, 1, 16);
-    between(sections, "manager.retry_after", manager.retry_after, second, hour);
-    between(sections, "admin.connections", admin.connections, 1, 1_024);
-    between(sections, "admin.head_timeout", admin.head_timeout, second / 10, 60 * second);
-    between(sections, "admin.body_limit", admin.body_limit, 0, 16 * 1024 * 1024);
-    for (path, count, most) in [
-        ("node.http_ports", node.http_ports.len(), 4),
-        ("node.bootstrap", node.bootstrap.len(), 64),
-        ("node.addresses", node.addresses.iter().filter(|address| address.is_ipv4()).count(), 4),
-        ("node.addresses", node.addresses.iter().filter(|address| address.is_ipv6()).count(), 4),
-        ("manager.listen", manager.listen.len(), 16),
-        ("admin.listen", admin.listen.len(), 16),
-        ("admin.hosts", admin.hosts.len(), 16),
-    ] {
-        if count > most {
-            sections.object(path, format!("{count} are too many here"), format!("at most {most}"));
-        }
-    }
-    if node.http_ports.contains(&0) {
-        sections.object("node.http_ports", "port 0 cannot be reached by a client".to_owned(), "1 to 65535".to_owned());
-    }
+fn log(config: &Config, sections: &mut Sections<'_>) {
     if let Err(error) = crate::log::filter(&config.log.level) {
         let next = "one of error, warn, info, debug, trace, such as level = \"info\"".to_owned();
         sections.object("log.level", format!("{:?} is no log level: {error}", config.log.level), next);
     }
 }
 
-fn between<T: PartialOrd + fmt::Debug>(sections: &mut Sections<'_>, path: &str, value: T, least: T, most: T) {
-    if value < least || value > most {
-        sections.object(path, format!("{value:?} is out of range"), format!("allowed: {least:?} to {most:?}"));
-    }
-}
-
 fn addresses(config: &Config, sections: &mut Sections<'_>) {
+    if config.node.http_ports.contains(&0) {
+        sections.object("node.http_ports", "port 0 cannot be reached by a client".to_owned(), "1 to 65535".to_owned());
+    }
+    for (family, is_one) in [("IPv4", IpAddr::is_ipv4 as fn(&IpAddr) -> bool), ("IPv6", IpAddr::is_ipv6)] {
+        if config.node.addresses.iter().filter(|address| is_one(address)).count() > 4 {
+            sections.object(
+                "node.addresses",
+                format!("more than 4 {family} addresses"),
+                "at most 4 of each family".to_owned(),
+            );
+        }
+    }
     for address in &config.node.addresses {
         if address.is_unspecified() || address.is_multicast() {
             let next = "name the addresses at which clients reach this node".to_owned();
@@ -216,3 +190,7 @@ impl fmt::Display for Listen {
 fn overlap(a: IpAddr, b: IpAddr) -> bool {
     a.is_ipv4() == b.is_ipv4() && (a == b || a.is_unspecified() || b.is_unspecified())
 }
+
+/// How a node is named.
+pub(super) const PEER_HINT: &str =
+    "write HOST:PORT or a multiaddr, such as \"node1.example.org:7400\" or \"/ip4/192.0.2.1/tcp/7400\"";

@@ -80,6 +80,11 @@ impl fmt::Display for ConfigError {
 impl std::error::Error for ConfigError {}
 
 impl Problem {
+    /// Its line and column; what stands nowhere comes last.
+    pub(super) fn order(&self) -> (usize, usize) {
+        self.place.as_ref().map_or((usize::MAX, 0), |place| (place.line, place.column))
+    }
+
     fn write(&self, f: &mut fmt::Formatter<'_>, file: &str) -> fmt::Result {
         match &self.place {
             None => write!(f, "{file}: {}", self.message)?,

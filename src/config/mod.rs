@@ -31,14 +31,16 @@ pub(crate) mod units;
 pub struct Config {
     /// `[node]`
     pub node: NodeConfig,
-    /// `[overlay]`
-    pub overlay: toml::Table,
+    /// `[overlay]`: how nodes reach each other.
+    pub overlay: atoll_overlay::driver::Config,
+    /// `[index]`: how the index behaves; the same on every node of a network.
+    pub index: atoll_overlay::Config,
     /// `[dns]`
     pub dns: toml::Table,
     /// `[proxy]`
     pub proxy: toml::Table,
     /// `[store]`
-    pub store: toml::Table,
+    pub store: atoll_store::Config,
     /// `[manager]`
     pub manager: ManagerConfig,
     /// `[admin]`
@@ -61,28 +63,57 @@ impl Config {
     pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigError> {
         let refuse = |problems| ConfigError { file: file.to_owned(), problems };
         let mut sections = parse::Sections::parse(text, &SECTIONS).map_err(refuse)?;
-        let mut config = Self {
+        let mut config = Self::read(&mut sections);
+        config.complete(&mut sections);
+        check::check(&config, &mut sections);
+        let problems = sections.finish();
+        if problems.is_empty() { Ok(config) } else { Err(refuse(problems)) }
+    }
+
+    /// Reads each section; what cannot be read is noted there.
+    fn read(sections: &mut parse::Sections<'_>) -> Self {
+        Self {
             node: sections.read("node"),
             overlay: sections.read("overlay"),
+            index: sections.read("index"),
             dns: sections.read("dns"),
             proxy: sections.read("proxy"),
             store: sections.read("store"),
             manager: sections.read("manager"),
             admin: sections.read("admin"),
             log: sections.read("log"),
-        };
-        config.complete(&sections);
-        check::check(&config, &mut sections);
-        let problems = sections.finish();
-        if problems.is_empty() { Ok(config) } else { Err(refuse(problems)) }
+        }
     }
 
-    /// Fills in what follows from other keys.
-    fn complete(&mut self, sections: &parse::Sections<'_>) {
+    /// Fills in what follows from other keys; what several crates need is set once.
+    fn complete(&mut self, sections: &mut parse::Sections<'_>) {
+        for (path, home) in SET_ONCE {
+            if sections.has(path) {
+                let message = format!("`{path}` follows from `{home}`");
+                sections.object(path, message, format!("set {home} instead, for the whole node"));
+            }
+        }
         self.node.zone = self.node.zone.trim_end_matches('.').to_ascii_lowercase();
+        self.overlay.network.clone_from(&self.node.network);
+        self.overlay.bootstrap.clone_from(&self.node.bootstrap);
+        if !sections.has("store.directory") {
+            self.store.directory = Some(self.node.state.join("cache"));
+        } else if self.store.directory.as_ref().is_some_and(|directory| directory.as_os_str().is_empty()) {
+            self.store.directory = None;
+        }
         if !sections.has("admin.socket") {
             self.admin.socket = self.node.state.join("admin.sock");
         }
+    }
+
+    /// Adds nodes to ask first, as given on the command line. Tells what is wrong with the first that names none.
+    pub fn add_bootstrap(&mut self, peers: &[String]) -> Result<(), String> {
+        if let Some(wrong) = peers.iter().find(|peer| !check::is_peer(peer)) {
+            return Err(format!("--bootstrap {wrong:?} names no node: {}", check::PEER_HINT));
+        }
+        self.node.bootstrap.extend_from_slice(peers);
+        self.overlay.bootstrap.clone_from(&self.node.bootstrap);
+        Ok(())
     }
 
     /// Where the admin API's Unix socket is, if any.
@@ -145,7 +176,10 @@ fn read(file: &Path) -> Result<String, Problem> {
 }
 
 /// The sections there are, in the order of the example file.
-const SECTIONS: [&str; 8] = ["node", "overlay", "dns", "proxy", "store", "manager", "admin", "log"];
+const SECTIONS: [&str; 9] = ["node", "overlay", "index", "dns", "proxy", "store", "manager", "admin", "log"];
+
+/// Keys of the crates' own that a node sets for all of them at once, and where.
+const SET_ONCE: [(&str, &str); 2] = [("overlay.network", "node.network"), ("overlay.bootstrap", "node.bootstrap")];
 
 #[cfg(test)]
 mod tests;

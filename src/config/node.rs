@@ -19,7 +19,7 @@ pub struct NodeConfig {
     pub roles: Vec<Role>,
     /// The one directory this node writes to: its key, its peers, the last good DNS set, the cache and the admin socket.
     pub state: PathBuf,
-    /// The network to join; nodes of other networks are not talked to. 1 to 63 of `a-z 0-9 -`.
+    /// The network to join; nodes of other networks are not talked to. 1 to 64 of `a-z 0-9 . -`.
     pub network: String,
     /// The zone under which names are Coralized, such as `nyud.example`; "" if there is none. A dnssrv needs it.
     pub zone: String,

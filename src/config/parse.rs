@@ -32,7 +32,12 @@ impl<'t> Sections<'t> {
                 message: format!("this is not TOML: {}", error.message()),
                 help: Vec::new(),
             };
-            return Err(errors.iter().take(ConfigError::SHOWN).map(problem).collect());
+            let mut problems: Vec<Problem> = errors.iter().map(problem).collect();
+            problems.sort_by_key(Problem::order);
+            // After the first mistake of a line the parser guesses, and its further complaints mislead.
+            problems.dedup_by_key(|problem| problem.order().0);
+            problems.truncate(ConfigError::SHOWN);
+            return Err(problems);
         }
         let mut sections = Self { text, tables: root.into_inner(), places: BTreeMap::new(), problems: Vec::new() };
         note_places(&sections.tables, "", &mut sections.places);
@@ -49,7 +54,12 @@ impl<'t> Sections<'t> {
         }
         while self.problems.len() < ConfigError::SHOWN {
             let error = match T::deserialize(ValueDeserializer::from(value.clone())) {
-                Ok(section) => return section,
+                Ok(section) => {
+                    if let DeValue::Table(table) = value.get_ref() {
+                        self.hold_to_ranges(table, name);
+                    }
+                    return section;
+                }
                 Err(error) => error,
             };
             let span = error.span().unwrap_or_else(|| value.span());
@@ -88,8 +98,7 @@ impl<'t> Sections<'t> {
     /// Everything noted so far, in the order of the file.
     pub(super) fn finish(self) -> Vec<Problem> {
         let mut problems = self.problems;
-        problems
-            .sort_by_key(|problem| problem.place.as_ref().map_or((usize::MAX, 0), |place| (place.line, place.column)));
+        problems.sort_by_key(Problem::order);
         problems
     }
 
@@ -112,6 +121,22 @@ impl<'t> Sections<'t> {
             }
             help.push(format!("sections: {}", known.join(", ")));
             self.note(span, message, help);
+        }
+    }
+
+    /// Holds what was written, which could be read, to the documented ranges.
+    fn hold_to_ranges(&mut self, table: &DeTable<'_>, section: &str) {
+        for (key, value) in table {
+            if let DeValue::Table(inner) = value.get_ref() {
+                self.hold_to_ranges(inner, &format!("{section}.{}", key.get_ref()));
+            }
+            let Some(entry) = manual::entry(section, key.get_ref()) else { continue };
+            if let Some(range) = entry.range()
+                && let Err(allowed) = range.check(value.get_ref())
+            {
+                let help = vec![allowed, format!("{}: {}", entry.key, entry.comment), example(&entry)];
+                self.note(value.span(), format!("`{}` in [{section}] is out of range", entry.key), help);
+            }
         }
     }
 
@@ -197,7 +222,7 @@ fn explain(error: &toml::de::Error, section: &str, key: Option<&str>) -> (String
     }
     if let Some(entry) = key.and_then(|key| manual::entry(section, key)) {
         help.push(format!("{}: {}", entry.key, entry.comment));
-        help.push(format!("for example: {} = {}", entry.key, entry.value));
+        help.push(example(&entry));
     }
     let whole = said.lines().collect::<Vec<_>>().join(" ");
     (
@@ -207,6 +232,10 @@ fn explain(error: &toml::de::Error, section: &str, key: Option<&str>) -> (String
         ),
         help,
     )
+}
+
+fn example(entry: &manual::Entry<'_>) -> String {
+    format!("for example: {} = {}", entry.key, entry.value)
 }
 
 /// The section in which a key of this name would be at home.

@@ -1,7 +1,7 @@
 //! Addresses of nodes: which multiaddrs are accepted as such, `HOST:PORT` as operators write it, and what a node may say of where it
 //! is. An address is IPv4, IPv6 or a DNS name with a TCP port, and nothing else: no relays, no peer id inside.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
@@ -40,6 +40,19 @@ pub(super) fn ip(address: &Multiaddr) -> Option<IpAddr> {
         Protocol::Ip6(ip) => Some(IpAddr::V6(ip)),
         _ => None,
     }
+}
+
+/// The IP address and TCP port it starts with, if it does.
+pub(super) fn socket(address: &Multiaddr) -> Option<SocketAddr> {
+    match address.iter().nth(1)? {
+        Protocol::Tcp(port) => Some(SocketAddr::new(ip(address)?, port)),
+        _ => None,
+    }
+}
+
+/// The address of an IP address and TCP port.
+pub(super) fn of_socket(socket: SocketAddr) -> Multiaddr {
+    Multiaddr::from_iter([Protocol::from(socket.ip()), Protocol::Tcp(socket.port())])
 }
 
 /// Whether it leads back into this machine.
@@ -144,8 +157,19 @@ mod tests {
         let seed = Seed::parse(&format!("/ip4/192.0.2.1/tcp/1/p2p/{peer}")).unwrap();
         assert_eq!(seed.peer, Some(peer));
         let bad = [
-            "", ":1", "host", "host:", "host:0", "host:65536", "::1:7400", "a b:1", "/ip4/1.2.3.4", "/ip4/0.0.0.0/tcp/1",
-            "/ip4/1.2.3.4/udp/1/quic-v1", "/ip4/224.0.0.1/tcp/1", "0.0.0.0:80",
+            "",
+            ":1",
+            "host",
+            "host:",
+            "host:0",
+            "host:65536",
+            "::1:7400",
+            "a b:1",
+            "/ip4/1.2.3.4",
+            "/ip4/0.0.0.0/tcp/1",
+            "/ip4/1.2.3.4/udp/1/quic-v1",
+            "/ip4/224.0.0.1/tcp/1",
+            "0.0.0.0:80",
         ];
         for text in bad {
             assert!(Seed::parse(text).is_err(), "{text:?}");

@@ -88,7 +88,9 @@ impl AddressBook {
 
     /// The owner as others see it.
     pub(super) fn me(&self) -> Contact {
-        self.entries.get(&Self::ME).map_or_else(|| unreachable!("the owner is held from the start"), |entry| entry.contact)
+        self.entries
+            .get(&Self::ME)
+            .map_or_else(|| unreachable!("the owner is held from the start"), |entry| entry.contact)
     }
 
     /// Sets where the owner can be dialled.
@@ -96,11 +98,6 @@ impl AddressBook {
         if let Some(entry) = self.entries.get_mut(&Self::ME) {
             entry.set(addresses, Told::ByItself);
         }
-    }
-
-    /// Where the owner can be dialled.
-    pub(super) fn advertised(&self) -> &[Multiaddr] {
-        self.entries.get(&Self::ME).map_or(&[], |entry| &entry.addresses)
     }
 
     /// A node showed its certificate and said where it can be dialled.
@@ -172,8 +169,9 @@ impl AddressBook {
 
     /// Records of the nodes met last, latest first, at most this many: what is worth saving.
     pub(super) fn met(&self, count: usize) -> Vec<Bytes> {
-        let mut met: Vec<_> = self.entries.values().filter_map(|entry| Some((entry.met?, entry.record.clone()?))).collect();
-        met.sort_by(|a, b| b.0.cmp(&a.0));
+        let mut met: Vec<_> =
+            self.entries.values().filter_map(|entry| Some((entry.met?, entry.record.clone()?))).collect();
+        met.sort_by_key(|(when, _)| std::cmp::Reverse(*when));
         met.into_iter().take(count).map(|(_, record)| record).collect()
     }
 

@@ -5,6 +5,8 @@ use std::{net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::{address, protocol::Names};
+
 /// Settings of the driver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -59,6 +61,8 @@ pub struct Config {
     pub stop_timeout: Duration,
     /// Commands that wait for the driver; past it callers wait. 1 to 65,536: fewer slow callers down, more hide overload. `[guess]`
     pub commands: usize,
+    /// Operations on the index under way; past it they are refused. 16 to 65,536: fewer refuse bursts, more cost memory. `[guess]`
+    pub operations: usize,
     /// Messages that wait for one link; past it they are dropped and reported as undeliverable. 8 to 4,096: fewer drop bursts,
     /// more delay behind a slow peer. `[guess]`
     pub link_queue: usize,
@@ -116,6 +120,7 @@ impl Default for Config {
             open_timeout: Duration::from_secs(5),
             stop_timeout: Duration::from_secs(1),
             commands: 1_024,
+            operations: 4_096,
             link_queue: 256,
             dial_queue: 32,
             dials: 64,
@@ -129,6 +134,66 @@ impl Default for Config {
             saved_peers: 128,
         }
     }
+}
+
+impl Config {
+    /// Refuses what no driver can run with, naming the field.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |field, reason| Err(ConfigError { field, reason });
+        if Names::of(&self.network).is_none() {
+            return refuse("network", "it must be 1 to 64 of a-z 0-9 . -");
+        }
+        if self.listen.is_empty() || self.listen.len() > 16 {
+            return refuse("listen", "there must be 1 to 16 addresses");
+        }
+        if self.advertise.len() > address::LIMIT {
+            return refuse("advertise", "there may be 3 addresses at most");
+        }
+        if self.bootstrap.len() > 64 {
+            return refuse("bootstrap", "there may be 64 nodes at most");
+        }
+        let spans = [
+            ("rejoin_first", self.rejoin_first, 100),
+            ("rejoin_longest", self.rejoin_longest, 1_000),
+            ("rejoin_linked", self.rejoin_linked, 1_000),
+            ("handshake_timeout", self.handshake_timeout, 1_000),
+            ("certificate_timeout", self.certificate_timeout, 1_000),
+            ("idle_timeout", self.idle_timeout, 1_000),
+            ("ping_interval", self.ping_interval, 1_000),
+            ("open_timeout", self.open_timeout, 100),
+        ];
+        if let Some((field, ..)) = spans.iter().find(|(_, span, least)| span.as_millis() < *least) {
+            return refuse(field, "it is too short");
+        }
+        let counts = [
+            ("commands", self.commands, 1),
+            ("operations", self.operations, 16),
+            ("link_queue", self.link_queue, 8),
+            ("dial_queue", self.dial_queue, 1),
+            ("accept_queue", self.accept_queue, 1),
+            ("streams", self.streams, 16),
+            ("knocks", self.knocks, 1),
+            ("knocks_per_prefix", self.knocks_per_prefix, 1),
+            ("known_peers", self.known_peers, 16),
+        ];
+        if let Some((field, ..)) = counts.iter().find(|(_, count, least)| count < least) {
+            return refuse(field, "it is too small");
+        }
+        if self.dial_queue > self.link_queue {
+            return refuse("dial_queue", "it must not exceed link_queue, into which it empties");
+        }
+        Ok(())
+    }
+}
+
+/// A setting that no driver can run with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} cannot be as set: {reason}")]
+pub struct ConfigError {
+    /// The field.
+    pub field: &'static str,
+    /// Why not.
+    pub reason: &'static str,
 }
 
 /// Durations as text with a unit: `300ms`, `20s`, `5m`.

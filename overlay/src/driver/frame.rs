@@ -51,7 +51,9 @@ impl FrameReader {
             if self.filled == HEAD {
                 let length = u32::from_be_bytes(self.head);
                 let body = usize::try_from(length).ok().filter(|length| *length <= self.limit);
-                let Some(body) = body else { return Poll::Ready(Err(FrameError::TooLong { length, limit: self.limit })) };
+                let Some(body) = body else {
+                    return Poll::Ready(Err(FrameError::TooLong { length, limit: self.limit }));
+                };
                 self.body = vec![0; body];
             }
         }
@@ -88,7 +90,11 @@ impl FrameWriter {
     }
 
     /// Writes and flushes what was pushed.
-    pub(super) fn poll_write<W: AsyncWrite + Unpin>(&mut self, to: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_write<W: AsyncWrite + Unpin>(
+        &mut self,
+        to: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         while !self.buffer.is_empty() {
             let count = ready!(Pin::new(&mut *to).poll_write(cx, &self.buffer))?;
             if count == 0 {

@@ -189,6 +189,9 @@ impl LinkHandler {
 
     /// Advances the exchange of certificates until it waits for something.
     fn poll_auth(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if matches!(self.auth, Auth::Failed) {
+            return Poll::Pending;
+        }
         if self.deadline.as_mut().poll(cx).is_ready() {
             self.fail(Broken::Late);
             return Poll::Pending;
@@ -264,7 +267,8 @@ impl LinkHandler {
                 Outgoing::Open(stream) => {
                     // Nothing ever comes back here: an end or an error means that the peer refuses our messages.
                     if let Poll::Ready(read) = Pin::new(&mut *stream).poll_read(cx, &mut [0]) {
-                        let why = read.map_or_else(|error| error.to_string(), |count| format!("{count} bytes came back"));
+                        let why =
+                            read.map_or_else(|error| error.to_string(), |count| format!("{count} bytes came back"));
                         self.fail(Broken::Refused(why));
                         return Poll::Pending;
                     }
@@ -366,7 +370,9 @@ impl ConnectionHandler for LinkHandler {
             return Poll::Ready(event);
         }
         // What just failed is still to be told.
-        self.reports.pop_front().map_or(Poll::Pending, |report| Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(report)))
+        self.reports
+            .pop_front()
+            .map_or(Poll::Pending, |report| Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(report)))
     }
 
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Option<Report>> {

@@ -14,19 +14,18 @@ use std::{
 
 use futures::future::BoxFuture;
 use libp2p::{
-    Multiaddr, PeerId, Transport as _,
+    Multiaddr, PeerId,
     core::{
         muxing::StreamMuxerBox,
         transport::{Boxed, DialOpts, ListenerId, Transport, TransportError, TransportEvent},
         upgrade::Version,
     },
-    dns, multiaddr::Protocol,
-    noise, tcp, yamux,
+    dns, noise, tcp, yamux,
 };
 use tokio::net::{TcpSocket, TcpStream};
 use tracing::warn;
 
-use super::identity::Identity;
+use super::{address, identity::Identity};
 
 /// What the transport needs to know of the configuration.
 #[derive(Debug, Clone)]
@@ -42,7 +41,8 @@ pub(super) fn build(identity: &Identity, settings: &Settings) -> Result<Boxed<(P
     let noise = noise::Config::new(identity.keypair()).map_err(|error| error.to_string())?;
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(settings.streams);
-    let tcp = || Tcp { inner: tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)), source: settings.source };
+    let tcp =
+        || Tcp { inner: tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)), source: settings.source };
     let named = dns::tokio::Transport::system(tcp()).unwrap_or_else(|error| {
         warn!(%error, "the system's resolver configuration cannot be read: nodes are dialled by address only");
         dns::tokio::Transport::custom(tcp(), dns::ResolverConfig::default(), dns::ResolverOpts::default())
@@ -76,15 +76,12 @@ impl Transport for Tcp {
     }
 
     fn dial(&mut self, address: Multiaddr, _: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
-        let Some(to) = socket_address(&address) else { return Err(TransportError::MultiaddrNotSupported(address)) };
+        let Some(to) = address::socket(&address) else { return Err(TransportError::MultiaddrNotSupported(address)) };
         let source = self.source.filter(|source| source.is_ipv4() == to.is_ipv4());
         Ok(Box::pin(connect(to, source)))
     }
 
-    fn poll(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
         Pin::new(&mut self.inner).poll(cx)
     }
 }
@@ -100,17 +97,4 @@ async fn connect(to: SocketAddr, source: Option<IpAddr>) -> io::Result<tcp::toki
     };
     stream.set_nodelay(true)?;
     Ok(tcp::tokio::TcpStream(stream))
-}
-
-fn socket_address(address: &Multiaddr) -> Option<SocketAddr> {
-    let mut parts = address.iter();
-    let ip = match parts.next()? {
-        Protocol::Ip4(ip) => IpAddr::V4(ip),
-        Protocol::Ip6(ip) => IpAddr::V6(ip),
-        _ => return None,
-    };
-    match (parts.next()?, parts.next()) {
-        (Protocol::Tcp(port), None | Some(Protocol::P2p(_))) if port != 0 => Some(SocketAddr::new(ip, port)),
-        _ => None,
-    }
 }
