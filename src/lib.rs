@@ -7,9 +7,12 @@
 //!                                     +---> state (one directory), log, admin (socket, /metrics, dashboard) <-- status
 //! ```
 //!
-//! Read [`config::Config`] first, then [`status::Status`], which is all that an operator is told.
+//! Read [`config::Config`] first, then [`node::Node`], then [`status::Status`], which is all that an operator is told.
 
 pub mod cli;
+
+pub mod node;
+pub use node::Node;
 
 pub mod config;
 
@@ -20,6 +23,8 @@ pub use status::{Status, StatusSource};
 
 pub mod admin;
 
+pub mod manager;
+
 pub mod log;
 
 mod accept;
@@ -27,3 +32,7 @@ mod accept;
 pub mod port_holder;
 
 pub mod out;
+
+pub mod demo;
+
+pub mod run;

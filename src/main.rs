@@ -8,16 +8,19 @@ use std::{
 
 use atoll::{
     admin,
-    cli::{CheckArgs, Cli, Command, NodeArgs, StatusArgs},
-    config::{Config, NodeConfig},
+    cli::{CheckArgs, Cli, Command, DemoArgs, NodeArgs, StatusArgs},
+    config::{Config, LogConfig, NodeConfig},
+    log::Log,
     out::{complain, say},
+    run,
 };
 use clap::Parser as _;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Node(args) => node(&args),
-        Command::Demo(_) | Command::Url(_) => {
+        Command::Demo(args) => demo(&args),
+        Command::Url(_) => {
             complain("this command comes with the node");
             ExitCode::FAILURE
         }
@@ -36,8 +39,35 @@ fn node(args: &NodeArgs) -> ExitCode {
         complain(error);
         return ExitCode::from(2);
     }
-    complain("this command comes with the node");
-    ExitCode::FAILURE
+    let log = match Log::start(&config.log) {
+        Ok(log) => log,
+        Err(error) => {
+            complain(error);
+            return ExitCode::FAILURE;
+        }
+    };
+    with_runtime(run::node(config, log))
+}
+
+/// `atoll demo`
+fn demo(args: &DemoArgs) -> ExitCode {
+    let log = LogConfig { level: "error".to_owned(), ..LogConfig::default() };
+    if let Err(error) = Log::start(&log) {
+        complain(error);
+        return ExitCode::FAILURE;
+    }
+    with_runtime(run::demo(args))
+}
+
+/// Runs a long command on all cores.
+fn with_runtime(command: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => {
+            complain(format_args!("cannot start: {error}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// `atoll check FILE`

@@ -73,9 +73,7 @@ async fn crowd(proxies: &[SocketAddr], host: &str, path: &str) -> BTreeSet<Resul
     let mut clients = JoinSet::new();
     for proxy in proxies.iter().copied().cycle().take(CLIENTS) {
         let (host, path) = (Arc::clone(&host), Arc::clone(&path));
-        clients.spawn(async move {
-            digest(proxy, &host, &path).await
-        });
+        clients.spawn(async move { digest(proxy, &host, &path).await });
     }
     clients.join_all().await.into_iter().collect()
 }

@@ -4,6 +4,7 @@ mod namespace;
 mod support;
 
 mod cli;
+mod demo;
 mod flash_crowd;
 mod redirect;
 mod tidy;

@@ -100,12 +100,14 @@ impl Namespace {
             "$ORIGIN .\n{soa}@ 3600 IN NS ns.example.\nexample. 3600 IN NS ns.example.\nns.example. 3600 IN A {PARENT}\n\
              test. 3600 IN NS ns.test.\nns.test. 3600 IN A {PARENT}\n"
         ));
-        self.write("example.zone", &format!(
-            "$ORIGIN example.\n{soa}@ 3600 IN NS ns.example.\nns 3600 IN A {PARENT}\n{delegation}"
-        ));
-        self.write("test.zone", &format!(
-            "$ORIGIN test.\n{soa}@ 3600 IN NS ns.test.\nns 3600 IN A {PARENT}\nwww.site 60 IN A {ORIGIN}\n"
-        ));
+        self.write(
+            "example.zone",
+            &format!("$ORIGIN example.\n{soa}@ 3600 IN NS ns.example.\nns 3600 IN A {PARENT}\n{delegation}"),
+        );
+        self.write(
+            "test.zone",
+            &format!("$ORIGIN test.\n{soa}@ 3600 IN NS ns.test.\nns 3600 IN A {PARENT}\nwww.site 60 IN A {ORIGIN}\n"),
+        );
         let here = self.here();
         let zone = |name: &str, file: &str| format!("zone:\n  name: \"{name}\"\n  zonefile: \"{file}\"\n");
         let config = format!(

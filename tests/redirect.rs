@@ -92,6 +92,7 @@ fn curl(stage: &Namespace, proxies: &[Ipv4Addr]) -> String {
     let addresses: Vec<String> = proxies.iter().map(ToString::to_string).collect();
     let resolve = format!("{HOST}:80:{}", addresses.join(","));
     let url = format!("http://{HOST}/page.html");
-    let output = stage.run("curl", &["--silent", "--show-error", "--include", "--max-time", "20", "--resolve", &resolve, &url]);
+    let output =
+        stage.run("curl", &["--silent", "--show-error", "--include", "--max-time", "20", "--resolve", &resolve, &url]);
     format!("{}{}", String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout))
 }

@@ -287,7 +287,8 @@ impl Network {
 
     /// Every node's log, for the message of a failed test.
     pub(crate) fn logs(&self) -> String {
-        let logs = self.nodes.iter().enumerate().map(|(number, node)| format!("--- node {number}\n{}", node.process.log()));
+        let logs =
+            self.nodes.iter().enumerate().map(|(number, node)| format!("--- node {number}\n{}", node.process.log()));
         logs.collect()
     }
 }

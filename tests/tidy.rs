@@ -29,8 +29,17 @@ const HOMES: &[(&str, &[&str])] = &[
 ];
 
 /// What the overlay's core must never say.
-const NOT_IN_CORE: &[&str] =
-    &["tokio::", "libp2p", "std::net::Tcp", "std::net::Udp", "std::time::Instant", "SystemTime", "std::fs", "HashMap", "HashSet"];
+const NOT_IN_CORE: &[&str] = &[
+    "tokio::",
+    "libp2p",
+    "std::net::Tcp",
+    "std::net::Udp",
+    "std::time::Instant",
+    "SystemTime",
+    "std::fs",
+    "HashMap",
+    "HashSet",
+];
 
 #[test]
 fn crates_import_only_what_they_may() {
@@ -128,7 +137,8 @@ fn root() -> &'static Path {
 /// Every Rust file of ours, relative to the root.
 fn sources() -> Vec<PathBuf> {
     let mut found = Vec::new();
-    let mut folders = ["src", "tests", "overlay", "dnssrv", "proxy", "store", "sys", "xtask"].map(PathBuf::from).to_vec();
+    let mut folders =
+        ["src", "tests", "overlay", "dnssrv", "proxy", "store", "sys", "xtask"].map(PathBuf::from).to_vec();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(root().join(&folder)).unwrap() {
             let path = folder.join(entry.unwrap().file_name());
@@ -167,7 +177,6 @@ fn names(line: &str, library: &str) -> bool {
 }
 
 fn declares(code: &str, kind: &str, name: &str) -> bool {
-    code.match_indices(&format!("{kind}{name}")).any(|(at, found)| {
-        code[at + found.len()..].chars().next().is_none_or(|c| !c.is_alphanumeric() && c != '_')
-    })
+    code.match_indices(&format!("{kind}{name}"))
+        .any(|(at, found)| code[at + found.len()..].chars().next().is_none_or(|c| !c.is_alphanumeric() && c != '_'))
 }

@@ -52,7 +52,8 @@ async fn exchange(from: Ipv4Addr, proxy: SocketAddr, host: &str, path: &str) -> 
     stream.set_nodelay(true)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
-    let request = Request::get(path).header(header::HOST, format!("{host}:{}", proxy.port())).body(Empty::<Bytes>::new())?;
+    let request =
+        Request::get(path).header(header::HOST, format!("{host}:{}", proxy.port())).body(Empty::<Bytes>::new())?;
     let response = sender.send_request(request).await?;
     let status = response.status().as_u16();
     let cache_status = response.headers().get("cache-status").and_then(|value| value.to_str().ok()).unwrap_or_default();

@@ -27,6 +27,7 @@ use std::{
 
 use atoll_overlay::Level;
 
+pub use self::report::{Claim, Report};
 use self::{
     origin::Origin,
     relay::{Ports, Relay},
@@ -34,7 +35,6 @@ use self::{
     resolver::{ResolveError, Resolver},
     world::{Distances, NODES_PER_REGION, Place, REGION_NAMES, REGIONS, client_address},
 };
-pub use self::report::{Claim, Report};
 use crate::{config::Config, node::Node};
 
 /// What the demo may be told.
@@ -61,7 +61,9 @@ pub struct Demo {
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
     /// This system has no more than 127.0.0.1, or the ports are taken.
-    #[error("the demo's addresses cannot be used: {0}; it needs all of 127.0.0.0/8 to be local, as on Linux (on other systems add aliases of the loopback interface), and three free ports")]
+    #[error(
+        "the demo's addresses cannot be used: {0}; it needs all of 127.0.0.0/8 to be local, as on Linux (on other systems add aliases of the loopback interface), and three free ports"
+    )]
     Addresses(#[source] io::Error),
     /// The URL given is none.
     #[error("--origin {0:?} is not an http or https URL, such as http://www.example.com/a.jpg")]
@@ -268,7 +270,8 @@ fn configuration(place: Place, ports: Ports, target: &Target, state: &Path) -> S
     let (public, private) = (place.public(), place.private());
     let folder = state.join(format!("{}-{}", place.region, place.number + 1));
     let roles = if place.number == DNSSRV { "\"dnssrv\", \"proxy\"" } else { "\"proxy\"" };
-    let seeds: Vec<_> = dnssrvs().filter(|seed| *seed != place).map(|seed| format!("\"{}:{overlay}\"", seed.public())).collect();
+    let seeds: Vec<_> =
+        dnssrvs().filter(|seed| *seed != place).map(|seed| format!("\"{}:{overlay}\"", seed.public())).collect();
     let servers: Vec<_> = dnssrvs()
         .map(|server| format!("{{ name = \"ns{}\", addresses = [\"{}\"] }}", server.region + 1, server.public()))
         .collect();
@@ -297,7 +300,8 @@ fn dnssrvs() -> impl Iterator<Item = Place> {
 
 fn describe_region(region: usize, distances: &Distances) -> String {
     let name = REGION_NAMES.get(region).copied().unwrap_or_default();
-    let nodes: Vec<String> = (0..NODES_PER_REGION).map(|number| Place { region, number }.public().to_string()).collect();
+    let nodes: Vec<String> =
+        (0..NODES_PER_REGION).map(|number| Place { region, number }.public().to_string()).collect();
     let others = (0..REGIONS).filter(|other| *other != region);
     let far: Vec<String> = others
         .map(|other| {

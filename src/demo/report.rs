@@ -198,11 +198,7 @@ impl Report {
             "{} client requests: {local} from the proxy's own cache, {peer_l2} from a level-2 peer, {peer_l1} from a level-1 \
              peer, {peer_l0} from a level-0 peer, {origin} from the origin\n\
              {} requests at the origin, {} DNS queries; DNS and HTTP together took {} ms (median), {} ms (96 %)",
-            self.client_requests,
-            self.origin_requests,
-            self.dns.queries,
-            self.latency_ms.p50,
-            self.latency_ms.p96,
+            self.client_requests, self.origin_requests, self.dns.queries, self.latency_ms.p50, self.latency_ms.p96,
         );
         for claim in &self.claims {
             let _ = write!(text, "\n  [{}] {}", if claim.held { "ok" } else { "NOT SO" }, claim.text);

@@ -94,6 +94,12 @@ impl Node {
         self.admin.dashboard_url()
     }
 
+    /// The file with the admin API's token, if TCP is served.
+    #[must_use]
+    pub fn token_path(&self) -> Option<&std::path::Path> {
+        self.admin.token_path()
+    }
+
     /// Waits until the operator asks the node to leave, by the admin API.
     pub async fn drain_asked(&self) {
         self.parts.drain_asked().await;

@@ -4,7 +4,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use atoll_overlay::{
@@ -34,8 +34,8 @@ pub(super) struct Parts {
     store: Store,
     overlay: Overlay,
     proxy: Option<atoll_proxy::Proxy>,
-    dns: Option<atoll_dnssrv::Server>,
-    manager: Option<Manager>,
+    dns: Slot<atoll_dnssrv::Server>,
+    manager: Slot<Manager>,
     listen: Mutex<Vec<Listening>>,
 }
 
@@ -53,8 +53,8 @@ impl Parts {
             store,
             overlay,
             proxy: None,
-            dns: None,
-            manager: None,
+            dns: Slot::default(),
+            manager: Slot::default(),
             listen: Mutex::default(),
         };
         if let Err(error) = parts.start_servers().await {
@@ -76,11 +76,11 @@ impl Parts {
         if self.config.node.runs(Role::Dnssrv) {
             let saved = self.state.load(Kept::DnsSet)?.map(Bytes::from);
             let server = atoll_dnssrv::serve(self.config.dns.clone(), self.index(), saved);
-            self.dns = Some(server.await.map_err(dns_failed)?);
+            self.dns.fill(server.await.map_err(dns_failed)?);
         }
         if self.config.node.runs(Role::Manager) {
-            let manager = Manager::start(&self.config, self.index());
-            self.manager = Some(manager.await.map_err(|error| part("manager", error))?);
+            let manager = Manager::start(&self.config.manager, &self.config.node.zone, self.index());
+            self.manager.fill(manager.await.map_err(|error| part("manager", error))?);
         }
         Ok(())
     }
@@ -100,7 +100,7 @@ impl Parts {
 
     /// The last good DNS set as bytes for the next start; none without a dnssrv.
     pub(super) fn dns_set(&self) -> Option<Bytes> {
-        self.dns.as_ref().map(atoll_dnssrv::Server::save)
+        self.dns.with(atoll_dnssrv::Server::save)
     }
 
     /// Tells the network how this node is now.
@@ -128,10 +128,10 @@ impl Parts {
 
     /// Stops the parts in reverse order.
     pub(super) async fn stop(&self) {
-        if let Some(manager) = &self.manager {
+        if let Some(manager) = self.manager.take() {
             manager.stop().await;
         }
-        if let Some(dns) = &self.dns {
+        if let Some(dns) = self.dns.take() {
             dns.stop().await;
         }
         if let Some(proxy) = &self.proxy {
@@ -156,8 +156,8 @@ impl Parts {
         };
         add("overlay", &self.overlay.listen_addrs());
         add("http", self.proxy.as_ref().map(atoll_proxy::Proxy::local_addrs).unwrap_or_default());
-        add("dns", self.dns.as_ref().map(atoll_dnssrv::Server::local_addrs).unwrap_or_default());
-        add("manager", self.manager.as_ref().map(Manager::addresses).unwrap_or_default());
+        self.dns.with(|dns| add("dns", dns.local_addrs()));
+        self.manager.with(|manager| add("manager", manager.addresses()));
     }
 
     fn listening(&self) -> std::sync::MutexGuard<'_, Vec<Listening>> {
@@ -198,15 +198,14 @@ impl Parts {
     }
 
     fn dns_status(&self) -> DnsStatus {
-        let Some(dns) = &self.dns else { return DnsStatus::default() };
-        let stats = dns.stats();
+        let Some(stats) = self.dns.with(atoll_dnssrv::Server::stats) else { return DnsStatus::default() };
         let refused = |code: &str| matches!(code, "refused" | "formerr" | "notimp" | "badvers");
         DnsStatus {
             queries: stats.queries.values().sum(),
             answers: stats.levels.iter().sum(),
-            referrals: stats.referrals,
             refused: stats.queries.iter().filter(|((_, code, _), _)| refused(code)).map(|(_, count)| count).sum(),
-            prefixes: stats.prefixes,
+            prefixes: stats.measured.values().sum(),
+            ..DnsStatus::default()
         }
     }
 
@@ -249,14 +248,37 @@ impl StatusSource for Parts {
     fn drain(&self) {
         self.drain.send_replace(true);
         self.describe();
-        if let Some(dns) = &self.dns {
-            dns.leave();
-        }
+        self.dns.with(atoll_dnssrv::Server::leave);
+    }
+}
+
+/// A part that is stopped by value while others still look at the whole.
+struct Slot<T>(Mutex<Option<T>>);
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<T> Slot<T> {
+    fn fill(&self, part: T) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(part);
+    }
+
+    /// Asks the part something that does not wait; none if it does not run.
+    fn with<R>(&self, ask: impl FnOnce(&T) -> R) -> Option<R> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(ask)
+    }
+
+    fn take(&self) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 async fn start_overlay(config: &Config, state: &State) -> Result<Overlay, StartError> {
-    let unreadable = |reason: String| StartError::Identity { path: state.path(Kept::Identity).display().to_string(), reason };
+    let unreadable =
+        |reason: String| StartError::Identity { path: state.path(Kept::Identity).display().to_string(), reason };
     let identity = match state.load(Kept::Identity)? {
         Some(bytes) => Identity::from_bytes(&bytes).map_err(|error| unreadable(error.to_string()))?,
         None => {
@@ -289,8 +311,20 @@ fn describe(config: &Config, id: NodeId, listeners: &[SocketAddr]) -> NodeInfo {
     http_ports.dedup();
     NodeInfo {
         id,
-        v4: addresses.iter().filter_map(|address| match address { IpAddr::V4(v4) => Some(*v4), IpAddr::V6(_) => None }).collect(),
-        v6: addresses.iter().filter_map(|address| match address { IpAddr::V6(v6) => Some(*v6), IpAddr::V4(_) => None }).collect(),
+        v4: addresses
+            .iter()
+            .filter_map(|address| match address {
+                IpAddr::V4(v4) => Some(*v4),
+                IpAddr::V6(_) => None,
+            })
+            .collect(),
+        v6: addresses
+            .iter()
+            .filter_map(|address| match address {
+                IpAddr::V6(v6) => Some(*v6),
+                IpAddr::V4(_) => None,
+            })
+            .collect(),
         http_ports,
         roles: node.role_set(),
         load: 0,
