@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use atoll_overlay::{LevelInfo, NodeInfo, Roles};
+use atoll_store::DiskState;
 use serde::{Deserialize, Serialize};
 
 use crate::out::plain;
@@ -180,6 +181,43 @@ impl LevelStatus {
             cluster: info.cluster.to_string(),
             size: info.size,
             neighbours: neighbours.into_iter().take(NEIGHBOURS_SHOWN).map(Neighbour::of).collect(),
+        }
+    }
+}
+
+impl StoreStatus {
+    /// What the store tells.
+    #[must_use]
+    pub fn of(stats: &atoll_store::Stats) -> Self {
+        let disk = match stats.disk {
+            DiskState::Absent => "none",
+            DiskState::Working => "ok",
+            DiskState::Failed => "failed: nothing is written until the next try",
+        };
+        Self {
+            objects: stats.objects,
+            memory_bytes: stats.memory_bytes,
+            disk_bytes: stats.disk_bytes,
+            disk: disk.to_owned(),
+        }
+    }
+}
+
+impl DnsStatus {
+    /// What the dnssrv tells.
+    #[must_use]
+    pub fn of(stats: &atoll_dnssrv::Stats) -> Self {
+        let mut codes = BTreeMap::new();
+        for ((_, code, _), count) in &stats.queries {
+            *codes.entry((*code).to_owned()).or_default() += count;
+        }
+        Self {
+            queries: stats.queries.values().sum(),
+            codes,
+            levels: stats.levels.clone(),
+            dropped: stats.dropped,
+            live: stats.live.iter().map(|live| *live as u64).collect(),
+            measured: stats.measured.clone(),
         }
     }
 }

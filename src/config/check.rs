@@ -176,6 +176,10 @@ pub(super) fn listens(config: &Config) -> impl Iterator<Item = Listen> {
     if config.node.runs(Role::Manager) {
         add("manager.listen", &config.manager.listen, false);
     }
+    if config.node.runs(Role::Dnssrv) {
+        add("dns.listen", &config.dns.listen, true);
+        add("dns.listen", &config.dns.listen, false);
+    }
     add("admin.listen", &config.admin.listen, false);
     let overlay: Vec<SocketAddr> = config.overlay.listen.iter().filter_map(|listen| socket_address(listen)).collect();
     add("overlay.listen", &overlay, false);
