@@ -1,8 +1,9 @@
 //! What a running node says of itself: the one record behind `/status`, `atoll status` and the dashboard.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use atoll_overlay::{LevelInfo, NodeInfo, Roles};
+use atoll_store::DiskState;
 use serde::{Deserialize, Serialize};
 
 use crate::out::plain;
@@ -112,50 +113,60 @@ pub struct StoreStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ProxyStatus {
-    /// Requests answered.
+    /// Requests answered, errors included.
     pub requests: u64,
+    /// Where the answers came from.
+    pub served: Served,
+    /// Requests that shared another's fetch; each also counts under its source.
+    pub collapsed: u64,
+    /// Answers that were stale, as allowed.
+    pub stale: u64,
+    /// Requests and heads refused: by the gate, by policy, by a ceiling.
+    pub refused: u64,
+    /// Requests made to origins.
+    pub origin_requests: u64,
+    /// Of these, those the index did not answer for in time.
+    pub origin_ungranted: u64,
+    /// Body bytes received from origins.
+    pub origin_bytes: u64,
+    /// Body bytes received from peers.
+    pub peer_bytes: u64,
     /// Fetches under way now.
     pub flights: u64,
     /// Client connections open now.
     pub connections: u64,
-    /// Bytes of bodies sent to clients.
-    pub bytes_sent: u64,
-    /// Requests made to origins.
-    pub origin_requests: u64,
-    /// Where what clients got came from.
-    pub served: Served,
 }
 
 /// Where the bodies served came from, by request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Served {
     /// This node's own store.
     pub local: u64,
-    /// A node of its level-2 cluster.
-    pub peer_l2: u64,
-    /// A node of its level-1 cluster.
-    pub peer_l1: u64,
-    /// Any other node.
-    pub peer_l0: u64,
+    /// Peers, by the nearest level shared with them.
+    pub peers: BTreeMap<u8, u64>,
     /// The origin.
     pub origin: u64,
+    /// Nobody: an error.
+    pub error: u64,
 }
 
 /// What the dnssrv did.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DnsStatus {
-    /// Queries received.
+    /// Queries answered.
     pub queries: u64,
-    /// Answers that named proxies.
-    pub answers: u64,
-    /// Referrals to a nearer cluster's servers.
-    pub referrals: u64,
-    /// Queries refused or malformed.
-    pub refused: u64,
-    /// Resolver prefixes whose distance is known now.
-    pub prefixes: u64,
+    /// Of these, by response code in lower case (`noerror`, `refused`).
+    pub codes: BTreeMap<String, u64>,
+    /// Answers that depended on who asked, by the level they were led to, level 0 first.
+    pub levels: Vec<u64>,
+    /// Datagrams that were not answered.
+    pub dropped: u64,
+    /// Proxies seen alive, by level, level 0 first.
+    pub live: Vec<u64>,
+    /// Resolver prefixes whose RTT was measured, by how.
+    pub measured: BTreeMap<String, u64>,
 }
 
 impl LevelStatus {
@@ -170,6 +181,43 @@ impl LevelStatus {
             cluster: info.cluster.to_string(),
             size: info.size,
             neighbours: neighbours.into_iter().take(NEIGHBOURS_SHOWN).map(Neighbour::of).collect(),
+        }
+    }
+}
+
+impl StoreStatus {
+    /// What the store tells.
+    #[must_use]
+    pub fn of(stats: &atoll_store::Stats) -> Self {
+        let disk = match stats.disk {
+            DiskState::Absent => "none",
+            DiskState::Working => "ok",
+            DiskState::Failed => "failed: nothing is written until the next try",
+        };
+        Self {
+            objects: stats.objects,
+            memory_bytes: stats.memory_bytes,
+            disk_bytes: stats.disk_bytes,
+            disk: disk.to_owned(),
+        }
+    }
+}
+
+impl DnsStatus {
+    /// What the dnssrv tells.
+    #[must_use]
+    pub fn of(stats: &atoll_dnssrv::Stats) -> Self {
+        let mut codes = BTreeMap::new();
+        for ((_, code, _), count) in &stats.queries {
+            *codes.entry((*code).to_owned()).or_default() += count;
+        }
+        Self {
+            queries: stats.queries.values().sum(),
+            codes,
+            levels: stats.levels.clone(),
+            dropped: stats.dropped,
+            live: stats.live.iter().map(|live| *live as u64).collect(),
+            measured: stats.measured.clone(),
         }
     }
 }
@@ -233,22 +281,46 @@ impl fmt::Display for Status {
         }
         let StoreStatus { objects, memory_bytes, disk_bytes, disk } = &self.store;
         writeln!(f, "store: {objects} objects, {memory_bytes} bytes in RAM, {disk_bytes} on disk ({})", word(disk))?;
-        let ProxyStatus { requests, flights, connections, bytes_sent, origin_requests, served } = &self.proxy;
+        self.proxy.fmt(f)?;
+        self.dns.fmt(f)
+    }
+}
+
+impl fmt::Display for ProxyStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { requests, flights, connections, collapsed, stale, refused, .. } = self;
         writeln!(
             f,
-            "proxy: {requests} requests, {bytes_sent} bytes sent, {flights} flights, {connections} connections"
+            "proxy: {requests} requests ({collapsed} shared a fetch, {stale} stale, {refused} refused), {flights} fetches under \
+             way, {connections} connections"
         )?;
-        let Served { local, peer_l2, peer_l1, peer_l0, origin } = served;
+        let Served { local, peers, origin, error } = &self.served;
+        write!(f, "  served from: own store {local}")?;
+        peers.iter().rev().try_for_each(|(level, count)| write!(f, ", level {level} {count}"))?;
+        writeln!(f, ", origin {origin}, errors {error}")?;
+        let Self { origin_requests, origin_ungranted, origin_bytes, peer_bytes, .. } = self;
         writeln!(
             f,
-            "  served from: own store {local}, level 2 {peer_l2}, level 1 {peer_l1}, level 0 {peer_l0}, origin {origin}; \
-             {origin_requests} requests to origins"
-        )?;
-        let DnsStatus { queries, answers, referrals, refused, prefixes } = &self.dns;
+            "  origins: {origin_requests} requests ({origin_ungranted} ungranted), {origin_bytes} bytes; peers: {peer_bytes} bytes"
+        )
+    }
+}
+
+impl fmt::Display for DnsStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dns: {} queries, {} dropped", self.queries, self.dropped)?;
+        self.codes.iter().try_for_each(|(code, count)| write!(f, ", {} {count}", plain(code)))?;
+        let by_level = |counts: &[u64]| {
+            let counts = counts.iter().enumerate().rev().map(|(level, count)| format!("level {level} {count}"));
+            word(&counts.collect::<Vec<_>>().join(", "))
+        };
         write!(
             f,
-            "dns: {queries} queries, {answers} answered, {referrals} referred, {refused} refused, {prefixes} prefixes known"
-        )
+            "\n  led to: {}\n  live proxies: {}\n  prefixes measured:",
+            by_level(&self.levels),
+            by_level(&self.live)
+        )?;
+        self.measured.iter().try_for_each(|(source, count)| write!(f, " {} {count}", plain(source)))
     }
 }
 

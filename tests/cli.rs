@@ -7,23 +7,24 @@ use std::{
 
 /// Runs the binary to its end.
 fn atoll(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_atoll")).args(arguments).stdin(Stdio::null()).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_atoll")).args(arguments).stdin(Stdio::null()).output().expect("the binary runs")
 }
 
 fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
+    String::from_utf8(output.stdout.clone()).expect("it prints text")
 }
 
 fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+    String::from_utf8(output.stderr.clone()).expect("it prints text")
 }
 
 /// A file `atoll.toml` in a folder, with its state beside it.
 fn config(folder: &Path, text: &str) -> String {
     let file = folder.join("atoll.toml");
     let state = folder.join("state");
-    std::fs::write(&file, text.replace("STATE", state.to_str().unwrap())).unwrap();
-    file.to_str().unwrap().to_owned()
+    let text = text.replace("STATE", state.to_str().expect("a path of text"));
+    std::fs::write(&file, text).expect("the folder is ours");
+    file.to_str().expect("a path of text").to_owned()
 }
 
 #[test]

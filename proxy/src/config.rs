@@ -71,7 +71,10 @@ impl Default for Config {
 
 /// Which origins Coralized names may reach.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged, expecting = "origins are \"any\" or a list of hosts such as \"www.example.com\", \"*.example.com:8080\"")]
+#[serde(
+    untagged,
+    expecting = "origins are \"any\" or a list of hosts such as \"www.example.com\", \"*.example.com:8080\""
+)]
 pub enum Origins {
     /// `"any"`: every public host, on ports 80, 443 and 8000-8999.
     Any(Any),

@@ -134,9 +134,7 @@ impl Vary {
 
 /// How old an answer was when it arrived [RFC 9111 4.2.3], from an origin whose clock may differ from ours.
 pub(crate) fn initial_age(headers: &HeaderMap, asked: SystemTime, received: SystemTime) -> Duration {
-    let apparent = date(headers, &header::DATE)
-        .and_then(|date| received.duration_since(date).ok())
-        .unwrap_or_default();
+    let apparent = date(headers, &header::DATE).and_then(|date| received.duration_since(date).ok()).unwrap_or_default();
     let delay = received.duration_since(asked).unwrap_or_default();
     apparent.max(age_field(headers) + delay)
 }

@@ -45,7 +45,10 @@ fn the_origins_word_comes_in_order() {
 #[test]
 fn targeted_directives_replace_the_general_ones() {
     assert_eq!(fresh(&[("cache-control", "no-store"), ("cdn-cache-control", "max-age=9")]), seconds(9));
-    assert!(storable(StatusCode::OK, &headers(&[("cache-control", "no-store"), ("cdn-cache-control", "max-age=9")]), false).is_ok());
+    assert!(
+        storable(StatusCode::OK, &headers(&[("cache-control", "no-store"), ("cdn-cache-control", "max-age=9")]), false)
+            .is_ok()
+    );
     assert_eq!(fresh(&[("cache-control", "max-age=7"), ("cdn-cache-control", "max-age=9, &")]), seconds(7));
     assert_eq!(fresh(&[("atoll-cache-control", "max-age=3"), ("cdn-cache-control", "max-age=9")]), seconds(3));
 }
@@ -110,7 +113,14 @@ fn age_counts_what_passed_before_us() {
 
 #[test]
 fn a_304_renews_the_fields_but_not_what_describes_the_body() {
-    let stored = headers(&[("content-length", "5"), ("content-type", "a/b"), ("etag", "\"1\""), ("x", "1"), ("x", "2"), ("age", "9")]);
+    let stored = headers(&[
+        ("content-length", "5"),
+        ("content-type", "a/b"),
+        ("etag", "\"1\""),
+        ("x", "1"),
+        ("x", "2"),
+        ("age", "9"),
+    ]);
     let update = headers(&[("content-length", "0"), ("cache-control", "max-age=9"), ("x", "3")]);
     let fields = freshened(&stored, &update);
     assert_eq!(fields.get("content-length").unwrap(), "5");

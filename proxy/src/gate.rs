@@ -208,7 +208,8 @@ impl Head {
     fn request_line(&mut self, line: &[u8], limits: HeadLimits) -> Result<(), Refusal> {
         let line = std::str::from_utf8(line).map_err(|_| Refusal::RequestLine)?;
         let mut parts = line.split(' ');
-        let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+        let (Some(method), Some(target), Some(version), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(Refusal::RequestLine);
         };
@@ -222,7 +223,9 @@ impl Head {
         self.http10 = match version.strip_prefix("HTTP/").map(str::as_bytes) {
             Some(b"1.1") => false,
             Some(b"1.0") => true,
-            Some([major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit() => return Err(Refusal::Version),
+            Some([major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit() => {
+                return Err(Refusal::Version);
+            }
             Some(_) | None => return Err(Refusal::RequestLine),
         };
         self.method = match method {
@@ -320,7 +323,10 @@ impl Head {
 /// RFC 9110 5.6.2.
 const fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
-        || matches!(byte, b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~')
+        || matches!(
+            byte,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        )
 }
 
 /// Bytes of a request line beside its target, with some room for long methods.

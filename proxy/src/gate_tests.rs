@@ -64,7 +64,10 @@ fn no_bytes_make_the_gate_panic_and_what_passes_is_one_clean_head() {
             if let Ok(Some(end)) = judge(input) {
                 let passed = &input[..end];
                 assert!(passed.ends_with(b"\r\n\r\n"));
-                assert_eq!(passed.iter().filter(|byte| **byte == b'\n').count(), passed.windows(2).filter(|two| *two == b"\r\n").count());
+                assert_eq!(
+                    passed.iter().filter(|byte| **byte == b'\n').count(),
+                    passed.windows(2).filter(|two| *two == b"\r\n").count()
+                );
                 assert!(!passed.to_ascii_lowercase().windows(17).any(|name| name == b"transfer-encoding"));
             }
         }

@@ -6,7 +6,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use atoll_overlay::Prefix;
 use serde::Deserialize;
 
 use crate::config::size;
@@ -118,11 +117,6 @@ fn unit(client: IpAddr) -> IpAddr {
             IpAddr::V6([a, b, c, d, 0, 0, 0, 0].into())
         }
     }
-}
-
-/// The prefix a client's RTT is kept under.
-pub(crate) fn prefix(client: IpAddr) -> Prefix {
-    Prefix::of(client)
 }
 
 #[cfg(test)]

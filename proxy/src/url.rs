@@ -212,8 +212,11 @@ impl OriginUrl {
     /// The same under https and its port, if this one is http on port 80.
     #[must_use]
     pub fn upgraded(&self) -> Option<Self> {
-        (self.scheme == Scheme::Http && self.port == Scheme::Http.port())
-            .then(|| Self { scheme: Scheme::Https, port: Scheme::Https.port(), ..self.clone() })
+        (self.scheme == Scheme::Http && self.port == Scheme::Http.port()).then(|| Self {
+            scheme: Scheme::Https,
+            port: Scheme::Https.port(),
+            ..self.clone()
+        })
     }
 
     /// This host with another path.

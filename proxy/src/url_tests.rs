@@ -49,9 +49,17 @@ fn hosts_outside_the_zone_are_not_coralized() {
 // O03: refused before any resolution.
 #[test]
 fn addresses_in_any_notation_are_no_origin_names() {
-    for inner in
-        ["127.0.0.1", "127.0.0.1.80", "2130706433", "0x7f.1", "0177.1", "0x7f000001", "1.2.3", "127-0-0-1", "10.0.0.1.8080"]
-    {
+    for inner in [
+        "127.0.0.1",
+        "127.0.0.1.80",
+        "2130706433",
+        "0x7f.1",
+        "0177.1",
+        "0x7f000001",
+        "1.2.3",
+        "127-0-0-1",
+        "10.0.0.1.8080",
+    ] {
         assert!(decoded(&format!("{inner}.nyud.example")).is_err(), "{inner}");
     }
     for text in ["http://127.0.0.1/", "http://[::1]/", "http://2130706433/", "https://0x7f.0x1/"] {
@@ -73,7 +81,8 @@ fn impossible_ports_are_refused() {
 // O05
 #[test]
 fn a_name_coralized_twice_is_refused() {
-    for inner in ["www.example.com.nyud.example", "nyud.example", "a.nyud.example.8080", "www-example-com.nyud.example"] {
+    for inner in ["www.example.com.nyud.example", "nyud.example", "a.nyud.example.8080", "www-example-com.nyud.example"]
+    {
         assert!(matches!(decoded(&format!("{inner}.nyud.example")), Err(UrlError::Nested(_))), "{inner}");
     }
     assert!(matches!(zone().host(&url("http://x.nyud.example/")), Err(UrlError::Nested(_))));
@@ -95,7 +104,21 @@ fn authorities_are_normal_or_refused() {
     }
     let long = format!("{}.example", "a.".repeat(130));
     let label = format!("{}.example", "a".repeat(64));
-    for wrong in ["", ".", "a..b", "a,b", "a, b", "user@a", "a b", "b\u{fc}cher.example", "a/b", "a%2eb", "[::1", long.as_str(), label.as_str()] {
+    for wrong in [
+        "",
+        ".",
+        "a..b",
+        "a,b",
+        "a, b",
+        "user@a",
+        "a b",
+        "b\u{fc}cher.example",
+        "a/b",
+        "a%2eb",
+        "[::1",
+        long.as_str(),
+        label.as_str(),
+    ] {
         assert!(Authority::parse(wrong).is_err(), "{wrong:?}");
     }
 }
@@ -105,7 +128,14 @@ fn equal_authorities_give_equal_keys_and_only_they() {
     let key = |text: &str| url(text).key();
     assert_eq!(key("http://WWW.example.com:80/a"), key("http://www.example.com./a"));
     assert_eq!(key("https://a.test:443/"), key("https://a.test"));
-    let distinct = ["http://a.test/", "https://a.test/", "http://a.test:8080/", "http://a.test:443/", "http://a.test/?", "http://b.test/"];
+    let distinct = [
+        "http://a.test/",
+        "https://a.test/",
+        "http://a.test:8080/",
+        "http://a.test:443/",
+        "http://a.test/?",
+        "http://b.test/",
+    ];
     for (at, one) in distinct.iter().enumerate() {
         for other in distinct.iter().skip(at + 1) {
             assert_ne!(key(one), key(other), "{one} {other}");
@@ -152,7 +182,8 @@ fn label() -> impl Strategy<Value = String> {
 }
 
 fn host() -> impl Strategy<Value = String> {
-    (prop::collection::vec(label(), 1..4), "[a-m][a-z]{1,4}").prop_map(|(labels, top)| format!("{}.{top}", labels.join(".")))
+    (prop::collection::vec(label(), 1..4), "[a-m][a-z]{1,4}")
+        .prop_map(|(labels, top)| format!("{}.{top}", labels.join(".")))
 }
 
 proptest! {
@@ -190,7 +221,10 @@ fn no_bytes_make_the_parsers_panic() {
             assert_eq!(OriginUrl::parse(&url.to_string()), Ok(url));
         }
         if let Ok(authority) = Authority::parse(&text) {
-            assert_eq!(Authority::parse(authority.host()).map(|it| it.host().to_owned()), Ok(authority.host().to_owned()));
+            assert_eq!(
+                Authority::parse(authority.host()).map(|it| it.host().to_owned()),
+                Ok(authority.host().to_owned())
+            );
         }
     });
 }

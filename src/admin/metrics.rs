@@ -5,7 +5,7 @@ use std::{fmt::Write as _, sync::OnceLock, time::Duration};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::status::Status;
+use crate::status::{LevelStatus, ProxyStatus, Status};
 
 /// Makes this process count. Once is enough; a further call changes nothing.
 pub(super) fn start() {
@@ -47,7 +47,6 @@ fn recorder() -> &'static PrometheusHandle {
 /// The status as metrics.
 fn of_status(status: &Status) -> String {
     let Status { store, proxy, dns, .. } = status;
-    let served = &proxy.served;
     let mut page = String::new();
     let mut family = |name: &str, kind: &str, help: &str, samples: &[(&str, f64)]| {
         // Writing to a String does not fail.
@@ -60,7 +59,7 @@ fn of_status(status: &Status) -> String {
     family("atoll_build_info", "gauge", "Program version.", &[(&build, 1.0)]);
     family("atoll_uptime_seconds", "gauge", "Time since the node started.", &[("", count(status.uptime))]);
     family("atoll_draining", "gauge", "1 while the node is leaving.", &[("", f64::from(u8::from(status.draining)))]);
-    let levels: Vec<(String, &crate::status::LevelStatus)> =
+    let levels: Vec<(String, &LevelStatus)> =
         status.levels.iter().map(|level| (format!("{{level=\"{}\"}}", level.level), level)).collect();
     let sizes: Vec<(&str, f64)> = levels.iter().map(|(label, level)| (&**label, f64::from(level.size))).collect();
     family("atoll_cluster_nodes", "gauge", "Nodes thought to be in this node's cluster.", &sizes);
@@ -71,32 +70,40 @@ fn of_status(status: &Status) -> String {
     let tiers = [("{tier=\"ram\"}", count(store.memory_bytes)), ("{tier=\"disk\"}", count(store.disk_bytes))];
     family("atoll_cache_bytes", "gauge", "Bytes in the store.", &tiers);
     family("atoll_proxy_requests_total", "counter", "Requests answered.", &[("", count(proxy.requests))]);
+    family("atoll_proxy_collapsed_total", "counter", "Requests that shared a fetch.", &[("", count(proxy.collapsed))]);
+    family("atoll_proxy_stale_total", "counter", "Answers that were stale.", &[("", count(proxy.stale))]);
+    family("atoll_proxy_refused_total", "counter", "Requests refused.", &[("", count(proxy.refused))]);
     family("atoll_proxy_flights", "gauge", "Fetches under way.", &[("", count(proxy.flights))]);
     family("atoll_proxy_connections", "gauge", "Client connections open.", &[("", count(proxy.connections))]);
-    family("atoll_proxy_sent_bytes_total", "counter", "Bytes of bodies sent.", &[("", count(proxy.bytes_sent))]);
-    family(
-        "atoll_proxy_origin_requests_total",
-        "counter",
-        "Requests to origins.",
-        &[("", count(proxy.origin_requests))],
-    );
-    let sources = [
-        ("{source=\"local\"}", count(served.local)),
-        ("{source=\"peer_l2\"}", count(served.peer_l2)),
-        ("{source=\"peer_l1\"}", count(served.peer_l1)),
-        ("{source=\"peer_l0\"}", count(served.peer_l0)),
-        ("{source=\"origin\"}", count(served.origin)),
+    let origin = [("{granted=\"no\"}", count(proxy.origin_ungranted)), ("{granted=\"yes\"}", count(granted(proxy)))];
+    family("atoll_proxy_origin_requests_total", "counter", "Requests to origins.", &origin);
+    let received = [("{from=\"origin\"}", count(proxy.origin_bytes)), ("{from=\"peer\"}", count(proxy.peer_bytes))];
+    family("atoll_proxy_received_bytes_total", "counter", "Bytes of bodies received.", &received);
+    let served = &proxy.served;
+    let mut sources = vec![
+        ("{source=\"local\"}".to_owned(), served.local),
+        ("{source=\"origin\"}".to_owned(), served.origin),
+        ("{source=\"error\"}".to_owned(), served.error),
     ];
-    family("atoll_proxy_served_total", "counter", "Requests by where the body came from.", &sources);
-    family("atoll_dnssrv_queries_total", "counter", "DNS queries.", &[("", count(dns.queries))]);
-    let answers = [
-        ("{answer=\"proxies\"}", count(dns.answers)),
-        ("{answer=\"referral\"}", count(dns.referrals)),
-        ("{answer=\"refused\"}", count(dns.refused)),
-    ];
-    family("atoll_dnssrv_answers_total", "counter", "DNS answers by kind.", &answers);
-    family("atoll_dnssrv_prefixes", "gauge", "Resolver prefixes with a known RTT.", &[("", count(dns.prefixes))]);
+    sources.extend(served.peers.iter().map(|(level, served)| (format!("{{source=\"peer_l{level}\"}}"), *served)));
+    family("atoll_proxy_served_total", "counter", "Requests by where the body came from.", &samples(&sources));
+    family("atoll_dnssrv_queries_total", "counter", "DNS queries answered.", &[("", count(dns.queries))]);
+    family("atoll_dnssrv_dropped_total", "counter", "Datagrams not answered.", &[("", count(dns.dropped))]);
+    family("atoll_dnssrv_led_total", "counter", "Answers by the level they lead to.", &samples(&by_level(&dns.levels)));
+    family("atoll_dnssrv_live_proxies", "gauge", "Proxies seen alive.", &samples(&by_level(&dns.live)));
     page
+}
+
+const fn granted(proxy: &ProxyStatus) -> u64 {
+    proxy.origin_requests.saturating_sub(proxy.origin_ungranted)
+}
+
+fn by_level(counts: &[u64]) -> Vec<(String, u64)> {
+    counts.iter().enumerate().map(|(level, count)| (format!("{{level=\"{level}\"}}"), *count)).collect()
+}
+
+fn samples(counts: &[(String, u64)]) -> Vec<(&str, f64)> {
+    counts.iter().map(|(labels, value)| (&**labels, count(*value))).collect()
 }
 
 /// A counter as the format's number; beyond 2^53 its last digits are rounded.

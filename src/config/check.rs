@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use super::{Config, NodeConfig, Role, parse::Sections};
@@ -99,7 +99,7 @@ pub(super) fn is_peer(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else { return false };
     let host_fits = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).map_or_else(
         || !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte)),
-        |v6| v6.parse::<std::net::Ipv6Addr>().is_ok(),
+        |v6| v6.parse::<Ipv6Addr>().is_ok(),
     );
     host_fits && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
@@ -176,7 +176,13 @@ pub(super) fn listens(config: &Config) -> impl Iterator<Item = Listen> {
     if config.node.runs(Role::Manager) {
         add("manager.listen", &config.manager.listen, false);
     }
+    if config.node.runs(Role::Dnssrv) {
+        add("dns.listen", &config.dns.listen, true);
+        add("dns.listen", &config.dns.listen, false);
+    }
     add("admin.listen", &config.admin.listen, false);
+    let overlay: Vec<SocketAddr> = config.overlay.listen.iter().filter_map(|listen| socket_address(listen)).collect();
+    add("overlay.listen", &overlay, false);
     all.into_iter()
 }
 
@@ -184,6 +190,18 @@ impl fmt::Display for Listen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} ({})", self.address, if self.udp { "UDP" } else { "TCP" }, self.path)
     }
+}
+
+/// The address of a multiaddr such as `/ip4/192.0.2.1/tcp/7400`; none for other kinds, which the driver judges.
+fn socket_address(multiaddr: &str) -> Option<SocketAddr> {
+    let mut parts = multiaddr.strip_prefix('/')?.split('/');
+    let (family, address, transport, port) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let address: IpAddr = match family {
+        "ip4" => address.parse::<Ipv4Addr>().ok()?.into(),
+        "ip6" => address.parse::<Ipv6Addr>().ok()?.into(),
+        _ => return None,
+    };
+    (transport == "tcp").then_some(SocketAddr::new(address, port.parse().ok()?))
 }
 
 /// Whether two listeners on one port would be in each other's way. A v6 wildcard is taken not to cover v4 (our listeners say so).

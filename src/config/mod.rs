@@ -36,7 +36,7 @@ pub struct Config {
     /// `[index]`: how the index behaves; the same on every node of a network.
     pub index: atoll_overlay::Config,
     /// `[dns]`
-    pub dns: toml::Table,
+    pub dns: atoll_dnssrv::Config,
     /// `[proxy]`
     pub proxy: toml::Table,
     /// `[store]`
@@ -96,6 +96,9 @@ impl Config {
         self.node.zone = self.node.zone.trim_end_matches('.').to_ascii_lowercase();
         self.overlay.network.clone_from(&self.node.network);
         self.overlay.bootstrap.clone_from(&self.node.bootstrap);
+        if !self.node.zone.is_empty() {
+            self.dns.zone.clone_from(&self.node.zone);
+        }
         if !sections.has("store.directory") {
             self.store.directory = Some(self.node.state.join("cache"));
         } else if self.store.directory.as_ref().is_some_and(|directory| directory.as_os_str().is_empty()) {
@@ -179,7 +182,8 @@ fn read(file: &Path) -> Result<String, Problem> {
 const SECTIONS: [&str; 9] = ["node", "overlay", "index", "dns", "proxy", "store", "manager", "admin", "log"];
 
 /// Keys of the crates' own that a node sets for all of them at once, and where.
-const SET_ONCE: [(&str, &str); 2] = [("overlay.network", "node.network"), ("overlay.bootstrap", "node.bootstrap")];
+const SET_ONCE: [(&str, &str); 3] =
+    [("overlay.network", "node.network"), ("overlay.bootstrap", "node.bootstrap"), ("dns.zone", "node.zone")];
 
 #[cfg(test)]
 mod tests;
