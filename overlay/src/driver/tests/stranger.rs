@@ -44,7 +44,7 @@ impl Stranger {
     }
 
     /// Whether the handshake failed.
-    pub(super) async fn is_refused(&mut self) -> bool {
+    pub(super) const fn is_refused(&self) -> bool {
         self.member.is_none()
     }
 
