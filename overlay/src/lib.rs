@@ -33,7 +33,7 @@ mod node_info;
 pub use node_info::{Certificate, NodeInfo, Prefix, Roles};
 
 mod config;
-pub use config::Config;
+pub use config::{Config, Mode};
 
 pub mod core;
 pub use core::id::{Key, Level, NodeId};

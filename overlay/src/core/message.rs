@@ -377,3 +377,16 @@ impl Reply {
     /// Short keys a reply may carry at most.
     pub const SPREAD_KEYS: usize = 100;
 }
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NotInCluster => "it shares no cluster with this node at that level",
+            Self::Keys => "it has as many keys as it may",
+            Self::Bytes => "it has as many bytes of values as it may",
+            Self::Sender => "it keeps as many pointers of this node as it may",
+            Self::TooLong => "the value or its time to live is longer than allowed",
+            Self::Busy => "it has too many waiting already",
+        })
+    }
+}
