@@ -234,7 +234,10 @@ impl Node {
         }
         if all > 0 && near * 100 >= all * self.config.join_percent {
             self.enter_cluster(now, level, cluster);
-        } else if let Some(membership) = self.membership_mut(level) {
+        } else if all > 0
+            && let Some(membership) = self.membership_mut(level)
+        {
+            // A cluster whose sampled members have all moved on meanwhile is not too far, only gone.
             membership.reject(now, cluster.id);
         }
     }

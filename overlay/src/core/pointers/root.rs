@@ -78,6 +78,7 @@ impl Node {
                 if !self.exchanges.is_asked(nearest.peer, Purpose::Nearer) {
                     self.ask(now, nearest, Request::Ping, Purpose::Nearer);
                 }
+                self.reply(now, from, id, now, Reply::Wait);
                 self.deferred.push(Deferred { nearer: nearest.peer, from, id, arrived, request });
                 return;
             }
@@ -275,7 +276,9 @@ impl Node {
             } else if !references.is_empty() {
                 Acquisition::References(references)
             } else if entry.waiters.len() < waiters {
+                let (asker, id) = (waiter.asker, waiter.id);
                 entry.waiters.push(waiter);
+                self.reply(now, asker, id, now, Reply::Wait);
                 if !self.exchanges.is_asked(holder.peer, Purpose::Holder(key)) {
                     self.ask(now, holder, Request::Ping, Purpose::Holder(key));
                 }
@@ -285,7 +288,9 @@ impl Node {
             }
         } else if matches!(entry.state, State::Granting(_)) {
             if entry.waiters.len() < waiters {
-                return entry.waiters.push(waiter);
+                let (asker, id) = (waiter.asker, waiter.id);
+                entry.waiters.push(waiter);
+                return self.reply(now, asker, id, now, Reply::Wait);
             }
             return self.reply(now, waiter.asker, waiter.id, waiter.arrived, Reply::Refused(Refusal::Busy));
         } else if !references.is_empty() {
@@ -313,9 +318,14 @@ impl Node {
         entry.touched = now;
         let lease = Lease { epoch: entry.epoch, counter: entry.counter, key };
         let holder = Reference::new(now, waiter.reference.clone());
+        let (asker, id) = (waiter.asker, waiter.id);
         entry.waiters.push(waiter);
         entry.state = State::Granting(Granting { lease, holder, asked: Vec::new(), tried: Vec::new(), held: 0 });
         self.seek_copies(now, key);
+        let waits = self.leases.get(&key).is_some_and(|entry| matches!(entry.state, State::Granting(_)));
+        if waits {
+            self.reply(now, asker, id, now, Reply::Wait);
+        }
     }
 
     /// Asks next-closest nodes until enough hold the grant or none is left, then tells the askers.
