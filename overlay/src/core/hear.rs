@@ -65,7 +65,7 @@ impl Node {
 
     /// Asks a node something. False if too many questions are under way.
     pub(super) fn ask(&mut self, now: Instant, to: Contact, request: Request, purpose: Purpose) -> bool {
-        let due = now + self.patience(to);
+        let due = now + self.patience(to, purpose);
         let linked = self.peers.get(to.peer).is_some_and(|known| known.linked);
         let Some(id) = self.exchanges.open(Pending { to, sent: now, due, late: false, linked, purpose }) else {
             return false;
@@ -83,13 +83,19 @@ impl Node {
     }
 
     /// How long until a question to a node is late.
-    fn patience(&self, to: Contact) -> Duration {
+    fn patience(&self, to: Contact, purpose: Purpose) -> Duration {
         if to == self.contact {
             return self.config.put_deadline;
         }
         let known = self.peers.get(to.peer);
         let measured = known.filter(|known| known.linked).and_then(|known| known.rtt.timeout());
-        measured.map_or(self.config.rto_unknown, |rto| rto.clamp(self.config.rto_min, self.config.rto_max))
+        let rto = measured.map_or(self.config.rto_unknown, |rto| rto.clamp(self.config.rto_min, self.config.rto_max));
+        if purpose == Purpose::Probe {
+            // Nobody waits for a probe, and it must still measure a node that has moved far away: patience doubles per miss.
+            let misses = known.map_or(0, |known| u32::from(known.misses));
+            return (rto.max(self.config.rto_probe) * (1 << misses.min(4))).min(self.config.rto_max);
+        }
+        rto
     }
 
     /// A question is late, or lost.
@@ -103,7 +109,7 @@ impl Node {
             return;
         }
         pending.late = true;
-        let again = now + now.since(pending.sent);
+        let again = (now + now.since(pending.sent)).max(pending.sent + self.config.lost_min);
         pending.due = again;
         let (to, purpose) = (pending.to, pending.purpose);
         self.arm_new(again, Timer::Exchange(id));

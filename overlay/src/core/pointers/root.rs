@@ -170,7 +170,7 @@ impl Node {
                 self.seek_copies(now, key);
             }
             (State::Granting(_), Held::Other(state)) => {
-                entry.root = None;
+                entry.root = Some(from);
                 entry.take(now, state);
                 self.decide_all(now, key);
             }
@@ -260,13 +260,7 @@ impl Node {
         let Some(entry) = self.leases.entry(now, key) else {
             return self.reply(now, waiter.asker, waiter.id, waiter.arrived, Reply::Refused(Refusal::Keys));
         };
-        if entry.root.take().is_some()
-            && let State::Leased(leased) = &mut entry.state
-        {
-            // Another root's copy: this node is the root now, and gives the holder one beat's grace to find it.
-            leased.beaten = now;
-            entry.touched = now;
-        }
+        entry.take_over(now);
         let says = if let Some((marker, _)) = entry.marked(now) {
             Acquisition::Marked(marker.clone())
         } else if let Some(leased) = entry.live(now, limit) {
@@ -370,7 +364,7 @@ impl Node {
             State::Leased(live) if live.lease == lease && entry.root.is_none() => live.copied,
             State::Leased(_) | State::Idle | State::Granting(_) | State::Marked { .. } => Instant::START,
         };
-        entry.root = None;
+        entry.take_over(now);
         entry.take(now, LeaseState::Leased { lease, holder: pointer.clone() });
         if let State::Leased(leased) = &mut entry.state {
             leased.copied = copied;
@@ -397,7 +391,7 @@ impl Node {
             Marker::Vary(_) => PASS_LONGEST,
         };
         let state = LeaseState::Marked { marker, ttl };
-        entry.root = None;
+        entry.take_over(now);
         entry.take(now, state.clone());
         self.copy(now, lease.key, &state);
         self.decide_all(now, lease.key);
