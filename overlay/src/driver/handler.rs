@@ -16,6 +16,7 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -30,7 +31,7 @@ use libp2p::{
     },
 };
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     time::{Interval, MissedTickBehavior, Sleep},
 };
 
@@ -38,6 +39,7 @@ use super::{
     certificate::GREETING_LIMIT,
     frame::{FrameError, FrameReader, FrameWriter},
     protocol::{Names, Offer},
+    stream::PeerStream,
 };
 use crate::core::message::Message;
 
@@ -80,7 +82,7 @@ pub(super) enum Broken {
 }
 
 /// A wish for a byte stream, and where it goes.
-pub(super) type Open = oneshot::Sender<Result<Stream, String>>;
+pub(super) type Open = oneshot::Sender<Result<PeerStream, String>>;
 
 /// The ends of a connection's queues that the handler holds.
 #[derive(Debug)]
@@ -89,11 +91,13 @@ pub(super) struct Queues {
     pub(super) opens: mpsc::Receiver<Open>,
 }
 
-/// How long a connection waits for what.
+/// How long a connection waits for what, and how much it carries.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct Terms {
     pub(super) certificate: Duration,
     pub(super) idle: Duration,
+    /// Byte streams that this side opens at a time.
+    pub(super) streams: usize,
 }
 
 /// What an outgoing substream is for.
@@ -101,7 +105,7 @@ pub(super) struct Patience {
 pub(super) enum Want {
     Auth,
     Messages,
-    Bytes(Open),
+    Bytes(Open, OwnedSemaphorePermit),
 }
 
 /// The state of one connection.
@@ -116,6 +120,8 @@ pub(super) struct LinkHandler {
     writer: FrameWriter,
     /// Byte streams that came before the peer was admitted here; at most [`EARLY`].
     early: Vec<Stream>,
+    /// One permit for each byte stream that this side may still open. Past what yamux allows it would end the connection.
+    room: Arc<Semaphore>,
     kept: bool,
     /// Whether anything moved since the last tick, and in the span before it.
     moved: (bool, bool),
@@ -151,19 +157,20 @@ type Event = ConnectionHandlerEvent<Offer, Want, Report>;
 
 impl LinkHandler {
     /// A connection that this node dialled if it has a greeting to show, else one that it accepted.
-    pub(super) fn new(names: Names, greeting: Option<Vec<u8>>, queues: Queues, patience: Patience) -> Self {
-        let mut tick = tokio::time::interval(patience.idle / 2);
+    pub(super) fn new(names: Names, greeting: Option<Vec<u8>>, queues: Queues, terms: Terms) -> Self {
+        let mut tick = tokio::time::interval(terms.idle / 2);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             names,
             auth: greeting.map_or(Auth::AwaitStream(None), Auth::Start),
-            deadline: Box::pin(tokio::time::sleep(patience.certificate)),
+            deadline: Box::pin(tokio::time::sleep(terms.certificate)),
             queues,
             reports: VecDeque::new(),
             incoming: None,
             outgoing: Outgoing::None,
             writer: FrameWriter::default(),
             early: Vec::new(),
+            room: Arc::new(Semaphore::new(terms.streams)),
             kept: false,
             moved: (true, true),
             tick,
@@ -241,9 +248,13 @@ impl LinkHandler {
             }
         }
         while let Poll::Ready(Some(open)) = self.queues.opens.poll_recv(cx) {
-            if !open.is_closed() {
-                self.moved.0 = true;
-                return Poll::Ready(ask(self.names.bytes(), Want::Bytes(open)));
+            match Arc::clone(&self.room).try_acquire_owned() {
+                Ok(_) if open.is_closed() => {}
+                Ok(permit) => {
+                    self.moved.0 = true;
+                    return Poll::Ready(ask(self.names.bytes(), Want::Bytes(open, permit)));
+                }
+                Err(_) => drop(open.send(Err("too many streams to it are open".to_owned()))),
             }
         }
         self.poll_outgoing(cx)
@@ -323,7 +334,7 @@ impl LinkHandler {
                 self.outgoing = Outgoing::Open(stream);
             }
             // The asker may have given up; the stream is then reset.
-            Want::Bytes(open) => drop(open.send(Ok(stream))),
+            Want::Bytes(open, permit) => drop(open.send(Ok(PeerStream::new(stream, Some(permit))))),
         }
     }
 
@@ -331,7 +342,7 @@ impl LinkHandler {
         match want {
             Want::Auth => self.fail(Broken::Auth(why)),
             Want::Messages => self.fail(Broken::Refused(why)),
-            Want::Bytes(open) => drop(open.send(Err(why))),
+            Want::Bytes(open, _) => drop(open.send(Err(why))),
         }
     }
 }

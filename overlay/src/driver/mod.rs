@@ -19,7 +19,7 @@ pub use overlay::Overlay;
 
 mod run;
 
-mod reach;
+mod roads;
 
 mod join;
 
