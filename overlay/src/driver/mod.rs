@@ -27,6 +27,8 @@ mod behaviour;
 
 mod handler;
 
+mod auth;
+
 mod door;
 
 mod certificate;
