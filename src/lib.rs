@@ -20,6 +20,10 @@ pub use status::{Status, StatusSource};
 
 pub mod admin;
 
+pub mod manager;
+
+pub mod url_command;
+
 pub mod log;
 
 mod accept;

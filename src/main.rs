@@ -8,16 +8,18 @@ use std::{
 
 use atoll::{
     admin,
-    cli::{CheckArgs, Cli, Command, NodeArgs, StatusArgs},
+    cli::{CheckArgs, Cli, Command, NodeArgs, StatusArgs, UrlArgs},
     config::{Config, NodeConfig},
     out::{complain, say},
+    url_command,
 };
 use clap::Parser as _;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Url(args) => url(&args),
         Command::Node(args) => node(&args),
-        Command::Demo(_) | Command::Url(_) => {
+        Command::Demo(_) => {
             complain("this command comes with the node");
             ExitCode::FAILURE
         }
@@ -81,6 +83,20 @@ fn status(args: &StatusArgs) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// `atoll url URL`
+fn url(args: &UrlArgs) -> ExitCode {
+    match url_command::forms(&args.url, &args.zone) {
+        Ok(forms) => {
+            say(forms);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(error);
+            ExitCode::from(2)
+        }
+    }
 }
 
 /// The configuration, or its mistakes told and exit code 2.

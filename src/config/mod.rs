@@ -27,7 +27,7 @@ mod parse;
 pub(crate) mod units;
 
 /// Everything one node is told. Each section is the `Config` of the crate or module that obeys it.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Config {
     /// `[node]`
     pub node: NodeConfig,
@@ -38,7 +38,7 @@ pub struct Config {
     /// `[dns]`
     pub dns: atoll_dnssrv::Config,
     /// `[proxy]`
-    pub proxy: toml::Table,
+    pub proxy: atoll_proxy::Config,
     /// `[store]`
     pub store: atoll_store::Config,
     /// `[manager]`
@@ -98,7 +98,10 @@ impl Config {
         self.overlay.bootstrap.clone_from(&self.node.bootstrap);
         if !self.node.zone.is_empty() {
             self.dns.zone.clone_from(&self.node.zone);
+            self.proxy.zone.clone_from(&self.node.zone);
         }
+        self.proxy.network.clone_from(&self.node.network);
+        self.dns.thresholds.clone_from(&self.index.thresholds);
         if !sections.has("store.directory") {
             self.store.directory = Some(self.node.state.join("cache"));
         } else if self.store.directory.as_ref().is_some_and(|directory| directory.as_os_str().is_empty()) {
@@ -182,8 +185,14 @@ fn read(file: &Path) -> Result<String, Problem> {
 const SECTIONS: [&str; 9] = ["node", "overlay", "index", "dns", "proxy", "store", "manager", "admin", "log"];
 
 /// Keys of the crates' own that a node sets for all of them at once, and where.
-const SET_ONCE: [(&str, &str); 3] =
-    [("overlay.network", "node.network"), ("overlay.bootstrap", "node.bootstrap"), ("dns.zone", "node.zone")];
+const SET_ONCE: [(&str, &str); 6] = [
+    ("overlay.network", "node.network"),
+    ("overlay.bootstrap", "node.bootstrap"),
+    ("dns.zone", "node.zone"),
+    ("dns.thresholds", "index.thresholds"),
+    ("proxy.zone", "node.zone"),
+    ("proxy.network", "node.network"),
+];
 
 #[cfg(test)]
 mod tests;
