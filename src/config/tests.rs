@@ -165,9 +165,12 @@ fn a_dnssrv_without_a_zone_is_told_what_to_do() {
 
 #[test]
 fn a_proxy_without_origins_is_told_that_it_would_serve_nothing() {
-    check("[node]\nroles = [\"proxy\"]\n", expect![[r#"
+    check(
+        "[node]\nroles = [\"proxy\"]\n",
+        expect![[r#"
         atoll.toml: role "proxy" has no origin it may fetch from: every request would be refused
-          add origins = ["www.example.com"] to [proxy]; "any" makes it an open proxy to every public host"#]]);
+          add origins = ["www.example.com"] to [proxy]; "any" makes it an open proxy to every public host"#]],
+    );
     assert!(Config::parse("[node]\nroles = [\"proxy\"]\n[proxy]\norigins = \"any\"\n", Path::new("a")).is_ok());
     let site = "[node]\nroles = [\"proxy\"]\n[proxy.sites.\"a.test\"]\norigin = \"http://10.0.0.5:8080\"\n";
     assert!(Config::parse(site, Path::new("a")).is_ok());
@@ -181,11 +184,14 @@ fn what_several_crates_need_is_set_once() {
     assert_eq!((&*config.overlay.network, &*config.proxy.network), ("n", "n"));
     assert_eq!(config.overlay.bootstrap, ["h:1"]);
     assert_eq!(config.dns.thresholds, config.index.thresholds);
-    check(&format!("{text}[dns]\nzone = \"b.example\"\n"), expect![[r#"
+    check(
+        &format!("{text}[dns]\nzone = \"b.example\"\n"),
+        expect![[r#"
         atoll.toml:9:8: `dns.zone` follows from `node.zone`
           9 | zone = "b.example"
             |        ^^^^^^^^^^^
-          set node.zone instead, for the whole node"#]]);
+          set node.zone instead, for the whole node"#]],
+    );
 }
 
 #[test]
@@ -370,4 +376,18 @@ fn no_mangled_example_makes_the_reader_panic() {
             let _ = error.to_string();
         }
     });
+}
+
+#[test]
+fn a_file_nested_too_deep_is_refused_not_followed() {
+    for text in [
+        format!("[{}a]\nx = 1\n", "a.".repeat(100_000)),
+        format!("[proxy]\n{}a = 1\n", "a.".repeat(100_000)),
+        format!("[proxy.sites]\n{}a = 1\n", "a.".repeat(100_000)),
+        format!("[proxy]\nsites = {}1{}\n", "{a=".repeat(50_000), "}".repeat(50_000)),
+        format!("[proxy]\nlisten = {}\n", "[".repeat(200_000)),
+    ] {
+        let told = Config::parse(&text, Path::new("a")).unwrap_err().to_string();
+        assert!(told.len() < 4_096, "{} bytes", told.len());
+    }
 }
