@@ -7,9 +7,12 @@
 //!                                     +---> state (one directory), log, admin (socket, /metrics, dashboard) <-- status
 //! ```
 //!
-//! Read [`config::Config`] first, then [`status::Status`], which is all that an operator is told.
+//! Read [`config::Config`] first, then [`node::Node`], then [`status::Status`], which is all that an operator is told.
 
 pub mod cli;
+
+pub mod node;
+pub use node::Node;
 
 pub mod config;
 
@@ -31,3 +34,7 @@ mod accept;
 pub mod port_holder;
 
 pub mod out;
+
+pub mod demo;
+
+pub mod run;

@@ -8,10 +8,11 @@ use std::{
 
 use atoll::{
     admin,
-    cli::{CheckArgs, Cli, Command, NodeArgs, StatusArgs, UrlArgs},
-    config::{Config, NodeConfig},
+    cli::{CheckArgs, Cli, Command, DemoArgs, NodeArgs, StatusArgs, UrlArgs},
+    config::{Config, LogConfig, NodeConfig},
+    log::Log,
     out::{complain, say},
-    url_command,
+    run, url_command,
 };
 use clap::Parser as _;
 
@@ -19,10 +20,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Url(args) => url(&args),
         Command::Node(args) => node(&args),
-        Command::Demo(_) => {
-            complain("this command comes with the node");
-            ExitCode::FAILURE
-        }
+        Command::Demo(args) => demo(&args),
         Command::Check(args) => check(&args),
         Command::Status(args) => status(&args),
     }
@@ -38,8 +36,35 @@ fn node(args: &NodeArgs) -> ExitCode {
         complain(error);
         return ExitCode::from(2);
     }
-    complain("this command comes with the node");
-    ExitCode::FAILURE
+    let log = match Log::start(&config.log) {
+        Ok(log) => log,
+        Err(error) => {
+            complain(error);
+            return ExitCode::FAILURE;
+        }
+    };
+    with_runtime(run::node(config, log))
+}
+
+/// `atoll demo`
+fn demo(args: &DemoArgs) -> ExitCode {
+    let log = LogConfig { level: "error".to_owned(), ..LogConfig::default() };
+    if let Err(error) = Log::start(&log) {
+        complain(error);
+        return ExitCode::FAILURE;
+    }
+    with_runtime(run::demo(args))
+}
+
+/// Runs a long command on all cores.
+fn with_runtime(command: impl Future<Output = ExitCode>) -> ExitCode {
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => {
+            complain(format_args!("cannot start: {error}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// `atoll check FILE`

@@ -96,6 +96,7 @@ impl Config {
         self.node.zone = self.node.zone.trim_end_matches('.').to_ascii_lowercase();
         self.overlay.network.clone_from(&self.node.network);
         self.overlay.bootstrap.clone_from(&self.node.bootstrap);
+        self.proxy.network.clone_from(&self.node.network);
         if !self.node.zone.is_empty() {
             self.dns.zone.clone_from(&self.node.zone);
             self.proxy.zone.clone_from(&self.node.zone);

@@ -155,6 +155,11 @@ impl AddressBook {
         self.touch(peer);
     }
 
+    /// How libp2p names this node.
+    pub(super) fn peer_id(&self, peer: Peer) -> Option<PeerId> {
+        Some(self.entries.get(&peer)?.peer_id)
+    }
+
     /// Whom to dial and where; counts as a use.
     pub(super) fn route(&mut self, peer: Peer) -> Option<(PeerId, Vec<Multiaddr>)> {
         self.touch(peer);

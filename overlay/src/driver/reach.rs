@@ -31,6 +31,8 @@ struct Road {
     dials: Vec<(ConnectionId, Purpose)>,
     messages: VecDeque<Bytes>,
     opens: VecDeque<Open>,
+    /// The last bulk dial failed: a peer that cannot be dialled keeps its streams on the link it made itself.
+    bulk_failed: bool,
 }
 
 /// An admitted peer.
@@ -80,14 +82,18 @@ impl Roads {
         self.connections.get(&connection).copied()
     }
 
-    /// Whether this peer is being dialled for this.
-    pub(super) fn is_dialled(&self, peer: Peer, purpose: Purpose) -> bool {
-        self.peers.get(&peer).is_some_and(|road| road.dials.iter().any(|(_, wanted)| *wanted == purpose))
+    /// Whether any connection to this peer is admitted.
+    pub(super) fn is_reached(&self, peer: Peer) -> bool {
+        self.peers.get(&peer).is_some_and(|road| !road.ways.is_empty())
     }
 
-    /// Whether this peer has a connection for this.
-    pub(super) fn has(&self, peer: Peer, purpose: Purpose) -> bool {
-        self.peers.get(&peer).is_some_and(|road| road.ways.iter().any(|way| way.purpose == purpose))
+    /// Whether a bulk connection is to be dialled: none stands or is under way, and none failed since the peer was last reached.
+    pub(super) fn wants_bulk(&self, peer: Peer) -> bool {
+        self.peers.get(&peer).is_some_and(|road| {
+            let dialled = road.dials.iter().any(|(_, purpose)| *purpose == Purpose::Bulk);
+            let stands = road.ways.iter().any(|way| way.purpose == Purpose::Bulk);
+            !(dialled || stands || road.bulk_failed && !road.ways.is_empty())
+        })
     }
 
     /// A dial was begun.
@@ -136,6 +142,7 @@ impl Roads {
     pub(super) fn admit(&mut self, peer: Peer, way: Way) -> Change {
         let road = self.peers.entry(peer).or_default();
         road.dials.retain(|(connection, _)| *connection != way.connection);
+        road.bulk_failed = false;
         self.connections.insert(way.connection, peer);
         while let Some(open) = road.opens.pop_front() {
             // The queue holds as many as may wait.
@@ -164,10 +171,11 @@ impl Roads {
         Some((peer, if last { Change::Unlinked } else { Change::Nothing }))
     }
 
-    /// A dial came to nothing: what waited for it is refused, unless another dial goes on. Returns how many messages were dropped.
-    pub(super) fn dial_failed(&mut self, peer: Peer, connection: ConnectionId, why: &str) -> usize {
+    /// A dial came to nothing, or none could be begun: what waited for it is refused, unless another dial goes on. Returns how many messages were dropped.
+    pub(super) fn dial_failed(&mut self, peer: Peer, connection: Option<ConnectionId>, why: &str) -> usize {
         let Some(road) = self.peers.get_mut(&peer) else { return 0 };
-        road.dials.retain(|(dial, _)| *dial != connection);
+        road.bulk_failed |= road.dials.iter().any(|dial| Some(dial.0) == connection && dial.1 == Purpose::Bulk);
+        road.dials.retain(|(dial, _)| Some(*dial) != connection);
         let mut dropped = 0;
         if !road.dials.iter().any(|(_, purpose)| *purpose == Purpose::Link) {
             dropped = road.messages.len();
@@ -226,5 +234,152 @@ impl Road {
     fn waits(&self, purpose: Purpose) -> Handed {
         let dialled = self.dials.iter().any(|(_, wanted)| *wanted == purpose);
         if dialled { Handed::Waits } else { Handed::Dial }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use libp2p::{PeerId, swarm::ConnectionId};
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::{Change, Handed, Open, Peer, Purpose, Roads, Way};
+    use crate::driver::handler::Queues;
+
+    const PEER: Peer = Peer(1);
+    const LIMIT: usize = 3;
+
+    fn way(number: usize, purpose: Purpose, dialled: bool) -> (Way, Queues) {
+        let (frames, frames_end) = mpsc::channel(4);
+        let (opens, opens_end) = mpsc::channel(LIMIT);
+        let connection = ConnectionId::new_unchecked(number);
+        (Way { connection, purpose, dialled, frames, opens }, Queues { frames: frames_end, opens: opens_end })
+    }
+
+    /// Two peer ids, the smaller one first.
+    fn ids() -> (PeerId, PeerId) {
+        let (a, b) = (PeerId::random(), PeerId::random());
+        if a < b { (a, b) } else { (b, a) }
+    }
+
+    fn send(roads: &mut Roads) -> Handed {
+        let (me, other) = ids();
+        roads.send(PEER, Bytes::from_static(b"m"), me, other, LIMIT)
+    }
+
+    fn open() -> (Open, oneshot::Receiver<Result<libp2p::Stream, String>>) {
+        oneshot::channel()
+    }
+
+    #[test]
+    fn messages_wait_for_one_dial_up_to_the_bound_and_go_with_the_link() {
+        let mut roads = Roads::default();
+        assert_eq!(send(&mut roads), Handed::Dial);
+        roads.dialling(PEER, ConnectionId::new_unchecked(1), Purpose::Link);
+        assert_eq!(send(&mut roads), Handed::Waits);
+        assert_eq!(send(&mut roads), Handed::Waits);
+        assert_eq!(send(&mut roads), Handed::Dropped);
+        let (link, mut queues) = way(1, Purpose::Link, true);
+        assert_eq!(roads.admit(PEER, link), Change::Linked);
+        assert_eq!(queues.frames.len(), 3);
+        assert_eq!(send(&mut roads), Handed::Over);
+        assert_eq!(send(&mut roads), Handed::Dropped, "the link's queue is full");
+        queues.frames.close();
+        assert_eq!(send(&mut roads), Handed::Dial, "a link that is ending takes no more");
+    }
+
+    #[test]
+    fn a_failed_dial_refuses_what_waited_for_it() {
+        let mut roads = Roads::default();
+        let connection = ConnectionId::new_unchecked(1);
+        send(&mut roads);
+        roads.dialling(PEER, connection, Purpose::Link);
+        let (wish, mut answer) = open();
+        assert_eq!(roads.open(PEER, wish, LIMIT), Handed::Dial);
+        assert_eq!(roads.dial_failed(PEER, Some(connection), "refused"), 1);
+        assert!(matches!(answer.try_recv(), Ok(Err(why)) if why == "refused"));
+        assert_eq!(send(&mut roads), Handed::Dial);
+    }
+
+    #[test]
+    fn byte_streams_prefer_bulk_and_use_a_link_rather_than_wait() {
+        let mut roads = Roads::default();
+        let (link, mut on_link) = way(1, Purpose::Link, true);
+        roads.admit(PEER, link);
+        assert_eq!(roads.open(PEER, open().0, LIMIT), Handed::Over);
+        assert!(on_link.opens.try_recv().is_ok());
+        assert!(roads.wants_bulk(PEER));
+        let (bulk, mut on_bulk) = way(2, Purpose::Bulk, true);
+        assert_eq!(roads.admit(PEER, bulk), Change::Nothing);
+        assert_eq!(roads.open(PEER, open().0, LIMIT), Handed::Over);
+        assert!(on_bulk.opens.try_recv().is_ok());
+        assert!(!roads.wants_bulk(PEER));
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_dialled_is_not_dialled_for_every_stream() {
+        let mut roads = Roads::default();
+        let (link, _queues) = way(1, Purpose::Link, false);
+        roads.admit(PEER, link);
+        let dial = ConnectionId::new_unchecked(2);
+        roads.dialling(PEER, dial, Purpose::Bulk);
+        assert!(!roads.wants_bulk(PEER));
+        roads.dial_failed(PEER, Some(dial), "refused");
+        assert!(!roads.wants_bulk(PEER));
+    }
+
+    #[test]
+    fn wishes_given_up_make_room_for_others() {
+        let mut roads = Roads::default();
+        let wishes: Vec<_> = (0..LIMIT).map(|_| open()).collect();
+        let mut answers = Vec::new();
+        for (wish, answer) in wishes {
+            roads.open(PEER, wish, LIMIT);
+            answers.push(answer);
+        }
+        assert_eq!(roads.open(PEER, open().0, LIMIT), Handed::Dropped);
+        answers.pop();
+        assert_eq!(roads.open(PEER, open().0, LIMIT), Handed::Dial);
+    }
+
+    #[test]
+    fn both_sides_keep_the_link_that_the_smaller_peer_id_dialled() {
+        let (small, large) = ids();
+        let kept = |me, other, dialled_by_me: [bool; 2]| {
+            let mut roads = Roads::default();
+            let mut ends = Vec::new();
+            for (number, dialled) in dialled_by_me.into_iter().enumerate() {
+                let (link, queues) = way(number, Purpose::Link, dialled);
+                ends.push(queues);
+                roads.admit(PEER, link);
+            }
+            roads.keep(PEER, true);
+            let keeps = roads.keeps(PEER, me, other);
+            assert_eq!(keeps.iter().filter(|(_, keep)| *keep).count(), 1);
+            keeps.first().map(|(connection, _)| *connection)
+        };
+        // Connection 0 was dialled by the smaller id, connection 1 by the larger.
+        assert_eq!(kept(small, large, [true, false]), Some(ConnectionId::new_unchecked(0)));
+        assert_eq!(kept(large, small, [false, true]), Some(ConnectionId::new_unchecked(0)));
+    }
+
+    #[test]
+    fn only_the_last_link_that_goes_unlinks_a_peer() {
+        let mut roads = Roads::default();
+        let (first, _one) = way(1, Purpose::Link, true);
+        let (second, _two) = way(2, Purpose::Link, false);
+        let (bulk, _three) = way(3, Purpose::Bulk, false);
+        assert_eq!(roads.admit(PEER, first), Change::Linked);
+        assert_eq!(roads.admit(PEER, second), Change::Nothing);
+        assert_eq!(roads.admit(PEER, bulk), Change::Nothing);
+        let close = |roads: &mut Roads, number| roads.close(ConnectionId::new_unchecked(number));
+        assert_eq!(close(&mut roads, 1), Some((PEER, Change::Nothing)));
+        assert!(!roads.is_alone());
+        assert_eq!(close(&mut roads, 2), Some((PEER, Change::Unlinked)));
+        assert!(roads.is_alone());
+        assert!(roads.is_reached(PEER));
+        assert_eq!(close(&mut roads, 3), Some((PEER, Change::Nothing)));
+        assert!(!roads.is_reached(PEER));
+        assert_eq!(close(&mut roads, 3), None);
     }
 }

@@ -148,11 +148,10 @@ impl Driver {
     }
 
     fn send(&mut self, to: Peer, message: &Message) {
-        let (frame, route) = {
-            let mut book = self.shared.book();
-            (message.encode(&*book), book.route(to))
+        let (frame, peer_id) = {
+            let book = self.shared.book();
+            (message.encode(&*book), book.peer_id(to))
         };
-        let peer_id = self.members.get(&to).map(|member| member.peer_id).or_else(|| Some(route.as_ref()?.0));
         let Some(peer_id) = peer_id.filter(|_| to != AddressBook::ME) else { return self.undeliverable(to, 1) };
         match self.roads.send(to, frame, self.me, peer_id, self.config.dial_queue) {
             Handed::Over => self.counters.sent.add(),
@@ -209,7 +208,6 @@ impl Driver {
 
     fn dial_failed(&mut self, peer: Peer, connection: Option<ConnectionId>, why: &str) {
         trace!(?peer, why, "a peer cannot be reached");
-        let connection = connection.unwrap_or_else(|| ConnectionId::new_unchecked(usize::MAX));
         let dropped = self.roads.dial_failed(peer, connection, why);
         if dropped > 0 {
             self.undeliverable(peer, dropped);
@@ -312,6 +310,10 @@ impl Driver {
         self.members.insert(peer, Member { contact, peer_id: name.peer_id });
         self.shared.book().hold(peer);
         let target = self.dials.remove(&connection);
+        if let Some(Target::Peer(meant)) = target.filter(|target| *target != Target::Peer(peer)) {
+            // The book forgot the handle while it was dialled, and met the peer under a new one.
+            self.dial_failed(meant, Some(connection), "it was forgotten");
+        }
         let change = self.roads.admit(peer, way);
         self.keep_links(peer);
         debug!(%contact.id, ?purpose, "connected");
@@ -333,8 +335,7 @@ impl Driver {
             // It was never admitted: for the dialler, a dial that failed.
             return self.on_dial_failed(connection, why);
         };
-        let linked = self.roads.has(peer, Purpose::Link) || self.roads.has(peer, Purpose::Bulk);
-        if !linked {
+        if !self.roads.is_reached(peer) {
             self.members.remove(&peer);
             self.shared.book().release(peer);
         }
@@ -416,7 +417,7 @@ impl Driver {
             // The caller sees the wish dropped.
             Handed::Dropped => self.counters.dropped.add(),
         }
-        if !self.roads.has(peer, Purpose::Bulk) && !self.roads.is_dialled(peer, Purpose::Bulk) {
+        if self.roads.wants_bulk(peer) {
             self.dial(peer, Purpose::Bulk);
         }
     }

@@ -1,0 +1,127 @@
+//! The lab's subcommands and flags, and nothing else.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A small internet on this machine: network namespaces joined by a router that adds real delays.
+#[derive(Debug, Parser)]
+#[command(name = "lab", version)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every subcommand takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Common {
+    /// Which running lab; needed only if there are several.
+    #[arg(long, global = true)]
+    pub(crate) lab: Option<String>,
+    /// Where running labs keep their sockets, configurations and logs.
+    #[arg(long, global = true, default_value = "/run/atoll-lab")]
+    pub(crate) state: PathBuf,
+    /// The atoll binary to run as nodes; default: the one beside this program, or in PATH.
+    #[arg(long, global = true)]
+    pub(crate) atoll: Option<PathBuf>,
+    /// An RTT matrix (.tri16) or a CSV of cities, in place of the scenario's own.
+    #[arg(long, global = true)]
+    pub(crate) matrix: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Bring a scenario up and leave it running.
+    Up {
+        /// The scenario file.
+        file: PathBuf,
+        /// Stay here until Ctrl-C, then take it down.
+        #[arg(long)]
+        foreground: bool,
+        /// Report to a waiting parent.
+        #[arg(long, hide = true, conflicts_with = "foreground")]
+        detached: bool,
+    },
+    /// Show the hosts, their processes and what the router has done.
+    Status {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run a command inside a host, with the host's network and resolver.
+    Exec {
+        /// The host.
+        host: String,
+        /// The command and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Drop everything between hosts: `lab cut a,b c`, `lab cut 'node*' origin`.
+    Cut {
+        /// Hosts: names and NAME*, separated by commas.
+        from: String,
+        /// Hosts.
+        to: String,
+        /// Only from the first to the second.
+        #[arg(long)]
+        one_way: bool,
+    },
+    /// Take cuts back: between two sets, or every cut and slowness.
+    Heal {
+        /// Hosts.
+        #[arg(requires = "to")]
+        from: Option<String>,
+        /// Hosts.
+        to: Option<String>,
+    },
+    /// Delay all packets of hosts, each way: `lab slow node3 200ms`; `0ms` takes it back.
+    Slow {
+        /// Hosts.
+        host: String,
+        /// How much.
+        extra: String,
+    },
+    /// End the programs of hosts, by default as a power cut would (kill -9).
+    Kill {
+        /// Hosts.
+        host: String,
+        /// TERM, KILL, STOP, CONT ...
+        #[arg(long, default_value = "KILL")]
+        signal: String,
+    },
+    /// Start the program of killed hosts again.
+    Start {
+        /// Hosts.
+        host: String,
+    },
+    /// End a lab and remove everything it made; after a crash too.
+    Down {
+        /// Every lab.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Draw a scenario: who is near whom, and who asks whom.
+    Draw {
+        /// The scenario file.
+        file: PathBuf,
+    },
+    /// Run the scenarios and print a table; fails if anything outside the list of known failures fails.
+    Test {
+        /// At full scale.
+        #[arg(long)]
+        long: bool,
+    },
+    /// Run one scenario and print its figures.
+    Run {
+        /// Its name, or a file.
+        scenario: String,
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+        /// At full scale.
+        #[arg(long)]
+        long: bool,
+    },
+}

@@ -1,0 +1,219 @@
+//! What each subcommand does. `cli` has the words; errors come out as one line on stderr and an exit code: 1 if it failed, 2 if
+//! the command line or a scenario file is wrong.
+
+mod cli;
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Command as Process, ExitCode, Stdio},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use nix::{
+    sys::signal::{SigSet, Signal, kill},
+    unistd::{Pid, setsid},
+};
+
+use self::cli::{Cli, Command, Common};
+use crate::{
+    checks,
+    config::Config,
+    control::{self, Reply, Request},
+    draw::draw,
+    error::{Doing, Error},
+    lab::{Lab, Stop},
+    netns::{self, Namespace},
+    scenario::Scenario,
+    state,
+};
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let Cli { common, command } = Cli::parse();
+    match run(&common, command) {
+        Ok(code) => code,
+        Err(error) => {
+            // Nobody left to tell if stderr is closed.
+            let _ = writeln!(std::io::stderr(), "lab: {error}");
+            let wrong = matches!(error, Error::Scenario { .. } | Error::File { .. } | Error::NoScenario { .. });
+            ExitCode::from(if wrong { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(common: &Common, command: Command) -> Result<ExitCode, Error> {
+    let config = Config { state: common.state.clone(), atoll: common.atoll.clone(), ..Config::default() };
+    let ask = |request| ask(common, &config, &request);
+    match command {
+        Command::Up { file, foreground: false, detached: false } => return up_detached(common, &config, &file),
+        Command::Up { file, detached, .. } => up(common, &config, &file, detached)?,
+        Command::Status { json } => {
+            let status = ask(Request::Status)?.status.ok_or_else(|| Error::Refused { message: "no status".into() })?;
+            let text = if json { serde_json::to_string(&status) } else { Ok(status.to_string()) };
+            say(text.doing(|| "write the status".into())?.trim_end());
+        }
+        Command::Exec { host, command } => exec(common, &config, &host, &command)?,
+        Command::Cut { from, to, one_way } => drop(ask(Request::Cut { from, to, one_way })?),
+        Command::Heal { from, to } => drop(ask(Request::Heal { from, to })?),
+        Command::Slow { host, extra } => drop(ask(Request::Slow { host, extra })?),
+        Command::Kill { host, signal } => drop(ask(Request::Kill { host, signal })?),
+        Command::Start { host } => drop(ask(Request::Start { host })?),
+        Command::Down { all } => down(common, &config, all)?,
+        Command::Draw { file } => say(draw(&Scenario::read(&file, common.matrix.as_deref())?).trim_end()),
+        Command::Test { long } => {
+            let report = checks::all(&config, common.matrix.as_deref(), long, &heed_signals(), &mut |line| say(line))?;
+            return Ok(if report { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Run { scenario, json, long } => {
+            let outcome = checks::one(&scenario, &config, common.matrix.as_deref(), long, &heed_signals())?;
+            say(&if json { outcome.to_json() } else { outcome.to_string() });
+            return Ok(if outcome.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Brings a lab up in this process and serves it to its end.
+fn up(common: &Common, config: &Config, file: &Path, detached: bool) -> Result<(), Error> {
+    if detached {
+        // Out of the terminal's reach; it fails only if this is a group's leader already.
+        let _ = setsid();
+    }
+    let stop = heed_signals();
+    let scenario = Scenario::read(file, common.matrix.as_deref())?;
+    let lab = Lab::up(scenario, config, &stop)?;
+    say(&format!("{READY} {} ({} hosts)", lab.scenario().name, lab.scenario().hosts.len()));
+    control::serve(&lab)
+}
+
+/// Starts this program again with `--detached` and waits until it is ready or has failed.
+fn up_detached(common: &Common, config: &Config, file: &Path) -> Result<ExitCode, Error> {
+    netns::check_privilege()?;
+    let own = std::env::current_exe().doing(|| "find this program".into())?;
+    let mut process = Process::new(own);
+    process.arg("up").arg(file).arg("--detached").arg("--state").arg(&config.state);
+    if let Some(matrix) = &common.matrix {
+        process.arg("--matrix").arg(matrix);
+    }
+    if let Some(atoll) = &common.atoll {
+        process.arg("--atoll").arg(atoll);
+    }
+    process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let start = Instant::now();
+    let mut child = process.spawn().doing(|| "start the lab's own process".into())?;
+    let owner = i32::try_from(child.id()).map(Pid::from_raw);
+    on_signal(move || {
+        if let Ok(owner) = owner {
+            // Gone already, then: its error is on its way.
+            let _ = kill(owner, Signal::SIGTERM);
+        }
+    });
+    let mut line = String::new();
+    if let Some(pipe) = child.stdout.take() {
+        // Whatever it is, an empty line says that it failed.
+        let _ = BufReader::new(pipe).read_line(&mut line);
+    }
+    if line.starts_with(READY) {
+        say(&format!("{} in {:.1} s; end it with `lab down`", line.trim(), start.elapsed().as_secs_f64()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let output = child.wait_with_output().doing(|| "wait for the lab's own process".into())?;
+    let _ = std::io::stderr().write_all(&output.stderr);
+    Ok(ExitCode::from(u8::try_from(output.status.code().unwrap_or(1)).unwrap_or(1)))
+}
+
+fn exec(common: &Common, config: &Config, host: &str, command: &[String]) -> Result<(), Error> {
+    let lab = which(common, config)?;
+    let status = control::ask(&state::socket(config, &lab), &Request::Status)?.status;
+    if !status.is_some_and(|status| status.hosts.iter().any(|known| known.name == host)) {
+        return Err(Error::NoHost { name: host.into() });
+    }
+    let (program, arguments) = command.split_first().ok_or_else(|| Error::Refused { message: "no command".into() })?;
+    Namespace::existing(&lab, host).enter()?;
+    netns::hide_resolvers(&state::host_folder(config, &lab, host).join("resolv.conf"))?;
+    Err(Process::new(program).args(arguments).exec()).doing(|| format!("run {program}"))
+}
+
+fn down(common: &Common, config: &Config, all: bool) -> Result<(), Error> {
+    netns::check_privilege()?;
+    let living = state::living(config);
+    let chosen: Vec<String> = match &common.lab {
+        Some(lab) => living.into_iter().filter(|known| known == lab).collect(),
+        None if !all && living.len() > 1 => return Err(Error::WhichLab { names: living.join(", ") }),
+        None => living,
+    };
+    for lab in &chosen {
+        end(config, lab)?;
+        say(&format!("lab {lab}: down"));
+    }
+    let swept = state::sweep_stale(config)?;
+    for lab in swept.iter().filter(|lab| !chosen.contains(lab)) {
+        say(&format!("lab {lab}: removed what a crash had left"));
+    }
+    if chosen.is_empty() && swept.is_empty() {
+        say("nothing was up, nothing was left");
+    }
+    Ok(())
+}
+
+/// Asks a lab to end and waits for it; one that does not answer is killed and swept.
+fn end(config: &Config, lab: &str) -> Result<(), Error> {
+    let owner = state::description(config, lab).map(|known| known.pid);
+    let asked = control::ask(&state::socket(config, lab), &Request::Down);
+    let deadline = Instant::now() + if asked.is_ok() { config.start_deadline } else { Duration::from_secs(2) };
+    let is_up = || state::living(config).iter().any(|known| known == lab);
+    while is_up() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // The lock is still held, so the pid is still its owner's.
+    if let Some(owner) = owner.and_then(|owner| i32::try_from(owner).ok()).filter(|_| is_up()) {
+        kill(Pid::from_raw(owner), Signal::SIGKILL).doing(|| format!("end the process {owner}"))?;
+    }
+    Ok(())
+}
+
+fn ask(common: &Common, config: &Config, request: &Request) -> Result<Reply, Error> {
+    control::ask(&state::socket(config, &which(common, config)?), request)
+}
+
+/// The lab that was named, or the only one.
+fn which(common: &Common, config: &Config) -> Result<String, Error> {
+    let mut living = state::living(config);
+    match &common.lab {
+        Some(lab) if living.contains(lab) => Ok(lab.clone()),
+        Some(lab) => Err(Error::NotUp { name: lab.clone() }),
+        None if living.len() > 1 => Err(Error::WhichLab { names: living.join(", ") }),
+        None => living.pop().ok_or_else(|| Error::NotUp { name: "of any name".into() }),
+    }
+}
+
+/// From here on Ctrl-C and SIGTERM set the returned flag instead of ending the process.
+fn heed_signals() -> Stop {
+    let stop = Stop::default();
+    let heard = Arc::clone(&stop);
+    on_signal(move || heard.store(true, Ordering::Relaxed));
+    stop
+}
+
+/// Runs `then` at each SIGINT or SIGTERM. Called before any other thread starts, so that all inherit the mask.
+fn on_signal(then: impl Fn() + Send + 'static) {
+    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
+    if signals.thread_block().is_ok() {
+        std::thread::spawn(move || {
+            while signals.wait().is_ok() {
+                then();
+            }
+        });
+    }
+}
+
+fn say(text: &str) {
+    // A closed pipe is the reader's choice.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+const READY: &str = "up:";

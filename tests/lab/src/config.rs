@@ -1,0 +1,50 @@
+//! The lab's own settings and bounds. What belongs to one internet (hosts, distances, weather) is in its scenario file.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::units::Size;
+
+/// Settings of one lab; the command line fills in what it was told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where running labs keep their sockets, configurations and logs. Must allow Unix sockets; a path too long for one
+    /// (over 80 bytes) fails. `[guess]`
+    pub state: PathBuf,
+    /// The `atoll` binary for hosts with the role `node`; `None` looks beside this program, then in PATH.
+    pub atoll: Option<PathBuf>,
+    /// Ask for the real-time scheduler for the router. Without it distances grow by up to 10 ms when all cores are
+    /// busy. `[measured]`
+    pub realtime: bool,
+    /// How long each host's program may take until it answers. Shorter fails on a busy machine, longer hides a program
+    /// that hangs. `[guess]`
+    pub start_deadline: Duration,
+    /// How long programs get between SIGTERM and SIGKILL. Shorter loses their last log lines, longer makes `lab down` slow.
+    /// `[guess]`
+    pub stop_grace: Duration,
+    /// Queue before a link whose rate the scenario limits and whose queue it does not: 50 full packets. Smaller loses
+    /// bursts, larger delays everything behind them. `[guess]`
+    pub queue: Size,
+    /// Most packets under way in the whole lab, 1,500 bytes each. Lower drops when a fast link is long (200 Mbit/s
+    /// over 300 ms hold 5,000), higher costs memory. `[guess]`
+    pub most_under_way: usize,
+    /// Control connections served at once; more are closed at once. `[guess]`
+    pub most_control: usize,
+    /// Longest control message in bytes. `[guess]`
+    pub longest_control: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state: PathBuf::from("/run/atoll-lab"),
+            atoll: None,
+            realtime: true,
+            start_deadline: Duration::from_secs(20),
+            stop_grace: Duration::from_millis(1500),
+            queue: Size(75_000),
+            most_under_way: 65_536,
+            most_control: 8,
+            longest_control: 65_536,
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! One HTTP/1.1 GET on a connection of its own, with its times.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+/// What came back.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// The status code.
+    pub status: u16,
+    /// The head after the status line, as received.
+    pub head: String,
+    /// The body, de-chunked if need be.
+    pub body: Vec<u8>,
+    /// From the connect to the last byte.
+    pub took: Duration,
+}
+
+/// Fetches `path` of `host` from `server`, all within `patience`, at most `longest` bytes.
+pub fn fetch(server: SocketAddr, host: &str, path: &str, patience: Duration, longest: usize) -> io::Result<Fetched> {
+    let start = Instant::now();
+    let left = || patience.checked_sub(start.elapsed()).filter(|left| !left.is_zero()).ok_or(io::ErrorKind::TimedOut);
+    let mut stream = TcpStream::connect_timeout(&server, left()?)?;
+    stream.set_write_timeout(Some(left()?))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; 65_536];
+    let mut wanted = None;
+    loop {
+        if wanted.is_none() {
+            wanted = length_of(&bytes);
+        }
+        if wanted.is_some_and(|wanted| bytes.len() >= wanted) {
+            break;
+        }
+        stream.set_read_timeout(Some(left()?))?;
+        match stream.read(&mut buffer)? {
+            0 => break,
+            read if bytes.len() + read > longest => return Err(io::Error::other("longer than allowed")),
+            read => bytes.extend_from_slice(&buffer[..read]),
+        }
+    }
+    let took = start.elapsed();
+    parse(&bytes, took).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no whole response"))
+}
+
+/// Where the response ends, once its head is whole and says so.
+fn length_of(bytes: &[u8]) -> Option<usize> {
+    let body = body_at(bytes)?;
+    let head = std::str::from_utf8(bytes.get(..body)?).ok()?;
+    Some(body + header(head, "content-length")?.parse::<usize>().ok()?)
+}
+
+fn parse(bytes: &[u8], took: Duration) -> Option<Fetched> {
+    let body_at = body_at(bytes)?;
+    let text = String::from_utf8_lossy(&bytes[..body_at]).into_owned();
+    let (line, head) = text.split_once("\r\n")?;
+    let status = line.split(' ').nth(1)?.parse().ok()?;
+    let rest = &bytes[body_at..];
+    let body = match (header(head, "transfer-encoding"), header(head, "content-length")) {
+        (Some(coding), _) if coding.eq_ignore_ascii_case("chunked") => dechunk(rest)?,
+        (_, Some(length)) => rest.get(..length.parse().ok()?)?.to_vec(),
+        _ => rest.to_vec(),
+    };
+    Some(Fetched { status, head: head.to_owned(), body, took })
+}
+
+impl Fetched {
+    /// The value of a header, if it is there.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        header(&self.head, name)
+    }
+}
+
+fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
+    let pairs = head.lines().filter_map(|line| line.split_once(':'));
+    pairs.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
+}
+
+fn body_at(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|at| at + 4)
+}
+
+fn dechunk(mut rest: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let line = rest.windows(2).position(|window| window == b"\r\n")?;
+        let size = std::str::from_utf8(rest.get(..line)?).ok()?.split(';').next()?.trim();
+        let size = usize::from_str_radix(size, 16).ok()?;
+        rest = rest.get(line + 2..)?;
+        if size == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(rest.get(..size)?);
+        rest = rest.get(size.checked_add(2)?..)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_is_whole_or_nothing() {
+        let whole = |bytes: &[u8]| parse(bytes, Duration::ZERO).map(|fetched| (fetched.status, fetched.body));
+        assert_eq!(whole(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), Some((200, b"ok".to_vec())));
+        assert_eq!(whole(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok"), None);
+        let chunked = b"HTTP/1.1 206 x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n1;x\r\n!\r\n0\r\n\r\n";
+        assert_eq!(whole(chunked), Some((206, b"ok!".to_vec())));
+        assert_eq!(whole(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nok"), None);
+    }
+
+    #[test]
+    fn no_bytes_make_the_reader_panic() {
+        bolero::check!().for_each(|bytes: &[u8]| {
+            let _ = parse(bytes, Duration::ZERO);
+            let _ = length_of(bytes);
+            let _ = dechunk(bytes);
+        });
+    }
+}

@@ -1,0 +1,7 @@
+//! Small clients with a clock, used inside hosts: one DNS question, one HTTP request. They measure; they judge nothing.
+
+mod dns;
+mod http;
+
+pub use self::dns::{Answer, Recursion, ask};
+pub use self::http::{Fetched, fetch};

@@ -1,0 +1,233 @@
+//! Hosts as network namespaces: made, entered, emptied and removed. Leaves what runs in them to [`crate::lab`].
+//!
+//! A namespace is named `atoll.LAB.HOST` and bound in /run/netns, so that `ip netns` knows it too. It holds `lo` and
+//! one TUN device, `wan0`, with routes to the lab's two ranges and to nothing else.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write},
+    net::UdpSocket,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, setns, unshare},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{
+    address::HostId,
+    error::{Doing, Error},
+};
+
+/// A network namespace that the lab has made.
+#[derive(Clone, Debug)]
+pub(crate) struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// Makes the namespace of a host.
+    pub(crate) fn create(lab: &str, host: &str) -> Result<Self, Error> {
+        let name = format!("{}{host}", prefix(lab));
+        run_ip(&["netns", "add", &name])?;
+        Ok(Self { name })
+    }
+
+    /// The namespaces of a lab that exist, whoever made them.
+    pub(crate) fn of_lab(lab: &str) -> Vec<Self> {
+        all().into_iter().filter(|name| name.starts_with(&prefix(lab))).map(|name| Self { name }).collect()
+    }
+
+    /// The namespace of a host of a running lab.
+    pub(crate) fn existing(lab: &str, host: &str) -> Self {
+        Self { name: format!("{}{host}", prefix(lab)) }
+    }
+
+    /// As `ip netns` knows it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Makes the device `wan0`, gives it the host's addresses and routes, and returns its other end.
+    pub(crate) fn connect(&self, host: HostId) -> Result<File, Error> {
+        self.within(|| {
+            let device = crate::sys::open_tun("wan0").map_err(|error| Error::Tun { why: error.to_string() })?;
+            let (v4, v6) = (host.v4(), host.v6());
+            run_ip_batch(&format!(
+                "link set lo up\n\
+                 link set wan0 mtu 1500 txqueuelen 2000 up\n\
+                 addr add {v4}/32 dev wan0\n\
+                 addr add {v6}/128 dev wan0 nodad\n\
+                 route add 198.18.0.0/15 dev wan0 src {v4}\n\
+                 -6 route add 2001:db8::/32 dev wan0 src {v6}\n"
+            ))?;
+            // As a machine under systemd has it: unprivileged ICMP echo sockets.
+            fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").doing(|| "open ping sockets".into())?;
+            Ok(device)
+        })?
+    }
+
+    /// Runs `work` on a thread inside the namespace; sockets it makes stay there.
+    pub(crate) fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| self.enter().map(|()| work()));
+            match thread.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+
+    /// Moves the calling thread into the namespace for good.
+    pub(crate) fn enter(&self) -> Result<(), Error> {
+        let enter = || -> io::Result<()> { Ok(setns(File::open(self.path())?, CloneFlags::CLONE_NEWNET)?) };
+        enter().doing(|| format!("enter the namespace {}", self.name))
+    }
+
+    /// Starts a program inside, with `resolv_conf` in place of the machine's.
+    pub(crate) fn spawn(&self, command: &mut Command, resolv_conf: &Path) -> Result<Child, Error> {
+        self.within(|| {
+            hide_resolvers(resolv_conf)?;
+            command.spawn().doing(|| format!("start {}", command.get_program().display()))
+        })?
+    }
+
+    /// Refuses if the host can reach anything outside the lab.
+    pub(crate) fn check_no_route_out(&self, host: &str) -> Result<(), Error> {
+        self.within(|| {
+            for (from, target) in OUTSIDE {
+                let reached = UdpSocket::bind(from).and_then(|socket| socket.connect(target));
+                if reached.is_ok() {
+                    return Err(Error::Escape { host: host.into(), target: target.into() });
+                }
+            }
+            Ok(())
+        })?
+    }
+
+    /// Takes the name away; the namespace ends with its last process and device.
+    pub(crate) fn remove(&self) {
+        // Either may have been done by a crashed or racing `down` before.
+        let _ = umount2(&self.path(), MntFlags::MNT_DETACH);
+        let _ = fs::remove_file(self.path());
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new(NAMED).join(&self.name)
+    }
+}
+
+/// The processes inside each of these namespaces, by position; never this process.
+pub(crate) fn processes(namespaces: &[Namespace]) -> Vec<Vec<Pid>> {
+    let mut found = vec![Vec::new(); namespaces.len()];
+    let place = |(at, namespace): (usize, &Namespace)| Some((fs::metadata(namespace.path()).ok()?.ino(), at));
+    let places: BTreeMap<u64, usize> = namespaces.iter().enumerate().filter_map(place).collect();
+    let Ok(entries) = fs::read_dir("/proc") else { return found };
+    for entry in entries.flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+        let Some(pid) = pid.filter(|pid| *pid != std::process::id()) else { continue };
+        let inside = fs::metadata(entry.path().join("ns/net")).ok().and_then(|at| places.get(&at.ino()));
+        if let (Some(at), Ok(pid)) = (inside, i32::try_from(pid)) {
+            found[*at].push(Pid::from_raw(pid));
+        }
+    }
+    found
+}
+
+/// Kills whatever is inside these namespaces until nothing is.
+pub(crate) fn empty(namespaces: &[Namespace]) {
+    for _ in 0..100 {
+        let pids = processes(namespaces).concat();
+        if pids.is_empty() {
+            return;
+        }
+        for pid in pids {
+            // It may be gone already.
+            let _ = kill(pid, Signal::SIGKILL);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+/// The names of all labs that have namespaces.
+pub(crate) fn labs() -> Vec<String> {
+    let lab = |name: &String| Some(name.strip_prefix(OURS)?.split_once('.')?.0.to_owned());
+    let mut labs: Vec<String> = all().iter().filter_map(lab).collect();
+    labs.dedup();
+    labs
+}
+
+/// Fails early, before anything is made, if this process may not make namespaces.
+pub(crate) fn check_privilege() -> Result<(), Error> {
+    // A thread of its own, which ends with the namespace it may have made.
+    let tried = std::thread::spawn(|| unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)).join();
+    match tried {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Error::Privilege { why: format!("unshare: {}", error.desc()) }),
+        Err(_) => Err(Error::Privilege { why: "unshare could not be tried".into() }),
+    }
+}
+
+/// Puts `resolv_conf` over the machine's, for the calling thread and what it starts.
+pub(crate) fn hide_resolvers(resolv_conf: &Path) -> Result<(), Error> {
+    let hide = || -> nix::Result<()> {
+        unshare(CloneFlags::CLONE_NEWNS)?;
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SLAVE | MsFlags::MS_REC, None::<&str>)?;
+        mount(Some(resolv_conf), "/etc/resolv.conf", None::<&str>, MsFlags::MS_BIND, None::<&str>)
+    };
+    hide().doing(|| "put the host's own /etc/resolv.conf in place".into())
+}
+
+fn prefix(lab: &str) -> String {
+    format!("{OURS}{lab}.")
+}
+
+fn all() -> Vec<String> {
+    let entries = fs::read_dir(NAMED).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.retain(|name| name.starts_with(OURS));
+    names.sort();
+    names
+}
+
+fn run_ip(arguments: &[&str]) -> Result<(), Error> {
+    finish(Command::new("ip").args(arguments).stdin(Stdio::null()), None)
+}
+
+fn run_ip_batch(lines: &str) -> Result<(), Error> {
+    finish(Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()), Some(lines))
+}
+
+fn finish(command: &mut Command, input: Option<&str>) -> Result<(), Error> {
+    let mut run = || -> io::Result<()> {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        if let (Some(mut pipe), Some(input)) = (child.stdin.take(), input) {
+            pipe.write_all(input.as_bytes())?;
+        }
+        let output = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+        if output.status.success() { Ok(()) } else { Err(io::Error::other(said)) }
+    };
+    run().map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => {
+            Error::MissingProgram { host: "every".into(), program: "ip".into(), package: "iproute2".into() }
+        }
+        _ => Error::Io { doing: "set up a network namespace with `ip`".into(), source: error },
+    })
+}
+
+const OURS: &str = "atoll.";
+const NAMED: &str = "/run/netns";
+/// Well-known addresses of the real internet, never spoken to: connecting a UDP socket only asks for a route.
+const OUTSIDE: [(&str, &str); 4] = [
+    ("0.0.0.0:0", "1.1.1.1:53"),
+    ("0.0.0.0:0", "192.0.2.1:53"),
+    ("[::]:0", "[2606:4700:4700::1111]:53"),
+    ("[::]:0", "[fd00::1]:53"),
+];
