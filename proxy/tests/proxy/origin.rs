@@ -40,9 +40,7 @@ async fn names_that_lead_inside_are_refused_and_nothing_is_dialled() {
 
 #[tokio::test]
 async fn own_listeners_are_never_origins_even_if_the_range_is_allowed() {
-    let proxy = alone(Config { origins: Origins::Listed(vec!["site.test:1".to_owned()]), ..config() }).await;
-    let port = proxy.local_addrs()[0].port();
-    drop(proxy);
+    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let mut config = config();
     config.listen = vec![([127, 0, 0, 1], port).into()];
     config.origins = Origins::Listed(vec![format!("site.test:{port}")]);
@@ -225,10 +223,12 @@ async fn certificates_that_do_not_fit_are_refused() {
         let mut config = config();
         config.origins = Origins::Listed(vec![format!("site.test:{}", address.port())]);
         config.ca_files = vec![authority.path().to_owned()];
+        // The plain one never answers the handshake.
+        config.timeouts.connect = Duration::from_millis(500);
         let proxy = alone(config).await;
         let node = proxy.local_addrs()[0].to_string();
         let response = get(&proxy, &node, &format!("/~/https/site.test:{}/", address.port())).await;
-        assert_eq!(response.status, 502, "{address}");
+        assert!(matches!(response.status, 502 | 504), "{address} {}", response.status);
     }
     assert_eq!(plain.count(), 0);
 }
