@@ -34,7 +34,7 @@ pub mod command;
 
 pub use address::HostId;
 pub use config::Config;
-pub use control::{Reply, Request, serve};
+pub use control::{Reply, Request, Server};
 pub use draw::draw;
 pub use error::Error;
 pub use lab::{Lab, Stop};

@@ -20,9 +20,6 @@ pub(crate) struct Common {
     /// Which running lab; needed only if there are several.
     #[arg(long, global = true)]
     pub(crate) lab: Option<String>,
-    /// Where running labs keep their sockets, configurations and logs.
-    #[arg(long, global = true, default_value = "/run/atoll-lab")]
-    pub(crate) state: PathBuf,
     /// The atoll binary to run as nodes; default: the one beside this program, or in PATH.
     #[arg(long, global = true)]
     pub(crate) atoll: Option<PathBuf>,
