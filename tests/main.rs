@@ -1,2 +1,10 @@
-//! .
-fn main() {}
+//! The whole-node tests, one binary. In reading order: what they stand on, then what must hold.
+
+mod namespace;
+mod support;
+
+mod cli;
+mod demo;
+mod flash_crowd;
+mod redirect;
+mod tidy;

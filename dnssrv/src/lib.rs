@@ -1,1 +1,45 @@
-//! .
+//! The redirector: an authoritative DNS server that leads each client to a near, live proxy. It answers for one zone from
+//! memory: a public name is a CNAME into a tree of levels, real referrals lead each resolver to servers near it, and those give
+//! the addresses of proxies they have themselves seen answer. It knows the network only as an [`Index`](atoll_overlay::Index).
+//!
+//! ```text
+//!   resolver            server.rs           redirector.rs                     answer.rs (pure)
+//!      |-- query bytes --->|--- question.rs --->|-- place, placement, roster --->|
+//!      |<-- reply bytes ---|<---- reply.rs -----|<-------- records, TTLs --------|
+//!                                               |
+//!      gap.rs, probe.rs: how far? ---> client.rs ---> near.rs, hints.rs <---> Index: who is near?
+//!      live.rs: who answers over HTTP? ---> roster.rs
+//! ```
+//!
+//! Read [`serve`] and [`Server`] first, then `answer.rs`, where the design is.
+
+mod config;
+pub use config::{ApexServer, Config, Health, Limits, Mode, Probes, Sources, StaticRecord, Ttls};
+
+mod error;
+pub use error::ServeError;
+
+mod server;
+pub use server::{Server, serve};
+
+mod redirector;
+pub use redirector::Explanation;
+
+mod question;
+mod reply;
+
+mod answer;
+mod roster;
+mod site;
+mod zone;
+
+mod client;
+pub use client::Source;
+mod gap;
+mod hints;
+mod live;
+mod near;
+mod probe;
+
+mod stats;
+pub use stats::{Stats, Transport};

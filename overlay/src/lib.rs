@@ -32,6 +32,9 @@ pub use streams::{ByteStream, Duplex, Streams};
 mod node_info;
 pub use node_info::{Certificate, NodeInfo, Prefix, Roles};
 
+mod config;
+pub use config::{Config, Mode};
+
 pub mod core;
 pub use core::id::{Key, Level, NodeId};
 

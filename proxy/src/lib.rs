@@ -1,1 +1,62 @@
-//! .
+//! The HTTP cache: from a Coralized name to bytes, out of memory, disk, a peer or the origin.
+//!
+//! A request's head is judged on its raw bytes, its host mapped to an origin's URL, and the answer found: in the store, by
+//! joining the fetch under way, from a peer that the index names, or, asked once in the network, from the origin. Bytes stream
+//! on as they arrive, to every client and every peer that waits for them.
+//!
+//! ```text
+//!   client --> gate --> step --> store hit ------------------------------> deliver --> client
+//!                         |                                                  ^
+//!                         +--> flight (one per key) <-- fetch -- peers (Streams, named by Index)
+//!                                   |                      \---- origin (asked under a lease)
+//!   peer ---> serve_peer -----------+--> announce (20 s at the first byte, 1 h when whole)
+//! ```
+//!
+//! Read [`Proxy`] first, then `step.rs`: the life of one request.
+
+mod config;
+pub use config::{Any, Config, FreshnessConfig, Origins, Peers, Site, Timeouts};
+mod error;
+pub use error::StartError;
+
+mod server;
+pub use server::Proxy;
+mod stats;
+pub use stats::{Served, Stats};
+
+mod gate;
+mod gated;
+mod limits;
+pub use limits::Limits;
+
+mod url;
+pub use url::{Authority, Coralized, Forms, OriginUrl, Scheme, UrlError, Zone};
+
+mod body;
+mod cache;
+mod conditions;
+mod deliver;
+mod flight;
+mod reason;
+mod step;
+pub use reason::{Failure, Reason, Source};
+
+mod announce;
+mod fetch;
+mod frames;
+mod keeper;
+mod memory;
+mod peer;
+mod reference;
+mod seek;
+mod serve_peer;
+
+mod guard;
+mod origin;
+mod resolve;
+pub use guard::{Range, RangeError};
+
+mod directives;
+mod freshness;
+pub use directives::Directives;
+mod meta;

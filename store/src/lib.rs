@@ -7,3 +7,31 @@
 //! ```
 //!
 //! The store knows bytes and keys, no HTTP. Read [`Store`] first, then [`Writer`].
+
+mod store;
+pub use store::Store;
+
+mod key;
+pub use key::{Head, Key, PurgeNumber, Tags};
+
+mod writer;
+pub use writer::{Partial, Writer};
+
+mod object;
+pub use object::{Object, Tier};
+
+mod purge;
+pub use purge::{Filter, PurgeKind, Selector};
+
+mod memory;
+
+mod config;
+pub use config::{ByteSize, Config, Eviction};
+
+mod stats;
+pub use stats::{DiskState, Stats};
+
+mod error;
+pub use error::{OpenError, ReadError, StoreError};
+
+mod disk;

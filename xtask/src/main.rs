@@ -1,2 +1,76 @@
-//! .
-fn main() {}
+//! `cargo xtask`: the project's own chores. `test` is README's second command and what CI runs; `lab` starts the small internet.
+//!
+//! Everything here calls the tools a developer would call by hand and says which; nothing is hidden in it.
+
+mod programs;
+mod test;
+
+use std::process::{Command, ExitCode};
+
+use clap::{Parser, Subcommand};
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().chore {
+        Chore::Test(options) => test::run(&options),
+        Chore::Lab { arguments } => lab(&arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("xtask: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The project's chores.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Runs every test: unit, simulation, whole nodes, real DNS servers; prints the totals
+    Test(test::Options),
+    /// Runs the lab, a small internet on this machine; `cargo xtask lab help` lists its commands
+    Lab {
+        /// Handed to the lab as they are.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+}
+
+fn lab(arguments: &[String]) -> Result<(), String> {
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--release", "--package", "atoll-lab", "--"]).args(arguments);
+    must(&mut command)
+}
+
+/// The cargo that runs this.
+fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Runs a command to its end, its output shown, and fails if it does.
+fn must(command: &mut Command) -> Result<(), String> {
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{} ended with {status}", line(command))),
+        Err(error) => Err(format!("{} could not be started: {error}", line(command))),
+    }
+}
+
+/// A command as one would type it.
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+}
+
+/// The one place that prints.
+#[expect(clippy::print_stdout, reason = "a chore talks to the person who started it")]
+fn say(text: &str) {
+    println!("{text}");
+}

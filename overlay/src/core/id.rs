@@ -25,6 +25,8 @@ impl Level {
 impl Key {
     /// Bytes of a key.
     pub const BYTES: usize = 20;
+    /// Bits of a key.
+    pub const BITS: usize = 8 * Self::BYTES;
     /// The id of the one level-0 cluster.
     pub const ZERO: Self = Self([0; Self::BYTES]);
 
@@ -45,7 +47,53 @@ impl Key {
     pub const fn as_bytes(&self) -> &[u8; Self::BYTES] {
         &self.0
     }
+
+    /// How far apart two points are: XOR.
+    #[must_use]
+    pub fn distance(&self, other: &Self) -> Distance {
+        let mut apart = self.0;
+        apart.iter_mut().zip(other.0).for_each(|(byte, theirs)| *byte ^= theirs);
+        Distance(apart)
+    }
+
+    /// How many leading bits two points share: 0 to 160.
+    #[must_use]
+    pub fn common_bits(&self, other: &Self) -> u8 {
+        let mut bits = 0;
+        for byte in self.distance(other).0 {
+            let zeros = u8::try_from(byte.leading_zeros()).unwrap_or(8);
+            bits += zeros;
+            if zeros < 8 {
+                break;
+            }
+        }
+        bits
+    }
+
+    /// Coral's splice: the most significant `bits` bits of this key, then the rest of `rest`.
+    #[must_use]
+    pub fn splice(&self, rest: &Self, bits: usize) -> Self {
+        let mut spliced = rest.0;
+        for (at, (byte, ours)) in spliced.iter_mut().zip(self.0).enumerate() {
+            let here = bits.saturating_sub(8 * at).min(8);
+            let mask = u8::try_from((0xff_u16 << (8 - here)) & 0xff).unwrap_or(0xff);
+            *byte = (ours & mask) | (*byte & !mask);
+        }
+        Self(spliced)
+    }
+
+    /// The next point on the way from `at` to this key: with the first wrong bit corrected and what else lies in the same group of
+    /// `bits` bits. None once `at` is this key.
+    #[must_use]
+    pub fn nearer(&self, at: &Self, bits: u8) -> Option<Self> {
+        let (common, bits) = (usize::from(self.common_bits(at)), usize::from(bits.max(1)));
+        (common < Self::BITS).then(|| self.splice(at, (common / bits + 1) * bits))
+    }
 }
+
+/// How far two points of the id space are apart, as an unsigned number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Distance([u8; Key::BYTES]);
 
 impl NodeId {
     /// The id of a certified peer. In an open network the serial is 0.
@@ -138,5 +186,69 @@ mod hex {
             *place = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
         }
         Some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key() -> impl Strategy<Value = Key> {
+        any::<[u8; Key::BYTES]>().prop_map(Key)
+    }
+
+    #[test]
+    fn a_lookup_from_14_to_4_aims_at_distances_5_then_2_then_1() {
+        // The worked example of Coral's routing in 4 bits: 14 and 4 are 10 apart.
+        let point = |nibble: u8| Key::from_bytes(std::array::from_fn(|at| if at == 0 { nibble << 4 } else { 0 }));
+        let (mut at, to) = (point(14), point(4));
+        let mut seen = Vec::new();
+        while let Some(next) = to.nearer(&at, 1) {
+            seen.push(next.distance(&to).0[0] >> 4);
+            at = next;
+        }
+        assert_eq!(seen, [2, 0], "bits that are right already are not corrected again");
+    }
+
+    proptest! {
+        #[test]
+        fn distance_is_a_metric(a in key(), b in key(), c in key()) {
+            prop_assert_eq!(a.distance(&b), b.distance(&a));
+            prop_assert_eq!(a.distance(&b).0 == [0; Key::BYTES], a == b);
+            // XOR's triangle: the longest of the three sides is at most the two others joined by OR.
+            let (ab, bc) = (a.distance(&b).0, b.distance(&c).0);
+            let joined = Distance(std::array::from_fn(|at| ab[at] | bc[at]));
+            prop_assert!(a.distance(&c) <= joined);
+        }
+
+        #[test]
+        fn a_splice_shares_its_first_bits_with_the_key_and_the_others_with_the_rest(k in key(), r in key(), i in 0_usize..=160) {
+            let spliced = k.splice(&r, i);
+            prop_assert!(usize::from(spliced.common_bits(&k)) >= i);
+            for bit in i..Key::BITS {
+                prop_assert_eq!(spliced.0[bit / 8] >> (7 - bit % 8) & 1, r.0[bit / 8] >> (7 - bit % 8) & 1);
+            }
+        }
+
+        #[test]
+        fn each_step_nearer_is_strictly_nearer_and_the_last_is_the_key(k in key(), r in key(), bits in 1_u8..=8) {
+            let (mut at, mut steps) = (r, 0);
+            while let Some(next) = k.nearer(&at, bits) {
+                prop_assert!(next.distance(&k) < at.distance(&k));
+                at = next;
+                steps += 1;
+            }
+            prop_assert_eq!(at, k);
+            prop_assert!(steps <= Key::BITS);
+        }
+
+        #[test]
+        fn fewer_common_bits_are_farther(a in key(), b in key(), c in key()) {
+            if a.common_bits(&b) > a.common_bits(&c) {
+                prop_assert!(a.distance(&b) < a.distance(&c));
+            }
+        }
     }
 }

@@ -1,5 +1,392 @@
-//! What nodes say to each other, byte by byte; refuses the oversized and the malformed.
+//! What nodes say to each other. Messages are one-way frames: a request carries a number, its reply echoes it with the time the
+//! responder spent, so that every exchange measures the round trip. Every message carries the cluster header of NSDI'04 4.4.
+//! The byte layout and its caps are in [`super::wire`].
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Contact;
+use crate::{Key, Lease, Level, Marker, NodeId, NodeInfo};
 
 /// One message between two nodes.
-#[derive(Debug, Clone)]
-pub enum Message {}
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The clusters the sender is in.
+    pub header: Header,
+    /// What it says.
+    pub body: Body,
+}
+
+/// The sender's clusters, level 1 first; level 0 is the same for all. At most [`Header::LEVELS`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Header {
+    /// One tag per non-global level.
+    pub clusters: Vec<ClusterTag>,
+}
+
+/// A cluster as one of its members sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClusterTag {
+    /// Its id, chosen at random by its founder.
+    pub id: Key,
+    /// How long ago it was founded, to the second.
+    pub age: Duration,
+    /// How many members the sender thinks it has.
+    pub size: u32,
+}
+
+/// The two halves of an exchange, and what needs no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// Who the sender is: first message on a link, repeated when it changes.
+    Hello(Box<Hello>),
+    /// The sender is about to stop; the receiver forgets it without waiting for a time-out.
+    Goodbye,
+    /// A record for every node, flooded.
+    Spread(SpreadRecord),
+    /// A question.
+    Request {
+        /// The asker's number for it.
+        id: u64,
+        /// What is asked.
+        request: Request,
+    },
+    /// Its answer.
+    Reply {
+        /// The number of the request.
+        id: u64,
+        /// Time between the request's arrival and this reply, to the microsecond.
+        spent: Duration,
+        /// What is answered.
+        reply: Reply,
+    },
+}
+
+/// A node's description of itself. Its id and RTT are ignored: the receiver knows better.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// The description.
+    pub info: NodeInfo,
+    /// XOR of the first eight bytes of the keys of all spread records the sender has; one that differs is a reason to pull.
+    pub spreads: u64,
+}
+
+/// A record on its way to every node. Its key is the SHA-1 of the record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpreadRecord {
+    /// The node that first sent it.
+    pub signer: NodeId,
+    /// At most [`SpreadRecord::LIMIT`] bytes, opaque.
+    pub record: Bytes,
+}
+
+/// What one node asks of another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Request {
+    /// Are you there, and how far?
+    Ping,
+    /// Which nodes do you know in your cluster at this level? Answered with [`Reply::Nodes`].
+    Neighbours {
+        /// The level meant: the receiver's own cluster there.
+        level: Level,
+        /// The nearest by RTT; otherwise a random sample.
+        nearest: bool,
+    },
+    /// One hop of a lookup. Honoured only in a cluster that both share. Answered with [`Reply::Step`].
+    Step {
+        /// The level searched.
+        level: Level,
+        /// The key looked for.
+        key: Key,
+        /// The point nearest to which nodes are wanted (Coral's spliced target).
+        aim: Key,
+        /// What else to say about the key.
+        want: Want,
+    },
+    /// Keep this pointer to the sender. Answered with [`Reply::Stored`] or [`Reply::Refused`].
+    Store {
+        /// The level to store at.
+        level: Level,
+        /// Under which key.
+        key: Key,
+        /// At most [`Pointer::LIMIT`] bytes.
+        value: Bytes,
+        /// How long, to the millisecond.
+        ttl: Duration,
+    },
+    /// Drop the sender's pointers under this key, at every level. Answered with [`Reply::Done`].
+    Withdraw {
+        /// The key.
+        key: Key,
+    },
+    /// Asked of the root: references, or the right to fetch. Answered with [`Reply::Acquired`].
+    Acquire {
+        /// What is wanted.
+        key: Key,
+        /// The asker's own reference.
+        reference: Bytes,
+        /// How long it stays.
+        ttl: Duration,
+        /// Holders that failed the asker. At most [`Request::FAILED_LIMIT`].
+        failed: Vec<NodeId>,
+        /// Nodes nearer the key that the asker could not reach. At most [`Request::FAILED_LIMIT`].
+        unreached: Vec<NodeId>,
+    },
+    /// Sent to the root by a fetcher. Answered with [`Reply::Beaten`].
+    Beat {
+        /// The lease.
+        lease: Lease,
+        /// The newer reference.
+        reference: Bytes,
+        /// How long it stays.
+        ttl: Duration,
+        /// Nodes nearer the key that the fetcher could not reach.
+        unreached: Vec<NodeId>,
+    },
+    /// Sent to the root: replaces the lease by a marker. Answered with [`Reply::Done`] or [`Reply::Acquired`] (not root).
+    Pass {
+        /// The lease.
+        lease: Lease,
+        /// What comes in its place.
+        marker: Marker,
+    },
+    /// Sent by the root to its next-closest nodes: hold this for me, or tell me what you hold. Answered with [`Reply::Held`].
+    Hold {
+        /// The key.
+        key: Key,
+        /// The root's state of it.
+        state: LeaseState,
+    },
+    /// The keys of the spread records you have, from this position on. Answered with [`Reply::SpreadKeys`].
+    SpreadKeys {
+        /// How many of them to skip.
+        from: u32,
+    },
+    /// One spread record. Answered with [`Reply::Spread`] or [`Reply::Done`] if unknown.
+    SpreadGet {
+        /// First eight bytes of its key.
+        short: u64,
+    },
+}
+
+/// What a lookup step wants to know about its key besides nearer nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    /// Nothing.
+    Nodes,
+    /// The values.
+    Values,
+    /// Whether a value of this remaining time could be stored: a store-intent, which counts towards `loaded`.
+    Room {
+        /// The time to live of the value to come.
+        ttl: Duration,
+    },
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// Here.
+    Pong,
+    /// Nodes known, in no order. At most [`Reply::NODES`].
+    Nodes(Vec<Contact>),
+    /// One hop of a lookup.
+    Step {
+        /// What the responder has under the key.
+        seen: Seen,
+        /// Nodes nearest the aim, and the nearest to the key. At most [`Reply::NODES`].
+        nodes: Vec<Contact>,
+    },
+    /// What became of a store.
+    Stored(Verdict),
+    /// Done, or nothing to do.
+    Done,
+    /// What the root says to an acquire.
+    Acquired(Acquisition),
+    /// What the root says to a beat.
+    Beaten(Beaten),
+    /// What a next-closest node says to the root.
+    Held(Held),
+    /// First eight bytes of the keys of spread records, in the responder's order. At most [`Reply::SPREAD_KEYS`].
+    SpreadKeys {
+        /// The short keys.
+        shorts: Vec<u64>,
+        /// There are more after these.
+        more: bool,
+    },
+    /// A spread record.
+    Spread(SpreadRecord),
+    /// Not done.
+    Refused(Refusal),
+}
+
+/// What a node has under the key of a lookup step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// Not asked, or nothing.
+    Nothing,
+    /// These values, a random selection. At most [`Reply::VALUES`].
+    Values(Vec<Pointer>),
+    /// How it stands with storing.
+    Room(Room),
+}
+
+/// Coral's answer to a store-intent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// More store-intents for the key than beta went on from here within the past minute.
+    pub loaded: bool,
+    /// Values stored under the key at this level.
+    pub count: u32,
+    /// The shortest remaining time among them; zero if there are none.
+    pub soonest: Duration,
+}
+
+/// A pointer as stored and returned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pointer {
+    /// Who put it.
+    pub holder: Contact,
+    /// The holder's clusters, level 1 first, when it put it.
+    pub clusters: Vec<Key>,
+    /// What it put.
+    pub value: Bytes,
+    /// What remains of its time.
+    pub ttl: Duration,
+}
+
+/// What became of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Stored.
+    Accepted,
+    /// Enough values whose time is at least half the new one's are here already.
+    Full,
+}
+
+/// What the root says to an acquire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Acquisition {
+    /// Live references. At most [`Reply::VALUES`].
+    References(Vec<Pointer>),
+    /// The asker fetches.
+    Granted(Lease),
+    /// No lease is kept for this key.
+    Marked(Marker),
+    /// The responder is not the root; these are nearer the key.
+    Elsewhere(Vec<Contact>),
+}
+
+/// What the root says to a beat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Beaten {
+    /// The lease lives on.
+    Kept,
+    /// A lower lease lives, held by this one.
+    Superseded(Pointer),
+    /// The responder is not the root; these are nearer the key.
+    Elsewhere(Vec<Contact>),
+}
+
+/// A key's lease or marker as its root keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LeaseState {
+    /// Somebody fetches.
+    Leased {
+        /// Epoch and counter.
+        lease: Lease,
+        /// Who, with its reference.
+        holder: Pointer,
+    },
+    /// The last fetch could not be shared.
+    Marked {
+        /// Why.
+        marker: Marker,
+        /// What remains of the marker's time.
+        ttl: Duration,
+    },
+}
+
+/// What a next-closest node says when asked to hold a lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// It holds it.
+    Yes,
+    /// It holds another one, from another root, which still lives.
+    Other(LeaseState),
+}
+
+/// Why something was not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Sender and receiver share no cluster at that level.
+    NotInCluster,
+    /// The receiver has as many keys as it may.
+    Keys,
+    /// The receiver has as many bytes of values as it may.
+    Bytes,
+    /// The receiver keeps as many pointers of this sender as it may.
+    Sender,
+    /// The time to live is longer than allowed, or the value longer.
+    TooLong,
+    /// Too many are waiting for this already.
+    Busy,
+}
+
+impl Message {
+    /// Bytes a message stays under where it can, so that it fits a datagram.
+    pub const AIM: usize = 1_200;
+    /// Bytes no message may exceed; checked before anything is allocated.
+    pub const LIMIT: usize = 4_096;
+}
+
+impl Header {
+    /// Non-global levels at most.
+    pub const LEVELS: usize = 7;
+}
+
+impl SpreadRecord {
+    /// Bytes of a record at most.
+    pub const LIMIT: usize = 1_024;
+
+    /// The key of the record.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        Key::of(&self.record)
+    }
+}
+
+impl Pointer {
+    /// Bytes of a value at most.
+    pub const LIMIT: usize = 256;
+    /// How long a pointer may stay at most.
+    pub const TTL_LIMIT: Duration = Duration::from_secs(24 * 3_600);
+}
+
+impl Request {
+    /// Node ids a request may list at most.
+    pub const FAILED_LIMIT: usize = 8;
+}
+
+impl Reply {
+    /// Nodes a reply may name at most.
+    pub const NODES: usize = 8;
+    /// Values a reply may carry at most.
+    pub const VALUES: usize = 4;
+    /// Short keys a reply may carry at most.
+    pub const SPREAD_KEYS: usize = 100;
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::NotInCluster => "it shares no cluster with this node at that level",
+            Self::Keys => "it has as many keys as it may",
+            Self::Bytes => "it has as many bytes of values as it may",
+            Self::Sender => "it keeps as many pointers of this node as it may",
+            Self::TooLong => "the value or its time to live is longer than allowed",
+            Self::Busy => "it has too many waiting already",
+        })
+    }
+}

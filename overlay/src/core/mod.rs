@@ -14,6 +14,24 @@ pub mod id;
 pub mod message;
 pub mod time;
 
+pub mod wire;
+pub use wire::{Book, DecodeError};
+
+mod node;
+pub use node::{Counts, Node};
+
+mod command;
+mod hear;
+mod tend;
+
+mod cluster;
+mod peers;
+mod pointers;
+pub(crate) mod rng;
+mod routing;
+mod rtt;
+mod search;
+
 use bytes::Bytes;
 
 use crate::{

@@ -1,1 +1,59 @@
-//! (see the core)
+//! The libp2p driver: sockets to messages and back, and the overlay's only clock. It carries what the core says and decides nothing.
+//!
+//! ```text
+//!   Overlay (Index, Streams) --requests--> run: the loop <--events-- Swarm: Behaviour, one LinkHandler per connection
+//!        |                                   |      |                      ^
+//!        +--reads--> Shared: core::Node <----+      +--frames, wishes------+   (two bounded queues per connection)
+//! ```
+//!
+//! Read [`start`] first, then `run`.
+
+mod start;
+pub use start::{StartError, start};
+
+mod config;
+pub use config::{Admission, Config, ConfigError};
+
+mod overlay;
+pub use overlay::Overlay;
+
+mod run;
+
+mod reach;
+
+mod join;
+
+mod behaviour;
+
+mod handler;
+
+mod door;
+
+mod certificate;
+pub use certificate::NodeCert;
+
+mod book;
+
+mod address;
+pub use address::AddressError;
+
+mod saved;
+
+mod identity;
+pub use identity::{Identity, IdentityError};
+
+mod transport;
+
+mod protocol;
+
+mod frame;
+
+mod stream;
+
+mod clock;
+
+mod counters;
+pub use counters::Counts;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,366 @@
+//! The answers: a name and a type, what is known of who asks, and who is there, to records and TTLs. Pure: no clock, no I/O.
+//!
+//! Why a full name (`SITE.http.l2.l1.l0`) is nearly always answered with addresses, not with a referral: a server cannot know
+//! which cut the question came through, and a referral to where the resolver already is would be lame. Resolvers that minimise
+//! names ask for the cuts one by one, and there a referral is always right. For those that do not, one moment is certain enough:
+//! the query that follows a CNAME just sent by this server came from the apex's zone.
+//!
+//! A referral names the servers of the resolver's cluster whatever cut was asked for; a cut within the resolver's level is
+//! delegated, a deeper one exists without records.
+
+use std::time::Duration;
+
+use atoll_overlay::{Level, NodeId, Prefix};
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{
+        Name, RData, Record, RecordType,
+        rdata::{CNAME, HINFO, NS},
+    },
+};
+
+use crate::{
+    Config, Mode,
+    client::Placement,
+    gap::Sent,
+    roster::{Choice, Family, Roster, Server, Standing},
+    site::Site,
+    zone::{Closest, Place, Zone, seconds},
+};
+
+/// What is known when a question is answered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View<'a> {
+    /// Where the one who asks belongs.
+    pub(crate) placement: &'a Placement,
+    /// Who is there.
+    pub(crate) roster: &'a Roster,
+    /// Over what the choice of servers is spread.
+    pub(crate) prefix: Prefix,
+    /// Whether this question followed a CNAME just sent, and so came from the apex's zone.
+    pub(crate) from_apex: bool,
+}
+
+/// A reply but for the header and EDNS.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Answer {
+    /// How it went.
+    pub(crate) code: ResponseCode,
+    /// Whether this is an authority's own data.
+    pub(crate) authoritative: bool,
+    /// Answer section.
+    pub(crate) answers: Vec<Record>,
+    /// Authority section.
+    pub(crate) authority: Vec<Record>,
+    /// Additional section, but for OPT.
+    pub(crate) additional: Vec<Record>,
+    /// What went wrong in detail (RFC 8914).
+    pub(crate) error: Option<Extended>,
+    /// The level of the cluster named, if the answer depends on who asks.
+    pub(crate) level: Option<Level>,
+    /// What the next query may follow.
+    pub(crate) sent: Option<Sent>,
+}
+
+/// An extended error: its code and a word on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Extended(pub(crate) u16, pub(crate) &'static str);
+
+impl Extended {
+    /// None of our business.
+    pub(crate) const NOT_AUTHORITATIVE: Self = Self(20, "");
+    const STALE: Self = Self(3, "no proxy is seen alive, these were last");
+    const UNSEEN: Self = Self(0, "no proxy has been seen alive yet");
+    const NOBODY: Self = Self(22, "no proxy is known");
+    const STRANGER: Self = Self(0, "this node is not known here");
+}
+
+/// Answers a question whose name is at a place in the zone.
+pub(crate) fn answer(
+    zone: &Zone,
+    config: &Config,
+    place: Place<'_>,
+    name: &Name,
+    kind: RecordType,
+    view: View<'_>,
+) -> Answer {
+    let asked = Asked { zone, config, name, kind, view };
+    match place {
+        Place::Outside => Answer { error: Some(Extended::NOT_AUTHORITATIVE), ..Answer::of(ResponseCode::Refused) },
+        Place::Apex(records) => asked.apex(records),
+        Place::Plain(records) => asked.plain(records),
+        Place::Empty(closest) => asked.nothing(closest, config.ttl.negative),
+        Place::Missing(closest) => {
+            Answer { code: ResponseCode::NXDomain, ..asked.nothing(closest, config.ttl.negative) }
+        }
+        Place::Public(site) => asked.public(site, config.ttl.alias),
+        Place::Node(id, site) => asked.node(id, site),
+        Place::Cut(level) => asked.cut(level),
+        Place::Target(site) => asked.target(site),
+        Place::Server(closest, id) => asked.server(closest, id),
+    }
+}
+
+struct Asked<'a> {
+    zone: &'a Zone,
+    config: &'a Config,
+    name: &'a Name,
+    kind: RecordType,
+    view: View<'a>,
+}
+
+impl Asked<'_> {
+    fn apex(&self, records: &[Record]) -> Answer {
+        match self.kind {
+            RecordType::SOA => Answer::with(vec![self.zone.soa(None, self.config.ttl.negative)]),
+            RecordType::NS => self.apex_servers(),
+            _ => self.plain(records),
+        }
+    }
+
+    fn apex_servers(&self) -> Answer {
+        let ttl = self.config.ttl.delegation;
+        let configured = self.zone.servers();
+        if configured.is_empty() {
+            let servers = self.view.roster.servers_apart(self.view.prefix, true);
+            let (set, glue) = self.name_servers(None, &servers, ttl);
+            return Answer { additional: glue, ..Answer::with(set) };
+        }
+        let set = configured.iter().map(|(name, _)| self.record(self.zone.origin(), ttl, RData::NS(NS(name.clone()))));
+        let glue =
+            configured.iter().filter(|(name, _)| self.zone.origin().zone_of(name)).flat_map(|(_, records)| records);
+        Answer { additional: glue.cloned().collect(), ..Answer::with(set.collect()) }
+    }
+
+    fn plain(&self, records: &[Record]) -> Answer {
+        let fits = |record: &&Record| record.record_type() == self.kind || record.record_type() == RecordType::CNAME;
+        let as_asked = |record: &Record| Record::from_rdata(self.name.clone(), record.ttl, record.data.clone());
+        let found: Vec<Record> = records.iter().filter(fits).map(as_asked).collect();
+        match self.kind {
+            RecordType::ANY if found.is_empty() => self.minimal(),
+            _ if found.is_empty() => self.nothing(None, self.config.ttl.negative),
+            _ => Answer::with(found),
+        }
+    }
+
+    fn public(&self, site: Site, ttl: Duration) -> Answer {
+        match self.config.mode {
+            Mode::Direct => self.addresses(site, None),
+            Mode::Levels => match self.zone.target(site) {
+                Some(target) => Answer {
+                    sent: Some(Sent::Alias(site)),
+                    ..Answer::with(vec![self.record(self.name, ttl, RData::CNAME(CNAME(target)))])
+                },
+                None => Answer::of(ResponseCode::ServFail),
+            },
+        }
+    }
+
+    fn node(&self, id: NodeId, site: Site) -> Answer {
+        let Some((v4, v6)) = self.view.roster.addresses.get(&id) else {
+            // The node is gone, or new: the site is served all the same, by whoever else is there.
+            return self.public(site, self.config.ttl.unknown);
+        };
+        let ttl = self.config.ttl.near;
+        let v4 = v4.iter().map(|v4| RData::A((*v4).into()));
+        let v6 = v6.iter().map(|v6| RData::AAAA((*v6).into()));
+        let data: Vec<RData> = match self.kind {
+            RecordType::A => v4.collect(),
+            RecordType::AAAA => v6.collect(),
+            RecordType::ANY => return self.minimal(),
+            _ => Vec::new(),
+        };
+        if data.is_empty() {
+            return self.nothing(None, ttl);
+        }
+        Answer::with(data.into_iter().map(|data| self.record(self.name, ttl, data)).collect())
+    }
+
+    fn target(&self, site: Site) -> Answer {
+        let placement = self.view.placement;
+        let known = placement.rtt.is_some() || placement.near.is_some();
+        if self.view.from_apex && known {
+            let servers = self.servers();
+            let me = self.view.roster.me.as_ref().map(|me| me.id);
+            if !servers.iter().any(|server| Some(server.id) == me) {
+                return self.referral(placement.level, &servers, Some(site));
+            }
+        }
+        self.addresses(site, Some(self.zone.innermost()))
+    }
+
+    fn cut(&self, level: Level) -> Answer {
+        let placement = self.view.placement;
+        let outer = level.0.checked_sub(1).map(Level);
+        let known = placement.rtt.is_some() || placement.near.is_some();
+        let measurable = self.config.sources.referral_gap && self.config.mode == Mode::Levels;
+        let delegated = placement.level >= level || (!known && measurable);
+        if !delegated {
+            // A nearer server may delegate it: only who has a near cluster keeps this for long.
+            let lasting = placement.settled && placement.level > Level::GLOBAL;
+            let ttl = if lasting { self.config.ttl.negative } else { self.config.ttl.delegation_unknown };
+            return Answer { level: Some(placement.level), ..self.nothing(outer, ttl) };
+        }
+        match self.kind {
+            RecordType::DS => self.nothing(outer, self.config.ttl.negative),
+            RecordType::SOA => Answer::with(vec![self.zone.soa(Some(level), self.config.ttl.negative)]),
+            _ if known => self.referral(level, &self.servers(), None),
+            _ if level == Level::GLOBAL => {
+                self.referral(level, &self.view.roster.servers_apart(self.view.prefix, true), None)
+            }
+            // Whoever comes back is measured by that, here or at a neighbour.
+            _ => self.referral(level, &self.view.roster.servers_at(level, self.view.prefix), None),
+        }
+    }
+
+    fn server(&self, closest: Closest, id: NodeId) -> Answer {
+        let ttl = self.config.ttl.delegation;
+        let roster = self.view.roster;
+        let near = self.view.placement.near.as_ref();
+        let near = near.and_then(|near| near.servers.iter().find(|server| server.id == id));
+        let me = roster.me.as_ref().filter(|me| me.id == id);
+        let (v4, v6) = match (roster.addresses.get(&id), me.or(near)) {
+            (Some((v4, v6)), _) => (v4.clone(), v6.clone()),
+            (None, Some(server)) => (server.v4.into_iter().collect(), server.v6.into_iter().collect()),
+            // Another server named it, so it may well exist: the resolver is to ask on.
+            (None, None) => return Answer { error: Some(Extended::STRANGER), ..Answer::of(ResponseCode::ServFail) },
+        };
+        let data: Vec<RData> = match self.kind {
+            RecordType::A => v4.into_iter().map(|v4| RData::A(v4.into())).collect(),
+            RecordType::AAAA => v6.into_iter().map(|v6| RData::AAAA(v6.into())).collect(),
+            RecordType::ANY => return self.minimal(),
+            _ => Vec::new(),
+        };
+        if data.is_empty() {
+            return self.nothing(closest, self.config.ttl.negative);
+        }
+        Answer::with(data.into_iter().map(|data| self.record(self.name, ttl, data)).collect())
+    }
+
+    /// The addresses of a site's proxies for whoever asks.
+    fn addresses(&self, site: Site, closest: Closest) -> Answer {
+        let family = match self.kind {
+            RecordType::AAAA => Family::V6,
+            RecordType::ANY => return self.minimal(),
+            _ => Family::V4,
+        };
+        let Some(choice) = self.choose(site, family) else {
+            return Answer { error: Some(Extended::NOBODY), ..Answer::of(ResponseCode::ServFail) };
+        };
+        let ttl = self.lifetime(&choice);
+        let error = match choice.standing {
+            Standing::Live => None,
+            Standing::LastGood => Some(Extended::STALE),
+            Standing::Unseen => Some(Extended::UNSEEN),
+        };
+        let level = Some(choice.level);
+        let wanted = matches!(self.kind, RecordType::A | RecordType::AAAA);
+        if !wanted || choice.addresses.is_empty() {
+            return Answer { level, ..self.nothing(closest, ttl) };
+        }
+        let data = choice.addresses.into_iter().map(RData::from);
+        let records = data.map(|data| self.record(self.name, ttl, data)).collect();
+        Answer { error, level, ..Answer::with(records) }
+    }
+
+    fn choose(&self, site: Site, family: Family) -> Option<Choice> {
+        let View { placement, roster, .. } = self.view;
+        let count = self.config.answers;
+        match &placement.near {
+            Some(near) => roster
+                .choose_near(site, near, family, count)
+                .or_else(|| roster.choose(site, Level::GLOBAL, family, count)),
+            None => roster.choose(site, placement.level, family, count),
+        }
+    }
+
+    fn lifetime(&self, choice: &Choice) -> Duration {
+        let ttl = &self.config.ttl;
+        match choice.standing {
+            Standing::LastGood | Standing::Unseen => ttl.unknown,
+            Standing::Live if !self.view.placement.settled => ttl.unknown,
+            Standing::Live if choice.level == Level::GLOBAL => ttl.global,
+            Standing::Live => ttl.near,
+        }
+    }
+
+    /// The servers of the cluster of whoever asks.
+    fn servers(&self) -> Vec<Server> {
+        let View { placement, roster, prefix, .. } = self.view;
+        match &placement.near {
+            Some(near) => roster.servers_near(near, prefix),
+            None if placement.level > Level::GLOBAL => roster.servers_at(placement.level, prefix),
+            None => roster.servers_apart(prefix, false),
+        }
+    }
+
+    fn referral(&self, cut: Level, servers: &[Server], site: Option<Site>) -> Answer {
+        let placement = self.view.placement;
+        let ttl = match placement.settled {
+            false => self.config.ttl.delegation_unknown,
+            true if placement.level == Level::GLOBAL => self.config.ttl.delegation_far,
+            true => self.config.ttl.delegation,
+        };
+        let (authority, additional) = self.name_servers(Some(cut), servers, ttl);
+        if authority.is_empty() {
+            return Answer { error: Some(Extended::NOBODY), ..Answer::of(ResponseCode::ServFail) };
+        }
+        Answer {
+            authoritative: false,
+            authority,
+            additional,
+            level: Some(placement.level),
+            sent: Some(Sent::Referral(cut, site)),
+            ..Answer::of(ResponseCode::NoError)
+        }
+    }
+
+    /// An NS set under a zone's name and the addresses of its servers, which have names in that zone.
+    fn name_servers(&self, closest: Closest, servers: &[Server], ttl: Duration) -> (Vec<Record>, Vec<Record>) {
+        let owner = self.zone.name_of(closest);
+        let (mut set, mut glue) = (Vec::new(), Vec::new());
+        for server in servers.iter().filter(|server| server.v4.is_some() || server.v6.is_some()) {
+            let Some(name) = self.zone.server_name(closest, server.id) else { continue };
+            let v4 = server.v4.map(|v4| RData::A(v4.into()));
+            let v6 = server.v6.map(|v6| RData::AAAA(v6.into()));
+            glue.extend(v4.into_iter().chain(v6).map(|data| self.record(&name, ttl, data)));
+            set.push(self.record(owner, ttl, RData::NS(NS(name))));
+        }
+        (set, glue)
+    }
+
+    /// No such record, to be kept this long (RFC 2308 2.2).
+    fn nothing(&self, closest: Closest, ttl: Duration) -> Answer {
+        Answer { authority: vec![self.zone.soa(closest, ttl)], ..Answer::with(Vec::new()) }
+    }
+
+    /// The least answer to ANY (RFC 8482 4.2).
+    fn minimal(&self) -> Answer {
+        let data = RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new()));
+        Answer::with(vec![self.record(self.name, self.config.ttl.negative, data)])
+    }
+
+    fn record(&self, name: &Name, ttl: Duration, data: RData) -> Record {
+        Record::from_rdata(name.clone(), seconds(ttl), data)
+    }
+}
+
+impl Answer {
+    /// A reply of a code alone.
+    pub(crate) const fn of(code: ResponseCode) -> Self {
+        Self {
+            code,
+            authoritative: false,
+            answers: Vec::new(),
+            authority: Vec::new(),
+            additional: Vec::new(),
+            error: None,
+            level: None,
+            sent: None,
+        }
+    }
+
+    fn with(answers: Vec<Record>) -> Self {
+        Self { authoritative: true, answers, ..Self::of(ResponseCode::NoError) }
+    }
+}

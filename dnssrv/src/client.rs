@@ -1,0 +1,289 @@
+//! Who is asking: the prefix of a resolver or its client, how far it is from here and who is near it. Time is told.
+//!
+//! RTTs are kept as minima per prefix and source, over two windows, so that an old minimum lapses after one to two of them.
+//! What other servers said in the index stands beside them.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use atoll_overlay::{Level, Prefix};
+
+use crate::near::Near;
+
+/// What measured an RTT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// The query that followed a CNAME.
+    CnameGap,
+    /// The query that followed a referral.
+    ReferralGap,
+    /// A TCP connect to the resolver.
+    TcpConnect,
+    /// An ICMP echo.
+    Icmp,
+}
+
+/// Where a prefix belongs.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Placement {
+    /// The level at which it is served: of this server's cluster there, or of `near`.
+    pub(crate) level: Level,
+    /// The RTT from here, if measured.
+    pub(crate) rtt: Option<Duration>,
+    /// A foreign cluster that is nearer to it than this server's.
+    pub(crate) near: Option<Arc<Near>>,
+    /// Whether this is known well enough to be kept: measured, and the index asked unless nothing could be nearer.
+    pub(crate) settled: bool,
+}
+
+/// What is known of prefixes.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    known: BTreeMap<Prefix, Known>,
+    order: VecDeque<Prefix>,
+    thresholds: Vec<Duration>,
+    window: Duration,
+    limit: usize,
+}
+
+/// One prefix.
+#[derive(Debug, Clone, Default)]
+struct Known {
+    minima: BTreeMap<Source, Minimum>,
+    near: Option<(Arc<Near>, Instant)>,
+    /// When the index was last asked about it, and answered.
+    asked: Option<Instant>,
+    /// What this server told the index of it, and when.
+    told: Option<(Arc<Near>, Instant)>,
+}
+
+/// The least of the current and the last window.
+#[derive(Debug, Clone, Copy)]
+struct Minimum {
+    began: Instant,
+    current: Option<Duration>,
+    last: Option<Duration>,
+}
+
+impl Clients {
+    /// Nothing known yet; thresholds as in the configuration.
+    pub(crate) const fn new(thresholds: Vec<Duration>, window: Duration, limit: usize) -> Self {
+        Self { known: BTreeMap::new(), order: VecDeque::new(), thresholds, window, limit }
+    }
+
+    /// An RTT was measured from here.
+    pub(crate) fn measured(&mut self, now: Instant, prefix: Prefix, source: Source, rtt: Duration) {
+        let window = self.window;
+        let minimum =
+            self.entry(prefix).minima.entry(source).or_insert(Minimum { began: now, current: None, last: None });
+        minimum.turn(now, window);
+        minimum.current = Some(minimum.current.map_or(rtt, |known| known.min(rtt)));
+    }
+
+    /// The index was asked who is near a prefix.
+    pub(crate) fn asked(&mut self, now: Instant, prefix: Prefix, near: Option<(Near, Duration)>) {
+        let known = self.entry(prefix);
+        known.asked = Some(now);
+        known.near = near.map(|(near, ttl)| (Arc::new(near), now + ttl));
+    }
+
+    /// Whether the index is to be asked about a prefix (again).
+    pub(crate) fn is_to_ask(&self, now: Instant, prefix: Prefix) -> bool {
+        let asked = self.known.get(&prefix).and_then(|known| known.asked);
+        asked.is_none_or(|asked| now.saturating_duration_since(asked) >= ASK_AGAIN)
+    }
+
+    /// Whether the index is to be told this of a prefix: it changed, or is about to lapse there.
+    pub(crate) fn is_to_tell(&mut self, now: Instant, prefix: Prefix, near: &Near) -> bool {
+        let told = &mut self.entry(prefix).told;
+        let fresh = told.as_ref().is_some_and(|(known, at)| {
+            let age = now.saturating_duration_since(*at);
+            age < TELL_AT_MOST || (age < TOLD_FOR / 2 && known.says_the_same(near))
+        });
+        if !fresh {
+            *told = Some((Arc::new(near.clone()), now));
+        }
+        !fresh
+    }
+
+    /// The least RTT from here to a prefix, and what measured it.
+    pub(crate) fn rtt(&self, now: Instant, prefix: Prefix) -> Option<(Duration, Source)> {
+        let known = self.known.get(&prefix)?;
+        known.minima.iter().filter_map(|(source, minimum)| Some((minimum.at(now, self.window)?, *source))).min()
+    }
+
+    /// Every source's minimum for a prefix.
+    pub(crate) fn minima(&self, now: Instant, prefix: Prefix) -> Vec<(Source, Duration)> {
+        let minima = self.known.get(&prefix).map(|known| &known.minima);
+        let each = minima.into_iter().flatten();
+        each.filter_map(|(source, minimum)| Some((*source, minimum.at(now, self.window)?))).collect()
+    }
+
+    /// Where a prefix belongs. `hints` says whether the index is asked at all.
+    pub(crate) fn placement(&self, now: Instant, prefix: Prefix, hints: bool) -> Placement {
+        let known = self.known.get(&prefix);
+        let rtt = self.rtt(now, prefix).map(|(rtt, _)| rtt);
+        let own = rtt.map_or(Level::GLOBAL, |rtt| self.level(rtt));
+        let near = known.and_then(|known| known.near.as_ref()).filter(|(_, until)| now < *until).map(|(near, _)| near);
+        // Its cluster at a level is the one whose server is within the threshold; ours goes before an equal one.
+        let near = near.filter(|near| near.level > own).cloned();
+        let innermost = usize::from(own.0) == self.thresholds.len();
+        let asked = !hints || known.is_some_and(|known| known.asked.is_some());
+        let settled = near.is_some() || (rtt.is_some() && (innermost || asked));
+        Placement { level: near.as_ref().map_or(own, |near| near.level), rtt, near, settled }
+    }
+
+    /// The level an RTT belongs to.
+    fn level(&self, rtt: Duration) -> Level {
+        let under = self.thresholds.iter().take_while(|threshold| rtt < **threshold).count();
+        Level(u8::try_from(under).unwrap_or(u8::MAX))
+    }
+
+    fn entry(&mut self, prefix: Prefix) -> &mut Known {
+        if !self.known.contains_key(&prefix) {
+            if self.order.len() >= self.limit
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.known.remove(&oldest);
+            }
+            self.order.push_back(prefix);
+        }
+        self.known.entry(prefix).or_default()
+    }
+}
+
+impl Minimum {
+    fn turn(&mut self, now: Instant, window: Duration) {
+        let age = now.saturating_duration_since(self.began);
+        if age >= window {
+            self.last = if age < window * 2 { self.current } else { None };
+            self.current = None;
+            self.began = now;
+        }
+    }
+
+    fn at(mut self, now: Instant, window: Duration) -> Option<Duration> {
+        self.turn(now, window);
+        [self.current, self.last].into_iter().flatten().min()
+    }
+}
+
+impl Near {
+    fn says_the_same(&self, other: &Self) -> bool {
+        self.level == other.level
+            && self.cluster == other.cluster
+            && self.servers == other.servers
+            && self.proxies == other.proxies
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::CnameGap => "cname_gap",
+            Self::ReferralGap => "referral_gap",
+            Self::TcpConnect => "tcp_connect",
+            Self::Icmp => "icmp",
+        })
+    }
+}
+
+/// How long what this server tells the index stays there. [guess]
+pub(crate) const TOLD_FOR: Duration = Duration::from_secs(600);
+/// The least time between two puts for one prefix. [guess]
+const TELL_AT_MOST: Duration = Duration::from_secs(5);
+/// How long an answer of the index is believed before it is asked again. [guess]
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use atoll_overlay::Key;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn prefix() -> Prefix {
+        Prefix::of([192, 0, 2, 1].into())
+    }
+
+    fn clients() -> Clients {
+        Clients::new(vec![ms(60), ms(20)], HOUR, 2)
+    }
+
+    fn near(level: u8) -> Near {
+        Near { level: Level(level), rtt: ms(5), cluster: Key::ZERO, servers: Vec::new(), proxies: Vec::new() }
+    }
+
+    #[test]
+    fn the_level_is_that_of_the_least_rtt_of_any_source() {
+        let now = Instant::now();
+        let mut clients = clients();
+        for (rtt, level) in [(70, 0), (60, 0), (59, 1), (20, 1), (19, 2), (80, 2)] {
+            clients.measured(now, prefix(), Source::CnameGap, ms(rtt));
+            assert_eq!(clients.placement(now, prefix(), false).level, Level(level), "{rtt} ms");
+        }
+    }
+
+    #[test]
+    fn a_minimum_not_confirmed_lapses_within_two_windows() {
+        let start = Instant::now();
+        let mut clients = clients();
+        clients.measured(start, prefix(), Source::Icmp, ms(10));
+        clients.measured(start + HOUR, prefix(), Source::Icmp, ms(90));
+        assert_eq!(clients.rtt(start + HOUR, prefix()), Some((ms(10), Source::Icmp)));
+        assert_eq!(clients.rtt(start + HOUR * 2, prefix()), Some((ms(90), Source::Icmp)));
+        assert_eq!(clients.rtt(start + HOUR * 4, prefix()), None);
+    }
+
+    #[test]
+    fn a_far_prefix_is_settled_only_after_the_index_was_asked() {
+        let now = Instant::now();
+        let mut clients = clients();
+        assert!(!clients.placement(now, prefix(), true).settled);
+        clients.measured(now, prefix(), Source::CnameGap, ms(90));
+        assert!(!clients.placement(now, prefix(), true).settled);
+        clients.asked(now, prefix(), None);
+        assert!(clients.placement(now, prefix(), true).settled);
+    }
+
+    #[test]
+    fn a_cluster_nearer_than_ours_goes_first_until_its_pointer_lapses() {
+        let now = Instant::now();
+        let mut clients = clients();
+        clients.asked(now, prefix(), Some((near(2), HOUR)));
+        let hinted = clients.placement(now, prefix(), true);
+        assert_eq!((hinted.level, hinted.settled, hinted.near.is_some()), (Level(2), true, true));
+        assert_eq!(clients.placement(now + HOUR, prefix(), true).near, None);
+        clients.measured(now, prefix(), Source::CnameGap, ms(3));
+        assert_eq!(clients.placement(now, prefix(), true).near, None);
+    }
+
+    #[test]
+    fn the_index_is_told_once_and_again_when_something_changed() {
+        let now = Instant::now();
+        let mut clients = clients();
+        assert!(clients.is_to_tell(now, prefix(), &near(2)));
+        assert!(!clients.is_to_tell(now + ms(6_000), prefix(), &near(2)));
+        assert!(clients.is_to_tell(now + ms(6_000), prefix(), &near(1)));
+        assert!(clients.is_to_tell(now + ms(6_000) + TOLD_FOR / 2, prefix(), &near(1)));
+    }
+
+    #[test]
+    fn past_the_limit_the_oldest_prefix_is_forgotten() {
+        let now = Instant::now();
+        let mut clients = clients();
+        for last in 1..=3 {
+            clients.measured(now, Prefix::of([192, 0, last, 1].into()), Source::Icmp, ms(1));
+        }
+        assert_eq!(clients.known.len(), 2);
+        assert_eq!(clients.rtt(now, Prefix::of([192, 0, 1, 1].into())), None);
+    }
+}

@@ -1,0 +1,365 @@
+//! The redirector's settings. A duration is written as `"20s"` or `"300ms"` (ns, us, ms, s, m, h, d). Each field says what
+//! worsens in each direction and where its default comes from.
+
+use std::{net::IpAddr, net::SocketAddr, time::Duration};
+
+use serde::Deserialize;
+
+/// Everything the redirector may be told.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The zone this server is authoritative for, without a trailing dot, as delegated to it by its parent.
+    pub zone: String,
+    /// Where questions are taken, UDP and TCP both. All are bound or the start fails. Port 0 takes a free one. Name addresses
+    /// rather than `0.0.0.0` on a machine with several: a reply leaves from the address the kernel picks. [guess]
+    pub listen: Vec<SocketAddr>,
+    /// How public names are answered.
+    pub mode: Mode,
+    /// The RTT to the resolver under which each level from 1 inwards begins, falling; 1 to 7 of them. Lower: fewer resolvers find
+    /// a near cluster. Higher: "near" means less. They must be those of the index. [Coral 4.4: 60 ms, 20 ms]
+    #[serde(with = "durations")]
+    pub thresholds: Vec<Duration>,
+    /// The name servers of the zone's apex as the parent names them. Empty: servers known to the index, this one first.
+    pub nameservers: Vec<ApexServer>,
+    /// Mailbox of the SOA, `@` as `.`; relative to the zone if it has no dot at its end.
+    pub contact: String,
+    /// Serial of the SOA. Of no use to resolvers; raise it when `records` change. [RFC 1035 3.3.13]
+    pub serial: u32,
+    /// Plain records of the zone (mail, ACME, a web page at the apex): no NS, SOA or wildcard among them.
+    pub records: Vec<StaticRecord>,
+    /// How long answers may be kept.
+    pub ttl: Ttls,
+    /// What may measure the RTT to a resolver.
+    pub sources: Sources,
+    /// Whether the first question of an unknown prefix waits for a first probe, `probe.wait` at most. Off: it is answered at
+    /// once and measured for the next one. [guess]
+    pub wait: bool,
+    /// Bounds of active measurement.
+    pub probe: Probes,
+    /// How proxies are watched.
+    pub health: Health,
+    /// Ceilings.
+    pub limits: Limits,
+    /// Addresses in an answer, 1 to 4; twice as many (4 at most) if those chosen are busy. Fewer: a dead proxy hurts until the
+    /// next question. More: a site's requests meet in fewer common caches. [guess]
+    pub answers: usize,
+    /// What NSID says of this server. Empty: NSID is not answered. At most 64 bytes. [RFC 5001]
+    pub nsid: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            zone: "nyud.example".to_owned(),
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 5353))],
+            mode: Mode::Levels,
+            thresholds: vec![Duration::from_millis(60), Duration::from_millis(20)],
+            nameservers: Vec::new(),
+            contact: "hostmaster".to_owned(),
+            serial: 1,
+            records: Vec::new(),
+            ttl: Ttls::default(),
+            sources: Sources::default(),
+            wait: false,
+            probe: Probes::default(),
+            health: Health::default(),
+            limits: Limits::default(),
+            answers: 2,
+            nsid: String::new(),
+        }
+    }
+}
+
+/// How public names are answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// By a CNAME into the levels and referrals to near servers, which then give the addresses.
+    #[default]
+    Levels,
+    /// By addresses at once. One lookup, but every refresh comes to the apex servers.
+    Direct,
+}
+
+/// A name server of the apex.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApexServer {
+    /// Its name: relative to the zone if it has no dot at its end (`"ns1"`).
+    pub name: String,
+    /// Its addresses, if its name lies in the zone.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A plain record, as in a zone file: `{ name = "@", type = "MX", data = "10 mail.example.org." }`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticRecord {
+    /// Its owner relative to the zone; `"@"` is the zone itself.
+    pub name: String,
+    /// Its type by name.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its data in the text form of zone files. Names in it are absolute.
+    pub data: String,
+    /// How long it may be kept.
+    #[serde(default = "an_hour", with = "duration")]
+    pub ttl: Duration,
+}
+
+/// How long answers may be kept.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ttls {
+    /// Of the CNAME of a public name: it never changes. Shorter: one more query the more often. [design: 1 h]
+    #[serde(with = "duration")]
+    pub alias: Duration,
+    /// Of addresses in the near levels. Longer: clients keep a dead proxy that long. [design: 30 s]
+    #[serde(with = "duration")]
+    pub near: Duration,
+    /// Of addresses at level 0. [design: 60 s]
+    #[serde(with = "duration")]
+    pub global: Duration,
+    /// Of addresses while the distance of the resolver is unknown. [design: 5 s]
+    #[serde(with = "duration")]
+    pub unknown: Duration,
+    /// Of a delegation after a measurement. Longer: a resolver stays longer with a cluster it has moved away from. [design: 1 h]
+    #[serde(with = "duration")]
+    pub delegation: Duration,
+    /// Of a delegation before a measurement. [design: 30 s]
+    #[serde(with = "duration")]
+    pub delegation_unknown: Duration,
+    /// Of a delegation for a resolver that is far from here while nobody is known to be near it. Longer: it finds a near
+    /// cluster later; shorter: it comes to the apex more often. [guess]
+    #[serde(with = "duration")]
+    pub delegation_far: Duration,
+    /// Of "no such record" for names that never have one. [design: 1 h]
+    #[serde(with = "duration")]
+    pub negative: Duration,
+}
+
+impl Default for Ttls {
+    fn default() -> Self {
+        Self {
+            alias: an_hour(),
+            near: Duration::from_secs(30),
+            global: Duration::from_secs(60),
+            unknown: Duration::from_secs(5),
+            delegation: an_hour(),
+            delegation_unknown: Duration::from_secs(30),
+            delegation_far: Duration::from_secs(300),
+            negative: an_hour(),
+        }
+    }
+}
+
+/// What may measure the RTT to a resolver. Each is a switch of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sources {
+    /// The gap between a CNAME sent and the query for its target. Costs nothing. Resolvers that first minimise the target in
+    /// several steps may show two round trips. [measured]
+    pub cname_gap: bool,
+    /// The gap between a referral sent and the query that follows it here. Costs nothing, right to 1 ms. [measured]
+    pub referral_gap: bool,
+    /// A TCP connect to the resolver's port 53; a refusal measures as well. [measured]
+    pub tcp_connect: bool,
+    /// An ICMP echo, where this process may open a ping socket. [measured]
+    pub icmp: bool,
+    /// What other servers measured, from the index.
+    pub hints: bool,
+    /// Whether a client subnet option (RFC 7871) goes ahead of the resolver's own address.
+    pub client_subnet: bool,
+}
+
+impl Default for Sources {
+    fn default() -> Self {
+        Self { cname_gap: true, referral_gap: true, tcp_connect: true, icmp: true, hints: true, client_subnet: true }
+    }
+}
+
+/// Bounds of active measurement.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Probes {
+    /// The longest a question waits for a first probe, if `wait` is on. Past the first threshold nothing is gained. [design: 60 ms]
+    #[serde(with = "duration")]
+    pub wait: Duration,
+    /// When a probe is given up. [guess]
+    #[serde(with = "duration")]
+    pub timeout: Duration,
+    /// The least time between two probes of one prefix, lengthened by up to a half at random. Shorter: complaints. [guess]
+    #[serde(with = "duration")]
+    pub interval: Duration,
+    /// Probes begun in one second, all prefixes together. More: complaints under a flood of strange sources. [guess]
+    pub per_second: u32,
+    /// Prefixes queued for a probe; past it, requests for probes are dropped. [guess]
+    pub queue: usize,
+    /// The port a TCP connect goes to. [RFC 7766]
+    pub port: u16,
+    /// How long a minimum is kept without being confirmed; it lapses between one and two of these. [guess]
+    #[serde(with = "duration")]
+    pub window: Duration,
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        Self {
+            wait: Duration::from_millis(60),
+            timeout: Duration::from_secs(1),
+            interval: Duration::from_secs(120),
+            per_second: 20,
+            queue: 256,
+            port: 53,
+            window: Duration::from_secs(1800),
+        }
+    }
+}
+
+/// How proxies are watched: each is asked over HTTP, and counts as live after `up` good of the last `of` answers, as dead after
+/// `down` bad ones. The very first answer decides alone.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Health {
+    /// Time between two checks of one proxy, jittered by a fifth; a quarter of it after a failure. Shorter: more traffic; longer:
+    /// clients are sent to the dead. [guess]
+    #[serde(with = "duration")]
+    pub interval: Duration,
+    /// When a check is given up. [guess]
+    #[serde(with = "duration")]
+    pub timeout: Duration,
+    /// Good answers that make a dead proxy live.
+    pub up: u32,
+    /// Bad answers that make a live proxy dead.
+    pub down: u32,
+    /// How many of the last answers count, 1 to 32.
+    pub of: u32,
+    /// Checks at a time. [guess]
+    pub concurrent: usize,
+    /// Proxies and servers looked at per level. More: more checks; fewer: less choice. [guess]
+    pub candidates: usize,
+    /// How often the index is asked who is there. Longer: a draining node is named that much longer. [guess]
+    #[serde(with = "duration")]
+    pub refresh: Duration,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(2),
+            up: 2,
+            down: 2,
+            of: 3,
+            concurrent: 16,
+            candidates: 64,
+            refresh: Duration::from_millis(250),
+        }
+    }
+}
+
+/// Ceilings. More of each costs memory, or work under attack; fewer loses what would have been known or served.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Prefixes whose distance is kept; the oldest goes first. About 300 bytes each. [guess]
+    pub prefixes: usize,
+    /// Resolvers whose next query is awaited to measure a gap; the oldest goes first. [guess]
+    pub awaited: usize,
+    /// Questions that wait for a probe at a time; past it they are answered at once. [guess]
+    pub waiting: usize,
+    /// Lookups and puts of prefixes in the index, in one second. [guess]
+    pub index_per_second: u32,
+    /// UDP sockets per address, each with its own task. [guess]
+    pub udp_sockets: usize,
+    /// TCP connections in all; past it a new one is closed at once. [RFC 9210 4]
+    pub tcp_connections: usize,
+    /// TCP connections from one prefix. [RFC 9210 4]
+    pub tcp_per_prefix: usize,
+    /// How long a TCP connection may stay without a whole question. [RFC 7766 6.2.3]
+    #[serde(with = "duration")]
+    pub tcp_idle: Duration,
+    /// Bytes of a UDP reply, 512 to 4096. Larger ones are cut and asked again over TCP. [RFC 9715: 1232]
+    pub udp_payload: u16,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            prefixes: 100_000,
+            awaited: 10_000,
+            waiting: 256,
+            index_per_second: 50,
+            udp_sockets: 1,
+            tcp_connections: 512,
+            tcp_per_prefix: 32,
+            tcp_idle: Duration::from_secs(10),
+            udp_payload: 1232,
+        }
+    }
+}
+
+const fn an_hour() -> Duration {
+    Duration::from_secs(3600)
+}
+
+/// Durations as text: a number and a unit.
+mod duration {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, de::Error as _};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(from)?;
+        parse(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no duration such as \"20s\" or \"300ms\"")))
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Duration> {
+        let at = text.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = text.split_at_checked(at)?;
+        let number: u64 = number.parse().ok()?;
+        let nanos_each: u64 = match unit {
+            "ns" => 1,
+            "us" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            "d" => 86_400_000_000_000,
+            _ => return None,
+        };
+        Some(Duration::from_nanos(number.checked_mul(nanos_each)?))
+    }
+}
+
+/// A list of durations as text.
+mod durations {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, de::Error as _};
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Duration>, D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        let parsed = texts.iter().map(|text| super::duration::parse(text)).collect::<Option<_>>();
+        parsed.ok_or_else(|| D::Error::custom("these are no durations such as \"60ms\""))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::duration::parse;
+
+    #[test]
+    fn a_duration_is_a_whole_number_and_a_known_unit() {
+        assert_eq!(parse("20s"), Some(Duration::from_secs(20)));
+        assert_eq!(parse("300ms"), Some(Duration::from_millis(300)));
+        assert_eq!(parse("1h"), Some(Duration::from_secs(3600)));
+        for wrong in ["", "20", "s", "-1s", "1.5s", "20 s", "99999999999d", "1w"] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! Proxies this server has itself seen answer, lately: a HEAD over a plain socket, k of n with hysteresis, jittered, so many at
+//! a time. From these and from what the index says (who is there, who drains, whose quota is spent) it makes the [`Roster`].
+//!
+//! What is handed to the node to survive a restart, the last good set:
+//! ```text
+//!   byte 0     version, 1
+//!   then       one entry per proxy, at most 4096: level, then its addresses as in `near.rs`
+//! ```
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use atoll_overlay::{Key, Level, NodeInfo, NodesQuery, Roles};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use rand::RngExt as _;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::{
+    config::Health,
+    near::{NORMAL_WEIGHT, Reader, put_addresses},
+    redirector::Redirector,
+    roster::{Proxy, Ring, Roster, Server},
+};
+
+/// Watches proxies for as long as it is polled.
+pub(crate) async fn run(redirector: Arc<Redirector>, mut watch: Watch) {
+    let health = redirector.config.health.clone();
+    let mut each = tokio::time::interval(health.refresh.max(Duration::from_millis(1)));
+    each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut checks: JoinSet<(SocketAddr, bool)> = JoinSet::new();
+    loop {
+        tokio::select! {
+            _ = each.tick() => {}
+            () = redirector.refresh.notified() => {}
+            Some(done) = checks.join_next() => {
+                // A check that panicked is ours to repair, and its target is asked again.
+                if let Ok((target, good)) = done {
+                    watch.checked(Instant::now(), target, good);
+                }
+            }
+        }
+        watch.look(&redirector);
+        let now = Instant::now();
+        while checks.len() < health.concurrent.max(1)
+            && let Some(target) = watch.next_due(now)
+        {
+            let limit = health.timeout;
+            checks.spawn(async move { (target, matches!(timeout(limit, ask(target)).await, Ok(Ok(true)))) });
+        }
+        redirector.set_roster(watch.roster());
+    }
+}
+
+/// What is known of proxies and servers.
+pub(crate) struct Watch {
+    health: Health,
+    levels: u8,
+    /// This server's address where the index knows none.
+    fallback: IpAddr,
+    targets: BTreeMap<SocketAddr, Target>,
+    seen: Seen,
+    last_good: Vec<Vec<Proxy>>,
+}
+
+/// What the index said last.
+#[derive(Default)]
+struct Seen {
+    me: Option<Server>,
+    rings: Vec<(Vec<NodeInfo>, Ring)>,
+    roster: Roster,
+}
+
+/// One address of a proxy.
+struct Target {
+    /// The last answers, the latest in bit 0; how many there were.
+    answers: u32,
+    count: u32,
+    live: Option<bool>,
+    due: Instant,
+    asking: bool,
+}
+
+impl Watch {
+    /// Nobody seen yet but those handed back from an earlier run.
+    pub(crate) fn new(health: Health, levels: u8, fallback: IpAddr, saved: Option<&Bytes>) -> Self {
+        let last_good = saved.map_or_else(Vec::new, |saved| read(saved, levels));
+        Self { health, levels, fallback, targets: BTreeMap::new(), seen: Seen::default(), last_good }
+    }
+
+    /// Asks the index who is there.
+    pub(crate) fn look(&mut self, redirector: &Redirector) {
+        let index = redirector.index.as_ref();
+        let me = index.me();
+        let clusters = index.levels();
+        let leaving = redirector.is_leaving() || me.draining;
+        let mut roster = Roster::default();
+        let mut rings = Vec::new();
+        for level in (0..self.levels).map(Level) {
+            let query = |services| NodesQuery { level, count: self.health.candidates, target: None, services };
+            let proxies = index.nodes(&query(Roles::PROXY));
+            let servers = index.nodes(&query(Roles::DNSSRV));
+            for node in proxies.iter().chain(&servers).chain([&me]) {
+                roster.addresses.insert(node.id, (node.v4.clone(), node.v6.clone()));
+            }
+            let others = servers.into_iter().filter(|node| node.id != me.id && !node.draining);
+            let cluster = clusters.iter().find(|info| info.level == level).map_or(Key::ZERO, |info| info.cluster);
+            let servers = others.map(|node| server(&node)).collect();
+            let ring = Ring { cluster, servers, live: Vec::new(), fresh: Vec::new() };
+            let willing = |node: &NodeInfo| !node.draining && node.quota_left != Some(0);
+            let alone = !proxies.iter().any(|node| node.id != me.id && willing(node));
+            let named = |node: &NodeInfo| willing(node) || (alone && node.id == me.id);
+            let stays = |node: &NodeInfo| node.id != me.id || !leaving || alone;
+            rings.push((proxies.into_iter().filter(|node| named(node) && stays(node)).collect(), ring));
+        }
+        let alone = rings.first().is_none_or(|(_, ring)| ring.servers.is_empty());
+        let myself = Some(self.myself(&me)).filter(|_| !leaving || alone);
+        self.retarget(&rings);
+        self.seen = Seen { me: myself, rings, roster };
+    }
+
+    /// A target was asked.
+    fn checked(&mut self, now: Instant, target: SocketAddr, good: bool) {
+        let health = &self.health;
+        let Some(target) = self.targets.get_mut(&target) else { return };
+        target.asking = false;
+        target.answers = target.answers << 1 | u32::from(good);
+        target.count = (target.count + 1).min(health.of);
+        let of = u32::MAX >> (32 - target.count.clamp(1, 32));
+        let good_ones = (target.answers & of).count_ones();
+        target.live = Some(match target.live {
+            None => good,
+            Some(false) => good_ones >= health.up,
+            Some(true) => target.count - good_ones < health.down,
+        });
+        let pause = if good { health.interval } else { health.interval / 4 };
+        target.due = now + pause.mul_f64(rand::rng().random_range(0.8..1.2));
+    }
+
+    /// A target that is to be asked now; it counts as being asked.
+    fn next_due(&mut self, now: Instant) -> Option<SocketAddr> {
+        let (address, target) =
+            self.targets.iter_mut().filter(|(_, t)| !t.asking && t.due <= now).min_by_key(|(_, t)| t.due)?;
+        target.asking = true;
+        Some(*address)
+    }
+
+    /// The picture answers are made from.
+    pub(crate) fn roster(&mut self) -> Roster {
+        let mut roster = self.seen.roster.clone();
+        roster.me.clone_from(&self.seen.me);
+        for (at, (nodes, ring)) in self.seen.rings.iter().enumerate() {
+            let live: Vec<Proxy> = nodes.iter().filter_map(|node| self.proxy(node, Some(true))).collect();
+            let fresh = nodes.iter().filter_map(|node| self.proxy(node, None)).collect();
+            if !live.is_empty() {
+                if self.last_good.len() <= at {
+                    self.last_good.resize(at + 1, Vec::new());
+                }
+                if let Some(last) = self.last_good.get_mut(at) {
+                    last.clone_from(&live);
+                }
+            }
+            roster.rings.push(Ring { live, fresh, ..ring.clone() });
+        }
+        let dead = self.targets.iter().filter(|(_, target)| target.live == Some(false));
+        roster.dead = dead.map(|(address, _)| address.ip()).collect();
+        roster.last_good.clone_from(&self.last_good);
+        roster
+    }
+
+    fn retarget(&mut self, rings: &[(Vec<NodeInfo>, Ring)]) {
+        let wanted: BTreeSet<SocketAddr> = rings.iter().flat_map(|(nodes, _)| nodes).flat_map(targets).collect();
+        self.targets.retain(|address, target| wanted.contains(address) || target.asking);
+        let now = Instant::now();
+        for address in wanted {
+            let new = || Target { answers: 0, count: 0, live: None, due: now, asking: false };
+            self.targets.entry(address).or_insert_with(new);
+        }
+    }
+
+    /// A node as a proxy, with those of its addresses that are in this state. None if it has none.
+    fn proxy(&self, node: &NodeInfo, state: Option<bool>) -> Option<Proxy> {
+        let is = |address: &SocketAddr| self.targets.get(address).is_some_and(|target| target.live == state);
+        let mut proxy = Proxy { v4: None, v6: None, load: node.load, weight: node.weight };
+        for address in targets(node).filter(is) {
+            match address.ip() {
+                IpAddr::V4(v4) => proxy.v4 = Some(v4),
+                IpAddr::V6(v6) => proxy.v6 = Some(v6),
+            }
+        }
+        (proxy.v4.is_some() || proxy.v6.is_some()).then_some(proxy)
+    }
+
+    fn myself(&self, me: &NodeInfo) -> Server {
+        let mut myself = server(me);
+        if myself.v4.is_none() && myself.v6.is_none() {
+            match self.fallback {
+                IpAddr::V4(v4) => myself.v4 = Some(v4).filter(|v4| !v4.is_unspecified()),
+                IpAddr::V6(v6) => myself.v6 = Some(v6).filter(|v6| !v6.is_unspecified()),
+            }
+        }
+        myself
+    }
+}
+
+/// The last good set as bytes.
+pub(crate) fn write(last_good: &[Vec<Proxy>]) -> Bytes {
+    let mut to = BytesMut::new();
+    to.put_u8(VERSION);
+    let each = last_good.iter().enumerate().flat_map(|(at, proxies)| proxies.iter().map(move |proxy| (at, proxy)));
+    for (at, proxy) in each.filter(|(_, proxy)| proxy.v4.is_some() || proxy.v6.is_some()).take(SAVED) {
+        to.put_u8(u8::try_from(at).unwrap_or(u8::MAX));
+        put_addresses(&mut to, proxy.v4, proxy.v6);
+    }
+    to.freeze()
+}
+
+/// The last good set from bytes: as much of it as can be read, none of another version.
+fn read(bytes: &[u8], levels: u8) -> Vec<Vec<Proxy>> {
+    let mut from = Reader(bytes);
+    let mut last_good = vec![Vec::new(); levels.into()];
+    if from.array() != Some([VERSION]) {
+        return last_good;
+    }
+    for _ in 0..SAVED {
+        let Some([at]) = from.array() else { break };
+        let Some((v4, v6)) = from.addresses() else { break };
+        if let Some(proxies) = last_good.get_mut(usize::from(at)) {
+            proxies.push(Proxy { v4, v6, load: 0, weight: NORMAL_WEIGHT });
+        }
+    }
+    last_good
+}
+
+/// Asks a proxy whether it is there: any HTTP/1.1 answer of an Atoll proxy will do.
+async fn ask(target: SocketAddr) -> io::Result<bool> {
+    let mut stream = TcpStream::connect(target).await?;
+    let request =
+        format!("HEAD {PATH} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: atoll-dnssrv\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut head = Vec::new();
+    let mut chunk = [0; 1024];
+    while head.len() < HEAD {
+        let length = stream.read(&mut chunk).await?;
+        head.extend(chunk.get(..length).unwrap_or_default());
+        if length == 0 || head.windows(4).any(|end| end == b"\r\n\r\n") {
+            break;
+        }
+    }
+    Ok(is_ours(&head))
+}
+
+fn is_ours(head: &[u8]) -> bool {
+    let head = String::from_utf8_lossy(head);
+    let mut lines = head.split("\r\n");
+    let http = lines.next().is_some_and(|status| status.starts_with("HTTP/1.1 "));
+    let server = lines.filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("server"));
+    http && server.is_some_and(|(_, value)| {
+        value.trim().split(['/', ' ']).next().is_some_and(|word| word.eq_ignore_ascii_case("atoll"))
+    })
+}
+
+/// Where a node's proxy is asked: its first address of each family, its cleartext port.
+fn targets(node: &NodeInfo) -> impl Iterator<Item = SocketAddr> + use<> {
+    let port = node.http_ports.first().copied().unwrap_or(80);
+    let v4 = node.v4.first().copied().map(IpAddr::V4);
+    let v6 = node.v6.first().copied().map(IpAddr::V6);
+    v4.into_iter().chain(v6).map(move |address| SocketAddr::new(address, port))
+}
+
+fn server(node: &NodeInfo) -> Server {
+    Server {
+        id: node.id,
+        v4: node.v4.first().copied(),
+        v6: node.v6.first().copied(),
+        cluster: node.clusters.first().copied(),
+    }
+}
+
+const PATH: &str = "/.well-known/atoll/health";
+/// Bytes of a response's head that are read.
+const HEAD: usize = 4096;
+const VERSION: u8 = 1;
+/// Proxies in a saved set.
+const SAVED: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use atoll_overlay::NodeId;
+
+    use super::*;
+
+    fn node(last: u8) -> NodeInfo {
+        NodeInfo {
+            id: NodeId::from(Key::from_bytes([last; 20])),
+            v4: vec![[127, 0, 0, last].into()],
+            v6: Vec::new(),
+            http_ports: vec![8080],
+            roles: Roles::PROXY,
+            load: 0,
+            weight: 100,
+            quota_left: None,
+            draining: false,
+            rtt: None,
+            clusters: Vec::new(),
+            site: String::new(),
+            certificates: Vec::new(),
+            version: String::new(),
+        }
+    }
+
+    fn watch() -> Watch {
+        let mut watch = Watch::new(Health::default(), 3, [127, 0, 0, 1].into(), None);
+        let ring = Ring { cluster: Key::ZERO, live: Vec::new(), fresh: Vec::new(), servers: Vec::new() };
+        let rings = vec![(vec![node(1), node(2)], ring)];
+        watch.retarget(&rings);
+        watch.seen.rings = rings;
+        watch
+    }
+
+    /// Feeds answers ("+" good, "-" bad) of the first node and writes down its state after each.
+    fn check(answers: &str, states: &str) {
+        let mut watch = watch();
+        let target = SocketAddr::from(([127, 0, 0, 1], 8080));
+        let mut seen = String::new();
+        for answer in answers.chars() {
+            watch.checked(Instant::now(), target, answer == '+');
+            seen.push(if watch.targets[&target].live == Some(true) { '+' } else { '-' });
+        }
+        assert_eq!(seen, states, "after {answers}");
+    }
+
+    #[test]
+    fn the_first_answer_decides_alone() {
+        check("+", "+");
+        check("-", "-");
+    }
+
+    #[test]
+    fn one_bad_answer_kills_nobody_and_one_good_one_raises_nobody() {
+        check("++-++-+", "+++++++");
+        check("-+-", "---");
+    }
+
+    #[test]
+    fn two_bad_of_three_kill_and_two_good_of_three_raise() {
+        check("+--", "++-");
+        check("+-+-", "+++-");
+        check("+--++", "++--+");
+    }
+
+    #[test]
+    fn each_target_is_asked_once_at_a_time_the_longest_due_first() {
+        let mut watch = watch();
+        let now = Instant::now();
+        let first = watch.next_due(now).unwrap();
+        let second = watch.next_due(now).unwrap();
+        assert_ne!(first, second);
+        assert_eq!(watch.next_due(now), None);
+        watch.checked(now, first, true);
+        assert_eq!(watch.next_due(now), None, "not before its pause is over");
+        assert_eq!(watch.next_due(now + Health::default().interval * 2), Some(first));
+    }
+
+    #[test]
+    fn the_last_good_set_outlives_its_proxies_and_a_restart() {
+        let mut watch = watch();
+        let address = |last| SocketAddr::from(([127, 0, 0, last], 8080));
+        for good in [true, false, false] {
+            watch.checked(Instant::now(), address(1), good);
+            watch.roster();
+        }
+        let roster = watch.roster();
+        assert!(roster.rings[0].live.is_empty());
+        assert_eq!(roster.dead, [IpAddr::from([127, 0, 0, 1])]);
+        let saved = write(&roster.last_good);
+        let again = Watch::new(Health::default(), 3, [127, 0, 0, 1].into(), Some(&saved)).roster();
+        assert_eq!(again.last_good[0], roster.last_good[0]);
+        assert_eq!(again.last_good[0][0].v4, Some([127, 0, 0, 1].into()));
+    }
+
+    #[test]
+    fn only_an_atoll_proxy_counts_as_one() {
+        assert!(is_ours(b"HTTP/1.1 404 Not Found\r\nserver: Atoll/0.1\r\n\r\n"));
+        assert!(is_ours(b"HTTP/1.1 200 OK\r\nDate: x\r\nServer:atoll\r\n\r\n"));
+        assert!(!is_ours(b"HTTP/1.1 200 OK\r\nServer: nginx\r\n\r\n"));
+        assert!(!is_ours(b"SSH-2.0 server: atoll\r\n\r\n"));
+        assert!(!is_ours(b""));
+    }
+
+    #[test]
+    fn any_saved_bytes_are_read_or_passed_over() {
+        bolero::check!().for_each(|bytes| {
+            let read_back = read(bytes, 3);
+            assert_eq!(read_back.len(), 3);
+            assert_eq!(read(&write(&read_back), 3), read_back);
+        });
+    }
+}

@@ -1,0 +1,157 @@
+//! Measuring the RTT to a resolver: a TCP connect to its port 53, whose refusal measures as well, and an ICMP echo where this
+//! process may open a ping socket. Rate-limited per prefix and in all, jittered, never in the way of an answer.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use atoll_overlay::Prefix;
+use rand::RngExt as _;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpStream, UdpSocket},
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::timeout,
+};
+
+use crate::{
+    Source,
+    hints::pace,
+    redirector::{Probe, Redirector},
+};
+
+/// Probes until nobody can ask any more.
+pub(crate) async fn run(redirector: Arc<Redirector>, mut wishes: mpsc::Receiver<Probe>) {
+    let config = redirector.config.probe.clone();
+    let mut each = tokio::time::interval(pace(config.per_second));
+    each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut recent = Recent::new(redirector.config.limits.prefixes.max(1));
+    // At the given rate no more than this many can be under way at once.
+    let mut probes = JoinSet::new();
+    while let Some(Probe { address, known }) = wishes.recv().await {
+        while probes.try_join_next().is_some() {}
+        let now = Instant::now();
+        let jitter = rand::rng().random_range(0.0..0.5);
+        if !recent.may(now, Prefix::of(address), config.interval.mul_f64(1.0 + jitter)) {
+            continue;
+        }
+        each.tick().await;
+        probes.spawn(probe(Arc::clone(&redirector), address, known));
+    }
+}
+
+async fn probe(redirector: Arc<Redirector>, address: IpAddr, known: Option<oneshot::Sender<()>>) {
+    let sources = &redirector.config.sources;
+    let limit = redirector.config.probe.timeout;
+    let port = SocketAddr::new(address, redirector.config.probe.port);
+    let connect = async { if sources.tcp_connect { timeout(limit, connect(port)).await.ok().flatten() } else { None } };
+    let echo =
+        async { if sources.icmp { timeout(limit, echo(address)).await.ok().and_then(Result::ok) } else { None } };
+    let (connect, echo) = tokio::join!(connect, echo);
+    let prefix = Prefix::of(address);
+    for (source, rtt) in [(Source::TcpConnect, connect), (Source::Icmp, echo)] {
+        if let Some(rtt) = rtt {
+            redirector.measured(Instant::now(), prefix, source, rtt);
+        }
+    }
+    if let Some(known) = known {
+        // Whoever waited may have been answered meanwhile.
+        let _ = known.send(());
+    }
+}
+
+/// The time until a connect is taken or refused. None if it is neither.
+async fn connect(to: SocketAddr) -> Option<Duration> {
+    let began = Instant::now();
+    match TcpStream::connect(to).await {
+        Ok(_) => Some(began.elapsed()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Some(began.elapsed()),
+        Err(_) => None,
+    }
+}
+
+/// The time until an ICMP echo is back, over an unprivileged ping socket.
+async fn echo(to: IpAddr) -> io::Result<Duration> {
+    let (domain, protocol, request, reply) = match to {
+        IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8, 0),
+        IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128, 129),
+    };
+    let socket = Socket::new(domain, Type::DGRAM, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    let socket = UdpSocket::from_std(socket.into())?;
+    socket.connect(SocketAddr::new(to, 0)).await?;
+    // Type, code, checksum and id (both the kernel's to fill), sequence, and a word to know the answer by.
+    let word: [u8; 8] = rand::rng().random();
+    let message = [&[request, 0, 0, 0, 0, 0, 0, 1][..], &word].concat();
+    let began = Instant::now();
+    socket.send(&message).await?;
+    let mut buffer = [0; 64];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        let got = buffer.get(..length).unwrap_or_default();
+        if got.first() == Some(&reply) && got.ends_with(&word) {
+            return Ok(began.elapsed());
+        }
+    }
+}
+
+/// Prefixes probed lately.
+struct Recent {
+    until: BTreeMap<Prefix, Instant>,
+    order: VecDeque<Prefix>,
+    limit: usize,
+}
+
+impl Recent {
+    const fn new(limit: usize) -> Self {
+        Self { until: BTreeMap::new(), order: VecDeque::new(), limit }
+    }
+
+    /// Whether a prefix may be probed now; if so it may not for a while.
+    fn may(&mut self, now: Instant, prefix: Prefix, pause: Duration) -> bool {
+        if self.until.get(&prefix).is_some_and(|until| now < *until) {
+            return false;
+        }
+        if self.until.insert(prefix, now + pause).is_none() {
+            self.order.push_back(prefix);
+        }
+        if self.order.len() > self.limit
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.until.remove(&oldest);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_probed_once_in_a_while_and_the_memory_of_it_is_bounded() {
+        let now = Instant::now();
+        let pause = Duration::from_secs(10);
+        let prefix = |third: u8| Prefix::of([192, 0, third, 1].into());
+        let mut recent = Recent::new(2);
+        assert!(recent.may(now, prefix(1), pause));
+        assert!(!recent.may(now, prefix(1), pause));
+        assert!(recent.may(now + pause, prefix(1), pause));
+        assert!(recent.may(now, prefix(2), pause) && recent.may(now, prefix(3), pause));
+        assert_eq!((recent.until.len(), recent.order.len()), (2, 2));
+    }
+
+    #[tokio::test]
+    async fn a_taken_and_a_refused_connect_both_measure() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(connect(address).await.is_some());
+        drop(listener);
+        assert!(connect(address).await.is_some());
+    }
+}

@@ -1,0 +1,433 @@
+//! From a query's bytes to a reply's, out of memory alone: who asks, what is known of them, the answer, what the answer makes
+//! one expect. What must wait for others (probes, the index) is left as an errand in a bounded queue and helps the next query.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use atoll_overlay::{Index, Level, Prefix};
+use hickory_proto::{op::ResponseCode, rr::DNSClass};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::{
+    Config, ServeError, Source, Stats, Transport,
+    answer::{Answer, View, answer},
+    client::{Clients, Placement},
+    gap::{Followed, Gaps, Sent},
+    near::Near,
+    question::{Edns, Header, Query, Refusal, Subnet},
+    reply::{Frame, code_name, encode},
+    roster::Roster,
+    stats::{Counters, kind_name},
+    zone::{Place, Zone},
+};
+
+/// One zone's redirector.
+pub(crate) struct Redirector {
+    pub(crate) config: Config,
+    pub(crate) index: Arc<dyn Index>,
+    pub(crate) counters: Counters,
+    pub(crate) leaving: AtomicBool,
+    /// Rings when the roster is to be made anew.
+    pub(crate) refresh: Notify,
+    zone: Zone,
+    clients: Mutex<Clients>,
+    gaps: Mutex<Gaps>,
+    roster: RwLock<Arc<Roster>>,
+    probes: mpsc::Sender<Probe>,
+    errands: mpsc::Sender<Errand>,
+}
+
+/// A wish to know how far a resolver is.
+#[derive(Debug)]
+pub(crate) struct Probe {
+    /// Whom to probe.
+    pub(crate) address: std::net::IpAddr,
+    /// Told when it is known, if a question waits for it.
+    pub(crate) known: Option<oneshot::Sender<()>>,
+}
+
+/// Something to do in the index.
+#[derive(Debug)]
+pub(crate) enum Errand {
+    /// Ask who is near a prefix.
+    Ask(Prefix),
+    /// Say that this server's cluster is.
+    Tell(Prefix, Near),
+}
+
+/// What becomes of a query.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Nothing.
+    Silence,
+    /// A reply.
+    Reply(Vec<u8>),
+    /// It is to be asked again, without waiting, once this resolves or `probe.wait` is over.
+    Wait(oneshot::Receiver<()>),
+}
+
+/// Where a prefix is served and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// Whose.
+    pub prefix: Prefix,
+    /// The level it is served at.
+    pub level: Level,
+    /// The least RTT from each source that has one.
+    pub measured: Vec<(Source, Duration)>,
+    /// The foreign cluster it is handed to, with the RTT measured there, if one is nearer than this server's.
+    pub near: Option<(atoll_overlay::Key, Duration)>,
+    /// Whether this is known well enough for answers to be kept long.
+    pub settled: bool,
+}
+
+impl Redirector {
+    /// A redirector that knows nobody yet, and what it wants done.
+    pub(crate) fn new(
+        config: Config,
+        index: Arc<dyn Index>,
+    ) -> Result<(Self, mpsc::Receiver<Probe>, mpsc::Receiver<Errand>), ServeError> {
+        check(&config)?;
+        let (probes, to_probe) = mpsc::channel(config.probe.queue.max(1));
+        let (errands, to_do) = mpsc::channel(config.probe.queue.max(1));
+        let redirector = Self {
+            zone: Zone::new(&config)?,
+            clients: Mutex::new(Clients::new(
+                config.thresholds.clone(),
+                config.probe.window,
+                config.limits.prefixes.max(1),
+            )),
+            gaps: Mutex::new(Gaps::new(config.limits.awaited.max(1))),
+            roster: RwLock::default(),
+            counters: Counters::default(),
+            leaving: AtomicBool::new(false),
+            refresh: Notify::new(),
+            config,
+            index,
+            probes,
+            errands,
+        };
+        Ok((redirector, to_probe, to_do))
+    }
+
+    /// Answers a query. `may_wait`: whether it may be put off until a probe is back.
+    pub(crate) fn respond(
+        &self,
+        now: Instant,
+        bytes: &[u8],
+        from: SocketAddr,
+        transport: Transport,
+        may_wait: bool,
+    ) -> Outcome {
+        let query = match Query::parse(bytes) {
+            Ok(query) => query,
+            Err(Refusal::Drop) => {
+                self.counters.dropped();
+                return Outcome::Silence;
+            }
+            Err(Refusal::Malformed(header)) => return self.refuse(bytes, header, ResponseCode::FormErr, transport),
+            Err(Refusal::Operation(header)) => return self.refuse(bytes, header, ResponseCode::NotImp, transport),
+        };
+        let (answer, scope) = match unanswerable(&query) {
+            Some(answer) => (answer, 0),
+            None => match self.resolve(now, &query, from, may_wait) {
+                Resolved::Answer(answer, scope) => (answer, scope),
+                Resolved::Wait(known) => return Outcome::Wait(known),
+            },
+        };
+        let bytes = encode(&answer, &self.frame(bytes, query.header, query.edns, scope, transport));
+        self.counters.answered(kind_name(query.kind), code_name(answer.code), transport, bytes.len());
+        Outcome::Reply(bytes)
+    }
+
+    /// An RTT was measured.
+    pub(crate) fn measured(&self, now: Instant, prefix: Prefix, source: Source, rtt: Duration) {
+        self.clients().measured(now, prefix, source, rtt);
+        self.counters.measured(source);
+        self.index.observe(prefix, rtt);
+    }
+
+    /// The index was asked who is near a prefix.
+    pub(crate) fn asked(&self, now: Instant, prefix: Prefix, near: Option<(Near, Duration)>) {
+        self.clients().asked(now, prefix, near);
+    }
+
+    /// Whether the index is to be asked about a prefix (again).
+    pub(crate) fn is_to_ask(&self, now: Instant, prefix: Prefix) -> bool {
+        self.clients().is_to_ask(now, prefix)
+    }
+
+    /// Who is there from now on.
+    pub(crate) fn set_roster(&self, roster: Roster) {
+        *self.roster.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(roster);
+    }
+
+    /// Who is there.
+    pub(crate) fn roster(&self) -> Arc<Roster> {
+        Arc::clone(&self.roster.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Where a prefix is served, and why.
+    pub(crate) fn explain(&self, now: Instant, prefix: Prefix) -> Explanation {
+        let clients = self.clients();
+        let placement = clients.placement(now, prefix, self.config.sources.hints);
+        Explanation {
+            prefix,
+            level: placement.level,
+            measured: clients.minima(now, prefix),
+            near: placement.near.map(|near| (near.cluster, near.rtt)),
+            settled: placement.settled,
+        }
+    }
+
+    /// The counters now.
+    pub(crate) fn stats(&self) -> Stats {
+        let live = self.roster().rings.iter().map(|ring| ring.live.len()).collect();
+        Stats { live, ..self.counters.read() }
+    }
+
+    /// Whether this node is leaving.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    fn resolve(&self, now: Instant, query: &Query, from: SocketAddr, may_wait: bool) -> Resolved {
+        let place = self.zone.locate(&query.name);
+        let resolver = from.ip().to_canonical();
+        let followed = self.gaps().came(now, resolver, &place);
+        if let Some(followed) = followed {
+            self.learn(now, Prefix::of(resolver), followed);
+        }
+        let asked_for = self.asked_for(now, query, Prefix::of(resolver));
+        if self.depends_on_who_asks(&place)
+            && let Some(known) = self.find_out(now, &asked_for, resolver, may_wait)
+        {
+            return Resolved::Wait(known);
+        }
+        let AskedFor { prefix, placement, scope } = asked_for;
+        let roster = self.roster();
+        let from_apex = matches!(followed, Some(Followed { sent: Sent::Alias(_), .. }));
+        let view = View { placement: &placement, roster: &roster, prefix, from_apex };
+        let answer = answer(&self.zone, &self.config, place, &query.name, query.kind, view);
+        if let Some(sent) = answer.sent {
+            self.gaps().sent(now, resolver, sent);
+        }
+        match answer.level {
+            Some(level) => {
+                self.counters.placed(level, reason(&placement));
+                self.tell(now, prefix, &placement, &roster);
+                Resolved::Answer(answer, scope)
+            }
+            // What depends on nobody holds for everybody.
+            None => Resolved::Answer(answer, 0),
+        }
+    }
+
+    /// Whose distance counts: the client's if its subnet came along and something is known of it, else the resolver's.
+    fn asked_for(&self, now: Instant, query: &Query, resolver: Prefix) -> AskedFor {
+        let hints = self.config.sources.hints;
+        let subnet = query.edns.and_then(|edns| edns.subnet).filter(|_| self.config.sources.client_subnet);
+        let clients = self.clients();
+        if let Some((prefix, scope)) = subnet.and_then(whole_prefix) {
+            let placement = clients.placement(now, prefix, hints);
+            if placement.rtt.is_some() || placement.near.is_some() {
+                return AskedFor { prefix, placement, scope };
+            }
+            let ask = hints && clients.is_to_ask(now, prefix);
+            let placement = clients.placement(now, resolver, hints);
+            drop(clients);
+            if ask {
+                self.errand(Errand::Ask(prefix));
+            }
+            return AskedFor { prefix: resolver, placement, scope: 0 };
+        }
+        AskedFor { prefix: resolver, placement: clients.placement(now, resolver, hints), scope: 0 }
+    }
+
+    /// Has a resolver measured and the index asked, if it is time. Says what to wait for, if this question is to wait.
+    fn find_out(
+        &self,
+        now: Instant,
+        asked_for: &AskedFor,
+        resolver: std::net::IpAddr,
+        may_wait: bool,
+    ) -> Option<oneshot::Receiver<()>> {
+        let AskedFor { prefix, placement, .. } = asked_for;
+        if self.config.sources.hints
+            && placement.level < self.zone.innermost()
+            && self.clients().is_to_ask(now, *prefix)
+        {
+            self.errand(Errand::Ask(*prefix));
+        }
+        let active = self.config.sources.tcp_connect || self.config.sources.icmp;
+        if !active || placement.rtt.is_some() || *prefix != Prefix::of(resolver) {
+            return None;
+        }
+        let (tell, known) = oneshot::channel();
+        let waits = may_wait && self.config.wait && placement.near.is_none();
+        // A full queue means a flood: the question is answered as it is.
+        let queued = self.probes.try_send(Probe { address: resolver, known: waits.then_some(tell) }).is_ok();
+        (queued && waits).then_some(known)
+    }
+
+    /// Tells the index of a prefix near this server, so that farther servers hand it over.
+    fn tell(&self, now: Instant, prefix: Prefix, placement: &Placement, roster: &Roster) {
+        let own = placement.level > Level::GLOBAL && placement.near.is_none();
+        let (Some(rtt), true, Some(ring)) = (placement.rtt, own, roster.rings.get(usize::from(placement.level.0)))
+        else {
+            return;
+        };
+        if !self.config.sources.hints || ring.live.is_empty() || self.is_leaving() {
+            return;
+        }
+        let servers: Vec<_> = roster.me.iter().chain(&ring.servers).take(3).cloned().collect();
+        if servers.is_empty() {
+            return;
+        }
+        let near = Near { level: placement.level, rtt, cluster: ring.cluster, servers, proxies: ring.live.clone() };
+        if self.clients().is_to_tell(now, prefix, &near) {
+            self.errand(Errand::Tell(prefix, near));
+        }
+    }
+
+    fn learn(&self, now: Instant, resolver: Prefix, followed: Followed) {
+        let (source, on) = match followed.sent {
+            Sent::Alias(_) => (Source::CnameGap, self.config.sources.cname_gap),
+            Sent::Referral(..) => (Source::ReferralGap, self.config.sources.referral_gap),
+        };
+        if on {
+            self.measured(now, resolver, source, followed.gap);
+        }
+    }
+
+    fn depends_on_who_asks(&self, place: &Place<'_>) -> bool {
+        match place {
+            Place::Cut(_) | Place::Target(_) => true,
+            // The CNAME depends on nobody, but who follows it will be answered soon.
+            Place::Public(_) => true,
+            Place::Outside | Place::Apex(_) | Place::Plain(_) | Place::Empty(_) | Place::Missing(_) => false,
+            Place::Node(..) | Place::Server(..) => false,
+        }
+    }
+
+    fn errand(&self, errand: Errand) {
+        if self.errands.try_send(errand).is_err() {
+            metrics::counter!("atoll_dns_errands_dropped_total").increment(1);
+        }
+    }
+
+    fn refuse(&self, bytes: &[u8], header: Header, code: ResponseCode, transport: Transport) -> Outcome {
+        let reply = encode(&Answer::of(code), &self.frame(bytes, header, None, 0, transport));
+        self.counters.answered("unread", code_name(code), transport, reply.len());
+        Outcome::Reply(reply)
+    }
+
+    fn frame<'a>(
+        &'a self,
+        query: &'a [u8],
+        header: Header,
+        edns: Option<Edns>,
+        scope: u8,
+        transport: Transport,
+    ) -> Frame<'a> {
+        let payload = self.config.limits.udp_payload;
+        let limit = match (transport, edns) {
+            (Transport::Tcp, _) => u16::MAX,
+            (Transport::Udp, Some(edns)) => edns.payload.max(PLAIN).min(payload),
+            (Transport::Udp, None) => PLAIN,
+        };
+        Frame { header, query, edns, scope, nsid: &self.config.nsid, payload, limit }
+    }
+
+    fn clients(&self) -> MutexGuard<'_, Clients> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn gaps(&self) -> MutexGuard<'_, Gaps> {
+        self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum Resolved {
+    Answer(Answer, u8),
+    Wait(oneshot::Receiver<()>),
+}
+
+struct AskedFor {
+    prefix: Prefix,
+    placement: Placement,
+    scope: u8,
+}
+
+/// What is answered whatever the name: other versions, classes and types that are no data.
+fn unanswerable(query: &Query) -> Option<Answer> {
+    if query.edns.is_some_and(|edns| edns.version != 0) {
+        return Some(Answer::of(ResponseCode::BADVERS));
+    }
+    if query.class != DNSClass::IN {
+        return Some(Answer::of(ResponseCode::Refused));
+    }
+    match u16::from(query.kind) {
+        // OPT is no type to ask for.
+        0 | 41 => Some(Answer::of(ResponseCode::FormErr)),
+        // IXFR, AXFR: nobody has a copy of this zone.
+        251 | 252 => Some(Answer::of(ResponseCode::Refused)),
+        // ANY.
+        255 => None,
+        // The other types that ask for no data: TKEY, TSIG, MAILA, MAILB and unassigned ones.
+        128..=254 => Some(Answer::of(ResponseCode::NotImp)),
+        _ => None,
+    }
+}
+
+/// The prefix a client subnet lies in, if it is no wider than we tell apart, and its bits as the answer's scope.
+fn whole_prefix(subnet: Subnet) -> Option<(Prefix, u8)> {
+    let address = subnet.address?;
+    let unit = if address.is_ipv4() { 24 } else { 48 };
+    (subnet.prefix >= unit).then(|| (Prefix::of(address), unit))
+}
+
+const fn reason(placement: &Placement) -> &'static str {
+    match (&placement.near, placement.rtt) {
+        (Some(_), _) => "hint",
+        (None, Some(_)) => "rtt",
+        (None, None) => "unknown",
+    }
+}
+
+fn check(config: &Config) -> Result<(), ServeError> {
+    let wrong = |field: &str, reason: &str| Err(ServeError::config(field, reason));
+    let falling = config.thresholds.windows(2).all(|pair| matches!(pair, [wide, narrow] if wide > narrow));
+    if config.thresholds.is_empty() || config.thresholds.len() > 7 || !falling {
+        return wrong("thresholds", "one to seven durations, each shorter than the one before it");
+    }
+    if !(1..=4).contains(&config.answers) {
+        return wrong("answers", "1 to 4");
+    }
+    if config.nsid.len() > 64 {
+        return wrong("nsid", "64 bytes at most");
+    }
+    if !(PLAIN..=4096).contains(&config.limits.udp_payload) {
+        return wrong("limits.udp_payload", "512 to 4096");
+    }
+    let health = &config.health;
+    if !(1..=32).contains(&health.of)
+        || !(1..=health.of).contains(&health.up)
+        || !(1..=health.of).contains(&health.down)
+    {
+        return wrong("health", "of is 1 to 32, up and down are 1 to of");
+    }
+    if config.listen.is_empty() {
+        return wrong("listen", "one address at least");
+    }
+    Ok(())
+}
+
+/// Bytes a client without EDNS takes over UDP (RFC 1035 4.2.1).
+const PLAIN: u16 = 512;

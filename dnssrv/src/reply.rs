@@ -1,0 +1,143 @@
+//! A reply's bytes: the question as it came, the records compressed (hickory's encoder), OPT last. What does not fit over UDP is
+//! left out whole and TC says so (RFC 2181 9): a referral without its addresses would be of no use.
+
+use std::net::IpAddr;
+
+use hickory_proto::{
+    op::ResponseCode,
+    serialize::binary::{BinEncodable as _, BinEncoder},
+};
+
+use crate::{
+    answer::Answer,
+    question::{Edns, HEADER, Header, NSID, OPT, SUBNET, Subnet},
+};
+
+/// What of a reply does not come from the answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Frame<'a> {
+    /// Of the query.
+    pub(crate) header: Header,
+    /// The whole query.
+    pub(crate) query: &'a [u8],
+    /// The query's EDNS; without it there is none in the reply.
+    pub(crate) edns: Option<Edns>,
+    /// Bits of the client subnet the answer holds for.
+    pub(crate) scope: u8,
+    /// What NSID says, if anything.
+    pub(crate) nsid: &'a str,
+    /// What we take over UDP.
+    pub(crate) payload: u16,
+    /// Bytes the reply may have.
+    pub(crate) limit: u16,
+}
+
+/// The bytes of a reply, never more than the limit.
+pub(crate) fn encode(answer: &Answer, frame: &Frame<'_>) -> Vec<u8> {
+    encode_whole(answer, frame).unwrap_or_else(|| {
+        let cut = Answer { authoritative: answer.authoritative, ..Answer::of(answer.code) };
+        let mut bytes = encode_whole(&cut, frame).unwrap_or_default();
+        if let Some(flags) = bytes.get_mut(2) {
+            *flags |= TC;
+        }
+        bytes
+    })
+}
+
+fn encode_whole(answer: &Answer, frame: &Frame<'_>) -> Option<Vec<u8>> {
+    let opt = frame.edns.map(|edns| opt(answer, frame, &edns)).unwrap_or_default();
+    let question = frame.query.get(HEADER..HEADER + frame.header.question)?;
+    let code = u16::from(answer.code);
+    let authoritative = if answer.authoritative { AA } else { 0 };
+    let mut bytes = Vec::with_capacity(512);
+    bytes.extend(frame.header.id.to_be_bytes());
+    let [_, code] = (code & 0x0f).to_be_bytes();
+    bytes.push(QR | frame.header.opcode << 3 | authoritative | u8::from(frame.header.rd));
+    bytes.push(u8::from(frame.header.cd) << 4 | code);
+    let count = |records: usize| u16::try_from(records).unwrap_or(u16::MAX).to_be_bytes();
+    bytes.extend(count(usize::from(!question.is_empty())));
+    bytes.extend(count(answer.answers.len()));
+    bytes.extend(count(answer.authority.len()));
+    bytes.extend(count(answer.additional.len() + usize::from(!opt.is_empty())));
+    bytes.extend(question);
+    let offset = u32::try_from(bytes.len()).ok()?;
+    let mut encoder = BinEncoder::with_offset(&mut bytes, offset);
+    encoder.set_max_size(frame.limit.saturating_sub(u16::try_from(opt.len()).ok()?));
+    remember_question(&mut encoder, question);
+    for record in [&answer.answers, &answer.authority, &answer.additional].into_iter().flatten() {
+        record.emit(&mut encoder).ok()?;
+    }
+    bytes.extend(opt);
+    (bytes.len() <= usize::from(frame.limit)).then_some(bytes)
+}
+
+/// Lets names point into the question.
+fn remember_question(encoder: &mut BinEncoder<'_>, question: &[u8]) {
+    // The name is what is left of the question without the root's byte, the type and the class.
+    let end = HEADER + question.len().saturating_sub(5);
+    let mut at = HEADER;
+    while at < end {
+        let Some(length) = question.get(at - HEADER) else { return };
+        encoder.store_label_pointer(at, end);
+        at += usize::from(*length) + 1;
+    }
+}
+
+fn opt(answer: &Answer, frame: &Frame<'_>, edns: &Edns) -> Vec<u8> {
+    let mut options = Vec::new();
+    let mut option = |code: u16, data: &[u8]| {
+        options.extend(code.to_be_bytes());
+        options.extend(u16::try_from(data.len()).unwrap_or(u16::MAX).to_be_bytes());
+        options.extend(data);
+    };
+    if edns.nsid && !frame.nsid.is_empty() {
+        option(NSID, frame.nsid.as_bytes());
+    }
+    if let Some(subnet) = edns.subnet {
+        option(SUBNET, &echo(&subnet, frame.scope));
+    }
+    if let Some(error) = answer.error {
+        option(EXTENDED_ERROR, &[&error.0.to_be_bytes()[..], error.1.as_bytes()].concat());
+    }
+    let mut opt = vec![0];
+    opt.extend(OPT.to_be_bytes());
+    opt.extend(frame.payload.to_be_bytes());
+    let [_, extended] = (u16::from(answer.code) >> 4).to_be_bytes();
+    opt.extend([extended, 0, if edns.dnssec_ok { DO } else { 0 }, 0]);
+    opt.extend(u16::try_from(options.len()).unwrap_or(u16::MAX).to_be_bytes());
+    opt.extend(options);
+    opt
+}
+
+/// Family, prefix and address as they came, with the scope (RFC 7871 7.2.1).
+fn echo(subnet: &Subnet, scope: u8) -> Vec<u8> {
+    let mut data = subnet.family.to_be_bytes().to_vec();
+    data.extend([subnet.prefix, if subnet.prefix == 0 { 0 } else { scope }]);
+    let given = usize::from(subnet.prefix).div_ceil(8);
+    match subnet.address {
+        Some(IpAddr::V4(v4)) => data.extend(v4.octets().iter().take(given)),
+        Some(IpAddr::V6(v6)) => data.extend(v6.octets().iter().take(given)),
+        None => {}
+    }
+    data
+}
+
+/// What a code is called in metrics: one of a few words.
+pub(crate) const fn code_name(code: ResponseCode) -> &'static str {
+    match code {
+        ResponseCode::NoError => "noerror",
+        ResponseCode::FormErr => "formerr",
+        ResponseCode::ServFail => "servfail",
+        ResponseCode::NXDomain => "nxdomain",
+        ResponseCode::NotImp => "notimp",
+        ResponseCode::Refused => "refused",
+        ResponseCode::BADVERS => "badvers",
+        _ => "other",
+    }
+}
+
+const QR: u8 = 0x80;
+const AA: u8 = 0x04;
+const TC: u8 = 0x02;
+const DO: u8 = 0x80;
+const EXTENDED_ERROR: u16 = 15;

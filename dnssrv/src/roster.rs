@@ -1,0 +1,244 @@
+//! Who is there: the proxies seen alive and the servers of each level, as one picture that answers are made from. Choosing
+//! among them is here, too, and is pure: rendezvous hashing with bounded load, so that a site's requests meet in the same few
+//! caches and a change of one proxy moves only its own share.
+
+use std::{
+    collections::BTreeMap,
+    hash::Hasher as _,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use atoll_overlay::{Key, Level, NodeId, Prefix};
+use siphasher::sip::SipHasher24;
+
+use crate::{near::Near, site::Site};
+
+/// The network as this server sees it at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Roster {
+    /// This server, unless it is leaving.
+    pub(crate) me: Option<Server>,
+    /// What is in this server's cluster at each level, level 0 first.
+    pub(crate) rings: Vec<Ring>,
+    /// Live proxies as they last were, by level: for the day when none is left.
+    pub(crate) last_good: Vec<Vec<Proxy>>,
+    /// Addresses that were asked and did not answer.
+    pub(crate) dead: Vec<IpAddr>,
+    /// Addresses of every node known.
+    pub(crate) addresses: BTreeMap<NodeId, (Vec<Ipv4Addr>, Vec<Ipv6Addr>)>,
+}
+
+/// One level.
+#[derive(Debug, Clone)]
+pub(crate) struct Ring {
+    /// The cluster's id.
+    pub(crate) cluster: Key,
+    /// Proxies seen alive.
+    pub(crate) live: Vec<Proxy>,
+    /// Proxies not yet asked.
+    pub(crate) fresh: Vec<Proxy>,
+    /// Servers of this zone, this one not among them.
+    pub(crate) servers: Vec<Server>,
+}
+
+/// A proxy as answers name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Proxy {
+    /// Where it answers over IPv4.
+    pub(crate) v4: Option<Ipv4Addr>,
+    /// Where it answers over IPv6.
+    pub(crate) v6: Option<Ipv6Addr>,
+    /// 0 idle, 100 full.
+    pub(crate) load: u8,
+    /// Its share against others; 100 is the norm.
+    pub(crate) weight: u16,
+}
+
+/// A server of this zone as referrals name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Server {
+    /// Which.
+    pub(crate) id: NodeId,
+    /// Where over IPv4, if anywhere.
+    pub(crate) v4: Option<Ipv4Addr>,
+    /// Where over IPv6, if anywhere.
+    pub(crate) v6: Option<Ipv6Addr>,
+    /// Its cluster at level 1, if it said so.
+    pub(crate) cluster: Option<Key>,
+}
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// How sure one can be of proxies chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Seen alive.
+    Live,
+    /// Seen alive once; none is now.
+    LastGood,
+    /// Nobody has been seen alive yet.
+    Unseen,
+}
+
+/// Proxies for a site.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Choice {
+    /// Their addresses of the family asked for, best first. Empty if they have none of it.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// How sure one can be.
+    pub(crate) standing: Standing,
+    /// The level they were found at.
+    pub(crate) level: Level,
+}
+
+impl Roster {
+    /// Proxies for a site from this level, else wider ones, else the last good ones, else those not yet asked. None if no proxy
+    /// is known at all.
+    pub(crate) fn choose(&self, site: Site, level: Level, family: Family, count: usize) -> Option<Choice> {
+        let live = |ring: &Ring| ring.live.clone();
+        let fresh = |ring: &Ring| ring.fresh.clone();
+        let last = |at: usize| self.last_good.get(at).cloned().unwrap_or_default();
+        let inward = usize::from(level.0).min(self.rings.len().saturating_sub(1));
+        let rings = || (0..=inward).rev().filter_map(|at| Some((at, self.rings.get(at)?)));
+        let ways = rings()
+            .map(|(at, ring)| (Standing::Live, at, live(ring)))
+            .chain((0..=inward).rev().map(|at| (Standing::LastGood, at, last(at))))
+            .chain(rings().map(|(at, ring)| (Standing::Unseen, at, fresh(ring))));
+        for (standing, at, proxies) in ways {
+            let addresses = pick(site, &proxies, family, count);
+            // A level whose proxies lack the family asked for has them all the same: another level must not add what would
+            // lead IPv6 clients farther than IPv4 ones.
+            if !addresses.is_empty() || !proxies.is_empty() {
+                return Some(Choice { addresses, standing, level: Level(u8::try_from(at).unwrap_or(u8::MAX)) });
+            }
+        }
+        None
+    }
+
+    /// Proxies for a site of a foreign cluster, as the server near it named them, less those found dead here.
+    pub(crate) fn choose_near(&self, site: Site, near: &Near, family: Family, count: usize) -> Option<Choice> {
+        let alive = |address: Option<IpAddr>| address.is_some_and(|address| !self.dead.contains(&address));
+        let proxies: Vec<Proxy> = near
+            .proxies
+            .iter()
+            .filter(|proxy| alive(proxy.v4.map(IpAddr::V4)) || alive(proxy.v6.map(IpAddr::V6)))
+            .cloned()
+            .collect();
+        let addresses = pick(site, &proxies, family, count);
+        (!proxies.is_empty()).then_some(Choice { addresses, standing: Standing::Live, level: near.level })
+    }
+
+    /// Servers for a resolver that belongs to this server's cluster at a level: this one, two more of the cluster and one of the
+    /// next wider. Which ones is spread by prefix.
+    pub(crate) fn servers_at(&self, level: Level, prefix: Prefix) -> Vec<Server> {
+        let mut set: Vec<Server> = self.me.iter().cloned().collect();
+        let mut at = usize::from(level.0);
+        set.extend(self.ranked(at, prefix).take(OF_CLUSTER.saturating_sub(set.len())));
+        while set.len() < OF_CLUSTER + OF_WIDER && at > 0 {
+            at -= 1;
+            let wider = self.ranked(at, prefix).find(|server| !set.iter().any(|known| known.id == server.id));
+            if let Some(server) = wider {
+                set.push(server);
+                break;
+            }
+        }
+        set
+    }
+
+    /// Servers of different clusters, for a resolver nobody is known to be near to: one of them may be. `with_me` puts this
+    /// server first; else it stands back, being far.
+    pub(crate) fn servers_apart(&self, prefix: Prefix, with_me: bool) -> Vec<Server> {
+        let mut set: Vec<Server> = self.me.iter().filter(|_| with_me).cloned().collect();
+        let mut rest: Vec<Server> = Vec::new();
+        for server in self.ranked(0, prefix) {
+            let same = |known: &Server| known.cluster.is_some() && known.cluster == server.cluster;
+            let mine = !with_me && self.me.as_ref().is_some_and(same);
+            if mine || set.iter().any(same) { rest.push(server) } else { set.push(server) }
+        }
+        set.extend(rest);
+        set.truncate(OF_CLUSTER + OF_WIDER);
+        if set.is_empty() {
+            set.extend(self.me.clone());
+        }
+        set
+    }
+
+    /// Servers of a foreign cluster, and one of the widest level.
+    pub(crate) fn servers_near(&self, near: &Near, prefix: Prefix) -> Vec<Server> {
+        let mut set: Vec<Server> = near.servers.iter().take(OF_CLUSTER).cloned().collect();
+        let known = |server: &Server| near.servers.iter().any(|near| near.id == server.id);
+        let wider = self.ranked(0, prefix).chain(self.me.clone()).find(|server| !known(server));
+        set.extend(wider);
+        set
+    }
+
+    fn ranked(&self, level: usize, prefix: Prefix) -> impl Iterator<Item = Server> + use<> {
+        let mut servers = self.rings.get(level).map(|ring| ring.servers.clone()).unwrap_or_default();
+        servers.sort_by_cached_key(|server| {
+            let mut hash = SipHasher24::new();
+            hash.write(prefix.key().as_bytes());
+            hash.write(server.id.key().as_bytes());
+            (hash.finish(), server.id)
+        });
+        servers.into_iter()
+    }
+}
+
+impl Proxy {
+    /// The address of a family.
+    pub(crate) fn address(&self, family: Family) -> Option<IpAddr> {
+        match family {
+            Family::V4 => self.v4.map(IpAddr::V4),
+            Family::V6 => self.v6.map(IpAddr::V6),
+        }
+    }
+}
+
+/// The proxies a site's requests go to: the highest scores win (weighted rendezvous hashing), the busiest stand back.
+fn pick(site: Site, proxies: &[Proxy], family: Family, count: usize) -> Vec<IpAddr> {
+    let mut ranked: Vec<(f64, &Proxy, IpAddr)> =
+        proxies.iter().filter_map(|proxy| Some((score(site, proxy), proxy, proxy.address(family)?))).collect();
+    ranked.sort_by(|(a, _, x), (b, _, y)| b.total_cmp(a).then_with(|| x.cmp(y)));
+    let total: u32 = ranked.iter().map(|(_, proxy, _)| u32::from(proxy.load)).sum();
+    let mean = total / u32::try_from(ranked.len().max(1)).unwrap_or(u32::MAX);
+    // Bounded load: a quarter above the mean, and nobody stands back who is not busy at all.
+    let bound = (mean + mean / 4).max(BUSY);
+    let (mut calm, busy): (Vec<_>, Vec<_>) =
+        ranked.into_iter().partition(|(_, proxy, _)| u32::from(proxy.load) <= bound);
+    let crowded = calm.iter().take(count).any(|(_, proxy, _)| u32::from(proxy.load) > BUSY);
+    calm.extend(busy);
+    let wanted = if crowded { (count * 2).min(MOST) } else { count.clamp(1, MOST) };
+    calm.into_iter().take(wanted).map(|(_, _, address)| address).collect()
+}
+
+/// Weighted rendezvous: weight / -ln(u), u uniform in (0, 1) from site and proxy. The proxy counts by its address, so that
+/// servers that know it from a pointer and those that know it as a node choose alike.
+fn score(site: Site, proxy: &Proxy) -> f64 {
+    let mut hash = SipHasher24::new();
+    hash.write_u64(site.0);
+    match (proxy.v4, proxy.v6) {
+        (Some(v4), _) => hash.write(&v4.octets()),
+        (None, Some(v6)) => hash.write(&v6.octets()),
+        (None, None) => {}
+    }
+    // 32 bits of the hash, moved off both ends of the interval.
+    let bits = u32::try_from(hash.finish() >> 32).unwrap_or(u32::MAX);
+    let uniform = (f64::from(bits) + 0.5) / (f64::from(u32::MAX) + 1.0);
+    f64::from(proxy.weight) / -uniform.ln()
+}
+
+/// Servers of the cluster in an NS set. [design]
+const OF_CLUSTER: usize = 3;
+/// Servers of the next wider cluster in an NS set. [design]
+const OF_WIDER: usize = 1;
+/// Addresses an answer has at most. [design]
+const MOST: usize = 4;
+/// The load from which a proxy counts as busy. [guess]
+const BUSY: u32 = 70;

@@ -1,0 +1,269 @@
+//! The overlay's settings. Every bound the core keeps stands here, with what worsens in each direction and where it is from.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Level;
+
+/// How the index behaves. The same on every node of a network, or lookups and storage rules disagree.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Coral as published, or ours.
+    pub mode: Mode,
+    /// RTT a cluster of each non-global level stays under, level 1 first, each below the one before; 0 to 7 levels. Lower: nearer
+    /// copies, smaller clusters, fewer hits in them. [Coral 4.4]
+    #[serde(with = "spans")]
+    pub thresholds: Vec<Duration>,
+    /// Bits a lookup corrects per hop where it must not run over the nodes around a hot key; 1 to 8. More: fewer hops, and more
+    /// load on the closest node by (2^b - 1) / b. [Coral 4.2]
+    pub bits: u8,
+    /// Values stored per key and level (Coral's l); 1 to 16. More: fewer spills, longer answers. [Coral 4.2]
+    pub values_per_key: usize,
+    /// Store-intents per minute and key that a node lets go on nearer the key (Coral's beta); 1 to 1,000. More: fresher values
+    /// near hot keys, and more load there. [Coral 4.2]
+    pub leak_per_minute: usize,
+    /// Nodes that store each put in mode `best`; 1 to 8. More: survives more deaths, costs as many more stores. [guess]
+    pub copies: usize,
+    /// Nodes per k-bucket; 4 to 64. More: fewer hops, more neighbours to probe. [overlay model: 8 to 16]
+    pub bucket: usize,
+    /// Questions a lookup keeps under way at once; 1 to 8. More: faster under loss, more messages. [Kademlia: 3]
+    pub window: usize,
+
+    /// The shortest time-out of an exchange. Shorter: hedges on jitter. [overlay model: 30 ms]
+    #[serde(with = "span")]
+    pub rto_min: Duration,
+    /// The longest time-out of an exchange. Longer: dead nodes cost more. [overlay model: 1 s]
+    #[serde(with = "span")]
+    pub rto_max: Duration,
+    /// Time-out to a node without a measured RTT, or without a link, which costs 3.6 round trips more. [measured]
+    #[serde(with = "span")]
+    pub rto_unknown: Duration,
+    /// A `get` that has not ended by then is answered with a time-out. [guess]
+    #[serde(with = "span")]
+    pub get_deadline: Duration,
+    /// A `put`, `withdraw` or `pass` that has not ended by then is answered with what it reached. [guess]
+    #[serde(with = "span")]
+    pub put_deadline: Duration,
+    /// An `acquire` or `beat` that has not ended by then is answered with a time-out. Longer: a partitioned node waits longer
+    /// before it asks the origin. [design: 600 ms at most]
+    #[serde(with = "span")]
+    pub acquire_deadline: Duration,
+
+    /// How long the reference of a fetch stays without its end being heard of. [Coral: 20 s]
+    #[serde(with = "span")]
+    pub reference_ttl: Duration,
+    /// Without a beat for this long, a lease lapses. Three beats and some slack. Shorter: a slow link loses its lease; longer: a
+    /// dead holder is waited for. [guess]
+    #[serde(with = "span")]
+    pub beat_limit: Duration,
+    /// How often a root renews the copies of a lease at its next-closest nodes while it is beaten. [guess]
+    #[serde(with = "span")]
+    pub copy_every: Duration,
+    /// Next-closest nodes that must hold a lease before it is granted; 0 to 4. [design: 2]
+    pub lease_copies: usize,
+    /// Leases and markers a node keeps, its own and copies. Past it: refused. [guess]
+    pub leases: usize,
+    /// Askers that may wait at a root for one grant. Past it: refused. [guess]
+    pub waiters: usize,
+
+    /// Keys a node stores values under. Past it: refused. [guess]
+    pub keys: usize,
+    /// Bytes of values a node stores. Past it: refused. [guess]
+    pub value_bytes: usize,
+    /// Pointers of one putter a node stores. Past it: refused; bounds what one node can fill. [guess]
+    pub values_per_peer: usize,
+
+    /// Nodes kept in memory, in a table or not. Past it the longest unheard goes. [guess]
+    pub peers: usize,
+    /// Links kept open to neighbours. More: fewer dials, more memory (25 KiB each). [overlay model: 250 to 350]
+    pub pins: usize,
+    /// Exchanges under way at once; past it the new one fails at once. [guess]
+    pub exchanges: usize,
+    /// Operations under way at once; past it the new one is answered with a refusal. [guess]
+    pub operations: usize,
+
+    /// Pause between probes of neighbours while clusters form or distances change. Shorter: settles sooner, more messages. [guess]
+    #[serde(with = "span")]
+    pub probe_fast: Duration,
+    /// Pause between probes of neighbours when all is quiet. Bounds idle traffic. [overlay model: 1 message/s]
+    #[serde(with = "span")]
+    pub probe_idle: Duration,
+    /// Age past which an RTT minimum no longer counts, if there is a newer sample. Shorter: moves sooner, on jitter too. [guess]
+    #[serde(with = "span")]
+    pub rtt_window: Duration,
+    /// How long after a change probing stays fast. [guess]
+    #[serde(with = "span")]
+    pub unrest: Duration,
+    /// How often membership is reconsidered when nothing happens. [Coral 4.4: 5 min]
+    #[serde(with = "span")]
+    pub check_every: Duration,
+    /// Share of a cluster's sampled members that must be under the threshold to join, in percent. [Coral 4.4: 80]
+    pub join_percent: u32,
+    /// Share of the own cluster's members over the threshold past which a node leaves, in percent. [Coral 4.4: 50]
+    pub leave_percent: u32,
+    /// How far over the threshold counts as over when leaving, in percent; hysteresis. [guess]
+    pub leave_margin_percent: u32,
+    /// Members sampled before joining. [guess]
+    pub sample: usize,
+    /// How much larger, in percent, a cluster must be to be larger at all; below that the lower id wins. [guess]
+    pub larger_percent: u32,
+    /// Time in a cluster before moving to a better one, at first; doubles per move. [design: 15 s]
+    #[serde(with = "span")]
+    pub dwell: Duration,
+    /// Where that doubling ends. [design: 10 min]
+    #[serde(with = "span")]
+    pub dwell_max: Duration,
+    /// How often a table is refreshed by a lookup of a random key when all is quiet. [Kademlia: 1 h; guess]
+    #[serde(with = "span")]
+    pub refresh_every: Duration,
+
+    /// How long a prefix hint stays in the index. [guess]
+    #[serde(with = "span")]
+    pub hint_ttl: Duration,
+    /// Prefixes whose hints a node remembers. [guess]
+    pub hints: usize,
+    /// Hints a node puts per second at most. [guess]
+    pub hints_per_second: u32,
+    /// Spread records a node remembers, for those who return; the oldest goes. [guess]
+    pub spread_log: usize,
+    /// Nodes a spread record is passed on to. More: faster, more duplicates. [guess]
+    pub spread_fanout: usize,
+    /// Spread records passed on per second at most; the rest is pulled. [guess]
+    pub spread_per_second: u32,
+}
+
+/// Which rules are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Coral as published: one copy per level, b bits per hop for gets as well.
+    Paper,
+    /// Ours: several copies per level, greedy gets.
+    #[default]
+    Best,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Best,
+            thresholds: vec![Duration::from_millis(60), Duration::from_millis(20)],
+            bits: 1,
+            values_per_key: 4,
+            leak_per_minute: 12,
+            copies: 3,
+            bucket: 16,
+            window: 3,
+            rto_min: Duration::from_millis(30),
+            rto_max: Duration::from_secs(1),
+            rto_unknown: Duration::from_millis(800),
+            get_deadline: Duration::from_secs(2),
+            put_deadline: Duration::from_secs(5),
+            acquire_deadline: Duration::from_millis(600),
+            reference_ttl: Duration::from_secs(20),
+            beat_limit: Duration::from_secs(1),
+            copy_every: Duration::from_secs(5),
+            lease_copies: 2,
+            leases: 65_536,
+            waiters: 1_024,
+            keys: 65_536,
+            value_bytes: 32 << 20,
+            values_per_peer: 16_384,
+            peers: 1_024,
+            pins: 64,
+            exchanges: 4_096,
+            operations: 4_096,
+            probe_fast: Duration::from_millis(250),
+            probe_idle: Duration::from_secs(2),
+            rtt_window: Duration::from_secs(10),
+            unrest: Duration::from_secs(15),
+            check_every: Duration::from_secs(60),
+            join_percent: 80,
+            leave_percent: 50,
+            leave_margin_percent: 10,
+            sample: 8,
+            larger_percent: 25,
+            dwell: Duration::from_secs(15),
+            dwell_max: Duration::from_secs(600),
+            refresh_every: Duration::from_secs(120),
+            hint_ttl: Duration::from_secs(3_600),
+            hints: 4_096,
+            hints_per_second: 5,
+            spread_log: 1_024,
+            spread_fanout: 16,
+            spread_per_second: 64,
+        }
+    }
+}
+
+impl Config {
+    /// Levels from the nearest to the global one.
+    pub(crate) fn levels(&self) -> impl DoubleEndedIterator<Item = Level> + use<> {
+        (0..=u8::try_from(self.thresholds.len()).unwrap_or(0)).rev().map(Level)
+    }
+
+    /// The threshold of a level; none for the global one and for levels there are not.
+    pub(crate) fn threshold(&self, level: Level) -> Option<Duration> {
+        usize::from(level.0).checked_sub(1).and_then(|at| self.thresholds.get(at)).copied()
+    }
+
+    /// Copies of a put per level.
+    pub(crate) const fn copies(&self) -> usize {
+        match self.mode {
+            Mode::Paper => 1,
+            Mode::Best => self.copies,
+        }
+    }
+}
+
+/// A span as a number and its unit: "300ms", "20s", "1h".
+mod span {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{}ns", span.as_nanos()))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(from)?;
+        parse(&text)
+            .ok_or_else(|| D::Error::custom(format!("{text:?} is no span such as \"300ms\", \"20s\" or \"1h\"")))
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Duration> {
+        let (number, unit) = text.trim().split_at(text.trim().find(|char: char| !char.is_ascii_digit())?);
+        let nanos: u64 = match unit.trim() {
+            "ns" => 1,
+            "us" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            "d" => 86_400_000_000_000,
+            _ => return None,
+        };
+        number.parse::<u64>().ok()?.checked_mul(nanos).map(Duration::from_nanos)
+    }
+}
+
+/// A list of spans.
+mod spans {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(spans: &[Duration], to: S) -> Result<S::Ok, S::Error> {
+        spans.iter().map(|span| format!("{}ns", span.as_nanos())).collect::<Vec<_>>().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Duration>, D::Error> {
+        let texts = Vec::<String>::deserialize(from)?;
+        let parse =
+            |text: &String| super::span::parse(text).ok_or_else(|| D::Error::custom(format!("{text:?} is no span")));
+        texts.iter().map(parse).collect()
+    }
+}

@@ -1,0 +1,371 @@
+//! Clusters (NSDI'04 4.4): at each non-global level a node is in one, alone at first. It joins one of which 80 % of a sample is
+//! near and which is larger, and leaves when half of its members are no longer near. Clusters merge as members that move pull
+//! their neighbours along, by the headers of their messages.
+//!
+//! Departures from the paper: the order of clusters is total (larger, then the lower id) with a margin and a dwell time that
+//! doubles per move, instead of an hourly square wave; a foreign cluster's header is an event that triggers the check; a small
+//! cluster may be left sooner, so that a young network settles in seconds.
+
+use std::time::Duration;
+
+use super::{
+    Contact, Node,
+    message::{Body, ClusterTag, Header, Reply, Request},
+    node::Timer,
+    peers::Known,
+    rng::Rng,
+    search::{Purpose, Search, Task, Way},
+    time::Instant,
+};
+use crate::{Config, Key, Level};
+
+/// This node's place at one non-global level.
+#[derive(Debug)]
+pub(super) struct Membership {
+    pub(super) level: Level,
+    pub(super) id: Key,
+    /// The cluster's age at a moment.
+    age: (Duration, Instant),
+    /// When this node came.
+    moved: Instant,
+    dwell: Duration,
+    /// The size others said it has, believed until this node has had time to see for itself.
+    said: u32,
+    check: Option<Check>,
+    /// Clusters found too far, and until when they are not tried again.
+    rejected: Vec<(Key, Instant)>,
+    /// Times this node changed cluster, being in company before.
+    pub(super) moves: u32,
+}
+
+/// A cluster that may be joined, being sampled.
+#[derive(Debug)]
+struct Check {
+    cluster: ClusterTag,
+    sample: Vec<Contact>,
+    until: Instant,
+}
+
+impl Membership {
+    /// Alone in a new cluster.
+    pub(super) fn alone(now: Instant, level: Level, rng: &mut Rng, config: &Config) -> Self {
+        Self {
+            level,
+            id: rng.key(),
+            age: (Duration::ZERO, now),
+            moved: now,
+            dwell: config.dwell,
+            said: 1,
+            check: None,
+            rejected: Vec::new(),
+            moves: 0,
+        }
+    }
+
+    fn tag(&self, now: Instant, seen: u32) -> ClusterTag {
+        let (age, at) = self.age;
+        // Whole seconds, as on the wire: the simulator hands messages over unencoded and must see the same.
+        let age = Duration::from_secs((age + now.since(at)).as_secs());
+        ClusterTag { id: self.id, age, size: self.size(now, seen) }
+    }
+
+    /// How large the cluster is thought to be, given what the table shows.
+    pub(super) fn size(&self, now: Instant, seen: u32) -> u32 {
+        if now.since(self.moved) < SAID_HOLDS { seen.max(self.said) } else { seen }
+    }
+
+    /// Whether this node has been here long enough to move on. Small clusters are left sooner: little is lost with them.
+    fn may_move(&self, now: Instant, size: u32) -> bool {
+        size <= 1 || now.since(self.moved) >= self.dwell * size.min(DWELL_FULL) / DWELL_FULL
+    }
+
+    fn rejects(&self, now: Instant, cluster: &Key) -> bool {
+        self.rejected.iter().any(|(id, until)| id == cluster && *until > now)
+    }
+
+    fn reject(&mut self, now: Instant, cluster: Key) {
+        self.rejected.retain(|(id, until)| *id != cluster && *until > now);
+        self.rejected.truncate(REJECTED - 1);
+        self.rejected.push((cluster, now + REJECTED_FOR));
+    }
+}
+
+/// Whether a cluster is better than another: larger by the margin; if neither is, the lower id.
+fn is_better(one: (u32, Key), other: (u32, Key), margin_percent: u32) -> bool {
+    let scale = |size: u32, percent: u32| u64::from(size) * u64::from(percent);
+    if scale(one.0, 100) > scale(other.0, 100 + margin_percent) {
+        true
+    } else if scale(other.0, 100) > scale(one.0, 100 + margin_percent) {
+        false
+    } else {
+        one.1 < other.1
+    }
+}
+
+impl Node {
+    /// This node's clusters as every message carries them.
+    pub(super) fn header(&self, now: Instant) -> Header {
+        let tag = |membership: &Membership| membership.tag(now, self.seen(membership.level));
+        Header { clusters: self.memberships.iter().map(tag).collect() }
+    }
+
+    /// How many nodes the table of a level shows, this one included.
+    pub(super) fn seen(&self, level: Level) -> u32 {
+        self.tables.at(level).map_or(1, super::routing::Table::estimate)
+    }
+
+    /// Whether another node is in this node's cluster at a level, by its last message.
+    pub(super) fn shares(&self, known: &Known, level: Level) -> bool {
+        level == Level::GLOBAL
+            || self.memberships.iter().any(|membership| {
+                membership.level == level && known.tag(level).is_some_and(|tag| tag.id == membership.id)
+            })
+    }
+
+    /// Reconsiders every level. Called when something happened, and every now and then.
+    pub(super) fn check_clusters(&mut self, now: Instant) {
+        for at in 0..self.memberships.len() {
+            let Some(level) = self.memberships.get(at).map(|membership| membership.level) else { continue };
+            if self.is_too_far(level) {
+                self.leave_cluster(now, level);
+            }
+            self.finish_check(now, level);
+            self.begin_check(now, level);
+        }
+        let busy = self.memberships.iter().any(|membership| membership.check.is_some());
+        let pause = if busy {
+            CHECK_PAUSE
+        } else if now < self.unrest_until {
+            RESTLESS_PAUSE
+        } else {
+            self.config.check_every
+        };
+        self.arm(now + pause, Timer::Check);
+    }
+
+    /// Coral's leave rule: more than half of the members are over the threshold, with a margin.
+    fn is_too_far(&self, level: Level) -> bool {
+        let (Some(limit), Some(table)) = (self.config.threshold(level), self.tables.at(level)) else { return false };
+        let limit = limit * (100 + self.config.leave_margin_percent) / 100;
+        let distances = table.iter().filter_map(|contact| self.peers.get(contact.peer).and_then(Known::distance));
+        let (far, all) = distances.fold((0, 0), |(far, all), one| (far + u32::from(one > limit), all + 1));
+        far * 100 > all * self.config.leave_percent
+    }
+
+    fn leave_cluster(&mut self, now: Instant, level: Level) {
+        let cluster = ClusterTag { id: self.rng.key(), age: Duration::ZERO, size: 1 };
+        self.enter_cluster(now, level, cluster);
+    }
+
+    /// Looks for a better cluster among near nodes, and begins to sample the best.
+    fn begin_check(&mut self, now: Instant, level: Level) {
+        let (Some(limit), Some(membership)) = (self.config.threshold(level), self.membership(level)) else { return };
+        let own = membership.size(now, self.seen(level));
+        if membership.check.is_some() || !membership.may_move(now, own) {
+            return;
+        }
+        let margin = self.config.larger_percent;
+        let mut best: Option<(ClusterTag, Contact)> = None;
+        for known in self.peers.iter().filter(|known| known.live()) {
+            let near = known.distance().is_some_and(|distance| distance < limit);
+            let Some(tag) = known.tag(level).filter(|_| near) else { continue };
+            // Alone, a node goes to any company; to another single only if that has the lower id, or the two would swap.
+            let better = if own <= 1 && tag.size > 1 {
+                true
+            } else {
+                is_better((tag.size, tag.id), (own, membership.id), margin)
+            };
+            let best_so_far = best.is_none_or(|(one, _)| is_better((tag.size, tag.id), (one.size, one.id), 0));
+            if tag.id != membership.id && better && best_so_far && !membership.rejects(now, &tag.id) {
+                best = Some((*tag, known.contact));
+            }
+        }
+        let Some((cluster, member)) = best else { return };
+        let mut sample = vec![member];
+        let others =
+            self.peers.iter().filter(|one| one.live() && one.tag(level).is_some_and(|tag| tag.id == cluster.id));
+        sample.extend(others.map(|one| one.contact).filter(|one| *one != member).take(self.config.sample - 1));
+        let wide = sample.len() < self.config.sample && cluster.size > u32::try_from(sample.len()).unwrap_or(u32::MAX);
+        let until = now + SAMPLE_TIME;
+        if let Some(membership) = self.membership_mut(level) {
+            membership.check = Some(Check { cluster, sample, until });
+        }
+        if wide {
+            self.ask(now, member, Request::Neighbours { level, nearest: false }, Purpose::Sample(level));
+        }
+    }
+
+    /// Members of a cluster being sampled were named: those not measured yet are.
+    pub(super) fn on_sample(&mut self, now: Instant, level: Level, nodes: &[Contact]) {
+        let (limit, me) = (self.config.sample, self.contact);
+        let Some(check) = self.membership_mut(level).and_then(|membership| membership.check.as_mut()) else { return };
+        let mut fresh = Vec::new();
+        for node in nodes {
+            if check.sample.len() < limit && *node != me && !check.sample.contains(node) {
+                check.sample.push(*node);
+                fresh.push(*node);
+            }
+        }
+        for node in fresh {
+            if self.peers.get(node.peer).is_none_or(|known| known.distance().is_none()) {
+                self.ask(now, node, Request::Ping, Purpose::Probe);
+            }
+        }
+        self.arm(now + CHECK_PAUSE, Timer::Check);
+    }
+
+    /// Joins the sampled cluster if enough of it is near, once all have answered or time is up.
+    fn finish_check(&mut self, now: Instant, level: Level) {
+        let Some(limit) = self.config.threshold(level) else { return };
+        let Some(check) = self.membership(level).and_then(|membership| membership.check.as_ref()) else { return };
+        let sampled = check.sample.iter().filter_map(|one| self.peers.get(one.peer));
+        let measured: Vec<(&Known, Duration)> =
+            sampled.filter_map(|known| known.distance().map(|distance| (known, distance))).collect();
+        // The member asked for others has not named any yet, unless the cluster is as small as the sample.
+        let asked = check.sample.iter().any(|one| self.exchanges.is_asked(one.peer, Purpose::Sample(level)));
+        if (asked || measured.len() < check.sample.len()) && now < check.until {
+            return;
+        }
+        let cluster = check.cluster;
+        let members = measured.iter().filter(|(known, _)| known.tag(level).is_some_and(|tag| tag.id == cluster.id));
+        let (near, all) = members.fold((0, 0), |(near, all), (_, one)| (near + u32::from(*one < limit), all + 1));
+        if let Some(membership) = self.membership_mut(level) {
+            membership.check = None;
+        }
+        if all > 0 && near * 100 >= all * self.config.join_percent {
+            self.enter_cluster(now, level, cluster);
+        } else if let Some(membership) = self.membership_mut(level) {
+            membership.reject(now, cluster.id);
+        }
+    }
+
+    /// Moves to a cluster, fills its table with those known to be in it, and shows the new header to all who are near.
+    fn enter_cluster(&mut self, now: Instant, level: Level, cluster: ClusterTag) {
+        let (first, last) = (self.config.dwell, self.config.dwell_max);
+        let seen = self.seen(level);
+        let Some(membership) = self.membership_mut(level) else { return };
+        let from_company = membership.size(now, seen) > 1;
+        membership.id = cluster.id;
+        membership.age = (cluster.age, now);
+        membership.said =
+            if cluster.size > 1 || cluster.age > Duration::ZERO { cluster.size.saturating_add(1) } else { 1 };
+        membership.moved = now;
+        membership.check = None;
+        if from_company {
+            membership.moves += 1;
+            membership.dwell = (membership.dwell * 2).clamp(first, last);
+        }
+        if let Some(table) = self.tables.at_mut(level) {
+            table.clear();
+        }
+        let members: Vec<Contact> = self
+            .peers
+            .iter()
+            .filter(|known| known.live() && known.tag(level).is_some_and(|tag| tag.id == cluster.id))
+            .map(|known| known.contact)
+            .collect();
+        for member in members {
+            self.enter_table(level, member);
+        }
+        self.unrest(now);
+        self.pull_along(now, level);
+        let key = self.contact.id.key();
+        let way = Way { bits: None, closest: Reply::NODES, window: self.config.window };
+        self.begin(now, None, Task::Search(Search::new(self.contact, level, key, way)), self.config.put_deadline);
+    }
+
+    /// Near nodes see where this one went, and may follow.
+    fn pull_along(&mut self, now: Instant, level: Level) {
+        let Some(limit) = self.config.threshold(level) else { return };
+        let near = |known: &&Known| known.live() && known.distance().is_some_and(|distance| distance < limit);
+        let mut near: Vec<(Duration, Contact)> =
+            self.peers.iter().filter(near).filter_map(|known| Some((known.distance()?, known.contact))).collect();
+        near.sort_unstable();
+        for (_, contact) in near.into_iter().take(PULLED) {
+            self.ask(now, contact, Request::Ping, Purpose::Probe);
+        }
+    }
+
+    /// A header came from a live node: tables follow it, and a better cluster nearby is looked at soon.
+    pub(super) fn on_header(&mut self, now: Instant, from: Contact) {
+        let Some(known) = self.peers.get(from.peer).filter(|known| known.live()) else { return };
+        let distance = known.distance();
+        let mut enter = vec![Level::GLOBAL];
+        let mut leave = Vec::new();
+        let mut soon = false;
+        for membership in &self.memberships {
+            let Some(tag) = known.tag(membership.level) else { continue };
+            if tag.id == membership.id {
+                enter.push(membership.level);
+                continue;
+            }
+            leave.push(membership.level);
+            let limit = self.config.threshold(membership.level);
+            let near = distance.zip(limit).is_some_and(|(distance, limit)| distance < limit);
+            let own = membership.size(now, self.seen(membership.level));
+            let better = (own <= 1 && tag.size > 1)
+                || is_better((tag.size, tag.id), (own, membership.id), self.config.larger_percent);
+            soon |= near && better && membership.may_move(now, own) && !membership.rejects(now, &tag.id);
+        }
+        for level in enter {
+            self.enter_table(level, from);
+        }
+        for level in leave {
+            if let Some(table) = self.tables.at_mut(level) {
+                table.remove(from);
+            }
+        }
+        if soon {
+            self.arm_sooner(now + CHECK_PAUSE, Timer::Check);
+        }
+    }
+
+    pub(super) fn enter_table(&mut self, level: Level, contact: Contact) {
+        let peers = &self.peers;
+        if contact != self.contact
+            && let Some(table) = self.tables.at_mut(level)
+        {
+            table.insert(contact, |peer| peers.cost(peer));
+        }
+    }
+
+    pub(super) fn membership(&self, level: Level) -> Option<&Membership> {
+        self.memberships.iter().find(|membership| membership.level == level)
+    }
+
+    fn membership_mut(&mut self, level: Level) -> Option<&mut Membership> {
+        self.memberships.iter_mut().find(|membership| membership.level == level)
+    }
+
+    /// Says goodbye to all linked nodes.
+    pub(super) fn take_leave(&mut self) {
+        let linked: Vec<Contact> = self.peers.iter().filter(|known| known.linked).map(|known| known.contact).collect();
+        for contact in linked {
+            self.send(contact, Body::Goodbye);
+        }
+    }
+}
+
+/// How long a cluster's size is taken from others after joining it.
+const SAID_HOLDS: Duration = Duration::from_secs(5);
+
+/// From this size on the dwell time applies in full.
+const DWELL_FULL: u32 = 8;
+
+/// Clusters found too far that are remembered.
+const REJECTED: usize = 16;
+
+/// How long a cluster found too far is not tried again.
+const REJECTED_FOR: Duration = Duration::from_secs(30);
+
+/// Pause between looks at a sample under way, and before an event leads to a check: several come together.
+const CHECK_PAUSE: Duration = Duration::from_millis(100);
+
+/// Pause between checks while clusters form.
+const RESTLESS_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long a sample may take.
+const SAMPLE_TIME: Duration = Duration::from_secs(2);
+
+/// Near nodes that are shown a move.
+const PULLED: usize = 16;

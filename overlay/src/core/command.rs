@@ -1,0 +1,152 @@
+//! Commands to operations, and endings to outcomes.
+
+use super::{
+    Command, Contact, Node, Op, Outcome,
+    message::Pointer,
+    node::Reason,
+    search::{Ending, Errand, ErrandKind, Get, PutTask, Rules, Task, Way, What, Withdraw},
+    time::Instant,
+};
+use crate::{Acquired, Beat, Found, IndexError, Key, Level, Levels, Mode, Prefix, Put, Value};
+
+impl Node {
+    /// Starts what a caller wants; answers at once what needs no network.
+    pub(super) fn command(&mut self, now: Instant, op: Op, command: Command) {
+        let refused = IndexError::Refused("too many operations are under way on this node".to_owned());
+        let (task, time, full) = match command {
+            Command::Put(put) => {
+                if put.value.len() > Pointer::LIMIT {
+                    let error = IndexError::ValueTooLong { length: put.value.len(), limit: Pointer::LIMIT };
+                    return self.done(op, Outcome::Put(Err(error)));
+                }
+                (self.put_task(put), self.config.put_deadline, Outcome::Put(Err(refused)))
+            }
+            Command::Get(key, levels) => {
+                (self.get_task(key, levels), self.config.get_deadline, Outcome::Get(Err(refused)))
+            }
+            Command::Withdraw(key) => {
+                let levels: Vec<Level> = self.config.levels().collect();
+                let task = Withdraw::new(self.contact, key, &levels, self.put_way());
+                (Task::Withdraw(task), self.config.put_deadline, Outcome::Withdraw(Err(refused)))
+            }
+            Command::Acquire(acquire) => {
+                if acquire.reference.len() > Pointer::LIMIT {
+                    let error = IndexError::ValueTooLong { length: acquire.reference.len(), limit: Pointer::LIMIT };
+                    return self.done(op, Outcome::Acquire(Err(error)));
+                }
+                let time = self.config.acquire_deadline;
+                let task = Errand::new(self.contact, ErrandKind::Acquire(acquire), time);
+                (Task::Errand(task), time, Outcome::Acquire(Err(refused)))
+            }
+            Command::Beat(lease, reference) => {
+                if reference.len() > Pointer::LIMIT {
+                    let error = IndexError::ValueTooLong { length: reference.len(), limit: Pointer::LIMIT };
+                    return self.done(op, Outcome::Beat(Err(error)));
+                }
+                let time = self.config.acquire_deadline;
+                let kind = ErrandKind::Beat { lease, reference, ttl: self.config.reference_ttl };
+                (Task::Errand(Errand::new(self.contact, kind, time)), time, Outcome::Beat(Err(refused)))
+            }
+            Command::Pass(lease, marker) => {
+                let time = self.config.acquire_deadline;
+                let task = Errand::new(self.contact, ErrandKind::Pass { lease, marker }, time);
+                (Task::Errand(task), time, Outcome::Pass(Err(refused)))
+            }
+            Command::Spread(record) => {
+                let outcome = self.spread(now, record);
+                return self.done(op, Outcome::Spread(outcome));
+            }
+        };
+        if self.begin(now, Some(Reason::Command(op)), task, time).is_none() {
+            self.done(op, full);
+        }
+    }
+
+    /// A prefix was measured: the index is told, and asked who else is near.
+    pub(super) fn on_observe(&mut self, now: Instant, prefix: Prefix, rtt: std::time::Duration) {
+        let (ttl, per_second) = (self.config.hint_ttl, self.config.hints_per_second);
+        let Some(value) = self.hints.observe(now, prefix, rtt, (ttl, per_second)) else { return };
+        let put = self.put_task(Put { key: prefix.key(), value, ttl, levels: Levels::All });
+        self.begin(now, None, put, self.config.put_deadline);
+        let get = self.get_task(prefix.key(), Levels::Only(Level::GLOBAL));
+        self.begin(now, Some(Reason::Hint(prefix)), get, self.config.get_deadline);
+    }
+
+    /// What an ending means to the caller of a command; none for the node's own searches.
+    pub(super) fn outcome(&self, ending: Ending) -> Option<Outcome> {
+        Some(match ending {
+            Ending::Outcome(outcome) => outcome,
+            Ending::Found(level, pointers) => {
+                let values = pointers.into_iter().map(|pointer| self.value(pointer)).collect();
+                Outcome::Get(Ok(Found::Values { level, values }))
+            }
+            Ending::References(pointers) => {
+                let values: Vec<Value> = pointers
+                    .into_iter()
+                    .filter(|pointer| pointer.holder != self.contact)
+                    .map(|pointer| self.value(pointer))
+                    .collect();
+                if values.is_empty() {
+                    // A root that names only the asker, or nobody: as good as none.
+                    Outcome::Acquire(Err(IndexError::Timeout(self.config.acquire_deadline)))
+                } else {
+                    Outcome::Acquire(Ok(Acquired::References(values)))
+                }
+            }
+            Ending::Superseded(pointer) => Outcome::Beat(Ok(Beat::Superseded(self.value(pointer)))),
+            Ending::Searched => return None,
+        })
+    }
+
+    /// A pointer as the caller sees it, with the nearest level shared with its holder.
+    fn value(&self, pointer: Pointer) -> Value {
+        let known = self.clusters_of(pointer.holder);
+        // What the holder's own messages say is newer than what was stored with the pointer.
+        let theirs = if known.is_empty() { &pointer.clusters } else { &known };
+        Value { level: self.nearest_shared(theirs), holder: pointer.holder.id, value: pointer.value, ttl: pointer.ttl }
+    }
+
+    fn nearest_shared(&self, theirs: &[Key]) -> Level {
+        let shared = self.memberships.iter().zip(theirs).filter(|(membership, id)| membership.id == **id);
+        shared.map(|(membership, _)| membership.level).max().unwrap_or(Level::GLOBAL)
+    }
+
+    fn get_task(&self, key: Key, levels: Levels) -> Task {
+        let levels = self.chosen(levels);
+        let way = match self.config.mode {
+            Mode::Paper => Way { bits: Some(self.config.bits), closest: 1, window: self.config.window },
+            Mode::Best => Way { bits: None, closest: self.config.copies(), window: self.config.window },
+        };
+        Task::Get(Get::new(self.contact, key, &levels, way, self.config.get_deadline))
+    }
+
+    fn put_task(&self, put: Put) -> Task {
+        let levels = self.chosen(put.levels);
+        let what = What { key: put.key, value: put.value, ttl: put.ttl.min(Pointer::TTL_LIMIT) };
+        let rules = Rules { values_per_key: self.config.values_per_key, copies: self.config.copies() };
+        Task::Put(PutTask::new(self.contact, what, &levels, self.put_way(), rules))
+    }
+
+    fn put_way(&self) -> Way {
+        Way { bits: Some(self.config.bits), closest: self.config.copies(), window: self.config.window }
+    }
+
+    /// The levels meant, from the nearest on; at least the global one.
+    fn chosen(&self, levels: Levels) -> Vec<Level> {
+        let all = self.config.levels();
+        let mut chosen: Vec<Level> = match levels {
+            Levels::All => all.collect(),
+            Levels::Only(level) => all.filter(|one| *one == level).collect(),
+            Levels::UpTo(level) => all.filter(|one| *one >= level).collect(),
+        };
+        if chosen.is_empty() {
+            chosen.push(Level::GLOBAL);
+        }
+        chosen
+    }
+
+    /// Whether a node did not answer lately.
+    pub(super) fn is_dead(&self, contact: Contact) -> bool {
+        self.peers.get(contact.peer).is_some_and(|known| known.misses >= super::peers::DEAD_AFTER)
+    }
+}

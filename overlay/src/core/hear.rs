@@ -1,0 +1,350 @@
+//! Messages in: who sent them is noted, questions are answered, answers go to who asked.
+
+use std::time::Duration;
+
+use super::{
+    Contact, Node, Output, Peer,
+    message::{Body, Hello, Message, Reply, Request, Seen, Want},
+    node::Timer,
+    peers::DEAD_AFTER,
+    search::{Pending, Purpose},
+    time::Instant,
+};
+use crate::{Key, Level, NodeInfo};
+
+impl Node {
+    pub(super) fn on_message(&mut self, now: Instant, from: Contact, message: Message) {
+        if from == self.contact {
+            return;
+        }
+        let tables = &self.tables;
+        let keep = |known: &super::peers::Known| known.pinned || known.linked || tables.contain(known.contact);
+        if let Some(known) = self.peers.entry(from, keep) {
+            known.heard = now;
+            known.misses = 0;
+            known.tags = message.header.clusters;
+            known.tags.truncate(self.config.thresholds.len());
+            if known.reached {
+                self.on_header(now, from);
+            } else if matches!(message.body, Body::Request { .. } | Body::Hello(_)) {
+                self.welcome(now, from);
+            }
+        }
+        self.on_body(now, from, message.body);
+    }
+
+    pub(super) fn on_body(&mut self, now: Instant, from: Contact, body: Body) {
+        match body {
+            Body::Hello(hello) => self.on_hello(now, from, *hello),
+            Body::Goodbye => self.bury(now, from.peer),
+            Body::Spread(record) => self.on_spread(now, from, record),
+            Body::Request { id, request } => self.on_request(now, from, id, request),
+            Body::Reply { id, spent, reply } => {
+                if let Some(pending) = self.exchanges.close(id, from.peer) {
+                    self.disarm(pending.due, Timer::Exchange(id));
+                    self.on_answer(now, pending, spent, reply);
+                }
+            }
+        }
+    }
+
+    /// Asks a node something. False if too many questions are under way.
+    pub(super) fn ask(&mut self, now: Instant, to: Contact, request: Request, purpose: Purpose) -> bool {
+        let due = now + self.patience(to);
+        let Some(id) = self.exchanges.open(Pending { to, sent: now, due, late: false, purpose }) else { return false };
+        self.arm_new(due, Timer::Exchange(id));
+        let tables = &self.tables;
+        let keep = |known: &super::peers::Known| known.pinned || known.linked || tables.contain(known.contact);
+        if to != self.contact
+            && let Some(known) = self.peers.entry(to, keep)
+        {
+            known.asked = now;
+        }
+        self.send(to, Body::Request { id, request });
+        true
+    }
+
+    /// How long until a question to a node is late.
+    fn patience(&self, to: Contact) -> Duration {
+        if to == self.contact {
+            return self.config.put_deadline;
+        }
+        let known = self.peers.get(to.peer);
+        let measured = known.filter(|known| known.linked).and_then(|known| known.rtt.timeout());
+        measured.map_or(self.config.rto_unknown, |rto| rto.clamp(self.config.rto_min, self.config.rto_max))
+    }
+
+    /// A question is late, or lost.
+    pub(super) fn on_exchange_due(&mut self, now: Instant, id: u64) {
+        let Some(pending) = self.exchanges.get_mut(id) else { return };
+        if pending.late {
+            if let Some(pending) = self.exchanges.drop(id) {
+                self.miss(now, pending.to.peer);
+                self.on_lost(now, pending);
+            }
+            return;
+        }
+        pending.late = true;
+        let again = now + now.since(pending.sent);
+        pending.due = again;
+        let (to, purpose) = (pending.to, pending.purpose);
+        self.arm_new(again, Timer::Exchange(id));
+        match purpose {
+            Purpose::Task(task) => self.feed(now, task, |task| task.on_late(to)),
+            Purpose::Hold(key) => self.on_hold_late(now, to, key),
+            Purpose::Probe
+            | Purpose::Sample(_)
+            | Purpose::Explore
+            | Purpose::Holder(_)
+            | Purpose::Nearer
+            | Purpose::SpreadKeys(_)
+            | Purpose::SpreadGet => {}
+        }
+    }
+
+    /// A question will have no answer.
+    pub(super) fn on_lost(&mut self, now: Instant, pending: Pending) {
+        let to = pending.to;
+        match pending.purpose {
+            Purpose::Task(id) => self.feed(now, id, |task| task.on_failure(to)),
+            Purpose::Hold(key) => self.on_hold_failure(now, to, key),
+            Purpose::Holder(key) => self.on_holder(now, to, key, false),
+            Purpose::Nearer => {
+                self.bury(now, to.peer);
+                self.on_nearer(now, to, false);
+            }
+            Purpose::Probe | Purpose::Sample(_) | Purpose::Explore | Purpose::SpreadKeys(_) | Purpose::SpreadGet => {}
+        }
+    }
+
+    fn on_answer(&mut self, now: Instant, pending: Pending, spent: Duration, reply: Reply) {
+        let to = pending.to;
+        if to != self.contact {
+            self.on_sampled(now, &pending, spent);
+        }
+        if let Reply::Step { nodes, .. } | Reply::Nodes(nodes) = &reply {
+            for node in nodes.clone() {
+                self.meet(now, node);
+            }
+        }
+        match (pending.purpose, reply) {
+            (Purpose::Task(id), reply) => self.feed(now, id, |task| task.on_reply(to, reply)),
+            (Purpose::Sample(level), Reply::Nodes(nodes)) => self.on_sample(now, level, &nodes),
+            (Purpose::Hold(key), Reply::Held(held)) => self.on_held(now, to, key, held),
+            (Purpose::Hold(key), _) => self.on_hold_failure(now, to, key),
+            (Purpose::Holder(key), _) => self.on_holder(now, to, key, true),
+            (Purpose::Nearer, _) => self.on_nearer(now, to, true),
+            (Purpose::SpreadKeys(from), Reply::SpreadKeys { shorts, more }) => {
+                self.on_spread_keys(now, to, (from, shorts, more));
+            }
+            (Purpose::SpreadGet, Reply::Spread(record)) => self.on_spread(now, to, record),
+            (
+                Purpose::Probe | Purpose::Sample(_) | Purpose::Explore | Purpose::SpreadKeys(_) | Purpose::SpreadGet,
+                _,
+            ) => {}
+        }
+    }
+
+    /// An exchange has ended: the node is reached, and its distance measured.
+    fn on_sampled(&mut self, now: Instant, pending: &Pending, spent: Duration) {
+        let window = self.config.rtt_window;
+        let Some(known) = self.peers.get_mut(pending.to.peer) else { return };
+        let elapsed = now.since(pending.sent);
+        // A responder cannot have spent more than passed; one that says so gets no nearer by it.
+        let rtt = if spent > elapsed { elapsed } else { elapsed - spent };
+        let before = known.distance();
+        let first = !known.reached;
+        // Without a link the time holds the dialling as well: it is no distance.
+        if known.linked {
+            known.rtt.sample(now, rtt, window);
+        }
+        known.reached = true;
+        let greet =
+            known.greeted.is_none() || (known.info.is_none() && known.greeted.is_none_or(|at| now.since(at) > REGREET));
+        self.on_header(now, pending.to);
+        if greet {
+            self.greet(now, pending.to);
+        }
+        if first || before.is_some_and(|before| self.crosses(before, rtt)) {
+            self.unrest_if_near(now, rtt, first);
+        }
+    }
+
+    fn on_request(&mut self, now: Instant, from: Contact, id: u64, request: Request) {
+        let reply = match request {
+            Request::Ping => Reply::Pong,
+            Request::Neighbours { level, nearest } => Reply::Nodes(self.neighbours(from, level, nearest)),
+            Request::Step { level, key, aim, want } => self.on_step(now, from, (level, key, aim), want),
+            Request::Store { level, key, value, ttl } => {
+                if !self.is_in(from, level) {
+                    Reply::Refused(crate::core::message::Refusal::NotInCluster)
+                } else {
+                    let pointer = self.pointer_of(from, value, ttl);
+                    self.values.store(now, level, key, pointer).map_or_else(Reply::Refused, Reply::Stored)
+                }
+            }
+            Request::Withdraw { key } => {
+                self.values.withdraw(key, from.peer);
+                Reply::Done
+            }
+            Request::Acquire { .. } | Request::Beat { .. } | Request::Pass { .. } => {
+                return self.on_root_request(now, now, from, id, request);
+            }
+            Request::Hold { key, state } => self.on_hold(now, from, key, state),
+            Request::SpreadKeys { from } => {
+                let (shorts, more) = self.spread_log.page(from);
+                Reply::SpreadKeys { shorts, more }
+            }
+            Request::SpreadGet { short } => self.spread_log.get(short).cloned().map_or(Reply::Done, Reply::Spread),
+        };
+        self.reply(now, from, id, now, reply);
+    }
+
+    /// One hop of somebody's lookup.
+    fn on_step(&mut self, now: Instant, from: Contact, (level, key, aim): (Level, Key, Key), want: Want) -> Reply {
+        if !self.is_in(from, level) {
+            return Reply::Refused(crate::core::message::Refusal::NotInCluster);
+        }
+        let seen = match want {
+            Want::Nodes => Seen::Nothing,
+            Want::Values => {
+                let mut values = self.values.get(now, level, key);
+                self.rng.shuffle(&mut values);
+                values.truncate(Reply::VALUES);
+                if values.is_empty() { Seen::Nothing } else { Seen::Values(values) }
+            }
+            Want::Room { .. } => Seen::Room(self.values.room(now, level, key)),
+        };
+        let ends = matches!(&seen, Seen::Values(values) if values.iter().any(|value| value.holder != from));
+        let nodes = if ends { Vec::new() } else { self.towards(level, &key, &aim, from) };
+        Reply::Step { seen, nodes }
+    }
+
+    /// Nodes nearest the aim, and the two nearest the key.
+    fn towards(&self, level: Level, key: &Key, aim: &Key, asker: Contact) -> Vec<Contact> {
+        let mut nodes = self.tables.closest(level, key, if aim == key { Reply::NODES } else { TO_THE_KEY });
+        if aim != key {
+            for node in self.tables.closest(level, aim, Reply::NODES) {
+                if nodes.len() < Reply::NODES && !nodes.contains(&node) {
+                    nodes.push(node);
+                }
+            }
+        }
+        nodes.retain(|node| *node != asker);
+        nodes
+    }
+
+    /// Whether a node shares this node's cluster at a level: puts and gets of others are not honoured there.
+    fn is_in(&self, from: Contact, level: Level) -> bool {
+        self.tables.at(level).is_some()
+            && (from == self.contact
+                || level == Level::GLOBAL
+                || self.peers.get(from.peer).is_some_and(|known| self.shares(known, level)))
+    }
+
+    fn neighbours(&mut self, from: Contact, level: Level, nearest: bool) -> Vec<Contact> {
+        let Some(table) = self.tables.at(level) else { return Vec::new() };
+        let mut nodes: Vec<Contact> = table.iter().filter(|node| *node != from).collect();
+        self.rng.shuffle(&mut nodes);
+        if nearest {
+            nodes.sort_by_key(|node| self.peers.cost(node.peer));
+        }
+        nodes.truncate(Reply::NODES);
+        nodes
+    }
+
+    fn on_hello(&mut self, now: Instant, from: Contact, hello: Hello) {
+        let Some(known) = self.peers.get_mut(from.peer) else { return };
+        known.info = Some(Box::new(hello.info));
+        let answer = known.greeted.is_none_or(|at| now.since(at) > REGREET);
+        if answer {
+            self.greet(now, from);
+        }
+        self.on_spread_digest(now, from, hello.spreads);
+    }
+
+    /// Tells a node how this one describes itself.
+    pub(super) fn greet(&mut self, now: Instant, to: Contact) {
+        let hello = self.hello();
+        if let Some(known) = self.peers.get_mut(to.peer) {
+            known.greeted = Some(now);
+            self.send(to, hello);
+        }
+    }
+
+    pub(super) fn on_connected(&mut self, now: Instant, contact: Contact) {
+        let tables = &self.tables;
+        let keep = |known: &super::peers::Known| known.pinned || known.linked || tables.contain(known.contact);
+        let Some(known) = self.peers.entry(contact, keep) else { return };
+        known.linked = true;
+        known.misses = 0;
+        self.greet(now, contact);
+        self.welcome(now, contact);
+    }
+
+    pub(super) fn on_disconnected(&mut self, now: Instant, peer: Peer) {
+        let Some(known) = self.peers.get_mut(peer) else { return };
+        known.linked = false;
+        let (contact, wanted) = (known.contact, known.pinned);
+        // What was asked over the link is lost with it.
+        self.fail_exchanges(now, peer);
+        // An idle link may close on a live node; a neighbour is asked again, which dials it.
+        if wanted || self.tables.contain(contact) {
+            self.ask(now, contact, Request::Ping, Purpose::Probe);
+        }
+    }
+
+    pub(super) fn on_unreachable(&mut self, now: Instant, peer: Peer) {
+        self.bury(now, peer);
+        self.fail_exchanges(now, peer);
+    }
+
+    fn fail_exchanges(&mut self, now: Instant, peer: Peer) {
+        for (id, pending) in self.exchanges.drop_to(peer) {
+            self.disarm(pending.due, Timer::Exchange(id));
+            self.on_lost(now, pending);
+        }
+    }
+
+    /// A node did not answer: after the second time in a row it counts as dead, and is asked at once after the first.
+    fn miss(&mut self, now: Instant, peer: Peer) {
+        let Some(known) = self.peers.get_mut(peer) else { return };
+        known.misses = known.misses.saturating_add(1);
+        let contact = known.contact;
+        if known.misses >= DEAD_AFTER {
+            self.bury(now, peer);
+        } else if !self.exchanges.is_asked(peer, Purpose::Probe) {
+            self.ask(now, contact, Request::Ping, Purpose::Probe);
+        }
+    }
+
+    /// A node is gone: out of the tables until it is heard of again.
+    pub(super) fn bury(&mut self, now: Instant, peer: Peer) {
+        let Some(known) = self.peers.get_mut(peer) else { return };
+        known.misses = DEAD_AFTER;
+        let contact = known.contact;
+        if std::mem::take(&mut known.pinned) {
+            self.outbox.push_back(Output::Pin { peer, keep: false });
+        }
+        if self.tables.remove(contact) {
+            self.arm_sooner(now + PIN_SOON, Timer::Pin);
+        }
+    }
+
+    pub(super) fn on_describe(&mut self, now: Instant, info: NodeInfo) {
+        self.me = NodeInfo { id: self.me.id, clusters: Vec::new(), rtt: None, ..info };
+        self.arm_sooner(now + GREET_PAUSE, Timer::Greet);
+    }
+}
+
+/// Known nodes nearest to the key itself that an answer names besides those nearest the aim.
+const TO_THE_KEY: usize = 2;
+
+/// A node is not told about this one again within this time, unless something changed.
+const REGREET: Duration = Duration::from_secs(5);
+
+/// Changes of the description within this time go out together.
+const GREET_PAUSE: Duration = Duration::from_secs(1);
+
+/// How soon links are chosen anew after a neighbour is gone.
+const PIN_SOON: Duration = Duration::from_secs(1);

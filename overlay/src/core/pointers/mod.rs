@@ -1,0 +1,9 @@
+//! What a node keeps for others: pointers that expire, leases, prefix hints and spread records.
+
+mod hints;
+mod lease;
+mod root;
+mod spread;
+mod values;
+
+pub(super) use self::{hints::Hints, lease::Leases, root::Deferred, spread::SpreadLog, values::Values};

@@ -1,0 +1,443 @@
+//! What the root of a key says to `acquire`, `beat` and `pass`, and what its next-closest nodes say to it (design: one origin
+//! fetch). A node acts as root only if it knows no live node nearer the key; told that the nearer one does not answer, it sees for
+//! itself first.
+
+use bytes::Bytes;
+
+use super::{
+    Values,
+    lease::{Granting, Leased, Reference, State, Waiter, rank},
+};
+use crate::{
+    Key, Lease, Level, Marker, NodeId,
+    core::{
+        Contact, Node, Peer,
+        message::{Acquisition, Beaten, Held, LeaseState, Pointer, Refusal, Reply, Request},
+        search::Purpose,
+        time::Instant,
+    },
+};
+
+/// A question put off until it is known whether a node nearer the key lives.
+#[derive(Debug)]
+pub(in crate::core) struct Deferred {
+    nearer: Peer,
+    from: Contact,
+    id: u64,
+    arrived: Instant,
+    request: Request,
+}
+
+/// Whether this node is the root of a key.
+enum Place {
+    Root,
+    /// These live nodes are nearer.
+    Nearer(Vec<Contact>),
+    /// Only these are, and the asker could not reach them.
+    Doubtful(Vec<Contact>),
+}
+
+impl Node {
+    /// Answers an acquire, a beat or a pass, now or later.
+    pub(in crate::core) fn on_root_request(
+        &mut self,
+        now: Instant,
+        arrived: Instant,
+        from: Contact,
+        id: u64,
+        request: Request,
+    ) {
+        let nothing: &[NodeId] = &[];
+        let (key, unreached) = match &request {
+            Request::Acquire { key, unreached, .. } => (*key, unreached.as_slice()),
+            Request::Beat { lease, unreached, .. } => (lease.key, unreached.as_slice()),
+            Request::Pass { lease, .. } => (lease.key, nothing),
+            Request::Ping
+            | Request::Neighbours { .. }
+            | Request::Step { .. }
+            | Request::Store { .. }
+            | Request::Withdraw { .. }
+            | Request::Hold { .. }
+            | Request::SpreadKeys { .. }
+            | Request::SpreadGet { .. } => return,
+        };
+        match self.place(&key, unreached) {
+            Place::Root => {}
+            Place::Nearer(nodes) => {
+                let reply = match request {
+                    Request::Beat { .. } => Reply::Beaten(Beaten::Elsewhere(nodes)),
+                    _ => Reply::Acquired(Acquisition::Elsewhere(nodes)),
+                };
+                return self.reply(now, from, id, arrived, reply);
+            }
+            Place::Doubtful(nodes) => {
+                let Some(nearest) = nodes.first().copied() else { return };
+                if self.deferred.len() >= self.config.waiters {
+                    return self.reply(now, from, id, arrived, Reply::Refused(Refusal::Busy));
+                }
+                if !self.exchanges.is_asked(nearest.peer, Purpose::Nearer) {
+                    self.ask(now, nearest, Request::Ping, Purpose::Nearer);
+                }
+                self.deferred.push(Deferred { nearer: nearest.peer, from, id, arrived, request });
+                return;
+            }
+        }
+        match request {
+            Request::Acquire { key, reference, ttl, failed, .. } => {
+                let reference = self.pointer_of(from, reference, ttl.min(self.config.reference_ttl));
+                let waiter = Waiter { asker: from, id, arrived, reference, failed };
+                self.look_at_failed(now, &key, &waiter.failed);
+                self.decide(now, key, waiter);
+            }
+            Request::Beat { lease, reference, ttl, .. } => {
+                let pointer = self.pointer_of(from, reference, ttl.min(self.config.reference_ttl));
+                let beaten = self.on_beat(now, lease, pointer);
+                self.reply(now, from, id, arrived, beaten);
+            }
+            Request::Pass { lease, marker } => {
+                let reply = self.on_pass(now, from, lease, marker);
+                self.reply(now, from, id, arrived, reply);
+            }
+            _ => {}
+        }
+    }
+
+    /// A node that stood between this one and a key has answered, or is gone.
+    pub(in crate::core) fn on_nearer(&mut self, now: Instant, nearer: Contact, lives: bool) {
+        let waiting: Vec<Deferred> = self.deferred.extract_if(.., |one| one.nearer == nearer.peer).collect();
+        for Deferred { from, id, arrived, mut request, .. } in waiting {
+            if lives {
+                // Alive for this node, not for the asker: it is named again, and the asker may find another way.
+                if let Request::Acquire { unreached, .. } | Request::Beat { unreached, .. } = &mut request {
+                    unreached.clear();
+                }
+            }
+            self.on_root_request(now, arrived, from, id, request);
+        }
+    }
+
+    /// A next-closest node was asked to hold a copy.
+    pub(in crate::core) fn on_hold(&mut self, now: Instant, from: Contact, key: Key, state: LeaseState) -> Reply {
+        let limit = self.config.beat_limit;
+        let Some(entry) = self.leases.entry(now, key) else { return Reply::Refused(Refusal::Keys) };
+        let same_root = entry.root.is_some_and(|root| root == from);
+        let granting = matches!(entry.state, State::Granting(_));
+        if !same_root
+            && !granting
+            && let Some(other) = entry.told(now, limit)
+        {
+            let newer = match (&state, &other) {
+                (LeaseState::Leased { lease: new, .. }, LeaseState::Leased { lease: old, .. }) => {
+                    new == old || new.epoch > old.epoch
+                }
+                (LeaseState::Leased { .. }, LeaseState::Marked { .. }) => false,
+                (LeaseState::Marked { .. }, _) => true,
+            };
+            if !newer {
+                return Reply::Held(Held::Other(other));
+            }
+        }
+        if granting {
+            // Both think they are the root, and neither has told its asker: the nearer one goes on.
+            let (mine, theirs) = (self.contact.id.key().distance(&key), from.id.key().distance(&key));
+            if mine < theirs {
+                return Reply::Refused(Refusal::Busy);
+            }
+        }
+        entry.root = Some(from);
+        entry.take(now, state);
+        let waiters = std::mem::take(&mut entry.waiters);
+        for waiter in waiters {
+            self.reply(
+                now,
+                waiter.asker,
+                waiter.id,
+                waiter.arrived,
+                Reply::Acquired(Acquisition::Elsewhere(vec![from])),
+            );
+        }
+        Reply::Held(Held::Yes)
+    }
+
+    /// A next-closest node has answered.
+    pub(in crate::core) fn on_held(&mut self, now: Instant, from: Contact, key: Key, held: Held) {
+        let Some(entry) = self.leases.get_mut(&key) else { return };
+        match (&mut entry.state, held) {
+            (State::Granting(granting), Held::Yes) => {
+                granting.asked.retain(|peer| *peer != from.peer);
+                granting.held += 1;
+                self.seek_copies(now, key);
+            }
+            (State::Granting(_), Held::Other(state)) => {
+                entry.root = None;
+                entry.take(now, state);
+                self.decide_all(now, key);
+            }
+            (State::Leased(leased), Held::Other(LeaseState::Leased { lease, holder })) => {
+                let ours = rank(&leased.lease, leased.holder.pointer.holder.id);
+                if rank(&lease, holder.holder.id) < ours {
+                    entry.take(now, LeaseState::Leased { lease, holder });
+                }
+            }
+            (State::Idle | State::Leased(_) | State::Marked { .. }, _) => {}
+        }
+    }
+
+    /// A next-closest node did not answer, or refused.
+    pub(in crate::core) fn on_hold_failure(&mut self, now: Instant, from: Contact, key: Key) {
+        if let Some(entry) = self.leases.get_mut(&key)
+            && let State::Granting(granting) = &mut entry.state
+        {
+            granting.asked.retain(|peer| *peer != from.peer);
+            self.seek_copies(now, key);
+        }
+    }
+
+    /// A holder that failed an asker has answered, or has not.
+    pub(in crate::core) fn on_holder(&mut self, now: Instant, holder: Contact, key: Key, lives: bool) {
+        let Some(entry) = self.leases.get_mut(&key) else { return };
+        let current = matches!(&entry.state, State::Leased(leased) if leased.holder.pointer.holder == holder);
+        if !lives && current {
+            entry.state = State::Idle;
+            entry.touched = now;
+        }
+        if lives && current {
+            let told = entry.told(now, self.config.beat_limit);
+            let waiters = std::mem::take(&mut entry.waiters);
+            if let Some(LeaseState::Leased { holder, .. }) = told {
+                for waiter in waiters {
+                    let references = Acquisition::References(vec![holder.clone()]);
+                    self.reply(now, waiter.asker, waiter.id, waiter.arrived, Reply::Acquired(references));
+                }
+                return;
+            }
+            if let Some(entry) = self.leases.get_mut(&key) {
+                entry.waiters = waiters;
+            }
+        }
+        self.decide_all(now, key);
+    }
+
+    /// A next-closest node is late: a further one is asked besides, and whoever holds first counts.
+    pub(in crate::core) fn on_hold_late(&mut self, now: Instant, from: Contact, key: Key) {
+        self.on_hold_failure(now, from, key);
+    }
+
+    fn place(&self, key: &Key, unreached: &[NodeId]) -> Place {
+        let mine = self.contact.id.key().distance(key);
+        let mut nearer = self.tables.closest(Level::GLOBAL, key, Reply::NODES);
+        nearer.retain(|node| node.id.key().distance(key) < mine);
+        let reachable: Vec<Contact> = nearer.iter().filter(|node| !unreached.contains(&node.id)).copied().collect();
+        match (reachable.is_empty(), nearer.is_empty()) {
+            (false, _) => Place::Nearer(reachable),
+            (true, true) => Place::Root,
+            (true, false) => Place::Doubtful(nearer),
+        }
+    }
+
+    /// Sees whether holders that failed an asker live, so that the dead are not named to the next one.
+    fn look_at_failed(&mut self, now: Instant, key: &Key, failed: &[NodeId]) {
+        if failed.is_empty() {
+            return;
+        }
+        for pointer in self.values.get(now, Level::GLOBAL, *key) {
+            let holder = pointer.holder;
+            if failed.contains(&holder.id)
+                && holder != self.contact
+                && !self.exchanges.is_asked(holder.peer, Purpose::Probe)
+            {
+                self.ask(now, holder, Request::Ping, Purpose::Probe);
+            }
+        }
+    }
+
+    /// Says to one asker what the key's state asks for.
+    fn decide(&mut self, now: Instant, key: Key, waiter: Waiter) {
+        let limit = self.config.beat_limit;
+        let waiters = self.config.waiters;
+        let references = self.references(now, &key, &waiter);
+        let Some(entry) = self.leases.entry(now, key) else {
+            return self.reply(now, waiter.asker, waiter.id, waiter.arrived, Reply::Refused(Refusal::Keys));
+        };
+        if entry.root.take().is_some()
+            && let State::Leased(leased) = &mut entry.state
+        {
+            // Another root's copy: this node is the root now, and gives the holder one beat's grace to find it.
+            leased.beaten = now;
+            entry.touched = now;
+        }
+        let says = if let Some((marker, _)) = entry.marked(now) {
+            Acquisition::Marked(marker.clone())
+        } else if let Some(leased) = entry.live(now, limit) {
+            let holder = leased.holder.pointer.holder;
+            if holder == waiter.asker {
+                Acquisition::Granted(leased.lease)
+            } else if !references.is_empty() {
+                Acquisition::References(references)
+            } else if entry.waiters.len() < waiters {
+                entry.waiters.push(waiter);
+                if !self.exchanges.is_asked(holder.peer, Purpose::Holder(key)) {
+                    self.ask(now, holder, Request::Ping, Purpose::Holder(key));
+                }
+                return;
+            } else {
+                return self.reply(now, waiter.asker, waiter.id, waiter.arrived, Reply::Refused(Refusal::Busy));
+            }
+        } else if matches!(entry.state, State::Granting(_)) {
+            if entry.waiters.len() < waiters {
+                return entry.waiters.push(waiter);
+            }
+            return self.reply(now, waiter.asker, waiter.id, waiter.arrived, Reply::Refused(Refusal::Busy));
+        } else if !references.is_empty() {
+            Acquisition::References(references)
+        } else {
+            return self.grant(now, key, waiter);
+        };
+        self.reply(now, waiter.asker, waiter.id, waiter.arrived, Reply::Acquired(says));
+    }
+
+    /// Says it to all that wait and still listen.
+    fn decide_all(&mut self, now: Instant, key: Key) {
+        let Some(entry) = self.leases.get_mut(&key) else { return };
+        for waiter in std::mem::take(&mut entry.waiters) {
+            if now.since(waiter.arrived) < self.config.acquire_deadline {
+                self.decide(now, key, waiter);
+            }
+        }
+    }
+
+    /// Begins a grant: the next-closest nodes are to hold it first.
+    fn grant(&mut self, now: Instant, key: Key, waiter: Waiter) {
+        let Some(entry) = self.leases.get_mut(&key) else { return };
+        entry.counter += 1;
+        entry.touched = now;
+        let lease = Lease { epoch: entry.epoch, counter: entry.counter, key };
+        let holder = Reference::new(now, waiter.reference.clone());
+        entry.waiters.push(waiter);
+        entry.state = State::Granting(Granting { lease, holder, asked: Vec::new(), tried: Vec::new(), held: 0 });
+        self.seek_copies(now, key);
+    }
+
+    /// Asks next-closest nodes until enough hold the grant or none is left, then tells the askers.
+    fn seek_copies(&mut self, now: Instant, key: Key) {
+        let nearest = self.tables.closest(Level::GLOBAL, &key, COPY_TRIES);
+        loop {
+            let Some(entry) = self.leases.get_mut(&key) else { return };
+            let State::Granting(granting) = &mut entry.state else { return };
+            let next = nearest.iter().find(|node| !granting.tried.contains(&node.peer)).copied();
+            match next {
+                Some(next) if granting.held + granting.asked.len() < self.config.lease_copies => {
+                    granting.tried.push(next.peer);
+                    granting.asked.push(next.peer);
+                    let state = LeaseState::Leased { lease: granting.lease, holder: granting.holder.told(now) };
+                    self.ask(now, next, Request::Hold { key, state }, Purpose::Hold(key));
+                }
+                _ if !granting.asked.is_empty() => return,
+                Some(_) | None => {
+                    let holder = granting.holder.clone();
+                    entry.state = State::Leased(Leased { lease: granting.lease, holder, beaten: now, copied: now });
+                    return self.decide_all(now, key);
+                }
+            }
+        }
+    }
+
+    fn on_beat(&mut self, now: Instant, lease: Lease, pointer: Pointer) -> Reply {
+        let limit = self.config.beat_limit;
+        let copy_every = self.config.copy_every;
+        let Some(entry) = self.leases.entry(now, lease.key) else { return Reply::Refused(Refusal::Keys) };
+        if entry.marked(now).is_some() {
+            return Reply::Beaten(Beaten::Kept);
+        }
+        let holder = pointer.holder.id;
+        if let Some(live) = entry.live(now, limit) {
+            let theirs = rank(&live.lease, live.holder.pointer.holder.id);
+            if theirs < rank(&lease, holder) {
+                return Reply::Beaten(Beaten::Superseded(live.holder.told(now)));
+            }
+        }
+        let copied = match &entry.state {
+            State::Leased(live) if live.lease == lease && entry.root.is_none() => live.copied,
+            State::Leased(_) | State::Idle | State::Granting(_) | State::Marked { .. } => Instant::START,
+        };
+        entry.root = None;
+        entry.take(now, LeaseState::Leased { lease, holder: pointer.clone() });
+        if let State::Leased(leased) = &mut entry.state {
+            leased.copied = copied;
+        }
+        if copied == Instant::START || now.since(copied) >= copy_every {
+            if let State::Leased(leased) = &mut entry.state {
+                leased.copied = now;
+            }
+            self.copy(now, lease.key, &LeaseState::Leased { lease, holder: pointer });
+        }
+        self.decide_all(now, lease.key);
+        Reply::Beaten(Beaten::Kept)
+    }
+
+    fn on_pass(&mut self, now: Instant, from: Contact, lease: Lease, marker: Marker) -> Reply {
+        let limit = self.config.beat_limit;
+        let Some(entry) = self.leases.entry(now, lease.key) else { return Reply::Refused(Refusal::Keys) };
+        // Only who fetches knows that it cannot be shared.
+        if entry.live(now, limit).is_some_and(|live| live.holder.pointer.holder != from) {
+            return Reply::Done;
+        }
+        let ttl = match &marker {
+            Marker::Pass(ttl) => (*ttl).clamp(PASS_SHORTEST, PASS_LONGEST),
+            Marker::Vary(_) => PASS_LONGEST,
+        };
+        let state = LeaseState::Marked { marker, ttl };
+        entry.root = None;
+        entry.take(now, state.clone());
+        self.copy(now, lease.key, &state);
+        self.decide_all(now, lease.key);
+        Reply::Done
+    }
+
+    /// Has the next-closest nodes hold the state as it is now.
+    fn copy(&mut self, now: Instant, key: Key, state: &LeaseState) {
+        for node in self.tables.closest(Level::GLOBAL, &key, self.config.lease_copies) {
+            self.ask(now, node, Request::Hold { key, state: state.clone() }, Purpose::Hold(key));
+        }
+    }
+
+    /// What an asker may stream from: complete copies first, in random order, so that not all go to one; then the fetch under
+    /// way. Never the asker itself, nor who failed it, nor who is known dead.
+    fn references(&mut self, now: Instant, key: &Key, waiter: &Waiter) -> Vec<Pointer> {
+        let useful = |pointer: &Pointer| {
+            pointer.holder != waiter.asker
+                && !waiter.failed.contains(&pointer.holder.id)
+                && !self.is_dead(pointer.holder)
+        };
+        let mut stored = Values::get(&self.values, now, Level::GLOBAL, *key);
+        stored.retain(useful);
+        let entry = self.leases.get(key).and_then(|entry| entry.live(now, self.config.beat_limit));
+        let lease = entry.map(|leased| leased.holder.told(now)).filter(|pointer| useful(pointer));
+        self.rng.shuffle(&mut stored);
+        stored.sort_by_key(|pointer| pointer.ttl <= self.config.reference_ttl);
+        if let Some(lease) = lease {
+            // A complete copy at the holder says more than its lease; a reference to its fetch says less.
+            stored.retain(|one| one.holder != lease.holder || one.ttl > lease.ttl.max(self.config.reference_ttl));
+            stored.truncate(Reply::VALUES - 1);
+            if stored.iter().all(|one| one.holder != lease.holder) {
+                stored.push(lease);
+            }
+        }
+        stored.truncate(Reply::VALUES);
+        stored
+    }
+
+    /// A pointer to a node as it is known here.
+    pub(in crate::core) fn pointer_of(&self, holder: Contact, value: Bytes, ttl: std::time::Duration) -> Pointer {
+        Pointer { holder, clusters: self.clusters_of(holder), value, ttl }
+    }
+}
+
+/// Next-closest nodes tried for copies of a grant before it is given with fewer.
+const COPY_TRIES: usize = 4;
+
+/// A Pass marker stays at least this long.
+const PASS_SHORTEST: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// A marker stays at most this long without being renewed.
+const PASS_LONGEST: std::time::Duration = std::time::Duration::from_secs(120);

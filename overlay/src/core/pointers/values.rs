@@ -1,0 +1,225 @@
+//! Pointers that expire. Defines full and loaded (NSDI'04 4.2):
+//!
+//! - **full** for a new value: l values are stored for the key whose remaining times are all at least half the new one's.
+//! - **loaded**: beta store-intents for the key were let go on from here within the past minute. That is how "more requests than
+//!   the maximum leakage rate" makes a node claim to be loaded for all but one attempt in five seconds, as the paper says.
+//!
+//! What is over a cap is refused with a reason; nothing that is stored is thrown out for it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    Config, Key, Level,
+    core::{
+        Contact, Peer,
+        message::{Pointer, Refusal, Room, Verdict},
+        time::Instant,
+    },
+};
+
+/// What a node stores for others.
+#[derive(Debug)]
+pub(in crate::core) struct Values {
+    slots: BTreeMap<(Key, Level), Slot>,
+    bytes: usize,
+    /// Pointers of each putter.
+    per_peer: BTreeMap<Peer, usize>,
+    limits: Limits,
+    swept: Instant,
+}
+
+/// Caps and Coral's two numbers.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    values_per_key: usize,
+    leak_per_minute: usize,
+    keys: usize,
+    bytes: usize,
+    per_peer: usize,
+}
+
+/// What is stored for one key at one level.
+#[derive(Debug, Default)]
+struct Slot {
+    values: Vec<Kept>,
+    /// When store-intents were let go on, oldest first, at most beta of them.
+    leaks: VecDeque<Instant>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    holder: Contact,
+    clusters: Vec<Key>,
+    value: Bytes,
+    expires: Instant,
+}
+
+impl Values {
+    pub(in crate::core) const fn new(config: &Config) -> Self {
+        let limits = Limits {
+            values_per_key: config.values_per_key,
+            leak_per_minute: config.leak_per_minute,
+            keys: config.keys,
+            bytes: config.value_bytes,
+            per_peer: config.values_per_peer,
+        };
+        Self { slots: BTreeMap::new(), bytes: 0, per_peer: BTreeMap::new(), limits, swept: Instant::START }
+    }
+
+    /// Answers a store-intent, and counts it if it is let go on.
+    pub(in crate::core) fn room(&mut self, now: Instant, level: Level, key: Key) -> Room {
+        self.expire(now, (key, level));
+        if !self.slots.contains_key(&(key, level)) && self.is_at_key_limit(now) {
+            return Room { loaded: false, count: 0, soonest: Duration::ZERO };
+        }
+        let slot = self.slots.entry((key, level)).or_default();
+        while slot.leaks.front().is_some_and(|leak| now.since(*leak) >= MINUTE) {
+            slot.leaks.pop_front();
+        }
+        let loaded = slot.leaks.len() >= self.limits.leak_per_minute;
+        let soonest = slot.values.iter().map(|kept| kept.expires.since(now)).min().unwrap_or(Duration::ZERO);
+        if !loaded {
+            slot.leaks.push_back(now);
+        }
+        Room { loaded, count: u32::try_from(slot.values.len()).unwrap_or(u32::MAX), soonest }
+    }
+
+    /// Stores a pointer: in place of the holder's old one, in a free place, or in place of the one that would go first, unless
+    /// the key is full for it.
+    pub(in crate::core) fn store(
+        &mut self,
+        now: Instant,
+        level: Level,
+        key: Key,
+        pointer: Pointer,
+    ) -> Result<Verdict, Refusal> {
+        if pointer.value.len() > Pointer::LIMIT || pointer.ttl > Pointer::TTL_LIMIT {
+            return Err(Refusal::TooLong);
+        }
+        self.expire(now, (key, level));
+        if !self.slots.contains_key(&(key, level)) && self.is_at_key_limit(now) {
+            return Err(Refusal::Keys);
+        }
+        let (length, peer) = (cost(&pointer.value), pointer.holder.peer);
+        let values = self.slots.get(&(key, level)).map_or(&[][..], |slot| &slot.values);
+        let out = if let Some(own) = values.iter().position(|kept| kept.holder.peer == peer) {
+            Some(own)
+        } else if values.len() < self.limits.values_per_key {
+            None
+        } else {
+            let first = values.iter().enumerate().min_by_key(|(_, kept)| kept.expires);
+            match first {
+                Some((at, kept)) if kept.expires.since(now) < pointer.ttl / 2 => Some(at),
+                Some(_) | None => return Ok(Verdict::Full),
+            }
+        };
+        let freed = out.and_then(|at| values.get(at)).map(|kept| (kept.holder.peer, cost(&kept.value)));
+        let (freed_peer, freed_bytes) = freed.map_or((None, 0), |(peer, bytes)| (Some(peer), bytes));
+        if self.bytes - freed_bytes + length > self.limits.bytes {
+            return Err(Refusal::Bytes);
+        }
+        let of_peer = self.per_peer.get(&peer).copied().unwrap_or(0) - usize::from(freed_peer == Some(peer));
+        if of_peer >= self.limits.per_peer {
+            return Err(Refusal::Sender);
+        }
+        let Pointer { holder, clusters, value, ttl } = pointer;
+        let slot = self.slots.entry((key, level)).or_default();
+        if let Some(at) = out {
+            slot.values.swap_remove(at);
+        }
+        slot.values.push(Kept { holder, clusters, value, expires: now + ttl });
+        self.bytes = self.bytes - freed_bytes + length;
+        if let Some(freed) = freed_peer {
+            self.uncount(freed);
+        }
+        *self.per_peer.entry(peer).or_default() += 1;
+        Ok(Verdict::Accepted)
+    }
+
+    /// The unexpired pointers under a key at a level.
+    pub(in crate::core) fn get(&self, now: Instant, level: Level, key: Key) -> Vec<Pointer> {
+        let kept = self.slots.get(&(key, level)).map_or(&[][..], |slot| &slot.values);
+        let live = kept.iter().filter(|kept| kept.expires > now);
+        live.map(|kept| Pointer {
+            holder: kept.holder,
+            clusters: kept.clusters.clone(),
+            value: kept.value.clone(),
+            ttl: kept.expires.since(now),
+        })
+        .collect()
+    }
+
+    /// Drops a holder's pointers under a key, at every level.
+    pub(in crate::core) fn withdraw(&mut self, key: Key, holder: Peer) {
+        let levels: Vec<_> = self.slots.range((key, Level(0))..=(key, Level(u8::MAX))).map(|(at, _)| *at).collect();
+        levels.into_iter().for_each(|at| self.retain(at, |kept| kept.holder.peer != holder));
+    }
+
+    /// Drops all that has expired.
+    pub(in crate::core) fn sweep(&mut self, now: Instant) {
+        self.swept = now;
+        let all: Vec<_> = self.slots.keys().copied().collect();
+        all.into_iter().for_each(|at| self.expire(now, at));
+        self.slots.retain(|_, slot| {
+            !slot.values.is_empty() || slot.leaks.back().is_some_and(|leak| now.since(*leak) < MINUTE)
+        });
+    }
+
+    /// Keys that have values or were asked about within a minute.
+    pub(in crate::core) fn keys(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Pointers stored.
+    pub(in crate::core) fn len(&self) -> usize {
+        self.per_peer.values().sum()
+    }
+
+    /// Whether no further key fits, after a sweep if there was none lately.
+    fn is_at_key_limit(&mut self, now: Instant) -> bool {
+        if self.slots.len() >= self.limits.keys && now.since(self.swept) >= SWEEP_PAUSE {
+            self.sweep(now);
+        }
+        self.slots.len() >= self.limits.keys
+    }
+
+    fn expire(&mut self, now: Instant, at: (Key, Level)) {
+        self.retain(at, |kept| kept.expires > now);
+    }
+
+    fn retain(&mut self, at: (Key, Level), keep: impl Fn(&Kept) -> bool) {
+        let Some(slot) = self.slots.get_mut(&at) else { return };
+        let out: Vec<Kept> = slot.values.extract_if(.., |kept| !keep(kept)).collect();
+        for kept in out {
+            self.bytes -= cost(&kept.value);
+            self.uncount(kept.holder.peer);
+        }
+    }
+
+    fn uncount(&mut self, peer: Peer) {
+        if let Some(count) = self.per_peer.get_mut(&peer) {
+            *count -= 1;
+            if *count == 0 {
+                self.per_peer.remove(&peer);
+            }
+        }
+    }
+}
+
+/// Bytes a value counts for: its own and those of keeping it.
+const fn cost(value: &Bytes) -> usize {
+    value.len() + OVERHEAD
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Bytes around a value: holder, cluster ids, expiry, allocation.
+const OVERHEAD: usize = 128;
+
+/// Sweeps for want of room come at most this often.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);

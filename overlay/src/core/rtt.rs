@@ -1,0 +1,103 @@
+//! Round trips: SRTT and RTTVAR for time-outs (RFC 6298, in integers), and a minimum over a window for distance. The minimum
+//! ages out, so that a node that moves is noticed.
+
+use std::time::Duration;
+
+use super::time::Instant;
+
+/// What was measured to one node. Microseconds in 32 bits; a sample beyond an hour is an error of the measurement.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rtt {
+    smoothed: u32,
+    variation: u32,
+    /// The minimum of the half-window under way, and of the one before.
+    minimum: [u32; 2],
+    /// When the half-window under way began.
+    since: Instant,
+    /// When the last sample came.
+    sampled: Instant,
+    samples: u32,
+}
+
+impl Rtt {
+    /// Nothing measured yet.
+    pub(super) const NONE: Self =
+        Self { smoothed: 0, variation: 0, minimum: [0; 2], since: Instant::START, sampled: Instant::START, samples: 0 };
+
+    /// A round trip of this length ended now.
+    pub(super) fn sample(&mut self, now: Instant, rtt: Duration, window: Duration) {
+        let rtt = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).clamp(1, HOUR);
+        if self.samples == 0 {
+            (self.smoothed, self.variation, self.minimum, self.since) = (rtt, rtt / 2, [rtt; 2], now);
+        } else {
+            self.variation = self.variation - self.variation / 4 + self.smoothed.abs_diff(rtt) / 4;
+            self.smoothed = self.smoothed - self.smoothed / 8 + rtt / 8;
+            let [current, _] = self.minimum;
+            if now.since(self.since) >= window / 2 {
+                // A half-window that ended long ago says nothing any more, unless it is all there was until this sample.
+                self.minimum = [rtt, if now.since(self.sampled) >= window { rtt } else { current }];
+                self.since = now;
+            } else {
+                self.minimum[0] = current.min(rtt);
+            }
+        }
+        self.sampled = now;
+        self.samples = self.samples.saturating_add(1);
+    }
+
+    /// The minimum within the window; none before the first sample.
+    pub(super) fn minimum(&self) -> Option<Duration> {
+        let [current, before] = self.minimum;
+        (self.samples > 0).then(|| Duration::from_micros(u64::from(current.min(before))))
+    }
+
+    /// When the last sample came; none before the first.
+    pub(super) fn sampled(&self) -> Option<Instant> {
+        (self.samples > 0).then_some(self.sampled)
+    }
+
+    /// How long to wait for an answer before asking somebody else: SRTT + 4 RTTVAR; none before the first sample.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        let micros = u64::from(self.smoothed) + 4 * u64::from(self.variation);
+        (self.samples > 0).then(|| Duration::from_micros(micros))
+    }
+}
+
+const HOUR: u32 = 3_600_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(10);
+
+    fn at(seconds: u64) -> Instant {
+        Instant::at(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn the_minimum_forgets_a_distance_that_no_longer_holds_within_one_window() {
+        let mut rtt = Rtt::NONE;
+        (0..=8).for_each(|second| rtt.sample(at(second), Duration::from_millis(5), WINDOW));
+        (9..=20).for_each(|second| rtt.sample(at(second), Duration::from_millis(80), WINDOW));
+        assert_eq!(rtt.minimum(), Some(Duration::from_millis(80)));
+    }
+
+    #[test]
+    fn one_slow_answer_does_not_move_a_node() {
+        let mut rtt = Rtt::NONE;
+        rtt.sample(at(0), Duration::from_millis(5), WINDOW);
+        rtt.sample(at(6), Duration::from_millis(300), WINDOW);
+        assert_eq!(rtt.minimum(), Some(Duration::from_millis(5)));
+    }
+
+    #[test]
+    fn the_timeout_widens_with_variation_and_is_near_the_round_trip_without() {
+        let mut rtt = Rtt::NONE;
+        (0..100).for_each(|second| rtt.sample(at(second), Duration::from_millis(50), WINDOW));
+        let calm = rtt.timeout().unwrap();
+        assert!(calm < Duration::from_millis(60), "{calm:?}");
+        (100..120).for_each(|second| rtt.sample(at(second), Duration::from_millis(20 + 60 * (second % 2)), WINDOW));
+        assert!(rtt.timeout().unwrap() > calm + Duration::from_millis(50));
+    }
+}

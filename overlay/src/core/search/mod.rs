@@ -1,0 +1,115 @@
+//! Long operations, each a small machine: `next` says whom to ask, to wait, or that it is done; `on_reply`, `on_late` and
+//! `on_failure` feed it. They hold no tables and send nothing; the node does both.
+
+mod errand;
+mod get;
+mod lookup;
+mod put;
+mod rpc;
+mod withdraw;
+
+use self::lookup::{Hop, Lookup};
+pub(super) use self::{
+    errand::{Errand, ErrandKind},
+    get::Get,
+    lookup::{Search, Way},
+    put::{PutTask, Rules, What},
+    rpc::{Exchanges, Pending, Purpose},
+    withdraw::Withdraw,
+};
+use super::{
+    Contact, Outcome,
+    message::{Pointer, Reply, Request},
+};
+use crate::Level;
+
+/// What a machine wants next.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Ask this of that node, and come back.
+    Ask(Contact, Request),
+    /// Nothing before an answer or a time-out.
+    Wait,
+    /// It is over.
+    Done(Ending),
+}
+
+/// How an operation ended, before the node puts its own knowledge to it.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// With this.
+    Outcome(Outcome),
+    /// A get found these.
+    Found(Level, Vec<Pointer>),
+    /// An acquire found these.
+    References(Vec<Pointer>),
+    /// A beat was told of a lower lease.
+    Superseded(Pointer),
+    /// A search of the node's own, for its tables.
+    Searched,
+}
+
+/// An operation under way.
+#[derive(Debug)]
+pub(super) enum Task {
+    Search(Search),
+    Get(Get),
+    Put(PutTask),
+    Withdraw(Withdraw),
+    Errand(Errand),
+}
+
+impl Task {
+    pub(super) fn next(&mut self) -> Step {
+        match self {
+            Self::Search(task) => task.next(),
+            Self::Get(task) => task.next(),
+            Self::Put(task) => task.next(),
+            Self::Withdraw(task) => task.next(),
+            Self::Errand(task) => task.next(),
+        }
+    }
+
+    pub(super) fn on_reply(&mut self, from: Contact, reply: Reply) {
+        match self {
+            Self::Search(task) => task.on_reply(from, reply),
+            Self::Get(task) => task.on_reply(from, reply),
+            Self::Put(task) => task.on_reply(from, reply),
+            Self::Withdraw(task) => task.on_reply(from, reply),
+            Self::Errand(task) => task.on_reply(from, reply),
+        }
+    }
+
+    /// The answer is later than usual: ask somebody else meanwhile.
+    pub(super) fn on_late(&mut self, from: Contact) {
+        match self {
+            Self::Search(task) => task.on_late(from),
+            Self::Get(task) => task.on_late(from),
+            Self::Put(task) => task.on_late(from),
+            Self::Withdraw(task) => task.on_late(from),
+            Self::Errand(task) => task.on_late(from),
+        }
+    }
+
+    /// There will be no answer.
+    pub(super) fn on_failure(&mut self, from: Contact) {
+        match self {
+            Self::Search(task) => task.on_failure(from),
+            Self::Get(task) => task.on_failure(from),
+            Self::Put(task) => task.on_failure(from),
+            Self::Withdraw(task) => task.on_failure(from),
+            Self::Errand(task) => task.on_failure(from),
+        }
+    }
+
+    /// The operation has had all the time it may have.
+    pub(super) fn expire(self) -> Ending {
+        match self {
+            Self::Search(_) => Ending::Searched,
+            Self::Get(task) => task.expire(),
+            Self::Put(task) => task.expire(),
+            Self::Withdraw(task) => task.expire(),
+            Self::Errand(task) => task.expire(),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Questions awaiting answers, and when to give up on each. A question is first late (SRTT + 4 RTTVAR: somebody else is asked)
+//! and then lost (twice that); only the second counts against the node.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Key, Level,
+    core::{Contact, Peer, time::Instant},
+};
+
+/// What a question was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::core) enum Purpose {
+    /// An operation.
+    Task(u64),
+    /// To measure a neighbour, or to see that a newcomer answers.
+    Probe,
+    /// To learn members of a cluster that may be joined.
+    Sample(Level),
+    /// To learn of nodes near a near one.
+    Explore,
+    /// To have a copy of a lease kept.
+    Hold(Key),
+    /// To see whether a holder that failed an asker lives.
+    Holder(Key),
+    /// To see whether a node that an asker could not reach lives.
+    Nearer,
+    /// To learn which spread records a node has, from this position on.
+    SpreadKeys(u32),
+    /// To have one of them.
+    SpreadGet,
+}
+
+/// One question under way.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::core) struct Pending {
+    pub(in crate::core) to: Contact,
+    pub(in crate::core) sent: Instant,
+    /// When it is late, or lost once it is late.
+    pub(in crate::core) due: Instant,
+    pub(in crate::core) late: bool,
+    pub(in crate::core) purpose: Purpose,
+}
+
+/// All of them, by number.
+#[derive(Debug)]
+pub(in crate::core) struct Exchanges {
+    pending: BTreeMap<u64, Pending>,
+    next: u64,
+    limit: usize,
+}
+
+impl Exchanges {
+    pub(in crate::core) const fn new(limit: usize) -> Self {
+        Self { pending: BTreeMap::new(), next: 1, limit }
+    }
+
+    /// A number for a new question; none if too many are under way.
+    pub(in crate::core) fn open(&mut self, pending: Pending) -> Option<u64> {
+        if self.pending.len() >= self.limit {
+            return None;
+        }
+        let id = self.next;
+        self.next += 1;
+        self.pending.insert(id, pending);
+        Some(id)
+    }
+
+    /// Ends the question with this number, if it was asked of this node.
+    pub(in crate::core) fn close(&mut self, id: u64, from: Peer) -> Option<Pending> {
+        self.pending.get(&id).filter(|pending| pending.to.peer == from)?;
+        self.pending.remove(&id)
+    }
+
+    /// Ends the question with this number.
+    pub(in crate::core) fn drop(&mut self, id: u64) -> Option<Pending> {
+        self.pending.remove(&id)
+    }
+
+    pub(in crate::core) fn get_mut(&mut self, id: u64) -> Option<&mut Pending> {
+        self.pending.get_mut(&id)
+    }
+
+    /// Ends all questions to a node.
+    pub(in crate::core) fn drop_to(&mut self, peer: Peer) -> Vec<(u64, Pending)> {
+        self.pending.extract_if(.., |_, pending| pending.to.peer == peer).collect()
+    }
+
+    /// Whether a question for this purpose is under way to this node.
+    pub(in crate::core) fn is_asked(&self, peer: Peer, purpose: Purpose) -> bool {
+        self.pending.values().any(|pending| pending.to.peer == peer && pending.purpose == purpose)
+    }
+
+    pub(in crate::core) fn len(&self) -> usize {
+        self.pending.len()
+    }
+}

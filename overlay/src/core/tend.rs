@@ -1,0 +1,259 @@
+//! Upkeep: join through seeds, reach newcomers, measure neighbours, refresh tables, keep links, drop what has expired. Fast while
+//! things change, about a message a second when all is quiet.
+
+use std::time::Duration;
+
+use super::{
+    Contact, Node, Output,
+    message::{Reply, Request},
+    node::Timer,
+    peers::Known,
+    search::{Purpose, Search, Task, Way},
+    time::Instant,
+};
+use crate::Level;
+
+impl Node {
+    pub(super) fn on_seeds(&mut self, now: Instant, contacts: Vec<Contact>) {
+        for contact in contacts {
+            if contact != self.contact && !self.seeds.contains(&contact) && self.seeds.len() < SEEDS {
+                self.seeds.push(contact);
+                self.ask(now, contact, Request::Ping, Purpose::Probe);
+            }
+        }
+        self.unrest(now);
+    }
+
+    /// A node was heard from that has not answered us yet: it is asked, soon.
+    pub(super) fn welcome(&mut self, now: Instant, contact: Contact) {
+        let reached = self.peers.get(contact.peer).is_some_and(Known::live);
+        if contact == self.contact || reached || self.newcomers.contains(&contact) {
+            return;
+        }
+        if self.newcomers.len() < NEWCOMERS {
+            self.newcomers.push_front(contact);
+            self.arm_sooner(now, Timer::Probe);
+        }
+    }
+
+    /// A node was named by another: it is asked when there is room for it in a table.
+    pub(super) fn meet(&mut self, now: Instant, contact: Contact) {
+        if contact == self.contact || self.newcomers.len() >= NEWCOMERS || self.newcomers.contains(&contact) {
+            return;
+        }
+        let room = self.tables.at(Level::GLOBAL).is_some_and(|table| table.has_room(contact.id));
+        let wanted = room || now < self.unrest_until;
+        if wanted && self.peers.get(contact.peer).is_none() {
+            self.newcomers.push_back(contact);
+            self.arm_sooner(now + MEET_PAUSE, Timer::Probe);
+        }
+    }
+
+    /// Things change: probe fast for a while.
+    pub(super) fn unrest(&mut self, now: Instant) {
+        if now >= self.unrest_until {
+            self.refreshed = 0;
+        }
+        self.unrest_until = self.unrest_until.max(now + self.config.unrest);
+        self.arm_sooner(now + self.config.probe_fast, Timer::Probe);
+        self.arm_sooner(now + self.config.probe_fast, Timer::Check);
+    }
+
+    /// A new node, or one that moved, is a reason to look around only if it bears on a cluster.
+    pub(super) fn unrest_if_near(&mut self, now: Instant, rtt: Duration, first: bool) {
+        let widest = self.config.thresholds.first().copied().unwrap_or(Duration::ZERO);
+        if !first || rtt < widest {
+            self.arm_sooner(now + self.config.probe_fast, Timer::Check);
+        }
+        if !first {
+            self.unrest(now);
+        }
+    }
+
+    /// Whether a new sample puts a node at another level than its minimum did, by more than jitter.
+    pub(super) fn crosses(&self, before: Duration, sample: Duration) -> bool {
+        let level = |rtt: Duration| self.config.thresholds.iter().filter(|limit| rtt < **limit).count();
+        let far = before.max(sample) > before.min(sample) * 3 / 2 + JITTER;
+        far && level(before) != level(sample)
+    }
+
+    /// Measures one node: a newcomer, a seed while alone, or the neighbour measured longest ago.
+    pub(super) fn probe(&mut self, now: Instant) {
+        let restless = now < self.unrest_until;
+        self.probes = self.probes.wrapping_add(1);
+        let mut target = self.next_newcomer();
+        if target.is_none() && self.tables.at(Level::GLOBAL).is_none_or(|table| table.len() == 0) {
+            target = self.seeds.get(self.rng.below(self.seeds.len())).copied();
+        }
+        if target.is_none() && self.probes % LOST_TURN == 0 {
+            target = self.longest_lost(now);
+        }
+        if target.is_none() && restless && self.probes % EXPLORE_TURN == 0 {
+            self.explore(now);
+        }
+        if let Some(target) = target.or_else(|| self.stalest(now)) {
+            self.ask(now, target, Request::Ping, Purpose::Probe);
+        }
+        let pause = if !self.newcomers.is_empty() {
+            MEET_PAUSE
+        } else if restless {
+            self.config.probe_fast
+        } else {
+            self.config.probe_idle
+        };
+        // A little early or late, so that nodes started together do not beat in time.
+        let jitter = pause / 8 * u32::try_from(self.rng.below(16)).unwrap_or(0) / 8;
+        self.arm(now + pause * 7 / 8 + jitter, Timer::Probe);
+    }
+
+    fn next_newcomer(&mut self) -> Option<Contact> {
+        while let Some(contact) = self.newcomers.pop_front() {
+            let fresh = self.peers.get(contact.peer).is_none_or(|known| !known.live());
+            if fresh && !self.exchanges.is_asked(contact.peer, Purpose::Probe) {
+                return Some(contact);
+            }
+        }
+        None
+    }
+
+    /// The neighbour measured longest ago; cluster mates count double, since clusters stand and fall with them.
+    fn stalest(&self, now: Instant) -> Option<Contact> {
+        let age = |known: &Known| {
+            let sampled = known.rtt.sampled().unwrap_or(Instant::START).max(known.asked);
+            let mates =
+                self.config.levels().filter(|level| *level != Level::GLOBAL && self.shares(known, *level)).count();
+            now.since(sampled) * (1 + u32::try_from(mates).unwrap_or(0))
+        };
+        let neighbours = self.peers.iter().filter(|known| known.live() && self.tables.contain(known.contact));
+        let stalest = neighbours.max_by_key(|known| (age(known), known.contact))?;
+        (now.since(stalest.asked) >= self.config.probe_fast).then_some(stalest.contact)
+    }
+
+    /// A dead node is asked now and then: partitions heal.
+    fn longest_lost(&self, now: Instant) -> Option<Contact> {
+        let lost = self.peers.iter().filter(|known| known.reached && !known.live());
+        let lost = lost.min_by_key(|known| (known.asked, known.contact))?;
+        (now.since(lost.asked) >= LOST_PAUSE).then_some(lost.contact)
+    }
+
+    /// Asks one of the nearest nodes for its nearest: whoever is near me is near it.
+    fn explore(&mut self, now: Instant) {
+        let mut near: Vec<(Duration, Contact)> = self
+            .peers
+            .iter()
+            .filter(|known| known.live())
+            .filter_map(|known| Some((known.distance()?, known.contact)))
+            .collect();
+        near.sort_unstable();
+        near.truncate(EXPLORED);
+        if let Some((_, to)) = near.get(self.rng.below(near.len())) {
+            self.ask(now, *to, Request::Neighbours { level: Level::GLOBAL, nearest: true }, Purpose::Explore);
+        }
+    }
+
+    /// Looks up its own place, then random ones: first often, then rarely.
+    pub(super) fn refresh(&mut self, now: Instant) {
+        let alone = self.tables.at(Level::GLOBAL).is_none_or(|table| table.len() == 0);
+        if !alone {
+            let key = if self.refreshed.is_multiple_of(2) { self.contact.id.key() } else { self.rng.key() };
+            let way = Way { bits: None, closest: Reply::NODES, window: self.config.window };
+            let level = self.level_to_refresh();
+            let search = Task::Search(Search::new(self.contact, level, key, way));
+            self.begin(now, None, search, self.config.put_deadline);
+            self.refreshed = self.refreshed.saturating_add(1);
+        }
+        let pause = if alone {
+            REFRESH_FIRST
+        } else {
+            REFRESH_FIRST.saturating_mul(1 << self.refreshed.min(20)).min(self.config.refresh_every)
+        };
+        let jitter = pause / 8 * u32::try_from(self.rng.below(8)).unwrap_or(0) / 8;
+        self.arm(now + pause + jitter, Timer::Refresh);
+    }
+
+    fn level_to_refresh(&mut self) -> Level {
+        // Two of three go to the global table: it is the largest, and every newcomer enters through it.
+        let levels: Vec<Level> = self.config.levels().filter(|level| self.seen(*level) > 1).collect();
+        let turn = usize::try_from(self.refreshed / 2).unwrap_or(0);
+        if turn % 3 < 2 {
+            Level::GLOBAL
+        } else {
+            levels.get(turn / 3 % levels.len().max(1)).copied().unwrap_or(Level::GLOBAL)
+        }
+    }
+
+    /// Keeps links to the nodes it will need: cluster mates, those nearest in the id space, the nearest by RTT.
+    pub(super) fn choose_pins(&mut self, now: Instant) {
+        let mut chosen: Vec<Contact> = self.tables.closest(Level::GLOBAL, &self.contact.id.key(), LEAVES);
+        for table in self.tables.iter().rev() {
+            let mut near: Vec<(u64, Contact)> = table.iter().map(|one| (self.peers.cost(one.peer), one)).collect();
+            near.sort_unstable();
+            for (_, contact) in near {
+                if chosen.len() < self.config.pins && !chosen.contains(&contact) {
+                    chosen.push(contact);
+                }
+            }
+        }
+        chosen.sort_unstable();
+        for known in self.peers.iter_mut() {
+            let keep = chosen.binary_search(&known.contact).is_ok();
+            if keep != known.pinned {
+                known.pinned = keep;
+                self.outbox.push_back(Output::Pin { peer: known.contact.peer, keep });
+            }
+        }
+        let pause = if now < self.unrest_until { PIN_PAUSE } else { PIN_PAUSE * 6 };
+        self.arm(now + pause, Timer::Pin);
+    }
+
+    pub(super) fn sweep(&mut self, now: Instant) {
+        self.values.sweep(now);
+        self.leases.sweep(now);
+        self.arm(now + SWEEP_PAUSE, Timer::Sweep);
+    }
+
+    /// Tells linked nodes how this one has changed.
+    pub(super) fn greet_all(&mut self, now: Instant) {
+        let linked: Vec<Contact> =
+            self.peers.iter().filter(|known| known.linked && known.live()).map(|known| known.contact).collect();
+        for contact in linked {
+            self.greet(now, contact);
+        }
+    }
+}
+
+/// Seeds remembered.
+const SEEDS: usize = 64;
+
+/// Newcomers that wait to be reached.
+const NEWCOMERS: usize = 64;
+
+/// Pause between newcomers.
+const MEET_PAUSE: Duration = Duration::from_millis(50);
+
+/// Every so many probes a dead node is tried.
+const LOST_TURN: u32 = 4;
+
+/// A dead node is tried this often at most.
+const LOST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Every so many probes a near node is asked for its near ones, while things change.
+const EXPLORE_TURN: u32 = 3;
+
+/// So many of the nearest are asked in turn.
+const EXPLORED: usize = 6;
+
+/// Round trips that differ by less say nothing of distance.
+const JITTER: Duration = Duration::from_millis(3);
+
+/// Pause before the second refresh; it doubles.
+const REFRESH_FIRST: Duration = Duration::from_millis(500);
+
+/// Pause between choices of links.
+const PIN_PAUSE: Duration = Duration::from_secs(5);
+
+/// Nodes nearest in the id space that are always linked.
+const LEAVES: usize = 16;
+
+/// Pause between sweeps.
+const SWEEP_PAUSE: Duration = Duration::from_secs(10);

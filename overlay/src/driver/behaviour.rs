@@ -1,0 +1,287 @@
+//! libp2p's side of the driver: every connection gets a [`LinkHandler`], its peer's certificate is checked here, and from then on its
+//! messages and byte streams are handed up. What goes down to a connection goes through two bounded queues of its own, so that a slow
+//! peer delays nobody else.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use libp2p::{
+    Multiaddr, PeerId, Stream, connection_limits,
+    core::{Endpoint, transport::PortUse},
+    ping,
+    swarm::{
+        CloseConnection, ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandlerInEvent,
+        ToSwarm,
+    },
+};
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use super::{
+    address,
+    book::Name,
+    certificate::{CertError, Greeting, NodeCert, Purpose, Rules},
+    clock::Clock,
+    config::{Admission, Config},
+    counters::Counters,
+    door::Door,
+    handler::{LinkHandler, Open, Order, Patience, Queues, Report},
+    protocol::Names,
+};
+
+/// Everything that runs on a connection.
+#[derive(NetworkBehaviour)]
+#[behaviour(to_swarm = "Event")]
+pub(super) struct Behaviour {
+    limits: connection_limits::Behaviour,
+    ping: ping::Behaviour,
+    pub(super) links: Links,
+}
+
+/// What reaches the driver's loop.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// A peer is a member, and this is the way to it.
+    Admitted(Box<Admitted>),
+    /// An admitted peer says something.
+    Frame(ConnectionId, Bytes),
+    /// An admitted peer opened a byte stream.
+    Incoming(ConnectionId, Stream),
+    /// A keep-alive ping ended.
+    Ping(ping::Event),
+}
+
+/// A connection whose peer is believed.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) connection: ConnectionId,
+    pub(super) name: Name,
+    pub(super) addresses: Vec<Multiaddr>,
+    pub(super) way: Way,
+}
+
+/// A connection as the driver uses it.
+#[derive(Debug)]
+pub(super) struct Way {
+    pub(super) connection: ConnectionId,
+    pub(super) purpose: Purpose,
+    /// Whether this node dialled it.
+    pub(super) dialled: bool,
+    /// Takes messages, bounded.
+    pub(super) frames: mpsc::Sender<Bytes>,
+    /// Takes wishes for byte streams, bounded.
+    pub(super) opens: mpsc::Sender<Open>,
+}
+
+/// The connections and what is known of each.
+pub(super) struct Links {
+    me: PeerId,
+    names: Names,
+    network: String,
+    admission: Admission,
+    clock: Clock,
+    advertised: Vec<Multiaddr>,
+    patience: Patience,
+    link_queue: usize,
+    dial_queue: usize,
+    door: Door,
+    counters: Counters,
+    /// What dials under way are for.
+    dials: BTreeMap<ConnectionId, Purpose>,
+    /// Connections that are established and not yet admitted.
+    waiting: BTreeMap<ConnectionId, Waiting>,
+    events: VecDeque<ToSwarm<Event, Order>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    frames: mpsc::Sender<Bytes>,
+    opens: mpsc::Sender<Open>,
+    /// What this node dialled it for; none if it was accepted.
+    dialled: Option<Purpose>,
+}
+
+impl Behaviour {
+    /// The behaviour of a node with this peer id.
+    pub(super) fn new(me: PeerId, names: Names, config: &Config, clock: Clock, counters: Counters) -> Self {
+        let limits = connection_limits::ConnectionLimits::default()
+            .with_max_pending_outgoing(Some(config.dials))
+            .with_max_established(Some(config.connections))
+            .with_max_established_per_peer(Some(config.connections_per_peer));
+        let ping = ping::Config::new().with_interval(config.ping_interval).with_timeout(config.ping_interval);
+        Self {
+            limits: connection_limits::Behaviour::new(limits),
+            ping: ping::Behaviour::new(ping),
+            links: Links {
+                me,
+                names,
+                network: config.network.clone(),
+                admission: config.admission,
+                clock,
+                advertised: Vec::new(),
+                patience: Patience { certificate: config.certificate_timeout, idle: config.idle_timeout },
+                link_queue: config.link_queue,
+                dial_queue: config.dial_queue,
+                door: Door::new(config.knocks, config.knocks_per_prefix),
+                counters,
+                dials: BTreeMap::new(),
+                waiting: BTreeMap::new(),
+                events: VecDeque::new(),
+            },
+        }
+    }
+}
+
+impl Links {
+    /// Sets what greetings say of where this node can be dialled.
+    pub(super) fn advertise(&mut self, addresses: Vec<Multiaddr>) {
+        self.advertised = addresses;
+    }
+
+    /// Says what a dial about to be made is for.
+    pub(super) fn dialling(&mut self, connection: ConnectionId, purpose: Purpose) {
+        self.dials.insert(connection, purpose);
+    }
+
+    /// Keeps a connection open while idle, or no longer.
+    pub(super) fn keep(&mut self, peer: PeerId, connection: ConnectionId, keep: bool) {
+        self.tell(peer, connection, Order::Keep(keep));
+    }
+
+    fn tell(&mut self, peer_id: PeerId, connection: ConnectionId, event: Order) {
+        self.events.push_back(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::One(connection), event });
+    }
+
+    fn cut(&mut self, peer_id: PeerId, connection: ConnectionId) {
+        self.events.push_back(ToSwarm::CloseConnection { peer_id, connection: CloseConnection::One(connection) });
+    }
+
+    fn greeting(&self, purpose: Purpose) -> Vec<u8> {
+        let cert = NodeCert::self_made(&self.network, &self.me, self.clock.unix());
+        Greeting { cert, purpose, addresses: self.advertised.clone() }.encode()
+    }
+
+    fn handler(&mut self, connection: ConnectionId, dialled: Option<Purpose>) -> LinkHandler {
+        let (frames, frames_end) = mpsc::channel(self.link_queue);
+        let (opens, opens_end) = mpsc::channel(self.dial_queue);
+        self.waiting.insert(connection, Waiting { frames, opens, dialled });
+        let queues = Queues { frames: frames_end, opens: opens_end };
+        LinkHandler::new(self.names.clone(), dialled.map(|purpose| self.greeting(purpose)), queues, self.patience)
+    }
+
+    fn check(&self, peer: &PeerId, bytes: &[u8]) -> Result<Greeting, CertError> {
+        let greeting = Greeting::decode(bytes)?;
+        let rules = Rules { network: &self.network, admission: self.admission, now_unix: self.clock.unix() };
+        greeting.cert.check(&rules, peer)?;
+        Ok(greeting)
+    }
+
+    fn on_greeting(&mut self, peer: PeerId, connection: ConnectionId, bytes: &[u8]) {
+        let greeting = match self.check(&peer, bytes) {
+            Ok(greeting) => greeting,
+            Err(error) => {
+                debug!(%peer, %error, "a peer is no member");
+                self.counters.strangers.add();
+                return self.cut(peer, connection);
+            }
+        };
+        let Some(Waiting { frames, opens, dialled }) = self.waiting.remove(&connection) else { return };
+        self.door.leave(connection);
+        let purpose = dialled.unwrap_or(greeting.purpose);
+        let reply = dialled.is_none().then(|| self.greeting(purpose));
+        self.tell(peer, connection, Order::Welcome { reply });
+        let way = Way { connection, purpose, dialled: dialled.is_some(), frames, opens };
+        let name = Name { peer_id: peer, serial: greeting.cert.serial };
+        let admitted = Admitted { connection, name, addresses: greeting.addresses, way };
+        self.events.push_back(ToSwarm::GenerateEvent(Event::Admitted(Box::new(admitted))));
+    }
+}
+
+impl NetworkBehaviour for Links {
+    type ConnectionHandler = LinkHandler;
+    type ToSwarm = Event;
+
+    fn handle_pending_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        _: &Multiaddr,
+        from: &Multiaddr,
+    ) -> Result<(), ConnectionDenied> {
+        // TCP always says where from; what does not is refused.
+        let from = address::ip(from).ok_or_else(|| ConnectionDenied::new("a connection from nowhere"))?;
+        self.door.knock(connection, from).map_err(|crowded| {
+            self.counters.crowded.add();
+            ConnectionDenied::new(crowded)
+        })
+    }
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<LinkHandler, ConnectionDenied> {
+        Ok(self.handler(connection, None))
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        connection: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<LinkHandler, ConnectionDenied> {
+        let purpose = self.dials.remove(&connection).unwrap_or(Purpose::Link);
+        Ok(self.handler(connection, Some(purpose)))
+    }
+
+    fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
+        let gone = match event {
+            FromSwarm::ConnectionClosed(closed) => closed.connection_id,
+            FromSwarm::DialFailure(failure) => failure.connection_id,
+            FromSwarm::ListenFailure(failure) => failure.connection_id,
+            // The rest is about addresses and listeners, which the driver's loop sees itself.
+            _ => return,
+        };
+        self.dials.remove(&gone);
+        self.waiting.remove(&gone);
+        self.door.leave(gone);
+    }
+
+    fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, report: Report) {
+        match report {
+            Report::Greeting(bytes) => self.on_greeting(peer, connection, &bytes),
+            Report::Frame(bytes) => self.events.push_back(ToSwarm::GenerateEvent(Event::Frame(connection, bytes))),
+            Report::Incoming(stream) => {
+                self.events.push_back(ToSwarm::GenerateEvent(Event::Incoming(connection, stream)));
+            }
+            Report::Broken(why) => {
+                debug!(%peer, %why, "a connection is given up");
+                self.counters.broken.add();
+                self.cut(peer, connection);
+            }
+        }
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Event, THandlerInEvent<Self>>> {
+        // Everything that fills this queue happens inside the swarm's own poll, or just before the loop polls it again.
+        self.events.pop_front().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl From<ping::Event> for Event {
+    fn from(event: ping::Event) -> Self {
+        Self::Ping(event)
+    }
+}
+
+impl From<std::convert::Infallible> for Event {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}

@@ -1,0 +1,252 @@
+//! What an operator may set of the libp2p driver: where it listens, how it is reached, whom it asks first, and the bound of
+//! every queue. The core's own settings are in `core`.
+
+use std::{net::IpAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{address, protocol::Names};
+
+/// Settings of the driver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Name of the network, 1 to 64 of `a-z 0-9 . -`. Part of every protocol name and of every node id: nodes of different
+    /// networks do not understand each other. `[guess]`
+    pub network: String,
+    /// Who may be a member.
+    pub admission: Admission,
+    /// Multiaddrs to listen on, TCP only so far. Port 0 lets the system choose. Add `/ip6/::/tcp/7400` where IPv6 is on. `[guess]`
+    pub listen: Vec<String>,
+    /// Multiaddrs others shall dial, at most 3; if empty, the addresses listened on.
+    pub advertise: Vec<String>,
+    /// Address that outgoing connections start from; if none, the system chooses. Addresses of the other family are not bound.
+    pub bind_source: Option<IpAddr>,
+    /// Nodes to join by: HOST:PORT or multiaddr, at most 64. None: the first node of a network.
+    pub bootstrap: Vec<String>,
+    /// Pause after the first failed round of joining, doubled per round. 100ms to 1m: shorter floods a seed that restarts,
+    /// longer joins later. `[guess]`
+    #[serde(with = "span")]
+    pub rejoin_first: Duration,
+    /// Longest pause between rounds while alone. 1s to 10m: shorter costs dials to dead seeds, longer leaves the node alone
+    /// after they are back. `[guess]`
+    #[serde(with = "span")]
+    pub rejoin_longest: Duration,
+    /// Pause between dials to unlinked seeds while there are neighbours, so that halves of a split network find each other.
+    /// 10s to 1h: shorter costs dials, longer heals later. `[guess]`
+    #[serde(with = "span")]
+    pub rejoin_linked: Duration,
+    /// Bound on TCP connect, Noise and yamux together. 1s to 1m: shorter loses far peers, longer notices dead ones later and lets
+    /// half-open connections stay. `[facts: libp2p's own is 10 s]`
+    #[serde(with = "span")]
+    pub handshake_timeout: Duration,
+    /// A peer that has not shown its certificate by then is cut. 1s to 30s: shorter cuts slow members, longer lets strangers hold
+    /// slots. `[design 2, Membership]`
+    #[serde(with = "span")]
+    pub certificate_timeout: Duration,
+    /// A link without message or stream for this long is closed unless the core keeps it. 10s to 1h: shorter dials more, longer
+    /// holds 25 KiB per idle link. `[facts C, Keep-alive]`
+    #[serde(with = "span")]
+    pub idle_timeout: Duration,
+    /// Pause between keep-alive pings on a link; one that fails closes it. 5s to 5m: shorter costs traffic, longer notices a host
+    /// that vanished later. `[guess]`
+    #[serde(with = "span")]
+    pub ping_interval: Duration,
+    /// Bound on opening a byte stream, dial included. 100ms to 1m: shorter gives up on far peers, longer delays the next
+    /// choice. `[guess]`
+    #[serde(with = "span")]
+    pub open_timeout: Duration,
+    /// Bound on the farewell when stopping. 0s to 10s: shorter may lose the goodbye, longer stops later. `[guess]`
+    #[serde(with = "span")]
+    pub stop_timeout: Duration,
+    /// Commands that wait for the driver; past it callers wait. 1 to 65,536: fewer slow callers down, more hide overload. `[guess]`
+    pub commands: usize,
+    /// Operations on the index under way; past it they are refused. 16 to 65,536: fewer refuse bursts, more cost memory. `[guess]`
+    pub operations: usize,
+    /// Messages that wait for one link; past it they are dropped and reported as undeliverable. 8 to 4,096: fewer drop bursts,
+    /// more delay behind a slow peer. `[guess]`
+    pub link_queue: usize,
+    /// Messages, and byte streams, that wait for one peer being dialled; past it they are refused. 1 to 1,024. `[guess]`
+    pub dial_queue: usize,
+    /// Dials under way; past it a message to an unlinked peer is undeliverable. 8 to 1,024: fewer slow a join, more let hearsay
+    /// cost sockets. `[facts B, Limits]`
+    pub dials: u32,
+    /// Byte streams accepted by the network and not yet by the node; past it they are reset. 16 to 65,536. `[guess]`
+    pub accept_queue: usize,
+    /// Streams at a time per connection. 16 to 8,192: fewer refuse busy peers, more let one peer hold memory. `[facts C: 512]`
+    pub streams: usize,
+    /// Established connections, both ways together. 16 to 65,536, about 25 KiB each: fewer refuse members. `[facts C]`
+    pub connections: u32,
+    /// Connections to one peer, links and bulk together. 2 to 16: fewer break simultaneous dials, more let one peer hold slots.
+    /// `[guess]`
+    pub connections_per_peer: u32,
+    /// Incoming connections that have not shown a certificate, all together. 16 to 65,536: fewer let a flood keep members out,
+    /// more cost sockets. `[guess]`
+    pub knocks: usize,
+    /// The same from one /24 or /48 (from one address inside loopback). 1 to 1,024: fewer slow a site's restart, more help a
+    /// flood. `[guess]`
+    pub knocks_per_prefix: usize,
+    /// Peers remembered with their addresses; past it the longest unused that is not linked is forgotten. 256 to 2^22, about 500
+    /// bytes each: fewer forget holders of pointers. `[guess]`
+    pub known_peers: usize,
+    /// Peers handed to the node to survive a restart. 8 to 1,024. `[guess]`
+    pub saved_peers: usize,
+}
+
+/// Who may be a member of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Admission {
+    /// Everybody who speaks the network's name, with serial 0: for experiments only, and said so loudly at every start.
+    Open,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            network: "atoll".to_owned(),
+            admission: Admission::Open,
+            listen: vec!["/ip4/0.0.0.0/tcp/7400".to_owned()],
+            advertise: Vec::new(),
+            bind_source: None,
+            bootstrap: Vec::new(),
+            rejoin_first: Duration::from_secs(1),
+            rejoin_longest: Duration::from_secs(60),
+            rejoin_linked: Duration::from_secs(300),
+            handshake_timeout: Duration::from_secs(10),
+            certificate_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(90),
+            ping_interval: Duration::from_secs(30),
+            open_timeout: Duration::from_secs(5),
+            stop_timeout: Duration::from_secs(1),
+            commands: 1_024,
+            operations: 4_096,
+            link_queue: 256,
+            dial_queue: 32,
+            dials: 64,
+            accept_queue: 256,
+            streams: 512,
+            connections: 1_024,
+            connections_per_peer: 6,
+            knocks: 512,
+            knocks_per_prefix: 16,
+            known_peers: 65_536,
+            saved_peers: 128,
+        }
+    }
+}
+
+impl Config {
+    /// Refuses what no driver can run with, naming the field.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |field, reason| Err(ConfigError { field, reason });
+        if Names::of(&self.network).is_none() {
+            return refuse("network", "it must be 1 to 64 of a-z 0-9 . -");
+        }
+        if self.listen.is_empty() || self.listen.len() > 16 {
+            return refuse("listen", "there must be 1 to 16 addresses");
+        }
+        if self.advertise.len() > address::LIMIT {
+            return refuse("advertise", "there may be 3 addresses at most");
+        }
+        if self.bootstrap.len() > 64 {
+            return refuse("bootstrap", "there may be 64 nodes at most");
+        }
+        let spans = [
+            ("rejoin_first", self.rejoin_first, 100),
+            ("rejoin_longest", self.rejoin_longest, 1_000),
+            ("rejoin_linked", self.rejoin_linked, 1_000),
+            ("handshake_timeout", self.handshake_timeout, 1_000),
+            ("certificate_timeout", self.certificate_timeout, 1_000),
+            ("idle_timeout", self.idle_timeout, 1_000),
+            ("ping_interval", self.ping_interval, 1_000),
+            ("open_timeout", self.open_timeout, 100),
+        ];
+        if let Some((field, ..)) = spans.iter().find(|(_, span, least)| span.as_millis() < *least) {
+            return refuse(field, "it is too short");
+        }
+        let counts = [
+            ("commands", self.commands, 1),
+            ("operations", self.operations, 16),
+            ("link_queue", self.link_queue, 8),
+            ("dial_queue", self.dial_queue, 1),
+            ("accept_queue", self.accept_queue, 1),
+            ("streams", self.streams, 16),
+            ("knocks", self.knocks, 1),
+            ("knocks_per_prefix", self.knocks_per_prefix, 1),
+            ("known_peers", self.known_peers, 16),
+        ];
+        if let Some((field, ..)) = counts.iter().find(|(_, count, least)| count < least) {
+            return refuse(field, "it is too small");
+        }
+        if self.dial_queue > self.link_queue {
+            return refuse("dial_queue", "it must not exceed link_queue, into which it empties");
+        }
+        Ok(())
+    }
+}
+
+/// A setting that no driver can run with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} cannot be as set: {reason}")]
+pub struct ConfigError {
+    /// The field.
+    pub field: &'static str,
+    /// Why not.
+    pub reason: &'static str,
+}
+
+/// Durations as text with a unit: `300ms`, `20s`, `5m`.
+pub(crate) mod span {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(crate) fn serialize<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        let nanos = span.as_nanos();
+        let (_, unit, size) = UNITS
+            .iter()
+            .map(|(unit, size)| (nanos % size, *unit, *size))
+            .find(|(rest, ..)| *rest == 0)
+            .unwrap_or((0, "ns", 1));
+        to.collect_str(&format_args!("{}{unit}", nanos / size))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(from)?;
+        parse(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no duration such as \"300ms\" or \"20s\"")))
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Duration> {
+        let digits = text.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = text.split_at(digits);
+        let (_, size) = UNITS.iter().find(|(name, _)| *name == unit.trim_start())?;
+        let nanos = number.parse::<u64>().ok()?.checked_mul(u64::try_from(*size).ok()?)?;
+        Some(Duration::from_nanos(nanos))
+    }
+
+    /// Widest first, so that a span is written in the widest unit that it fills.
+    const UNITS: [(&str, u128); 7] = [
+        ("d", 86_400_000_000_000),
+        ("h", 3_600_000_000_000),
+        ("m", 60_000_000_000),
+        ("s", 1_000_000_000),
+        ("ms", 1_000_000),
+        ("us", 1_000),
+        ("ns", 1),
+    ];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, span};
+
+    #[test]
+    fn a_duration_is_digits_and_a_unit() {
+        assert_eq!(span::parse("300ms"), Some(Duration::from_millis(300)));
+        assert_eq!(span::parse("2h"), Some(Duration::from_secs(7_200)));
+        for bad in ["", "20", "s", "-1s", "1.5s", "1 week", "99999999999999999999s", "9999999999d"] {
+            assert_eq!(span::parse(bad), None, "{bad:?}");
+        }
+    }
+}

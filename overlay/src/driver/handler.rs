@@ -1,0 +1,433 @@
+//! One connection. Its dialler shows its certificate on an auth substream; the acceptor reads it, and only if it is good shows its own,
+//! so that a stranger who dials learns nothing. Until both are believed no other byte is read or written. Then each side keeps one
+//! substream for its messages, and byte streams come and go.
+//!
+//! ```text
+//!   dialler                        acceptor
+//!     | auth: greeting ---------->  | behaviour checks: Welcome
+//!     | <--------- auth: greeting   | admitted
+//!     | behaviour checks: Welcome   |
+//!     | admitted                    |
+//!     | rpc: frames ------------->  |   one substream each way, opened with the first frame (V1Lazy: no round trip)
+//!     | <------------- rpc: frames  |
+//!     | http/1.1: bytes <-------->  |   any number, either side opens
+//! ```
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{AsyncRead, future::BoxFuture};
+use libp2p::{
+    Stream, StreamProtocol,
+    swarm::{
+        ConnectionHandler, ConnectionHandlerEvent, SubstreamProtocol,
+        handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
+    },
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Interval, MissedTickBehavior, Sleep},
+};
+
+use super::{
+    certificate::GREETING_LIMIT,
+    frame::{FrameError, FrameReader, FrameWriter},
+    protocol::{Names, Offer},
+};
+use crate::core::message::Message;
+
+/// What the behaviour tells a connection.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// The peer is believed; an acceptor shows this greeting first.
+    Welcome {
+        /// This side's greeting, if it has not been shown yet.
+        reply: Option<Vec<u8>>,
+    },
+    /// Whether to stay open while idle.
+    Keep(bool),
+}
+
+/// What a connection tells the behaviour.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// The peer's greeting, unchecked.
+    Greeting(Bytes),
+    /// A message, undecoded, from an admitted peer.
+    Frame(Bytes),
+    /// A byte stream that an admitted peer opened.
+    Incoming(Stream),
+    /// The peer broke the rules or a substream; the connection is of no more use.
+    Broken(Broken),
+}
+
+/// Why a connection is given up.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Broken {
+    #[error("no certificate in time")]
+    Late,
+    #[error("the certificate exchange failed: {0}")]
+    Auth(String),
+    #[error("its messages: {0}")]
+    Frames(#[from] FrameError),
+    #[error("it refused a substream for messages: {0}")]
+    Refused(String),
+}
+
+/// A wish for a byte stream, and where it goes.
+pub(super) type Open = oneshot::Sender<Result<Stream, String>>;
+
+/// The ends of a connection's queues that the handler holds.
+#[derive(Debug)]
+pub(super) struct Queues {
+    pub(super) frames: mpsc::Receiver<Bytes>,
+    pub(super) opens: mpsc::Receiver<Open>,
+}
+
+/// How long a connection waits for what.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    pub(super) certificate: Duration,
+    pub(super) idle: Duration,
+}
+
+/// What an outgoing substream is for.
+#[derive(Debug)]
+pub(super) enum Want {
+    Auth,
+    Messages,
+    Bytes(Open),
+}
+
+/// The state of one connection.
+pub(super) struct LinkHandler {
+    names: Names,
+    auth: Auth,
+    deadline: Pin<Box<Sleep>>,
+    queues: Queues,
+    reports: VecDeque<Report>,
+    incoming: Option<(FrameReader, Stream)>,
+    outgoing: Outgoing,
+    writer: FrameWriter,
+    /// Byte streams that came before the peer was admitted here; at most [`EARLY`].
+    early: Vec<Stream>,
+    kept: bool,
+    /// Whether anything moved since the last tick, and in the span before it.
+    moved: (bool, bool),
+    tick: Interval,
+}
+
+/// How far the exchange of certificates is.
+enum Auth {
+    /// Dialler: the greeting is to be shown.
+    Start(Vec<u8>),
+    /// A substream was asked for, or the other side is to open one.
+    AwaitStream(Option<Vec<u8>>),
+    /// Frames are under way. Yields the peer's greeting and, at the acceptor, the substream to reply on.
+    Exchange(BoxFuture<'static, Result<(Bytes, Option<Stream>), FrameError>>),
+    /// The behaviour is checking.
+    AwaitWelcome(Option<Stream>),
+    /// Acceptor: the own greeting is under way.
+    Reply(BoxFuture<'static, Result<(), FrameError>>),
+    /// Both are believed.
+    Admitted,
+    /// Given up.
+    Failed,
+}
+
+/// This side's substream for messages.
+enum Outgoing {
+    None,
+    Asked,
+    Open(Stream),
+}
+
+type Event = ConnectionHandlerEvent<Offer, Want, Report>;
+
+impl LinkHandler {
+    /// A connection that this node dialled if it has a greeting to show, else one that it accepted.
+    pub(super) fn new(names: Names, greeting: Option<Vec<u8>>, queues: Queues, patience: Patience) -> Self {
+        let mut tick = tokio::time::interval(patience.idle / 2);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            names,
+            auth: greeting.map_or(Auth::AwaitStream(None), Auth::Start),
+            deadline: Box::pin(tokio::time::sleep(patience.certificate)),
+            queues,
+            reports: VecDeque::new(),
+            incoming: None,
+            outgoing: Outgoing::None,
+            writer: FrameWriter::default(),
+            early: Vec::new(),
+            kept: false,
+            moved: (true, true),
+            tick,
+        }
+    }
+
+    const fn is_admitted(&self) -> bool {
+        matches!(self.auth, Auth::Admitted)
+    }
+
+    fn fail(&mut self, why: Broken) {
+        self.auth = Auth::Failed;
+        self.incoming = None;
+        self.outgoing = Outgoing::None;
+        self.early.clear();
+        self.reports.push_back(Report::Broken(why));
+    }
+
+    fn admit(&mut self) {
+        self.auth = Auth::Admitted;
+        self.reports.extend(self.early.drain(..).map(Report::Incoming));
+    }
+
+    /// Advances the exchange of certificates until it waits for something.
+    fn poll_auth(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if matches!(self.auth, Auth::Failed) {
+            return Poll::Pending;
+        }
+        if self.deadline.as_mut().poll(cx).is_ready() {
+            self.fail(Broken::Late);
+            return Poll::Pending;
+        }
+        match &mut self.auth {
+            Auth::Start(greeting) => {
+                self.auth = Auth::AwaitStream(Some(std::mem::take(greeting)));
+                Poll::Ready(ask(self.names.auth(), Want::Auth))
+            }
+            Auth::Exchange(exchange) => match std::task::ready!(exchange.as_mut().poll(cx)) {
+                Ok((greeting, stream)) => {
+                    self.auth = Auth::AwaitWelcome(stream);
+                    self.reports.push_back(Report::Greeting(greeting));
+                    Poll::Pending
+                }
+                Err(error) => {
+                    self.fail(Broken::Auth(error.to_string()));
+                    Poll::Pending
+                }
+            },
+            Auth::Reply(reply) => {
+                match std::task::ready!(reply.as_mut().poll(cx)) {
+                    Ok(()) => self.admit(),
+                    Err(error) => self.fail(Broken::Auth(error.to_string())),
+                }
+                Poll::Pending
+            }
+            Auth::AwaitStream(_) | Auth::AwaitWelcome(_) | Auth::Admitted | Auth::Failed => Poll::Pending,
+        }
+    }
+
+    /// The next message or byte stream of an admitted peer, and what this side wants to open.
+    fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Some((reader, stream)) = &mut self.incoming
+            && let Poll::Ready(next) = reader.poll_next(stream, cx)
+        {
+            match next {
+                Ok(Some(frame)) => {
+                    self.moved.0 = true;
+                    return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(Report::Frame(frame)));
+                }
+                Ok(None) => self.incoming = None,
+                Err(error) => {
+                    self.fail(error.into());
+                    return Poll::Pending;
+                }
+            }
+        }
+        while let Poll::Ready(Some(open)) = self.queues.opens.poll_recv(cx) {
+            if !open.is_closed() {
+                self.moved.0 = true;
+                return Poll::Ready(ask(self.names.bytes(), Want::Bytes(open)));
+            }
+        }
+        self.poll_outgoing(cx)
+    }
+
+    /// Writes what waits; asks for the substream with the first message.
+    fn poll_outgoing(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            while self.writer.has_room() {
+                let Poll::Ready(Some(frame)) = self.queues.frames.poll_recv(cx) else { break };
+                self.moved.0 = true;
+                self.writer.push(&frame);
+            }
+            match &mut self.outgoing {
+                Outgoing::None if self.writer.is_empty() => return Poll::Pending,
+                Outgoing::None => {
+                    self.outgoing = Outgoing::Asked;
+                    return Poll::Ready(ask(self.names.messages(), Want::Messages));
+                }
+                Outgoing::Asked => return Poll::Pending,
+                Outgoing::Open(stream) => {
+                    // Nothing ever comes back here: an end or an error means that the peer refuses our messages.
+                    if let Poll::Ready(read) = Pin::new(&mut *stream).poll_read(cx, &mut [0]) {
+                        let why =
+                            read.map_or_else(|error| error.to_string(), |count| format!("{count} bytes came back"));
+                        self.fail(Broken::Refused(why));
+                        return Poll::Pending;
+                    }
+                    let full = !self.writer.has_room();
+                    match self.writer.poll_write(stream, cx) {
+                        Poll::Ready(Ok(())) if full => {}
+                        Poll::Ready(Ok(())) | Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Err(error)) => {
+                            self.fail(Broken::Refused(error.to_string()));
+                            return Poll::Pending;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn on_inbound(&mut self, mut stream: Stream, name: &StreamProtocol) {
+        if *name == self.names.auth {
+            if matches!(self.auth, Auth::AwaitStream(None)) {
+                self.auth = Auth::Exchange(Box::pin(async move {
+                    let greeting = FrameReader::new(GREETING_LIMIT).next(&mut stream).await?;
+                    Ok((greeting, Some(stream)))
+                }));
+            }
+        } else if *name == self.names.messages {
+            // A second one takes the place of the first: the peer may have lost it.
+            stream.ignore_for_keep_alive();
+            self.incoming = Some((FrameReader::new(Message::LIMIT), stream));
+        } else if self.is_admitted() {
+            self.moved.0 = true;
+            self.reports.push_back(Report::Incoming(stream));
+        } else if self.early.len() < EARLY {
+            self.early.push(stream);
+        }
+    }
+
+    fn on_outbound(&mut self, mut stream: Stream, want: Want) {
+        match want {
+            Want::Auth => {
+                if let Auth::AwaitStream(Some(greeting)) = &mut self.auth {
+                    let greeting = std::mem::take(greeting);
+                    self.auth = Auth::Exchange(Box::pin(async move {
+                        FrameWriter::send(&mut stream, &greeting).await?;
+                        let reply = FrameReader::new(GREETING_LIMIT).next(&mut stream).await?;
+                        Ok((reply, None))
+                    }));
+                }
+            }
+            Want::Messages => {
+                stream.ignore_for_keep_alive();
+                self.outgoing = Outgoing::Open(stream);
+            }
+            // The asker may have given up; the stream is then reset.
+            Want::Bytes(open) => drop(open.send(Ok(stream))),
+        }
+    }
+
+    fn on_refused(&mut self, want: Want, why: String) {
+        match want {
+            Want::Auth => self.fail(Broken::Auth(why)),
+            Want::Messages => self.fail(Broken::Refused(why)),
+            Want::Bytes(open) => drop(open.send(Err(why))),
+        }
+    }
+}
+
+impl ConnectionHandler for LinkHandler {
+    type FromBehaviour = Order;
+    type ToBehaviour = Report;
+    type InboundProtocol = Offer;
+    type OutboundProtocol = Offer;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = Want;
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Offer, ()> {
+        SubstreamProtocol::new(self.names.all(), ())
+    }
+
+    fn connection_keep_alive(&self) -> bool {
+        self.kept || self.moved.0 || self.moved.1
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        while self.tick.poll_tick(cx).is_ready() {
+            self.moved = (false, self.moved.0);
+        }
+        if !self.is_admitted()
+            && let Poll::Ready(event) = self.poll_auth(cx)
+        {
+            return Poll::Ready(event);
+        }
+        if let Some(report) = self.reports.pop_front() {
+            return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(report));
+        }
+        if self.is_admitted()
+            && let Poll::Ready(event) = self.poll_admitted(cx)
+        {
+            return Poll::Ready(event);
+        }
+        // What just failed is still to be told.
+        self.reports
+            .pop_front()
+            .map_or(Poll::Pending, |report| Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(report)))
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Option<Report>> {
+        // What still waits, a farewell above all, goes out if it goes at once: nobody reads acknowledgements any more.
+        if let Outgoing::Open(stream) = &mut self.outgoing {
+            while let Ok(frame) = self.queues.frames.try_recv() {
+                self.writer.push(&frame);
+            }
+            let _ = self.writer.poll_write(stream, cx);
+            self.outgoing = Outgoing::None;
+        }
+        Poll::Ready(None)
+    }
+
+    fn on_behaviour_event(&mut self, order: Order) {
+        match order {
+            Order::Keep(kept) => self.kept = kept,
+            Order::Welcome { reply } => {
+                let Auth::AwaitWelcome(stream) = &mut self.auth else { return };
+                match (stream.take(), reply) {
+                    (Some(mut stream), Some(reply)) => {
+                        self.auth = Auth::Reply(Box::pin(async move {
+                            FrameWriter::send(&mut stream, &reply).await?;
+                            Ok(())
+                        }));
+                    }
+                    (Some(_), None) | (None, _) => self.admit(),
+                }
+            }
+        }
+    }
+
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Offer, Offer, (), Want>) {
+        if matches!(self.auth, Auth::Failed) {
+            return;
+        }
+        match event {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: (stream, name), info: () }) => {
+                self.on_inbound(stream, &name);
+            }
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: (stream, _), info }) => {
+                self.on_outbound(stream, info);
+            }
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { info, error }) => {
+                self.on_refused(info, error.to_string());
+            }
+            // Addresses and protocol lists are no business of a link.
+            _ => {}
+        }
+    }
+}
+
+fn ask(offer: Offer, want: Want) -> Event {
+    ConnectionHandlerEvent::OutboundSubstreamRequest { protocol: SubstreamProtocol::new(offer, want) }
+}
+
+/// Byte streams kept for a peer that opens them just before its certificate is believed. `[guess]`
+const EARLY: usize = 8;

@@ -1,0 +1,339 @@
+//! [`Overlay`], the handle through which the node, proxy and dnssrv use the running driver. Reads are answered at once from what the
+//! core knows; operations go through a bounded queue to the loop.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use libp2p::Multiaddr;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+use super::{
+    address,
+    book::AddressBook,
+    counters::{Counters, Counts},
+    handler::Open,
+    saved,
+    stream::PeerStream,
+};
+use crate::{
+    Acquire, Acquired, Beat, ByteStream, Found, Index, IndexError, Key, Lease, LevelInfo, Levels, Marker, NodeId,
+    NodeInfo, NodesQuery, Prefix, Put, Spread, Stored, StreamError, Streams,
+    core::{Command, Node, Op, Outcome, Output},
+};
+
+/// A node's part in the overlay. Cheap to clone; when the last clone is dropped, the driver says farewell and ends.
+#[derive(Clone)]
+pub struct Overlay(Arc<Inner>);
+
+struct Inner {
+    id: NodeId,
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<Request>,
+    described: watch::Sender<NodeInfo>,
+    accepted: tokio::sync::Mutex<mpsc::Receiver<(NodeId, ByteStream)>>,
+    counters: Counters,
+    next_op: AtomicU64,
+    open_timeout: Duration,
+    saved_peers: usize,
+}
+
+/// What the handle asks of the loop.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// An operation on the index.
+    Command { op: Op, command: Command, caller: oneshot::Sender<Result<Outcome, IndexError>> },
+    /// Its caller has gone.
+    Cancel(Op),
+    /// A prefix was measured.
+    Observe { prefix: Prefix, rtt: Duration },
+    /// A byte stream is wanted.
+    Open { to: NodeId, open: Open },
+    /// Say farewell and end.
+    Stop(oneshot::Sender<()>),
+}
+
+/// The loop's ends of the queues.
+pub(super) struct Ends {
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) described: watch::Receiver<NodeInfo>,
+    pub(super) accepted: mpsc::Sender<(NodeId, ByteStream)>,
+}
+
+/// How large the queues are, and the like.
+pub(super) struct Sizes {
+    pub(super) commands: usize,
+    pub(super) accept_queue: usize,
+    pub(super) saved_peers: usize,
+    pub(super) open_timeout: Duration,
+}
+
+impl Overlay {
+    pub(super) fn new(info: NodeInfo, shared: Arc<Shared>, counters: Counters, sizes: &Sizes) -> (Self, Ends) {
+        let (requests, requests_end) = mpsc::channel(sizes.commands);
+        let (accepted, accepted_end) = mpsc::channel(sizes.accept_queue);
+        let id = info.id;
+        let (described, described_end) = watch::channel(info);
+        let inner = Inner {
+            id,
+            shared,
+            requests,
+            described,
+            accepted: tokio::sync::Mutex::new(accepted_end),
+            counters,
+            next_op: AtomicU64::new(0),
+            open_timeout: sizes.open_timeout,
+            saved_peers: sizes.saved_peers,
+        };
+        (Self(Arc::new(inner)), Ends { requests: requests_end, described: described_end, accepted })
+    }
+
+    /// This node's place in the id space.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.0.id
+    }
+
+    /// Where the node listens now: with ports chosen, and one per interface for an unspecified address. Each, as text, is a
+    /// HOST:PORT that another node on the same host can join by.
+    #[must_use]
+    pub fn listen_addrs(&self) -> Vec<SocketAddr> {
+        lock(&self.0.shared.listening).clone()
+    }
+
+    /// The peers met last, as bytes for the state directory; hand them to the next start. Also after [`Overlay::stop`].
+    #[must_use]
+    pub fn save_peers(&self) -> Bytes {
+        saved::write(self.0.shared.book().met(self.0.saved_peers))
+    }
+
+    /// What the driver has counted since its start.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.0.counters.read()
+    }
+
+    /// Says farewell to the neighbours, closes every connection within `stop_timeout`, and ends the driver. From then on every operation
+    /// fails with [`IndexError::Stopped`]. Harmless if it has stopped.
+    pub async fn stop(&self) {
+        let (done, stopped) = oneshot::channel();
+        if self.0.requests.send(Request::Stop(done)).await.is_ok() {
+            // If the driver ended meanwhile, that is what was wanted.
+            let _ = stopped.await;
+        }
+    }
+
+    async fn command(&self, command: Command) -> Result<Outcome, IndexError> {
+        let op = Op(self.0.next_op.fetch_add(1, Ordering::Relaxed));
+        let (caller, outcome) = oneshot::channel();
+        let request = Request::Command { op, command, caller };
+        self.0.requests.send(request).await.map_err(|_| IndexError::Stopped)?;
+        let mut gone = CancelIfDropped { op, requests: &self.0.requests, armed: true };
+        let outcome = outcome.await;
+        gone.armed = false;
+        outcome.unwrap_or(Err(IndexError::Stopped))
+    }
+}
+
+/// Tells the loop that the caller of an operation went away before its end.
+struct CancelIfDropped<'a> {
+    op: Op,
+    requests: &'a mpsc::Sender<Request>,
+    armed: bool,
+}
+
+impl Drop for CancelIfDropped<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            // With a full queue the operation runs to its own deadline instead.
+            let _ = self.requests.try_send(Request::Cancel(self.op));
+        }
+    }
+}
+
+#[async_trait]
+impl Index for Overlay {
+    async fn put(&self, put: Put) -> Result<Stored, IndexError> {
+        match self.command(Command::Put(put)).await? {
+            Outcome::Put(stored) => stored,
+            other => unreachable!("a put came out as {other:?}"),
+        }
+    }
+
+    async fn get(&self, key: Key, levels: Levels) -> Result<Found, IndexError> {
+        match self.command(Command::Get(key, levels)).await? {
+            Outcome::Get(found) => found,
+            other => unreachable!("a get came out as {other:?}"),
+        }
+    }
+
+    async fn withdraw(&self, key: Key) -> Result<(), IndexError> {
+        match self.command(Command::Withdraw(key)).await? {
+            Outcome::Withdraw(done) => done,
+            other => unreachable!("a withdrawal came out as {other:?}"),
+        }
+    }
+
+    async fn acquire(&self, acquire: Acquire) -> Result<Acquired, IndexError> {
+        match self.command(Command::Acquire(acquire)).await? {
+            Outcome::Acquire(acquired) => acquired,
+            other => unreachable!("an acquire came out as {other:?}"),
+        }
+    }
+
+    async fn beat(&self, lease: &Lease, reference: Bytes) -> Result<Beat, IndexError> {
+        match self.command(Command::Beat(*lease, reference)).await? {
+            Outcome::Beat(beat) => beat,
+            other => unreachable!("a beat came out as {other:?}"),
+        }
+    }
+
+    async fn pass(&self, lease: Lease, marker: Marker) -> Result<(), IndexError> {
+        match self.command(Command::Pass(lease, marker)).await? {
+            Outcome::Pass(done) => done,
+            other => unreachable!("a pass came out as {other:?}"),
+        }
+    }
+
+    fn nodes(&self, query: &NodesQuery) -> Vec<NodeInfo> {
+        self.0.shared.node().nodes(query)
+    }
+
+    fn me(&self) -> NodeInfo {
+        self.0.shared.node().me()
+    }
+
+    fn describe(&self, info: NodeInfo) {
+        self.0.described.send_replace(info);
+    }
+
+    fn levels(&self) -> Vec<LevelInfo> {
+        self.0.shared.node().levels()
+    }
+
+    fn observe(&self, prefix: Prefix, rtt: Duration) {
+        // A hint that does not fit is measured again soon enough.
+        let _ = self.0.requests.try_send(Request::Observe { prefix, rtt });
+    }
+
+    async fn spread(&self, record: Bytes) -> Result<(), IndexError> {
+        match self.command(Command::Spread(record)).await? {
+            Outcome::Spread(done) => done,
+            other => unreachable!("a spread came out as {other:?}"),
+        }
+    }
+
+    fn spreads(&self) -> broadcast::Receiver<Spread> {
+        self.0.shared.spreads.subscribe()
+    }
+}
+
+#[async_trait]
+impl Streams for Overlay {
+    async fn open(&self, to: NodeId) -> Result<ByteStream, StreamError> {
+        if self.0.shared.book().peer(to).is_none() {
+            return Err(StreamError::Unknown(to));
+        }
+        let failed = |why: String| StreamError::Unreachable(to, why);
+        let wait = self.0.open_timeout;
+        let attempt = async {
+            let (open, opened) = oneshot::channel();
+            self.0.requests.send(Request::Open { to, open }).await.map_err(|_| StreamError::NoPeers)?;
+            let dropped = || Err("its queue is full, or its connection just ended".to_owned());
+            let stream = opened.await.unwrap_or_else(|_| dropped()).map_err(failed)?;
+            Ok(Box::new(PeerStream(stream)) as ByteStream)
+        };
+        tokio::time::timeout(wait, attempt).await.unwrap_or_else(|_| Err(failed(format!("no stream within {wait:?}"))))
+    }
+
+    async fn accept(&self) -> Result<(NodeId, ByteStream), StreamError> {
+        self.0.accepted.lock().await.recv().await.ok_or(StreamError::NoPeers)
+    }
+}
+
+/// What the handle reads and the loop writes.
+pub(super) struct Shared {
+    node: Mutex<Node>,
+    book: Mutex<AddressBook>,
+    listening: Mutex<Vec<SocketAddr>>,
+    /// Whether this node lives inside loopback only.
+    loopback: bool,
+    spreads: broadcast::Sender<Spread>,
+}
+
+impl Shared {
+    pub(super) fn new(node: Node, book: AddressBook, loopback: bool) -> Self {
+        Self {
+            node: Mutex::new(node),
+            book: Mutex::new(book),
+            listening: Mutex::default(),
+            loopback,
+            spreads: broadcast::Sender::new(SPREADS_KEPT),
+        }
+    }
+
+    /// The core, to read or to step; held for no longer than that.
+    pub(super) fn node(&self) -> MutexGuard<'_, Node> {
+        lock(&self.node)
+    }
+
+    /// The address book. Never locked by whoever holds the node.
+    pub(super) fn book(&self) -> MutexGuard<'_, AddressBook> {
+        lock(&self.book)
+    }
+
+    /// One input to the core and all that it wants done.
+    pub(super) fn step(&self, input: impl FnOnce(&mut Node)) -> Vec<Output> {
+        let mut node = self.node();
+        input(&mut node);
+        std::iter::from_fn(|| node.poll_output()).collect()
+    }
+
+    /// A record spread by some node arrived for the first time.
+    pub(super) fn heard(&self, spread: Spread) {
+        // Nobody listening is fine: the record is then nobody's business.
+        let _ = self.spreads.send(spread);
+    }
+
+    /// The node listens there.
+    pub(super) fn listens(&self, at: &Multiaddr) {
+        if let Some(socket) = address::socket(at) {
+            let mut listening = lock(&self.listening);
+            listening.retain(|known| *known != socket);
+            listening.push(socket);
+        }
+    }
+
+    /// The node no longer listens there.
+    pub(super) fn listens_no_more(&self, at: &Multiaddr) {
+        if let Some(socket) = address::socket(at) {
+            lock(&self.listening).retain(|known| *known != socket);
+        }
+    }
+
+    /// How many addresses the node listens on.
+    pub(super) fn listeners(&self) -> usize {
+        lock(&self.listening).len()
+    }
+
+    /// The addresses listened on that others can dial: inside loopback only if the node lives there.
+    pub(super) fn dialable(&self) -> Vec<Multiaddr> {
+        let listening = lock(&self.listening);
+        let dialable = listening.iter().filter(|socket| self.loopback || !socket.ip().to_canonical().is_loopback());
+        dialable.map(|socket| address::of_socket(*socket)).filter(address::is_dialable).take(address::LIMIT).collect()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Spread records a slow receiver may lag behind; see [`Index::spreads`].
+const SPREADS_KEPT: usize = 1_024;

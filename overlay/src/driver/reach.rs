@@ -1,0 +1,385 @@
+//! How each peer is reached: the connections that stand, the dials under way, and what waits for them. Bounded per peer and in the
+//! number of dials, so in all.
+//!
+//! A peer has links, which carry messages and on which round trips are measured, and bulk connections, which carry byte streams. Both
+//! sides prefer the same one of two links: that dialled by the node with the smaller peer id.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use libp2p::{PeerId, swarm::ConnectionId};
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::{behaviour::Way, certificate::Purpose, handler::Open};
+use crate::core::{Contact, Peer};
+
+/// All peers that are linked, dialled or kept.
+#[derive(Debug, Default)]
+pub(super) struct Roads {
+    peers: BTreeMap<Peer, Road>,
+    /// Admitted connections.
+    connections: BTreeMap<ConnectionId, Peer>,
+    links: usize,
+}
+
+/// The way to one peer.
+#[derive(Debug, Default)]
+struct Road {
+    ways: Vec<Way>,
+    kept: bool,
+    /// Dials under way.
+    dials: Vec<(ConnectionId, Purpose)>,
+    messages: VecDeque<Bytes>,
+    opens: VecDeque<Open>,
+    /// The last bulk dial failed: a peer that cannot be dialled keeps its streams on the link it made itself.
+    bulk_failed: bool,
+}
+
+/// An admitted peer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Member {
+    pub(super) contact: Contact,
+    pub(super) peer_id: PeerId,
+}
+
+/// What became of a message or wish handed over.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Handed {
+    /// To a connection.
+    Over,
+    /// It waits for a dial under way.
+    Waits,
+    /// It waits, and a dial must be made.
+    Dial,
+    /// It was dropped: a queue is full.
+    Dropped,
+}
+
+/// What a road's change means to the core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// The first link stands.
+    Linked,
+    /// The last link is gone.
+    Unlinked,
+    /// Neither.
+    Nothing,
+}
+
+impl Roads {
+    /// Whether no peer is linked.
+    pub(super) const fn is_alone(&self) -> bool {
+        self.links == 0
+    }
+
+    /// Whether this peer is linked.
+    pub(super) fn is_linked(&self, peer: Peer) -> bool {
+        self.peers.get(&peer).is_some_and(Road::is_linked)
+    }
+
+    /// Whose connection this is, if it is admitted.
+    pub(super) fn owner(&self, connection: ConnectionId) -> Option<Peer> {
+        self.connections.get(&connection).copied()
+    }
+
+    /// Whether any connection to this peer is admitted.
+    pub(super) fn is_reached(&self, peer: Peer) -> bool {
+        self.peers.get(&peer).is_some_and(|road| !road.ways.is_empty())
+    }
+
+    /// Whether a bulk connection is to be dialled: none stands or is under way, and none failed since the peer was last reached.
+    pub(super) fn wants_bulk(&self, peer: Peer) -> bool {
+        self.peers.get(&peer).is_some_and(|road| {
+            let dialled = road.dials.iter().any(|(_, purpose)| *purpose == Purpose::Bulk);
+            let stands = road.ways.iter().any(|way| way.purpose == Purpose::Bulk);
+            !(dialled || stands || road.bulk_failed && !road.ways.is_empty())
+        })
+    }
+
+    /// A dial was begun.
+    pub(super) fn dialling(&mut self, peer: Peer, connection: ConnectionId, purpose: Purpose) {
+        self.peers.entry(peer).or_default().dials.push((connection, purpose));
+    }
+
+    /// Hands a message over, or lets it wait for a link. At most `limit` wait.
+    pub(super) fn send(&mut self, peer: Peer, mut frame: Bytes, me: PeerId, peer_id: PeerId, limit: usize) -> Handed {
+        let road = self.peers.entry(peer).or_default();
+        for way in road.links(me, peer_id) {
+            match way.frames.try_send(frame) {
+                Ok(()) => return Handed::Over,
+                Err(TrySendError::Full(_)) => return Handed::Dropped,
+                Err(TrySendError::Closed(back)) => frame = back,
+            }
+        }
+        if road.messages.len() >= limit {
+            return Handed::Dropped;
+        }
+        road.messages.push_back(frame);
+        road.waits(Purpose::Link)
+    }
+
+    /// Hands over a wish for a byte stream, or lets it wait for a connection. A bulk connection is preferred; where only a link
+    /// stands it is used rather than have the stream wait for a dial. At most `limit` wait.
+    pub(super) fn open(&mut self, peer: Peer, mut open: Open, limit: usize) -> Handed {
+        let road = self.peers.entry(peer).or_default();
+        road.ways.sort_by_key(|way| std::cmp::Reverse(way.purpose));
+        for way in &road.ways {
+            match way.opens.try_send(open) {
+                Ok(()) => return Handed::Over,
+                Err(TrySendError::Full(_)) => return Handed::Dropped,
+                Err(TrySendError::Closed(back)) => open = back,
+            }
+        }
+        road.opens.retain(|open| !open.is_closed());
+        if road.opens.len() >= limit {
+            return Handed::Dropped;
+        }
+        road.opens.push_back(open);
+        road.waits(Purpose::Bulk)
+    }
+
+    /// A connection was admitted. What waited goes over it.
+    pub(super) fn admit(&mut self, peer: Peer, way: Way) -> Change {
+        let road = self.peers.entry(peer).or_default();
+        road.dials.retain(|(connection, _)| *connection != way.connection);
+        road.bulk_failed = false;
+        self.connections.insert(way.connection, peer);
+        while let Some(open) = road.opens.pop_front() {
+            // The queue holds as many as may wait.
+            let _ = way.opens.try_send(open);
+        }
+        let first = way.purpose == Purpose::Link && !road.is_linked();
+        if way.purpose == Purpose::Link {
+            while let Some(message) = road.messages.pop_front() {
+                let _ = way.frames.try_send(message);
+            }
+        }
+        road.ways.push(way);
+        self.links += usize::from(first);
+        if first { Change::Linked } else { Change::Nothing }
+    }
+
+    /// An admitted connection is gone.
+    pub(super) fn close(&mut self, connection: ConnectionId) -> Option<(Peer, Change)> {
+        let peer = self.connections.remove(&connection)?;
+        let road = self.peers.get_mut(&peer)?;
+        let before = road.is_linked();
+        road.ways.retain(|way| way.connection != connection);
+        let last = before && !road.is_linked();
+        self.links -= usize::from(last);
+        self.forget_if_idle(peer);
+        Some((peer, if last { Change::Unlinked } else { Change::Nothing }))
+    }
+
+    /// A dial came to nothing, or none could be begun: what waited for it is refused, unless another dial goes on. Returns how many messages were dropped.
+    pub(super) fn dial_failed(&mut self, peer: Peer, connection: Option<ConnectionId>, why: &str) -> usize {
+        let Some(road) = self.peers.get_mut(&peer) else { return 0 };
+        road.bulk_failed |= road.dials.iter().any(|dial| Some(dial.0) == connection && dial.1 == Purpose::Bulk);
+        road.dials.retain(|(dial, _)| Some(*dial) != connection);
+        let mut dropped = 0;
+        if !road.dials.iter().any(|(_, purpose)| *purpose == Purpose::Link) {
+            dropped = road.messages.len();
+            road.messages.clear();
+        }
+        if road.dials.is_empty() {
+            for open in road.opens.drain(..) {
+                let _ = open.send(Err(why.to_owned()));
+            }
+        }
+        self.forget_if_idle(peer);
+        dropped
+    }
+
+    /// Keeps or releases the link to a peer, now and when another one takes its place.
+    pub(super) fn keep(&mut self, peer: Peer, keep: bool) {
+        self.peers.entry(peer).or_default().kept = keep;
+        self.forget_if_idle(peer);
+    }
+
+    /// Every link of a peer, and whether it is to stay open while idle: the preferred one if the peer is kept.
+    pub(super) fn keeps(&mut self, peer: Peer, me: PeerId, peer_id: PeerId) -> Vec<(ConnectionId, bool)> {
+        let Some(road) = self.peers.get_mut(&peer) else { return Vec::new() };
+        let kept = road.kept;
+        road.links(me, peer_id).enumerate().map(|(place, way)| (way.connection, kept && place == 0)).collect()
+    }
+
+    /// All admitted connections.
+    pub(super) fn connections(&self) -> Vec<ConnectionId> {
+        self.connections.keys().copied().collect()
+    }
+
+    fn forget_if_idle(&mut self, peer: Peer) {
+        if self.peers.get(&peer).is_some_and(Road::is_idle) {
+            self.peers.remove(&peer);
+        }
+    }
+}
+
+impl Road {
+    fn is_linked(&self) -> bool {
+        self.ways.iter().any(|way| way.purpose == Purpose::Link)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.ways.is_empty() && self.dials.is_empty() && !self.kept && self.messages.is_empty() && self.opens.is_empty()
+    }
+
+    /// The links, preferred first: both sides sort alike; of those alike the newest goes first.
+    fn links(&mut self, me: PeerId, peer_id: PeerId) -> impl Iterator<Item = &Way> {
+        let mine_first = me < peer_id;
+        self.ways.sort_by_key(|way| (way.dialled != mine_first, std::cmp::Reverse(way.connection)));
+        self.ways.iter().filter(|way| way.purpose == Purpose::Link)
+    }
+
+    fn waits(&self, purpose: Purpose) -> Handed {
+        let dialled = self.dials.iter().any(|(_, wanted)| *wanted == purpose);
+        if dialled { Handed::Waits } else { Handed::Dial }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use libp2p::{PeerId, swarm::ConnectionId};
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::{Change, Handed, Open, Peer, Purpose, Roads, Way};
+    use crate::driver::handler::Queues;
+
+    const PEER: Peer = Peer(1);
+    const LIMIT: usize = 3;
+
+    fn way(number: usize, purpose: Purpose, dialled: bool) -> (Way, Queues) {
+        let (frames, frames_end) = mpsc::channel(4);
+        let (opens, opens_end) = mpsc::channel(LIMIT);
+        let connection = ConnectionId::new_unchecked(number);
+        (Way { connection, purpose, dialled, frames, opens }, Queues { frames: frames_end, opens: opens_end })
+    }
+
+    /// Two peer ids, the smaller one first.
+    fn ids() -> (PeerId, PeerId) {
+        let (a, b) = (PeerId::random(), PeerId::random());
+        if a < b { (a, b) } else { (b, a) }
+    }
+
+    fn send(roads: &mut Roads) -> Handed {
+        let (me, other) = ids();
+        roads.send(PEER, Bytes::from_static(b"m"), me, other, LIMIT)
+    }
+
+    fn open() -> (Open, oneshot::Receiver<Result<libp2p::Stream, String>>) {
+        oneshot::channel()
+    }
+
+    #[test]
+    fn messages_wait_for_one_dial_up_to_the_bound_and_go_with_the_link() {
+        let mut roads = Roads::default();
+        assert_eq!(send(&mut roads), Handed::Dial);
+        roads.dialling(PEER, ConnectionId::new_unchecked(1), Purpose::Link);
+        assert_eq!(send(&mut roads), Handed::Waits);
+        assert_eq!(send(&mut roads), Handed::Waits);
+        assert_eq!(send(&mut roads), Handed::Dropped);
+        let (link, mut queues) = way(1, Purpose::Link, true);
+        assert_eq!(roads.admit(PEER, link), Change::Linked);
+        assert_eq!(queues.frames.len(), 3);
+        assert_eq!(send(&mut roads), Handed::Over);
+        assert_eq!(send(&mut roads), Handed::Dropped, "the link's queue is full");
+        queues.frames.close();
+        assert_eq!(send(&mut roads), Handed::Dial, "a link that is ending takes no more");
+    }
+
+    #[test]
+    fn a_failed_dial_refuses_what_waited_for_it() {
+        let mut roads = Roads::default();
+        let connection = ConnectionId::new_unchecked(1);
+        send(&mut roads);
+        roads.dialling(PEER, connection, Purpose::Link);
+        let (wish, mut answer) = open();
+        assert_eq!(roads.open(PEER, wish, LIMIT), Handed::Dial);
+        assert_eq!(roads.dial_failed(PEER, Some(connection), "refused"), 1);
+        assert!(matches!(answer.try_recv(), Ok(Err(why)) if why == "refused"));
+        assert_eq!(send(&mut roads), Handed::Dial);
+    }
+
+    #[test]
+    fn byte_streams_prefer_bulk_and_use_a_link_rather_than_wait() {
+        let mut roads = Roads::default();
+        let (link, mut on_link) = way(1, Purpose::Link, true);
+        roads.admit(PEER, link);
+        assert_eq!(roads.open(PEER, open().0, LIMIT), Handed::Over);
+        assert!(on_link.opens.try_recv().is_ok());
+        assert!(roads.wants_bulk(PEER));
+        let (bulk, mut on_bulk) = way(2, Purpose::Bulk, true);
+        assert_eq!(roads.admit(PEER, bulk), Change::Nothing);
+        assert_eq!(roads.open(PEER, open().0, LIMIT), Handed::Over);
+        assert!(on_bulk.opens.try_recv().is_ok());
+        assert!(!roads.wants_bulk(PEER));
+    }
+
+    #[test]
+    fn a_peer_that_cannot_be_dialled_is_not_dialled_for_every_stream() {
+        let mut roads = Roads::default();
+        let (link, _queues) = way(1, Purpose::Link, false);
+        roads.admit(PEER, link);
+        let dial = ConnectionId::new_unchecked(2);
+        roads.dialling(PEER, dial, Purpose::Bulk);
+        assert!(!roads.wants_bulk(PEER));
+        roads.dial_failed(PEER, Some(dial), "refused");
+        assert!(!roads.wants_bulk(PEER));
+    }
+
+    #[test]
+    fn wishes_given_up_make_room_for_others() {
+        let mut roads = Roads::default();
+        let wishes: Vec<_> = (0..LIMIT).map(|_| open()).collect();
+        let mut answers = Vec::new();
+        for (wish, answer) in wishes {
+            roads.open(PEER, wish, LIMIT);
+            answers.push(answer);
+        }
+        assert_eq!(roads.open(PEER, open().0, LIMIT), Handed::Dropped);
+        answers.pop();
+        assert_eq!(roads.open(PEER, open().0, LIMIT), Handed::Dial);
+    }
+
+    #[test]
+    fn both_sides_keep_the_link_that_the_smaller_peer_id_dialled() {
+        let (small, large) = ids();
+        let kept = |me, other, dialled_by_me: [bool; 2]| {
+            let mut roads = Roads::default();
+            let mut ends = Vec::new();
+            for (number, dialled) in dialled_by_me.into_iter().enumerate() {
+                let (link, queues) = way(number, Purpose::Link, dialled);
+                ends.push(queues);
+                roads.admit(PEER, link);
+            }
+            roads.keep(PEER, true);
+            let keeps = roads.keeps(PEER, me, other);
+            assert_eq!(keeps.iter().filter(|(_, keep)| *keep).count(), 1);
+            keeps.first().map(|(connection, _)| *connection)
+        };
+        // Connection 0 was dialled by the smaller id, connection 1 by the larger.
+        assert_eq!(kept(small, large, [true, false]), Some(ConnectionId::new_unchecked(0)));
+        assert_eq!(kept(large, small, [false, true]), Some(ConnectionId::new_unchecked(0)));
+    }
+
+    #[test]
+    fn only_the_last_link_that_goes_unlinks_a_peer() {
+        let mut roads = Roads::default();
+        let (first, _one) = way(1, Purpose::Link, true);
+        let (second, _two) = way(2, Purpose::Link, false);
+        let (bulk, _three) = way(3, Purpose::Bulk, false);
+        assert_eq!(roads.admit(PEER, first), Change::Linked);
+        assert_eq!(roads.admit(PEER, second), Change::Nothing);
+        assert_eq!(roads.admit(PEER, bulk), Change::Nothing);
+        let close = |roads: &mut Roads, number| roads.close(ConnectionId::new_unchecked(number));
+        assert_eq!(close(&mut roads, 1), Some((PEER, Change::Nothing)));
+        assert!(!roads.is_alone());
+        assert_eq!(close(&mut roads, 2), Some((PEER, Change::Unlinked)));
+        assert!(roads.is_alone());
+        assert!(roads.is_reached(PEER));
+        assert_eq!(close(&mut roads, 3), Some((PEER, Change::Nothing)));
+        assert!(!roads.is_reached(PEER));
+        assert_eq!(close(&mut roads, 3), None);
+    }
+}

@@ -1,0 +1,444 @@
+//! The one loop: a socket event, a command or a deadline in, one input to the core, its outputs out, one timer armed. It decides
+//! nothing about the index; what it knows is who is linked and how others are dialled.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use futures::StreamExt as _;
+use libp2p::{
+    Multiaddr, PeerId, Stream, Swarm,
+    swarm::{
+        ConnectionId, DialError, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+};
+use rand::seq::IteratorRandom as _;
+use rand_pcg::Pcg64Mcg;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{debug, info, trace};
+
+use super::{
+    behaviour::{Admitted, Behaviour, Event},
+    book::AddressBook,
+    certificate::Purpose,
+    clock::Clock,
+    config::Config,
+    counters::Counters,
+    handler::Open,
+    join::Join,
+    overlay::{Request, Shared},
+    reach::{Change, Handed, Member, Roads},
+    stream::PeerStream,
+};
+use crate::{
+    ByteStream, IndexError, NodeId, NodeInfo,
+    core::{Contact, Input, Op, Outcome, Output, Peer, message::Message, time::Instant},
+};
+
+/// Everything the loop owns.
+pub(super) struct Driver {
+    pub(super) config: Config,
+    pub(super) me: PeerId,
+    pub(super) swarm: Swarm<Behaviour>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) clock: Clock,
+    pub(super) counters: Counters,
+    pub(super) random: Pcg64Mcg,
+    /// Where others shall dial; if empty, where this node listens.
+    pub(super) advertised: Vec<Multiaddr>,
+    pub(super) join: Join,
+    /// Peers of an earlier life.
+    pub(super) saved: Vec<Contact>,
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) described: watch::Receiver<NodeInfo>,
+    pub(super) accepted: mpsc::Sender<(NodeId, ByteStream)>,
+    pub(super) roads: Roads,
+    pub(super) members: BTreeMap<Peer, Member>,
+    pub(super) dials: BTreeMap<ConnectionId, Target>,
+    pub(super) waiting: BTreeMap<Op, oneshot::Sender<Result<Outcome, IndexError>>>,
+    pub(super) inputs: VecDeque<Input>,
+    pub(super) rejoin_at: Instant,
+}
+
+/// Whom a dial is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// A known peer.
+    Peer(Peer),
+    /// The seed at this place in the list, whoever answers there.
+    Seed(usize),
+}
+
+impl Driver {
+    /// Runs until told to stop or nobody holds the overlay any more.
+    pub(super) async fn run(mut self) {
+        let stopped = loop {
+            let now = self.clock.now();
+            if now >= self.rejoin_at {
+                self.rejoin(now);
+            }
+            let core = self.shared.node().poll_timeout();
+            let next = core.map_or(self.rejoin_at, |core| core.min(self.rejoin_at));
+            tokio::select! {
+                event = self.swarm.select_next_some() => self.on_swarm_event(event),
+                request = self.requests.recv() => match request {
+                    Some(Request::Stop(done)) => break Some(done),
+                    Some(request) => self.on_request(request),
+                    None => break None,
+                },
+                Ok(()) = self.described.changed() => {
+                    let info = self.described.borrow_and_update().clone();
+                    self.feed(Input::Describe(info));
+                }
+                () = tokio::time::sleep(self.clock.until(next)) => {
+                    if core.is_some_and(|core| self.clock.now() >= core) {
+                        self.tick();
+                    }
+                }
+            }
+            self.settle();
+        };
+        self.stop().await;
+        if let Some(done) = stopped {
+            // The caller may have gone meanwhile.
+            let _ = done.send(());
+        }
+    }
+
+    /// Tells the core something, and does what it wants done, until neither has more to say.
+    fn feed(&mut self, input: Input) {
+        self.inputs.push_back(input);
+        while let Some(input) = self.inputs.pop_front() {
+            let now = self.clock.now();
+            let outputs = self.shared.step(|node| node.handle_input(now, input));
+            outputs.into_iter().for_each(|output| self.perform(output));
+        }
+    }
+
+    /// Tells the core what became of dials since it was last told anything.
+    fn settle(&mut self) {
+        if let Some(input) = self.inputs.pop_front() {
+            self.feed(input);
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = self.clock.now();
+        let outputs = self.shared.step(|node| node.handle_timeout(now));
+        outputs.into_iter().for_each(|output| self.perform(output));
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::Send { to, message } => self.send(to, &message),
+            Output::Pin { peer, keep } => {
+                self.roads.keep(peer, keep);
+                self.keep_links(peer);
+            }
+            Output::Done { op, outcome } => {
+                if let Some(caller) = self.waiting.remove(&op) {
+                    // The caller may have gone meanwhile.
+                    let _ = caller.send(Ok(outcome));
+                }
+            }
+            Output::Heard(spread) => self.shared.heard(spread),
+        }
+    }
+
+    fn send(&mut self, to: Peer, message: &Message) {
+        let (frame, peer_id) = {
+            let book = self.shared.book();
+            (message.encode(&*book), book.peer_id(to))
+        };
+        let Some(peer_id) = peer_id.filter(|_| to != AddressBook::ME) else { return self.undeliverable(to, 1) };
+        match self.roads.send(to, frame, self.me, peer_id, self.config.dial_queue) {
+            Handed::Over => self.counters.sent.add(),
+            Handed::Waits => {}
+            Handed::Dropped => self.undeliverable(to, 1),
+            Handed::Dial => self.dial(to, Purpose::Link),
+        }
+    }
+
+    fn undeliverable(&mut self, to: Peer, count: usize) {
+        self.counters.dropped.add_many(count);
+        self.inputs.push_back(Input::Unreachable(to));
+    }
+
+    /// Dials a peer where the book says it is.
+    fn dial(&mut self, peer: Peer, purpose: Purpose) {
+        let route = self.shared.book().route(peer);
+        let opts = route.map(|(peer_id, addresses)| {
+            DialOpts::peer_id(peer_id).condition(PeerCondition::Always).addresses(addresses).allocate_new_port().build()
+        });
+        let Some(opts) = opts else { return self.dial_failed(peer, None, "no address") };
+        let connection = opts.connection_id();
+        self.roads.dialling(peer, connection, purpose);
+        self.begin(Target::Peer(peer), purpose, opts);
+    }
+
+    fn begin(&mut self, target: Target, purpose: Purpose, opts: DialOpts) {
+        let connection = opts.connection_id();
+        self.counters.dials.add();
+        self.dials.insert(connection, target);
+        self.swarm.behaviour_mut().links.dialling(connection, purpose);
+        if let Err(error) = self.swarm.dial(opts) {
+            self.on_dial_failed(connection, &error.to_string());
+        }
+    }
+
+    /// A dial led to nothing, at whatever stage.
+    fn on_dial_failed(&mut self, connection: ConnectionId, why: &str) {
+        let Some(target) = self.dials.remove(&connection) else { return };
+        self.counters.dials_failed.add();
+        match target {
+            Target::Peer(peer) => {
+                self.shared.book().in_vain(peer);
+                self.dial_failed(peer, Some(connection), why);
+            }
+            Target::Seed(place) => {
+                if let Some(known) = self.join.seeds.get_mut(place) {
+                    debug!(seed = %known.seed.address, why, "a seed cannot be reached");
+                    known.dialled = false;
+                }
+            }
+        }
+    }
+
+    fn dial_failed(&mut self, peer: Peer, connection: Option<ConnectionId>, why: &str) {
+        trace!(?peer, why, "a peer cannot be reached");
+        let dropped = self.roads.dial_failed(peer, connection, why);
+        if dropped > 0 {
+            self.undeliverable(peer, dropped);
+        }
+    }
+
+    /// One round of joining: while alone every seed and a few peers of an earlier life, else one seed that is not linked.
+    fn rejoin(&mut self, now: Instant) {
+        let alone = self.roads.is_alone();
+        let absent = self.join.seeds.iter().enumerate().filter(|(_, known)| {
+            let linked = known.peer.is_some_and(|peer| self.roads.is_linked(peer));
+            !(known.own || known.dialled || linked)
+        });
+        let places: Vec<usize> = absent.map(|(place, _)| place).sample(&mut self.random, if alone { 64 } else { 1 });
+        for place in places {
+            self.dial_seed(place);
+        }
+        if alone {
+            let saved = self.saved.iter().copied().sample(&mut self.random, SAVED_AT_ONCE);
+            if !saved.is_empty() {
+                self.feed(Input::Seeds(saved));
+            }
+        }
+        self.rejoin_at = now + self.join.pause(alone, &mut self.random);
+    }
+
+    fn dial_seed(&mut self, place: usize) {
+        let Some(known) = self.join.seeds.get_mut(place) else { return };
+        known.dialled = true;
+        let address = known.seed.address.clone();
+        let opts = match known.seed.peer {
+            Some(peer) => DialOpts::peer_id(peer)
+                .condition(PeerCondition::Always)
+                .addresses(vec![address])
+                .allocate_new_port()
+                .build(),
+            None => DialOpts::unknown_peer_id().address(address).allocate_new_port().build(),
+        };
+        self.begin(Target::Seed(place), Purpose::Link, opts);
+    }
+
+    pub(super) fn on_swarm_event(&mut self, event: SwarmEvent<Event>) {
+        match event {
+            SwarmEvent::Behaviour(Event::Admitted(admitted)) => self.on_admitted(*admitted),
+            SwarmEvent::Behaviour(Event::Frame(connection, bytes)) => self.on_frame(connection, &bytes),
+            SwarmEvent::Behaviour(Event::Incoming(connection, stream)) => self.on_stream(connection, stream),
+            SwarmEvent::Behaviour(Event::Ping(ping)) => {
+                if let Err(error) = ping.result {
+                    debug!(peer = %ping.peer, %error, "a link no longer answers");
+                    self.swarm.close_connection(ping.connection);
+                }
+            }
+            SwarmEvent::ConnectionClosed { connection_id, cause, .. } => {
+                let why = cause.map_or_else(|| "closed".to_owned(), |cause| cause.to_string());
+                self.on_closed(connection_id, &why);
+            }
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                self.note_own_address(connection_id, &error);
+                self.on_dial_failed(connection_id, &error.to_string());
+            }
+            SwarmEvent::NewListenAddr { address, .. } => {
+                self.shared.listens(&address);
+                self.advertise();
+            }
+            SwarmEvent::ExpiredListenAddr { address, .. } => {
+                self.shared.listens_no_more(&address);
+                self.advertise();
+            }
+            // Connections matter once admitted; those refused are counted at the door.
+            _ => {}
+        }
+    }
+
+    /// A seed that turns out to be this node is not dialled again.
+    fn note_own_address(&mut self, connection: ConnectionId, error: &DialError) {
+        if matches!(error, DialError::LocalPeerId { .. })
+            && let Some(Target::Seed(place)) = self.dials.get(&connection)
+            && let Some(known) = self.join.seeds.get_mut(*place)
+        {
+            known.own = true;
+        }
+    }
+
+    /// Says where this node can be dialled: as configured, else where it listens.
+    pub(super) fn advertise(&mut self) {
+        let addresses = if self.advertised.is_empty() { self.shared.dialable() } else { self.advertised.clone() };
+        self.shared.book().advertise(addresses.clone());
+        self.swarm.behaviour_mut().links.advertise(addresses);
+    }
+
+    fn on_admitted(&mut self, admitted: Admitted) {
+        let Admitted { connection, name, addresses, way } = admitted;
+        let contact = self.shared.book().meet(name, addresses);
+        let peer = contact.peer;
+        if peer == AddressBook::ME {
+            self.swarm.close_connection(connection);
+            return;
+        }
+        let purpose = way.purpose;
+        self.members.insert(peer, Member { contact, peer_id: name.peer_id });
+        self.shared.book().hold(peer);
+        let target = self.dials.remove(&connection);
+        if let Some(Target::Peer(meant)) = target.filter(|target| *target != Target::Peer(peer)) {
+            // The book forgot the handle while it was dialled, and met the peer under a new one.
+            self.dial_failed(meant, Some(connection), "it was forgotten");
+        }
+        let change = self.roads.admit(peer, way);
+        self.keep_links(peer);
+        debug!(%contact.id, ?purpose, "connected");
+        if change == Change::Linked {
+            self.feed(Input::Connected(contact));
+        }
+        if let Some(Target::Seed(place)) = target
+            && let Some(known) = self.join.seeds.get_mut(place)
+        {
+            known.dialled = false;
+            known.peer = Some(peer);
+            info!(seed = %known.seed.address, node = %contact.id, "a seed answered");
+            self.feed(Input::Seeds(vec![contact]));
+        }
+    }
+
+    fn on_closed(&mut self, connection: ConnectionId, why: &str) {
+        let Some((peer, change)) = self.roads.close(connection) else {
+            // It was never admitted: for the dialler, a dial that failed.
+            return self.on_dial_failed(connection, why);
+        };
+        if !self.roads.is_reached(peer) {
+            self.members.remove(&peer);
+            self.shared.book().release(peer);
+        }
+        if change == Change::Unlinked {
+            debug!(?peer, why, "a link is gone");
+            self.feed(Input::Disconnected(peer));
+            if self.roads.is_alone() {
+                self.rejoin_at = self.clock.now() + self.join.pause(true, &mut self.random);
+            }
+        } else {
+            self.keep_links(peer);
+        }
+    }
+
+    fn keep_links(&mut self, peer: Peer) {
+        let Some(member) = self.members.get(&peer).copied() else { return };
+        for (connection, keep) in self.roads.keeps(peer, self.me, member.peer_id) {
+            self.swarm.behaviour_mut().links.keep(member.peer_id, connection, keep);
+        }
+    }
+
+    fn on_frame(&mut self, connection: ConnectionId, bytes: &[u8]) {
+        let Some(member) = self.roads.owner(connection).and_then(|peer| self.members.get(&peer)).copied() else {
+            return;
+        };
+        let decoded = Message::decode(bytes, &mut *self.shared.book());
+        match decoded {
+            Ok(message) => {
+                self.counters.received.add();
+                self.feed(Input::Received { from: member.contact, message });
+            }
+            // A later version may say what this one does not understand: that alone is no reason to cut it.
+            Err(error) => {
+                debug!(node = %member.contact.id, %error, "a frame is no message");
+                self.counters.malformed.add();
+            }
+        }
+    }
+
+    fn on_stream(&mut self, connection: ConnectionId, stream: Stream) {
+        let Some(member) = self.roads.owner(connection).and_then(|peer| self.members.get(&peer)) else { return };
+        match self.accepted.try_send((member.contact.id, Box::new(PeerStream(stream)))) {
+            Ok(()) => self.counters.streams_accepted.add(),
+            Err(_) => self.counters.streams_refused.add(),
+        }
+    }
+
+    fn on_request(&mut self, request: Request) {
+        match request {
+            Request::Command { caller, .. } if self.waiting.len() >= self.config.operations => {
+                let _ =
+                    caller.send(Err(IndexError::Refused(format!("{} operations are under way", self.waiting.len()))));
+            }
+            Request::Command { op, command, caller } => {
+                self.waiting.insert(op, caller);
+                self.feed(Input::Command { op, command });
+            }
+            Request::Cancel(op) => {
+                if self.waiting.remove(&op).is_some() {
+                    self.feed(Input::Cancel(op));
+                }
+            }
+            Request::Observe { prefix, rtt } => self.feed(Input::Observe { prefix, rtt }),
+            Request::Open { to, open } => self.open(to, open),
+            Request::Stop(_) => unreachable!("the loop ends by it"),
+        }
+    }
+
+    /// Opens a byte stream to a peer; makes sure that a bulk connection comes, for the streams that follow.
+    fn open(&mut self, to: NodeId, open: Open) {
+        let peer = self.shared.book().peer(to);
+        let Some(peer) = peer.filter(|peer| *peer != AddressBook::ME) else {
+            let _ = open.send(Err("it is not known any more".to_owned()));
+            return;
+        };
+        match self.roads.open(peer, open, self.config.dial_queue) {
+            Handed::Over | Handed::Waits => self.counters.streams_opened.add(),
+            Handed::Dial => {}
+            // The caller sees the wish dropped.
+            Handed::Dropped => self.counters.dropped.add(),
+        }
+        if self.roads.wants_bulk(peer) {
+            self.dial(peer, Purpose::Bulk);
+        }
+    }
+
+    /// Says farewell, lets what is queued go out, closes.
+    async fn stop(&mut self) {
+        self.feed(Input::Leave);
+        self.waiting.clear();
+        for connection in self.roads.connections() {
+            self.swarm.close_connection(connection);
+        }
+        let deadline = tokio::time::sleep(self.config.stop_timeout);
+        tokio::pin!(deadline);
+        while self.swarm.connected_peers().next().is_some() {
+            tokio::select! {
+                () = &mut deadline => break,
+                event = self.swarm.select_next_some() => drop(event),
+            }
+        }
+    }
+}
+
+/// Peers of an earlier life that are tried in one round. `[guess]`
+const SAVED_AT_ONCE: usize = 8;

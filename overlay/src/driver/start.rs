@@ -1,0 +1,222 @@
+//! Starting a node: settings are checked, addresses bound, the loop is set running. Whatever cannot work is said here, before anything
+//! runs.
+
+use std::{collections::BTreeMap, collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use libp2p::{Multiaddr, PeerId, Swarm, core::upgrade::Version, swarm};
+use rand::{SeedableRng as _, TryRng as _, rngs::SysRng};
+use rand_pcg::Pcg64Mcg;
+use tracing::{info, warn};
+
+use super::{
+    address::{self, AddressError, Seed},
+    behaviour::Behaviour,
+    book::{AddressBook, Name},
+    clock::Clock,
+    config::{Admission, Config, ConfigError},
+    counters::Counters,
+    identity::Identity,
+    join::Join,
+    overlay::{Overlay, Shared, Sizes},
+    protocol::Names,
+    reach::Roads,
+    run::Driver,
+    saved, transport,
+};
+use crate::{
+    NodeInfo,
+    core::{Contact, Node, time::Instant, wire::Book as _},
+};
+
+/// Starts a node of the overlay on the current tokio runtime, listening when this returns. `info.id` is ignored: the place follows from
+/// the identity. `saved_peers` are the bytes that [`Overlay::save_peers`] gave in an earlier life, if there was one.
+///
+/// # Errors
+/// A setting that cannot work, or an address that cannot be listened on. Nothing runs then.
+pub async fn start(
+    config: Config,
+    index: crate::Config,
+    identity: &Identity,
+    info: NodeInfo,
+    saved_peers: Option<Bytes>,
+) -> Result<Overlay, StartError> {
+    config.check()?;
+    let addresses = Addresses::read(&config)?;
+    let names =
+        Names::of(&config.network).ok_or(ConfigError { field: "network", reason: "it makes no protocol name" })?;
+    warn_if_open(&config);
+
+    let clock = Clock::start();
+    let counters = Counters::default();
+    let me = identity.peer_id();
+    let mut random = Pcg64Mcg::seed_from_u64(system_seed()?);
+    let loopback = addresses.listen.iter().all(address::is_loopback);
+    let mut book = AddressBook::new(&config.network, Name { peer_id: me, serial: 0 }, config.known_peers, loopback);
+    let info = NodeInfo { id: book.me().id, ..info };
+    let seed = rand::Rng::next_u64(&mut random);
+    let node = Node::new(index, AddressBook::ME, info.clone(), seed);
+    let saved = read_saved(&config, &mut book, saved_peers);
+    let shared = Arc::new(Shared::new(node, book, loopback));
+    let sizes = Sizes {
+        commands: config.commands,
+        accept_queue: config.accept_queue,
+        saved_peers: config.saved_peers,
+        open_timeout: config.open_timeout,
+    };
+    let (overlay, ends) = Overlay::new(info, Arc::clone(&shared), counters.clone(), &sizes);
+    let mut driver = Driver {
+        me,
+        swarm: build_swarm(&config, identity, names, clock, counters.clone())?,
+        shared,
+        clock,
+        counters,
+        random,
+        advertised: addresses.advertise,
+        join: Join::new(addresses.seeds, &config),
+        saved,
+        requests: ends.requests,
+        described: ends.described,
+        accepted: ends.accepted,
+        roads: Roads::default(),
+        members: BTreeMap::new(),
+        dials: BTreeMap::new(),
+        waiting: BTreeMap::new(),
+        inputs: VecDeque::new(),
+        rejoin_at: Instant::START,
+        config,
+    };
+    driver.listen(&addresses.listen).await?;
+    info!(node = %overlay.id(), peer = %me, at = ?overlay.listen_addrs(), "the overlay listens");
+    tokio::spawn(driver.run());
+    Ok(overlay)
+}
+
+/// The configuration's addresses, read.
+struct Addresses {
+    listen: Vec<Multiaddr>,
+    advertise: Vec<Multiaddr>,
+    seeds: Vec<Seed>,
+}
+
+impl Addresses {
+    fn read(config: &Config) -> Result<Self, AddressError> {
+        let read = |texts: &[String], parse: fn(&str) -> Result<Multiaddr, AddressError>| {
+            texts.iter().map(|text| parse(text)).collect::<Result<Vec<_>, _>>()
+        };
+        Ok(Self {
+            listen: read(&config.listen, address::parse_listen)?,
+            advertise: read(&config.advertise, address::parse_advertised)?,
+            seeds: config.bootstrap.iter().map(|text| Seed::parse(text)).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+fn warn_if_open(config: &Config) {
+    match config.admission {
+        Admission::Open => warn!(
+            network = config.network,
+            "THIS NETWORK IS OPEN: anybody who knows its name can join it, read the index and choose a place in it; for experiments only"
+        ),
+    }
+}
+
+fn system_seed() -> Result<u64, StartError> {
+    SysRng.try_next_u64().map_err(|error| StartError::Transport(format!("the system has no randomness: {error}")))
+}
+
+fn read_saved(config: &Config, book: &mut AddressBook, bytes: Option<Bytes>) -> Vec<Contact> {
+    let Some(bytes) = bytes else { return Vec::new() };
+    let Some(records) = saved::read(&bytes, config.saved_peers) else {
+        warn!("the saved peers cannot be read and are ignored");
+        return Vec::new();
+    };
+    records.iter().filter_map(|record| book.intern(record)).filter(|contact| contact.peer != AddressBook::ME).collect()
+}
+
+fn build_swarm(
+    config: &Config,
+    identity: &Identity,
+    names: Names,
+    clock: Clock,
+    counters: Counters,
+) -> Result<Swarm<Behaviour>, StartError> {
+    let settings = transport::Settings {
+        network: config.network.clone(),
+        source: config.bind_source,
+        streams: config.streams,
+        timeout: config.handshake_timeout,
+    };
+    let transport = transport::build(identity, &settings).map_err(StartError::Transport)?;
+    let me: PeerId = identity.peer_id();
+    let behaviour = Behaviour::new(me, names, config, clock, counters);
+    // The handlers say when a connection is idle; libp2p's own time-out only has to be short after that. V1Lazy: with one name
+    // offered, a substream costs no round trip.
+    let swarm = swarm::Config::with_tokio_executor()
+        .with_idle_connection_timeout(IDLE_GRACE)
+        .with_substream_upgrade_protocol_override(Version::V1Lazy);
+    Ok(Swarm::new(transport, behaviour, me, swarm))
+}
+
+impl Driver {
+    /// Binds every address and waits until each says where it ended up.
+    async fn listen(&mut self, addresses: &[Multiaddr]) -> Result<(), StartError> {
+        for at in addresses {
+            let failed = |source| StartError::Listen { address: at.to_string(), source };
+            if let Some(socket) = address::socket(at).filter(|socket| socket.port() != 0) {
+                free(socket).map_err(failed)?;
+            }
+            self.swarm.listen_on(at.clone()).map_err(|error| {
+                failed(match error {
+                    libp2p::TransportError::Other(error) => error,
+                    libp2p::TransportError::MultiaddrNotSupported(_) => io::ErrorKind::Unsupported.into(),
+                })
+            })?;
+        }
+        // An unspecified address of a family that no interface has never reports: it is not waited for beyond a moment.
+        let all = async {
+            while self.shared.listeners() < addresses.len() {
+                let event = futures::StreamExt::select_next_some(&mut self.swarm).await;
+                self.on_swarm_event(event);
+            }
+        };
+        let _ = tokio::time::timeout(LISTEN_WAIT, all).await;
+        self.advertise();
+        Ok(())
+    }
+}
+
+/// Whether the port can be had for oneself. libp2p listens with SO_REUSEPORT, which lets two nodes of one user share a port unawares.
+fn free(socket: SocketAddr) -> io::Result<()> {
+    let probe = if socket.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
+    probe.set_reuseaddr(true)?;
+    probe.bind(socket)
+}
+
+/// Why a node does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting that no driver can run with.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An address in the configuration that cannot be used.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// An address that cannot be listened on: its port is used, or it is not this machine's.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// As configured.
+        address: String,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The machine lacks what the transport needs.
+    #[error("the transport cannot be built: {0}")]
+    Transport(String),
+}
+
+/// How long a connection stays once its handler has no use for it.
+const IDLE_GRACE: Duration = Duration::from_secs(1);
+
+/// How long a start waits for listeners to say where they are.
+const LISTEN_WAIT: Duration = Duration::from_secs(2);

@@ -1,0 +1,333 @@
+//! Real nodes on loopback: they join, stream, lose each other, and keep strangers out.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpSocket, TcpStream},
+};
+
+use super::{Config, Identity, Overlay, StartError, start};
+use crate::{NodeId, NodeInfo, Roles, StreamError, Streams as _};
+
+mod network;
+mod stranger;
+use stranger::Stranger;
+
+/// What every await in these tests is bounded by.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A node's settings: a port of its own on loopback, and impatience.
+fn config(bootstrap: &[SocketAddr]) -> Config {
+    Config {
+        network: "test".to_owned(),
+        listen: vec!["/ip4/127.0.0.1/tcp/0".to_owned()],
+        bootstrap: bootstrap.iter().map(SocketAddr::to_string).collect(),
+        rejoin_first: Duration::from_millis(100),
+        rejoin_longest: Duration::from_secs(1),
+        certificate_timeout: Duration::from_secs(1),
+        ..Config::default()
+    }
+}
+
+async fn node(config: Config) -> Overlay {
+    start(config, crate::Config::default(), &Identity::generate(), info(), None).await.unwrap()
+}
+
+fn info() -> NodeInfo {
+    NodeInfo {
+        id: NodeId::from(crate::Key::ZERO),
+        v4: Vec::new(),
+        v6: Vec::new(),
+        http_ports: Vec::new(),
+        roles: Roles::PROXY,
+        load: 0,
+        weight: 100,
+        quota_left: None,
+        draining: false,
+        rtt: None,
+        clusters: Vec::new(),
+        site: String::new(),
+        certificates: Vec::new(),
+        version: String::new(),
+    }
+}
+
+fn at(node: &Overlay) -> SocketAddr {
+    node.listen_addrs()[0]
+}
+
+/// Waits until something holds; fails past the deadline, saying what did not come.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let mut pace = tokio::time::interval(Duration::from_millis(5));
+    let wait = async {
+        while !holds() {
+            pace.tick().await;
+        }
+    };
+    assert!(tokio::time::timeout(DEADLINE, wait).await.is_ok(), "never: {what}");
+}
+
+/// Bounds a future by the deadline.
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("never: {what}"))
+}
+
+/// Waits until one node can open a byte stream to another, and opens it.
+async fn open(from: &Overlay, to: &Overlay) -> crate::ByteStream {
+    let attempt = async {
+        loop {
+            match from.open(to.id()).await {
+                Ok(stream) => break stream,
+                Err(StreamError::Unknown(_)) => tokio::task::yield_now().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    soon("a byte stream", attempt).await
+}
+
+#[tokio::test]
+async fn five_megabytes_cross_a_byte_stream_unchanged() {
+    let seed = node(config(&[])).await;
+    let other = node(config(&[at(&seed)])).await;
+    let bytes: Vec<u8> = (0..5_000_000_u32).map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    let mut to = open(&other, &seed).await;
+    let sent = bytes.clone();
+    let send = tokio::spawn(async move {
+        to.write_all(&sent).await.unwrap();
+        to.shutdown().await.unwrap();
+        let mut echo = Vec::new();
+        to.read_to_end(&mut echo).await.unwrap();
+        echo
+    });
+    let (from, mut stream) = soon("an incoming stream", seed.accept()).await.unwrap();
+    assert_eq!(from, other.id());
+    let mut got = Vec::new();
+    soon("the end of the stream", stream.read_to_end(&mut got)).await.unwrap();
+    assert!(got == bytes);
+    stream.write_all(&got).await.unwrap();
+    stream.shutdown().await.unwrap();
+    assert!(soon("the echo", send).await.unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn streams_after_the_first_take_a_connection_of_their_own() {
+    let seed = node(config(&[])).await;
+    let other = node(config(&[at(&seed)])).await;
+    let mut streams = vec![open(&other, &seed).await];
+    until("a second dial", || other.counts().dials >= 2).await;
+    for _ in 0..8 {
+        streams.push(open(&other, &seed).await);
+    }
+    for stream in &mut streams {
+        stream.write_all(b"x").await.unwrap();
+        stream.flush().await.unwrap();
+    }
+    for _ in 0..streams.len() {
+        let (from, mut stream) = soon("an incoming stream", seed.accept()).await.unwrap();
+        assert_eq!((from, stream.read_u8().await.unwrap()), (other.id(), b'x'));
+    }
+    assert_eq!(other.counts().dials, 2, "one link, one bulk connection");
+}
+
+#[tokio::test]
+async fn streams_nobody_accepts_are_reset_past_the_queue() {
+    let seed = node(Config { accept_queue: 2, ..config(&[]) }).await;
+    let other = node(config(&[at(&seed)])).await;
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        let mut stream = open(&other, &seed).await;
+        stream.write_all(b"x").await.unwrap();
+        stream.flush().await.unwrap();
+        streams.push(stream);
+    }
+    until("refused streams", || seed.counts().streams_refused == 3).await;
+    assert_eq!(seed.counts().streams_accepted, 2);
+}
+
+#[tokio::test]
+async fn a_stream_to_an_unknown_or_stopped_node_fails_and_says_so() {
+    let seed = node(config(&[])).await;
+    let other = node(Config { open_timeout: Duration::from_millis(500), ..config(&[at(&seed)]) }).await;
+    let nobody = NodeId::from(crate::Key::of(b"nobody"));
+    assert_eq!(other.open(nobody).await.err(), Some(StreamError::Unknown(nobody)));
+    drop(open(&other, &seed).await);
+    soon("a stop", seed.stop()).await;
+    let refused = async {
+        loop {
+            match other.open(seed.id()).await {
+                Err(StreamError::Unreachable(id, _)) => break id,
+                Ok(_) | Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    assert_eq!(soon("a refusal", refused).await, seed.id());
+    assert_eq!(soon("no more streams", seed.accept()).await.err(), Some(StreamError::NoPeers));
+}
+
+#[tokio::test]
+async fn a_seed_that_comes_up_later_is_found() {
+    let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = reserved.local_addr().unwrap();
+    drop(reserved);
+    let early = node(config(&[address])).await;
+    until("a failed dial", || early.counts().dials_failed > 0).await;
+    let listen = vec![format!("/ip4/127.0.0.1/tcp/{}", address.port())];
+    let seed = node(Config { listen, ..config(&[]) }).await;
+    drop(open(&early, &seed).await);
+}
+
+#[tokio::test]
+async fn a_node_that_is_its_own_seed_does_not_link_to_itself() {
+    let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = reserved.local_addr().unwrap();
+    drop(reserved);
+    let listen = vec![format!("/ip4/127.0.0.1/tcp/{}", address.port())];
+    let lone = node(Config { listen, ..config(&[address]) }).await;
+    until("the dial to itself", || lone.counts().dials_failed == 1).await;
+    let other = node(config(&[at(&lone)])).await;
+    drop(open(&other, &lone).await);
+    assert_eq!(lone.counts().dials, 1, "its own address is not dialled again");
+}
+
+#[tokio::test]
+async fn dials_start_from_the_configured_address() {
+    let seed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listen = vec!["/ip4/127.1.0.1/tcp/0".to_owned()];
+    let source = Some("127.1.0.1".parse().unwrap());
+    let node = node(Config { listen, bind_source: source, ..config(&[seed.local_addr().unwrap()]) }).await;
+    let (_, from) = soon("a dial", seed.accept()).await.unwrap();
+    assert_eq!(from.ip(), at(&node).ip());
+}
+
+#[tokio::test]
+async fn others_dial_the_advertised_address_not_the_one_listened_on() {
+    let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let advertise = vec![format!("/ip4/127.0.0.1/tcp/{}", relay.local_addr().unwrap().port())];
+    let hidden = node(Config { advertise, ..config(&[]) }).await;
+    let source = Some("127.1.0.2".parse().unwrap());
+    let viewer = node(Config { bind_source: source, ..config(&[at(&hidden)]) }).await;
+    // The first stream takes the link to the seed's address; the bulk connection goes where the node says it is.
+    drop(open(&viewer, &hidden).await);
+    let (_, from) = soon("a dial", relay.accept()).await.unwrap();
+    assert_eq!(Some(from.ip()), source);
+}
+
+#[tokio::test]
+async fn a_seed_may_be_named() {
+    let seed = node(config(&[])).await;
+    let bootstrap = vec![format!("localhost:{}", at(&seed).port())];
+    let other = node(Config { bootstrap, ..config(&[]) }).await;
+    drop(open(&other, &seed).await);
+}
+
+#[tokio::test]
+async fn a_used_port_is_refused_at_start() {
+    let first = node(config(&[])).await;
+    let listen = vec![format!("/ip4/127.0.0.1/tcp/{}", at(&first).port())];
+    let taken = Config { listen: listen.clone(), ..config(&[]) };
+    match start(taken, crate::Config::default(), &Identity::generate(), info(), None).await.err() {
+        Some(StartError::Listen { address, source }) => {
+            assert_eq!((address, source.kind()), (listen[0].clone(), std::io::ErrorKind::AddrInUse));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn settings_that_cannot_work_are_refused_by_name() {
+    let refused = async |config: Config| {
+        let error = start(config, crate::Config::default(), &Identity::generate(), info(), None).await.err();
+        error.unwrap_or_else(|| panic!("it started")).to_string()
+    };
+    let base = || config(&[]);
+    assert!(refused(Config { network: "A B".to_owned(), ..base() }).await.contains("network"));
+    assert!(refused(Config { idle_timeout: Duration::ZERO, ..base() }).await.contains("idle_timeout"));
+    assert!(refused(Config { dial_queue: 512, ..base() }).await.contains("dial_queue"));
+    assert!(refused(Config { listen: vec!["127.0.0.1".to_owned()], ..base() }).await.contains("127.0.0.1"));
+    assert!(refused(Config { bootstrap: vec!["seed".to_owned()], ..base() }).await.contains("\"seed\""));
+}
+
+#[tokio::test]
+async fn a_stranger_of_another_network_fails_in_the_handshake() {
+    let member = node(config(&[])).await;
+    let stranger = soon("the end of a dial", Stranger::connect("other", at(&member))).await;
+    assert!(stranger.is_refused());
+    assert_eq!(member.counts(), super::Counts::default());
+}
+
+#[tokio::test]
+async fn a_stranger_with_a_bad_certificate_gets_no_byte() {
+    let member = node(config(&[])).await;
+    for spoil in [stranger::other_network, stranger::other_peer, stranger::expired, stranger::serial] {
+        let before = member.counts().strangers;
+        let mut stranger = Stranger::connect("test", at(&member)).await;
+        let answer = soon("an end", stranger.greet(spoil)).await;
+        assert_eq!(answer, None);
+        soon("being cut", stranger.closed()).await;
+        assert_eq!(member.counts().strangers, before + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_without_certificate_is_not_listened_to_and_cut_in_time() {
+    let member = node(config(&[])).await;
+    let mut stranger = Stranger::connect("test", at(&member)).await;
+    let answer = soon("an end", stranger.say("/atoll/test/rpc/1", b"\0\0\0\x01x")).await;
+    assert_eq!(answer, b"");
+    soon("being cut", stranger.closed()).await;
+    let counts = member.counts();
+    assert_eq!((counts.messages_received, counts.messages_malformed, counts.broken), (0, 0, 1));
+}
+
+#[tokio::test]
+async fn an_oversized_frame_or_greeting_is_cut_without_allocation() {
+    let member = node(config(&[])).await;
+    // Allocating what these claim would abort the test process.
+    for length in [1_u32 << 31, u32::MAX] {
+        let before = member.counts().broken;
+        let mut admitted = Stranger::connect("test", at(&member)).await;
+        assert!(soon("a greeting", admitted.greet(|_| ())).await.is_some());
+        drop(soon("an end", admitted.say("/atoll/test/rpc/1", &length.to_be_bytes())).await);
+        soon("being cut", admitted.closed()).await;
+        let mut unknown = Stranger::connect("test", at(&member)).await;
+        let answer = soon("an end", unknown.say("/atoll/test/auth/1", &length.to_be_bytes())).await;
+        assert_eq!(answer, b"");
+        soon("being cut", unknown.closed()).await;
+        assert_eq!(member.counts().broken, before + 2);
+    }
+    let other = node(config(&[at(&member)])).await;
+    drop(open(&other, &member).await);
+}
+
+#[tokio::test]
+async fn frames_that_are_no_messages_are_counted_and_change_nothing() {
+    let member = node(config(&[])).await;
+    let mut admitted = Stranger::connect("test", at(&member)).await;
+    assert!(soon("a greeting", admitted.greet(|_| ())).await.is_some());
+    let mut frames = Vec::new();
+    for _ in 0..100 {
+        frames.extend_from_slice(&[0, 0, 0, 3, 0xff, 0xff, 0xff]);
+    }
+    let say = admitted.say("/atoll/test/rpc/1", &frames);
+    tokio::select! {
+        _ = say => panic!("a member is not cut for what is not understood"),
+        () = until("malformed frames", || member.counts().messages_malformed == 100) => {}
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_half_open_connections_do_not_keep_a_member_out() {
+    let member = node(config(&[])).await;
+    let mut silent = Vec::new();
+    for _ in 0..1_000 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.66:0".parse().unwrap()).unwrap();
+        silent.push(soon("a connect", socket.connect(at(&member))).await.unwrap());
+    }
+    until("refused connections", || member.counts().crowded >= 900).await;
+    let other = node(config(&[at(&member)])).await;
+    drop(open(&other, &member).await);
+    assert!(silent.len() == 1_000 && TcpStream::connect(at(&member)).await.is_ok());
+}

@@ -1,0 +1,211 @@
+//! The core over real sockets: what the index promises, seen from outside.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+
+use super::{Config, Identity, Overlay, at, config, info, node, soon, start, until};
+use crate::{Acquire, Acquired, Found, Index as _, Key, Level, Levels, NodesQuery, Put, Roles, Streams as _};
+
+/// Nodes that one knows at level 0, itself not counted.
+fn known(node: &Overlay) -> usize {
+    node.levels().first().map_or(0, |global| global.neighbours.len())
+}
+
+fn knows(node: &Overlay, other: &Overlay) -> bool {
+    let id = other.id();
+    node.levels().first().is_some_and(|global| global.neighbours.iter().any(|info| info.id == id))
+}
+
+/// Nodes that joined by the first of them and all know one another.
+async fn network(count: usize) -> Vec<Overlay> {
+    let seed = node(config(&[])).await;
+    let address = at(&seed);
+    let mut nodes = vec![seed];
+    for _ in 1..count {
+        nodes.push(node(config(&[address])).await);
+    }
+    until("everybody known to everybody", || nodes.iter().all(|node| known(node) == count - 1)).await;
+    nodes
+}
+
+fn put(key: Key, value: &'static [u8]) -> Put {
+    Put { key, value: Bytes::from_static(value), ttl: Duration::from_secs(60), levels: Levels::All }
+}
+
+#[tokio::test]
+async fn nodes_that_join_by_one_seed_find_each_other() {
+    let nodes = network(5).await;
+    let query = NodesQuery { level: Level::GLOBAL, count: 10, target: None, services: Roles::PROXY };
+    assert_eq!(nodes[4].nodes(&query).len(), 5);
+}
+
+#[tokio::test]
+async fn what_one_node_puts_every_other_gets() {
+    let nodes = network(4).await;
+    let key = Key::of(b"an object");
+    soon("a put", nodes[1].put(put(key, b"here"))).await.unwrap();
+    for node in &nodes {
+        match soon("a get", node.get(key, Levels::All)).await.unwrap() {
+            Found::Values { values, .. } => {
+                let seen: Vec<_> = values.iter().map(|value| (value.holder, value.value.as_ref())).collect();
+                assert_eq!(seen, [(nodes[1].id(), b"here".as_slice())]);
+            }
+            Found::Nothing => panic!("{} found nothing", node.id()),
+        }
+    }
+    let missing = soon("a get", nodes[0].get(Key::of(b"nothing"), Levels::All)).await;
+    assert_eq!(missing.unwrap(), Found::Nothing);
+}
+
+#[tokio::test]
+async fn of_five_that_ask_at_once_one_may_fetch() {
+    let nodes = network(5).await;
+    let key = Key::of(b"cold");
+    let ask = |node: &Overlay| {
+        let (node, reference) = (node.clone(), Bytes::copy_from_slice(node.id().key().as_bytes()));
+        let acquire = Acquire { key, reference, ttl: Duration::from_secs(20), failed: Vec::new() };
+        async move { node.acquire(acquire).await }
+    };
+    let answers = soon("five answers", join_all(nodes.iter().map(ask))).await;
+    let granted: Vec<_> = nodes.iter().zip(&answers).filter(|(_, a)| matches!(a, Ok(Acquired::Granted(_)))).collect();
+    assert_eq!(granted.len(), 1, "{answers:?}");
+    let holder = granted[0].0.id();
+    for answer in &answers {
+        match answer {
+            Ok(Acquired::Granted(_)) => {}
+            Ok(Acquired::References(values)) => {
+                assert!(values.iter().any(|value| value.holder == holder), "{values:?}")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    // A holder named by the index can be streamed from.
+    let other = nodes.iter().find(|node| node.id() != holder).unwrap();
+    drop(soon("a stream", other.open(holder)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_killed_node_is_noticed() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let seed = node(config(&[])).await;
+    let address = at(&seed);
+    let victim = runtime.spawn(async move { node(config(&[address])).await }).await.unwrap();
+    until("the victim known", || knows(&seed, &victim)).await;
+    runtime.shutdown_background();
+    until("the victim forgotten", || known(&seed) == 0).await;
+}
+
+#[tokio::test]
+async fn a_node_that_stops_is_forgotten_at_once() {
+    let nodes = network(3).await;
+    soon("a stop", nodes[1].stop()).await;
+    until("the leaver forgotten", || !knows(&nodes[0], &nodes[1]) && !knows(&nodes[2], &nodes[1])).await;
+    let refused = nodes[1].get(Key::ZERO, Levels::All).await;
+    assert_eq!(refused, Err(crate::IndexError::Stopped));
+}
+
+#[tokio::test]
+async fn saved_peers_find_the_network_with_the_seed_down() {
+    let nodes = network(3).await;
+    let identity = Identity::generate();
+    let settings = config(&[at(&nodes[0])]);
+    let first = start(settings.clone(), crate::Config::default(), &identity, info(), None).await.unwrap();
+    until("a full view", || known(&first) == 3).await;
+    let saved = first.save_peers();
+    soon("a stop", first.stop()).await;
+    soon("a stop", nodes[0].stop()).await;
+    let again = start(settings, crate::Config::default(), &identity, info(), Some(saved)).await.unwrap();
+    assert_eq!(again.id(), first.id());
+    until("the others found again", || knows(&again, &nodes[1]) && knows(&again, &nodes[2])).await;
+}
+
+#[tokio::test]
+async fn damaged_saved_peers_are_nobody() {
+    let saved = Some(Bytes::from_static(&[0xff; 100]));
+    let lone = start(config(&[]), crate::Config::default(), &Identity::generate(), info(), saved).await.unwrap();
+    assert_eq!(known(&lone), 0);
+}
+
+#[tokio::test]
+async fn a_changed_description_reaches_the_others() {
+    let nodes = network(3).await;
+    let mut changed = nodes[1].me();
+    changed.load = 77;
+    nodes[1].describe(changed);
+    let sees = |node: &Overlay| {
+        let neighbours = node.levels().swap_remove(0).neighbours;
+        neighbours.iter().any(|info| info.id == nodes[1].id() && info.load == 77)
+    };
+    until("the new load seen", || sees(&nodes[0]) && sees(&nodes[2])).await;
+}
+
+#[tokio::test]
+async fn a_record_spread_by_one_is_heard_by_all_once() {
+    let nodes = network(4).await;
+    let mut hears: Vec<_> = nodes.iter().map(|node| node.spreads()).collect();
+    soon("a spread", nodes[2].spread(Bytes::from_static(b"purge"))).await.unwrap();
+    for hear in &mut hears {
+        let spread = soon("the record", hear.recv()).await.unwrap();
+        assert_eq!((spread.signer, spread.record.as_ref()), (nodes[2].id(), b"purge".as_slice()));
+        assert!(hear.try_recv().is_err());
+    }
+}
+
+/// Forwards one direction, each piece this much later, as a link of that length would.
+async fn forward(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf, delay: Duration) {
+    let (pieces, mut held) = mpsc::channel::<(tokio::time::Instant, Vec<u8>)>(1_024);
+    let write = async move {
+        while let Some((due, piece)) = held.recv().await {
+            tokio::time::sleep_until(due).await;
+            if to.write_all(&piece).await.is_err() {
+                break;
+            }
+        }
+    };
+    let read = async move {
+        let mut piece = vec![0; 65_536];
+        while let Ok(count @ 1..) = from.read(&mut piece).await {
+            let due = tokio::time::Instant::now() + delay;
+            if pieces.send((due, piece[..count].to_vec())).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::join!(write, read);
+}
+
+/// A relay to an address that holds everything back.
+async fn relay(to: SocketAddr, delay: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = TcpStream::connect(to).await.unwrap();
+            near.set_nodelay(true).unwrap();
+            far.set_nodelay(true).unwrap();
+            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+            tokio::spawn(forward(near_in, far_out, delay));
+            tokio::spawn(forward(far_in, near_out, delay));
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn an_exchange_on_a_warm_link_costs_one_round_trip() {
+    let (one_way, round_trip) = (Duration::from_millis(40), Duration::from_millis(80));
+    let seed = node(config(&[])).await;
+    let far = relay(at(&seed), one_way).await;
+    let other = node(Config { ..config(&[far]) }).await;
+    let measured = || other.levels().first()?.neighbours.first()?.rtt;
+    // The minimum is what is kept, so one undisturbed exchange is enough.
+    until("a round trip", || measured().is_some_and(|rtt| rtt < round_trip * 3 / 2)).await;
+    assert!(measured().is_some_and(|rtt| rtt >= round_trip));
+}

@@ -1,0 +1,110 @@
+//! A peer that speaks libp2p and obeys none of our rules unless told to.
+
+use std::{net::SocketAddr, time::Duration};
+
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
+use libp2p::{PeerId, StreamProtocol, Swarm, swarm};
+
+use super::super::{
+    Identity, NodeCert, address,
+    certificate::{GREETING_LIMIT, Greeting, Purpose},
+    frame::{FrameReader, FrameWriter},
+    transport,
+};
+
+/// It runs only while one of its futures is awaited.
+pub(super) struct Stranger {
+    swarm: Swarm<libp2p_stream::Behaviour>,
+    me: PeerId,
+    member: Option<PeerId>,
+}
+
+impl Stranger {
+    /// Dials a member, with the handshake of this network.
+    pub(super) async fn connect(network: &str, to: SocketAddr) -> Self {
+        let identity = Identity::generate();
+        let settings = transport::Settings {
+            network: network.to_owned(),
+            source: None,
+            streams: 16,
+            timeout: Duration::from_secs(5),
+        };
+        let transport = transport::build(&identity, &settings).unwrap();
+        let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(60));
+        let mut swarm = Swarm::new(transport, libp2p_stream::Behaviour::new(), identity.peer_id(), config);
+        swarm.dial(address::of_socket(to)).unwrap();
+        let member = loop {
+            match swarm.select_next_some().await {
+                swarm::SwarmEvent::ConnectionEstablished { peer_id, .. } => break Some(peer_id),
+                swarm::SwarmEvent::OutgoingConnectionError { .. } => break None,
+                _ => {}
+            }
+        };
+        Self { swarm, me: identity.peer_id(), member }
+    }
+
+    /// Whether the handshake failed.
+    pub(super) const fn is_refused(&self) -> bool {
+        self.member.is_none()
+    }
+
+    /// Opens a substream, writes these bytes, and returns what comes back until it ends.
+    pub(super) async fn say(&mut self, protocol: &'static str, bytes: &[u8]) -> Vec<u8> {
+        let mut control = self.swarm.behaviour().new_control();
+        let member = self.member.unwrap();
+        let talk = async move {
+            let mut answer = Vec::new();
+            if let Ok(mut stream) = control.open_stream(member, StreamProtocol::new(protocol)).await {
+                let _ = stream.write_all(bytes).await;
+                let _ = stream.flush().await;
+                let _ = stream.read_to_end(&mut answer).await;
+            }
+            answer
+        };
+        tokio::pin!(talk);
+        loop {
+            tokio::select! {
+                answer = &mut talk => return answer,
+                _ = self.swarm.select_next_some() => {}
+            }
+        }
+    }
+
+    /// Shows a certificate that is good but for what is spoilt, and returns the member's, if it shows one.
+    pub(super) async fn greet(&mut self, spoil: fn(&mut NodeCert)) -> Option<Greeting> {
+        let mut cert = NodeCert::self_made("test", &self.me, 4_000_000_000);
+        spoil(&mut cert);
+        let greeting = Greeting { cert, purpose: Purpose::Link, addresses: Vec::new() }.encode();
+        let mut frame = Vec::new();
+        FrameWriter::send(&mut frame, &greeting).await.unwrap();
+        let answer = self.say("/atoll/test/auth/1", &frame).await;
+        if answer.is_empty() {
+            return None;
+        }
+        let reply = FrameReader::new(GREETING_LIMIT).next(&mut answer.as_slice()).await.unwrap();
+        Some(Greeting::decode(&reply).unwrap())
+    }
+
+    /// Waits until the member has closed the connection.
+    pub(super) async fn closed(&mut self) {
+        while self.swarm.connected_peers().next().is_some() {
+            self.swarm.select_next_some().await;
+        }
+    }
+}
+
+pub(super) fn other_network(cert: &mut NodeCert) {
+    cert.network = "other".to_owned();
+}
+
+pub(super) fn other_peer(cert: &mut NodeCert) {
+    cert.peer_id = PeerId::random().to_bytes();
+}
+
+pub(super) fn expired(cert: &mut NodeCert) {
+    cert.not_after = 1;
+}
+
+pub(super) fn serial(cert: &mut NodeCert) {
+    cert.serial = 1;
+}

@@ -1,0 +1,285 @@
+//! What every request shares: the store, the index, the flights, the origin client, and what is remembered for a while.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use atoll_overlay::{Index, Key, NodeId, NodeInfo, Streams};
+use atoll_store::Store;
+use http::HeaderMap;
+use tokio::sync::Semaphore;
+
+use crate::{
+    announce::Announcer,
+    config::{Any, Config, Origins},
+    flight::{Answer, Flights},
+    memory::Memory,
+    origin::{OriginClient, Upstream},
+    reason::Failure,
+    resolve::Resolver,
+    stats::Counters,
+    url::{Authority, OriginUrl, Scheme, UrlError, Zone},
+};
+
+/// See the file's head.
+pub(crate) struct Cache {
+    pub(crate) config: Config,
+    pub(crate) zone: Zone,
+    pub(crate) sites: std::collections::BTreeMap<String, Upstream>,
+    pub(crate) origins: OriginRules,
+    pub(crate) store: Store,
+    pub(crate) index: Arc<dyn Index>,
+    pub(crate) streams: Arc<dyn Streams>,
+    pub(crate) origin: OriginClient,
+    pub(crate) flights: Arc<Flights>,
+    pub(crate) announcer: Announcer,
+    pub(crate) counters: Arc<Counters>,
+    /// Requests being answered.
+    pub(crate) places: Arc<Semaphore>,
+    /// Keys whose origin failed: what to answer until it is asked again.
+    pub(crate) negative: Memory<Key, Negative>,
+    /// The last pause after a failure, for the back-off.
+    pub(crate) pauses: Memory<Key, Duration>,
+    /// Keys whose answers cannot be shared.
+    pub(crate) passing: Memory<Key, ()>,
+    /// Hosts that redirect http to https.
+    pub(crate) upgraded: Memory<String, ()>,
+    /// Peers that failed or lied.
+    pub(crate) shunned: Memory<NodeId, ()>,
+}
+
+/// What a failing origin is answered with meanwhile.
+#[derive(Debug, Clone)]
+pub(crate) enum Negative {
+    /// It could not be asked.
+    Failure(Failure),
+    /// It answered with an error, small enough to repeat.
+    Answer(Arc<Answer>),
+}
+
+/// One thing wanted: all that a fetch must know, and nothing of the client.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) url: OriginUrl,
+    pub(crate) upstream: Upstream,
+    /// What it is looked up under: the URL's key or a variant's.
+    pub(crate) key: Key,
+    /// The fields sent to the origin.
+    pub(crate) fields: HeaderMap,
+}
+
+impl Wanted {
+    /// The key of the variant that this request selects.
+    pub(crate) fn variant(&self, names: &[String]) -> Key {
+        let mut text = self.url.to_string().into_bytes();
+        for name in names {
+            text.push(b'\n');
+            text.extend_from_slice(name.as_bytes());
+            for value in self.fields.get_all(name.as_str()) {
+                text.push(b':');
+                text.extend_from_slice(value.as_bytes());
+            }
+        }
+        Key::of(&text)
+    }
+}
+
+/// The configured origins, checked.
+#[derive(Debug)]
+pub(crate) enum OriginRules {
+    /// Any public host on the ports of the design.
+    Any,
+    /// These.
+    Listed(Vec<OriginRule>),
+}
+
+/// One line of the list.
+#[derive(Debug)]
+pub(crate) struct OriginRule {
+    /// The host, or what follows `*.`.
+    host: String,
+    wild: bool,
+    port: Option<u16>,
+}
+
+impl OriginRules {
+    pub(crate) fn new(origins: &Origins) -> Result<Self, (String, UrlError)> {
+        let lines = match origins {
+            Origins::Any(Any::Any) => return Ok(Self::Any),
+            Origins::Listed(lines) => lines,
+        };
+        let rules = lines.iter().map(|line| {
+            let (wild, rest) = line.strip_prefix("*.").map_or((false, line.as_str()), |rest| (true, rest));
+            let authority = Authority::parse(rest).map_err(|error| (format!("origins: \"{line}\""), error))?;
+            Ok(OriginRule { host: authority.host().to_owned(), wild, port: authority.port() })
+        });
+        rules.collect::<Result<_, _>>().map(Self::Listed)
+    }
+
+    /// Whether the URL may be fetched: `None` if not, else whether the guard exempts it.
+    pub(crate) fn permit(&self, url: &OriginUrl) -> Option<bool> {
+        match self {
+            Self::Any => (matches!(url.port(), 80 | 443) || ANY_PORTS.contains(&url.port())).then_some(false),
+            Self::Listed(rules) => {
+                let mut fits = rules.iter().filter(|rule| {
+                    let host = if rule.wild {
+                        url.host().strip_suffix(&rule.host).is_some_and(|rest| rest.ends_with('.'))
+                    } else {
+                        url.host() == rule.host
+                    };
+                    host && rule.port.map_or(matches!(url.port(), 80 | 443), |port| port == url.port())
+                });
+                let first = fits.next()?;
+                // A pattern lets its holder point names anywhere; only a named host is the operator's own word.
+                Some(!first.wild || fits.any(|rule| !rule.wild))
+            }
+        }
+    }
+}
+
+/// The own host names with where each is fetched.
+pub(crate) fn sites(config: &Config) -> Result<std::collections::BTreeMap<String, Upstream>, (String, UrlError)> {
+    let parsed = config.sites.iter().map(|(host, site)| {
+        let setting = |error| (format!("sites.\"{host}\""), error);
+        let (scheme, rest) =
+            site.origin.split_once("://").ok_or_else(|| setting(UrlError::Malformed(site.origin.clone())))?;
+        let scheme = match scheme {
+            "http" => Scheme::Http,
+            "https" => Scheme::Https,
+            other => return Err(setting(UrlError::Scheme(other.to_owned()))),
+        };
+        let origin = Authority::parse(rest.trim_end_matches('/')).map_err(setting)?;
+        let host = Authority::parse(host).map_err(setting)?;
+        let port = origin.port().unwrap_or_else(|| scheme.port());
+        Ok((host.host().to_owned(), Upstream { scheme, host: origin.host().to_owned(), port, exempt: true }))
+    });
+    parsed.collect()
+}
+
+impl Cache {
+    /// The shared part of a proxy that listens at these addresses.
+    pub(crate) fn new(
+        config: Config,
+        (index, streams, store): (Arc<dyn Index>, Arc<dyn Streams>, Store),
+        listening: Vec<SocketAddr>,
+    ) -> Result<Self, (String, UrlError)> {
+        let counters = Arc::new(Counters::default());
+        let told = Arc::clone(&index);
+        let own = Arc::new(move || own_addresses(told.as_ref(), &listening));
+        let resolver = Resolver::new(&config, own);
+        let remembered = config.limits.remembered;
+        Ok(Self {
+            zone: Zone::new(&config.zone).map_err(|error| ("zone".to_owned(), error))?,
+            sites: sites(&config)?,
+            origins: OriginRules::new(&config.origins)?,
+            origin: OriginClient::new(&config, resolver, Arc::clone(&counters)),
+            flights: Flights::new(config.limits.flights, config.limits.waiters),
+            announcer: Announcer::new(Arc::clone(&index), config.peers.clone()),
+            places: Arc::new(Semaphore::new(config.limits.requests)),
+            negative: Memory::new(remembered),
+            pauses: Memory::new(remembered),
+            passing: Memory::new(remembered),
+            upgraded: Memory::new(remembered),
+            shunned: Memory::new(remembered),
+            counters,
+            store,
+            index,
+            streams,
+            config,
+        })
+    }
+
+    /// Remembers a failure for a while, twice as long as the last time.
+    pub(crate) fn failed(&self, key: Key, negative: Negative) {
+        let config = &self.config.freshness;
+        let pause = self.pauses.get(&key).map_or(config.negative_first, |last| (last * 2).min(config.negative_most));
+        self.pauses.put(key, pause, pause + config.negative_most);
+        // Up to a quarter shorter, so that many keys of one origin do not ask in step.
+        let jitter = pause.mul_f64(rand::random_range(0.0..0.25));
+        self.negative.put(key, negative, pause - jitter);
+    }
+
+    /// Forgets the failures of a key.
+    pub(crate) fn recovered(&self, key: Key) {
+        self.negative.forget(&key);
+        self.pauses.forget(&key);
+    }
+
+    /// What this node calls itself in CDN-Loop.
+    pub(crate) fn loop_id(&self) -> String {
+        format!("atoll-{}", self.config.network)
+    }
+}
+
+/// Where this node and those it knows serve HTTP: never an origin.
+fn own_addresses(index: &dyn Index, listening: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut own = listening.to_vec();
+    let mut add = |node: &NodeInfo| {
+        for port in &node.http_ports {
+            own.extend(node.v4.iter().map(|address| SocketAddr::from((*address, *port))));
+            own.extend(node.v6.iter().map(|address| SocketAddr::from((*address, *port))));
+        }
+    };
+    add(&index.me());
+    for level in index.levels() {
+        level.neighbours.iter().for_each(&mut add);
+    }
+    own
+}
+
+/// A store's key is an index's.
+pub(crate) const fn store_key(key: Key) -> atoll_store::Key {
+    atoll_store::Key::from_bytes(*key.as_bytes())
+}
+
+/// A site's directory in the store: the first bytes of its host's key.
+pub(crate) fn directory(url: &OriginUrl) -> u64 {
+    let key = Key::of(url.host().as_bytes());
+    key.as_bytes().first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first))
+}
+
+/// Ports beside 80 and 443 that `origins = "any"` allows.
+const ANY_PORTS: std::ops::RangeInclusive<u16> = 8_000..=8_999;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> OriginUrl {
+        OriginUrl::parse(text).unwrap()
+    }
+
+    // O04
+    #[test]
+    fn any_origin_still_means_web_ports_only() {
+        for (port, allowed) in [
+            (80, true),
+            (443, true),
+            (8000, true),
+            (8999, true),
+            (22, false),
+            (25, false),
+            (53, false),
+            (6379, false),
+            (9000, false),
+            (11211, false),
+        ] {
+            let permitted = OriginRules::Any.permit(&url(&format!("http://a.test:{port}/")));
+            assert_eq!(permitted, allowed.then_some(false), "{port}");
+        }
+    }
+
+    #[test]
+    fn listed_origins_are_met_by_host_and_port() {
+        let lines = ["www.site.test", "app.site.test:3000", "*.wild.test", "*.port.test:8080"].map(str::to_owned);
+        let rules = OriginRules::new(&Origins::Listed(lines.to_vec())).unwrap();
+        assert_eq!(rules.permit(&url("http://www.site.test/")), Some(true));
+        assert_eq!(rules.permit(&url("https://www.site.test/")), Some(true));
+        assert_eq!(rules.permit(&url("http://www.site.test:8080/")), None);
+        assert_eq!(rules.permit(&url("http://app.site.test:3000/")), Some(true));
+        assert_eq!(rules.permit(&url("http://app.site.test/")), None);
+        assert_eq!(rules.permit(&url("http://a.b.wild.test/")), Some(false));
+        assert_eq!(rules.permit(&url("http://wild.test/")), None);
+        assert_eq!(rules.permit(&url("http://evilwild.test/")), None);
+        assert_eq!(rules.permit(&url("http://a.port.test:8080/")), Some(false));
+        assert!(OriginRules::new(&Origins::Listed(vec!["a b".to_owned()])).is_err());
+    }
+}

@@ -1,0 +1,216 @@
+//! Conditional and range requests against a known answer (RFC 9110 13 and 14). Pure.
+
+use http::{HeaderMap, HeaderValue, header};
+
+use crate::{body::Part, freshness::date};
+
+/// What a request's conditions come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Send the answer.
+    Send,
+    /// 304: the client has it.
+    NotModified,
+    /// 412: the client wanted another.
+    Failed,
+}
+
+/// What a request's Range comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ranged {
+    /// All of it: no range, one that is to be ignored, or several.
+    Whole,
+    /// This part.
+    Part(Part),
+    /// 416.
+    Unsatisfiable,
+}
+
+/// The conditions in their order [RFC 9110 13.2.2].
+pub(crate) fn conditions(request: &HeaderMap, answer: &HeaderMap) -> Verdict {
+    let tag = answer.get(header::ETAG);
+    let changed = date(answer, &header::LAST_MODIFIED);
+    if request.contains_key(header::IF_MATCH) {
+        if !listed(request, &header::IF_MATCH, tag, strong_equal) {
+            return Verdict::Failed;
+        }
+    } else if let Some(since) = date(request, &header::IF_UNMODIFIED_SINCE)
+        && changed.is_some_and(|changed| changed > since)
+    {
+        return Verdict::Failed;
+    }
+    if request.contains_key(header::IF_NONE_MATCH) {
+        return if listed(request, &header::IF_NONE_MATCH, tag, weak_equal) {
+            Verdict::NotModified
+        } else {
+            Verdict::Send
+        };
+    }
+    let unchanged =
+        date(request, &header::IF_MODIFIED_SINCE).zip(changed).is_some_and(|(since, changed)| changed <= since);
+    if unchanged { Verdict::NotModified } else { Verdict::Send }
+}
+
+/// The one range that is served; several are answered with the whole, as 14.2 allows.
+pub(crate) fn range(request: &HeaderMap, answer: &HeaderMap, length: Option<u64>) -> Ranged {
+    let mut values = request.get_all(header::RANGE).iter();
+    let (Some(value), None, Some(length)) = (values.next(), values.next(), length) else { return Ranged::Whole };
+    if !if_range(request, answer) {
+        return Ranged::Whole;
+    }
+    let Some(spec) = value.to_str().ok().and_then(|text| text.split_once('=')) else { return Ranged::Whole };
+    let (unit, spec) = (spec.0.trim(), spec.1.trim());
+    if !unit.eq_ignore_ascii_case("bytes") || spec.contains(',') {
+        return Ranged::Whole;
+    }
+    let Some((first, last)) = spec.split_once('-') else { return Ranged::Whole };
+    match (number(first), number(last)) {
+        (Some(Number::None), Some(Number::Is(suffix))) => {
+            if suffix == 0 || length == 0 {
+                return Ranged::Unsatisfiable;
+            }
+            Ranged::Part(Part { from: length.saturating_sub(suffix), to: Some(length) })
+        }
+        (Some(Number::Is(first)), Some(Number::None)) => part(first, u64::MAX, length),
+        (Some(Number::Is(first)), Some(Number::Is(last))) if first <= last => part(first, last, length),
+        // Invalid: the field is ignored.
+        (Some(_), Some(_)) | (None, _) | (_, None) => Ranged::Whole,
+    }
+}
+
+fn part(first: u64, last: u64, length: u64) -> Ranged {
+    if first >= length {
+        return Ranged::Unsatisfiable;
+    }
+    Ranged::Part(Part { from: first, to: Some(last.saturating_add(1).min(length)) })
+}
+
+enum Number {
+    None,
+    Is(u64),
+}
+
+/// Digits, which may be none; too many are the largest.
+fn number(text: &str) -> Option<Number> {
+    if text.is_empty() {
+        return Some(Number::None);
+    }
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| Number::Is(text.parse().unwrap_or(u64::MAX)))
+}
+
+/// Whether the range is meant for this answer [RFC 9110 13.1.5].
+fn if_range(request: &HeaderMap, answer: &HeaderMap) -> bool {
+    let Some(wanted) = request.get(header::IF_RANGE) else { return true };
+    if wanted.as_bytes().starts_with(b"\"") {
+        return answer.get(header::ETAG).is_some_and(|tag| strong_equal(tag.as_bytes(), wanted.as_bytes()));
+    }
+    // A date counts only where it is exactly the stored one and old enough to be strong.
+    let changed = date(answer, &header::LAST_MODIFIED);
+    let strong = changed
+        .zip(date(answer, &header::DATE))
+        .is_some_and(|(changed, date)| date.duration_since(changed).is_ok_and(|age| age.as_secs() >= 60));
+    strong && changed.is_some() && date(request, &header::IF_RANGE) == changed
+}
+
+/// Whether a list of entity tags, or `*`, has this one.
+fn listed(
+    request: &HeaderMap,
+    name: &http::HeaderName,
+    tag: Option<&HeaderValue>,
+    equal: fn(&[u8], &[u8]) -> bool,
+) -> bool {
+    request.get_all(name).iter().any(|value| {
+        let value = value.as_bytes().trim_ascii();
+        value == b"*" || tag.is_some_and(|tag| tags(value).any(|listed| equal(listed, tag.as_bytes())))
+    })
+}
+
+/// The members of a list of entity tags; commas inside quotes do not part them.
+fn tags(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut quoted = false;
+    let parts = value.split(move |byte| {
+        quoted ^= *byte == b'"';
+        *byte == b',' && !quoted
+    });
+    parts.map(<[u8]>::trim_ascii)
+}
+
+fn strong_equal(one: &[u8], other: &[u8]) -> bool {
+    one == other && one.starts_with(b"\"")
+}
+
+fn weak_equal(one: &[u8], other: &[u8]) -> bool {
+    one.strip_prefix(b"W/").unwrap_or(one) == other.strip_prefix(b"W/").unwrap_or(other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(fields: &[(&str, &str)]) -> HeaderMap {
+        fields
+            .iter()
+            .map(|(name, value)| (http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap()))
+            .collect()
+    }
+
+    const CHANGED: &str = "Sun, 06 Nov 1994 08:00:00 GMT";
+    const LATER: &str = "Sun, 06 Nov 1994 09:00:00 GMT";
+
+    #[test]
+    fn conditions_come_in_their_order() {
+        let answer = map(&[("etag", "\"a\""), ("last-modified", CHANGED)]);
+        let check = |request: &[(&str, &str)]| conditions(&map(request), &answer);
+        assert_eq!(check(&[("if-none-match", "\"x,y\", W/\"a\"")]), Verdict::NotModified);
+        assert_eq!(check(&[("if-none-match", "*")]), Verdict::NotModified);
+        assert_eq!(check(&[("if-none-match", "\"b\""), ("if-modified-since", LATER)]), Verdict::Send);
+        assert_eq!(check(&[("if-modified-since", CHANGED)]), Verdict::NotModified);
+        assert_eq!(check(&[("if-modified-since", "nonsense")]), Verdict::Send);
+        assert_eq!(check(&[("if-match", "W/\"a\"")]), Verdict::Failed);
+        assert_eq!(check(&[("if-match", "\"a\""), ("if-none-match", "\"a\"")]), Verdict::NotModified);
+        assert_eq!(check(&[("if-unmodified-since", "Sat, 05 Nov 1994 08:00:00 GMT")]), Verdict::Failed);
+    }
+
+    // G03
+    #[test]
+    fn one_range_is_served_and_nonsense_is_ignored() {
+        let check = |value: &str| range(&map(&[("range", value)]), &HeaderMap::new(), Some(10));
+        let part = |from, to| Ranged::Part(Part { from, to: Some(to) });
+        assert_eq!(check("bytes=0-0"), part(0, 1));
+        assert_eq!(check("BYTES=2-"), part(2, 10));
+        assert_eq!(check("bytes=5-999999999999999999999"), part(5, 10));
+        assert_eq!(check("bytes=-3"), part(7, 10));
+        assert_eq!(check("bytes=-99999999999999999999999"), part(0, 10));
+        for unsatisfiable in ["bytes=10-", "bytes=-0", "bytes=99-100"] {
+            assert_eq!(check(unsatisfiable), Ranged::Unsatisfiable, "{unsatisfiable}");
+        }
+        for ignored in
+            ["bytes=", "bytes=5-2", "abc=0-1", "bytes=0-1,3-4", "bytes=a-b", "bytes", "bytes=--1", "bytes=+1-2"]
+        {
+            assert_eq!(check(ignored), Ranged::Whole, "{ignored}");
+        }
+    }
+
+    #[test]
+    fn a_range_of_another_answer_gets_the_whole() {
+        let answer = map(&[("etag", "\"a\""), ("last-modified", CHANGED), ("date", LATER)]);
+        let check = |wanted: &str| range(&map(&[("range", "bytes=0-0"), ("if-range", wanted)]), &answer, Some(10));
+        assert!(matches!(check("\"a\""), Ranged::Part(_)));
+        assert!(matches!(check(CHANGED), Ranged::Part(_)));
+        for other in ["\"b\"", "W/\"a\"", LATER, "nonsense"] {
+            assert_eq!(check(other), Ranged::Whole, "{other}");
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic_nor_reach_beyond_the_body() {
+        bolero::check!().with_iterations(20_000).for_each(|bytes: &[u8]| {
+            let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+            let request = HeaderMap::from_iter([(header::RANGE, value.clone()), (header::IF_NONE_MATCH, value)]);
+            if let Ranged::Part(part) = range(&request, &HeaderMap::new(), Some(100)) {
+                assert!(part.from < part.to.unwrap() && part.to.unwrap() <= 100);
+            }
+            conditions(&request, &map(&[("etag", "\"a\"")]));
+        });
+    }
+}

@@ -1,0 +1,342 @@
+//! The proxy's settings. A duration is written as `"20s"` or `"300ms"` (ns, us, ms, s, m, h, d), a size as a number of bytes
+//! or `"8MiB"` (B, KiB, MiB, GiB, TiB). Each field says what worsens in each direction and where its default comes from.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use crate::{guard::Range, limits::Limits};
+
+/// Everything the proxy may be told.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where clients are served, cleartext HTTP/1.1. All are bound or the start fails. Port 0 takes a free one. [guess]
+    pub listen: Vec<SocketAddr>,
+    /// The zone whose names are Coralized: `www.example.com.ZONE` is served from `www.example.com`. No leading dot.
+    pub zone: String,
+    /// The network's name, sent as `atoll-NETWORK` in CDN-Loop. Two networks of one name would break each other's chains
+    /// [RFC 8586 2].
+    pub network: String,
+    /// Which origins Coralized names may reach. Empty: none, so that a node is no open proxy by accident.
+    pub origins: Origins,
+    /// Own host names: `"www.site.test" = { origin = "http://10.0.0.5:8080" }`. Their origins are exempt from the guard.
+    pub sites: BTreeMap<String, Site>,
+    /// Addresses of names that are not asked of DNS, for tests, demos and split horizons. The guard applies.
+    pub hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// Resolvers to ask instead of the system's. Empty: the system's.
+    pub nameservers: Vec<SocketAddr>,
+    /// Prefixes (`"127.0.0.0/8"`) that origins may lie in although they are not public. More: more of the inside is exposed.
+    pub allow_ranges: Vec<Range>,
+    /// Addresses with port that are never dialled as origins: the admin API, other nodes' listeners. The own listeners and those of
+    /// neighbours are always refused.
+    pub protected: Vec<SocketAddr>,
+    /// Files of PEM certificates trusted for origins beside the system's.
+    pub ca_files: Vec<PathBuf>,
+    /// Ceilings for clients, flights and origins.
+    pub limits: Limits,
+    /// How long each wait may last.
+    pub timeouts: Timeouts,
+    /// When answers count as fresh.
+    pub freshness: FreshnessConfig,
+    /// How peers are used.
+    pub peers: Peers,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            zone: "nyud.example".to_owned(),
+            network: "default".to_owned(),
+            origins: Origins::default(),
+            sites: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            nameservers: Vec::new(),
+            allow_ranges: Vec::new(),
+            protected: Vec::new(),
+            ca_files: Vec::new(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            freshness: FreshnessConfig::default(),
+            peers: Peers::default(),
+        }
+    }
+}
+
+/// Which origins Coralized names may reach.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "origins are \"any\" or a list of hosts such as \"www.example.com\", \"*.example.com:8080\""
+)]
+pub enum Origins {
+    /// `"any"`: every public host, on ports 80, 443 and 8000-8999.
+    Any(Any),
+    /// These, each `host` (ports 80 and 443), `host:port`, `*.domain` or `*.domain:port`. A listed host that is no pattern is
+    /// exempt from the guard.
+    Listed(Vec<String>),
+}
+
+/// The word `any`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Any {
+    /// `"any"`.
+    Any,
+}
+
+impl Default for Origins {
+    fn default() -> Self {
+        Self::Listed(Vec::new())
+    }
+}
+
+/// One own host name.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Site {
+    /// Scheme, host and port of where it is fetched, without a path: `"http://10.0.0.5:8080"`.
+    pub origin: String,
+}
+
+/// How long each wait may last. Shorter cuts off the slow, longer lets them hold room.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// From accept, or a following head's first byte, to the end of the head. [guess]
+    #[serde(with = "span")]
+    pub head: Duration,
+    /// Idle between two requests of a connection. [guess]
+    #[serde(with = "span")]
+    pub keep_alive: Duration,
+    /// A client takes no byte for so long. [guess]
+    #[serde(with = "span")]
+    pub send: Duration,
+    /// TCP and TLS to an origin, all its addresses together. [guess]
+    #[serde(with = "span")]
+    pub connect: Duration,
+    /// From the request to an origin's response head. [guess]
+    #[serde(with = "span")]
+    pub first_byte: Duration,
+    /// Between two pieces of an origin's body. [guess]
+    #[serde(with = "span")]
+    pub origin_idle: Duration,
+    /// An unused connection to an origin is kept this long. [guess]
+    #[serde(with = "span")]
+    pub origin_keep_alive: Duration,
+    /// One name looked up. [guess]
+    #[serde(with = "span")]
+    pub resolve: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(60),
+            send: Duration::from_secs(60),
+            connect: Duration::from_secs(5),
+            first_byte: Duration::from_secs(30),
+            origin_idle: Duration::from_secs(30),
+            origin_keep_alive: Duration::from_secs(30),
+            resolve: Duration::from_secs(5),
+        }
+    }
+}
+
+/// When answers count as fresh: the origin's word first, these where it says nothing.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FreshnessConfig {
+    /// Freshness of an answer that says nothing and has no Last-Modified to guess from. Coral: 12 h. Zero: revalidated every time. [RFC 9111 4.2.2]
+    #[serde(with = "span")]
+    pub default: Duration,
+    /// Least freshness of anything stored. Coral: 5 min. Above zero the origin's word is overruled. [design]
+    #[serde(with = "span")]
+    pub minimum: Duration,
+    /// Most heuristic freshness: a tenth of the age since Last-Modified, at most this. [RFC 9111 4.2.2]
+    #[serde(with = "span")]
+    pub heuristic: Duration,
+    /// A stale copy may stand in for a failing origin this long, unless the answer forbids it. Coral: 24 h. [Coral C.4]
+    #[serde(with = "span")]
+    pub stale_if_error: Duration,
+    /// First pause after an origin failed; doubles per failure. Shorter: more load on the failing, longer: later recovery. [users C4]
+    #[serde(with = "span")]
+    pub negative_first: Duration,
+    /// Longest pause after failures. [users C4]
+    #[serde(with = "span")]
+    pub negative_most: Duration,
+    /// How long an answer is kept past its freshness, for revalidation and stale-if-error. [guess]
+    #[serde(with = "span")]
+    pub keep: Duration,
+    /// Keys whose answers cannot be shared are fetched one by one for so long (30-120 s). [design]
+    #[serde(with = "span")]
+    pub pass: Duration,
+}
+
+impl Default for FreshnessConfig {
+    fn default() -> Self {
+        Self {
+            default: Duration::ZERO,
+            minimum: Duration::ZERO,
+            heuristic: Duration::from_secs(24 * 3600),
+            stale_if_error: Duration::from_secs(24 * 3600),
+            negative_first: Duration::from_secs(1),
+            negative_most: Duration::from_secs(30),
+            keep: Duration::from_secs(7 * 24 * 3600),
+            pass: Duration::from_secs(60),
+        }
+    }
+}
+
+/// How peers are used.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Peers {
+    /// A source without progress for so long gets a rival, and then the root is asked. Shorter: more needless requests, longer:
+    /// slower than no CDN when peers are. [design 4]
+    #[serde(with = "span")]
+    pub hedge: Duration,
+    /// From the request to the origin when peers that the root still names deliver nothing. [design 4]
+    #[serde(with = "span")]
+    pub patience: Duration,
+    /// A source under way that sends nothing, not even a sign of life, for so long is left. [guess]
+    #[serde(with = "span")]
+    pub stall: Duration,
+    /// How often a fetcher beats its lease. Longer: a dead holder is noticed later. [design 2]
+    #[serde(with = "span")]
+    pub beat: Duration,
+    /// TTL of a reference at the first byte. [Coral C.2]
+    #[serde(with = "span")]
+    pub reference_fill: Duration,
+    /// TTL of a reference to a whole object. [Coral C.2]
+    #[serde(with = "span")]
+    pub reference_whole: Duration,
+    /// Announcements and renewals a second, first ones not counted. [design 4]
+    pub puts_per_second: u32,
+    /// Announced keys remembered, for renewal. Past it the rest lapses and is announced at its next hit. [guess]
+    pub announced: usize,
+    /// A peer that failed or lied is not asked for so long. [users C6]
+    #[serde(with = "span")]
+    pub shun: Duration,
+}
+
+impl Default for Peers {
+    fn default() -> Self {
+        Self {
+            hedge: Duration::from_millis(250),
+            patience: Duration::from_millis(1_500),
+            stall: Duration::from_secs(1),
+            beat: Duration::from_millis(300),
+            reference_fill: Duration::from_secs(20),
+            reference_whole: Duration::from_secs(3600),
+            puts_per_second: 20,
+            announced: 65_536,
+            shun: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Durations as text.
+pub(crate) mod span {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, de::Error as _};
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(from)?;
+        parse(&text).ok_or_else(|| D::Error::custom(format!("\"{text}\" is no duration such as \"20s\" or \"300ms\"")))
+    }
+
+    fn parse(text: &str) -> Option<Duration> {
+        let split = text.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = text.split_at_checked(split)?;
+        let number: u64 = number.parse().ok()?;
+        let seconds = |each: u64| number.checked_mul(each).map(Duration::from_secs);
+        match unit {
+            "ns" => Some(Duration::from_nanos(number)),
+            "us" => Some(Duration::from_micros(number)),
+            "ms" => Some(Duration::from_millis(number)),
+            "s" => seconds(1),
+            "m" => seconds(60),
+            "h" => seconds(3_600),
+            "d" => seconds(86_400),
+            _ => None,
+        }
+    }
+}
+
+/// Sizes as a number of bytes or as text.
+pub(crate) mod size {
+    use serde::{Deserialize, Deserializer, de::Error as _};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Bytes(u64),
+        Text(String),
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        match Written::deserialize(from)? {
+            Written::Bytes(bytes) => Ok(bytes),
+            Written::Text(text) => {
+                parse(&text).ok_or_else(|| D::Error::custom(format!("\"{text}\" is no size such as \"8MiB\"")))
+            }
+        }
+    }
+
+    fn parse(text: &str) -> Option<u64> {
+        let split = text.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = text.split_at_checked(split)?;
+        let shift = match unit.trim_start() {
+            "B" => 0,
+            "KiB" => 10,
+            "MiB" => 20,
+            "GiB" => 30,
+            "TiB" => 40,
+            _ => return None,
+        };
+        number.parse::<u64>().ok()?.checked_mul(1 << shift)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{
+        Deserialize as _,
+        de::{IntoDeserializer as _, value::Error},
+    };
+
+    use super::*;
+
+    fn span_of(text: &str) -> Result<Duration, Error> {
+        span::deserialize(text.into_deserializer())
+    }
+
+    #[test]
+    fn a_duration_needs_a_unit_and_must_fit() {
+        assert_eq!(span_of("300ms"), Ok(Duration::from_millis(300)));
+        assert_eq!(span_of("2h"), Ok(Duration::from_secs(7_200)));
+        for wrong in ["", "s", "20", "-1s", "1.5s", "20 parsecs", "18446744073709551615d"] {
+            assert!(span_of(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn origins_are_any_or_a_list() {
+        let any: Result<Origins, Error> = Origins::deserialize("any".into_deserializer());
+        assert_eq!(any, Ok(Origins::Any(Any::Any)));
+        let listed: Result<Origins, Error> = Origins::deserialize(vec!["a.test"].into_deserializer());
+        assert_eq!(listed, Ok(Origins::Listed(vec!["a.test".to_owned()])));
+        assert!(Origins::deserialize(IntoDeserializer::<Error>::into_deserializer("all")).is_err());
+    }
+
+    use serde::de::IntoDeserializer;
+}

@@ -1,0 +1,250 @@
+//! From an answer to a client's response: conditions, ranges, Age, Via, Cache-Status, and the fields that must not pass.
+//!
+//! On Coralized names all sites share one zone: cookies and what else would reach beyond one site are taken out, and redirects
+//! are turned into Coralized ones.
+
+use std::{sync::Arc, time::SystemTime};
+
+use atoll_store::Object;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+
+use crate::{
+    body::{Body, Part},
+    conditions::{Ranged, Verdict, conditions, range},
+    flight::{Answer, Waiter},
+    meta::Meta,
+    origin::OriginBody,
+    reason::{CacheStatus, Failure},
+    url::{OriginUrl, Scheme, Zone},
+};
+
+/// What of a client's request shapes its response.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    /// HEAD.
+    pub(crate) head: bool,
+    pub(crate) fields: HeaderMap,
+    pub(crate) links: Links,
+}
+
+/// How the client names what it asked for, and so how redirects must name things.
+#[derive(Debug, Clone)]
+pub(crate) enum Links {
+    /// By an own host name: redirects pass.
+    Site,
+    /// By a Coralized name, at this port of ours if it is not 80.
+    Coralized(Option<u16>),
+    /// By `/~/SCHEME/HOST/PATH` on a node's address.
+    Manager,
+}
+
+/// Where the body comes from.
+pub(crate) enum Given {
+    /// The store.
+    Object(Object),
+    /// A flight.
+    Flight(Waiter, Arc<Answer>),
+    /// A source, passed on.
+    Feed(OriginBody),
+}
+
+/// The response to a client.
+pub(crate) async fn deliver(
+    zone: &Zone,
+    url: &OriginUrl,
+    client: &Client,
+    meta: &Meta,
+    given: Given,
+    status: &CacheStatus,
+) -> Result<Response<Body>, Failure> {
+    let mut fields = meta.fields.clone();
+    shape(zone, url, client, &mut fields);
+    let age = meta.age(SystemTime::now()).as_secs();
+    fields.insert(header::AGE, HeaderValue::from(age));
+    fields.append(header::VIA, HeaderValue::from_static("1.1 atoll"));
+    fields.append(CACHE_STATUS, status.value());
+    let length = match &given {
+        Given::Object(object) => Some(object.len()),
+        Given::Flight(..) | Given::Feed(_) => meta.length,
+    };
+    let ok = meta.status == StatusCode::OK;
+    match if ok { conditions(&client.fields, &meta.fields) } else { Verdict::Send } {
+        Verdict::Send => {}
+        Verdict::NotModified => {
+            for name in DESCRIBES_BODY {
+                fields.remove(name);
+            }
+            return Ok(respond(StatusCode::NOT_MODIFIED, fields, Body::empty()));
+        }
+        Verdict::Failed => return Ok(bodiless(StatusCode::PRECONDITION_FAILED, fields)),
+    }
+    // Range is defined for GET alone [RFC 9110 14.2].
+    let ranged = if ok && !client.head { range(&client.fields, &meta.fields, length) } else { Ranged::Whole };
+    let ranged = if matches!(given, Given::Feed(_)) { Ranged::Whole } else { ranged };
+    let (code, part) = match ranged {
+        Ranged::Whole => (meta.status, Part::all(length)),
+        Ranged::Part(part) => {
+            let last = part.to.unwrap_or_default().saturating_sub(1);
+            let text = format!("bytes {}-{last}/{}", part.from, length.unwrap_or_default());
+            fields.insert(header::CONTENT_RANGE, text.try_into().map_err(|_| Failure::Internal)?);
+            (StatusCode::PARTIAL_CONTENT, part)
+        }
+        Ranged::Unsatisfiable => {
+            let text = format!("bytes */{}", length.unwrap_or_default());
+            fields.insert(header::CONTENT_RANGE, text.try_into().map_err(|_| Failure::Internal)?);
+            return Ok(bodiless(StatusCode::RANGE_NOT_SATISFIABLE, fields));
+        }
+    };
+    fields.remove(header::CONTENT_LENGTH);
+    if let Some(to) = part.to
+        && code != StatusCode::NO_CONTENT
+    {
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(to - part.from));
+    }
+    if client.head {
+        return Ok(respond(code, fields, Body::empty()));
+    }
+    let body = match given {
+        Given::Object(object) => Body::object(object, part).await?,
+        Given::Flight(waiter, answer) => Body::flight(waiter, answer, part).await?,
+        Given::Feed(feed) => Body::feed(feed, length),
+    };
+    Ok(respond(code, fields, body))
+}
+
+/// Takes out what must not reach the client, and turns redirects round.
+fn shape(zone: &Zone, url: &OriginUrl, client: &Client, fields: &mut HeaderMap) {
+    // A loop within the network stays visible to clients as Via; this one is for caches between.
+    fields.entry(header::SERVER).or_insert(HeaderValue::from_static("atoll"));
+    if matches!(client.links, Links::Site) {
+        return;
+    }
+    for name in BEYOND_ONE_SITE {
+        fields.remove(name);
+    }
+    for name in [header::LOCATION, header::CONTENT_LOCATION] {
+        let Some(target) = fields.get(&name).and_then(|value| value.to_str().ok()) else { continue };
+        if let Some(turned) = coralize(zone, url, &client.links, target).and_then(|turned| turned.try_into().ok()) {
+            fields.insert(name, turned);
+        }
+    }
+}
+
+/// A redirect's target as the client should follow it; `None`: as it stands.
+fn coralize(zone: &Zone, url: &OriginUrl, links: &Links, target: &str) -> Option<String> {
+    let absolute = if target.contains("://") {
+        OriginUrl::parse(target).ok()
+    } else if let Some(rest) = target.strip_prefix("//") {
+        OriginUrl::parse(&format!("{}://{rest}", url.scheme().name())).ok()
+    } else {
+        None
+    };
+    match links {
+        Links::Site => None,
+        Links::Coralized(port) => {
+            let absolute = absolute?;
+            let host = zone.host(&absolute).ok()?;
+            let port = port.map(|port| format!(":{port}")).unwrap_or_default();
+            Some(format!("{}://{host}{port}{}", Scheme::Http.name(), absolute.path()))
+        }
+        Links::Manager => match absolute {
+            Some(absolute) => Some(absolute.manager_path()),
+            // A path from the root would leave the form; relative ones stay inside it.
+            None if target.starts_with('/') => url.with_path(target).ok().map(|url| url.manager_path()),
+            None => None,
+        },
+    }
+}
+
+/// A response that is only its status.
+fn bodiless(code: StatusCode, mut fields: HeaderMap) -> Response<Body> {
+    for name in DESCRIBES_BODY.iter().filter(|name| **name != header::CONTENT_RANGE) {
+        fields.remove(name);
+    }
+    respond(code, fields, Body::empty())
+}
+
+fn respond(code: StatusCode, fields: HeaderMap, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = code;
+    *response.headers_mut() = fields;
+    response
+}
+
+/// An answer of our own: an error in words, for people, and in Proxy-Status, for programs.
+pub(crate) fn refuse(failure: Failure, why: &str, status: Option<&CacheStatus>) -> Response<Body> {
+    let mut response = text(failure.status(), format!("{why}\n"));
+    let fields = response.headers_mut();
+    if let Ok(value) = HeaderValue::try_from(format!("atoll; error={failure}")) {
+        fields.insert(PROXY_STATUS, value);
+    }
+    if let Some(status) = status {
+        fields.insert(CACHE_STATUS, status.value());
+    }
+    fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if failure == Failure::Busy {
+        fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
+
+/// A short text of our own.
+pub(crate) fn text(code: StatusCode, body: impl Into<bytes::Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::Whole(body.into()));
+    *response.status_mut() = code;
+    let fields = response.headers_mut();
+    fields.insert(header::SERVER, HeaderValue::from_static("atoll"));
+    fields.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    fields.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// RFC 9211.
+pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// RFC 9209.
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// What would reach beyond one site under a shared zone.
+const BEYOND_ONE_SITE: [HeaderName; 6] = [
+    header::SET_COOKIE,
+    header::ALT_SVC,
+    header::STRICT_TRANSPORT_SECURITY,
+    HeaderName::from_static("clear-site-data"),
+    HeaderName::from_static("nel"),
+    HeaderName::from_static("report-to"),
+];
+
+/// What has no place beside an absent body.
+const DESCRIBES_BODY: [HeaderName; 5] = [
+    header::CONTENT_LENGTH,
+    header::CONTENT_ENCODING,
+    header::CONTENT_TYPE,
+    header::CONTENT_RANGE,
+    header::CONTENT_LANGUAGE,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(links: &Links, target: &str) -> Option<String> {
+        let zone = Zone::new("nyud.example").unwrap();
+        coralize(&zone, &OriginUrl::parse("http://a.test/dir/page").unwrap(), links, target)
+    }
+
+    #[test]
+    fn redirects_stay_inside_the_form_they_were_asked_in() {
+        let dotted = Links::Coralized(Some(8080));
+        assert_eq!(check(&dotted, "http://b.test/x?y").as_deref(), Some("http://b.test.nyud.example:8080/x?y"));
+        assert_eq!(check(&dotted, "https://b.test/x").as_deref(), Some("http://b.test.443.nyud.example:8080/x"));
+        assert_eq!(check(&dotted, "//b.test/").as_deref(), Some("http://b.test.nyud.example:8080/"));
+        assert_eq!(check(&dotted, "/root"), None);
+        assert_eq!(check(&dotted, "ftp://b.test/"), None);
+        assert_eq!(check(&dotted, "http://10.0.0.1/"), None);
+        assert_eq!(check(&Links::Manager, "/root?q").as_deref(), Some("/~/http/a.test/root?q"));
+        assert_eq!(check(&Links::Manager, "https://b.test:8443/").as_deref(), Some("/~/https/b.test:8443/"));
+        assert_eq!(check(&Links::Manager, "page2"), None);
+        assert_eq!(check(&Links::Site, "http://b.test/"), None);
+    }
+}

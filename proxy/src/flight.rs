@@ -1,0 +1,343 @@
+//! One fetch per object: whoever comes while it is under way joins it and streams from what it has so far.
+//!
+//! A flight belongs to no client. Its leader is a task of its own, so that a client hanging up changes nothing; a leader that
+//! ends without a word (a panic of ours) ends the flight as failed. Bodies live in the store's `Partial`; a flight itself holds
+//! a head and a few numbers, whatever the object's size and however many wait.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use atoll_overlay::Key;
+use atoll_store::{Object, Partial, ReadError};
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::{
+    meta::Meta,
+    origin::OriginBody,
+    reason::{Failure, Reason, Source},
+    reference::Reference,
+};
+
+/// The flights under way, by the keys they can be joined under.
+#[derive(Debug)]
+pub(crate) struct Flights {
+    open: Mutex<HashMap<Key, Arc<Flight>>>,
+    limit: usize,
+    waiters: usize,
+}
+
+/// One fetch.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    progress: watch::Sender<Progress>,
+    waiters: AtomicUsize,
+}
+
+/// How far it is.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Progress {
+    /// The head, once known.
+    pub(crate) answer: Option<Arc<Answer>>,
+    /// Bytes of the body that may be shown.
+    pub(crate) visible: u64,
+    /// Set once: nothing changes after it.
+    pub(crate) end: Option<End>,
+    /// Counts signs of life from the origin's fetcher.
+    pub(crate) beats: u64,
+}
+
+/// How a flight ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The answer is whole.
+    Whole,
+    /// It failed; what was shown of the body must not be taken for all of it.
+    Failed(Failure),
+    /// The answer stands under another key, which is known now: look again.
+    Again,
+}
+
+/// The head of an answer, and where its body is.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) meta: Meta,
+    /// The key the answer stands under: the variant's, if it varies.
+    pub(crate) key: Key,
+    /// The request fields it varies by.
+    pub(crate) varies_by: Vec<String>,
+    pub(crate) source: Source,
+    /// Why it is not stored, if it is not.
+    pub(crate) reason: Option<Reason>,
+    pub(crate) content: Content,
+}
+
+/// Where a body is.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// Being filled; stays readable when whole.
+    Filling(Partial),
+    /// Whole in the store.
+    Stored(Object),
+    /// Small and not stored.
+    Bytes(Bytes),
+    /// Still with its source, for the one waiter who takes it.
+    Direct(Mutex<Option<OriginBody>>),
+}
+
+/// What came of asking for a flight.
+pub(crate) enum Joined {
+    /// There was none: lead it.
+    Lead(Lead),
+    /// There is one.
+    Follow(Waiter),
+    /// No more flights, or no more waiters on this one, are allowed.
+    Full,
+}
+
+impl Flights {
+    /// At most `limit` flights with `waiters` waiters each.
+    pub(crate) fn new(limit: usize, waiters: usize) -> Arc<Self> {
+        Arc::new(Self { open: Mutex::default(), limit, waiters })
+    }
+
+    /// Joins the flight under a key, or begins one.
+    pub(crate) fn join(self: &Arc<Self>, key: Key) -> Joined {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = open.get(&key) {
+            return Waiter::of(flight, self.waiters).map_or(Joined::Full, Joined::Follow);
+        }
+        if open.len() >= self.limit {
+            return Joined::Full;
+        }
+        let flight = Arc::new(Flight { progress: watch::Sender::default(), waiters: AtomicUsize::new(0) });
+        open.insert(key, Arc::clone(&flight));
+        Joined::Lead(Lead { flight, flights: Arc::clone(self), keys: vec![key] })
+    }
+
+    /// Joins the flight under a key, if there is one.
+    pub(crate) fn find(&self, key: Key) -> Option<Waiter> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        Waiter::of(open.get(&key)?, self.waiters)
+    }
+
+    /// Flights under way.
+    pub(crate) fn len(&self) -> usize {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+/// The leader's hold on a flight.
+pub(crate) struct Lead {
+    flight: Arc<Flight>,
+    flights: Arc<Flights>,
+    keys: Vec<Key>,
+}
+
+impl Lead {
+    /// A waiter on the flight that is led.
+    pub(crate) fn follow(&self) -> Option<Waiter> {
+        Waiter::of(&self.flight, self.flights.waiters)
+    }
+
+    /// What others can be told of the copy so far.
+    pub(crate) fn reference(&self) -> Reference {
+        self.flight.reference()
+    }
+
+    /// The flight, for tasks that report on it.
+    pub(crate) fn flight(&self) -> Arc<Flight> {
+        Arc::clone(&self.flight)
+    }
+
+    /// Lets the flight be joined under another key too: the variant's. False if another flight has it.
+    pub(crate) fn also(&mut self, key: Key) -> bool {
+        let mut open = self.flights.open.lock().unwrap_or_else(PoisonError::into_inner);
+        match open.get(&key) {
+            Some(other) => Arc::ptr_eq(other, &self.flight),
+            None => {
+                open.insert(key, Arc::clone(&self.flight));
+                self.keys.push(key);
+                true
+            }
+        }
+    }
+
+    /// The source lives.
+    pub(crate) fn beat(&self) {
+        self.flight.progress.send_modify(|progress| progress.beats += 1);
+    }
+
+    /// The head is known.
+    pub(crate) fn head(&self, answer: Arc<Answer>) {
+        self.flight.progress.send_modify(|progress| progress.answer = Some(answer));
+    }
+
+    /// So many bytes of the body may be shown.
+    pub(crate) fn show(&self, visible: u64) {
+        self.flight.progress.send_modify(|progress| progress.visible = visible);
+    }
+
+    /// Whether waiters have been shown a head.
+    pub(crate) fn has_head(&self) -> bool {
+        self.flight.progress.borrow().answer.is_some()
+    }
+
+    /// Ends the flight: new requests look in the store again.
+    pub(crate) fn finish(self, end: End) {
+        self.end(end);
+    }
+
+    fn end(&self, end: End) {
+        let mut open = self.flights.open.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in &self.keys {
+            open.remove(key);
+        }
+        drop(open);
+        self.flight.progress.send_if_modified(|progress| {
+            let first = progress.end.is_none();
+            progress.end.get_or_insert(end);
+            first
+        });
+    }
+}
+
+impl Drop for Lead {
+    fn drop(&mut self) {
+        self.end(End::Failed(Failure::Internal));
+    }
+}
+
+impl Flight {
+    /// What others can be told of the copy so far.
+    pub(crate) fn reference(&self) -> Reference {
+        let progress = self.progress.borrow();
+        let mut reference = Reference::fetching();
+        if let Some(answer) = &progress.answer {
+            reference.length = answer.meta.length;
+            reference.validator = Bytes::copy_from_slice(&answer.meta.validator);
+            reference.held = progress.visible;
+        }
+        reference
+    }
+}
+
+/// One who waits: a client's request or a peer's.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    flight: Arc<Flight>,
+    progress: watch::Receiver<Progress>,
+}
+
+impl Waiter {
+    fn of(flight: &Arc<Flight>, limit: usize) -> Option<Self> {
+        let before = flight.waiters.fetch_add(1, Ordering::Relaxed);
+        let waiter = Self { flight: Arc::clone(flight), progress: flight.progress.subscribe() };
+        (before < limit).then_some(waiter)
+    }
+
+    /// Waits for the head, or for the end if there is none.
+    pub(crate) async fn answer(&mut self) -> Result<Arc<Answer>, End> {
+        let found = self.progress.wait_for(|progress| progress.answer.is_some() || progress.end.is_some()).await;
+        let Ok(progress) = found else { return Err(End::Failed(Failure::Internal)) };
+        match (&progress.answer, progress.end) {
+            (Some(answer), _) => Ok(Arc::clone(answer)),
+            (None, Some(End::Whole)) | (None, None) => Err(End::Failed(Failure::Internal)),
+            (None, Some(end)) => Err(end),
+        }
+    }
+
+    /// How far it is now; the next [`Self::changed`] waits for what comes after.
+    pub(crate) fn now(&mut self) -> Progress {
+        self.progress.borrow_and_update().clone()
+    }
+
+    /// Waits for anything to change.
+    pub(crate) async fn changed(&mut self) {
+        // The sender lives as long as the flight, which this waiter holds.
+        let _ = self.progress.changed().await;
+    }
+
+    /// Body bytes at `offset`, at least one; `None` at the proper end.
+    pub(crate) async fn read(&mut self, partial: &Partial, offset: u64, max: usize) -> Result<Option<Bytes>, Failure> {
+        loop {
+            let (visible, end) = {
+                let progress = self.progress.borrow_and_update();
+                (progress.visible, progress.end)
+            };
+            if offset < visible {
+                let room = usize::try_from(visible - offset).unwrap_or(usize::MAX);
+                return match partial.read(offset, max.min(room)).await {
+                    Ok(bytes) if bytes.is_empty() => Err(Failure::Internal),
+                    Ok(bytes) => Ok(Some(bytes)),
+                    Err(ReadError::Aborted | ReadError::Lost | ReadError::Corrupt | ReadError::Io(_)) => {
+                        Err(Failure::ResponseIncomplete)
+                    }
+                };
+            }
+            match end {
+                Some(End::Whole) => return Ok(None),
+                Some(End::Failed(failure)) => return Err(failure),
+                Some(End::Again) => return Err(Failure::Internal),
+                None => self.changed().await,
+            }
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.flight.waiters.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lead(flights: &Arc<Flights>, key: Key) -> Lead {
+        let Joined::Lead(lead) = flights.join(key) else { panic!("a flight was there") };
+        lead
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_vanishes_fails_its_waiters_and_frees_the_key() {
+        let flights = Flights::new(8, 8);
+        let key = Key::of(b"k");
+        let leader = lead(&flights, key);
+        let Joined::Follow(mut waiter) = flights.join(key) else { panic!("no flight") };
+        drop(leader);
+        assert_eq!(waiter.answer().await.unwrap_err(), End::Failed(Failure::Internal));
+        assert_eq!(flights.len(), 0);
+        lead(&flights, key).finish(End::Whole);
+    }
+
+    #[tokio::test]
+    async fn flights_and_waiters_are_bounded() {
+        let flights = Flights::new(1, 2);
+        let leader = lead(&flights, Key::of(b"a"));
+        assert!(matches!(flights.join(Key::of(b"b")), Joined::Full));
+        let one = flights.join(Key::of(b"a"));
+        let two = leader.follow();
+        assert!(matches!(flights.join(Key::of(b"a")), Joined::Full));
+        drop((one, two));
+        assert!(matches!(flights.join(Key::of(b"a")), Joined::Follow(_)));
+    }
+
+    #[test]
+    fn a_variant_s_key_leads_to_the_same_flight_until_it_ends() {
+        let flights = Flights::new(8, 8);
+        let mut leader = lead(&flights, Key::of(b"a"));
+        assert!(leader.also(Key::of(b"variant")));
+        assert!(flights.find(Key::of(b"variant")).is_some());
+        let mut other = lead(&flights, Key::of(b"b"));
+        assert!(!other.also(Key::of(b"variant")));
+        leader.finish(End::Whole);
+        assert!(flights.find(Key::of(b"variant")).is_none());
+    }
+}

@@ -1,0 +1,236 @@
+//! The body of one proxy's answer to another: a stream of frames, so that a fill under way can show that it lives before it has a
+//! head, and can end with a digest.
+//!
+//! A frame is a kind byte, a length (u32, big endian) and so many bytes:
+//!
+//! | kind | bytes | meaning |
+//! |---|---|---|
+//! | `W` | 0 | the origin's fetcher still waits; relays pass it on and never make one, so a ring of relays falls silent |
+//! | `H` | <= 256 KiB | [`crate::meta::Meta`]; once, before any `D` |
+//! | `D` | <= 1 MiB | a piece of the body |
+//! | `E` | 40 | the end: length (u64, big endian) and BLAKE3 of the whole body |
+//! | `X` | 1 | the end: no good; which [`Abort`] |
+//!
+//! Signed chunk digests will be a kind of their own.
+
+use bytes::{Buf as _, Bytes, BytesMut};
+
+use crate::reason::Failure;
+
+/// One frame as read. A `D` comes in as many pieces as it arrived in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Frame {
+    /// The fill lives.
+    Wait,
+    /// The head.
+    Head(Bytes),
+    /// Body bytes, at least one.
+    Data(Bytes),
+    /// The body is whole.
+    End {
+        /// Its bytes.
+        length: u64,
+        /// Its BLAKE3.
+        digest: blake3::Hash,
+    },
+    /// It will not be whole.
+    Abort(Abort),
+}
+
+/// Why a fill ended without being whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Abort {
+    /// The origin failed; asking it again would not help.
+    Origin(Failure),
+    /// The answer cannot be shared, or stands under another key.
+    NotShared,
+    /// This copy broke; another may be whole.
+    Broken,
+}
+
+/// The stream is not made of frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("malformed frame")]
+pub(crate) struct Malformed;
+
+impl Frame {
+    /// The head, or all of the frame if it is no `D`: data follows uncopied.
+    pub(crate) fn head(&self) -> Bytes {
+        let with = |kind: u8, body: &[u8]| {
+            let mut bytes = BytesMut::with_capacity(HEAD + body.len());
+            bytes.extend_from_slice(&head(kind, body.len()));
+            bytes.extend_from_slice(body);
+            bytes.freeze()
+        };
+        match self {
+            Self::Wait => with(b'W', &[]),
+            Self::Head(meta) => with(b'H', meta),
+            Self::Data(data) => Bytes::copy_from_slice(&head(b'D', data.len())),
+            Self::End { length, digest } => {
+                let mut body = [0; END];
+                let (first, second) = body.split_at_mut(8);
+                first.copy_from_slice(&length.to_be_bytes());
+                second.copy_from_slice(digest.as_bytes());
+                with(b'E', &body)
+            }
+            Self::Abort(abort) => with(b'X', &[abort.code()]),
+        }
+    }
+}
+
+fn head(kind: u8, length: usize) -> [u8; HEAD] {
+    let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+    [kind, a, b, c, d]
+}
+
+impl Abort {
+    const fn code(self) -> u8 {
+        match self {
+            Self::NotShared => 0,
+            Self::Broken => 1,
+            Self::Origin(failure) => match failure.status().as_u16() {
+                504 => 3,
+                _ => 2,
+            },
+        }
+    }
+
+    const fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::NotShared,
+            2 => Self::Origin(Failure::ConnectRefused),
+            3 => Self::Origin(Failure::ResponseTimeout),
+            _ => Self::Broken,
+        }
+    }
+}
+
+/// Cuts frames out of bytes as they arrive. Holds at most one unfinished frame that is no data.
+#[derive(Debug, Default)]
+pub(crate) struct Frames {
+    buffer: BytesMut,
+    /// Bytes of the current `D` still to come.
+    data: usize,
+}
+
+impl Frames {
+    /// Takes what arrived: everything, since [`Self::next`] is drained first.
+    pub(crate) fn feed(&mut self, bytes: &Bytes) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next frame, or `None` if more must arrive. After an error the stream is useless.
+    pub(crate) fn next(&mut self) -> Result<Option<Frame>, Malformed> {
+        loop {
+            if self.data > 0 {
+                if self.buffer.is_empty() {
+                    return Ok(None);
+                }
+                let count = self.data.min(self.buffer.len());
+                self.data -= count;
+                return Ok(Some(Frame::Data(self.buffer.split_to(count).freeze())));
+            }
+            let Some((head, _)) = self.buffer.split_first_chunk::<HEAD>() else { return Ok(None) };
+            let [kind, a, b, c, d] = *head;
+            let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).map_err(|_| Malformed)?;
+            let allowed = match kind {
+                b'W' => length == 0,
+                b'H' => length <= HEAD_LIMIT,
+                b'D' => length <= DATA_LIMIT,
+                b'E' => length == END,
+                b'X' => length == 1,
+                _ => false,
+            };
+            if !allowed {
+                return Err(Malformed);
+            }
+            if kind == b'D' {
+                self.buffer.advance(HEAD);
+                self.data = length;
+                continue;
+            }
+            if self.buffer.len() < HEAD + length {
+                return Ok(None);
+            }
+            self.buffer.advance(HEAD);
+            let body = self.buffer.split_to(length).freeze();
+            return match kind {
+                b'W' => Ok(Some(Frame::Wait)),
+                b'H' => Ok(Some(Frame::Head(body))),
+                b'E' => end(&body).map(Some),
+                _ => Ok(body.first().map(|code| Frame::Abort(Abort::from_code(*code)))),
+            };
+        }
+    }
+}
+
+fn end(body: &[u8]) -> Result<Frame, Malformed> {
+    let (length, digest) = body.split_first_chunk::<8>().ok_or(Malformed)?;
+    let digest: [u8; 32] = digest.try_into().map_err(|_| Malformed)?;
+    Ok(Frame::End { length: u64::from_be_bytes(*length), digest: blake3::Hash::from_bytes(digest) })
+}
+
+/// Bytes before a frame's own.
+const HEAD: usize = 5;
+
+/// Bytes of an `E`.
+const END: usize = 40;
+
+/// Bytes of an `H`.
+const HEAD_LIMIT: usize = 256 << 10;
+
+/// Bytes of a `D`.
+pub(crate) const DATA_LIMIT: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_read_back_however_they_are_cut() {
+        let sent = [
+            Frame::Wait,
+            Frame::Head(Bytes::from_static(b"meta")),
+            Frame::Data(Bytes::from_static(b"body")),
+            Frame::End { length: 4, digest: blake3::hash(b"body") },
+            Frame::Abort(Abort::Broken),
+        ];
+        let mut wire = Vec::new();
+        for frame in &sent {
+            wire.extend_from_slice(&frame.head());
+            if let Frame::Data(data) = frame {
+                wire.extend_from_slice(data);
+            }
+        }
+        for piece in [1, 2, 7, wire.len()] {
+            let (mut frames, mut read, mut data) = (Frames::default(), Vec::new(), Vec::new());
+            for bytes in wire.chunks(piece) {
+                frames.feed(&Bytes::copy_from_slice(bytes));
+                while let Some(frame) = frames.next().unwrap() {
+                    if let Frame::Data(piece) = &frame { data.extend_from_slice(piece) } else { read.push(frame) }
+                }
+            }
+            assert_eq!(data, b"body");
+            assert_eq!(read, sent.iter().filter(|frame| !matches!(frame, Frame::Data(_))).cloned().collect::<Vec<_>>());
+        }
+    }
+
+    // P04: a length is checked before anything is allocated for it.
+    #[test]
+    fn lengths_over_the_cap_are_refused_at_once() {
+        for head in [*b"D\xff\xff\xff\xff", *b"H\x7f\xff\xff\xff", *b"E\0\0\0\x29", *b"W\0\0\0\x01", *b"?\0\0\0\0"] {
+            let mut frames = Frames::default();
+            frames.feed(&Bytes::copy_from_slice(&head));
+            assert_eq!(frames.next(), Err(Malformed));
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        bolero::check!().with_iterations(20_000).for_each(|bytes: &[u8]| {
+            let mut frames = Frames::default();
+            frames.feed(&Bytes::copy_from_slice(bytes));
+            while let Ok(Some(_)) = frames.next() {}
+        });
+    }
+}

@@ -1,0 +1,337 @@
+//! Raw request heads, before any parser: what is refused at the door.
+//!
+//! The parser behind us is lenient where request smuggling begins (bare LF, a second equal Content-Length, Content-Length beside
+//! Transfer-Encoding), so every head is judged here on its bytes (RFC 9112 2.2, 3, 5, 6, 11.2), line by line as it arrives: a bad
+//! first line is refused without waiting for the rest. Only whole, good heads go on. No request with a body passes, so what
+//! follows a head is the next head.
+
+use http::StatusCode;
+
+use crate::url::Authority;
+
+/// What a head may measure.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadLimits {
+    /// Bytes of the whole.
+    pub(crate) head: usize,
+    /// Bytes of the request target.
+    pub(crate) target: usize,
+    /// Number of fields.
+    pub(crate) fields: usize,
+}
+
+/// Why a head was refused. Each is answered with its status and `Connection: close`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// A CR or LF that is not part of CRLF, or a control byte.
+    #[error("a line does not end in CRLF")]
+    LineEnd,
+    /// The request line is not `METHOD SP TARGET SP HTTP/x.y`.
+    #[error("malformed request line")]
+    RequestLine,
+    /// A version that is not spoken here.
+    #[error("only HTTP/1.1 and HTTP/1.0 are spoken here")]
+    Version,
+    /// A method that is not known.
+    #[error("method not implemented")]
+    UnknownMethod,
+    /// A known method other than GET and HEAD.
+    #[error("only GET and HEAD are served")]
+    Method,
+    /// A field name or the space around it.
+    #[error("malformed field name")]
+    FieldName,
+    /// A field value with bytes that may not be there.
+    #[error("malformed field value")]
+    FieldValue,
+    /// Content-Length beside Transfer-Encoding, twice, or not a number.
+    #[error("contradictory or malformed body framing")]
+    Framing,
+    /// A transfer coding other than chunked.
+    #[error("transfer coding not implemented")]
+    Coding,
+    /// A body where none is taken.
+    #[error("requests with a body are not served")]
+    Body,
+    /// Host missing, repeated, malformed, or other than the target's.
+    #[error("the Host field is missing, repeated, malformed, or contradicts the target")]
+    Host,
+    /// The target is too long.
+    #[error("the request target is too long")]
+    TargetTooLong,
+    /// The head is too long or has too many fields.
+    #[error("the request head is too large")]
+    TooLarge,
+    /// The head did not arrive in time.
+    #[error("the request head did not arrive in time")]
+    TooSlow,
+}
+
+impl Refusal {
+    /// The status it is answered with.
+    pub(crate) const fn status(self) -> StatusCode {
+        match self {
+            Self::LineEnd
+            | Self::RequestLine
+            | Self::FieldName
+            | Self::FieldValue
+            | Self::Framing
+            | Self::Body
+            | Self::Host => StatusCode::BAD_REQUEST,
+            Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+            Self::UnknownMethod | Self::Coding => StatusCode::NOT_IMPLEMENTED,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
+        }
+    }
+
+    /// The whole answer, ready to be written before the connection closes.
+    pub(crate) fn response(self) -> Vec<u8> {
+        let status = self.status();
+        let body = format!("{self}\n");
+        let allow = if status == StatusCode::METHOD_NOT_ALLOWED { "Allow: GET, HEAD\r\n" } else { "" };
+        format!(
+            "HTTP/1.1 {} {}\r\nServer: atoll\r\n{allow}Content-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            status.as_str(),
+            status.canonical_reason().unwrap_or("Refused"),
+            body.len()
+        )
+        .into_bytes()
+    }
+}
+
+/// One head under judgement; fed the same growing buffer until it is done.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    /// Bytes of whole lines judged so far.
+    judged: usize,
+    /// Bytes searched for a line end so far.
+    searched: usize,
+    head: Head,
+}
+
+/// What the lines so far said.
+#[derive(Debug, Default)]
+struct Head {
+    line: bool,
+    http10: bool,
+    method: Method,
+    target: Target,
+    fields: usize,
+    host: Option<Authority>,
+    length: bool,
+    coding: Option<Refusal>,
+    nonempty: bool,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Method {
+    #[default]
+    Served,
+    Known,
+    Unknown,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum Target {
+    #[default]
+    Origin,
+    Absolute(Authority),
+    /// `CONNECT host:port`, `OPTIONS *`: good forms of methods that are not served.
+    Other,
+}
+
+impl Gate {
+    /// Judges what has arrived. `Ok(Some(n))`: the first `n` bytes are a whole, good head. `Ok(None)`: more is needed.
+    pub(crate) fn judge(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<usize>, Refusal> {
+        loop {
+            let fresh = bytes.get(self.searched..).unwrap_or_default();
+            let Some(at) = fresh.iter().position(|byte| *byte == b'\n') else {
+                self.searched = bytes.len();
+                return self.unfinished(bytes, limits);
+            };
+            let end = self.searched + at;
+            if end >= limits.head {
+                return Err(if self.head.line { Refusal::TooLarge } else { Refusal::TargetTooLong });
+            }
+            let line = bytes.get(self.judged..end).unwrap_or_default();
+            let line = line.strip_suffix(b"\r").ok_or(Refusal::LineEnd)?;
+            if line.contains(&b'\r') || line.contains(&0) {
+                return Err(Refusal::LineEnd);
+            }
+            self.judged = end + 1;
+            self.searched = end + 1;
+            if line.is_empty() {
+                if !self.head.line {
+                    return Err(Refusal::RequestLine);
+                }
+                self.head.verdict()?;
+                return Ok(Some(self.judged));
+            }
+            self.head.take(line, limits)?;
+        }
+    }
+
+    /// A line is still open: refuse what can no longer become good, so that it is not waited for.
+    fn unfinished(&self, bytes: &[u8], limits: HeadLimits) -> Result<Option<usize>, Refusal> {
+        let open = bytes.get(self.judged..).unwrap_or_default();
+        if !self.head.line && open.len() > limits.target + REQUEST_LINE_REST {
+            return Err(Refusal::TargetTooLong);
+        }
+        if bytes.len() >= limits.head {
+            return Err(Refusal::TooLarge);
+        }
+        let inner = open.strip_suffix(b"\r").unwrap_or(open);
+        if inner.contains(&b'\r') || inner.contains(&0) {
+            return Err(Refusal::LineEnd);
+        }
+        Ok(None)
+    }
+}
+
+impl Head {
+    fn take(&mut self, line: &[u8], limits: HeadLimits) -> Result<(), Refusal> {
+        if self.line {
+            self.fields += 1;
+            if self.fields > limits.fields {
+                return Err(Refusal::TooLarge);
+            }
+            return self.field(line);
+        }
+        self.line = true;
+        self.request_line(line, limits)
+    }
+
+    /// RFC 9112 3: exactly one space between three parts.
+    fn request_line(&mut self, line: &[u8], limits: HeadLimits) -> Result<(), Refusal> {
+        let line = std::str::from_utf8(line).map_err(|_| Refusal::RequestLine)?;
+        let mut parts = line.split(' ');
+        let (Some(method), Some(target), Some(version), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(Refusal::RequestLine);
+        };
+        if method.is_empty() || !method.bytes().all(is_token) || target.is_empty() {
+            return Err(Refusal::RequestLine);
+        }
+        if target.len() > limits.target {
+            return Err(Refusal::TargetTooLong);
+        }
+        // The preface of HTTP/2 names itself; everything else must look like a version first.
+        self.http10 = match version.strip_prefix("HTTP/").map(str::as_bytes) {
+            Some(b"1.1") => false,
+            Some(b"1.0") => true,
+            Some([major, b'.', minor]) if major.is_ascii_digit() && minor.is_ascii_digit() => {
+                return Err(Refusal::Version);
+            }
+            Some(_) | None => return Err(Refusal::RequestLine),
+        };
+        self.method = match method {
+            "GET" | "HEAD" => Method::Served,
+            "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS" | "TRACE" | "CONNECT" | "PURGE" => Method::Known,
+            _ => Method::Unknown,
+        };
+        self.target = Self::target(method, target)?;
+        Ok(())
+    }
+
+    /// RFC 9112 3.2: the form must fit the method.
+    fn target(method: &str, target: &str) -> Result<Target, Refusal> {
+        if !target.bytes().all(|byte| (0x21..=0x7e).contains(&byte) && byte != b'#') {
+            return Err(Refusal::RequestLine);
+        }
+        if method == "CONNECT" {
+            return Authority::parse(target).map(|_| Target::Other).map_err(|_| Refusal::RequestLine);
+        }
+        if target.starts_with('/') {
+            return Ok(Target::Origin);
+        }
+        if target == "*" && method == "OPTIONS" {
+            return Ok(Target::Other);
+        }
+        // Only http: a client that speaks cleartext cannot mean https here.
+        let rest = match target.split_at_checked("http://".len()) {
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http://") => rest,
+            Some(_) | None => return Err(Refusal::RequestLine),
+        };
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let authority = rest.get(..end).unwrap_or_default();
+        Authority::parse(authority).map(Target::Absolute).map_err(|_| Refusal::Host)
+    }
+
+    /// RFC 9112 5: no space before the colon, no folding, no byte that may not be there.
+    fn field(&mut self, line: &[u8]) -> Result<(), Refusal> {
+        let colon = line.iter().position(|byte| *byte == b':').ok_or(Refusal::FieldName)?;
+        let (name, value) = line.split_at_checked(colon).ok_or(Refusal::FieldName)?;
+        let value = value.get(1..).unwrap_or_default().trim_ascii();
+        if name.is_empty() || !name.iter().copied().all(is_token) {
+            return Err(Refusal::FieldName);
+        }
+        // The grammar lets bytes over 0x7f through as opaque; what they mean differs per server, so none pass.
+        if !value.iter().all(|byte| matches!(byte, b'\t' | 0x20..=0x7e)) {
+            return Err(Refusal::FieldValue);
+        }
+        if name.eq_ignore_ascii_case(b"host") {
+            let text = std::str::from_utf8(value).map_err(|_| Refusal::Host)?;
+            if self.host.replace(Authority::parse(text).map_err(|_| Refusal::Host)?).is_some() {
+                return Err(Refusal::Host);
+            }
+        } else if name.eq_ignore_ascii_case(b"content-length") {
+            let digits = !value.is_empty() && value.len() <= 19 && value.iter().all(u8::is_ascii_digit);
+            if self.length || !digits {
+                return Err(Refusal::Framing);
+            }
+            self.length = true;
+            self.nonempty = value.iter().any(|digit| *digit != b'0');
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            let known = value.eq_ignore_ascii_case(b"chunked") || self.coding.is_some();
+            let coding = !value.is_empty() && value.iter().copied().all(is_token);
+            self.coding = Some(if known || !coding { Refusal::Framing } else { Refusal::Coding });
+        }
+        Ok(())
+    }
+
+    /// The head is whole: what only all of it can say. Framing first, because a wrong guess there costs most.
+    fn verdict(&self) -> Result<(), Refusal> {
+        if let Some(coding) = self.coding {
+            return Err(if self.length || self.http10 { Refusal::Framing } else { coding });
+        }
+        match self.method {
+            Method::Served => {}
+            Method::Known => return Err(Refusal::Method),
+            Method::Unknown => return Err(Refusal::UnknownMethod),
+        }
+        if self.nonempty {
+            return Err(Refusal::Body);
+        }
+        match (&self.target, &self.host) {
+            (Target::Other, _) => Err(Refusal::RequestLine),
+            (Target::Absolute(_), None) if self.http10 => Ok(()),
+            (Target::Origin | Target::Absolute(_), None) => Err(Refusal::Host),
+            // ":80" and nothing are one authority.
+            (Target::Absolute(target), Some(host)) => {
+                let same = target.host() == host.host() && target.port().unwrap_or(80) == host.port().unwrap_or(80);
+                if same { Ok(()) } else { Err(Refusal::Host) }
+            }
+            (Target::Origin, Some(_)) => Ok(()),
+        }
+    }
+}
+
+/// RFC 9110 5.6.2.
+const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+        )
+}
+
+/// Bytes of a request line beside its target, with some room for long methods.
+const REQUEST_LINE_REST: usize = 64;
+
+#[cfg(test)]
+#[path = "gate_tests.rs"]
+mod tests;

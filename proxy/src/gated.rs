@@ -1,0 +1,265 @@
+//! A byte stream behind the gate: each head is judged before the parser sees it, on every request of a connection, and the
+//! head's deadline runs from accept.
+//!
+//! The parser is lent one whole head at a time and reads the next only after it has answered (the server keeps half-closed
+//! connections, so it never reads ahead). A refusal is written when the parser shuts the stream down, which is after the
+//! answers to the heads before it.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Instant, Sleep, sleep_until},
+};
+
+use crate::gate::{Gate, HeadLimits, Refusal};
+
+/// How long this stream may wait for what.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waits {
+    /// For the rest of a head.
+    pub(crate) head: Duration,
+    /// For the next head's first byte.
+    pub(crate) keep_alive: Duration,
+    /// For the other side to take a byte.
+    pub(crate) send: Duration,
+}
+
+/// See the file's head.
+pub(crate) struct Gated<S> {
+    inner: S,
+    limits: HeadLimits,
+    waits: Waits,
+    buffer: BytesMut,
+    /// Bytes at the front of `buffer` that the parser may have.
+    passed: usize,
+    gate: Gate,
+    /// An empty line before the current head was dropped already [RFC 9112 2.2].
+    skipped: bool,
+    deadline: Pin<Box<Sleep>>,
+    /// What `deadline` stands for.
+    waiting: Waiting,
+    sending: Option<Pin<Box<Sleep>>>,
+    state: State,
+    refused: fn(Refusal),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    /// For nothing: a request is being answered.
+    Nothing,
+    /// For a first byte.
+    First,
+    /// For the rest of a head.
+    Rest,
+}
+
+#[derive(Debug)]
+enum State {
+    Open,
+    /// The parser is told that the stream ended; the answer is still to be written.
+    Refused(Bytes),
+    /// The answer is written; what still comes is read and dropped, so that it does not reset the answer away.
+    Lingering(usize),
+    Ended,
+}
+
+impl<S> Gated<S> {
+    /// A stream accepted at this moment. `refused` is called once per refusal.
+    pub(crate) fn new(inner: S, accepted: Instant, limits: HeadLimits, waits: Waits, refused: fn(Refusal)) -> Self {
+        Self {
+            inner,
+            limits,
+            waits,
+            buffer: BytesMut::new(),
+            passed: 0,
+            gate: Gate::default(),
+            skipped: false,
+            deadline: Box::pin(sleep_until(accepted + waits.head)),
+            waiting: Waiting::Rest,
+            sending: None,
+            state: State::Open,
+            refused,
+        }
+    }
+
+    /// Judges what is buffered: true if a head passed or the stream was refused.
+    fn judge(&mut self) -> bool {
+        if !self.skipped && self.buffer.starts_with(b"\r\n") {
+            self.buffer.advance(2);
+            self.skipped = true;
+        }
+        if self.buffer.is_empty() || self.buffer[..] == b"\r"[..] {
+            return false;
+        }
+        match self.gate.judge(&self.buffer, self.limits) {
+            Ok(Some(end)) => {
+                self.passed = end;
+                self.gate = Gate::default();
+                self.skipped = false;
+                self.waiting = Waiting::Nothing;
+                true
+            }
+            Ok(None) => false,
+            Err(refusal) => {
+                self.refuse(refusal);
+                true
+            }
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        (self.refused)(refusal);
+        self.buffer.clear();
+        self.state = State::Refused(refusal.response().into());
+    }
+
+    fn wait_for(&mut self, waiting: Waiting, span: Duration) {
+        if self.waiting != waiting {
+            self.waiting = waiting;
+            self.deadline.as_mut().reset(Instant::now() + span);
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Gated<S> {
+    /// Reads more of a head: ready once there is more, an end, or a refusal.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.buffer.is_empty() && !self.skipped {
+            // The first head's deadline runs from accept, whatever has come of it.
+            if self.waiting == Waiting::Nothing {
+                self.wait_for(Waiting::First, self.waits.keep_alive);
+            }
+        } else {
+            self.wait_for(Waiting::Rest, self.waits.head);
+        }
+        if self.deadline.as_mut().poll(cx).is_ready() {
+            if self.buffer.is_empty() {
+                self.state = State::Ended;
+            } else {
+                self.refuse(Refusal::TooSlow);
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let mut piece = [0; PIECE];
+        let mut into = ReadBuf::new(&mut piece);
+        ready!(Pin::new(&mut self.inner).poll_read(cx, &mut into))?;
+        if into.filled().is_empty() {
+            self.state = State::Ended;
+        }
+        self.buffer.extend_from_slice(into.filled());
+        Poll::Ready(Ok(()))
+    }
+
+    /// Drops what the refused still sends, for a little while.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut piece = [0; PIECE];
+        while let State::Lingering(left) = self.state {
+            let mut into = ReadBuf::new(&mut piece);
+            let over = self.deadline.as_mut().poll(cx).is_ready();
+            if over || !matches!(Pin::new(&mut self.inner).poll_read(cx, &mut into), Poll::Pending) {
+                let count = into.filled().len();
+                self.state =
+                    if over || count == 0 || left <= count { State::Ended } else { State::Lingering(left - count) };
+                continue;
+            }
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gated<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        loop {
+            if this.passed > 0 {
+                let count = this.passed.min(into.remaining());
+                into.put_slice(&this.buffer.split_to(count));
+                this.passed -= count;
+                return Poll::Ready(Ok(()));
+            }
+            if !matches!(this.state, State::Open) {
+                return Poll::Ready(Ok(()));
+            }
+            if !this.judge() {
+                ready!(this.poll_fill(cx))?;
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Gated<S> {
+    /// Bounds how long the other side may take nothing.
+    fn sent(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if polled.is_ready() {
+            self.sending = None;
+            return polled;
+        }
+        let until = Instant::now() + self.waits.send;
+        let sleep = self.sending.get_or_insert_with(|| Box::pin(sleep_until(until)));
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gated<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.sent(cx, polled)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.sent(cx, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        while let State::Refused(response) = &mut this.state {
+            if response.is_empty() {
+                ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+                this.deadline.as_mut().reset(Instant::now() + LINGER);
+                this.state = State::Lingering(LINGER_BYTES);
+                break;
+            }
+            let polled = Pin::new(&mut this.inner).poll_write(cx, response);
+            let count = ready!(this.sent(cx, polled))?;
+            if let State::Refused(response) = &mut this.state {
+                response.advance(count.min(response.len()));
+            }
+        }
+        if matches!(this.state, State::Lingering(_)) {
+            ready!(this.poll_linger(cx));
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.inner).poll_shutdown(cx)
+    }
+}
+
+/// Bytes read at a time.
+const PIECE: usize = 4_096;
+
+/// How long what follows a refusal is read.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How much of what follows a refusal is read.
+const LINGER_BYTES: usize = 256 << 10;

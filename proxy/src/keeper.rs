@@ -1,0 +1,166 @@
+//! The keeper of one flight: beats its lease every 300 ms while bytes, or the origin's silence, go on; keeps the growing copy
+//! announced; gives way to a lower lease while nothing has come yet.
+
+use std::{
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use atoll_overlay::{Acquire, Acquired, Beat, Key, Lease, Marker, Value};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    cache::Cache,
+    flight::{Flight, Lead},
+    peer::Abandon,
+    reference::Reference,
+};
+
+/// Keeps a flight's lease beating and its reference alive while the flight lasts.
+pub(crate) struct Keeper {
+    held: Arc<Held>,
+    superseded: watch::Receiver<Option<Value>>,
+    _task: Abandon,
+}
+
+/// What the keeper's task reports on.
+struct Held {
+    cache: Arc<Cache>,
+    flight: Arc<Flight>,
+    state: Mutex<State>,
+}
+
+struct State {
+    key: Key,
+    lease: Option<Lease>,
+    /// Bytes have come: the copy is announced and kept so.
+    announced: bool,
+}
+
+/// What waiting under a lease came to.
+pub(crate) enum Kept<T> {
+    Ready(T),
+    Superseded(Value),
+}
+
+impl Keeper {
+    pub(crate) fn start(cache: &Arc<Cache>, lead: &Lead, key: Key) -> Self {
+        let state = Mutex::new(State { key, lease: None, announced: false });
+        let held = Arc::new(Held { cache: Arc::clone(cache), flight: lead.flight(), state });
+        let (tell, superseded) = watch::channel(None);
+        let task = tokio::spawn(keep(Arc::clone(&held), tell));
+        Self { held, superseded, _task: Abandon(task) }
+    }
+
+    pub(crate) fn hold(&self, lease: Lease) {
+        self.held.state().lease = Some(lease);
+    }
+
+    /// The first bytes are here.
+    pub(crate) fn announce(&self) {
+        let mut state = self.held.state();
+        state.announced = true;
+        self.held.cache.announcer.growing(state.key, &self.held.flight.reference());
+    }
+
+    /// Replaces the lease by a marker. The index has its own time-out.
+    pub(crate) async fn pass(&self, marker: Marker) {
+        let lease = self.held.state().lease.take();
+        if let Some(lease) = lease
+            && let Err(error) = self.held.cache.index.pass(lease, marker).await
+        {
+            tracing::debug!(%error, "a lease could not be replaced by a marker");
+        }
+    }
+
+    /// The flight goes on under a variant's key, which is acquired anew. If somebody else has it, this answer, which is here
+    /// already, goes on beside theirs.
+    pub(crate) async fn moved(&self, cache: &Cache, lead: &Lead, key: Key) {
+        self.held.state().key = key;
+        let acquire = Acquire {
+            key,
+            reference: lead.reference().value(),
+            ttl: cache.config.peers.reference_fill,
+            failed: Vec::new(),
+        };
+        if let Ok(Acquired::Granted(lease)) = cache.index.acquire(acquire).await {
+            self.hold(lease);
+        }
+    }
+
+    /// The lease ends with the whole copy.
+    pub(crate) async fn last_beat(&self, reference: &Reference) {
+        let lease = self.held.state().lease.take();
+        if let Some(lease) = lease {
+            // The announcement that follows says the same; a lost beat costs nothing.
+            let _ = self.held.cache.index.beat(&lease, reference.value()).await;
+        }
+    }
+
+    /// Waits for the origin, showing everyone that it is waited for.
+    pub(crate) async fn beating<T>(&self, lead: &Lead, waited: impl Future<Output = T>) -> T {
+        tokio::pin!(waited);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut waited => return done,
+                () = sleep(SIGN_OF_LIFE) => lead.beat(),
+            }
+        }
+    }
+
+    /// As [`Self::beating`]; gives way to a lower lease.
+    pub(crate) async fn alive<T>(&self, lead: &Lead, waited: impl Future<Output = T>) -> Kept<T> {
+        let mut superseded = self.superseded.clone();
+        let lower = async {
+            match superseded.wait_for(Option::is_some).await.map(|value| value.clone()) {
+                Ok(Some(value)) => value,
+                Ok(None) | Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            done = self.beating(lead, waited) => Kept::Ready(done),
+            value = lower => Kept::Superseded(value),
+        }
+    }
+}
+
+impl Held {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The keeper's task: a beat every 300 ms, the growing copy announced again before its 20 s are over.
+async fn keep(held: Arc<Held>, superseded: watch::Sender<Option<Value>>) {
+    let peers = &held.cache.config.peers;
+    let mut told = Instant::now();
+    loop {
+        sleep(peers.beat).await;
+        let (lease, announced, key) = {
+            let state = held.state();
+            (state.lease, state.announced, state.key)
+        };
+        let reference = held.flight.reference();
+        if announced && told.elapsed() >= peers.reference_fill / 2 {
+            told = Instant::now();
+            held.cache.announcer.growing(key, &reference);
+        }
+        let Some(lease) = lease else { continue };
+        if let Ok(Beat::Superseded(value)) = held.cache.index.beat(&lease, reference.value()).await {
+            held.state().lease = None;
+            // Once bytes flow somebody depends on them, and this fetch goes on beside the other.
+            if !announced {
+                superseded.send_replace(Some(value));
+            }
+        }
+    }
+}
+
+/// How often a fetcher shows that the origin is still waited for: well within a peer's patience of 250 ms.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(100);

@@ -1,0 +1,140 @@
+//! Ceilings per client, per node and per origin, and the counters that keep them. Rates and quotas are not here.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use serde::Deserialize;
+
+use crate::config::size;
+
+/// What may be in use at one time. Lower refuses more, higher lets one client or origin take more of the node.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Connections of all clients; past it a 503 is sent and the connection closed. [guess]
+    pub connections: usize,
+    /// Connections of one client: an IPv4 address or an IPv6 /64. [guess]
+    pub connections_per_client: usize,
+    /// Requests being answered; past it 503. [guess]
+    pub requests: usize,
+    /// Objects being fetched; past it 503. [guess]
+    pub flights: usize,
+    /// Clients waiting on one fetch; past it 503. [users C5]
+    pub waiters: usize,
+    /// Bytes of a request head; past it 431. [bad-inputs H15]
+    #[serde(deserialize_with = "size::deserialize")]
+    pub head: u64,
+    /// Bytes of a request target; past it 414. [bad-inputs H15]
+    #[serde(deserialize_with = "size::deserialize")]
+    pub target: u64,
+    /// Fields of a request or response head; past it 431 or 502. [guess]
+    pub fields: usize,
+    /// Bytes of a response head of an origin or peer; past it 502. [bad-inputs C13]
+    #[serde(deserialize_with = "size::deserialize")]
+    pub response_head: u64,
+    /// Bytes of one object, counted as they arrive; past it the fetch fails. Coral: 50 MB. [guess]
+    #[serde(deserialize_with = "size::deserialize")]
+    pub object: u64,
+    /// Connections to one origin. [guess]
+    pub origin_connections: usize,
+    /// Idle connections kept to all origins. [guess]
+    pub origin_idle: usize,
+    /// Streams of peers being served; past it they are closed unanswered. [guess]
+    pub peer_streams: usize,
+    /// Failures, pass marks and scheme upgrades remembered, each. Past it the oldest is forgotten. [guess]
+    pub remembered: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 20_000,
+            connections_per_client: 512,
+            requests: 10_000,
+            flights: 4_096,
+            waiters: 10_000,
+            head: 32 << 10,
+            target: 16 << 10,
+            fields: 96,
+            response_head: 64 << 10,
+            object: 16 << 30,
+            origin_connections: 64,
+            origin_idle: 256,
+            peer_streams: 1_024,
+            remembered: 16_384,
+        }
+    }
+}
+
+/// How many of something each client has open. A client's entry goes with its last.
+#[derive(Debug, Default)]
+pub(crate) struct PerClient {
+    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// One of a client's; gives its place back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    open: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    client: IpAddr,
+}
+
+impl PerClient {
+    /// A place for this client, unless it has `limit` already.
+    pub(crate) fn enter(&self, client: IpAddr, limit: usize) -> Option<Place> {
+        let client = unit(client);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(client).or_insert(0);
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
+        Some(Place { open: Arc::clone(&self.open), client })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.client) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.client);
+            }
+        }
+    }
+}
+
+/// What counts as one client: an IPv4 address, an IPv6 /64 (one household has a whole one).
+fn unit(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        v4 @ IpAddr::V4(_) => v4,
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::V6([a, b, c, d, 0, 0, 0, 0].into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_has_its_limit_and_gets_places_back() {
+        let clients = PerClient::default();
+        let a: IpAddr = "2001:db8::1".parse().unwrap();
+        let same: IpAddr = "2001:db8::2".parse().unwrap();
+        let other: IpAddr = "2001:db8:0:1::1".parse().unwrap();
+        let first = clients.enter(a, 2);
+        let _second = clients.enter(same, 2);
+        assert!(clients.enter(a, 2).is_none());
+        assert!(clients.enter(other, 2).is_some());
+        drop(first);
+        assert!(clients.enter(same, 2).is_some());
+        assert_eq!(clients.open.lock().unwrap().len(), 1);
+    }
+}

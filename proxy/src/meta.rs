@@ -1,0 +1,250 @@
+//! What is kept beside a body: status, fields, times, validators. One protobuf message, in the store and between peers.
+//!
+//! Times between peers are spans (an age), never clock readings: their clocks may differ.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use prost::Message as _;
+
+use crate::{config::FreshnessConfig, freshness::Lifetime};
+
+/// One answer without its body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Meta {
+    /// The URL it answers, in its one form.
+    pub(crate) url: String,
+    /// Its status.
+    pub(crate) status: StatusCode,
+    /// Its fields, hop-by-hop ones removed.
+    pub(crate) fields: HeaderMap,
+    /// When it arrived at this node.
+    pub(crate) received: SystemTime,
+    /// How old it was then.
+    pub(crate) initial_age: Duration,
+    /// What must be equal for two copies' bytes to be mixed.
+    pub(crate) validator: [u8; 16],
+    /// Bytes of the body, if known.
+    pub(crate) length: Option<u64>,
+    /// BLAKE3 of the body, once it is whole.
+    pub(crate) digest: Option<blake3::Hash>,
+    /// Not an answer but the list of request fields that answers to this URL vary by.
+    pub(crate) varies_by: Vec<String>,
+}
+
+impl Meta {
+    /// How old the answer is now. A clock set back makes nothing younger than it was on arrival.
+    pub(crate) fn age(&self, now: SystemTime) -> Duration {
+        self.initial_age + now.duration_since(self.received).unwrap_or_default()
+    }
+
+    /// How long it may be used.
+    pub(crate) fn lifetime(&self, config: &FreshnessConfig) -> Lifetime {
+        // Directives are counted from the origin's moment; a Date in the fields is the origin's own.
+        Lifetime::of(self.status, &self.fields, self.received, config)
+    }
+
+    /// As bytes, its age as of now.
+    pub(crate) fn encode(&self, now: SystemTime) -> Bytes {
+        let fields = self.fields.iter().map(|(name, value)| Field {
+            name: name.as_str().to_owned(),
+            value: Bytes::copy_from_slice(value.as_bytes()),
+        });
+        Written {
+            version: VERSION,
+            url: self.url.clone(),
+            status: u32::from(self.status.as_u16()),
+            fields: fields.collect(),
+            written: millis(now.duration_since(UNIX_EPOCH).unwrap_or_default()),
+            age: millis(self.age(now)),
+            validator: Bytes::copy_from_slice(&self.validator),
+            length: self.length,
+            digest: self.digest.map(|digest| Bytes::copy_from_slice(digest.as_bytes())).unwrap_or_default(),
+            varies_by: self.varies_by.clone(),
+        }
+        .encode_to_vec()
+        .into()
+    }
+
+    /// What this node wrote earlier.
+    pub(crate) fn decode_stored(bytes: &Bytes) -> Option<Self> {
+        Self::decode(bytes, None)
+    }
+
+    /// What a peer sent just now.
+    pub(crate) fn decode_received(bytes: &Bytes, now: SystemTime) -> Option<Self> {
+        Self::decode(bytes, Some(now))
+    }
+
+    fn decode(bytes: &Bytes, received: Option<SystemTime>) -> Option<Self> {
+        let written = Written::decode(bytes.clone()).ok()?;
+        if written.version != VERSION || written.fields.len() > FIELDS {
+            return None;
+        }
+        let mut fields = HeaderMap::with_capacity(written.fields.len());
+        for field in written.fields {
+            let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+            if !HOP_BY_HOP.contains(&name) {
+                fields.append(name, HeaderValue::from_maybe_shared(field.value).ok()?);
+            }
+        }
+        let status = u16::try_from(written.status).ok().and_then(|status| StatusCode::from_u16(status).ok())?;
+        Some(Self {
+            url: written.url,
+            status,
+            fields,
+            received: received.or_else(|| UNIX_EPOCH.checked_add(Duration::from_millis(written.written)))?,
+            initial_age: Duration::from_millis(written.age.min(AGE_LIMIT)),
+            validator: written.validator.as_ref().try_into().ok()?,
+            length: written.length,
+            digest: written.digest.as_ref().try_into().ok().map(blake3::Hash::from_bytes),
+            varies_by: written.varies_by,
+        })
+    }
+}
+
+/// What copies must agree in for their bytes to be mixed: a strong entity tag with the length, else the one fetch they stem
+/// from.
+pub(crate) fn validator(url: &str, fields: &HeaderMap, length: Option<u64>, fetch: [u8; 16]) -> [u8; 16] {
+    let strong = fields.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""));
+    let (Some(tag), Some(length)) = (strong, length) else { return fetch };
+    let mut hash = blake3::Hasher::new();
+    let coding = fields.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes).unwrap_or_default();
+    for part in [url.as_bytes(), tag.as_bytes(), coding, &length.to_be_bytes()] {
+        hash.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+        hash.update(part);
+    }
+    let mut short = [0; 16];
+    hash.finalize_xof().fill(&mut short);
+    short
+}
+
+/// Removes what concerns one connection only [RFC 9110 7.6.1].
+pub(crate) fn strip_hop_by_hop(fields: &mut HeaderMap) {
+    let mut listed = Vec::new();
+    for value in fields.get_all(header::CONNECTION) {
+        let names = value.to_str().unwrap_or_default().split(',');
+        listed.extend(names.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok()));
+    }
+    for name in listed.iter().chain(&HOP_BY_HOP) {
+        fields.remove(name);
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Written {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    #[prost(string, tag = "2")]
+    url: String,
+    #[prost(uint32, tag = "3")]
+    status: u32,
+    #[prost(message, repeated, tag = "4")]
+    fields: Vec<Field>,
+    /// Milliseconds since the Unix epoch by the writer's clock; peers ignore it.
+    #[prost(uint64, tag = "5")]
+    written: u64,
+    /// Milliseconds old when written.
+    #[prost(uint64, tag = "6")]
+    age: u64,
+    #[prost(bytes = "bytes", tag = "7")]
+    validator: Bytes,
+    #[prost(uint64, optional, tag = "8")]
+    length: Option<u64>,
+    #[prost(bytes = "bytes", tag = "9")]
+    digest: Bytes,
+    #[prost(string, repeated, tag = "10")]
+    varies_by: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Field {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    value: Bytes,
+}
+
+/// Never kept, never passed on.
+static HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// The version written and read.
+const VERSION: u32 = 1;
+
+/// Fields of one answer; the same limit as heads have on arrival, and some room.
+const FIELDS: usize = 1_000;
+
+/// The largest age in milliseconds: 2^31 seconds.
+const AGE_LIMIT: u64 = 1_000 << 31;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meta(now: SystemTime) -> Meta {
+        let mut fields = HeaderMap::new();
+        fields.append("x", HeaderValue::from_static("1"));
+        fields.append("x", HeaderValue::from_bytes(b"\xe9").unwrap());
+        Meta {
+            url: "http://a.test/".to_owned(),
+            status: StatusCode::OK,
+            fields,
+            received: now,
+            initial_age: Duration::from_secs(5),
+            validator: [3; 16],
+            length: Some(9),
+            digest: Some(blake3::hash(b"body")),
+            varies_by: vec!["accept".to_owned()],
+        }
+    }
+
+    fn now() -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(1_000_000)
+    }
+
+    #[test]
+    fn it_reads_back_and_ages_by_spans_alone() {
+        let stored = meta(now());
+        assert_eq!(Meta::decode_stored(&stored.encode(now())), Some(stored.clone()));
+        let sent = stored.encode(now() + Duration::from_secs(10));
+        // A peer whose clock is a day behind still knows the age.
+        let there = now() - Duration::from_secs(86_400);
+        assert_eq!(Meta::decode_received(&sent, there).unwrap().age(there), Duration::from_secs(15));
+        assert_eq!(stored.age(now() - Duration::from_secs(60)), Duration::from_secs(5));
+    }
+
+    #[test]
+    fn validators_join_only_equal_bytes() {
+        let tagged = |tag: &'static str| HeaderMap::from_iter([(header::ETAG, HeaderValue::from_static(tag))]);
+        let of = |tag, length, fetch| validator("u", &tagged(tag), length, [fetch; 16]);
+        assert_eq!(of("\"a\"", Some(1), 1), of("\"a\"", Some(1), 2));
+        assert_ne!(of("\"a\"", Some(1), 1), of("\"a\"", Some(2), 1));
+        assert_ne!(of("W/\"a\"", Some(1), 1), of("W/\"a\"", Some(1), 2));
+        assert_ne!(of("\"a\"", None, 1), of("\"a\"", None, 2));
+    }
+
+    #[test]
+    fn foreign_bytes_never_panic_nor_bring_framing() {
+        let mut bad = meta(now());
+        bad.fields.append(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        assert!(!Meta::decode_stored(&bad.encode(now())).unwrap().fields.contains_key(header::TRANSFER_ENCODING));
+        bolero::check!().with_iterations(20_000).for_each(|bytes: &[u8]| {
+            let _ = Meta::decode_received(&Bytes::copy_from_slice(bytes), now());
+        });
+    }
+}

@@ -1,0 +1,377 @@
+//! The origin client: HTTP/1.1 in clear or over TLS, on bounded pools of kept connections, with a limit on every wait.
+//!
+//! A request on a kept connection that dies before the answer begins is sent once more on a new one: only GET is ever sent.
+//! Framing that a smuggler could use is refused here, after the parser, which keeps all the fields it read (RFC 9112 6.3).
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode, Version, header, response::Parts};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
+use tokio::{
+    sync::{OnceCell, OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout},
+};
+use tokio_rustls::TlsConnector;
+
+use crate::{
+    config::Config,
+    reason::Failure,
+    resolve::Resolver,
+    stats::Counters,
+    url::{OriginUrl, Scheme},
+};
+
+/// Where an origin is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Upstream {
+    pub(crate) scheme: Scheme,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// The operator named it: the guard lets its addresses pass.
+    pub(crate) exempt: bool,
+}
+
+impl Upstream {
+    /// Where a URL itself points.
+    pub(crate) fn of(url: &OriginUrl, exempt: bool) -> Self {
+        Self { scheme: url.scheme(), host: url.host().to_owned(), port: url.port(), exempt }
+    }
+}
+
+/// Asks origins.
+pub(crate) struct OriginClient {
+    resolver: Resolver,
+    pools: Arc<Mutex<HashMap<Upstream, Pool>>>,
+    tls: OnceCell<Arc<ClientConfig>>,
+    ca_files: Vec<PathBuf>,
+    limits: crate::limits::Limits,
+    timeouts: crate::config::Timeouts,
+    counters: Arc<Counters>,
+}
+
+/// The connections to one origin.
+struct Pool {
+    places: Arc<Semaphore>,
+    idle: Vec<Connection>,
+}
+
+/// One connection, with its place among those allowed.
+struct Connection {
+    sender: http1::SendRequest<Empty<Bytes>>,
+    place: OwnedSemaphorePermit,
+    since: Instant,
+}
+
+/// An answer whose body is still to come.
+pub(crate) struct OriginAnswer {
+    pub(crate) status: StatusCode,
+    pub(crate) fields: HeaderMap,
+    /// Bytes of the body, if stated.
+    pub(crate) length: Option<u64>,
+    pub(crate) body: OriginBody,
+}
+
+/// A body; gives its connection back when it was read to its end.
+pub(crate) struct OriginBody {
+    incoming: Incoming,
+    idle: Duration,
+    counters: Arc<Counters>,
+    connection: Option<(Connection, Upstream, Arc<Mutex<HashMap<Upstream, Pool>>>)>,
+    idle_limit: usize,
+}
+
+impl OriginClient {
+    pub(crate) fn new(config: &Config, resolver: Resolver, counters: Arc<Counters>) -> Self {
+        Self {
+            resolver,
+            pools: Arc::default(),
+            tls: OnceCell::new(),
+            ca_files: config.ca_files.clone(),
+            limits: config.limits.clone(),
+            timeouts: config.timeouts.clone(),
+            counters,
+        }
+    }
+
+    /// Sends a GET of this target and fields and waits for the head of the answer.
+    pub(crate) async fn get(&self, to: &Upstream, target: &str, fields: &HeaderMap) -> Result<OriginAnswer, Failure> {
+        self.counters.origin_request();
+        let found = self.get_once_or_twice(to, target, fields).await;
+        self.counters.origin_answer(found.as_ref().map(|answer| answer.status).map_err(|failure| *failure));
+        found
+    }
+
+    async fn get_once_or_twice(
+        &self,
+        to: &Upstream,
+        target: &str,
+        fields: &HeaderMap,
+    ) -> Result<OriginAnswer, Failure> {
+        if let Some(kept) = self.kept(to) {
+            match self.send(kept, to, target, fields).await {
+                Ok(answer) => return answer,
+                Err(Unsent) => tracing::debug!(host = to.host, "a kept connection had died; once more on a new one"),
+            }
+        }
+        let fresh = self.connect(to).await?;
+        self.send(fresh, to, target, fields).await.unwrap_or(Err(Failure::ResponseIncomplete))
+    }
+
+    /// `Err(Unsent)`: the connection closed before any of an answer came.
+    async fn send(
+        &self,
+        mut connection: Connection,
+        to: &Upstream,
+        target: &str,
+        fields: &HeaderMap,
+    ) -> Result<Result<OriginAnswer, Failure>, Unsent> {
+        let Ok(mut request) = Request::get(target).body(Empty::new()) else { return Ok(Err(Failure::Request)) };
+        request.headers_mut().clone_from(fields);
+        let response = match timeout(self.timeouts.first_byte, connection.sender.send_request(request)).await {
+            Err(_) => return Ok(Err(Failure::ResponseTimeout)),
+            Ok(Err(error)) if error.is_canceled() || error.is_closed() || error.is_incomplete_message() => {
+                return Err(Unsent);
+            }
+            Ok(Err(error)) if error.is_parse() => return Ok(Err(Failure::Protocol)),
+            // A reset on a kept connection is as good as a close: nothing of an answer came.
+            Ok(Err(_)) => return Err(Unsent),
+            Ok(Ok(response)) => response,
+        };
+        let (parts, incoming) = response.into_parts();
+        Ok(framing(&parts, self.limits.fields).map(|framing| {
+            let mut fields = parts.headers;
+            if framing.drop_length {
+                fields.remove(header::CONTENT_LENGTH);
+            }
+            let keep = framing.reusable.then(|| (connection, to.clone(), Arc::clone(&self.pools)));
+            let body = OriginBody {
+                incoming,
+                idle: self.timeouts.origin_idle,
+                counters: Arc::clone(&self.counters),
+                connection: keep,
+                idle_limit: self.limits.origin_idle,
+            };
+            OriginAnswer { status: parts.status, fields, length: framing.length, body }
+        }))
+    }
+
+    /// A kept connection that still seems to live.
+    fn kept(&self, to: &Upstream) -> Option<Connection> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let pool = pools.get_mut(to)?;
+        while let Some(connection) = pool.idle.pop() {
+            let young = connection.since.elapsed() < self.timeouts.origin_keep_alive;
+            if young && connection.sender.is_ready() && !connection.sender.is_closed() {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    async fn connect(&self, to: &Upstream) -> Result<Connection, Failure> {
+        let places = self.places(to);
+        let place = match timeout(self.timeouts.connect, places.acquire_owned()).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(_)) | Err(_) => return Err(Failure::Busy),
+        };
+        let stream = self.resolver.dial(&to.host, to.port, to.exempt).await?;
+        let sender = match to.scheme {
+            Scheme::Http => self.handshake(stream).await?,
+            Scheme::Https => {
+                let connector = TlsConnector::from(self.tls().await?);
+                let name = ServerName::try_from(to.host.clone()).map_err(|_| Failure::Tls)?;
+                let stream = match timeout(self.timeouts.connect, connector.connect(name, stream)).await {
+                    Ok(Ok(stream)) => stream,
+                    Ok(Err(error)) => {
+                        tracing::debug!(host = to.host, %error, "TLS with the origin failed");
+                        return Err(Failure::Tls);
+                    }
+                    Err(_) => return Err(Failure::ConnectTimeout),
+                };
+                self.handshake(stream).await?
+            }
+        };
+        Ok(Connection { sender, place, since: Instant::now() })
+    }
+
+    async fn handshake<S>(&self, stream: S) -> Result<http1::SendRequest<Empty<Bytes>>, Failure>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
+        let limit = usize::try_from(self.limits.response_head).unwrap_or(usize::MAX).max(PARSER_MINIMUM);
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(limit)
+            .max_headers(self.limits.fields)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|_| Failure::ConnectRefused)?;
+        // Ends when the sender and the body are dropped, or the origin closes.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::trace!(%error, "connection to an origin ended");
+            }
+        });
+        Ok(sender)
+    }
+
+    /// The connections allowed to one origin. Origins that are not spoken to make room for others.
+    fn places(&self, to: &Upstream) -> Arc<Semaphore> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let allowed = self.limits.origin_connections;
+        if pools.len() >= self.limits.remembered {
+            pools.retain(|_, pool| pool.places.available_permits() < allowed);
+        }
+        let pool = pools
+            .entry(to.clone())
+            .or_insert_with(|| Pool { places: Arc::new(Semaphore::new(allowed)), idle: Vec::new() });
+        // Idle connections hold places too; when none is left, the idle ones go first.
+        if pool.places.available_permits() == 0 {
+            pool.idle.clear();
+        }
+        Arc::clone(&pool.places)
+    }
+
+    async fn tls(&self) -> Result<Arc<ClientConfig>, Failure> {
+        let files = self.ca_files.clone();
+        let made = self.tls.get_or_try_init(|| async {
+            let roots = tokio::task::spawn_blocking(move || roots(&files)).await.map_err(|_| Failure::Internal)?;
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let mut config = ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .map_err(|_| Failure::Internal)?
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Ok(Arc::new(config))
+        });
+        made.await.cloned()
+    }
+}
+
+/// The system's roots and those of the files. One that cannot be read is left out, loudly.
+fn roots(files: &[PathBuf]) -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let native = rustls_native_certs::load_native_certs();
+    for error in &native.errors {
+        tracing::warn!(%error, "a root certificate of the system could not be read");
+    }
+    roots.add_parsable_certificates(native.certs);
+    for file in files {
+        match CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+            Ok(certificates) => {
+                roots.add_parsable_certificates(certificates);
+            }
+            Err(error) => {
+                tracing::warn!(file = %file.display(), %error, "a file of root certificates could not be read")
+            }
+        }
+    }
+    roots
+}
+
+impl OriginBody {
+    /// The next piece; `None` at the proper end. A body cut short is a failure, never an end.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        loop {
+            match timeout(self.idle, self.incoming.frame()).await {
+                Err(_) => return Err(Failure::ResponseTimeout),
+                Ok(Some(Err(_))) => return Err(Failure::ResponseIncomplete),
+                Ok(Some(Ok(frame))) => {
+                    // Trailers are dropped.
+                    let Ok(data) = frame.into_data() else { continue };
+                    if !data.is_empty() {
+                        self.counters.origin_bytes(data.len());
+                        return Ok(Some(data));
+                    }
+                }
+                Ok(None) => {
+                    self.give_back();
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    fn give_back(&mut self) {
+        let Some((mut connection, to, pools)) = self.connection.take() else { return };
+        let limit = self.idle_limit;
+        // The parser says a moment later whether the connection can be used again.
+        tokio::spawn(async move {
+            if connection.sender.ready().await.is_err() {
+                return;
+            }
+            connection.since = Instant::now();
+            let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
+            let idle: usize = pools.values().map(|pool| pool.idle.len()).sum();
+            if idle < limit
+                && let Some(pool) = pools.get_mut(&to)
+            {
+                debug_assert!(
+                    Arc::ptr_eq(connection.place.semaphore(), &pool.places),
+                    "a connection returns to its own pool"
+                );
+                pool.idle.push(connection);
+            }
+        });
+    }
+}
+
+impl std::fmt::Debug for OriginBody {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OriginBody").finish_non_exhaustive()
+    }
+}
+
+/// The connection died before any of an answer came.
+struct Unsent;
+
+/// How a response's end is found.
+struct Framing {
+    length: Option<u64>,
+    /// Content-Length contradicts Transfer-Encoding and loses.
+    drop_length: bool,
+    reusable: bool,
+}
+
+/// RFC 9112 6.3, strictly: what two parsers could read in two ways is refused, and after a contradiction nothing more is read.
+fn framing(head: &Parts, fields: usize) -> Result<Framing, Failure> {
+    if head.headers.len() > fields || head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Failure::Protocol);
+    }
+    let mut lengths = head.headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = match (lengths.next(), lengths.next()) {
+        (None, _) => None,
+        (Some(_), Some(_)) => return Err(Failure::Protocol),
+        (Some(value), None) => {
+            let text = value.to_str().map_err(|_| Failure::Protocol)?;
+            if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+                return Err(Failure::Protocol);
+            }
+            Some(text.parse().map_err(|_| Failure::Protocol)?)
+        }
+    };
+    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = match (codings.next(), codings.next()) {
+        (None, _) => false,
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => true,
+        (Some(_), _) => return Err(Failure::Protocol),
+    };
+    if chunked && head.version == Version::HTTP_10 {
+        return Err(Failure::Protocol);
+    }
+    let both = chunked && length.is_some();
+    Ok(Framing { length: if chunked { None } else { length }, drop_length: both, reusable: !both })
+}
+
+/// The least buffer the parser accepts.
+const PARSER_MINIMUM: usize = 8 << 10;

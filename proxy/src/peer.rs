@@ -1,0 +1,239 @@
+//! Asking a peer: HTTP/1.1 over a stream that [`atoll_overlay::Streams`] opened, one request each.
+//!
+//! ```text
+//! GET /KEY HTTP/1.1          KEY: the object's, 40 hexadecimal digits
+//! Host: www.example.com      the origin's authority
+//! Atoll-Url: http://...      the URL; a copy of another URL under the same key is not sent
+//! Atoll-From: 65536          bytes the asker has already (left out: none)
+//! Atoll-Validator: HEX       of which copy
+//! ```
+//!
+//! The answer is 200 with frames ([`crate::frames`]), or 404: neither a copy nor a fetch under way. A peer answers for what it has
+//! and never asks anybody on the asker's behalf.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use atoll_overlay::{Key, NodeId, Streams, Value};
+use bytes::Bytes;
+use http::{HeaderValue, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    frames::{Abort, Frame, Frames},
+    meta::Meta,
+    reference::Reference,
+    url::OriginUrl,
+};
+
+/// One holder to try.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate {
+    /// Who and at what level.
+    pub(crate) value: Value,
+    /// What it said of its copy.
+    pub(crate) reference: Reference,
+}
+
+impl Candidate {
+    /// A value of the index that is a reference of ours.
+    pub(crate) fn of(value: Value) -> Option<Self> {
+        let reference = Reference::decode_value(&value.value)?;
+        Some(Self { value, reference })
+    }
+}
+
+/// What is asked of a peer.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerRequest {
+    pub(crate) key: Key,
+    pub(crate) url: OriginUrl,
+    /// What the asker has already: so many bytes of the copy with this validator.
+    pub(crate) from: Option<(u64, [u8; 16])>,
+}
+
+/// When something last came from any peer: tells a slow fill from a dead peer.
+#[derive(Debug, Clone)]
+pub(crate) struct Life(Arc<Mutex<Instant>>);
+
+impl Life {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    pub(crate) fn touch(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    pub(crate) fn last(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why a peer gave nothing, or no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PeerError {
+    /// It has no copy, or not the one asked for.
+    Absent,
+    /// It could not be reached, broke off, or fell silent.
+    Lost,
+    /// It broke the protocol.
+    Misbehaved,
+    /// It said why it gives up.
+    Aborted(Abort),
+}
+
+/// A copy as it comes from a peer, its head read.
+#[derive(Debug)]
+pub(crate) struct PeerFill {
+    pub(crate) holder: Candidate,
+    pub(crate) meta: Meta,
+    body: Incoming,
+    frames: Frames,
+    stall: Duration,
+    /// Ends the connection with the fill.
+    _connection: Abandon,
+}
+
+/// Ends a task when dropped.
+#[derive(Debug)]
+pub(crate) struct Abandon(pub(crate) tokio::task::JoinHandle<()>);
+
+impl Drop for Abandon {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Opens a stream to the holder, asks, and waits for the head; signs of life on the way touch `life`. Silence ends it after
+/// `stall`.
+pub(crate) async fn ask(
+    streams: Arc<dyn Streams>,
+    holder: Candidate,
+    request: PeerRequest,
+    life: Life,
+    stall: Duration,
+) -> Result<PeerFill, PeerError> {
+    let response = timeout(stall, send(streams, holder.value.holder, &request));
+    let (body, connection) = response.await.map_err(|_| PeerError::Lost)??;
+    life.touch();
+    let mut frames = Frames::default();
+    let mut body = body;
+    loop {
+        match next(&mut body, &mut frames, stall).await? {
+            Frame::Wait => life.touch(),
+            Frame::Head(bytes) => {
+                let meta = Meta::decode_received(&bytes, SystemTime::now()).ok_or(PeerError::Misbehaved)?;
+                let same = meta.url == request.url.to_string() && meta.varies_by.is_empty();
+                if !same || request.from.is_some_and(|(_, validator)| validator != meta.validator) {
+                    return Err(PeerError::Misbehaved);
+                }
+                life.touch();
+                return Ok(PeerFill { holder, meta, body, frames, stall, _connection: connection });
+            }
+            Frame::Abort(abort) => return Err(PeerError::Aborted(abort)),
+            Frame::Data(_) | Frame::End { .. } => return Err(PeerError::Misbehaved),
+        }
+    }
+}
+
+async fn send(streams: Arc<dyn Streams>, to: NodeId, request: &PeerRequest) -> Result<(Incoming, Abandon), PeerError> {
+    let stream = streams.open(to).await.map_err(|error| {
+        tracing::debug!(%to, %error, "no stream to a peer");
+        PeerError::Lost
+    })?;
+    let handshake = http1::Builder::new().max_buf_size(READ_BUFFER).handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|_| PeerError::Lost)?;
+    let connection = Abandon(tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::trace!(%error, "stream to a peer ended");
+        }
+    }));
+    let response = sender.send_request(head(request)?).await.map_err(|_| PeerError::Lost)?;
+    match response.status() {
+        StatusCode::OK => Ok((response.into_body(), connection)),
+        StatusCode::NOT_FOUND => Err(PeerError::Absent),
+        _ => Err(PeerError::Misbehaved),
+    }
+}
+
+fn head(request: &PeerRequest) -> Result<Request<Empty<Bytes>>, PeerError> {
+    let mut head = Request::get(format!("/{}", request.key))
+        .header(header::HOST, request.url.authority())
+        .header(ATOLL_URL, request.url.to_string());
+    if let Some((from, validator)) = request.from {
+        head = head.header(ATOLL_FROM, HeaderValue::from(from)).header(ATOLL_VALIDATOR, hex(&validator));
+    }
+    head.body(Empty::new()).map_err(|_| PeerError::Misbehaved)
+}
+
+impl PeerFill {
+    /// The next frame. A head or a sign of life after the head is passed on as it is.
+    pub(crate) async fn next(&mut self) -> Result<Frame, PeerError> {
+        next(&mut self.body, &mut self.frames, self.stall).await
+    }
+}
+
+async fn next(body: &mut Incoming, frames: &mut Frames, stall: Duration) -> Result<Frame, PeerError> {
+    loop {
+        if let Some(frame) = frames.next().map_err(|_| PeerError::Misbehaved)? {
+            return Ok(frame);
+        }
+        match timeout(stall, body.frame()).await {
+            // An end without `E` is no end.
+            Err(_) | Ok(None | Some(Err(_))) => return Err(PeerError::Lost),
+            Ok(Some(Ok(frame))) => {
+                if let Ok(data) = frame.into_data() {
+                    frames.feed(&data);
+                }
+            }
+        }
+    }
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8; 16]) -> String {
+    bytes.iter().fold(String::with_capacity(32), |mut text, byte| {
+        text.push_str(&format!("{byte:02x}"));
+        text
+    })
+}
+
+/// The way back.
+pub(crate) fn unhex(text: &str) -> Option<[u8; 16]> {
+    if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)
+}
+
+/// The URL asked for.
+pub(crate) const ATOLL_URL: &str = "atoll-url";
+
+/// Bytes the asker has.
+pub(crate) const ATOLL_FROM: &str = "atoll-from";
+
+/// The copy they are of.
+pub(crate) const ATOLL_VALIDATOR: &str = "atoll-validator";
+
+/// Bytes read from a peer at a time, at most.
+const READ_BUFFER: usize = 256 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn validators_are_written_and_read_as_hexadecimal() {
+        let validator = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255];
+        assert_eq!(unhex(&hex(&validator)), Some(validator));
+        for wrong in ["", "00", "+0112233445566778899aabbccddeeff", "zz112233445566778899aabbccddeeff"] {
+            assert_eq!(unhex(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Where the bytes of one flight may come from: near peers, farther peers, then the origin, raced within a budget.
+//!
+//! `acquire` and the near lookup start together. Every holder they name is tried, the next one after 250 ms without progress or at
+//! once when one fails. When the budget is spent the root is asked again, told who failed: it probes them and grants the fetch,
+//! or names others. Signs of life from a fill under way count as progress: waiting on a slow origin is no failure.
+//!
+//! | event | then |
+//! |---|---|
+//! | a peer sends a head | stream from it |
+//! | granted, nobody is being tried | the origin, at once |
+//! | granted while peers are tried | the origin when their 250 ms are over |
+//! | the root does not answer | the origin once no peer is left, ungranted |
+//! | the root keeps naming those that failed | the origin when patience ends, ungranted |
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use atoll_overlay::{Acquire, Acquired, Found, IndexError, Lease, Level, Levels, Marker, NodeId, Value};
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::{BoxFuture, OptionFuture},
+    stream::FuturesUnordered,
+};
+use tokio::time::{Instant, sleep_until};
+
+use crate::{
+    cache::Cache,
+    frames::Abort,
+    peer::{Candidate, Life, PeerError, PeerFill, PeerRequest, ask},
+    reason::Failure,
+    reference::Reference,
+};
+
+/// Where to go on.
+pub(crate) enum Step {
+    /// This peer is sending.
+    Peer(Box<PeerFill>),
+    /// The origin; without a lease the index did not grant it.
+    Origin(Option<Lease>),
+    /// The key is marked: not shareable, or standing under variants.
+    Marked(Marker),
+    /// A fetcher that shares asked the origin and it failed.
+    Failed(Failure),
+}
+
+/// The search of one flight; asked again when a source is lost.
+pub(crate) struct Seek {
+    cache: Arc<Cache>,
+    request: PeerRequest,
+    me: NodeId,
+    queue: VecDeque<Candidate>,
+    /// Being tried or tried before.
+    tried: Vec<NodeId>,
+    /// Of these, those that gave nothing.
+    failed: Vec<NodeId>,
+    near: Option<BoxFuture<'static, Result<Found, IndexError>>>,
+    root: Option<BoxFuture<'static, Result<Acquired, IndexError>>>,
+    attempts: FuturesUnordered<BoxFuture<'static, (Candidate, Result<PeerFill, PeerError>)>>,
+    lease: Option<Lease>,
+    life: Life,
+    /// When the current budget began.
+    since: Instant,
+    /// How often the root was asked within it.
+    asked: u32,
+    /// Whether the root's last word was none.
+    rootless: bool,
+}
+
+impl Seek {
+    /// Starts the near lookup and the acquire.
+    pub(crate) fn new(cache: &Arc<Cache>, request: PeerRequest) -> Self {
+        let me = cache.index.me().id;
+        let mut seek = Self {
+            cache: Arc::clone(cache),
+            request,
+            me,
+            queue: VecDeque::new(),
+            tried: Vec::new(),
+            failed: Vec::new(),
+            near: None,
+            root: None,
+            attempts: FuturesUnordered::new(),
+            lease: None,
+            life: Life::new(),
+            since: Instant::now(),
+            asked: 0,
+            rootless: false,
+        };
+        seek.look_near();
+        seek.ask_root(Reference::fetching());
+        seek
+    }
+
+    /// The source was lost after so many bytes of this copy: others are sought for the rest.
+    pub(crate) fn lost(&mut self, holder: NodeId, from: Option<(u64, [u8; 16])>, reference: Reference) {
+        self.failed(holder);
+        self.request.from = from;
+        // What was raced with the lost source was asked for other bytes.
+        self.attempts.clear();
+        self.since = Instant::now();
+        self.asked = 0;
+        self.rootless = false;
+        self.ask_root(reference);
+    }
+
+    /// One more holder, first to be tried.
+    pub(crate) fn prefer(&mut self, value: Value) {
+        self.since = Instant::now();
+        if let Some(candidate) = Candidate::of(value) {
+            self.queue.push_front(candidate);
+        }
+    }
+
+    /// The next source. Never fails to name one within its budgets.
+    pub(crate) async fn next(&mut self) -> Step {
+        loop {
+            if self.attempts.is_empty() {
+                if let Some(candidate) = self.queue.pop_front() {
+                    self.attempt(candidate);
+                } else if self.lease.is_some() {
+                    return Step::Origin(self.lease.take());
+                } else if self.root.is_none() {
+                    if self.rootless || self.asked >= ASKS {
+                        return Step::Origin(None);
+                    }
+                    self.ask_root(Reference::fetching());
+                }
+            }
+            let budget = self.cache.config.peers.hedge;
+            let hedge = self.life.last().max(self.since) + budget;
+            tokio::select! {
+                biased;
+                Some((candidate, result)) = self.attempts.next(), if !self.attempts.is_empty() => {
+                    if let Some(step) = self.attempted(candidate, result) {
+                        return step;
+                    }
+                }
+                Some(found) = OptionFuture::from(self.near.as_mut()) => {
+                    self.near = None;
+                    if let Ok(Found::Values { values, .. }) = found {
+                        self.enqueue(values);
+                    }
+                }
+                Some(acquired) = OptionFuture::from(self.root.as_mut()) => {
+                    self.root = None;
+                    if let Some(step) = self.acquired(acquired) {
+                        return step;
+                    }
+                }
+                () = sleep_until(hedge), if !self.attempts.is_empty() => {
+                    if let Some(step) = self.no_progress() {
+                        return step;
+                    }
+                }
+            }
+        }
+    }
+
+    /// An attempt ended.
+    fn attempted(&mut self, candidate: Candidate, result: Result<PeerFill, PeerError>) -> Option<Step> {
+        let holder = candidate.value.holder;
+        match result {
+            Ok(fill) => {
+                // Rivals are let go; the lease, if any, is kept beating by the caller through `take_lease`.
+                self.attempts.clear();
+                return Some(Step::Peer(Box::new(fill)));
+            }
+            Err(PeerError::Aborted(Abort::Origin(failure))) => return Some(Step::Failed(failure)),
+            Err(PeerError::Absent) => self.cache.counters.peer_fetch("refused"),
+            Err(PeerError::Aborted(Abort::NotShared | Abort::Broken)) => self.cache.counters.peer_fetch("refused"),
+            Err(PeerError::Lost) => self.cache.counters.peer_fetch("timeout"),
+            Err(PeerError::Misbehaved) => {
+                self.cache.counters.peer_fetch("refused");
+                self.cache.shunned.put(holder, (), self.cache.config.peers.shun);
+            }
+        }
+        self.failed(holder);
+        None
+    }
+
+    fn acquired(&mut self, acquired: Result<Acquired, IndexError>) -> Option<Step> {
+        match acquired {
+            Ok(Acquired::Granted(lease)) => self.lease = Some(lease),
+            Ok(Acquired::References(values)) => self.enqueue(values),
+            Ok(Acquired::Marked(marker)) => return Some(Step::Marked(marker)),
+            Err(error) => {
+                tracing::debug!(key = %self.request.key, %error, "the root of the key does not answer");
+                self.rootless = true;
+            }
+        }
+        None
+    }
+
+    /// Nothing came from any peer within the budget.
+    fn no_progress(&mut self) -> Option<Step> {
+        if self.lease.is_some() {
+            self.cache.counters.hedge("origin");
+            return Some(Step::Origin(self.lease.take()));
+        }
+        self.life.touch();
+        if let Some(candidate) = self.queue.pop_front() {
+            self.attempt(candidate);
+        } else if self.root.is_none() && !self.rootless && self.asked < ASKS {
+            self.ask_root(Reference::fetching());
+        } else if self.root.is_none() && self.since.elapsed() >= self.patience() {
+            self.cache.counters.hedge("origin");
+            return Some(Step::Origin(None));
+        }
+        None
+    }
+
+    /// How long peers that the root stands by are waited for: not at all when there is no root to ask.
+    fn patience(&self) -> Duration {
+        if self.rootless { Duration::ZERO } else { self.cache.config.peers.patience }
+    }
+
+    /// A lease that was granted while a peer was faster; its holder is this node, so it must be kept beating.
+    pub(crate) fn take_lease(&mut self) -> Option<Lease> {
+        self.lease.take()
+    }
+
+    fn look_near(&mut self) {
+        let nearer = self.cache.index.levels().iter().any(|level| level.level > Level::GLOBAL);
+        if nearer {
+            let (index, key) = (Arc::clone(&self.cache.index), self.request.key);
+            self.near = Some(async move { index.get(key, Levels::UpTo(Level(1))).await }.boxed());
+        }
+    }
+
+    fn ask_root(&mut self, reference: Reference) {
+        self.asked += 1;
+        let mut failed = self.failed.clone();
+        // Those still silent count as failed too: the root's probe says who is right.
+        failed.extend(self.tried.iter().filter(|holder| !self.failed.contains(holder)));
+        failed.truncate(FAILED_NAMED);
+        let acquire = Acquire {
+            key: self.request.key,
+            reference: reference.value(),
+            ttl: self.cache.config.peers.reference_fill,
+            failed,
+        };
+        let index = Arc::clone(&self.cache.index);
+        self.root = Some(async move { index.acquire(acquire).await }.boxed());
+    }
+
+    fn enqueue(&mut self, values: Vec<Value>) {
+        let wanted = self.request.from.map(|(_, validator)| validator);
+        let known: Vec<_> = values
+            .into_iter()
+            .filter(|value| value.holder != self.me && !self.tried.contains(&value.holder))
+            .filter(|value| self.cache.shunned.get(&value.holder).is_none())
+            .filter_map(Candidate::of)
+            .filter(|candidate| {
+                let held = &candidate.reference.validator;
+                wanted.is_none_or(|validator| held.is_empty() || held.as_ref() == validator)
+            })
+            .collect();
+        for candidate in known {
+            if self.queue.len() < CANDIDATES
+                && !self.queue.iter().any(|other| other.value.holder == candidate.value.holder)
+            {
+                self.queue.push_back(candidate);
+            }
+        }
+        // Nearest first; among equals whole copies first. The index gave them in random order.
+        self.queue
+            .make_contiguous()
+            .sort_by_key(|candidate| (std::cmp::Reverse(candidate.value.level), candidate.reference.digest.is_empty()));
+    }
+
+    fn attempt(&mut self, candidate: Candidate) {
+        self.tried.push(candidate.value.holder);
+        let (streams, request, life) = (Arc::clone(&self.cache.streams), self.request.clone(), self.life.clone());
+        // A stream, its handshake and the head: silence beyond patience is a dead peer whatever the distance.
+        let stall = self.cache.config.peers.patience;
+        let attempt = async move {
+            let result = ask(streams, candidate.clone(), request, life, stall).await;
+            (candidate, result)
+        };
+        self.attempts.push(attempt.boxed());
+    }
+
+    fn failed(&mut self, holder: NodeId) {
+        if !self.tried.contains(&holder) {
+            self.tried.push(holder);
+        }
+        if !self.failed.contains(&holder) {
+            self.failed.push(holder);
+        }
+    }
+}
+
+/// How often the root is asked within one budget.
+const ASKS: u32 = 3;
+
+/// Failed holders named to the root [the index's limit].
+const FAILED_NAMED: usize = 8;
+
+/// Holders queued at most.
+const CANDIDATES: usize = 16;

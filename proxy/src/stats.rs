@@ -1,0 +1,203 @@
+//! What the proxy counts: for the status page as [`Stats`], for the metrics exporter by name. No label ever carries a host, a URL
+//! or a client.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use atoll_overlay::Level;
+use http::StatusCode;
+use serde::Serialize;
+
+use crate::reason::{Failure, Source};
+
+/// A moment's counts. All but `flights`, `connections` and `peer_streams` only grow.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Stats {
+    /// Requests of clients answered, errors included.
+    pub requests: u64,
+    /// Where the answers came from.
+    pub served: Served,
+    /// Requests that shared another's fetch; each also counts under its source.
+    pub collapsed: u64,
+    /// Answers that were stale, as allowed.
+    pub stale: u64,
+    /// Requests sent to origins, revalidations included.
+    pub origin_requests: u64,
+    /// Of these, those the index did not answer for in time.
+    pub origin_ungranted: u64,
+    /// Body bytes received from origins.
+    pub origin_bytes: u64,
+    /// Body bytes received from peers.
+    pub peer_bytes: u64,
+    /// Copies sent to peers, whole or in part.
+    pub peer_served: u64,
+    /// Copies from peers whose bytes were not those promised.
+    pub peer_mismatches: u64,
+    /// Requests and heads refused: by the gate, by policy, by a ceiling.
+    pub refused: u64,
+    /// Objects being fetched now.
+    pub flights: u64,
+    /// Connections of clients now.
+    pub connections: u64,
+    /// Streams of peers being served now.
+    pub peer_streams: u64,
+}
+
+/// Answers by where their bytes came from.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Served {
+    /// The own store, RAM or disk.
+    pub local: u64,
+    /// Peers, by the nearest level shared with them.
+    pub peers: BTreeMap<u8, u64>,
+    /// The origin.
+    pub origin: u64,
+    /// Nobody: an error of ours.
+    pub error: u64,
+}
+
+/// The counters behind [`Stats`].
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    requests: AtomicU64,
+    local: AtomicU64,
+    peers: Mutex<BTreeMap<u8, u64>>,
+    origin: AtomicU64,
+    error: AtomicU64,
+    collapsed: AtomicU64,
+    stale: AtomicU64,
+    origin_requests: AtomicU64,
+    origin_ungranted: AtomicU64,
+    origin_bytes: AtomicU64,
+    peer_bytes: AtomicU64,
+    peer_served: AtomicU64,
+    peer_mismatches: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Counters {
+    /// A client's request was answered.
+    pub(crate) fn answered(&self, status: StatusCode, source: Option<Source>, collapsed: bool, stale: bool) {
+        add(&self.requests, 1);
+        match source {
+            Some(Source::Memory | Source::Disk) => add(&self.local, 1),
+            Some(Source::Peer(Level(level))) => {
+                *self.peers.lock().unwrap_or_else(PoisonError::into_inner).entry(level).or_default() += 1;
+            }
+            Some(Source::Origin) => add(&self.origin, 1),
+            None => add(&self.error, 1),
+        }
+        add(&self.collapsed, u64::from(collapsed));
+        add(&self.stale, u64::from(stale));
+        let cache = match source {
+            _ if stale => "stale",
+            _ if collapsed => "collapsed",
+            Some(Source::Memory | Source::Disk) => "hit",
+            Some(Source::Peer(_)) => "peer",
+            Some(Source::Origin) => "miss",
+            None => "denied",
+        };
+        metrics::counter!("atoll_http_requests_total", "code" => status.as_str().to_owned(), "cache" => cache)
+            .increment(1);
+    }
+
+    /// A request goes to an origin.
+    pub(crate) fn origin_request(&self) {
+        add(&self.origin_requests, 1);
+    }
+
+    /// What came of it.
+    pub(crate) fn origin_answer(&self, answer: Result<StatusCode, Failure>) {
+        let result = match answer {
+            Ok(status) if status.is_server_error() => "5xx",
+            Ok(status) if status.is_client_error() => "4xx",
+            Ok(_) => "ok",
+            Err(Failure::Prohibited) => {
+                metrics::counter!("atoll_origin_denied_total", "reason" => "private_ip").increment(1);
+                "denied"
+            }
+            Err(_) => "failed",
+        };
+        metrics::counter!("atoll_origin_requests_total", "result" => result).increment(1);
+    }
+
+    /// A fetch went to the origin without the index having granted it.
+    pub(crate) fn ungranted(&self) {
+        add(&self.origin_ungranted, 1);
+        metrics::counter!("atoll_origin_ungranted_total").increment(1);
+    }
+
+    pub(crate) fn origin_bytes(&self, count: usize) {
+        add(&self.origin_bytes, wide(count));
+        metrics::counter!("atoll_origin_bytes_total").increment(wide(count));
+    }
+
+    pub(crate) fn peer_bytes(&self, count: usize) {
+        add(&self.peer_bytes, wide(count));
+    }
+
+    /// A copy was sent to a peer.
+    pub(crate) fn peer_served(&self) {
+        add(&self.peer_served, 1);
+    }
+
+    /// A fetch from a peer ended: `ok`, `timeout`, `hash_mismatch`, `stale`, `refused`.
+    pub(crate) fn peer_fetch(&self, result: &'static str) {
+        add(&self.peer_mismatches, u64::from(result == "hash_mismatch"));
+        metrics::counter!("atoll_peer_fetch_total", "result" => result).increment(1);
+    }
+
+    /// A hedge was decided for one side.
+    pub(crate) fn hedge(&self, won: &'static str) {
+        metrics::counter!("atoll_peer_hedge_total", "won" => won).increment(1);
+    }
+
+    /// Something was refused.
+    pub(crate) fn refused(&self) {
+        add(&self.refused, 1);
+    }
+
+    /// Something was not stored; each such answer counts once.
+    pub(crate) fn not_stored(&self, reason: crate::reason::Reason) {
+        metrics::counter!("atoll_cache_not_stored_total", "reason" => reason.word()).increment(1);
+    }
+
+    /// The counts so far; the three that are not counted here are zero.
+    pub(crate) fn stats(&self) -> Stats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            requests: get(&self.requests),
+            served: Served {
+                local: get(&self.local),
+                peers: self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                origin: get(&self.origin),
+                error: get(&self.error),
+            },
+            collapsed: get(&self.collapsed),
+            stale: get(&self.stale),
+            origin_requests: get(&self.origin_requests),
+            origin_ungranted: get(&self.origin_ungranted),
+            origin_bytes: get(&self.origin_bytes),
+            peer_bytes: get(&self.peer_bytes),
+            peer_served: get(&self.peer_served),
+            peer_mismatches: get(&self.peer_mismatches),
+            refused: get(&self.refused),
+            flights: 0,
+            connections: 0,
+            peer_streams: 0,
+        }
+    }
+}
+
+fn add(counter: &AtomicU64, count: u64) {
+    counter.fetch_add(count, Ordering::Relaxed);
+}
+
+fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,476 @@
+//! Names: the Coralized forms of an origin's URL and the way back.
+//!
+//! With the zone `nyud.example`:
+//!
+//! | form | example | stands for |
+//! |---|---|---|
+//! | dotted | `www.example.com.nyud.example` | `http://www.example.com/` |
+//! | with port | `www.example.com.8080.nyud.example` | `http://www.example.com:8080/`; 443 stands for https |
+//! | one label | `www-example-com.nyud.example` | the dotted form with `.` as `-` and `-` as `--` |
+//! | one node | `FORM.n-ID.nyud.example` | the same, asked of one node |
+//! | manager | `/~/https/www.example.com:8443/x` | any scheme, host and port |
+//!
+//! A port is a last label of digits, which no public name ends in. A run of hyphens in a one-label name is one dot (length 1) or
+//! half as many hyphens (even length); other lengths mean labels that begin or end in a hyphen and are refused. A host of one
+//! label has only the one-label form.
+
+use std::fmt;
+
+use atoll_overlay::{Key, NodeId};
+
+/// How an origin is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Scheme {
+    /// In clear.
+    Http,
+    /// Over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// The port meant where none is named.
+    #[must_use]
+    pub const fn port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+
+    /// As written in a URL.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Http, Self::Https].into_iter().find(|scheme| text.eq_ignore_ascii_case(scheme.name()))
+    }
+}
+
+/// A host name with an optional port, normalised: lower case, no trailing dot.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Authority {
+    host: String,
+    port: Option<u16>,
+}
+
+impl Authority {
+    /// Reads `host`, `host:port`, `1.2.3.4:port` or `[v6]:port` (RFC 9112 3.2). Userinfo, lists, port 0, labels over 63 bytes,
+    /// names over 253 bytes and bytes outside letters, digits, `-`, `_` and `.` are refused.
+    pub fn parse(text: &str) -> Result<Self, UrlError> {
+        let malformed = || UrlError::Malformed(text.chars().take(64).collect());
+        let (host, port) = if text.starts_with('[') {
+            let end = text.find(']').ok_or_else(malformed)?;
+            let (host, rest) = text.split_at_checked(end + 1).ok_or_else(malformed)?;
+            (host, if rest.is_empty() { None } else { Some(rest.strip_prefix(':').ok_or_else(malformed)?) })
+        } else {
+            match text.split_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            }
+        };
+        let port = match port {
+            // "host:" is allowed by RFC 3986 3.2.3 and means the default port.
+            None | Some("") => None,
+            Some(digits) => Some(parse_port(digits)?),
+        };
+        let host = if host.starts_with('[') { literal(host).ok_or_else(malformed)? } else { normal_host(host)? };
+        Ok(Self { host, port })
+    }
+
+    /// The name, lower case.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port, if one was written.
+    #[must_use]
+    pub const fn port(&self) -> Option<u16> {
+        self.port
+    }
+}
+
+/// A `[v6]` literal in its one normal text.
+fn literal(host: &str) -> Option<String> {
+    let inside = host.strip_prefix('[')?.strip_suffix(']')?;
+    let address: std::net::Ipv6Addr = inside.parse().ok()?;
+    Some(format!("[{address}]"))
+}
+
+/// A port: 1 to 65535, digits only.
+fn parse_port(digits: &str) -> Result<u16, UrlError> {
+    let port = if digits.bytes().all(|byte| byte.is_ascii_digit()) { digits.parse::<u16>().ok() } else { None };
+    port.filter(|port| *port != 0).ok_or_else(|| UrlError::Port(digits.chars().take(16).collect()))
+}
+
+/// A host name in its normal form.
+fn normal_host(host: &str) -> Result<String, UrlError> {
+    let malformed = || UrlError::Malformed(host.chars().take(64).collect());
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.is_empty() {
+        return Err(malformed());
+    }
+    if host.len() > HOST_LIMIT {
+        return Err(UrlError::TooLong { length: host.len(), limit: HOST_LIMIT });
+    }
+    for label in host.split('.') {
+        if label.is_empty() || !label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
+            return Err(malformed());
+        }
+        if label.len() > LABEL_LIMIT {
+            return Err(UrlError::TooLong { length: label.len(), limit: LABEL_LIMIT });
+        }
+    }
+    Ok(host.to_ascii_lowercase())
+}
+
+/// What an origin is asked for: scheme, host, port, and path with query exactly as the client wrote them.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OriginUrl {
+    scheme: Scheme,
+    host: String,
+    port: u16,
+    path: String,
+}
+
+impl OriginUrl {
+    /// A URL of parts. The path begins with `/` and may carry a query; an empty one means `/`.
+    pub fn new(scheme: Scheme, authority: &Authority, path: &str) -> Result<Self, UrlError> {
+        let host = authority.host();
+        let port = authority.port().unwrap_or_else(|| scheme.port());
+        if is_literal(host) {
+            return Err(UrlError::Literal(host.to_owned()));
+        }
+        if host.split('.').any(|label| label.starts_with('-') || label.ends_with('-')) {
+            return Err(UrlError::Malformed(host.to_owned()));
+        }
+        let path = if path.is_empty() {
+            "/".to_owned()
+        } else if path.starts_with('?') {
+            format!("/{path}")
+        } else {
+            path.to_owned()
+        };
+        if !path.starts_with('/') || !path.bytes().all(|byte| (0x21..=0x7e).contains(&byte) && byte != b'#') {
+            return Err(UrlError::Malformed(path.chars().take(64).collect()));
+        }
+        Ok(Self { scheme, host: host.to_owned(), port, path })
+    }
+
+    /// Reads `http://host:port/path?query`. A fragment is dropped: it is never sent.
+    pub fn parse(text: &str) -> Result<Self, UrlError> {
+        let malformed = || UrlError::Malformed(text.chars().take(64).collect());
+        let (scheme, rest) = text.split_once("://").ok_or_else(malformed)?;
+        let scheme = Scheme::parse(scheme).ok_or_else(|| UrlError::Scheme(scheme.chars().take(16).collect()))?;
+        let rest = rest.split_once('#').map_or(rest, |(before, _)| before);
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at_checked(end).ok_or_else(malformed)?;
+        Self::new(scheme, &Authority::parse(authority)?, path)
+    }
+
+    /// How it is spoken to.
+    #[must_use]
+    pub const fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// The host, lower case.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port, the scheme's own where none was written.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Path and query, byte for byte as asked.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Host and port as a Host field says them: the port only where it is not the scheme's own.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        if self.port == self.scheme.port() { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
+    }
+
+    /// The key of the object: SHA-1 of the URL in its one form.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        Key::of(self.to_string().as_bytes())
+    }
+
+    /// The same under https and its port, if this one is http on port 80.
+    #[must_use]
+    pub fn upgraded(&self) -> Option<Self> {
+        (self.scheme == Scheme::Http && self.port == Scheme::Http.port()).then(|| Self {
+            scheme: Scheme::Https,
+            port: Scheme::Https.port(),
+            ..self.clone()
+        })
+    }
+
+    /// This host with another path.
+    pub(crate) fn with_path(&self, path: &str) -> Result<Self, UrlError> {
+        Self::new(self.scheme, &Authority { host: self.host.clone(), port: Some(self.port) }, path)
+    }
+
+    /// The path form that every node and manager serves on its own address.
+    #[must_use]
+    pub fn manager_path(&self) -> String {
+        format!("/~/{}/{}{}", self.scheme.name(), self.authority(), self.path)
+    }
+
+    /// Reads what follows a node's address in the manager form, `/~/SCHEME/HOST[:PORT]/PATH?QUERY`.
+    pub fn from_manager_path(path: &str) -> Option<Result<Self, UrlError>> {
+        let rest = path.strip_prefix("/~/")?;
+        let (scheme, rest) = rest.split_once('/').unwrap_or((rest, ""));
+        let Some(scheme) = Scheme::parse(scheme) else {
+            return Some(Err(UrlError::Scheme(scheme.chars().take(16).collect())));
+        };
+        let end = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at_checked(end)?;
+        Some(Authority::parse(authority).and_then(|authority| Self::new(scheme, &authority, path)))
+    }
+}
+
+impl fmt::Display for OriginUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}{}", self.scheme.name(), self.authority(), self.path)
+    }
+}
+
+/// A zone: the suffix that makes a name Coralized.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone {
+    suffix: String,
+}
+
+/// What a host name under the zone stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coralized {
+    /// The origin's host.
+    pub host: String,
+    /// The port label, if there was one.
+    pub port: Option<u16>,
+    /// The node that was meant, if the name says one.
+    pub node: Option<NodeId>,
+}
+
+/// All the ways to write one URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forms {
+    /// Labels kept: any depth, no wildcard certificate covers it.
+    pub dotted: Result<String, UrlError>,
+    /// One label: what a wildcard certificate covers.
+    pub one_label: Result<String, UrlError>,
+    /// The path that any node serves on its own address.
+    pub manager: String,
+}
+
+impl Zone {
+    /// The zone of this name.
+    pub fn new(name: &str) -> Result<Self, UrlError> {
+        Ok(Self { suffix: normal_host(name)? })
+    }
+
+    /// Its name, lower case, without dots around it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.suffix
+    }
+
+    /// What a host under the zone stands for. `None`: the host is the zone itself or lies elsewhere.
+    pub fn decode(&self, host: &str) -> Option<Result<Coralized, UrlError>> {
+        let inner = host.strip_suffix(self.suffix.as_str())?.strip_suffix('.')?;
+        Some(self.decode_inner(inner))
+    }
+
+    fn decode_inner(&self, inner: &str) -> Result<Coralized, UrlError> {
+        let (inner, node) = match inner.rsplit_once('.') {
+            Some((rest, last)) if last.starts_with(NODE_MARK) => {
+                let id = last.strip_prefix(NODE_MARK).and_then(|id| id.parse::<Key>().ok());
+                (rest, Some(NodeId::from(id.ok_or_else(|| UrlError::Node(last.to_owned()))?)))
+            }
+            Some(_) | None => (inner, None),
+        };
+        let name = if inner.contains('.') { inner.to_owned() } else { from_label(inner)? };
+        let (host, port) = match name.rsplit_once('.') {
+            Some((host, last)) if is_digits(last) => (host.to_owned(), Some(parse_port(last)?)),
+            Some(_) | None => (name, None),
+        };
+        let host = normal_host(&host)?;
+        if self.covers(&host) {
+            return Err(UrlError::Nested(host));
+        }
+        if is_literal(&host) {
+            return Err(UrlError::Literal(host));
+        }
+        if inner.contains('.') && !host.contains('.') && host.contains('-') {
+            return Err(UrlError::Malformed(host));
+        }
+        Ok(Coralized { host, port, node })
+    }
+
+    /// Whether a host is the zone or lies under it.
+    #[must_use]
+    pub fn covers(&self, host: &str) -> bool {
+        host.strip_suffix(self.suffix.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
+
+    /// The name that stands for a URL's host: dotted, or one label where the host has but one.
+    pub fn host(&self, url: &OriginUrl) -> Result<String, UrlError> {
+        let inner = self.inner(url)?;
+        self.under(&if url.host.contains('.') { inner } else { to_label(&inner) })
+    }
+
+    /// The name in its one-label form.
+    pub fn one_label(&self, url: &OriginUrl) -> Result<String, UrlError> {
+        let label = to_label(&self.inner(url)?);
+        // A label "xn--..." is read as punycode by every client; only a host that is punycode itself may look like it.
+        if label.starts_with("xn--") && !url.host.starts_with("xn--") {
+            return Err(UrlError::FalsePunycode { label, dotted: self.host(url)? });
+        }
+        if label.len() > LABEL_LIMIT {
+            return Err(UrlError::TooLong { length: label.len(), limit: LABEL_LIMIT });
+        }
+        self.under(&label)
+    }
+
+    /// A URL's name at one node alone.
+    pub fn at_node(&self, url: &OriginUrl, node: NodeId) -> Result<String, UrlError> {
+        let inner = self.inner(url)?;
+        let inner = if url.host.contains('.') { inner } else { to_label(&inner) };
+        self.under(&format!("{inner}.{NODE_MARK}{node}"))
+    }
+
+    /// Every form of a URL, whole.
+    #[must_use]
+    pub fn forms(&self, url: &OriginUrl) -> Forms {
+        let whole = |host: String| format!("http://{host}{}", url.path);
+        Forms {
+            dotted: self.host(url).map(whole),
+            one_label: self.one_label(url).map(whole),
+            manager: url.manager_path(),
+        }
+    }
+
+    /// The origin host with its port label.
+    fn inner(&self, url: &OriginUrl) -> Result<String, UrlError> {
+        if self.covers(&url.host) {
+            return Err(UrlError::Nested(url.host.clone()));
+        }
+        match (url.scheme, url.port) {
+            (Scheme::Http, 80) => Ok(url.host.clone()),
+            // The label 443 means https, so plain http there has no name.
+            (Scheme::Https, 443) => Ok(format!("{}.443", url.host)),
+            (Scheme::Http, port) if port != 443 => Ok(format!("{}.{port}", url.host)),
+            (Scheme::Http | Scheme::Https, _) => Err(UrlError::OnlyManager(url.manager_path())),
+        }
+    }
+
+    fn under(&self, inner: &str) -> Result<String, UrlError> {
+        normal_host(&format!("{inner}.{}", self.suffix))
+    }
+}
+
+/// `.` as `-` and `-` as `--`.
+fn to_label(name: &str) -> String {
+    name.replace('-', "--").replace('.', "-")
+}
+
+/// The way back from one label.
+fn from_label(label: &str) -> Result<String, UrlError> {
+    let mut name = String::with_capacity(label.len());
+    let mut rest = label;
+    while let Some(start) = rest.find('-') {
+        let (before, from) = rest.split_at(start);
+        let run = from.len() - from.trim_start_matches('-').len();
+        name.push_str(before);
+        match run {
+            1 => name.push('.'),
+            even if even % 2 == 0 => name.extend(std::iter::repeat_n('-', even / 2)),
+            _ => return Err(UrlError::Malformed(label.to_owned())),
+        }
+        rest = from.trim_start_matches('-');
+    }
+    name.push_str(rest);
+    Ok(name)
+}
+
+fn is_digits(label: &str) -> bool {
+    !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether clients or libraries would read the host as an address: brackets, or a last label that is a number in any base they
+/// know. Public names never end so.
+fn is_literal(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or(host);
+    host.starts_with('[')
+        || is_digits(last)
+        || last.strip_prefix("0x").is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+/// What is wrong with a name or URL.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// Not a name or URL at all.
+    #[error("\"{0}\" is no valid name or URL")]
+    Malformed(String),
+    /// Neither http nor https.
+    #[error("\"{0}\" is neither http nor https")]
+    Scheme(String),
+    /// Not a port.
+    #[error("\"{0}\" is no port between 1 and 65535")]
+    Port(String),
+    /// The node part of a name is not `n-` and 40 hexadecimal digits.
+    #[error("\"{0}\" names no node")]
+    Node(String),
+    /// An address in place of a name.
+    #[error("{0} is an address or reads as one; origins are named")]
+    Literal(String),
+    /// The origin lies in our own zone.
+    #[error("{0} is Coralized already")]
+    Nested(String),
+    /// A name or label does not fit DNS.
+    #[error("{length} bytes where DNS allows {limit}; use the manager form")]
+    TooLong {
+        /// Bytes it would have.
+        length: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// The one-label form would be taken for punycode.
+    #[error("the label {label} would be taken for punycode; use {dotted}")]
+    FalsePunycode {
+        /// The label.
+        label: String,
+        /// What to use instead.
+        dotted: String,
+    },
+    /// Scheme and port that no name can say.
+    #[error("no name can say this scheme and port; use {0}")]
+    OnlyManager(String),
+}
+
+/// Begins the label that names a node.
+const NODE_MARK: &str = "n-";
+
+/// Bytes of a host name [RFC 1035 2.3.4], without the trailing dot.
+const HOST_LIMIT: usize = 253;
+
+/// Bytes of a label [RFC 1035 2.3.4].
+const LABEL_LIMIT: usize = 63;
+
+#[cfg(test)]
+#[path = "url_tests.rs"]
+mod tests;

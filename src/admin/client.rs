@@ -1,0 +1,77 @@
+//! The other end: `atoll status` asks a node on this machine over its Unix socket.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper_util::rt::TokioIo;
+
+use crate::status::Status;
+
+/// Why there is no status.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers at the socket.
+    #[error("no node answers at {}: {error}; is it running? `--config FILE` or `--socket PATH` says which one is meant", path.display())]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// Something answers that is no node, or one that is stuck.
+    #[error("what answers at {} is no node: {reason}", path.display())]
+    Strange {
+        /// The socket.
+        path: PathBuf,
+        /// What was wrong.
+        reason: String,
+    },
+}
+
+/// Asks the node behind this socket, for at most [`PATIENCE`].
+pub async fn fetch_status(socket: &Path) -> Result<Status, ClientError> {
+    let strange = |reason: String| ClientError::Strange { path: socket.to_owned(), reason };
+    let answer = tokio::time::timeout(PATIENCE, ask(socket)).await;
+    let body = answer.map_err(|_| strange(format!("no answer within {PATIENCE:?}")))??;
+    serde_json::from_slice(&body).map_err(|error| strange(error.to_string()))
+}
+
+#[cfg(unix)]
+async fn ask(socket: &Path) -> Result<bytes::Bytes, ClientError> {
+    let unreachable = |error| ClientError::Unreachable { path: socket.to_owned(), error };
+    let strange = |reason: String| ClientError::Strange { path: socket.to_owned(), reason };
+    let stream = tokio::net::UnixStream::connect(socket).await.map_err(unreachable)?;
+    let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|error| strange(error.to_string()))?;
+    let request =
+        http::Request::get("/status").header(http::header::HOST, "localhost").body(Empty::<bytes::Bytes>::new());
+    let request = request.map_err(|error| strange(error.to_string()))?;
+    let exchange = async {
+        let answer = sender.send_request(request).await.map_err(|error| strange(error.to_string()))?;
+        if !answer.status().is_success() {
+            return Err(strange(format!("it answered {}", answer.status())));
+        }
+        let body = Limited::new(answer.into_body(), BODY_LIMIT).collect().await;
+        Ok(body.map_err(|error| strange(error.to_string()))?.to_bytes())
+    };
+    tokio::select! {
+        answer = exchange => answer,
+        ended = connection => Err(strange(ended.err().map_or_else(|| "it hung up".to_owned(), |error| error.to_string()))),
+    }
+}
+
+#[cfg(not(unix))]
+async fn ask(socket: &Path) -> Result<bytes::Bytes, ClientError> {
+    let error = io::Error::from(io::ErrorKind::Unsupported);
+    std::future::ready(Err(ClientError::Unreachable { path: socket.to_owned(), error })).await
+}
+
+/// How long a node may take to say how it is.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes a status may have.
+const BODY_LIMIT: usize = 4 * 1024 * 1024;

@@ -1,0 +1,28 @@
+//! For the operator: health, metrics, status, drain, and the dashboard, over a Unix socket and, if configured, TCP.
+//!
+//! ```text
+//!   Unix socket  -- same user or root -------------------+
+//!   TCP -- Host, Origin -- token (but for the page `/`) -+--> routes --> StatusSource (the node), metrics
+//! ```
+//!
+//! Who may ask is decided in `gate`, what is answered in `routes`; `server` only carries bytes. Nothing here knows the
+//! overlay, the proxy or the store.
+
+mod config;
+pub use config::AdminConfig;
+
+mod server;
+pub use server::{Admin, AdminError};
+
+mod gate;
+mod routes;
+
+mod token;
+
+mod metrics;
+
+mod client;
+pub use client::{ClientError, fetch_status};
+
+#[cfg(test)]
+mod tests;

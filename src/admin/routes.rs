@@ -1,0 +1,165 @@
+//! What is answered: `GET /`, `/health`, `/metrics`, `/status`, and `POST /drain`. Errors are problem details [RFC 9457].
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Body as _, Incoming};
+
+use super::{
+    gate::{Door, Refusal},
+    metrics,
+};
+use crate::status::StatusSource;
+
+/// What every request needs.
+pub(super) struct Desk {
+    pub(super) source: Arc<dyn StatusSource>,
+    pub(super) body_limit: usize,
+    pub(super) body_timeout: Duration,
+}
+
+/// What is done for one path.
+type Act = fn(&Desk) -> Response<Full<Bytes>>;
+
+/// Answers one request.
+pub(super) async fn answer(desk: &Desk, door: &Door, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (head, body) = request.into_parts();
+    let answer = if let Err(refusal) = door.check_host(&head.uri, &head.headers) {
+        refuse(refusal)
+    } else if head.uri.path() == "/" && matches!(head.method, Method::GET | Method::HEAD) {
+        page()
+    } else if let Err(refusal) = door.check_asker(&head.headers) {
+        refuse(refusal)
+    } else if !fits(desk, body).await {
+        problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long, or took too long; no request here needs one")
+    } else {
+        route(desk, &head.method, head.uri.path())
+    };
+    guarded(answer)
+}
+
+fn route(desk: &Desk, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    let (allowed, act): (&[Method], Act) = match path {
+        "/health" => (&READ, health),
+        "/metrics" => (&READ, |desk| text(TEXT_FORMAT, metrics::render(&desk.source.status()))),
+        "/status" => (&READ, |desk| json(StatusCode::OK, &desk.source.status())),
+        "/drain" => (&[Method::POST], drain),
+        "/" => (&READ, |_| page()),
+        _ => return problem(StatusCode::NOT_FOUND, "there are /, /health, /metrics, /status and /drain"),
+    };
+    if allowed.contains(method) {
+        return act(desk);
+    }
+    let names: Vec<&str> = allowed.iter().map(Method::as_str).collect();
+    let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, "this method does nothing here");
+    if let Ok(names) = HeaderValue::from_str(&names.join(", ")) {
+        answer.headers_mut().insert(header::ALLOW, names);
+    }
+    answer
+}
+
+/// 200 while clients may be sent here, 503 once the node is leaving: whoever balances load sees it before the doors close.
+fn health(desk: &Desk) -> Response<Full<Bytes>> {
+    if desk.source.status().draining {
+        json(StatusCode::SERVICE_UNAVAILABLE, &serde_json::json!({ "status": "draining" }))
+    } else {
+        json(StatusCode::OK, &serde_json::json!({ "status": "ok" }))
+    }
+}
+
+fn drain(desk: &Desk) -> Response<Full<Bytes>> {
+    desk.source.drain();
+    json(StatusCode::ACCEPTED, &serde_json::json!({ "status": "draining" }))
+}
+
+/// The dashboard. It holds no secret; what it shows it asks for with the token. Its script and style run by a nonce.
+fn page() -> Response<Full<Bytes>> {
+    let nonce: String = rand::random::<[u8; 16]>().iter().map(|byte| format!("{byte:02x}")).collect();
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    let mut answer = text("text/html; charset=utf-8", DASHBOARD.replace("NONCE", &nonce));
+    if let Ok(policy) = HeaderValue::from_str(&policy) {
+        answer.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    }
+    answer
+}
+
+fn refuse(refusal: Refusal) -> Response<Full<Bytes>> {
+    match refusal {
+        Refusal::ForeignHost => problem(
+            StatusCode::FORBIDDEN,
+            "this host name is not ours; use the address or localhost, or add the name to hosts in [admin]",
+        ),
+        Refusal::ForeignPage => problem(StatusCode::FORBIDDEN, "a page of another origin may not ask here"),
+        Refusal::NoToken => {
+            let mut answer = problem(StatusCode::UNAUTHORIZED, "send the token: Authorization: Bearer TOKEN");
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            answer
+        }
+    }
+}
+
+/// Reads the body and forgets it; false if it is over the limit, breaks off or dawdles.
+async fn fits(desk: &Desk, body: Incoming) -> bool {
+    let limit = u64::try_from(desk.body_limit).unwrap_or(u64::MAX);
+    if body.size_hint().lower() > limit {
+        return false;
+    }
+    let mut body = Limited::new(body, desk.body_limit);
+    let read = async {
+        while let Some(frame) = body.frame().await {
+            if frame.is_err() {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(desk.body_timeout, read).await.unwrap_or(false)
+}
+
+fn json(status: StatusCode, value: &impl serde::Serialize) -> Response<Full<Bytes>> {
+    // Our own types: strings and numbers, which always serialise.
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    let mut answer = text("application/json", body);
+    *answer.status_mut() = status;
+    answer
+}
+
+fn problem(status: StatusCode, detail: &str) -> Response<Full<Bytes>> {
+    let title = status.canonical_reason().unwrap_or_default();
+    let value = serde_json::json!({ "status": status.as_u16(), "title": title, "detail": detail });
+    let mut answer = json(status, &value);
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    answer
+}
+
+fn text(kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(body.into()));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    answer
+}
+
+/// What every answer carries: no browser keeps it, guesses its type, frames it or tells others where it was.
+fn guarded(mut answer: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    for (name, value) in [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        answer.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    answer
+}
+
+const READ: [Method; 2] = [Method::GET, Method::HEAD];
+
+const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// One page, no outside asset.
+const DASHBOARD: &str = include_str!("dashboard.html");

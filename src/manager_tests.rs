@@ -1,0 +1,247 @@
+//! Whom the manager sends where.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use atoll_overlay::{
+    Acquire, Acquired, Alone, Beat, Found, IndexError, Lease, Level, LevelInfo, Levels, Marker, Prefix, Put, Spread,
+    Stored,
+};
+use http::request::Builder;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::broadcast,
+};
+
+use super::*;
+
+/// A proxy that everybody may be sent to.
+fn proxy(name: &str, v4: [u8; 4]) -> NodeInfo {
+    NodeInfo {
+        id: Key::of(name.as_bytes()).into(),
+        v4: vec![v4.into()],
+        v6: Vec::new(),
+        http_ports: vec![8080, 8443],
+        roles: Roles::PROXY,
+        load: 0,
+        weight: 100,
+        quota_left: None,
+        draining: false,
+        rtt: None,
+        clusters: Vec::new(),
+        site: String::new(),
+        certificates: Vec::new(),
+        version: String::new(),
+    }
+}
+
+/// An index that knows these nodes at levels 0, 1, ... and is otherwise alone.
+struct Knows(Alone, Vec<Vec<NodeInfo>>);
+
+fn knows(levels: Vec<Vec<NodeInfo>>) -> Arc<dyn Index> {
+    Arc::new(Knows(Alone::new(NodeInfo { roles: Roles::MANAGER, ..proxy("me", [127, 0, 0, 1]) }), levels))
+}
+
+#[async_trait]
+impl Index for Knows {
+    fn nodes(&self, query: &NodesQuery) -> Vec<NodeInfo> {
+        assert_eq!(query.services, Roles::PROXY);
+        self.1[usize::from(query.level.0)].iter().take(query.count).cloned().collect()
+    }
+    fn levels(&self) -> Vec<LevelInfo> {
+        let level = |at: usize| LevelInfo {
+            level: Level(u8::try_from(at).unwrap()),
+            threshold: None,
+            cluster: Key::ZERO,
+            size: 1,
+            neighbours: Vec::new(),
+        };
+        (0..self.1.len()).map(level).collect()
+    }
+    async fn put(&self, put: Put) -> Result<Stored, IndexError> {
+        self.0.put(put).await
+    }
+    async fn get(&self, key: Key, levels: Levels) -> Result<Found, IndexError> {
+        self.0.get(key, levels).await
+    }
+    async fn withdraw(&self, key: Key) -> Result<(), IndexError> {
+        self.0.withdraw(key).await
+    }
+    async fn acquire(&self, acquire: Acquire) -> Result<Acquired, IndexError> {
+        self.0.acquire(acquire).await
+    }
+    async fn beat(&self, lease: &Lease, reference: Bytes) -> Result<Beat, IndexError> {
+        self.0.beat(lease, reference).await
+    }
+    async fn pass(&self, lease: Lease, marker: Marker) -> Result<(), IndexError> {
+        self.0.pass(lease, marker).await
+    }
+    fn me(&self) -> NodeInfo {
+        self.0.me()
+    }
+    fn describe(&self, info: NodeInfo) {
+        self.0.describe(info);
+    }
+    fn observe(&self, prefix: Prefix, rtt: Duration) {
+        self.0.observe(prefix, rtt);
+    }
+    async fn spread(&self, record: Bytes) -> Result<(), IndexError> {
+        self.0.spread(record).await
+    }
+    fn spreads(&self) -> broadcast::Receiver<Spread> {
+        self.0.spreads()
+    }
+}
+
+/// What a manager of zone nyud.example answers a client at 127.0.0.9: status and Location.
+fn ask(index: Arc<dyn Index>, request: Builder) -> (u16, String) {
+    let zone = Arc::new(Some(Zone::new("nyud.example").unwrap()));
+    let redirector = Redirector { index, zone, config: Arc::new(ManagerConfig::default()) };
+    let (head, ()) = request.body(()).unwrap().into_parts();
+    let answer = redirector.redirect(([127, 0, 0, 9], 1).into(), &head);
+    assert_eq!(answer.headers()[header::CACHE_CONTROL], "no-store");
+    let location = answer.headers().get(header::LOCATION).map_or("", |location| location.to_str().unwrap());
+    (answer.status().as_u16(), location.to_owned())
+}
+
+/// The same with one proxy alive, by host and path.
+fn led(host: &str, path: &str) -> (u16, String) {
+    ask(knows(vec![vec![proxy("p", [127, 0, 0, 2])]]), Request::get(path).header("host", host))
+}
+
+fn to(location: &str) -> (u16, String) {
+    (302, location.to_owned())
+}
+
+#[test]
+fn a_manager_path_leads_to_a_proxy_byte_for_byte() {
+    let odd = "/~/https/www.example.com:8443/%7ea//b/../c;d?x=%20&y='[]{}|^`+";
+    assert_eq!(led("m.test", odd), to(&format!("http://127.0.0.2:8080{odd}")));
+    assert_eq!(led("m.test", "/~/https/www.example.com"), to("http://127.0.0.2:8080/~/https/www.example.com/"));
+    assert_eq!(led("m.test", "/~/http/a.test?q"), to("http://127.0.0.2:8080/~/http/a.test/?q"));
+}
+
+#[test]
+fn a_coralized_host_leads_to_its_origin_at_a_proxy() {
+    assert_eq!(led("www.example.com.nyud.example", "/a?b"), to("http://127.0.0.2:8080/~/http/www.example.com/a?b"));
+    assert_eq!(
+        led("www.example.com.8080.nyud.example:80", "/"),
+        to("http://127.0.0.2:8080/~/http/www.example.com:8080/")
+    );
+    assert_eq!(led("www-example-com.NYUD.example", "/"), to("http://127.0.0.2:8080/~/http/www.example.com/"));
+    assert_eq!(led("a.test.443.nyud.example", "/"), to("http://127.0.0.2:8080/~/https/a.test/"));
+    let absolute = Request::get("http://a.test.nyud.example/x").header("host", "m.test");
+    assert_eq!(
+        ask(knows(vec![vec![proxy("p", [127, 0, 0, 2])]]), absolute),
+        to("http://127.0.0.2:8080/~/http/a.test/x")
+    );
+}
+
+#[test]
+fn a_root_relative_link_is_led_by_its_referer_to_the_page_it_stands_on() {
+    let link = |referer: &str| {
+        let request = Request::get("/style.css?v=1").header("host", "m.test:8081").header("referer", referer);
+        ask(knows(vec![Vec::new()]), request)
+    };
+    assert_eq!(
+        link("http://m.test:8081/~/https/www.example.com:8443/deep/page?x"),
+        to("/~/https/www.example.com:8443/style.css?v=1")
+    );
+    for foreign in [
+        "http://other.test/~/https/www.example.com/",
+        "http://m.test:8081/page",
+        "http://m.test:8081/~/ftp/a.test/",
+        "/~/http/a.test/",
+        "\u{e9}",
+    ] {
+        assert_eq!(link(foreign).0, 404, "{foreign}");
+    }
+}
+
+#[test]
+fn the_nearest_level_with_a_live_proxy_is_taken() {
+    let draining = NodeInfo { draining: true, ..proxy("leaving", [127, 0, 0, 3]) };
+    let spent = NodeInfo { quota_left: Some(0), ..proxy("spent", [127, 0, 0, 4]) };
+    let unwanted = NodeInfo { weight: 0, ..proxy("unwanted", [127, 0, 0, 5]) };
+    let homeless = NodeInfo { v4: Vec::new(), ..proxy("homeless", [127, 0, 0, 6]) };
+    let far = proxy("far", [127, 0, 0, 7]);
+    let mut levels =
+        vec![vec![far.clone()], vec![proxy("near", [127, 0, 0, 8])], vec![draining, spent, unwanted, homeless]];
+    let request = || Request::get("/~/http/a.test/").header("host", "m.test");
+    assert_eq!(ask(knows(levels.clone()), request()), to("http://127.0.0.8:8080/~/http/a.test/"));
+    levels[1].clear();
+    assert_eq!(ask(knows(levels.clone()), request()), to("http://127.0.0.7:8080/~/http/a.test/"));
+    levels[0].clear();
+    assert_eq!(ask(knows(levels), request()), (503, String::new()));
+}
+
+#[test]
+fn a_site_stays_with_one_of_the_nearest_proxies_and_sites_spread_over_them() {
+    let nodes: Vec<NodeInfo> = (2..10).map(|n| proxy(&format!("p{n}"), [127, 0, 0, n])).collect();
+    let mut used = std::collections::BTreeSet::new();
+    for site in 0..64 {
+        let request = || Request::get(format!("/~/http/s{site}.test/")).header("host", "m.test");
+        let (status, location) = ask(knows(vec![nodes.clone()]), request());
+        assert_eq!((status, location.clone()), ask(knows(vec![nodes.clone()]), request()));
+        used.insert(location.split('/').nth(2).unwrap().to_owned());
+    }
+    assert_eq!(used.into_iter().collect::<Vec<_>>(), ["127.0.0.2:8080", "127.0.0.3:8080"]);
+}
+
+#[test]
+fn a_client_is_sent_to_an_address_of_its_own_family_if_there_is_one() {
+    let both = NodeInfo { v6: vec!["2001:db8::1".parse().unwrap()], ..proxy("p", [192, 0, 2, 1]) };
+    let v4: SocketAddr = "198.51.100.1:5".parse().unwrap();
+    let v6: SocketAddr = "[2001:db8::9]:5".parse().unwrap();
+    assert_eq!(address_for(v4, &both).unwrap().to_string(), "192.0.2.1:8080");
+    assert_eq!(address_for("[::ffff:198.51.100.1]:5".parse().unwrap(), &both).unwrap().to_string(), "192.0.2.1:8080");
+    assert_eq!(address_for(v6, &both).unwrap().to_string(), "[2001:db8::1]:8080");
+    assert_eq!(address_for(v6, &proxy("p", [192, 0, 2, 1])).unwrap().to_string(), "192.0.2.1:8080");
+}
+
+#[test]
+fn what_is_no_name_of_an_origin_is_refused() {
+    for path in [
+        "/~/ftp/a.test/",
+        "/~/http/127.0.0.1/",
+        "/~/http/[::1]/",
+        "/~/http/2130706433/",
+        "/~/http/a.test:0/",
+        "/~/http/u@a.test/",
+        "/~/http//x",
+    ] {
+        assert_eq!(led("m.test", path).0, 400, "{path}");
+    }
+    assert_eq!(led("127.0.0.1.nyud.example", "/").0, 400);
+    assert_eq!(led("nyud.example", "/").0, 404);
+    assert_eq!(led("m.test", "/").0, 404);
+    assert_eq!(led("a, b", "/").0, 400);
+    let two = Request::get("/").header("host", "a.test").header("host", "b.test");
+    assert_eq!(ask(knows(vec![Vec::new()]), two).0, 400);
+}
+
+#[tokio::test]
+async fn only_get_and_head_are_led_on_and_a_lone_manager_says_when_to_come_back() {
+    let config = ManagerConfig { listen: vec![([127, 0, 0, 1], 0).into()], ..ManagerConfig::default() };
+    let manager = Manager::start(&config, "", knows(vec![Vec::new()])).await.unwrap();
+    let exchange = async |request: &str| {
+        let mut stream = TcpStream::connect(manager.addresses()[0]).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        String::from_utf8(answer).unwrap().to_ascii_lowercase()
+    };
+    let head = exchange("HEAD /~/http/a.test/ HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").await;
+    assert!(
+        head.starts_with("http/1.1 503") && head.contains("\r\nretry-after: 5\r\n") && head.ends_with("\r\n\r\n"),
+        "{head}"
+    );
+    let post =
+        exchange("POST /~/http/a.test/ HTTP/1.1\r\nHost: m\r\nContent-Length: 1000000000\r\nConnection: close\r\n\r\n")
+            .await;
+    assert!(post.starts_with("http/1.1 405") && post.contains("\r\nallow: get, head\r\n"), "{post}");
+    let connect = exchange("CONNECT a.test:80 HTTP/1.1\r\nHost: a.test:80\r\nConnection: close\r\n\r\n").await;
+    assert!(connect.starts_with("http/1.1 405"), "{connect}");
+    manager.stop().await;
+}

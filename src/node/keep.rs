@@ -1,0 +1,43 @@
+//! What a running node does by the clock: it saves what must survive, and tells its peers how busy it is.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::parts::Parts;
+use crate::state::Kept;
+
+/// Runs until aborted.
+pub(super) async fn keep(parts: Arc<Parts>) {
+    let mut describe = interval(DESCRIBE);
+    let mut save_all = interval(SAVE);
+    describe.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    save_all.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = describe.tick() => parts.describe(),
+            _ = save_all.tick() => save(&parts).await,
+        }
+    }
+}
+
+/// Writes peers and the last good DNS set. What cannot be written is said and tried again next time.
+pub(super) async fn save(parts: &Arc<Parts>) {
+    let parts = Arc::clone(parts);
+    let write = move || {
+        for (kept, bytes) in [(Kept::Peers, parts.peers()), (Kept::DnsSet, parts.dns_set())] {
+            let Some(bytes) = bytes else { continue };
+            if let Err(error) = parts.state().save(kept, &bytes) {
+                tracing::warn!(%error, "state could not be saved");
+            }
+        }
+    };
+    // Syncing a file may take its time.
+    let _ = tokio::task::spawn_blocking(write).await;
+}
+
+/// How often peers hear of this node's load.
+const DESCRIBE: Duration = Duration::from_secs(5);
+
+/// How often state is written: what is lost by a crash is at most so old.
+const SAVE: Duration = Duration::from_secs(30);

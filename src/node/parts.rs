@@ -1,0 +1,372 @@
+//! The parts of a running node and how they are joined: what one needs of another is handed over here and nowhere else.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use atoll_overlay::{
+    Index, NodeId, NodeInfo, Streams,
+    driver::{self, Identity, Overlay},
+};
+use atoll_store::{DiskState, Store};
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::StartError;
+use crate::{
+    admin::Admin,
+    config::{Config, Role},
+    manager::Manager,
+    port_holder::{Protocol, bind_error},
+    state::{Kept, State},
+    status::{DnsStatus, LevelStatus, Listening, ProxyStatus, Served, Status, StatusSource, StoreStatus, role_words},
+};
+
+/// Everything that runs.
+pub(super) struct Parts {
+    config: Config,
+    state: State,
+    started: Instant,
+    drain: watch::Sender<bool>,
+    store: Store,
+    overlay: Overlay,
+    proxy: Option<atoll_proxy::Proxy>,
+    dns: Slot<atoll_dnssrv::Server>,
+    manager: Slot<Manager>,
+    listen: Mutex<Vec<Listening>>,
+}
+
+impl Parts {
+    /// Starts the parts in order; if one fails, those before it are stopped.
+    pub(super) async fn start(config: Config) -> Result<Self, StartError> {
+        let state = State::open(&config.node.state)?;
+        let store = Store::open(config.store.clone()).await?;
+        let overlay = start_overlay(&config, &state).await?;
+        let mut parts = Self {
+            config,
+            state,
+            started: Instant::now(),
+            drain: watch::Sender::new(false),
+            store,
+            overlay,
+            proxy: None,
+            dns: Slot::default(),
+            manager: Slot::default(),
+            listen: Mutex::default(),
+        };
+        if let Err(error) = parts.start_servers().await {
+            parts.stop().await;
+            return Err(error);
+        }
+        parts.note_listeners();
+        Ok(parts)
+    }
+
+    async fn start_servers(&mut self) -> Result<(), StartError> {
+        if self.config.node.runs(Role::Proxy) {
+            let streams: Arc<dyn Streams> = Arc::new(self.overlay.clone());
+            let proxy = atoll_proxy::Proxy::start(self.config.proxy.clone(), self.index(), streams, self.store.clone());
+            self.proxy = Some(proxy.await.map_err(proxy_failed)?);
+        }
+        // The dnssrv watches what the index says of this node: it must know the ports by then.
+        self.describe();
+        if self.config.node.runs(Role::Dnssrv) {
+            let saved = self.state.load(Kept::DnsSet)?.map(Bytes::from);
+            let server = atoll_dnssrv::serve(self.config.dns.clone(), self.index(), saved);
+            self.dns.fill(server.await.map_err(dns_failed)?);
+        }
+        if self.config.node.runs(Role::Manager) {
+            let manager = Manager::start(&self.config.manager, &self.config.node.zone, self.index());
+            self.manager.fill(manager.await.map_err(|error| part("manager", error))?);
+        }
+        Ok(())
+    }
+
+    pub(super) fn index(&self) -> Arc<dyn Index> {
+        Arc::new(self.overlay.clone())
+    }
+
+    pub(super) const fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Peers as bytes for the next start.
+    pub(super) fn peers(&self) -> Option<Bytes> {
+        Some(self.overlay.save_peers())
+    }
+
+    /// The last good DNS set as bytes for the next start; none without a dnssrv.
+    pub(super) fn dns_set(&self) -> Option<Bytes> {
+        self.dns.with(atoll_dnssrv::Server::save)
+    }
+
+    /// Tells the network how this node is now.
+    pub(super) fn describe(&self) {
+        let own = self.overlay.me();
+        self.overlay.describe(NodeInfo { load: self.load(), draining: *self.drain.borrow(), ..self.info(own.id) });
+    }
+
+    pub(super) async fn drain_asked(&self) {
+        let mut asked = self.drain.subscribe();
+        // The sender lives as long as this: waiting cannot fail.
+        let _ = asked.wait_for(|asked| *asked).await;
+    }
+
+    /// Leaves DNS, waits out the TTL, then waits for what runs.
+    pub(super) async fn leave(&self) {
+        self.drain();
+        tracing::info!(wait = ?self.config.node.drain_wait, "left DNS; waiting until no answer names this node");
+        tokio::time::sleep(self.config.node.drain_wait).await;
+        if let Some(proxy) = &self.proxy {
+            tracing::info!(grace = ?self.config.node.drain_grace, "finishing what runs");
+            proxy.drain(self.config.node.drain_grace).await;
+        }
+    }
+
+    /// Stops the parts in reverse order.
+    pub(super) async fn stop(&self) {
+        if let Some(manager) = self.manager.take() {
+            manager.stop().await;
+        }
+        if let Some(dns) = self.dns.take() {
+            dns.stop().await;
+        }
+        if let Some(proxy) = &self.proxy {
+            proxy.stop().await;
+        }
+        self.overlay.stop().await;
+        self.store.clone().close().await;
+    }
+
+    /// Adds the admin API to the listeners that the status shows.
+    pub(super) fn add_admin(&self, admin: &Admin) {
+        let socket = admin.socket().map(|path| path.display().to_string());
+        let addresses = admin.addresses().iter().map(ToString::to_string).chain(socket);
+        self.listening().extend(addresses.map(|address| Listening { service: "admin".to_owned(), address }));
+    }
+
+    fn note_listeners(&self) {
+        let mut listening = self.listening();
+        let mut add = |service: &str, addresses: &[SocketAddr]| {
+            let entry = |address: &SocketAddr| Listening { service: service.to_owned(), address: address.to_string() };
+            listening.extend(addresses.iter().map(entry));
+        };
+        add("overlay", &self.overlay.listen_addrs());
+        add("http", self.proxy.as_ref().map(atoll_proxy::Proxy::local_addrs).unwrap_or_default());
+        self.dns.with(|dns| add("dns", dns.local_addrs()));
+        self.manager.with(|manager| add("manager", manager.addresses()));
+    }
+
+    fn listening(&self) -> std::sync::MutexGuard<'_, Vec<Listening>> {
+        self.listen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This node as it describes itself: what the configuration says, else what its proxy listens on.
+    fn info(&self, id: NodeId) -> NodeInfo {
+        let listeners = self.proxy.as_ref().map(atoll_proxy::Proxy::local_addrs).unwrap_or_default();
+        describe(&self.config, id, listeners)
+    }
+
+    /// How busy the proxy is, by its connections: 0 to 100.
+    fn load(&self) -> u8 {
+        let Some(proxy) = &self.proxy else { return 0 };
+        let most = u64::try_from(self.config.proxy.limits.connections).unwrap_or(u64::MAX).max(1);
+        u8::try_from((proxy.stats().connections.saturating_mul(100) / most).min(100)).unwrap_or(100)
+    }
+
+    fn proxy_status(&self) -> ProxyStatus {
+        let Some(proxy) = &self.proxy else { return ProxyStatus::default() };
+        let stats = proxy.stats();
+        let peers = |level: u8| stats.served.peers.get(&level).copied().unwrap_or_default();
+        ProxyStatus {
+            requests: stats.requests,
+            flights: stats.flights,
+            connections: stats.connections,
+            bytes_sent: stats.bytes_sent,
+            origin_requests: stats.origin_requests,
+            served: Served {
+                local: stats.served.local,
+                peer_l2: peers(2),
+                peer_l1: peers(1),
+                peer_l0: peers(0),
+                origin: stats.served.origin,
+            },
+        }
+    }
+
+    fn dns_status(&self) -> DnsStatus {
+        let Some(stats) = self.dns.with(atoll_dnssrv::Server::stats) else { return DnsStatus::default() };
+        let refused = |code: &str| matches!(code, "refused" | "formerr" | "notimp" | "badvers");
+        DnsStatus {
+            queries: stats.queries.values().sum(),
+            answers: stats.levels.iter().sum(),
+            refused: stats.queries.iter().filter(|((_, code, _), _)| refused(code)).map(|(_, count)| count).sum(),
+            prefixes: stats.measured.values().sum(),
+            ..DnsStatus::default()
+        }
+    }
+
+    fn store_status(&self) -> StoreStatus {
+        let stats = self.store.stats();
+        let disk = match stats.disk {
+            DiskState::Absent => "none",
+            DiskState::Working => "ok",
+            DiskState::Failed => "failed: nothing is written until the next try",
+        };
+        StoreStatus {
+            objects: stats.objects,
+            memory_bytes: stats.memory_bytes,
+            disk_bytes: stats.disk_bytes,
+            disk: disk.to_owned(),
+        }
+    }
+}
+
+impl StatusSource for Parts {
+    fn status(&self) -> Status {
+        let node = &self.config.node;
+        Status {
+            id: self.overlay.id().to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            roles: role_words(node.role_set()),
+            uptime: self.started.elapsed().as_secs(),
+            draining: *self.drain.borrow(),
+            network: node.network.clone(),
+            zone: node.zone.clone(),
+            site: node.site.clone(),
+            listen: self.listening().clone(),
+            levels: self.overlay.levels().iter().map(LevelStatus::of).collect(),
+            store: self.store_status(),
+            proxy: self.proxy_status(),
+            dns: self.dns_status(),
+        }
+    }
+
+    fn drain(&self) {
+        self.drain.send_replace(true);
+        self.describe();
+        self.dns.with(atoll_dnssrv::Server::leave);
+    }
+}
+
+/// A part that is stopped by value while others still look at the whole.
+struct Slot<T>(Mutex<Option<T>>);
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self(Mutex::new(None))
+    }
+}
+
+impl<T> Slot<T> {
+    fn fill(&self, part: T) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(part);
+    }
+
+    /// Asks the part something that does not wait; none if it does not run.
+    fn with<R>(&self, ask: impl FnOnce(&T) -> R) -> Option<R> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(ask)
+    }
+
+    fn take(&self) -> Option<T> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+async fn start_overlay(config: &Config, state: &State) -> Result<Overlay, StartError> {
+    let unreadable =
+        |reason: String| StartError::Identity { path: state.path(Kept::Identity).display().to_string(), reason };
+    let identity = match state.load(Kept::Identity)? {
+        Some(bytes) => Identity::from_bytes(&bytes).map_err(|error| unreadable(error.to_string()))?,
+        None => {
+            let identity = Identity::generate();
+            let bytes = identity.to_bytes().map_err(|error| unreadable(error.to_string()))?;
+            state.save(Kept::Identity, &bytes)?;
+            identity
+        }
+    };
+    let info = describe(config, identity.node_id(&config.node.network, 0), &[]);
+    let peers = state.load(Kept::Peers)?.map(Bytes::from);
+    let started = driver::start(config.overlay.clone(), config.index.clone(), &identity, info, peers).await;
+    started.map_err(|error| match error {
+        driver::StartError::Listen { address, source } => part("overlay", listen_failed(&address, &source)),
+        other => part("overlay", other),
+    })
+}
+
+/// A node in its own words.
+fn describe(config: &Config, id: NodeId, listeners: &[SocketAddr]) -> NodeInfo {
+    let node = &config.node;
+    let mut addresses: Vec<IpAddr> = node.addresses.clone();
+    if addresses.is_empty() {
+        addresses.extend(listeners.iter().map(SocketAddr::ip).filter(|address| !address.is_unspecified()));
+    }
+    let mut http_ports = node.http_ports.clone();
+    if http_ports.is_empty() {
+        http_ports.extend(listeners.iter().map(SocketAddr::port));
+    }
+    http_ports.dedup();
+    NodeInfo {
+        id,
+        v4: addresses
+            .iter()
+            .filter_map(|address| match address {
+                IpAddr::V4(v4) => Some(*v4),
+                IpAddr::V6(_) => None,
+            })
+            .collect(),
+        v6: addresses
+            .iter()
+            .filter_map(|address| match address {
+                IpAddr::V6(v6) => Some(*v6),
+                IpAddr::V4(_) => None,
+            })
+            .collect(),
+        http_ports,
+        roles: node.role_set(),
+        load: 0,
+        weight: node.weight,
+        quota_left: None,
+        draining: false,
+        rtt: None,
+        clusters: Vec::new(),
+        site: node.site.clone(),
+        certificates: Vec::new(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+fn proxy_failed(error: atoll_proxy::StartError) -> StartError {
+    match error {
+        atoll_proxy::StartError::Bind { address, source } => part("proxy", bind_error(&source, address, Protocol::Tcp)),
+        other => part("proxy", other),
+    }
+}
+
+fn dns_failed(error: atoll_dnssrv::ServeError) -> StartError {
+    match error {
+        atoll_dnssrv::ServeError::Bind { address, transport, source } => {
+            let protocol = if transport == "udp" { Protocol::Udp } else { Protocol::Tcp };
+            part("dnssrv", bind_error(&source, address, protocol))
+        }
+        other => part("dnssrv", other),
+    }
+}
+
+/// A multiaddr that could not be listened on, with who holds its port if that can be known.
+fn listen_failed(multiaddr: &str, source: &io::Error) -> String {
+    let mut words = multiaddr.split('/').skip(2);
+    let address = words.next().and_then(|ip| ip.parse::<IpAddr>().ok());
+    let port = words.nth(1).and_then(|port| port.parse::<u16>().ok());
+    match (address, port) {
+        (Some(address), Some(port)) => bind_error(source, (address, port).into(), Protocol::Tcp),
+        _ => format!("cannot listen on {multiaddr}: {source}"),
+    }
+}
+
+fn part(part: &'static str, reason: impl ToString) -> StartError {
+    StartError::Part { part, reason: reason.to_string() }
+}

@@ -1,0 +1,148 @@
+//! The two commands that run until somebody ends them: a node, and the demo. What the operator's signals mean stands here.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::timeout,
+};
+
+use crate::{
+    cli::DemoArgs,
+    config::Config,
+    demo::{Demo, DemoError, Options, Report},
+    log::Log,
+    node::{Node, STOP_LIMIT},
+    out::{complain, say},
+};
+
+/// Runs a node until SIGTERM or SIGINT. The first one lets it leave well (warm close), a second one stops it now (cold close).
+/// SIGUSR1 reopens the log.
+pub async fn node(config: Config, log: Log) -> ExitCode {
+    let node = match Node::start(config).await {
+        Ok(node) => node,
+        Err(error) => {
+            complain(error);
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            complain(format_args!("signals cannot be received: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    for listening in node.status().listen {
+        tracing::info!(service = listening.service, address = listening.address, "listening");
+    }
+    if let Some(path) = node.token_path() {
+        tracing::info!(token = %path.display(), "the admin API's token is in this file");
+    }
+    tokio::select! {
+        () = signals.end(&log) => {}
+        () = node.drain_asked() => {}
+    }
+    tokio::select! {
+        () = node.drain() => tracing::info!("left well"),
+        () = signals.end(&log) => tracing::warn!("stopped at once, downloads under way are cut"),
+    }
+    if timeout(STOP_LIMIT, node.stop()).await.is_err() {
+        tracing::warn!(limit = ?STOP_LIMIT, "some part did not stop in time");
+    }
+    ExitCode::SUCCESS
+}
+
+/// Runs the demo: the tour, then, unless told to exit, the world stays up until Ctrl-C. The exit code says whether every claim
+/// held.
+pub async fn demo(args: &DemoArgs) -> ExitCode {
+    let quiet = args.json;
+    let narrate = |text: &str| {
+        if !quiet {
+            say(text);
+        }
+    };
+    let state = match scratch(args.state.clone()) {
+        Ok(state) => state,
+        Err(error) => {
+            complain(format_args!("no folder for the demo's nodes: {error}; name one with --state DIRECTORY"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = tokio::select! {
+        outcome = show(args, &state, &narrate) => match outcome {
+            Ok(report) if report.held() => ExitCode::SUCCESS,
+            Ok(_) => ExitCode::FAILURE,
+            Err(error) => {
+                complain(error);
+                ExitCode::FAILURE
+            }
+        },
+        _ = tokio::signal::ctrl_c() => ExitCode::SUCCESS,
+    };
+    if args.state.is_none() {
+        // What is left behind is in the system's folder for such things.
+        let _ = std::fs::remove_dir_all(&state);
+    }
+    code
+}
+
+async fn show(args: &DemoArgs, state: &std::path::Path, narrate: &dyn Fn(&str)) -> Result<Report, DemoError> {
+    let options = Options { origin: args.origin.clone(), state: state.to_owned() };
+    let mut demo = Demo::start(&options, narrate).await?;
+    let report = demo.tour(narrate).await?;
+    narrate(&report.summary());
+    if args.json {
+        say(serde_json::to_string(&report).unwrap_or_default());
+    }
+    if !args.exit {
+        narrate(&format!("\n{}\nCtrl-C ends the demo.", demo.hints()));
+        std::future::pending::<()>().await;
+    }
+    // Whatever does not stop in time ends with the process.
+    let _ = timeout(Duration::from_secs(5), demo.stop()).await;
+    Ok(report)
+}
+
+/// The folder given, or a new one of our own among the system's temporary files.
+fn scratch(given: Option<PathBuf>) -> std::io::Result<PathBuf> {
+    if let Some(folder) = given {
+        std::fs::create_dir_all(&folder)?;
+        return Ok(folder);
+    }
+    let folder = std::env::temp_dir().join(format!("atoll-demo-{}-{:08x}", std::process::id(), rand::random::<u32>()));
+    std::fs::create_dir(&folder)?;
+    Ok(folder)
+}
+
+/// What the operator may send a running node.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+    reopen: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reopen: signal(SignalKind::user_defined1())?,
+        })
+    }
+
+    /// Waits for a signal to end, reopening the log when asked meanwhile.
+    async fn end(&mut self, log: &Log) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.reopen.recv() => {
+                    if let Err(error) = log.reopen() {
+                        tracing::warn!(%error, "the log was not reopened");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! This crate's settings: unit, range, what worsens in each direction, and where the default comes from.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::de::{Deserializer, Error as _, Visitor};
+use serde::{Deserialize, Serialize};
+
+use crate::error::OpenError;
+
+/// A number of bytes; in TOML an integer, or a string with a unit such as `"8MiB"` or `"2GB"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct ByteSize(pub u64);
+
+impl ByteSize {
+    /// This many times 1,024 bytes.
+    pub const fn kib(count: u64) -> Self {
+        Self(count << 10)
+    }
+
+    /// This many times 1,024 KiB.
+    pub const fn mib(count: u64) -> Self {
+        Self(count << 20)
+    }
+
+    /// This many times 1,024 MiB.
+    pub const fn gib(count: u64) -> Self {
+        Self(count << 30)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at_checked(split)?;
+        let factor: u64 = match unit.trim() {
+            "" | "B" => 1,
+            "KiB" => 1 << 10,
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            "TiB" => 1 << 40,
+            "kB" | "KB" => 1_000,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            "TB" => 1_000_000_000_000,
+            _ => return None,
+        };
+        number.parse::<u64>().ok()?.checked_mul(factor).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ByteSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Size;
+        impl Visitor<'_> for Size {
+            type Value = ByteSize;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a number of bytes, or a string such as \"8MiB\"")
+            }
+            fn visit_u64<E: serde::de::Error>(self, bytes: u64) -> Result<ByteSize, E> {
+                Ok(ByteSize(bytes))
+            }
+            fn visit_i64<E: serde::de::Error>(self, bytes: i64) -> Result<ByteSize, E> {
+                u64::try_from(bytes).map(ByteSize).map_err(|_| E::custom("a size is not negative"))
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ByteSize, E> {
+                ByteSize::parse(text).ok_or_else(|| E::custom(format!("{text:?} is not a size such as \"8MiB\"")))
+            }
+        }
+        deserializer.deserialize_any(Size).map_err(D::Error::custom)
+    }
+}
+
+/// Who leaves the RAM tier first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Eviction {
+    /// A small queue sifts out what is asked for once, a large one keeps the rest [S3-FIFO, SOSP 2023].
+    #[default]
+    S3Fifo,
+    /// The oldest first [Hornet].
+    Fifo,
+}
+
+/// How a store is laid out and what it may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the segment files are; none keeps everything in RAM. One process per directory.
+    pub directory: Option<PathBuf>,
+    /// Bytes on disk, fills under way included; at least four segments. Less: more misses. More: a fuller disk. [guess]
+    pub capacity: ByteSize,
+    /// Bytes of bodies and metadata in the RAM tier. Less: more disk reads. More: less page cache for everyone. [guess]
+    pub memory: ByteSize,
+    /// Bytes of one segment file, 1 MiB to 2 GiB. Smaller: more files and syncs. Larger: coarser eviction and a longer
+    /// scan of the last one after a crash. [guess]
+    pub segment: ByteSize,
+    /// Bytes of one slice of a large body, 64 KiB to a quarter of a segment; rounded down to 64 KiB. Smaller: more
+    /// index entries. Larger: more memory per fill and per reader. [design 4: 2 MiB]
+    pub slice: ByteSize,
+    /// Bytes of metadata an object may carry. Less: refuses long header blocks. More: longer reads per hit. [guess]
+    pub metadata_limit: ByteSize,
+    /// Bytes that fills under way may hold in RAM, all together. Less: fills refused in a burst. More: RAM. [guess]
+    pub fill_memory: ByteSize,
+    /// Who leaves the RAM tier first.
+    pub eviction: Eviction,
+    /// Percent of the RAM tier for S3-FIFO's small queue, 1 to 50. Less: one scan sweeps it. More: less room for what
+    /// is asked for again. [S3-FIFO: 10]
+    pub small_queue_percent: u8,
+    /// Percent of a reclaimed segment that second-chance reinsertion may keep, 0 to 75. Less: hot objects are lost with
+    /// their segment. More: more bytes written for each byte stored. [guess]
+    pub reinsertion_percent: u8,
+    /// Purges kept one by one, 16 to 1,048,576. Less: the oldest are sooner folded into one that matches every older
+    /// object. More: RAM, 100 bytes or so each. [guess]
+    pub purge_limit: u32,
+    /// Disk reads at a time, and disk writes at a time; 1 to 256. Less: an idle disk. More: threads. [guess]
+    pub io_depth: u16,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            directory: None,
+            capacity: ByteSize::gib(8),
+            memory: ByteSize::mib(256),
+            segment: ByteSize::mib(64),
+            slice: ByteSize::mib(2),
+            metadata_limit: ByteSize::kib(64),
+            fill_memory: ByteSize::mib(128),
+            eviction: Eviction::S3Fifo,
+            small_queue_percent: 10,
+            reinsertion_percent: 50,
+            purge_limit: 65_536,
+            io_depth: 16,
+        }
+    }
+}
+
+/// Bytes in one piece of a body: the unit that is checksummed on disk and handed out from RAM.
+pub(crate) const PIECE: u64 = 64 << 10;
+
+impl Config {
+    /// Refuses what cannot work, naming the field.
+    pub(crate) fn check(&self) -> Result<(), OpenError> {
+        let refuse = |field, reason: &str| Err(OpenError::Config { field, reason: reason.to_owned() });
+        if self.slice.0 < PIECE {
+            return refuse("slice", "is under 64 KiB");
+        }
+        if self.metadata_limit.0 > ByteSize::mib(1).0 {
+            return refuse("metadata_limit", "is over 1 MiB");
+        }
+        if !(1..=50).contains(&self.small_queue_percent) {
+            return refuse("small_queue_percent", "is not within 1 to 50");
+        }
+        if self.reinsertion_percent > 75 {
+            return refuse("reinsertion_percent", "is over 75");
+        }
+        if !(16..=1 << 20).contains(&self.purge_limit) {
+            return refuse("purge_limit", "is not within 16 to 1048576");
+        }
+        if !(1..=256).contains(&self.io_depth) {
+            return refuse("io_depth", "is not within 1 to 256");
+        }
+        if self.directory.is_none() {
+            return Ok(());
+        }
+        if !(ByteSize::mib(1).0..=ByteSize::gib(2).0).contains(&self.segment.0) {
+            return refuse("segment", "is not within 1 MiB to 2 GiB");
+        }
+        if self.slice.0 > self.segment.0 / 4 {
+            return refuse("slice", "is over a quarter of a segment");
+        }
+        if self.metadata_limit.0 > self.segment.0 / 4 {
+            return refuse("metadata_limit", "is over a quarter of a segment");
+        }
+        if self.capacity.0 / 4 < self.segment.0 {
+            return refuse("capacity", "is under four segments");
+        }
+        Ok(())
+    }
+
+    /// Bytes of a slice, whole pieces.
+    #[expect(dead_code, reason = "asked by the disk engine")]
+    pub(crate) fn slice_bytes(&self) -> u64 {
+        self.slice.0 / PIECE * PIECE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_integers_or_carry_a_unit() {
+        assert_eq!(ByteSize::parse("8MiB"), Some(ByteSize::mib(8)));
+        assert_eq!(ByteSize::parse("2 GB"), Some(ByteSize(2_000_000_000)));
+        assert_eq!(ByteSize::parse("17"), Some(ByteSize(17)));
+        for wrong in ["", "MiB", "-1", "1.5GiB", "8 mib", "99999999999TiB"] {
+            assert_eq!(ByteSize::parse(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_default_works_in_ram_and_on_disk() {
+        Config::default().check().unwrap();
+        Config { directory: Some("x".into()), ..Config::default() }.check().unwrap();
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_by_name() {
+        let disk = Config { directory: Some("x".into()), ..Config::default() };
+        let cases = [
+            ("slice", Config { slice: ByteSize(1), ..disk.clone() }),
+            ("slice", Config { slice: ByteSize::mib(17), ..disk.clone() }),
+            ("segment", Config { segment: ByteSize::kib(1), ..disk.clone() }),
+            ("capacity", Config { capacity: ByteSize::mib(255), ..disk.clone() }),
+            ("metadata_limit", Config { metadata_limit: ByteSize::mib(2), ..disk.clone() }),
+            ("purge_limit", Config { purge_limit: 1, ..disk.clone() }),
+            ("io_depth", Config { io_depth: 0, ..disk.clone() }),
+            ("reinsertion_percent", Config { reinsertion_percent: 76, ..disk.clone() }),
+            ("small_queue_percent", Config { small_queue_percent: 0, ..disk }),
+        ];
+        for (expected, config) in cases {
+            let Err(OpenError::Config { field, .. }) = config.check() else { panic!("{expected} accepted") };
+            assert_eq!(field, expected);
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! The RAM tier: small objects whole, and slices of large ones, as `Bytes` that are served without a copy.
+//!
+//! S3-FIFO (Yang et al., SOSP 2023): what is new enters a small queue; what is asked for again moves to the main one,
+//! the rest leaves and is remembered by a hash alone, and returns straight to the main queue. A hit only bumps a counter,
+//! under a read lock of one shard; queues move on insertion. One departure: the small queue has a floor of
+//! [`SMALL_FLOOR`] entries, because on small caches a tenth is a handful and misses rise above FIFO's. `Eviction::Fifo`
+//! is the same with everything in the main queue and no second chance.
+
+use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use crate::config::Eviction;
+use crate::key::Key;
+use crate::object::{Pieces, Whole};
+
+/// What the RAM tier holds under a key.
+#[derive(Clone, Debug)]
+pub(crate) enum Value {
+    /// A whole object under its own key.
+    Object(Arc<Whole>),
+    /// One slice of a large body, under the slice's key.
+    #[expect(dead_code, reason = "made by the disk engine")]
+    Slice(Arc<Pieces>),
+}
+
+#[derive(Debug)]
+struct Resident {
+    value: Value,
+    weight: u64,
+    /// Tells this value from an older or newer one under the same key.
+    id: u64,
+    asked: AtomicU8,
+    /// Whether it stands in the main queue.
+    main: AtomicBool,
+}
+
+/// The RAM tier.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    shards: Box<[RwLock<HashMap<Key, Resident>>]>,
+    queues: Mutex<Queues>,
+    hasher: RandomState,
+    eviction: Eviction,
+    capacity: u64,
+    small_percent: u64,
+}
+
+#[derive(Debug, Default)]
+struct Queues {
+    small: Queue,
+    main: Queue,
+    ghosts: Ghosts,
+    reserved: u64,
+    next_id: u64,
+    objects: u64,
+    evicted: u64,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    entries: VecDeque<(Key, u64)>,
+    weight: u64,
+    live: usize,
+}
+
+/// Hashes of what left the small queue, oldest first.
+#[derive(Debug, Default)]
+struct Ghosts {
+    order: VecDeque<u64>,
+    set: HashSet<u64>,
+}
+
+/// What the RAM tier holds, in numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Holdings {
+    pub(crate) objects: u64,
+    pub(crate) bytes: u64,
+    pub(crate) evicted: u64,
+}
+
+const SHARDS: usize = 64;
+/// The small queue keeps at least this many entries before it gives any up, room permitting.
+const SMALL_FLOOR: usize = 64;
+/// Bytes that an entry costs beside its body and metadata: the map's slot, the queue's, and the allocations' heads.
+pub(crate) const OVERHEAD: u64 = 256;
+const ASKED_MOST: u8 = 3;
+
+impl Memory {
+    pub(crate) fn new(capacity: u64, eviction: Eviction, small_percent: u8) -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            queues: Mutex::default(),
+            hasher: RandomState::new(),
+            eviction,
+            capacity,
+            small_percent: u64::from(small_percent),
+        }
+    }
+
+    /// What is held under `key`; counts as asked for.
+    pub(crate) fn get(&self, key: &Key) -> Option<Value> {
+        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
+        let resident = shard.get(key)?;
+        if self.eviction == Eviction::S3Fifo && resident.asked.load(Ordering::Relaxed) < ASKED_MOST {
+            resident.asked.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(resident.value.clone())
+    }
+
+    /// Whether something is held under `key`; does not count as asked for.
+    pub(crate) fn contains(&self, key: &Key) -> bool {
+        self.shard(key).read().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+    }
+
+    /// Takes `value` in, in place of what was under `key`, if `still()` holds while nothing else can be taken in or
+    /// removed. Others leave to make room. False if it was not taken in.
+    pub(crate) fn insert_if(&self, key: Key, value: Value, still: impl FnOnce() -> bool) -> bool {
+        let weight = value.weight() + OVERHEAD;
+        let mut queues = self.queues();
+        if !still() {
+            return false;
+        }
+        self.take(&mut queues, &key);
+        if weight.saturating_add(queues.reserved) > self.capacity {
+            return false;
+        }
+        let id = queues.next_id;
+        queues.next_id += 1;
+        let known = queues.ghosts.set.contains(&self.hasher.hash_one(key));
+        let straight = known || self.eviction == Eviction::Fifo;
+        let resident = Resident { value, weight, id, asked: AtomicU8::new(0), main: AtomicBool::new(straight) };
+        queues.objects += u64::from(matches!(resident.value, Value::Object(_)));
+        self.shard(&key).write().unwrap_or_else(PoisonError::into_inner).insert(key, resident);
+        if straight { &mut queues.main } else { &mut queues.small }.push(key, id, weight);
+        self.make_room(&mut queues);
+        true
+    }
+
+    /// Takes `value` in, in place of what was under `key`.
+    pub(crate) fn insert(&self, key: Key, value: Value) -> bool {
+        self.insert_if(key, value, || true)
+    }
+
+    /// Gives up what is held under `key` if `still()` holds while nothing else can be taken in or removed.
+    pub(crate) fn remove_if(&self, key: &Key, still: impl FnOnce() -> bool) -> bool {
+        let mut queues = self.queues();
+        still() && self.take(&mut queues, key)
+    }
+
+    /// Gives up what is held under `key`.
+    pub(crate) fn remove(&self, key: &Key) -> bool {
+        self.take(&mut self.queues(), key)
+    }
+
+    /// Keeps `bytes` of the capacity free for fills under way; others leave to make room.
+    pub(crate) fn reserve(&self, bytes: u64) {
+        let mut queues = self.queues();
+        queues.reserved = bytes;
+        self.make_room(&mut queues);
+    }
+
+    pub(crate) fn holdings(&self) -> Holdings {
+        let queues = self.queues();
+        Holdings { objects: queues.objects, bytes: queues.small.weight + queues.main.weight, evicted: queues.evicted }
+    }
+
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shard(&self, key: &Key) -> &RwLock<HashMap<Key, Resident>> {
+        let hash = usize::try_from(self.hasher.hash_one(key) >> 32).unwrap_or_default();
+        &self.shards[hash % SHARDS]
+    }
+
+    fn take(&self, queues: &mut Queues, key: &Key) -> bool {
+        let Some(resident) = self.shard(key).write().unwrap_or_else(PoisonError::into_inner).remove(key) else {
+            return false;
+        };
+        queues.objects -= u64::from(matches!(resident.value, Value::Object(_)));
+        let in_main = resident.main.load(Ordering::Relaxed);
+        let queue = if in_main { &mut queues.main } else { &mut queues.small };
+        queue.weight -= resident.weight;
+        queue.live -= 1;
+        if queue.entries.len() > 2 * queue.live + SMALL_FLOOR {
+            queue.entries.retain(|(key, id)| self.is_live(key, *id));
+        }
+        true
+    }
+
+    fn is_live(&self, key: &Key, id: u64) -> bool {
+        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
+        shard.get(key).is_some_and(|resident| resident.id == id)
+    }
+
+    fn make_room(&self, queues: &mut Queues) {
+        while queues.small.weight + queues.main.weight + queues.reserved > self.capacity {
+            let small_share = self.capacity.saturating_mul(self.small_percent) / 100;
+            let over_share = queues.small.weight > small_share && queues.small.live > SMALL_FLOOR;
+            let moved =
+                if over_share || queues.main.live == 0 { self.step_small(queues) } else { self.step_main(queues) };
+            if !moved && queues.small.live == 0 && queues.main.live == 0 {
+                return;
+            }
+        }
+    }
+
+    /// Moves the oldest of the small queue on: to the main one if asked for more than once since, else out.
+    fn step_small(&self, queues: &mut Queues) -> bool {
+        let Some((key, id)) = queues.small.entries.pop_front() else { return false };
+        let Some((weight, asked)) = self.peek(&key, id) else { return true };
+        queues.small.weight -= weight;
+        queues.small.live -= 1;
+        if asked > 1 {
+            self.note(&key, 0);
+            queues.main.push(key, id, weight);
+        } else {
+            self.evict(queues, &key);
+            let most = queues.main.live.max(SMALL_FLOOR);
+            queues.ghosts.push(self.hasher.hash_one(key), most);
+        }
+        true
+    }
+
+    /// Moves the oldest of the main queue on: back to its end if asked for since, else out.
+    fn step_main(&self, queues: &mut Queues) -> bool {
+        let Some((key, id)) = queues.main.entries.pop_front() else { return false };
+        let Some((weight, asked)) = self.peek(&key, id) else { return true };
+        if asked > 0 {
+            self.note(&key, asked - 1);
+            queues.main.entries.push_back((key, id));
+        } else {
+            queues.main.weight -= weight;
+            queues.main.live -= 1;
+            self.evict(queues, &key);
+        }
+        true
+    }
+
+    fn peek(&self, key: &Key, id: u64) -> Option<(u64, u8)> {
+        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
+        let resident = shard.get(key).filter(|resident| resident.id == id)?;
+        Some((resident.weight, resident.asked.load(Ordering::Relaxed)))
+    }
+
+    /// Notes that `key` stands in the main queue, asked for this often.
+    fn note(&self, key: &Key, asked: u8) {
+        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(resident) = shard.get(key) {
+            resident.asked.store(asked, Ordering::Relaxed);
+            resident.main.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn evict(&self, queues: &mut Queues, key: &Key) {
+        let resident = self.shard(key).write().unwrap_or_else(PoisonError::into_inner).remove(key);
+        queues.evicted += 1;
+        queues.objects -= u64::from(resident.is_some_and(|it| matches!(it.value, Value::Object(_))));
+    }
+}
+
+impl Value {
+    fn weight(&self) -> u64 {
+        match self {
+            Self::Object(whole) => whole.pieces.len() + whole.head.metadata.len() as u64,
+            Self::Slice(pieces) => pieces.len(),
+        }
+    }
+}
+
+impl Queue {
+    fn push(&mut self, key: Key, id: u64, weight: u64) {
+        self.entries.push_back((key, id));
+        self.weight += weight;
+        self.live += 1;
+    }
+}
+
+impl Ghosts {
+    fn push(&mut self, hash: u64, most: usize) {
+        if self.set.insert(hash) {
+            self.order.push_back(hash);
+        }
+        while self.order.len() > most {
+            if let Some(oldest) = self.order.pop_front() {
+                self.set.remove(&oldest);
+            }
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What a store holds and has met, in numbers.
+
+/// A store in numbers; counts are since it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Objects in any tier.
+    pub objects: u64,
+    /// Objects held whole in RAM.
+    pub memory_objects: u64,
+    /// Bytes of the RAM tier in use, overhead included.
+    pub memory_bytes: u64,
+    /// Bytes that fills under way hold in RAM.
+    pub fill_bytes: u64,
+    /// Objects and slices that left the RAM tier to make room.
+    pub memory_evictions: u64,
+    /// Purges kept one by one.
+    pub purges: u64,
+    /// Bytes of the files on disk.
+    pub disk_bytes: u64,
+    /// Objects and slices that left the disk with their segment.
+    pub disk_evictions: u64,
+    /// Records that were not what had been written.
+    pub checksum_failures: u64,
+    /// File calls that failed.
+    pub disk_errors: u64,
+    /// How the disk does.
+    pub disk: DiskState,
+}
+
+/// How the disk does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DiskState {
+    /// There is none: everything is in RAM.
+    Absent,
+    /// It is written and read.
+    Working,
+    /// It failed: nothing is written until the next try, reads may still succeed.
+    Failed,
+}

@@ -1,0 +1,105 @@
+//! The command as an operator types it: what it prints, its exit code, and that nothing starts on a wrong configuration.
+
+use std::{
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+/// Runs the binary to its end.
+fn atoll(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_atoll")).args(arguments).stdin(Stdio::null()).output().expect("the binary runs")
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("it prints text")
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("it prints text")
+}
+
+/// A file `atoll.toml` in a folder, with its state beside it.
+fn config(folder: &Path, text: &str) -> String {
+    let file = folder.join("atoll.toml");
+    let state = folder.join("state");
+    let text = text.replace("STATE", state.to_str().expect("a path of text"));
+    std::fs::write(&file, text).expect("the folder is ours");
+    file.to_str().expect("a path of text").to_owned()
+}
+
+#[test]
+fn a_typo_ends_node_and_check_with_code_2_and_starts_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = config(folder.path(), "[node]\nroles = [\"manager\"]\nstate = \"STATE\"\nbotstrap = []\n");
+    for arguments in [vec!["check", &file], vec!["node", "--config", &file]] {
+        let output = atoll(&arguments);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        assert!(stderr(&output).contains("atoll.toml:4:1: unknown key `botstrap`"), "{}", stderr(&output));
+        assert!(stderr(&output).contains("did you mean `bootstrap`?"), "{}", stderr(&output));
+        assert_eq!(stdout(&output), "");
+        assert!(!folder.path().join("state").exists());
+    }
+}
+
+#[test]
+fn check_says_what_a_good_file_means_and_starts_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = config(folder.path(), "[node]\nroles = [\"manager\"]\nstate = \"STATE\"\nzone = \"nyud.example\"\n");
+    let output = atoll(&["check", &file]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let told = stdout(&output);
+    assert!(told.starts_with("OK ") && told.contains("zone       nyud.example"), "{told}");
+    assert!(told.contains("listens    0.0.0.0:8081 TCP (manager.listen)"), "{told}");
+    assert!(!folder.path().join("state").exists());
+}
+
+#[test]
+fn check_takes_the_example_file() {
+    let output = atoll(&["check", concat!(env!("CARGO_MANIFEST_DIR"), "/atoll.example.toml")]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[test]
+fn a_wrong_flag_is_told_with_the_nearest_one() {
+    let output = atoll(&["node", "--confg", "a"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--config"), "{}", stderr(&output));
+}
+
+#[test]
+fn status_without_a_node_names_the_socket_it_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("none.sock");
+    let output = atoll(&["status", "--socket", socket.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("none.sock") && stderr(&output).contains("is it running?"), "{}", stderr(&output));
+}
+
+#[test]
+fn url_prints_every_form() {
+    let output = atoll(&["url", "http://www.example.com:8080/a", "--zone", "cdn.example"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    for form in [
+        "http://www.example.com.8080.cdn.example/a",
+        "http://www-example-com-8080.cdn.example/a",
+        "/~/http/www.example.com:8080/a",
+    ] {
+        assert!(stdout(&output).contains(form), "{form}: {}", stdout(&output));
+    }
+    let wrong = atoll(&["url", "gopher://a.test/"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(stderr(&wrong).contains("gopher"), "{}", stderr(&wrong));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_crash() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_atoll"))
+        .args(["url", "http://www.example.com/"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+}

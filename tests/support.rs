@@ -1,0 +1,316 @@
+//! Nodes, origins and clients for the whole-node tests: real processes of the program on loopback, each in a folder of its own,
+//! all ports picked by the system. Whatever a test starts ends with it, by pid.
+
+use std::{
+    io::{BufRead as _, BufReader},
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, UnixStream},
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+
+/// How long a test waits for a condition before it fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until a condition holds; fails the test with its name if it does not within [`PATIENCE`].
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if condition().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("not within {PATIENCE:?}: {what}");
+}
+
+/// One process of `atoll node`.
+pub(crate) struct Process {
+    child: Child,
+    folder: PathBuf,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Writes the configuration and starts a node; returns once its admin socket answers.
+    pub(crate) async fn start(folder: &Path, config: &str) -> Self {
+        Self::start_with(Command::new(env!("CARGO_BIN_EXE_atoll")), folder, config).await
+    }
+
+    /// The same with a command in front, such as one that enters a namespace.
+    pub(crate) async fn start_with(mut command: Command, folder: &Path, config: &str) -> Self {
+        std::fs::create_dir_all(folder).unwrap();
+        let file = folder.join("atoll.toml");
+        std::fs::write(&file, config).unwrap();
+        let log = folder.join("log");
+        let output = std::fs::File::options().create(true).append(true).open(&log).unwrap();
+        command.arg("node").arg("--config").arg(&file);
+        command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
+        let process = Self { child: command.spawn().unwrap(), folder: folder.to_owned(), log };
+        let deadline = Instant::now() + PATIENCE;
+        while process.status().await.is_none() {
+            assert!(Instant::now() < deadline, "the node did not come up:\n{}", process.log());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        process
+    }
+
+    /// `/status` by the admin socket.
+    pub(crate) async fn status(&self) -> Option<serde_json::Value> {
+        let stream = UnixStream::connect(self.folder.join("state/admin.sock")).await.ok()?;
+        let token = std::fs::read_to_string(self.folder.join("state/admin.token")).ok()?;
+        let request = Request::get("/status")
+            .header(header::HOST, "localhost")
+            .header(header::AUTHORIZATION, format!("Bearer {}", token.trim()))
+            .body(Empty::<Bytes>::new())
+            .unwrap();
+        let answer = timeout(Duration::from_secs(5), exchange(stream, request)).await.ok()?.ok()?;
+        (answer.status == StatusCode::OK).then(|| serde_json::from_slice(&answer.body).unwrap())
+    }
+
+    /// Ends it as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    /// Whether it has ended, and how.
+    pub(crate) fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// The most memory it ever had resident, in bytes. Linux only; elsewhere none.
+    pub(crate) fn peak_memory(&self) -> Option<u64> {
+        let status = std::fs::File::open(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = BufReader::new(status).lines().map_while(Result::ok).find(|line| line.starts_with("VmHWM:"))?;
+        Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An origin that counts its requests and can be slow.
+pub(crate) struct Origin {
+    pub(crate) address: SocketAddr,
+    requests: Arc<AtomicU64>,
+    _tasks: JoinSet<()>,
+}
+
+impl Origin {
+    /// Serves one body under every path, at most so many bytes a second to each connection.
+    pub(crate) async fn start(body: Bytes, bytes_per_second: u64) -> Self {
+        let listener = loop {
+            let port = rand::random_range(8_000..9_000);
+            if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
+                break listener;
+            }
+        };
+        let address = listener.local_addr().unwrap();
+        let requests = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&requests);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(converse(stream, body.clone(), bytes_per_second, Arc::clone(&count)));
+            }
+        });
+        Self { address, requests, _tasks: tasks }
+    }
+
+    /// GET requests so far.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::SeqCst)
+    }
+}
+
+async fn converse(mut stream: TcpStream, body: Bytes, bytes_per_second: u64, requests: Arc<AtomicU64>) {
+    let mut head = Vec::new();
+    loop {
+        let mut buffer = [0; 4096];
+        let Ok(count @ 1..) = stream.read(&mut buffer).await else { return };
+        head.extend_from_slice(&buffer[..count]);
+        let Some(end) = head.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { continue };
+        head.drain(..end + 4);
+        requests.fetch_add(1, Ordering::SeqCst);
+        let text = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nCache-Control: max-age=3600\r\nETag: \"one\"\r\n\r\n",
+            body.len()
+        );
+        if stream.write_all(text.as_bytes()).await.is_err() {
+            return;
+        }
+        let start = Instant::now();
+        let mut sent = 0_u64;
+        for piece in body.chunks(16 * 1024) {
+            sent += piece.len() as u64;
+            if stream.write_all(piece).await.is_err() {
+                return;
+            }
+            sleep_until(start + Duration::from_secs_f64(sent as f64 / bytes_per_second as f64)).await;
+        }
+    }
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// Asks a proxy for a path of a host.
+pub(crate) async fn get(proxy: SocketAddr, host: &str, path: &str) -> Result<Answer, BoxedError> {
+    let stream = TcpStream::connect(proxy).await?;
+    let request = Request::get(path).header(header::HOST, host).body(Empty::<Bytes>::new())?;
+    exchange(stream, request).await
+}
+
+/// Asks a proxy for a path of a host and keeps only the digest of the body, so that a crowd fits into memory.
+pub(crate) async fn digest(proxy: SocketAddr, host: &str, path: &str) -> Result<String, String> {
+    let fetch = async {
+        let stream = TcpStream::connect(proxy).await?;
+        let request = Request::get(path).header(header::HOST, host).body(Empty::<Bytes>::new())?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let driver = tokio::spawn(connection);
+        let mut response = sender.send_request(request).await?;
+        let mut hasher = blake3::Hasher::new();
+        while let Some(frame) = response.body_mut().frame().await {
+            if let Ok(data) = frame?.into_data() {
+                hasher.update(&data);
+            }
+        }
+        driver.abort();
+        Ok::<_, BoxedError>(format!("{} {}", response.status().as_u16(), hasher.finalize()))
+    };
+    fetch.await.map_err(|error| error.to_string())
+}
+
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Empty<Bytes>>,
+) -> Result<Answer, BoxedError> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let driver = tokio::spawn(connection);
+    let response = sender.send_request(request).await?;
+    let (parts, body) = response.into_parts();
+    let body = body.collect().await?.to_bytes();
+    driver.abort();
+    Ok(Answer { status: parts.status, headers: parts.headers, body })
+}
+
+/// Nodes that form one network in front of one origin.
+pub(crate) struct Network {
+    pub(crate) nodes: Vec<Node>,
+    /// The Coralized name of the origin.
+    pub(crate) host: String,
+}
+
+/// One of them.
+pub(crate) struct Node {
+    pub(crate) process: Process,
+    /// Where its proxy listens.
+    pub(crate) http: SocketAddr,
+}
+
+impl Network {
+    /// Starts so many nodes, each in its own folder, and waits until everybody knows everybody.
+    pub(crate) async fn start(folder: &Path, count: usize, origin: &Origin) -> Self {
+        let mut nodes = Vec::new();
+        let mut seed = None;
+        for number in 0..count {
+            let folder = folder.join(format!("node{number}"));
+            let process = Process::start(&folder, &config(&folder, seed.as_deref(), origin.address)).await;
+            let status = process.status().await.unwrap();
+            let http = listening(&status, "http").parse().unwrap();
+            seed.get_or_insert_with(|| listening(&status, "overlay"));
+            nodes.push(Node { process, http });
+        }
+        let network = Self { nodes, host: format!("www.site.test.{}.nyud.example", origin.address.port()) };
+        let acquainted = async || {
+            for node in &network.nodes {
+                let status = node.process.status().await.unwrap_or_default();
+                if status["levels"][0]["neighbours"].as_array().map_or(0, Vec::len) + 1 < count {
+                    return false;
+                }
+            }
+            true
+        };
+        eventually("every node knows every other", acquainted).await;
+        network
+    }
+
+    /// How many nodes have a fetch under way.
+    pub(crate) async fn streaming(&self) -> usize {
+        let mut streaming = 0;
+        for node in &self.nodes {
+            let status = node.process.status().await.unwrap_or_default();
+            streaming += usize::from(status["proxy"]["flights"].as_u64().unwrap_or(0) > 0);
+        }
+        streaming
+    }
+
+    /// Every node's log, for the message of a failed test.
+    pub(crate) fn logs(&self) -> String {
+        let logs =
+            self.nodes.iter().enumerate().map(|(number, node)| format!("--- node {number}\n{}", node.process.log()));
+        logs.collect()
+    }
+}
+
+/// A proxy on loopback that may fetch from this origin.
+fn config(folder: &Path, seed: Option<&str>, origin: SocketAddr) -> String {
+    let bootstrap = seed.map_or_else(String::new, |seed| format!("bootstrap = [\"{seed}\"]\n"));
+    format!(
+        "[node]\nroles = [\"proxy\"]\nstate = \"{}/state\"\nnetwork = \"test\"\nzone = \"nyud.example\"\n\
+         addresses = [\"127.0.0.1\"]\ndrain_wait = \"0s\"\n{bootstrap}\n\
+         [overlay]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n\n\
+         [proxy]\nlisten = [\"127.0.0.1:0\"]\norigins = [\"www.site.test:{}\"]\n\
+         [proxy.hosts]\n\"www.site.test\" = [\"{}\"]\n",
+        folder.display(),
+        origin.port(),
+        origin.ip(),
+    )
+}
+
+/// The first address of a service in a status.
+fn listening(status: &serde_json::Value, service: &str) -> String {
+    let all = status["listen"].as_array().unwrap();
+    let of_service = all.iter().find(|listen| listen["service"] == service);
+    of_service.unwrap_or_else(|| panic!("no {service} in {all:?}"))["address"].as_str().unwrap().to_owned()
+}
