@@ -111,6 +111,15 @@ impl Lab {
         self.state.host(host)
     }
 
+    /// What a node says of itself (`atoll status --json`), or `None` if it says nothing.
+    pub fn node_status(&self, host: &str) -> Option<serde_json::Value> {
+        let known = self.scenario.host(host).ok()?;
+        let socket = self.folder(host).ok()?.join("state/admin.sock");
+        let mut command = Command::new(programs::atoll_binary(known, &self.config).ok()?);
+        let output = command.arg("status").arg("--json").arg("--socket").arg(socket).output().ok()?;
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
     /// Where the control socket listens.
     pub(crate) fn socket(&self) -> PathBuf {
         self.state.socket()

@@ -20,7 +20,7 @@ use nix::{
 
 use self::cli::{Cli, Command, Common};
 use crate::{
-    checks,
+    checks::{self, Setting},
     config::Config,
     control::{self, Reply, Request, Server},
     draw::draw,
@@ -63,18 +63,25 @@ fn run(common: &Common, command: Command) -> Result<ExitCode, Error> {
         Command::Kill { host, signal } => drop(ask(Request::Kill { host, signal })?),
         Command::Start { host } => drop(ask(Request::Start { host })?),
         Command::Down { all } => down(common, &config, all)?,
-        Command::Draw { file } => say(draw(&Scenario::read(&file, common.matrix.as_deref())?).trim_end()),
-        Command::Test { long } => {
-            let report = checks::all(&config, common.matrix.as_deref(), long, &heed_signals(), &mut |line| say(line))?;
-            return Ok(if report { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        Command::Draw { file } => {
+            say(draw(&Scenario::read(&file, common.matrix.as_deref(), common.scale())?).trim_end())
         }
-        Command::Run { scenario, json, long } => {
-            let outcome = checks::one(&scenario, &config, common.matrix.as_deref(), long, &heed_signals())?;
-            say(&if json { outcome.to_json() } else { outcome.to_string() });
+        Command::Test { only } => {
+            let holds = checks::all(&only, &setting(common, config)?, &mut |line| say(line))?;
+            return Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Run { scenario, json } => {
+            let outcome = checks::one(&scenario, &setting(common, config)?)?;
+            say(if json { outcome.to_json() } else { outcome.to_string() }.trim_end());
             return Ok(if outcome.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn setting(common: &Common, config: Config) -> Result<Setting, Error> {
+    netns::check_privilege()?;
+    Ok(Setting { config, matrix: common.matrix.clone(), scale: common.scale(), stop: heed_signals() })
 }
 
 /// Brings a lab up in this process and serves it to its end.
@@ -84,7 +91,7 @@ fn up(common: &Common, config: &Config, file: &Path, detached: bool) -> Result<(
         let _ = setsid();
     }
     let stop = heed_signals();
-    let scenario = Scenario::read(file, common.matrix.as_deref())?;
+    let scenario = Scenario::read(file, common.matrix.as_deref(), common.scale())?;
     let lab = Lab::up(scenario, config, &stop)?;
     let server = Server::bind(&lab)?;
     say(&format!("{READY} {} ({} hosts)", lab.scenario().name, lab.scenario().hosts.len()));
@@ -100,6 +107,9 @@ fn up_detached(common: &Common, file: &Path) -> Result<ExitCode, Error> {
     process.arg("up").arg(file).arg("--detached");
     if let Some(matrix) = &common.matrix {
         process.arg("--matrix").arg(matrix);
+    }
+    if common.long {
+        process.arg("--long");
     }
     if let Some(atoll) = &common.atoll {
         process.arg("--atoll").arg(atoll);

@@ -18,7 +18,7 @@ use std::{
     },
 };
 
-use atoll_lab::{Config, Lab, Scenario, Stop};
+use atoll_lab::{Config, Lab, Scale, Scenario, Stop};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 static LABS: AtomicUsize = AtomicUsize::new(0);
@@ -43,7 +43,8 @@ fn unique_name() -> String {
 /// Brings up `hosts` (the `[[host]]` tables) under a name of its own.
 fn up(hosts: &str) -> Lab {
     let text = format!("name = \"{}\"\n{hosts}", unique_name());
-    let scenario = Scenario::parse(&text, Path::new("test.toml"), None).unwrap_or_else(|error| panic!("{error}"));
+    let scenario =
+        Scenario::parse(&text, Path::new("test.toml"), None, Scale::Short).unwrap_or_else(|error| panic!("{error}"));
     Lab::up(scenario, &Config::default(), &Stop::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use atoll_lab::{
-    Config, Lab, Recursor, Role, Scenario, Size, Stop,
+    Config, Lab, Recursor, Role, Scale, Scenario, Size, Stop,
     measure::{Recursion, ask, fetch},
     origin_content,
 };
@@ -13,7 +13,7 @@ use crate::{alone, scenario_file, skipped, unique_name};
 
 fn names() -> Lab {
     let file = scenario_file("names.toml");
-    let mut scenario = Scenario::read(&file, None).unwrap();
+    let mut scenario = Scenario::read(&file, None, Scale::Short).unwrap();
     scenario.name = unique_name();
     Lab::up(scenario, &Config::default(), &Stop::default()).unwrap_or_else(|error| panic!("{error}"))
 }
