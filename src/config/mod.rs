@@ -27,7 +27,7 @@ mod parse;
 pub(crate) mod units;
 
 /// Everything one node is told. Each section is the `Config` of the crate or module that obeys it.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub struct Config {
     /// `[node]`
     pub node: NodeConfig,
@@ -38,7 +38,7 @@ pub struct Config {
     /// `[dns]`
     pub dns: atoll_dnssrv::Config,
     /// `[proxy]`
-    pub proxy: toml::Table,
+    pub proxy: atoll_proxy::Config,
     /// `[store]`
     pub store: atoll_store::Config,
     /// `[manager]`
@@ -96,8 +96,10 @@ impl Config {
         self.node.zone = self.node.zone.trim_end_matches('.').to_ascii_lowercase();
         self.overlay.network.clone_from(&self.node.network);
         self.overlay.bootstrap.clone_from(&self.node.bootstrap);
+        self.proxy.network.clone_from(&self.node.network);
         if !self.node.zone.is_empty() {
             self.dns.zone.clone_from(&self.node.zone);
+            self.proxy.zone.clone_from(&self.node.zone);
         }
         if !sections.has("store.directory") {
             self.store.directory = Some(self.node.state.join("cache"));

@@ -1,6 +1,7 @@
 //! The parts of a running node and how they are joined: what one needs of another is handed over here and nowhere else.
 
 use std::{
+    collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
@@ -69,7 +70,7 @@ impl Parts {
         if self.config.node.runs(Role::Proxy) {
             let streams: Arc<dyn Streams> = Arc::new(self.overlay.clone());
             let proxy = atoll_proxy::Proxy::start(self.config.proxy.clone(), self.index(), streams, self.store.clone());
-            self.proxy = Some(proxy.await.map_err(proxy_failed)?);
+            self.proxy = Some(proxy.map_err(proxy_failed)?);
         }
         // The dnssrv watches what the index says of this node: it must know the ports by then.
         self.describe();
@@ -122,7 +123,9 @@ impl Parts {
         tokio::time::sleep(self.config.node.drain_wait).await;
         if let Some(proxy) = &self.proxy {
             tracing::info!(grace = ?self.config.node.drain_grace, "finishing what runs");
-            proxy.drain(self.config.node.drain_grace).await;
+            if !proxy.drain(self.config.node.drain_grace).await {
+                tracing::warn!("the grace is over; downloads that still ran are cut");
+            }
         }
     }
 
@@ -155,7 +158,7 @@ impl Parts {
             listening.extend(addresses.iter().map(entry));
         };
         add("overlay", &self.overlay.listen_addrs());
-        add("http", self.proxy.as_ref().map(atoll_proxy::Proxy::local_addrs).unwrap_or_default());
+        add("http", &self.http());
         self.dns.with(|dns| add("dns", dns.local_addrs()));
         self.manager.with(|manager| add("manager", manager.addresses()));
     }
@@ -166,8 +169,11 @@ impl Parts {
 
     /// This node as it describes itself: what the configuration says, else what its proxy listens on.
     fn info(&self, id: NodeId) -> NodeInfo {
-        let listeners = self.proxy.as_ref().map(atoll_proxy::Proxy::local_addrs).unwrap_or_default();
-        describe(&self.config, id, listeners)
+        describe(&self.config, id, &self.http())
+    }
+
+    fn http(&self) -> Vec<SocketAddr> {
+        self.proxy.as_ref().map(atoll_proxy::Proxy::local_addrs).unwrap_or_default()
     }
 
     /// How busy the proxy is, by its connections: 0 to 100.
@@ -180,32 +186,39 @@ impl Parts {
     fn proxy_status(&self) -> ProxyStatus {
         let Some(proxy) = &self.proxy else { return ProxyStatus::default() };
         let stats = proxy.stats();
-        let peers = |level: u8| stats.served.peers.get(&level).copied().unwrap_or_default();
         ProxyStatus {
             requests: stats.requests,
-            flights: stats.flights,
-            connections: stats.connections,
-            bytes_sent: stats.bytes_sent,
-            origin_requests: stats.origin_requests,
             served: Served {
                 local: stats.served.local,
-                peer_l2: peers(2),
-                peer_l1: peers(1),
-                peer_l0: peers(0),
+                peers: stats.served.peers,
                 origin: stats.served.origin,
+                error: stats.served.error,
             },
+            collapsed: stats.collapsed,
+            stale: stats.stale,
+            refused: stats.refused,
+            origin_requests: stats.origin_requests,
+            origin_ungranted: stats.origin_ungranted,
+            origin_bytes: stats.origin_bytes,
+            peer_bytes: stats.peer_bytes,
+            flights: stats.flights,
+            connections: stats.connections,
         }
     }
 
     fn dns_status(&self) -> DnsStatus {
         let Some(stats) = self.dns.with(atoll_dnssrv::Server::stats) else { return DnsStatus::default() };
-        let refused = |code: &str| matches!(code, "refused" | "formerr" | "notimp" | "badvers");
+        let mut codes = BTreeMap::new();
+        for ((_, code, _), count) in &stats.queries {
+            *codes.entry((*code).to_owned()).or_default() += count;
+        }
         DnsStatus {
             queries: stats.queries.values().sum(),
-            answers: stats.levels.iter().sum(),
-            refused: stats.queries.iter().filter(|((_, code, _), _)| refused(code)).map(|(_, count)| count).sum(),
-            prefixes: stats.measured.values().sum(),
-            ..DnsStatus::default()
+            codes,
+            levels: stats.levels,
+            dropped: stats.dropped,
+            live: stats.live.iter().map(|count| u64::try_from(*count).unwrap_or(u64::MAX)).collect(),
+            measured: stats.measured,
         }
     }
 
