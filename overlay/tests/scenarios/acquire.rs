@@ -8,12 +8,11 @@ use atoll_overlay::{
 
 use super::support::{acquire, acquire_command, beat, beat_for, get, id, ms, pass, put, secs, three_regions};
 
-/// Lets all these nodes ask at once; the granted ones, and the rest.
-fn ask_all(
-    sim: &mut Sim,
-    nodes: impl Iterator<Item = usize>,
-    key: Key,
-) -> (Vec<(usize, Lease)>, Vec<(usize, Acquired)>) {
+/// Who was granted a fetch, and its lease.
+type Grant = (usize, Lease);
+
+/// Lets all these nodes ask at once; the granted ones, and what the rest was told.
+fn ask_all(sim: &mut Sim, nodes: impl Iterator<Item = usize>, key: Key) -> (Vec<Grant>, Vec<(usize, Acquired)>) {
     let ops: Vec<_> = nodes.map(|node| (node, sim.command(node, acquire_command(key, &[])))).collect();
     let (mut granted, mut others) = (Vec::new(), Vec::new());
     for (node, op) in ops {

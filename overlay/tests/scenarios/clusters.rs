@@ -7,7 +7,7 @@ use atoll_overlay::{
     sim::{Network, Sim},
 };
 
-use super::support::{at, cluster, ms, planetlab, regions, secs, started, three_regions};
+use super::support::{at, cluster, ms, planetlab, regions, three_regions};
 
 /// Whether the nodes' clusters at a level are exactly the groups that `region` makes.
 fn are_grouped(sim: &Sim, level: u8, region: impl Fn(usize) -> usize) -> bool {

@@ -21,7 +21,9 @@ pub(super) fn regions() -> Network {
 
 /// Hosts of the measured matrix.
 pub(super) fn planetlab() -> Network {
-    Network::Matrix(Matrix::parse(include_bytes!("../../../data/latency/planetlab490.tri16")).unwrap())
+    Network::Matrix(
+        Matrix::parse(include_bytes!("../../../data/latency/planetlab490.tri16")).expect("the file of the tree"),
+    )
 }
 
 /// Adds nodes, one per site from the first on, seeded by the first.
@@ -48,13 +50,13 @@ pub(super) fn at(seconds: u64) -> Instant {
 }
 
 pub(super) fn id(sim: &Sim, node: usize) -> NodeId {
-    sim.node(node).unwrap().id()
+    sim.node(node).expect("a node of the scenario").id()
 }
 
 /// A node's cluster at a level.
 pub(super) fn cluster(sim: &Sim, node: usize, level: u8) -> Key {
-    let levels = sim.node(node).unwrap().levels();
-    levels.iter().find(|info| info.level == Level(level)).unwrap().cluster
+    let levels = sim.node(node).expect("a node of the scenario").levels();
+    levels.iter().find(|info| info.level == Level(level)).expect("a level of the config").cluster
 }
 
 pub(super) fn put_command(key: Key, value: &'static [u8], ttl: Duration, levels: Levels) -> Command {
