@@ -167,7 +167,8 @@ mod tests {
         let mut gaps = Gaps::new(4);
         gaps.sent(start, RESOLVER, Sent::Alias(Site(2)), &[]);
         gaps.sent(start + Duration::from_millis(5), RESOLVER, Sent::Alias(SITE), &[Site(2)]);
-        let followed = gaps.came(start + Duration::from_millis(20), RESOLVER, &Place::Cut(Level(0)), RecordType::A).unwrap();
+        let followed =
+            gaps.came(start + Duration::from_millis(20), RESOLVER, &Place::Cut(Level(0)), RecordType::A).unwrap();
         assert_eq!(followed.gap, Duration::from_millis(15));
     }
 
