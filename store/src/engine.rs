@@ -231,7 +231,7 @@ impl Engine {
         there.is_some_and(|there| there.with_asked() == spot.with_asked())
     }
 
-    /// Gives the object under `key` new metadata; `None` if it is not there or was replaced meanwhile.
+    /// Gives the object under `key` new metadata; `None` if it is not there.
     pub(crate) fn freshen(
         &self,
         key: &Key,
@@ -240,41 +240,44 @@ impl Engine {
         born: PurgeNumber,
     ) -> Result<Option<Spot>, Fault> {
         let hash = self.hash(key);
-        let Some(spot) = self.index.get(hash) else { return Ok(None) };
-        let Some(segment) = self.segment(spot) else { return Ok(None) };
-        let place = self.place(spot);
-        let old = self.read(&segment, place.offset, spot.length())?.header;
-        if old.key != *key {
-            return Err(Fault::Other);
+        // Writing may roll, and rolling may move the very record that is freshened: then once more from where it is now.
+        for _ in 0..3 {
+            let Some(spot) = self.index.get(hash) else { break };
+            let Some(segment) = self.segment(spot) else { continue };
+            let place = self.place(spot);
+            let old = self.read(&segment, place.offset, spot.length())?.header;
+            if old.key != *key {
+                return Err(Fault::Other);
+            }
+            let (kind, body_at) = match old.kind {
+                Kind::Whole => (Kind::Freshen, place),
+                Kind::Freshen => (Kind::Freshen, old.body_at),
+                Kind::Run => (Kind::Run, Place::default()),
+                Kind::Slice | Kind::Tombstone => return Err(Fault::Other),
+            };
+            let mut new = Header { kind, body_at, replaces: place, expires, born, soft_purged: false, ..old };
+            let written = self.write(&mut new, metadata, &[], true).map_err(Fault::Io)?;
+            if self.settle(hash, spot, &written) {
+                return Ok(Some(written.spot));
+            }
         }
-        let (kind, body_at) = match old.kind {
-            Kind::Whole => (Kind::Freshen, place),
-            Kind::Freshen => (Kind::Freshen, old.body_at),
-            Kind::Run => (Kind::Run, Place::default()),
-            Kind::Slice | Kind::Tombstone => return Err(Fault::Other),
-        };
-        let mut new = Header { kind, body_at, replaces: place, expires, born, soft_purged: false, ..old };
-        let written = self.write(&mut new, metadata, &[], true).map_err(Fault::Io)?;
-        Ok(self.settle(hash, spot, &written).then_some(written.spot))
+        Ok(None)
     }
 
-    /// Removes the object under `key`; whether there was one.
+    /// Removes the object under `key`; whether there was one. The index gives it up first: were the tombstone written
+    /// before, the roll that may come with it could move the record, and what is removed would stand elsewhere.
     pub(crate) fn remove(&self, key: &Key) -> io::Result<bool> {
         let hash = self.hash(key);
-        let Some(spot) = self.index.get(hash) else { return Ok(false) };
-        let head = Head {
-            key: *key,
-            directory: 0,
-            tags: Tags::default(),
-            expires: None,
-            metadata: Bytes::new(),
-            length: None,
-            born: PurgeNumber(0),
-        };
+        loop {
+            let Some(spot) = self.index.get(hash) else { return Ok(false) };
+            if self.index.remove(hash, spot) {
+                break;
+            }
+        }
+        let (tags, expires, metadata, born) = (Tags::default(), None, Bytes::new(), PurgeNumber(0));
+        let head = Head { key: *key, directory: 0, tags, expires, metadata, length: None, born };
         let mut header = Header::new(Kind::Tombstone, &head, 0, self.disk.now(), 0);
-        let written = self.write(&mut header, &[], &[], true);
-        let removed = self.index.remove(hash, spot);
-        written.map(|_| removed)
+        self.write(&mut header, &[], &[], true).map(|_| true)
     }
 
     /// All of a slice or body, checked.

@@ -46,3 +46,8 @@ pub use error::{OpenError, ReadError, StoreError};
 
 mod disk;
 mod pool;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod double;
