@@ -10,8 +10,9 @@ use proptest::prelude::*;
 
 use crate::disk::Disk;
 use crate::double::{Double, Plan};
-use crate::engine::{Engine, LoadedBody, Shape};
+use crate::engine::{Engine, Shape};
 use crate::key::{Head, Key, Tags};
+use crate::load::LoadedBody;
 use crate::object::Pieces;
 use crate::purge::{PurgeKind, Selector, Verdict};
 use crate::purge_log::Book;

@@ -31,6 +31,7 @@ mod memory;
 mod engine;
 mod evict;
 mod index;
+mod load;
 mod record;
 mod recover;
 mod segment;

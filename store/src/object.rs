@@ -8,10 +8,10 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::config::PIECE;
-use crate::engine::SliceAt;
 use crate::error::ReadError;
 use crate::index::Spot;
 use crate::key::Head;
+use crate::load::SliceAt;
 use crate::tiers::Tiers;
 
 /// Where an object was found.
