@@ -7,9 +7,6 @@ use crate::units::Size;
 /// Settings of one lab; the command line fills in what it was told.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Where running labs keep their sockets, configurations and logs. Must allow Unix sockets; a path too long for one
-    /// (over 80 bytes) fails. `[guess]`
-    pub state: PathBuf,
     /// The `atoll` binary for hosts with the role `node`; `None` looks beside this program, then in PATH.
     pub atoll: Option<PathBuf>,
     /// Ask for the real-time scheduler for the router. Without it distances grow by up to 10 ms when all cores are
@@ -36,7 +33,6 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            state: PathBuf::from("/run/atoll-lab"),
             atoll: None,
             realtime: true,
             start_deadline: Duration::from_secs(20),

@@ -90,30 +90,43 @@ pub struct Reply {
     pub status: Option<Status>,
 }
 
-/// Serves requests until the lab should end.
-pub fn serve(lab: &Lab) -> Result<(), Error> {
-    let path = lab.socket();
-    let listener = UnixListener::bind(&path).doing(|| format!("listen on {}", path.display()))?;
-    listener.set_nonblocking(true).doing(|| "listen".into())?;
-    let busy = AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        while !lab.stopping().load(Ordering::Relaxed) {
-            let mut fds = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-            // Interrupted or not: accept says what there is.
-            let _ = poll(&mut fds, 100u8);
-            let Ok((stream, _)) = listener.accept() else { continue };
-            if busy.fetch_add(1, Ordering::Relaxed) >= lab.config().most_control {
-                busy.fetch_sub(1, Ordering::Relaxed);
-                continue;
+/// The control socket of a lab; connections wait from the moment it exists.
+pub struct Server<'l> {
+    lab: &'l Lab,
+    listener: UnixListener,
+}
+
+impl<'l> Server<'l> {
+    /// Opens the socket.
+    pub fn bind(lab: &'l Lab) -> Result<Self, Error> {
+        let path = lab.socket();
+        let listener = UnixListener::bind(&path).doing(|| format!("listen on {}", path.display()))?;
+        listener.set_nonblocking(true).doing(|| format!("listen on {}", path.display()))?;
+        Ok(Self { lab, listener })
+    }
+
+    /// Serves requests until the lab should end.
+    pub fn serve(&self) {
+        let (lab, busy) = (self.lab, AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            while !lab.stopping().load(Ordering::Relaxed) {
+                let mut fds = [PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+                // Interrupted or not: accept says what there is.
+                let _ = poll(&mut fds, 100u8);
+                let Ok((stream, _)) = self.listener.accept() else { continue };
+                if busy.fetch_add(1, Ordering::Relaxed) >= lab.config().most_control {
+                    busy.fetch_sub(1, Ordering::Relaxed);
+                    continue;
+                }
+                let busy = &busy;
+                scope.spawn(move || {
+                    // A client that goes away is its own business.
+                    let _ = converse(lab, &stream);
+                    busy.fetch_sub(1, Ordering::Relaxed);
+                });
             }
-            scope.spawn(|| {
-                // A client that goes away is its own business.
-                let _ = converse(lab, stream);
-                busy.fetch_sub(1, Ordering::Relaxed);
-            });
-        }
-    });
-    Ok(())
+        });
+    }
 }
 
 /// Asks the lab that listens on `socket`.
@@ -133,17 +146,17 @@ pub(crate) fn ask(socket: &Path, request: &Request) -> Result<Reply, Error> {
     }
 }
 
-fn converse(lab: &Lab, stream: UnixStream) -> io::Result<()> {
+fn converse(lab: &Lab, mut stream: &UnixStream) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
     let mut line = String::new();
-    BufReader::new(&stream).take(lab.config().longest_control as u64).read_line(&mut line)?;
+    BufReader::new(stream).take(lab.config().longest_control as u64).read_line(&mut line)?;
     let reply = match serde_json::from_str(&line) {
         Ok(request) => handle(lab, request),
         Err(error) => Err(Error::Refused { message: format!("not a request: {error}") }),
     };
     let reply = reply.unwrap_or_else(|error| Reply { ok: false, message: Some(error.to_string()), status: None });
-    writeln!(&stream, "{}", serde_json::to_string(&reply)?)
+    writeln!(stream, "{}", serde_json::to_string(&reply)?)
 }
 
 fn handle(lab: &Lab, request: Request) -> Result<Reply, Error> {

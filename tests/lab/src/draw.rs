@@ -80,7 +80,7 @@ fn describe(scenario: &Scenario, host: &Host) -> String {
 }
 
 fn servers(scenario: &Scenario) -> String {
-    let nodes = scenario.with_role(|role| matches!(role, Role::Node { dns: true, .. })).map(|host| host.name.as_str());
+    let nodes = scenario.with_role(|role| matches!(role, Role::Node { apex: true, .. })).map(|host| host.name.as_str());
     let nodes: Vec<&str> = nodes.collect();
     if nodes.is_empty() { "nobody".into() } else { nodes.join(", ") }
 }

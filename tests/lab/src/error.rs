@@ -70,6 +70,9 @@ pub enum Error {
         /// The lab.
         name: String,
     },
+    /// No lab runs.
+    #[error("no lab is up; bring one up with `lab up FILE`")]
+    NoneUp,
     /// Several labs run and none was named.
     #[error("several labs are up ({names}); name one with --lab")]
     WhichLab {

@@ -54,8 +54,8 @@ impl Lab {
     /// Brings a scenario up; returns when every program answers. An error, or `stop`, leaves nothing behind.
     pub fn up(scenario: Scenario, config: &Config, stop: &Stop) -> Result<Self, Error> {
         netns::check_privilege()?;
-        state::sweep_stale(config)?;
-        let state = State::claim(config, &scenario.name)?;
+        state::sweep_stale()?;
+        let state = State::claim(&scenario.name)?;
         let programs = find_programs(&scenario, &state, config)?;
         state.describe(&scenario.name)?;
         let mut lab = Self {
@@ -111,6 +111,15 @@ impl Lab {
         self.state.host(host)
     }
 
+    /// What a node says of itself (`atoll status --json`), or `None` if it says nothing.
+    pub fn node_status(&self, host: &str) -> Option<serde_json::Value> {
+        let known = self.scenario.host(host).ok()?;
+        let socket = self.folder(host).ok()?.join("state/admin.sock");
+        let mut command = Command::new(programs::atoll_binary(known, &self.config).ok()?);
+        let output = command.arg("status").arg("--json").arg("--socket").arg(socket).output().ok()?;
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
     /// Where the control socket listens.
     pub(crate) fn socket(&self) -> PathBuf {
         self.state.socket()
@@ -126,12 +135,18 @@ impl Lab {
         &self.stop
     }
 
-    /// Ends all of a host's processes with `signal` (SIGKILL: as if its power failed) and waits until its program is gone.
+    /// Signals a host's program. SIGKILL ends everything in the host, as if its power failed; SIGKILL and SIGTERM wait until the
+    /// program is gone.
     pub fn kill(&self, host: &str, signal: Signal) -> Result<(), Error> {
         let index = self.scenario.host(host)?.id.index();
-        for pid in netns::processes(&self.namespaces[index..=index]).concat() {
-            // It may have ended in between.
-            let _ = kill(pid, signal);
+        if let Some(Ok(pid)) = self.running()[index].as_ref().map(|child| i32::try_from(child.id())) {
+            // Not waited for yet, so the pid is still its own.
+            let _ = kill(Pid::from_raw(pid), signal);
+        }
+        match signal {
+            Signal::SIGKILL => netns::empty(&self.namespaces[index..=index]),
+            Signal::SIGTERM => {}
+            _ => return Ok(()),
         }
         let deadline = Instant::now() + self.config.start_deadline;
         loop {

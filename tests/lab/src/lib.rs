@@ -34,13 +34,13 @@ pub mod command;
 
 pub use address::HostId;
 pub use config::Config;
-pub use control::{Reply, Request, serve};
+pub use control::{Reply, Request, Server};
 pub use draw::draw;
 pub use error::Error;
 pub use lab::{Lab, Stop};
 pub use matrix::Matrix;
 pub use programs::origin_content;
 pub use router::{Change, Counters, Report, Router, Weather};
-pub use scenario::{Authority, Host, OriginFile, Recursor, Role, Scenario};
+pub use scenario::{Authority, DnsMode, Host, OriginFile, Recursor, Role, Scale, Scenario};
 pub use status::{HostStatus, Status};
 pub use units::{Rate, Size};

@@ -65,7 +65,7 @@ impl Namespace {
                  addr add {v4}/32 dev wan0\n\
                  addr add {v6}/128 dev wan0 nodad\n\
                  route add 198.18.0.0/15 dev wan0 src {v4}\n\
-                 -6 route add 2001:db8::/32 dev wan0 src {v6}\n"
+                 route add 2001:db8::/32 dev wan0 src {v6}\n"
             ))?;
             // As a machine under systemd has it: unprivileged ICMP echo sockets.
             fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").doing(|| "open ping sockets".into())?;

@@ -1,5 +1,6 @@
 //! Where a running lab can be found: one folder per lab with its lock, its description, its control socket, and one
-//! folder per host. The lock tells a living owner from a crashed one; what a crashed one left is swept.
+//! folder per host. The lock tells a living owner from a crashed one; what a crashed one left is swept. The place is the same for
+//! everybody: whoever looked elsewhere would take living labs for ruins.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -11,7 +12,6 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::Config,
     error::{Doing, Error},
     netns::{self, Namespace},
 };
@@ -31,12 +31,12 @@ pub(crate) struct Description {
 
 impl State {
     /// Claims the name; what a crashed owner left is swept first.
-    pub(crate) fn claim(config: &Config, lab: &str) -> Result<Self, Error> {
-        let path = config.state.join(lab);
+    pub(crate) fn claim(lab: &str) -> Result<Self, Error> {
+        let path = Path::new(LABS).join(lab);
         for _ in 0..100 {
             fs::create_dir_all(&path).doing(|| format!("make {}", path.display()))?;
-            let Some(lock) = lock(&path)? else {
-                let pid = description(config, lab).map_or(0, |known| known.pid);
+            let Some(lock) = lock(&path, true)? else {
+                let pid = description(lab).map_or(0, |known| known.pid);
                 return Err(Error::AlreadyUp { name: lab.into(), pid });
             };
             // A dying owner removes the folder under our feet: what we hold must still be what the path names.
@@ -88,6 +88,8 @@ impl State {
 
 impl Drop for State {
     fn drop(&mut self) {
+        // The lock last: as long as it is there, others see a lab that is being taken down, not a ruin.
+        let _ = self.forget_all_but_the_lock();
         let _ = fs::remove_dir_all(&self.path);
         // Succeeds only for the last lab, which is the point.
         let _ = self.path.parent().map(fs::remove_dir);
@@ -95,29 +97,38 @@ impl Drop for State {
 }
 
 /// The folder of one host of a running lab of another process.
-pub(crate) fn host_folder(config: &Config, lab: &str, host: &str) -> PathBuf {
-    config.state.join(lab).join(host)
+pub(crate) fn host_folder(lab: &str, host: &str) -> PathBuf {
+    Path::new(LABS).join(lab).join(host)
 }
 
 /// The control socket of a lab of another process.
-pub(crate) fn socket(config: &Config, lab: &str) -> PathBuf {
-    config.state.join(lab).join(SOCKET)
+pub(crate) fn socket(lab: &str) -> PathBuf {
+    Path::new(LABS).join(lab).join(SOCKET)
 }
 
 /// The labs whose owners live.
-pub(crate) fn living(config: &Config) -> Vec<String> {
-    known(config).into_iter().filter(|lab| matches!(lock(&config.state.join(lab)), Ok(None))).collect()
+pub(crate) fn living() -> Vec<String> {
+    known().into_iter().filter(|lab| matches!(lock(&Path::new(LABS).join(lab), false), Ok(None))).collect()
+}
+
+/// Whether a lab's owner lives or is just leaving; false for a ruin, which is for [`sweep_stale`].
+pub(crate) fn is_held(lab: &str) -> bool {
+    let folder = Path::new(LABS).join(lab);
+    match lock(&folder, false) {
+        Ok(lock) => lock.is_none(),
+        Err(_) => folder.exists(),
+    }
 }
 
 /// Removes what crashed owners left; returns the names of their labs.
-pub(crate) fn sweep_stale(config: &Config) -> Result<Vec<String>, Error> {
+pub(crate) fn sweep_stale() -> Result<Vec<String>, Error> {
     let mut swept = Vec::new();
-    let mut labs = known(config);
+    let mut labs = known();
     labs.extend(netns::labs());
     labs.sort();
     labs.dedup();
     for lab in labs {
-        match State::claim(config, &lab) {
+        match State::claim(&lab) {
             Ok(state) => {
                 drop(state);
                 swept.push(lab);
@@ -130,21 +141,22 @@ pub(crate) fn sweep_stale(config: &Config) -> Result<Vec<String>, Error> {
 }
 
 /// Who runs this lab.
-pub(crate) fn description(config: &Config, lab: &str) -> Option<Description> {
-    let text = fs::read_to_string(config.state.join(lab).join(DESCRIPTION)).ok()?;
+pub(crate) fn description(lab: &str) -> Option<Description> {
+    let text = fs::read_to_string(Path::new(LABS).join(lab).join(DESCRIPTION)).ok()?;
     serde_json::from_str(&text).ok()
 }
 
-fn known(config: &Config) -> Vec<String> {
-    let entries = fs::read_dir(&config.state).into_iter().flatten().flatten();
+fn known() -> Vec<String> {
+    let entries = fs::read_dir(LABS).into_iter().flatten().flatten();
     let labs = entries.filter(|entry| entry.path().join(LOCK).exists());
     labs.filter_map(|entry| entry.file_name().into_string().ok()).collect()
 }
 
-/// `None` if somebody else holds it.
-fn lock(folder: &Path) -> Result<Option<Flock<File>>, Error> {
+/// `None` if somebody else holds it. Only a claim makes the file: whoever merely asks must not put it back into a folder that
+/// its owner is removing.
+fn lock(folder: &Path, make: bool) -> Result<Option<Flock<File>>, Error> {
     let path = folder.join(LOCK);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let file = OpenOptions::new().create(make).truncate(false).write(true).open(&path);
     let file = file.doing(|| format!("open {}", path.display()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(lock)),
@@ -159,6 +171,8 @@ fn sweep(lab: &str) {
     namespaces.iter().for_each(Namespace::remove);
 }
 
+/// Short enough for the path of a Unix socket, and gone after a restart as the namespaces are.
+const LABS: &str = "/run/atoll-lab";
 const LOCK: &str = "lock";
 const DESCRIPTION: &str = "lab.json";
 const SOCKET: &str = "control.sock";

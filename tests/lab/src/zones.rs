@@ -48,7 +48,7 @@ fn cuts(scenario: &Scenario) -> Vec<(String, Vec<&Host>)> {
             Role::Root(_) => serve(String::new(), host),
             Role::Tld(_, tlds) => tlds.iter().for_each(|zone| serve(tidy(zone), host)),
             Role::Nameserver(_, zone, _) => serve(tidy(zone), host),
-            Role::Node { dns: true, .. } => serve(scenario.zone.clone(), host),
+            Role::Node { apex: true, .. } => serve(scenario.zone.clone(), host),
             Role::Node { .. } | Role::Resolver { .. } | Role::Origin { .. } | Role::Client | Role::Plain => {}
         }
     }
@@ -134,6 +134,7 @@ const SHORT: u32 = 300;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scenario::Scale;
 
     const TEXT: &str = r#"
 name = "t"
@@ -149,7 +150,7 @@ host = [
 
     #[test]
     fn each_zone_is_delegated_from_the_deepest_zone_above_it_with_glue() {
-        let scenario = Scenario::parse(TEXT, std::path::Path::new("x.toml"), None).unwrap();
+        let scenario = Scenario::parse(TEXT, std::path::Path::new("x.toml"), None, Scale::Short).unwrap();
         let zone = |host: &str, name: &str| {
             let zones = served_by(&scenario, scenario.host(host).unwrap());
             zones.into_iter().find(|zone| zone.name == name).unwrap().text

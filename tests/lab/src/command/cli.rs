@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::scenario::Scale;
+
 /// A small internet on this machine: network namespaces joined by a router that adds real delays.
 #[derive(Debug, Parser)]
 #[command(name = "lab", version)]
@@ -20,15 +22,21 @@ pub(crate) struct Common {
     /// Which running lab; needed only if there are several.
     #[arg(long, global = true)]
     pub(crate) lab: Option<String>,
-    /// Where running labs keep their sockets, configurations and logs.
-    #[arg(long, global = true, default_value = "/run/atoll-lab")]
-    pub(crate) state: PathBuf,
     /// The atoll binary to run as nodes; default: the one beside this program, or in PATH.
     #[arg(long, global = true)]
     pub(crate) atoll: Option<PathBuf>,
     /// An RTT matrix (.tri16) or a CSV of cities, in place of the scenario's own.
     #[arg(long, global = true)]
     pub(crate) matrix: Option<PathBuf>,
+    /// At full scale: more hosts, longer runs.
+    #[arg(long, global = true)]
+    pub(crate) long: bool,
+}
+
+impl Common {
+    pub(crate) fn scale(&self) -> Scale {
+        if self.long { Scale::Long } else { Scale::Short }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -109,9 +117,8 @@ pub(crate) enum Command {
     },
     /// Run the scenarios and print a table; fails if anything outside the list of known failures fails.
     Test {
-        /// At full scale.
-        #[arg(long)]
-        long: bool,
+        /// Only these scenarios.
+        only: Vec<String>,
     },
     /// Run one scenario and print its figures.
     Run {
@@ -120,8 +127,5 @@ pub(crate) enum Command {
         /// As one JSON object.
         #[arg(long)]
         json: bool,
-        /// At full scale.
-        #[arg(long)]
-        long: bool,
     },
 }

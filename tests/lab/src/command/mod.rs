@@ -14,15 +14,15 @@ use std::{
 
 use clap::Parser;
 use nix::{
-    sys::signal::{SigSet, Signal, kill},
+    sys::signal::{Signal, kill},
     unistd::{Pid, setsid},
 };
 
 use self::cli::{Cli, Command, Common};
 use crate::{
-    checks,
+    checks::{self, Setting},
     config::Config,
-    control::{self, Reply, Request},
+    control::{self, Reply, Request, Server},
     draw::draw,
     error::{Doing, Error},
     lab::{Lab, Stop},
@@ -46,35 +46,42 @@ pub fn main() -> ExitCode {
 }
 
 fn run(common: &Common, command: Command) -> Result<ExitCode, Error> {
-    let config = Config { state: common.state.clone(), atoll: common.atoll.clone(), ..Config::default() };
-    let ask = |request| ask(common, &config, &request);
+    let config = Config { atoll: common.atoll.clone(), ..Config::default() };
+    let ask = |request| ask(common, &request);
     match command {
-        Command::Up { file, foreground: false, detached: false } => return up_detached(common, &config, &file),
+        Command::Up { file, foreground: false, detached: false } => return up_detached(common, &file),
         Command::Up { file, detached, .. } => up(common, &config, &file, detached)?,
         Command::Status { json } => {
             let status = ask(Request::Status)?.status.ok_or_else(|| Error::Refused { message: "no status".into() })?;
             let text = if json { serde_json::to_string(&status) } else { Ok(status.to_string()) };
             say(text.doing(|| "write the status".into())?.trim_end());
         }
-        Command::Exec { host, command } => exec(common, &config, &host, &command)?,
+        Command::Exec { host, command } => exec(common, &host, &command)?,
         Command::Cut { from, to, one_way } => drop(ask(Request::Cut { from, to, one_way })?),
         Command::Heal { from, to } => drop(ask(Request::Heal { from, to })?),
         Command::Slow { host, extra } => drop(ask(Request::Slow { host, extra })?),
         Command::Kill { host, signal } => drop(ask(Request::Kill { host, signal })?),
         Command::Start { host } => drop(ask(Request::Start { host })?),
         Command::Down { all } => down(common, &config, all)?,
-        Command::Draw { file } => say(draw(&Scenario::read(&file, common.matrix.as_deref())?).trim_end()),
-        Command::Test { long } => {
-            let report = checks::all(&config, common.matrix.as_deref(), long, &heed_signals(), &mut |line| say(line))?;
-            return Ok(if report { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        Command::Draw { file } => {
+            say(draw(&Scenario::read(&file, common.matrix.as_deref(), common.scale())?).trim_end())
         }
-        Command::Run { scenario, json, long } => {
-            let outcome = checks::one(&scenario, &config, common.matrix.as_deref(), long, &heed_signals())?;
-            say(&if json { outcome.to_json() } else { outcome.to_string() });
+        Command::Test { only } => {
+            let holds = checks::all(&only, &setting(common, config)?, &mut |line| say(line))?;
+            return Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        Command::Run { scenario, json } => {
+            let outcome = checks::one(&scenario, &setting(common, config)?)?;
+            say(if json { outcome.to_json() } else { outcome.to_string() }.trim_end());
             return Ok(if outcome.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn setting(common: &Common, config: Config) -> Result<Setting, Error> {
+    netns::check_privilege()?;
+    Ok(Setting { config, matrix: common.matrix.clone(), scale: common.scale(), stop: heed_signals() })
 }
 
 /// Brings a lab up in this process and serves it to its end.
@@ -84,20 +91,25 @@ fn up(common: &Common, config: &Config, file: &Path, detached: bool) -> Result<(
         let _ = setsid();
     }
     let stop = heed_signals();
-    let scenario = Scenario::read(file, common.matrix.as_deref())?;
+    let scenario = Scenario::read(file, common.matrix.as_deref(), common.scale())?;
     let lab = Lab::up(scenario, config, &stop)?;
+    let server = Server::bind(&lab)?;
     say(&format!("{READY} {} ({} hosts)", lab.scenario().name, lab.scenario().hosts.len()));
-    control::serve(&lab)
+    server.serve();
+    Ok(())
 }
 
 /// Starts this program again with `--detached` and waits until it is ready or has failed.
-fn up_detached(common: &Common, config: &Config, file: &Path) -> Result<ExitCode, Error> {
+fn up_detached(common: &Common, file: &Path) -> Result<ExitCode, Error> {
     netns::check_privilege()?;
     let own = std::env::current_exe().doing(|| "find this program".into())?;
     let mut process = Process::new(own);
-    process.arg("up").arg(file).arg("--detached").arg("--state").arg(&config.state);
+    process.arg("up").arg(file).arg("--detached");
     if let Some(matrix) = &common.matrix {
         process.arg("--matrix").arg(matrix);
+    }
+    if common.long {
+        process.arg("--long");
     }
     if let Some(atoll) = &common.atoll {
         process.arg("--atoll").arg(atoll);
@@ -126,21 +138,21 @@ fn up_detached(common: &Common, config: &Config, file: &Path) -> Result<ExitCode
     Ok(ExitCode::from(u8::try_from(output.status.code().unwrap_or(1)).unwrap_or(1)))
 }
 
-fn exec(common: &Common, config: &Config, host: &str, command: &[String]) -> Result<(), Error> {
-    let lab = which(common, config)?;
-    let status = control::ask(&state::socket(config, &lab), &Request::Status)?.status;
+fn exec(common: &Common, host: &str, command: &[String]) -> Result<(), Error> {
+    let lab = which(common)?;
+    let status = control::ask(&state::socket(&lab), &Request::Status)?.status;
     if !status.is_some_and(|status| status.hosts.iter().any(|known| known.name == host)) {
         return Err(Error::NoHost { name: host.into() });
     }
     let (program, arguments) = command.split_first().ok_or_else(|| Error::Refused { message: "no command".into() })?;
     Namespace::existing(&lab, host).enter()?;
-    netns::hide_resolvers(&state::host_folder(config, &lab, host).join("resolv.conf"))?;
+    netns::hide_resolvers(&state::host_folder(&lab, host).join("resolv.conf"))?;
     Err(Process::new(program).args(arguments).exec()).doing(|| format!("run {program}"))
 }
 
 fn down(common: &Common, config: &Config, all: bool) -> Result<(), Error> {
     netns::check_privilege()?;
-    let living = state::living(config);
+    let living = state::living();
     let chosen: Vec<String> = match &common.lab {
         Some(lab) => living.into_iter().filter(|known| known == lab).collect(),
         None if !all && living.len() > 1 => return Err(Error::WhichLab { names: living.join(", ") }),
@@ -150,7 +162,7 @@ fn down(common: &Common, config: &Config, all: bool) -> Result<(), Error> {
         end(config, lab)?;
         say(&format!("lab {lab}: down"));
     }
-    let swept = state::sweep_stale(config)?;
+    let swept = state::sweep_stale()?;
     for lab in swept.iter().filter(|lab| !chosen.contains(lab)) {
         say(&format!("lab {lab}: removed what a crash had left"));
     }
@@ -162,10 +174,10 @@ fn down(common: &Common, config: &Config, all: bool) -> Result<(), Error> {
 
 /// Asks a lab to end and waits for it; one that does not answer is killed and swept.
 fn end(config: &Config, lab: &str) -> Result<(), Error> {
-    let owner = state::description(config, lab).map(|known| known.pid);
-    let asked = control::ask(&state::socket(config, lab), &Request::Down);
+    let owner = state::description(lab).map(|known| known.pid);
+    let asked = control::ask(&state::socket(lab), &Request::Down);
     let deadline = Instant::now() + if asked.is_ok() { config.start_deadline } else { Duration::from_secs(2) };
-    let is_up = || state::living(config).iter().any(|known| known == lab);
+    let is_up = || state::is_held(lab);
     while is_up() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -176,18 +188,18 @@ fn end(config: &Config, lab: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn ask(common: &Common, config: &Config, request: &Request) -> Result<Reply, Error> {
-    control::ask(&state::socket(config, &which(common, config)?), request)
+fn ask(common: &Common, request: &Request) -> Result<Reply, Error> {
+    control::ask(&state::socket(&which(common)?), request)
 }
 
 /// The lab that was named, or the only one.
-fn which(common: &Common, config: &Config) -> Result<String, Error> {
-    let mut living = state::living(config);
+fn which(common: &Common) -> Result<String, Error> {
+    let mut living = state::living();
     match &common.lab {
         Some(lab) if living.contains(lab) => Ok(lab.clone()),
         Some(lab) => Err(Error::NotUp { name: lab.clone() }),
         None if living.len() > 1 => Err(Error::WhichLab { names: living.join(", ") }),
-        None => living.pop().ok_or_else(|| Error::NotUp { name: "of any name".into() }),
+        None => living.pop().ok_or(Error::NoneUp),
     }
 }
 
@@ -199,16 +211,27 @@ fn heed_signals() -> Stop {
     stop
 }
 
-/// Runs `then` at each SIGINT or SIGTERM. Called before any other thread starts, so that all inherit the mask.
+/// Runs `then` at each SIGINT, SIGTERM or SIGHUP, on a thread of its own. By handlers, not by a mask: programs inherit masks.
 fn on_signal(then: impl Fn() + Send + 'static) {
-    let signals = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    if signals.thread_block().is_ok() {
-        std::thread::spawn(move || {
-            while signals.wait().is_ok() {
-                then();
+    use tokio::signal::unix::{SignalKind, signal};
+    let (sender, installed) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
+        runtime.block_on(async {
+            let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+            let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = kinds.map(signal) else { return };
+            let _ = sender.send(());
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => then(),
+                    _ = terminate.recv() => then(),
+                    _ = hangup.recv() => then(),
+                }
             }
         });
-    }
+    });
+    // An error means that they cannot be heard; they then end this process as ever, and `lab down` removes what is left.
+    let _ = installed.recv();
 }
 
 fn say(text: &str) {

@@ -9,6 +9,7 @@ mod node;
 mod origin;
 mod resolver;
 
+pub(crate) use self::node::binary as atoll_binary;
 pub use self::origin::content as origin_content;
 
 use std::{

@@ -1,7 +1,8 @@
 //! Atoll nodes: the `atoll` binary with a configuration made from a template.
 //!
 //! In the template `{{name}}`, `{{v4}}`, `{{v6}}`, `{{zone}}`, `{{folder}}`, `{{port}}` stand for the host's own, `{{roles}}` for the
-//! list of its roles, `{{seeds}}` for the list of `ADDRESS:PORT` of the other seeds, `{{apex}}` for the zone's nameservers.
+//! list of its roles, `{{seeds}}` for the list of `ADDRESS:PORT` of the other seeds, `{{apex}}` for the zone's nameservers, `{{mode}}` for
+//! how dnssrv answers.
 
 use std::path::{Path, PathBuf};
 
@@ -32,7 +33,7 @@ pub(super) fn program(scenario: &Scenario, host: &Host, folder: &Path, config: &
 fn fill(template: &str, scenario: &Scenario, host: &Host, dns: bool, folder: &Path) -> String {
     let seeds = scenario.with_role(|role| matches!(role, Role::Node { seed: true, .. }));
     let seeds = seeds.filter(|seed| seed.id != host.id).map(|seed| format!("\"{}:{PORT}\"", seed.id.v4()));
-    let servers = scenario.with_role(|role| matches!(role, Role::Node { dns: true, .. })).map(|server| {
+    let servers = scenario.with_role(|role| matches!(role, Role::Node { apex: true, .. })).map(|server| {
         format!("{{ name = \"{}\", addresses = [\"{}\", \"{}\"] }}", server.name, server.id.v4(), server.id.v6())
     });
     let roles = if dns { "[\"dnssrv\", \"proxy\"]" } else { "[\"proxy\"]" };
@@ -46,6 +47,7 @@ fn fill(template: &str, scenario: &Scenario, host: &Host, dns: bool, folder: &Pa
         ("{{roles}}", roles.into()),
         ("{{seeds}}", list(seeds)),
         ("{{apex}}", list(servers)),
+        ("{{mode}}", scenario.dns_mode.word().into()),
     ];
     words.iter().fold(template.to_owned(), |text, (word, value)| text.replace(word, value))
 }
@@ -62,7 +64,7 @@ fn host_template(host: &Host) -> PathBuf {
 }
 
 /// As told, or beside this program, or in PATH.
-fn binary(host: &Host, config: &Config) -> Result<PathBuf, Error> {
+pub(crate) fn binary(host: &Host, config: &Config) -> Result<PathBuf, Error> {
     if let Some(told) = &config.atoll {
         return match told.is_file() {
             true => Ok(std::path::absolute(told).unwrap_or_else(|_| told.clone())),
@@ -70,9 +72,10 @@ fn binary(host: &Host, config: &Config) -> Result<PathBuf, Error> {
         };
     }
     let own = std::env::current_exe().ok();
-    // Test programs live one folder deeper.
+    // Test programs live one folder deeper; the lab may be of one profile and the node of the other.
     let folders = own.iter().flat_map(|own| own.ancestors().skip(1).take(2));
-    let beside = folders.map(|folder| folder.join("atoll")).find(|path| path.is_file());
+    let profiles = |folder: &Path| ["", "../release", "../debug"].map(|profile| folder.join(profile).join("atoll"));
+    let beside = folders.flat_map(profiles).find(|path| path.is_file());
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = || std::env::split_paths(&path).map(|folder| folder.join("atoll")).find(|path| path.is_file());
     beside.or_else(in_path).ok_or_else(|| Error::Refused {
@@ -85,4 +88,4 @@ fn binary(host: &Host, config: &Config) -> Result<PathBuf, Error> {
 
 const OWN_TEMPLATE: &str = include_str!("../../templates/node.toml");
 /// Where nodes listen for each other.
-const PORT: u16 = 4001;
+const PORT: u16 = 7400;

@@ -9,8 +9,8 @@ use std::{
 use toml::Spanned;
 
 use super::{
-    Authority, Host, OriginFile, Recursor, Role, Scenario,
-    file::{File, FileKeys, HostKeys, RoleName, WeatherKeys},
+    Authority, Host, OriginFile, Recursor, Role, Scale, Scenario,
+    file::{Count, File, FileKeys, HostKeys, RoleName, WeatherKeys},
     placement::{At, Placement},
 };
 use crate::{address::HostId, error::Error, matrix::Matrix, router::Weather, units::Size};
@@ -19,11 +19,12 @@ use crate::{address::HostId, error::Error, matrix::Matrix, router::Weather, unit
 pub(super) struct Check<'a> {
     text: &'a str,
     path: &'a Path,
+    scale: Scale,
 }
 
 impl<'a> Check<'a> {
-    pub(super) fn new(text: &'a str, path: &'a Path) -> Self {
-        Self { text, path }
+    pub(super) fn new(text: &'a str, path: &'a Path, scale: Scale) -> Self {
+        Self { text, path, scale }
     }
 
     pub(super) fn scenario(&self, matrix: Option<&Path>) -> Result<Scenario, Error> {
@@ -55,13 +56,14 @@ impl<'a> Check<'a> {
                 down: keys.down,
                 queue: keys.queue,
                 resolver: self.resolver(keys, *number, &names, &file.host)?,
-                role: self.role(keys)?,
+                role: self.role(keys, *number)?,
             });
         }
         let one_way = self.distances(&file, &names, &rows, &matrix)?;
         let weather = self.weather(&file.weather)?;
         let zone = file.zone.trim_end_matches('.').to_ascii_lowercase();
-        Ok(Scenario { name: file.name.into_inner(), zone, seed: file.seed, weather, hosts, one_way })
+        let (name, seed, dns_mode) = (file.name.into_inner(), file.seed, file.dns_mode);
+        Ok(Scenario { name, zone, seed, dns_mode, weather, hosts, one_way })
     }
 
     fn error(&self, span: &Range<usize>, message: String) -> Error {
@@ -85,14 +87,18 @@ impl<'a> Check<'a> {
         let keys = keys.get_ref();
         self.name(&keys.name, 24)?;
         let base = keys.name.get_ref();
-        let expanded: Vec<_> = match &keys.count {
+        let count = keys.count.as_ref().map(|count| match (*count.get_ref(), self.scale) {
+            (Count::Same(count), _) => count,
+            (Count::ByScale { short, .. }, Scale::Short) => short,
+            (Count::ByScale { long, .. }, Scale::Long) => long,
+        });
+        let expanded: Vec<_> = match count {
             None => vec![(base.clone(), entry, None)],
-            Some(count) if *count.get_ref() == 0 => {
-                return Err(self.error(&count.span(), "`count`: must be 1 or more".into()));
+            Some(0) => {
+                let span = keys.count.as_ref().map_or(0..0, Spanned::span);
+                return Err(self.error(&span, "`count`: must be 1 or more".into()));
             }
-            Some(count) => {
-                (1..=usize::from(*count.get_ref())).map(|n| (format!("{base}{n}"), entry, Some(n))).collect()
-            }
+            Some(count) => (1..=usize::from(count)).map(|n| (format!("{base}{n}"), entry, Some(n))).collect(),
         };
         for host in expanded {
             if names.iter().any(|(name, ..)| *name == host.0) {
@@ -160,7 +166,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn role(&self, keys: &HostKeys) -> Result<Role, Error> {
+    fn role(&self, keys: &HostKeys, number: Option<usize>) -> Result<Role, Error> {
         self.refuse_strangers(keys)?;
         let role = *keys.role.get_ref();
         Ok(match role {
@@ -179,7 +185,10 @@ impl<'a> Check<'a> {
             RoleName::Node => {
                 let parent = self.path.parent().unwrap_or_else(|| Path::new(""));
                 let template = keys.template.as_ref().map(|template| parent.join(template.get_ref()));
-                Role::Node { dns: told(keys.dns.as_ref()), seed: told(keys.seed.as_ref()), template }
+                let (dns, number) = (told(keys.dns.as_ref()), number.unwrap_or(1));
+                let among =
+                    |most: &Option<Spanned<usize>>, default| number <= most.as_ref().map_or(default, |n| *n.get_ref());
+                Role::Node { dns, apex: dns && among(&keys.apex, MOST_APEX), seed: among(&keys.seeds, 1), template }
             }
             RoleName::Client => Role::Client,
             RoleName::Plain => Role::Plain,
@@ -190,7 +199,7 @@ impl<'a> Check<'a> {
     fn refuse_strangers(&self, keys: &HostKeys) -> Result<(), Error> {
         use RoleName::{Nameserver, Node, Origin, Resolver, Root, Tld};
         let role = *keys.role.get_ref();
-        let given: [Given<'_>; 10] = [
+        let given: [Given<'_>; 11] = [
             ("program", keys.program.as_ref().map(Spanned::span), &[Root, Tld, Nameserver, Resolver]),
             ("tlds", keys.tlds.as_ref().map(Spanned::span), &[Tld]),
             ("zone", keys.zone.as_ref().map(Spanned::span), &[Nameserver]),
@@ -200,7 +209,8 @@ impl<'a> Check<'a> {
             ("files", keys.files.as_ref().map(Spanned::span), &[Origin]),
             ("template", keys.template.as_ref().map(Spanned::span), &[Node]),
             ("dns", keys.dns.as_ref().map(Spanned::span), &[Node]),
-            ("seed", keys.seed.as_ref().map(Spanned::span), &[Node]),
+            ("apex", keys.apex.as_ref().map(Spanned::span), &[Node]),
+            ("seeds", keys.seeds.as_ref().map(Spanned::span), &[Node]),
         ];
         for (key, span, roles) in given {
             if let Some(span) = span.filter(|_| !roles.contains(&role)) {
@@ -349,4 +359,6 @@ fn told(value: Option<&Spanned<bool>>) -> bool {
 /// A key, where it is if it is there, and the roles that know it.
 type Given<'a> = (&'a str, Option<Range<usize>>, &'a [RoleName]);
 
+/// As many name servers as a referral holds in one datagram [RFC 1035 2.3.4].
+const MOST_APEX: usize = 13;
 const MOST_FILE: Size = Size(1 << 30);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::DnsMode;
 use crate::units::{Rate, Size, Span};
 
 /// A scenario file, read but not yet checked.
@@ -21,6 +22,9 @@ pub(super) struct File {
     /// The zone of the Atoll network, delegated to the nodes with `dns = true`.
     #[serde(default = "zone")]
     pub(super) zone: String,
+    /// How the nodes' dnssrv answers.
+    #[serde(default)]
+    pub(super) dns_mode: DnsMode,
     /// What may happen to any packet.
     #[serde(default)]
     pub(super) weather: WeatherKeys,
@@ -57,8 +61,8 @@ pub(super) struct LinkKeys {
 pub(super) struct HostKeys {
     pub(super) name: Spanned<String>,
     pub(super) role: Spanned<RoleName>,
-    /// 1 if absent; if given, the names carry numbers.
-    pub(super) count: Option<Spanned<u16>>,
+    /// 1 if absent; if given, the names carry numbers. `{ short = 8, long = 20 }` differs by scale.
+    pub(super) count: Option<Spanned<Count>>,
     /// A matrix row, a city, a list of these, `{ beside = "HOST" }`, `{ draw = "groups", groups, size, under }` or
     /// `{ draw = "apart" }`.
     pub(super) at: Spanned<toml::Value>,
@@ -87,9 +91,19 @@ pub(super) struct HostKeys {
     pub(super) resolver: Option<Spanned<String>>,
     /// Node: its configuration, relative to the scenario file; default: the lab's own template.
     pub(super) template: Option<Spanned<PathBuf>>,
-    /// Node: serves DNS for the zone; is a seed of the network.
+    /// Node: serves DNS for the zone; the first so many (13 at most, all by default) are named by the TLD, and the first so many
+    /// (1 by default) are seeds of the network.
     pub(super) dns: Option<Spanned<bool>>,
-    pub(super) seed: Option<Spanned<bool>>,
+    pub(super) apex: Option<Spanned<usize>>,
+    pub(super) seeds: Option<Spanned<usize>>,
+}
+
+/// A number, or one per scale.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged, expecting = "a count is a number or { short = 8, long = 20 }")]
+pub(super) enum Count {
+    Same(u16),
+    ByScale { short: u16, long: u16 },
 }
 
 /// Files that an origin serves: `count` of them, `{n}` in the path being the number from 1.

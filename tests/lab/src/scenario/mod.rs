@@ -15,6 +15,8 @@ use std::{
     time::Duration,
 };
 
+use serde::Deserialize;
+
 use crate::{
     address::HostId,
     error::Error,
@@ -31,6 +33,8 @@ pub struct Scenario {
     pub zone: String,
     /// Seeds everything drawn.
     pub seed: u64,
+    /// How the nodes' dnssrv answers.
+    pub dns_mode: DnsMode,
     /// What may happen to any packet; its bound on packets under way is the lab's to set.
     pub weather: Weather,
     /// The hosts in the order of the file; a host's place in it is its [`HostId`].
@@ -89,6 +93,8 @@ pub enum Role {
     Node {
         /// Serves DNS for the zone.
         dns: bool,
+        /// The TLD names it as a nameserver of the zone.
+        apex: bool,
         /// The others start from it.
         seed: bool,
         /// Its configuration's template; `None` is the lab's own.
@@ -98,6 +104,37 @@ pub enum Role {
     Client,
     /// Runs nothing, is nobody.
     Plain,
+}
+
+/// How dnssrv answers public names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DnsMode {
+    /// By a CNAME and referrals to near servers.
+    #[default]
+    Levels,
+    /// By addresses at once.
+    Direct,
+}
+
+impl DnsMode {
+    /// As a configuration says it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Levels => "levels",
+            Self::Direct => "direct",
+        }
+    }
+}
+
+/// How much of a scenario is built: what CI has time for, or what its figures are quoted from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Scale {
+    /// `count = { short, .. }`.
+    #[default]
+    Short,
+    /// `count = { .., long }`.
+    Long,
 }
 
 /// Programs that serve zones.
@@ -133,15 +170,15 @@ pub struct OriginFile {
 
 impl Scenario {
     /// Reads and checks a scenario file; `matrix` goes ahead of the file's own.
-    pub fn read(path: &Path, matrix: Option<&Path>) -> Result<Self, Error> {
+    pub fn read(path: &Path, matrix: Option<&Path>, scale: Scale) -> Result<Self, Error> {
         let text = std::fs::read_to_string(path)
             .map_err(|error| Error::File { file: path.into(), message: format!("cannot be read: {error}") })?;
-        Self::parse(&text, path, matrix)
+        Self::parse(&text, path, matrix, scale)
     }
 
     /// Checks the text of a scenario; `path` names it in errors, and other files are relative to it.
-    pub fn parse(text: &str, path: &Path, matrix: Option<&Path>) -> Result<Self, Error> {
-        check::Check::new(text, path).scenario(matrix)
+    pub fn parse(text: &str, path: &Path, matrix: Option<&Path>, scale: Scale) -> Result<Self, Error> {
+        check::Check::new(text, path, scale).scenario(matrix)
     }
 
     /// The host of this name.

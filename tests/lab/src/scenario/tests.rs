@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use super::*;
 
 fn read(text: &str) -> Result<Scenario, Error> {
-    Scenario::parse(text, Path::new("x.toml"), None)
+    Scenario::parse(text, Path::new("x.toml"), None, Scale::Short)
 }
 
 fn refused(text: &str) -> String {
@@ -94,7 +94,8 @@ fn a_wrong_file_is_one_line_with_file_line_and_key() {
 
 #[test]
 fn a_missing_matrix_is_named() {
-    let said = Scenario::parse(TWO, Path::new("x.toml"), Some(Path::new("/nowhere/m"))).unwrap_err().to_string();
+    let said =
+        Scenario::parse(TWO, Path::new("x.toml"), Some(Path::new("/nowhere/m")), Scale::Short).unwrap_err().to_string();
     assert!(said.starts_with("/nowhere/m: cannot be read"), "{said}");
 }
 

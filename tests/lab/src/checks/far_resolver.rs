@@ -1,0 +1,38 @@
+//! Scenario 6: clients whose resolver is far away but sends ECS get a proxy near themselves.
+
+use std::time::Duration;
+
+use super::{
+    outcome::{Wanted, percent, quantile},
+    stage::{MIDDLE, NEAR, Stage, clients, look_up, ms, named, nodes},
+};
+use crate::error::Error;
+
+pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
+    let lab = stage.up(|_| ())?;
+    stage.wait_for_clusters(&lab, Duration::from_secs(60))?;
+    let zone = &lab.scenario().zone;
+    clients(&lab).iter().for_each(|client| drop(look_up(&lab, client, &format!("www.site.test.{zone}."))));
+    stage.wait(Duration::from_secs(32))?;
+    let (mut near, mut could, mut asked, mut answered, mut rtts) = (0, 0, 0, 0, Vec::new());
+    for site in 0..stage.by_scale(3, 10) {
+        for client in clients(&lab) {
+            asked += 1;
+            let answer = look_up(&lab, client, &format!("www.site{site}.test.{zone}."));
+            let Some(to) = answer.ok().and_then(|answer| named(&answer).first().copied()) else { continue };
+            answered += 1;
+            let rtt = |node| lab.scenario().rtt(client.id, node);
+            let best = nodes(&lab).iter().map(|node| rtt(node.id)).min().unwrap_or_default();
+            let limit = if best < NEAR { NEAR } else { MIDDLE };
+            if best < MIDDLE {
+                could += 1;
+                near += usize::from(rtt(to) < limit);
+            }
+            rtts.push(ms(rtt(to)));
+        }
+    }
+    stage.claim("answered", percent(answered, asked), "%", Wanted::Exactly(100.0));
+    stage.claim("near_the_client", percent(near, could), "%", Wanted::AtLeast(90.0));
+    stage.figure("rtt_p50", quantile(&rtts, 0.5), "ms");
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! Scenarios 3 and 4: a crowd asks for a few files behind a thin origin; in the fourth a third of the nodes die in the middle.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use super::{
+    load::{Crowd, Request, run},
+    outcome::{Wanted, quantile},
+    stage::{Stage, nodes},
+};
+use crate::{
+    address::HostId,
+    error::Error,
+    lab::Lab,
+    scenario::{Host, OriginFile, Role},
+};
+
+pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
+    let lab = stage.up(|_| ())?;
+    let settled = stage.wait_for_clusters(&lab, Duration::from_secs(60))?;
+    stage.figure("clusters_after", settled, "s");
+    let (origin, files) = origin(&lab)?;
+    let name = format!("www.site.test.{}", lab.scenario().zone);
+    let crowd = crowd(stage, &name, files, None);
+    let requests = run(&lab, &crowd, |_| Ok(()))?;
+    let log = origin_log(&lab, origin)?;
+    stage.claim("origin_requests", log.len() as f64, "", Wanted::Exactly(files.len() as f64));
+    figures(stage, &requests, last_fetch(&log, &crowd));
+    stage.claim("failed_requests", failed(&requests, |_| true), "", Wanted::Exactly(0.0));
+    explain(&requests);
+    // CoralCDN's own run of this experiment, for comparison.
+    stage.figure("coralcdn_p50", 0.19, "s");
+    stage.figure("coralcdn_p96", 2.50, "s");
+    let direct =
+        Crowd { direct: Some(origin.id.v4().into()), name: "www.site.test", duration: Duration::from_secs(5), ..crowd };
+    let baseline = run(&lab, &Crowd { rate: 2, ..direct }, |_| Ok(()))?;
+    stage.figure("direct_to_origin_p50", quantile(&seconds(&baseline), 0.5), "s");
+    Ok(())
+}
+
+/// Kills a third of the nodes a third into the crowd, as power cuts would.
+pub(super) fn show_death(stage: &mut Stage<'_>) -> Result<(), Error> {
+    let lab = stage.up_file("flash-crowd", |_| ())?;
+    stage.wait_for_clusters(&lab, Duration::from_secs(60))?;
+    let (origin, files) = origin(&lab)?;
+    let name = format!("www.site.test.{}", lab.scenario().zone);
+    let crowd = crowd(stage, &name, files, None);
+    let killed_at = crowd.duration / 3;
+    let crowd = Crowd { duration: crowd.duration + Duration::from_secs(30), ..crowd };
+    let requests = run(&lab, &crowd, |start| {
+        stage.wait(killed_at.saturating_sub(start.elapsed()))?;
+        nodes(&lab).iter().skip(1).step_by(3).try_for_each(|node| lab.kill(&node.name, Signal::SIGKILL))
+    })?;
+    let ttl = Duration::from_secs(60);
+    let log = origin_log(&lab, origin)?;
+    stage.claim("origin_requests", log.len() as f64, "", Wanted::AtMost(2.0 * files.len() as f64));
+    let after = failed(&requests, |request| request.due > killed_at + ttl || request.due < killed_at);
+    stage.claim("failed_before_or_a_ttl_after", after, "", Wanted::Exactly(0.0));
+    stage.figure("failed_within_a_ttl", failed(&requests, |_| true) - after, "");
+    let second_try =
+        requests.iter().filter(|request| request.failure.is_none() && request.first_address_failed).count();
+    stage.figure("served_by_a_second_address", second_try as f64, "");
+    explain(&requests);
+    figures(stage, &requests, Duration::ZERO);
+    Ok(())
+}
+
+fn crowd<'c>(stage: &Stage<'_>, name: &'c str, files: &'c [OriginFile], direct: Option<std::net::IpAddr>) -> Crowd<'c> {
+    let (rate, seconds) = stage.by_scale((30, 40), (100, 180));
+    Crowd { name, files, rate, duration: Duration::from_secs(seconds), direct }
+}
+
+pub(super) fn origin(lab: &Lab) -> Result<(&Host, &[OriginFile]), Error> {
+    let origins = lab.scenario().hosts.iter().find_map(|host| match &host.role {
+        Role::Origin { files, .. } => Some((host, files.as_slice())),
+        _ => None,
+    });
+    origins.ok_or_else(|| Error::Refused { message: "this scenario needs an origin".into() })
+}
+
+/// The requests that an origin logged: when, and from which host.
+pub(super) fn origin_log(lab: &Lab, origin: &Host) -> Result<Vec<(f64, Option<HostId>)>, Error> {
+    let path = lab.folder(&origin.name)?.join("access.log");
+    let text =
+        std::fs::read_to_string(&path).map_err(|error| Error::File { file: path, message: error.to_string() })?;
+    let line = |line: &str| {
+        let mut words = line.split(' ');
+        Some((words.next()?.parse().ok()?, HostId::owner(words.next()?.parse().ok()?)))
+    };
+    Ok(text.lines().filter_map(line).collect())
+}
+
+/// When the last object left the origin, since the first.
+fn last_fetch(log: &[(f64, Option<HostId>)], crowd: &Crowd<'_>) -> Duration {
+    let first = log.first().map_or(0.0, |(at, _)| *at);
+    let last = log.iter().take(crowd.files.len()).map(|(at, _)| *at).fold(first, f64::max);
+    Duration::from_secs_f64(last - first)
+}
+
+fn figures(stage: &mut Stage<'_>, requests: &[Request], warm: Duration) {
+    stage.figure("requests", requests.len() as f64, "");
+    for (name, share) in [("p50", 0.5), ("p96", 0.96)] {
+        stage.figure(format!("request_{name}"), quantile(&seconds(requests), share), "s");
+        let late: Vec<Request> = requests.iter().filter(|request| request.due > warm).cloned().collect();
+        stage.figure(format!("request_{name}_warm"), quantile(&seconds(&late), share), "s");
+    }
+}
+
+fn seconds(requests: &[Request]) -> Vec<f64> {
+    requests.iter().map(|request| request.took.as_secs_f64()).collect()
+}
+
+fn failed(requests: &[Request], counts: impl Fn(&Request) -> bool) -> f64 {
+    requests.iter().filter(|request| request.failure.is_some() && counts(request)).count() as f64
+}
+
+/// The first few failures in words, on stderr: a count alone helps nobody.
+fn explain(requests: &[Request]) {
+    use std::io::Write;
+    for request in requests.iter().filter(|request| request.failure.is_some()).take(5) {
+        let failure = request.failure.as_deref().unwrap_or_default();
+        let _ =
+            writeln!(std::io::stderr(), "  at {:.1} s, file {}: {failure}", request.due.as_secs_f64(), request.file);
+    }
+}

@@ -1,0 +1,143 @@
+//! A crowd: clients everywhere ask at a steady rate, each request a DNS question to the client's own resolver and then a GET from the
+//! answered proxy. Open loop: a request's time runs from the moment it was due.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use hickory_proto::rr::RecordType;
+
+use crate::{
+    error::Error,
+    lab::Lab,
+    measure::{Recursion, ask, fetch},
+    programs::origin_content,
+    scenario::{Host, OriginFile},
+};
+
+use super::stage::{clients, http};
+
+/// What to ask, how often, how long.
+pub(crate) struct Crowd<'c> {
+    /// The name, without a final dot.
+    pub(crate) name: &'c str,
+    /// What it holds.
+    pub(crate) files: &'c [OriginFile],
+    /// Requests a second, all clients together.
+    pub(crate) rate: usize,
+    pub(crate) duration: Duration,
+    /// Where to connect without asking: the baseline.
+    pub(crate) direct: Option<IpAddr>,
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    /// Since the crowd began.
+    pub(crate) due: Duration,
+    /// DNS and HTTP together, and the wait for a free hand before.
+    pub(crate) took: Duration,
+    pub(crate) failure: Option<String>,
+    /// Whether another answered address was alive and would have served.
+    pub(crate) first_address_failed: bool,
+    pub(crate) file: usize,
+}
+
+/// Runs the crowd; `meanwhile` runs beside it, and its error ends it.
+pub(crate) fn run(
+    lab: &Lab,
+    crowd: &Crowd<'_>,
+    meanwhile: impl FnOnce(Instant) -> Result<(), Error>,
+) -> Result<Vec<Request>, Error> {
+    let clients = clients(lab);
+    let total = crowd.rate * usize::try_from(crowd.duration.as_secs()).unwrap_or(0);
+    let (next, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let done = Mutex::new(Vec::with_capacity(total));
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for client in &clients {
+            let (next, over, done) = (&next, &over, &done);
+            // Threads begun inside a host stay inside it.
+            scope.spawn(move || {
+                lab.within(&client.name, || {
+                    std::thread::scope(|hands| {
+                        for _ in 0..HANDS {
+                            hands.spawn(|| work(lab, crowd, client, total, (next, over, done), start));
+                        }
+                    });
+                })
+            });
+        }
+        let result = meanwhile(start);
+        if result.is_err() {
+            over.store(true, Ordering::Relaxed);
+        }
+        result
+    })?;
+    let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
+    done.sort_by_key(|request: &Request| request.due);
+    Ok(done)
+}
+
+type Shared<'s> = (&'s AtomicUsize, &'s AtomicBool, &'s Mutex<Vec<Request>>);
+
+fn work(lab: &Lab, crowd: &Crowd<'_>, client: &Host, total: usize, (next, over, done): Shared<'_>, start: Instant) {
+    loop {
+        let number = next.fetch_add(1, Ordering::Relaxed);
+        let stopped = over.load(Ordering::Relaxed) || lab.stopping().load(Ordering::Relaxed);
+        if number >= total || stopped {
+            return;
+        }
+        let due = Duration::from_secs_f64(number as f64 / crowd.rate as f64);
+        std::thread::sleep(due.saturating_sub(start.elapsed()));
+        // Every client asks for every file: a fixed order that mixes both.
+        let file = (number * 7 + number / crowd.files.len()) % crowd.files.len();
+        let (outcome, first_address_failed) = request(lab, crowd, client, &crowd.files[file]);
+        let took = start.elapsed().saturating_sub(due);
+        let request = Request { due, took, failure: outcome.err(), first_address_failed, file };
+        done.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+    }
+}
+
+/// As a browser does it: the first address, then the others. Says also whether the first one failed.
+fn request(lab: &Lab, crowd: &Crowd<'_>, client: &Host, file: &OriginFile) -> (Result<(), String>, bool) {
+    let addresses = match crowd.direct {
+        Some(address) => vec![address],
+        None => match resolve(lab, crowd, client) {
+            Ok(addresses) => addresses,
+            Err(error) => return (Err(error), false),
+        },
+    };
+    let mut failure = "no address".to_owned();
+    for (at, address) in addresses.iter().enumerate() {
+        match fetch(http(*address), crowd.name, &file.path, PATIENCE, LONGEST) {
+            Ok(fetched) if fetched.status != 200 => failure = format!("{address}: status {}", fetched.status),
+            Ok(fetched) if fetched.body != origin_content(&file.path, file.size) => {
+                failure = format!("{address}: {} wrong bytes", fetched.body.len());
+            }
+            Ok(_) => return (Ok(()), at > 0),
+            Err(error) => failure = format!("{address}: {error}"),
+        }
+    }
+    (Err(failure), true)
+}
+
+fn resolve(lab: &Lab, crowd: &Crowd<'_>, client: &Host) -> Result<Vec<IpAddr>, String> {
+    let resolver = client.resolver.map(|id| lab.scenario().hosts[id.index()].id.v4()).ok_or("no resolver")?;
+    let server = SocketAddr::from((resolver, 53));
+    let answer = ask(server, &format!("{}.", crowd.name), RecordType::A, Recursion::Wanted, DNS_PATIENCE);
+    let answer = answer.map_err(|error| format!("{resolver}: {error}"))?;
+    let addresses: Vec<IpAddr> = answer.addresses.iter().map(|(address, _)| *address).collect();
+    if addresses.is_empty() { Err(format!("{resolver}: {} without an address", answer.code)) } else { Ok(addresses) }
+}
+
+/// Requests one client has under way at most.
+const HANDS: usize = 12;
+const DNS_PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(20);
+const LONGEST: usize = 1 << 20;

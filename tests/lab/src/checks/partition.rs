@@ -1,0 +1,71 @@
+//! Scenario 5: the world is cut in two; both sides serve what they hold, and after healing all is as before.
+
+use std::time::Duration;
+
+use super::{
+    flash_crowd::origin,
+    outcome::{Wanted, percent},
+    stage::{Stage, clients, http, look_up, named},
+};
+use crate::{
+    address::HostId,
+    error::Error,
+    lab::Lab,
+    measure::fetch,
+    router::Change,
+    scenario::{Host, Role},
+};
+
+pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
+    let lab = stage.up_file("flash-crowd", |_| ())?;
+    stage.wait_for_clusters(&lab, Duration::from_secs(60))?;
+    let name = format!("www.site.test.{}", lab.scenario().zone);
+    let clients = clients(&lab);
+    let serve = || clients.iter().filter(|client| is_served(&lab, client, &name)).count();
+    let warm = stage.wait_until(Duration::from_secs(40), || serve() == clients.len())?;
+    stage.claim("served_before", percent(serve(), clients.len()), "%", Wanted::Exactly(100.0));
+    // What was answered to strangers lapses, so that each side has been referred to its own servers.
+    stage.wait(Duration::from_secs(if warm { 35 } else { 0 }))?;
+    serve();
+    let (east, west) = halves(&lab);
+    lab.change(Change::Cut { from: east.clone(), to: west.clone(), one_way: false });
+    stage.wait(Duration::from_secs(stage.by_scale(15, 60)))?;
+    stage.figure("served_while_cut", percent(serve(), clients.len()), "%");
+    let east_served =
+        clients.iter().filter(|client| east.contains(&client.id)).filter(|client| is_served(&lab, client, &name));
+    stage.claim("east_served_while_cut", east_served.count() as f64, "", Wanted::AtLeast(1.0));
+    let west_served =
+        clients.iter().filter(|client| west.contains(&client.id)).filter(|client| is_served(&lab, client, &name));
+    stage.claim("west_served_while_cut", west_served.count() as f64, "", Wanted::AtLeast(1.0));
+    lab.change(Change::HealAll);
+    stage.wait_until(Duration::from_secs(30), || serve() == clients.len())?;
+    stage.claim("served_30_s_after_healing", percent(serve(), clients.len()), "%", Wanted::Exactly(100.0));
+    let settled = stage.wait_for_clusters(&lab, Duration::from_secs(60))?;
+    stage.claim("clusters_after_healing", settled, "s", Wanted::AtMost(60.0));
+    Ok(())
+}
+
+fn is_served(lab: &Lab, client: &Host, name: &str) -> bool {
+    let Ok((_, files)) = origin(lab) else { return false };
+    let Ok(answer) = look_up(lab, client, &format!("{name}.")) else { return false };
+    let get = |node: HostId| fetch(http(node.v4().into()), name, &files[0].path, Duration::from_secs(5), 1 << 20);
+    let served = lab
+        .within(&client.name, || named(&answer).into_iter().any(|node| get(node).is_ok_and(|got| got.status == 200)));
+    served.unwrap_or(false)
+}
+
+/// Whoever is nearer to the first node is east, whoever is nearer to the node farthest from it is west; the lab's own names go with
+/// the east, so that the west lives by what its resolvers remember.
+fn halves(lab: &Lab) -> (Vec<HostId>, Vec<HostId>) {
+    let scenario = lab.scenario();
+    let nodes: Vec<&Host> = scenario.with_role(|role| matches!(role, Role::Node { .. })).collect();
+    let first = nodes[0].id;
+    let far = nodes.iter().map(|node| node.id).max_by_key(|node| scenario.rtt(first, *node)).unwrap_or(first);
+    let is_east = |host: &&Host| match host.role {
+        Role::Root(_) | Role::Tld(..) | Role::Nameserver(..) => true,
+        _ => scenario.rtt(host.id, first) <= scenario.rtt(host.id, far),
+    };
+    let (east, west): (Vec<&Host>, Vec<&Host>) = scenario.hosts.iter().partition(is_east);
+    let ids = |side: Vec<&Host>| side.into_iter().map(|host| host.id).collect();
+    (ids(east), ids(west))
+}

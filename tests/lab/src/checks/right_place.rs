@@ -1,0 +1,98 @@
+//! Scenario 1: after one warm-up query each, clients are sent to near proxies, whichever resolver program they use.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    outcome::{Wanted, percent, quantile},
+    stage::{MIDDLE, NEAR, Stage, clients, look_up, ms, named, nodes},
+};
+use crate::{
+    error::Error,
+    lab::Lab,
+    scenario::{DnsMode, Host, Role},
+};
+
+/// One answer as a client sees it.
+struct Sent {
+    program: &'static str,
+    to: Duration,
+    best: Duration,
+}
+
+pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
+    for mode in [DnsMode::Levels, DnsMode::Direct] {
+        let lab = stage.up(|scenario| scenario.dns_mode = mode)?;
+        let settled = stage.wait_for_clusters(&lab, Duration::from_secs(stage.by_scale(60, 120)))?;
+        stage.figure(format!("{}/clusters_after", mode.word()), settled, "s");
+        show_mode(stage, &lab, mode)?;
+    }
+    Ok(())
+}
+
+fn show_mode(stage: &mut Stage<'_>, lab: &Lab, mode: DnsMode) -> Result<(), Error> {
+    let mode = mode.word();
+    let zone = &lab.scenario().zone;
+    let mut first: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for client in clients(lab) {
+        if let Ok(answer) = look_up(lab, client, &format!("www.site.test.{zone}.")) {
+            first.entry(program(lab, client)).or_default().push(ms(answer.took));
+        }
+    }
+    for (program, times) in &first {
+        stage.figure(format!("{mode}/first_lookup_p50/{program}"), quantile(times, 0.5), "ms");
+    }
+    // Until what was answered to strangers has lapsed (NS 30 s, A 5 s).
+    stage.wait(Duration::from_secs(32))?;
+    let (mut sent, mut asked, mut wrong) = (Vec::new(), 0, Vec::new());
+    for site in 0..stage.by_scale(4, 12) {
+        for client in clients(lab) {
+            asked += 1;
+            match look_up(lab, client, &format!("www.site{site}.test.{zone}.")) {
+                Ok(answer) => match named(&answer).first() {
+                    Some(to) => sent.push(judge(lab, client, *to)),
+                    None => wrong.push(format!("{} got {} without an address", client.name, answer.code)),
+                },
+                Err(error) => wrong.push(format!("{}: {error}", client.name)),
+            }
+        }
+    }
+    stage.claim(format!("{mode}/answered"), percent(sent.len(), asked), "%", Wanted::AtLeast(100.0));
+    claims(stage, mode, &sent.iter().collect::<Vec<_>>());
+    for program in first.keys() {
+        let of: Vec<&Sent> = sent.iter().filter(|sent| sent.program == *program).collect();
+        claims(stage, &format!("{mode}/{program}"), &of);
+    }
+    Ok(())
+}
+
+fn judge(lab: &Lab, client: &Host, to: crate::address::HostId) -> Sent {
+    let scenario = lab.scenario();
+    let best = nodes(lab).iter().map(|node| scenario.rtt(client.id, node.id)).min().unwrap_or_default();
+    Sent { program: program(lab, client), to: scenario.rtt(client.id, to), best }
+}
+
+fn claims(stage: &mut Stage<'_>, of: &str, sent: &[&Sent]) {
+    let share = |could: &dyn Fn(&Sent) -> bool, under: Duration| {
+        let could: Vec<_> = sent.iter().filter(|sent| could(sent)).collect();
+        percent(could.iter().filter(|sent| sent.to < under).count(), could.len())
+    };
+    let near = share(&|sent| sent.best < NEAR, NEAR);
+    let middle = share(&|sent| sent.best >= NEAR && sent.best < MIDDLE, MIDDLE);
+    // A draw in which no client has a proxy that near shows nothing either way.
+    for (name, value, least) in [("near_when_near_exists", near, 95.0), ("middle_when_middle_exists", middle, 90.0)] {
+        let wanted = if value.is_nan() { Wanted::Nothing } else { Wanted::AtLeast(least) };
+        stage.claim(format!("{of}/{name}"), value, "%", wanted);
+    }
+    let median =
+        |of: &dyn Fn(&Sent) -> Duration| quantile(&sent.iter().map(|sent| ms(of(sent))).collect::<Vec<_>>(), 0.5);
+    let best = median(&|sent| sent.best);
+    stage.figure(format!("{of}/best_rtt_p50"), best, "ms");
+    stage.claim(format!("{of}/rtt_p50"), median(&|sent| sent.to), "ms", Wanted::AtMost((best * 1.3).max(best + 10.0)));
+}
+
+pub(super) fn program(lab: &Lab, client: &Host) -> &'static str {
+    match client.resolver.map(|id| &lab.scenario().hosts[id.index()].role) {
+        Some(Role::Resolver { program, .. }) => program.name(),
+        _ => "none",
+    }
+}

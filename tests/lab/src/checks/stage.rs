@@ -1,0 +1,168 @@
+//! What a scenario's function works with: labs made from its file, the questions all of them ask, and a list of claims.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    sync::atomic::Ordering,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use hickory_proto::rr::RecordType;
+
+use super::outcome::{Claim, Wanted};
+use crate::{
+    address::HostId,
+    config::Config,
+    error::Error,
+    lab::{Lab, Stop},
+    measure::{Answer, Recursion, ask},
+    scenario::{Host, Role, Scale, Scenario},
+};
+
+/// How scenarios are run.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    pub(crate) config: Config,
+    /// In place of the files' own.
+    pub(crate) matrix: Option<PathBuf>,
+    pub(crate) scale: Scale,
+    pub(crate) stop: Stop,
+}
+
+/// One run of one scenario.
+pub(crate) struct Stage<'s> {
+    name: &'static str,
+    setting: &'s Setting,
+    claims: Vec<Claim>,
+}
+
+impl<'s> Stage<'s> {
+    pub(crate) fn new(name: &'static str, setting: &'s Setting) -> Self {
+        Self { name, setting, claims: Vec::new() }
+    }
+
+    /// Brings up the scenario's file with changes. Labs of one scenario follow each other: they share a name.
+    pub(crate) fn up(&self, change: impl FnOnce(&mut Scenario)) -> Result<Lab, Error> {
+        self.up_file(self.name, change)
+    }
+
+    /// Brings up another scenario's file under this one's name.
+    pub(crate) fn up_file(&self, file: &str, change: impl FnOnce(&mut Scenario)) -> Result<Lab, Error> {
+        let path = folder().join(format!("{file}.toml"));
+        let mut scenario = Scenario::read(&path, self.setting.matrix.as_deref(), self.setting.scale)?;
+        // Two runs at once, of two checkouts say, must not meet.
+        scenario.name = format!("{}-{}", self.name, std::process::id());
+        change(&mut scenario);
+        Lab::up(scenario, &self.setting.config, &self.setting.stop)
+    }
+
+    /// `short` or `long`, by scale.
+    pub(crate) fn by_scale<T>(&self, short: T, long: T) -> T {
+        match self.setting.scale {
+            Scale::Short => short,
+            Scale::Long => long,
+        }
+    }
+
+    /// A figure that must be so.
+    pub(crate) fn claim(&mut self, name: impl Into<String>, value: f64, unit: &'static str, wanted: Wanted) {
+        self.claims.push(Claim { name: name.into(), value, unit, wanted });
+    }
+
+    /// A figure to print.
+    pub(crate) fn figure(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
+        self.claim(name, value, unit, Wanted::Nothing);
+    }
+
+    pub(crate) fn claims(self) -> Vec<Claim> {
+        self.claims
+    }
+
+    /// Lets time pass, unless the run is interrupted.
+    pub(crate) fn wait(&self, time: Duration) -> Result<(), Error> {
+        self.wait_until(time, || false).map(drop)
+    }
+
+    /// Waits until something holds, `time` at most; says whether it does.
+    pub(crate) fn wait_until(&self, time: Duration, mut holds: impl FnMut() -> bool) -> Result<bool, Error> {
+        let start = Instant::now();
+        loop {
+            if self.setting.stop.load(Ordering::Relaxed) {
+                return Err(Error::Interrupted);
+            }
+            if holds() {
+                return Ok(true);
+            }
+            let left = time.saturating_sub(start.elapsed());
+            if left.is_zero() {
+                return Ok(false);
+            }
+            sleep(left.min(Duration::from_millis(200)));
+        }
+    }
+
+    /// Waits until the nodes have found each other: every node that has another within 20 ms knows a level-2 cluster of two or
+    /// more, and all know all at level 0. Returns the seconds it took, or not a number if they did not.
+    pub(crate) fn wait_for_clusters(&self, lab: &Lab, patience: Duration) -> Result<f64, Error> {
+        let start = Instant::now();
+        let settled = self.wait_until(patience, || are_settled(lab))?;
+        Ok(if settled { start.elapsed().as_secs_f64() } else { f64::NAN })
+    }
+}
+
+/// Whether every living node knows a near cluster where it has near nodes, and some others anyway.
+fn are_settled(lab: &Lab) -> bool {
+    let living = nodes(lab);
+    living.iter().all(|node| {
+        let Some(status) = lab.node_status(&node.name) else { return false };
+        let size = |level: usize| status["levels"][level]["size"].as_u64().unwrap_or(0);
+        let near = living.iter().any(|other| other.id != node.id && lab.scenario().rtt(node.id, other.id) < NEAR);
+        (living.len() == 1 || size(0) > 1) && (!near || size(2) > 1)
+    })
+}
+
+/// The hosts that run Atoll, in order.
+pub(crate) fn nodes(lab: &Lab) -> Vec<&Host> {
+    lab.scenario().with_role(|role| matches!(role, Role::Node { .. })).collect()
+}
+
+/// The clients, in order.
+pub(crate) fn clients(lab: &Lab) -> Vec<&Host> {
+    lab.scenario().with_role(|role| matches!(role, Role::Client)).collect()
+}
+
+/// A client's question to its own resolver, over IPv4.
+pub(crate) fn look_up(lab: &Lab, client: &Host, name: &str) -> Result<Answer, String> {
+    let resolver = client.resolver.map(|id| &lab.scenario().hosts[id.index()]).ok_or("it has no resolver")?;
+    let server = SocketAddr::from((resolver.id.v4(), 53));
+    let asked = lab.within(&client.name, || ask(server, name, RecordType::A, Recursion::Wanted, PATIENCE));
+    asked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
+/// The nodes an answer names, in its order.
+pub(crate) fn named(answer: &Answer) -> Vec<HostId> {
+    answer.addresses.iter().filter_map(|(address, _)| HostId::owner(*address)).collect()
+}
+
+/// `rtt` in milliseconds.
+pub(crate) fn ms(rtt: Duration) -> f64 {
+    rtt.as_secs_f64() * 1e3
+}
+
+/// An address's port 80.
+pub(crate) fn http(address: IpAddr) -> SocketAddr {
+    SocketAddr::new(address, 80)
+}
+
+fn folder() -> PathBuf {
+    let here = Path::new("tests/lab/scenarios");
+    if here.exists() { here.into() } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios") }
+}
+
+/// Level 2 of the overlay.
+pub(crate) const NEAR: Duration = Duration::from_millis(20);
+/// Level 1.
+pub(crate) const MIDDLE: Duration = Duration::from_millis(60);
+/// As long as a stub resolver would wait.
+const PATIENCE: Duration = Duration::from_secs(8);

@@ -1,0 +1,245 @@
+//! The command line: what it starts it ends, however it ends; what it refuses it refuses in one line.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{alone, namespaces_of, skipped, unique_name};
+
+const SMALL: &str = r#"
+host = [
+    { name = "root", role = "root", at = 0 },
+    { name = "web", role = "origin", names = ["www.site.test"], files = [{ path = "/a", size = "1KB" }], at = 1 },
+    { name = "user", role = "client", at = 2 },
+]
+"#;
+
+/// A scenario on disk, with a name of its own.
+struct Bench {
+    folder: tempfile::TempDir,
+    name: String,
+}
+
+impl Bench {
+    fn new(hosts: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let name = unique_name();
+        fs::write(folder.path().join("x.toml"), format!("name = \"{name}\"\n{hosts}")).unwrap();
+        Self { folder, name }
+    }
+
+    fn lab(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_atoll-lab"));
+        command.current_dir(self.folder.path()).arg("--lab").arg(&self.name);
+        command.args(["--matrix", concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/latency/planetlab490.tri16")]);
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.lab().args(arguments).output().unwrap()
+    }
+
+    fn say(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        said
+    }
+
+    /// In the foreground, once it is up.
+    fn foreground(&self) -> Child {
+        let mut child = self.lab().args(["up", "--foreground", "x.toml"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.starts_with("up:"), "{line}");
+        child
+    }
+
+    fn state(&self) -> std::path::PathBuf {
+        Path::new("/run/atoll-lab").join(&self.name)
+    }
+
+    /// Every process of this lab, found by its namespaces.
+    fn pids(&self) -> Vec<i32> {
+        let status: serde_json::Value = serde_json::from_str(&self.say(&["status", "--json"])).unwrap();
+        let hosts = status["hosts"].as_array().unwrap();
+        let pids = hosts.iter().flat_map(|host| host["pids"].as_array().unwrap());
+        pids.map(|pid| i32::try_from(pid.as_i64().unwrap()).unwrap()).collect()
+    }
+
+    fn assert_nothing_left(&self, pids: &[i32]) {
+        assert_eq!(namespaces_of(&self.name), Vec::<String>::new());
+        assert!(!self.state().exists(), "{} is still there", self.state().display());
+        for pid in pids {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // A process that ended and whose new parent has not noticed is a Z.
+            let ended = stat.is_empty() || stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'));
+            assert!(ended, "process {pid} still runs: {stat}");
+        }
+        let devices = fs::read_to_string("/proc/net/dev").unwrap();
+        assert!(!devices.contains("wan0"), "{devices}");
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if nix::unistd::geteuid().is_root() {
+            drop(self.run(&["down"]));
+        }
+    }
+}
+
+#[test]
+fn a_lab_comes_up_obeys_and_leaves_nothing() {
+    if skipped("lab up, status, exec, cut, heal, kill, start, down") {
+        return;
+    }
+    let _alone = alone();
+    let bench = Bench::new(SMALL);
+    assert!(bench.say(&["up", "x.toml"]).starts_with("up:"));
+    let again = bench.run(&["up", "x.toml"]);
+    assert!(String::from_utf8_lossy(&again.stderr).contains("is already up (pid"), "{again:?}");
+    let pids = bench.pids();
+    assert!(pids.len() >= 2, "{pids:?}");
+
+    let page =
+        ["exec", "user", "--", "curl", "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}", "http://198.18.2.1/a"];
+    assert_eq!(bench.say(&page), "200");
+    bench.say(&["cut", "user", "we*"]);
+    assert!(!bench.run(&page).status.success());
+    bench.say(&["heal"]);
+    assert_eq!(bench.say(&page), "200");
+    bench.say(&["kill", "web"]);
+    assert!(bench.say(&["status"]).contains("DEAD") || bench.say(&["status"]).contains(" - "));
+    assert!(!bench.run(&page).status.success());
+    bench.say(&["start", "web"]);
+    assert_eq!(bench.say(&page), "200");
+    assert!(!bench.run(&["exec", "user", "--", "sh", "-c", "exit 7"]).status.success());
+    assert!(!bench.run(&["exec", "nobody", "--", "true"]).status.success());
+    assert!(!bench.run(&["cut", "user", "nobody"]).status.success());
+
+    let pids = [pids, bench.pids()].concat();
+    bench.say(&["down"]);
+    bench.assert_nothing_left(&pids);
+    assert!(bench.say(&["down"]).contains("nothing was up"));
+}
+
+#[test]
+fn a_killed_lab_is_removed_by_down_or_by_the_next_up() {
+    if skipped("lab down after kill -9") {
+        return;
+    }
+    let _alone = alone();
+    let bench = Bench::new(SMALL);
+    for how in ["down", "up"] {
+        let mut owner = bench.foreground();
+        let pids = bench.pids();
+        owner.kill().unwrap();
+        owner.wait().unwrap();
+        if how == "up" {
+            bench.say(&["up", "x.toml"]);
+        }
+        bench.say(&["down"]);
+        bench.assert_nothing_left(&pids);
+    }
+}
+
+#[test]
+fn ctrl_c_ends_everything_also_on_the_way_up() {
+    if skipped("Ctrl-C leaves nothing") {
+        return;
+    }
+    let _alone = alone();
+    let bench = Bench::new(SMALL);
+    let mut owner = bench.foreground();
+    let pids = bench.pids();
+    interrupt(&owner);
+    assert!(end_of(&mut owner));
+    bench.assert_nothing_left(&pids);
+
+    // On the way up: as soon as the first namespace is there.
+    let mut owner = bench.lab().args(["up", "--foreground", "x.toml"]).stdout(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while namespaces_of(&bench.name).is_empty() {
+        assert!(Instant::now() < deadline, "it never came up");
+    }
+    interrupt(&owner);
+    end_of(&mut owner);
+    bench.assert_nothing_left(&[]);
+}
+
+fn interrupt(child: &Child) {
+    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
+}
+
+fn end_of(child: &mut Child) -> bool {
+    child.wait().unwrap().success()
+}
+
+#[test]
+fn what_cannot_be_is_refused_in_one_line_and_leaves_nothing() {
+    let _alone = alone();
+    let cases = [
+        (SMALL.replace("at = 1 }", "at = 1, colour = 3 }"), "x.toml:5: unknown field `colour`"),
+        (SMALL.replace("at = 2", "at = 490"), "the matrix, which is too small: 490 places"),
+        (SMALL.replace("\"user\"", "\"web\""), "x.toml:6: `name`: a host `web` exists already"),
+        (SMALL.replace("at = 2", "at = 2, template = \"t\""), "x.toml:6: `template`: unknown for role = \"client\""),
+    ];
+    for (hosts, expected) in cases {
+        let bench = Bench::new(&hosts);
+        for command in [&["up", "x.toml"][..], &["draw", "x.toml"][..]] {
+            let output = bench.run(command);
+            let said = String::from_utf8(output.stderr).unwrap();
+            if said.contains("needs root") && skipped("that `up` refuses a wrong file") {
+                continue;
+            }
+            assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said}");
+            assert!(said.contains(expected), "{said}\nexpected {expected}");
+            assert_eq!(namespaces_of(&bench.name), Vec::<String>::new());
+            assert!(!bench.state().exists());
+        }
+    }
+    let bench = Bench::new(SMALL);
+    for wrong in [&["up", "nowhere.toml"][..], &["up"], &["heal", "a"], &["frobnicate"]] {
+        assert_eq!(bench.run(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+    assert_eq!(bench.run(&["status"]).status.code(), Some(1));
+}
+
+#[test]
+fn a_machine_that_cannot_says_what_it_lacks() {
+    if skipped("the messages for no privilege, no /dev/net/tun and a missing program, which root can provoke") {
+        return;
+    }
+    let _alone = alone();
+    let bench = Bench::new(SMALL);
+    let refused = |prefix: &[&str], expected: &str| {
+        let own = env!("CARGO_BIN_EXE_atoll-lab");
+        let (program, arguments) = prefix.split_first().unwrap();
+        let mut command = Command::new(program);
+        command.args(arguments).arg(own);
+        command.args(["--matrix", concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/latency/planetlab490.tri16")]);
+        let output = command.args(["up", "x.toml"]).current_dir(bench.folder.path()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+        assert!(said.contains(expected), "{said}\nexpected {expected}");
+        bench.assert_nothing_left(&[]);
+    };
+    refused(&["setpriv", "--bounding-set=-all", "--inh-caps=-all"], "needs root");
+    let hide = "mount -t tmpfs none /dev/net && exec \"$@\"";
+    refused(&["unshare", "-m", "sh", "-c", hide, "sh"], "needs /dev/net/tun");
+    let nginx = Path::new("/usr/sbin/nginx");
+    if nginx.exists() {
+        let hide = "mount -t tmpfs none /usr/sbin && exec \"$@\"";
+        refused(&["unshare", "-m", "sh", "-c", hide, "sh"], "which is not installed: apt-get install n");
+    }
+}
