@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{guard::Range, limits::Limits};
+use crate::{cache, error::StartError, guard::Range, limits::Limits, url::Zone};
 
 /// Everything the proxy may be told.
 #[derive(Debug, Clone, Deserialize)]
@@ -66,6 +66,17 @@ impl Default for Config {
             freshness: FreshnessConfig::default(),
             peers: Peers::default(),
         }
+    }
+}
+
+impl Config {
+    /// Whether a proxy could start with these settings: zone, origins and sites well formed.
+    pub fn check(&self) -> Result<(), StartError> {
+        let setting = |(setting, source)| StartError::Setting { setting, source };
+        Zone::new(&self.zone).map_err(|source| setting(("zone".to_owned(), source)))?;
+        cache::sites(self).map_err(setting)?;
+        cache::OriginRules::new(&self.origins).map_err(setting)?;
+        Ok(())
     }
 }
 
