@@ -13,6 +13,15 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// What this process was asked. A wrong line, `--help` and `--version` are answered here and end the process, a wrong line
+    /// with exit code 2.
+    #[must_use]
+    pub fn from_command_line() -> Self {
+        Self::parse()
+    }
+}
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
