@@ -5,6 +5,10 @@
 //! names ask for the cuts one by one, and there a referral is always right. For those that do not, one moment is certain enough:
 //! the query that follows a CNAME just sent by this server came from the apex's zone.
 //!
+//! A resolver that is not known yet is sounded: its full name is referred to this server itself, in a cut (`http.` under the
+//! innermost level) that no other server ever delegates and that lapses within a second. The question comes again one round trip
+//! later, and is answered by that.
+//!
 //! A referral names the servers of the resolver's cluster whatever cut was asked for; a cut within the resolver's level is
 //! delegated, a deeper one exists without records.
 
@@ -39,6 +43,8 @@ pub(crate) struct View<'a> {
     pub(crate) prefix: Prefix,
     /// Whether this question followed a CNAME just sent, and so came from the apex's zone.
     pub(crate) from_apex: bool,
+    /// Whether whoever asks may be referred back here to be measured: not while it may still hold such a referral.
+    pub(crate) may_sound: bool,
 }
 
 /// A reply but for the header and EDNS.
@@ -186,7 +192,37 @@ impl Asked<'_> {
                 return self.referral(placement.level, &servers, Some(site));
             }
         }
+        if !known
+            && self.view.may_sound
+            && let Some(sounding) = self.sounding(site)
+        {
+            return sounding;
+        }
         self.addresses(site, Some(self.zone.innermost()))
+    }
+
+    /// Refers a full name to this server itself. None if it cannot name itself, or the type is seldom asked for.
+    fn sounding(&self, site: Site) -> Option<Answer> {
+        let me = self.view.roster.me.as_ref()?;
+        if !matches!(self.kind, RecordType::A | RecordType::AAAA) {
+            return None;
+        }
+        let owner = self.zone.target(site)?.base_name();
+        let name = self.zone.server_name(Some(self.zone.innermost()), me.id)?;
+        let v4 = me.v4.map(|v4| RData::A(v4.into()));
+        let v6 = me.v6.map(|v6| RData::AAAA(v6.into()));
+        let glue: Vec<_> = v4.into_iter().chain(v6).map(|data| self.record(&name, SOUNDING, data)).collect();
+        if glue.is_empty() {
+            return None;
+        }
+        Some(Answer {
+            authoritative: false,
+            authority: vec![self.record(&owner, SOUNDING, RData::NS(NS(name)))],
+            additional: glue,
+            level: Some(self.view.placement.level),
+            sent: Some(Sent::Sounding(site, self.kind)),
+            ..Answer::of(ResponseCode::NoError)
+        })
     }
 
     fn cut(&self, level: Level) -> Answer {
@@ -364,3 +400,6 @@ impl Answer {
         Self { authoritative: true, answers, ..Self::of(ResponseCode::NoError) }
     }
 }
+
+/// How long a referral to this server itself may be kept: less than it takes until another may be sent (`gap.rs`).
+const SOUNDING: Duration = Duration::from_secs(1);

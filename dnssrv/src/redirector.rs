@@ -200,7 +200,7 @@ impl Redirector {
     fn resolve(&self, now: Instant, query: &Query, from: SocketAddr, may_wait: bool) -> Resolved {
         let place = self.zone.locate(&query.name);
         let resolver = from.ip().to_canonical();
-        let followed = self.gaps().came(now, resolver, &place);
+        let followed = self.gaps().came(now, resolver, &place, query.kind);
         if let Some(followed) = followed {
             self.learn(now, Prefix::of(resolver), followed);
         }
@@ -213,7 +213,10 @@ impl Redirector {
         let AskedFor { prefix, placement, scope } = asked_for;
         let roster = self.roster();
         let from_apex = matches!(followed, Some(Followed { sent: Sent::Alias(_), .. }));
-        let view = View { placement: &placement, roster: &roster, prefix, from_apex };
+        let may_sound = self.config.sources.referral_gap
+            && prefix == Prefix::of(resolver)
+            && !self.gaps().is_sounding(now, resolver);
+        let view = View { placement: &placement, roster: &roster, prefix, from_apex, may_sound };
         let answer = answer(&self.zone, &self.config, place, &query.name, query.kind, view);
         if let Some(sent) = answer.sent {
             self.gaps().sent(now, resolver, sent, &self.zone.sites_above(&query.name));
@@ -299,7 +302,7 @@ impl Redirector {
     fn learn(&self, now: Instant, resolver: Prefix, followed: Followed) {
         let (source, on) = match followed.sent {
             Sent::Alias(_) => (Source::CnameGap, self.config.sources.cname_gap),
-            Sent::Referral(..) => (Source::ReferralGap, self.config.sources.referral_gap),
+            Sent::Referral(..) | Sent::Sounding(..) => (Source::ReferralGap, self.config.sources.referral_gap),
         };
         if on {
             self.measured(now, resolver, source, followed.gap);
