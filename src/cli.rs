@@ -89,7 +89,8 @@ pub struct StatusArgs {
 /// `atoll url`
 #[derive(Debug, Args)]
 pub struct UrlArgs {
-    /// The URL at its origin, such as https://www.example.com/a.jpg
+    /// The URL at its origin.
+    #[arg(help = "The URL at its origin, such as https://www.example.com/a.jpg")]
     pub url: String,
     /// The zone of the CDN
     #[arg(long, default_value = "nyud.example")]
