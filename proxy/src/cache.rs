@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use atoll_overlay::{Index, Key, NodeId, NodeInfo, Streams};
 use atoll_store::Store;
 use http::HeaderMap;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     announce::Announcer,
@@ -32,6 +32,8 @@ pub(crate) struct Cache {
     pub(crate) flights: Arc<Flights>,
     pub(crate) announcer: Announcer,
     pub(crate) counters: Arc<Counters>,
+    /// Set when the proxy stops: fetches end at once.
+    pub(crate) stop: watch::Sender<bool>,
     /// Requests being answered.
     pub(crate) places: Arc<Semaphore>,
     /// Keys whose origin failed: what to answer until it is asked again.
@@ -125,7 +127,7 @@ impl OriginRules {
                     } else {
                         url.host() == rule.host
                     };
-                    host && rule.port.map_or(matches!(url.port(), 80 | 443), |port| port == url.port())
+                    host && rule.port.map_or_else(|| matches!(url.port(), 80 | 443), |port| port == url.port())
                 });
                 let first = fits.next()?;
                 // A pattern lets its holder point names anywhere; only a named host is the operator's own word.
@@ -174,6 +176,7 @@ impl Cache {
             flights: Flights::new(config.limits.flights, config.limits.waiters),
             announcer: Announcer::new(Arc::clone(&index), config.peers.clone()),
             places: Arc::new(Semaphore::new(config.limits.requests)),
+            stop: watch::Sender::new(false),
             negative: Memory::new(remembered),
             pauses: Memory::new(remembered),
             passing: Memory::new(remembered),

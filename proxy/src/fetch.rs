@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     cache::{Cache, Negative, Wanted, directory, store_key},
+    conditions::if_changed,
     flight::{Answer, Content, End, Lead},
     frames::Frame,
     freshness::{self, Vary},
@@ -40,8 +41,12 @@ pub(crate) struct Stale {
 pub(crate) async fn lead(cache: Arc<Cache>, lead: Lead, wanted: Wanted, stale: Option<Stale>) {
     let keeper = Keeper::start(&cache, &lead, wanted.key);
     let seek = Seek::new(&cache, PeerRequest { key: wanted.key, url: wanted.url.clone(), from: None });
-    let mut fetch = Fetch { cache, lead, wanted, stale, keeper, filling: None, born: PurgeNumber(0) };
-    let end = fetch.run(seek).await;
+    let mut fetch =
+        Fetch { cache: Arc::clone(&cache), lead, wanted, stale, keeper, filling: None, born: PurgeNumber(0) };
+    let end = tokio::select! {
+        end = fetch.run(seek) => end,
+        () = stopped(&cache) => End::Failed(Failure::Internal),
+    };
     if let End::Failed(failure) = end
         && failure.is_origins()
         && !fetch.lead.has_head()
@@ -49,6 +54,13 @@ pub(crate) async fn lead(cache: Arc<Cache>, lead: Lead, wanted: Wanted, stale: O
         fetch.cache.failed(fetch.wanted.key, Negative::Failure(failure));
     }
     fetch.lead.finish(end);
+}
+
+/// Ready once the proxy is stopped.
+async fn stopped(cache: &Cache) {
+    let mut stop = cache.stop.subscribe();
+    // The sender lives in the cache that is borrowed here.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 struct Fetch {
@@ -87,14 +99,14 @@ impl Fetch {
                     if let Some(lease) = seek.take_lease() {
                         self.keeper.hold(lease);
                     }
-                    self.from_peer(*fill).await
+                    self.take_peer(*fill).await
                 }
                 Step::Origin(lease) => {
                     match lease {
                         Some(lease) => self.keeper.hold(lease),
                         None => self.cache.counters.ungranted(),
                     }
-                    self.from_origin().await
+                    self.ask_origin().await
                 }
                 Step::Marked(Marker::Pass(span)) => {
                     self.cache.passing.put(self.wanted.key, (), span);
@@ -128,7 +140,7 @@ impl Fetch {
     }
 
     /// Streams a peer's copy in.
-    async fn from_peer(&mut self, mut fill: PeerFill) -> Outcome {
+    async fn take_peer(&mut self, mut fill: PeerFill) -> Outcome {
         let holder = fill.holder.value.holder;
         if self.filling.is_none() {
             let source = Source::Peer(fill.holder.value.level);
@@ -169,10 +181,10 @@ impl Fetch {
         }
     }
 
-    /// Whether these bytes reach the end of the body, as far as that is known.
+    /// Whether these bytes reach the end of the body. Where its length is unknown the end is said by itself.
     fn may_be_last(&self, held: Option<&Bytes>) -> bool {
         let Some((filling, held)) = self.filling.as_ref().zip(held) else { return false };
-        filling.answer.meta.length.is_none_or(|length| filling.at + wide(held.len()) >= length)
+        filling.answer.meta.length.is_some_and(|length| filling.at + wide(held.len()) >= length)
     }
 
     /// The peer says the body is whole: it is, or the peer lied.
@@ -212,7 +224,7 @@ impl Fetch {
     }
 
     /// Asks the origin: for all of it, for the rest, or whether the stale copy is still good.
-    async fn from_origin(&mut self) -> Outcome {
+    async fn ask_origin(&mut self) -> Outcome {
         let mut fields = self.wanted.fields.clone();
         if let Some(filling) = &self.filling {
             // Only a strong tag makes the rest belong to what is there.
@@ -221,7 +233,7 @@ impl Fetch {
             fields.insert(header::IF_RANGE, tag.clone());
             fields.insert(header::RANGE, ascii(&format!("bytes={}-", filling.at)));
         } else if let Some(stale) = &self.stale {
-            condition(&mut fields, &stale.meta);
+            if_changed(&mut fields, &stale.meta.fields);
         }
         let asked = SystemTime::now();
         let cache = Arc::clone(&self.cache);
@@ -335,7 +347,7 @@ impl Fetch {
         };
         self.cache.recovered(self.wanted.key);
         self.announce_whole(stale.key, &meta).await;
-        let varies_by = names(&meta);
+        let varies_by = freshness::varies_by(&meta.fields);
         let content = Content::Stored(object);
         let answer = Answer { meta, key: stale.key, varies_by, source: Source::Origin, reason: None, content };
         self.lead.head(Arc::new(answer));
@@ -442,7 +454,7 @@ impl Fetch {
             }
         };
         let content = Content::Filling(writer.partial());
-        let varies_by = names(&meta);
+        let varies_by = freshness::varies_by(&meta.fields);
         let answer = Arc::new(Answer { meta, key: self.wanted.key, varies_by, source, reason: None, content });
         // An origin's head is shown at once; a peer's with its first bytes, so that a lying peer can still be replaced.
         let shown = source == Source::Origin;
@@ -498,9 +510,13 @@ impl Fetch {
     }
 
     async fn announce_whole(&self, key: Key, meta: &Meta) {
-        let reference = whole_reference(meta);
+        let reference = Reference::whole_of(meta);
         self.keeper.last_beat(&reference).await;
-        self.cache.announcer.whole(key, reference, fresh_for(&self.cache, meta));
+        let fresh = fresh_for(&self.cache, meta);
+        // Peers are given fresh copies only.
+        if !fresh.is_zero() {
+            self.cache.announcer.whole(key, reference, fresh);
+        }
     }
 
     fn head(&self, key: Key, meta: &Meta, expires: SystemTime) -> Head {
@@ -533,33 +549,6 @@ pub(crate) fn redirects_to_https(wanted: &Wanted, status: StatusCode, fields: &H
     let target = fields.get(header::LOCATION).and_then(|value| value.to_str().ok());
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
         && target.and_then(|target| crate::url::OriginUrl::parse(target).ok()).is_some_and(|target| target == upgraded)
-}
-
-/// The conditions under which the origin may say that a stale copy is still good [RFC 9111 4.3.1].
-fn condition(fields: &mut HeaderMap, stale: &Meta) {
-    if let Some(tag) = stale.fields.get(header::ETAG) {
-        fields.insert(header::IF_NONE_MATCH, tag.clone());
-    }
-    if let Some(changed) = stale.fields.get(header::LAST_MODIFIED) {
-        fields.insert(header::IF_MODIFIED_SINCE, changed.clone());
-    }
-}
-
-fn names(meta: &Meta) -> Vec<String> {
-    match Vary::of(&meta.fields) {
-        Vary::Names(names) => names,
-        Vary::Nothing | Vary::Star => Vec::new(),
-    }
-}
-
-/// What others are told of a whole copy.
-pub(crate) fn whole_reference(meta: &Meta) -> Reference {
-    let mut reference = Reference::fetching();
-    reference.length = meta.length;
-    reference.held = meta.length.unwrap_or(0);
-    reference.validator = Bytes::copy_from_slice(&meta.validator);
-    reference.digest = meta.digest.map(|digest| Bytes::copy_from_slice(digest.as_bytes())).unwrap_or_default();
-    reference
 }
 
 /// Freshness left.

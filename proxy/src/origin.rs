@@ -51,13 +51,16 @@ impl Upstream {
 /// Asks origins.
 pub(crate) struct OriginClient {
     resolver: Resolver,
-    pools: Arc<Mutex<HashMap<Upstream, Pool>>>,
+    pools: Pools,
     tls: OnceCell<Arc<ClientConfig>>,
     ca_files: Vec<PathBuf>,
     limits: crate::limits::Limits,
     timeouts: crate::config::Timeouts,
     counters: Arc<Counters>,
 }
+
+/// The connections to all origins.
+type Pools = Arc<Mutex<HashMap<Upstream, Pool>>>;
 
 /// The connections to one origin.
 struct Pool {
@@ -86,7 +89,7 @@ pub(crate) struct OriginBody {
     incoming: Incoming,
     idle: Duration,
     counters: Arc<Counters>,
-    connection: Option<(Connection, Upstream, Arc<Mutex<HashMap<Upstream, Pool>>>)>,
+    connection: Option<(Connection, Upstream, Pools)>,
     idle_limit: usize,
 }
 
@@ -180,9 +183,8 @@ impl OriginClient {
 
     async fn connect(&self, to: &Upstream) -> Result<Connection, Failure> {
         let places = self.places(to);
-        let place = match timeout(self.timeouts.connect, places.acquire_owned()).await {
-            Ok(Ok(place)) => place,
-            Ok(Err(_)) | Err(_) => return Err(Failure::Busy),
+        let Ok(Ok(place)) = timeout(self.timeouts.connect, places.acquire_owned()).await else {
+            return Err(Failure::Busy);
         };
         let stream = self.resolver.dial(&to.host, to.port, to.exempt).await?;
         let sender = match to.scheme {

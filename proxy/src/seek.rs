@@ -1,7 +1,7 @@
 //! Where the bytes of one flight may come from: near peers, farther peers, then the origin, raced within a budget.
 //!
-//! `acquire` and the near lookup start together. Every holder they name is tried, the next one after 250 ms without progress or at
-//! once when one fails. When the budget is spent the root is asked again, told who failed: it probes them and grants the fetch,
+//! `acquire` and the near lookup start together. Every holder they name is tried, the next one after 250 ms without progress (more
+//! for far ones, whose connection may have to be made first) or at once when one fails. When the budget is spent the root is asked again, told who failed: it probes them and grants the fetch,
 //! or names others. Signs of life from a fill under way count as progress: waiting on a slow origin is no failure.
 //!
 //! | event | then |
@@ -57,6 +57,8 @@ pub(crate) struct Seek {
     attempts: FuturesUnordered<BoxFuture<'static, (Candidate, Result<PeerFill, PeerError>)>>,
     lease: Option<Lease>,
     life: Life,
+    /// Whether one of those being tried is far.
+    far: bool,
     /// When the current budget began.
     since: Instant,
     /// How often the root was asked within it.
@@ -81,6 +83,7 @@ impl Seek {
             attempts: FuturesUnordered::new(),
             lease: None,
             life: Life::new(),
+            far: false,
             since: Instant::now(),
             asked: 0,
             rootless: false,
@@ -114,6 +117,7 @@ impl Seek {
     pub(crate) async fn next(&mut self) -> Step {
         loop {
             if self.attempts.is_empty() {
+                self.far = false;
                 if let Some(candidate) = self.queue.pop_front() {
                     self.attempt(candidate);
                 } else if self.lease.is_some() {
@@ -125,8 +129,7 @@ impl Seek {
                     self.ask_root(Reference::fetching());
                 }
             }
-            let budget = self.cache.config.peers.hedge;
-            let hedge = self.life.last().max(self.since) + budget;
+            let hedge = self.life.last().max(self.since) + self.budget();
             tokio::select! {
                 biased;
                 Some((candidate, result)) = self.attempts.next(), if !self.attempts.is_empty() => {
@@ -192,7 +195,7 @@ impl Seek {
 
     /// Nothing came from any peer within the budget, unless a sign of life did while the clock ran.
     fn no_progress(&mut self) -> Option<Step> {
-        if self.life.last().elapsed() < self.cache.config.peers.hedge {
+        if self.life.last().elapsed() < self.budget() {
             return None;
         }
         if self.lease.is_some() {
@@ -209,6 +212,12 @@ impl Seek {
             return Some(Step::Origin(None));
         }
         None
+    }
+
+    /// How long those being tried may make no progress.
+    fn budget(&self) -> Duration {
+        let peers = &self.cache.config.peers;
+        if self.far { peers.hedge + peers.far } else { peers.hedge }
     }
 
     /// How long peers that the root stands by are waited for: not at all when there is no root to ask.
@@ -272,6 +281,8 @@ impl Seek {
 
     fn attempt(&mut self, candidate: Candidate) {
         self.tried.push(candidate.value.holder);
+        self.far |= candidate.value.level == Level::GLOBAL;
+        self.life.touch();
         let (streams, request, life) = (Arc::clone(&self.cache.streams), self.request.clone(), self.life.clone());
         // A stream, its handshake and the head: silence beyond patience is a dead peer whatever the distance.
         let stall = self.cache.config.peers.patience;
