@@ -1,1 +1,12 @@
-//! .
+//! The few calls to the system that need `unsafe` or exist on some systems only, each safe, each with a portable fallback.
+//!
+//! ```text
+//!   store --> file: preallocate, lock, read_at, write_at        dnssrv, proxy --> tcp: round_trip
+//!   src   --> limits: raise_open_files, open_files
+//! ```
+//!
+//! A caller never asks which system it is on: what a system cannot tell is `None`. Read [`file`] first.
+
+pub mod file;
+pub mod limits;
+pub mod tcp;
