@@ -260,7 +260,7 @@ impl Fetch {
         }
         if self.upgrades(answer.status, &answer.fields) {
             self.cache.upgraded.put(self.wanted.url.host().to_owned(), (), UPGRADE_KEPT);
-            self.keeper.pass(Marker::Pass(UPGRADE_PASS)).await;
+            self.keeper.pass(Marker::Pass(UPGRADE_PASS));
             return End::Again;
         }
         let received = SystemTime::now();
@@ -281,14 +281,14 @@ impl Fetch {
             return self.origin_error(meta, answer.body).await;
         }
         if let Err(reason) = freshness::storable(meta.status, &meta.fields, false) {
-            return self.unshared(meta, answer.body, reason).await;
+            return self.unshared(meta, answer.body, reason);
         }
         if let Vary::Names(names) = Vary::of(&meta.fields) {
             self.varies(&names).await;
         }
         match self.begin(meta.clone(), Source::Origin) {
             Ok(()) => {}
-            Err(End::Failed(Failure::BodyTooLarge)) => return self.unshared(meta, answer.body, Reason::TooLarge).await,
+            Err(End::Failed(Failure::BodyTooLarge)) => return self.unshared(meta, answer.body, Reason::TooLarge),
             Err(end) => return end,
         }
         self.pump(answer.body).await
@@ -346,7 +346,7 @@ impl Fetch {
             }
         };
         self.cache.recovered(self.wanted.key);
-        self.announce_whole(stale.key, &meta).await;
+        self.keeper.whole(stale.key, Reference::whole_of(&meta), fresh_for(&self.cache, &meta));
         let varies_by = freshness::varies_by(&meta.fields);
         let content = Content::Stored(object);
         let answer = Answer { meta, key: stale.key, varies_by, source: Source::Origin, reason: None, content };
@@ -388,7 +388,7 @@ impl Fetch {
     }
 
     /// The answer is for one request alone: its body goes to whoever takes it first, the others ask for themselves.
-    async fn unshared(&mut self, meta: Meta, body: OriginBody, reason: Reason) -> End {
+    fn unshared(&mut self, meta: Meta, body: OriginBody, reason: Reason) -> End {
         self.cache.counters.not_stored(reason);
         let span = self.cache.config.freshness.pass;
         self.cache.passing.put(self.wanted.key, (), span);
@@ -396,7 +396,7 @@ impl Fetch {
         let (key, source) = (self.wanted.key, Source::Origin);
         let answer = Answer { meta, key, varies_by: Vec::new(), source, reason: Some(reason), content };
         self.lead.head(Arc::new(answer));
-        self.keeper.pass(Marker::Pass(span)).await;
+        self.keeper.pass(Marker::Pass(span));
         End::Whole
     }
 
@@ -407,10 +407,9 @@ impl Fetch {
             return;
         }
         self.remember_vary(list).await;
-        self.keeper.pass(Marker::Vary(list.to_vec())).await;
         self.lead.also(variant);
         self.wanted.key = variant;
-        self.keeper.moved(&self.cache, &self.lead, variant).await;
+        self.keeper.vary(list.to_vec(), variant);
     }
 
     /// Keeps, under the URL's key, the list of fields its answers vary by.
@@ -505,18 +504,8 @@ impl Fetch {
             return End::Failed(Failure::Internal);
         }
         self.cache.recovered(self.wanted.key);
-        self.announce_whole(self.wanted.key, &meta).await;
+        self.keeper.whole(self.wanted.key, Reference::whole_of(&meta), fresh_for(&self.cache, &meta));
         End::Whole
-    }
-
-    async fn announce_whole(&self, key: Key, meta: &Meta) {
-        let reference = Reference::whole_of(meta);
-        self.keeper.last_beat(&reference).await;
-        let fresh = fresh_for(&self.cache, meta);
-        // Peers are given fresh copies only.
-        if !fresh.is_zero() {
-            self.cache.announcer.whole(key, reference, fresh);
-        }
     }
 
     fn head(&self, key: Key, meta: &Meta, expires: SystemTime) -> Head {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use atoll_overlay::{Index as _, Key, Level, Streams as _};
-use atoll_proxy::{Config, OriginUrl};
+use atoll_proxy::OriginUrl;
 use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -363,6 +363,22 @@ async fn a_peer_s_question_never_reaches_the_origin() {
 }
 
 #[tokio::test]
+async fn streams_of_peers_have_a_ceiling() {
+    let origin = Origin::with_body(Bytes::from_static(b"x")).await;
+    let net = Net::new(Level(1));
+    let mut config = config_for(&origin);
+    config.limits.peer_streams = 1;
+    let one = net.proxy(1, config).await;
+    let ear = net.node(2);
+    let first = ear.open(info(1).id).await.unwrap();
+    until(|| one.stats().peer_streams == 1).await;
+    let mut second = ear.open(info(1).id).await.unwrap();
+    assert_eq!(soon(second.read_u8()).await.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+    drop(first);
+    until(|| one.stats().peer_streams == 0).await;
+}
+
+#[tokio::test]
 async fn a_purged_or_stale_copy_is_not_given_to_peers() {
     let origin =
         Origin::start(|_, _| ok("Cache-Control: max-age=0\r\nETag: \"1\"\r\n", &Bytes::from_static(b"x"))).await;
@@ -374,7 +390,7 @@ async fn a_purged_or_stale_copy_is_not_given_to_peers() {
 }
 
 #[tokio::test]
-async fn the_fake_network_grants_one_at_a_time() {
+async fn the_network_in_memory_grants_one_at_a_time() {
     let net = Net::new(Level(1));
     let (one, two) = (net.node(1), net.node(2));
     let ask = || atoll_overlay::Acquire {
@@ -385,5 +401,4 @@ async fn the_fake_network_grants_one_at_a_time() {
     };
     assert!(matches!(one.acquire(ask()).await, Ok(atoll_overlay::Acquired::Granted(_))));
     assert!(matches!(two.acquire(ask()).await, Ok(atoll_overlay::Acquired::References(_))));
-    let _: Config = Config::default();
 }

@@ -203,8 +203,13 @@ pub(crate) async fn store() -> Store {
 
 /// A proxy without peers.
 pub(crate) async fn alone(config: Config) -> Proxy {
+    alone_with(config, store().await)
+}
+
+/// The same over this store.
+pub(crate) fn alone_with(config: Config, store: Store) -> Proxy {
     let alone = Arc::new(Alone::new(info(0)));
-    Proxy::start(config, Arc::clone(&alone) as Arc<dyn Index>, alone, store().await).unwrap()
+    Proxy::start(config, Arc::clone(&alone) as Arc<dyn Index>, alone, store).unwrap()
 }
 
 /// A response as it came.
