@@ -258,7 +258,7 @@ impl Fetch {
         if answer.status == StatusCode::PARTIAL_CONTENT || answer.status.is_informational() {
             return End::Failed(Failure::Protocol);
         }
-        if self.upgrades(answer.status, &answer.fields) {
+        if self.wanted.is_sent_to_https(answer.status, &answer.fields) {
             self.cache.upgraded.put(self.wanted.url.host().to_owned(), (), UPGRADE_KEPT);
             self.keeper.pass(Marker::Pass(UPGRADE_PASS));
             return End::Again;
@@ -526,18 +526,6 @@ impl Fetch {
         let fresh = meta.lifetime(&self.cache.config.freshness).fresh.saturating_sub(meta.age(now));
         now + fresh + self.cache.config.freshness.keep
     }
-
-    fn upgrades(&self, status: StatusCode, fields: &HeaderMap) -> bool {
-        redirects_to_https(&self.wanted, status, fields)
-    }
-}
-
-/// Whether an answer only sends the same URL to https.
-pub(crate) fn redirects_to_https(wanted: &Wanted, status: StatusCode, fields: &HeaderMap) -> bool {
-    let Some(upgraded) = wanted.url.upgraded() else { return false };
-    let target = fields.get(header::LOCATION).and_then(|value| value.to_str().ok());
-    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-        && target.and_then(|target| crate::url::OriginUrl::parse(target).ok()).is_some_and(|target| target == upgraded)
 }
 
 /// Freshness left.

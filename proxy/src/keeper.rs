@@ -131,10 +131,14 @@ impl Keeper {
     /// As [`Self::beating`]; gives way to a lower lease.
     pub(crate) async fn alive<T>(&self, lead: &Lead, waited: impl Future<Output = T>) -> Kept<T> {
         let mut superseded = self.superseded.clone();
+        // A holder that was given way to before, and failed, is not given way to again.
+        superseded.mark_unchanged();
         let lower = async {
-            match superseded.wait_for(Option::is_some).await.map(|value| value.clone()) {
-                Ok(Some(value)) => value,
-                Ok(None) | Err(_) => std::future::pending().await,
+            let changed = superseded.changed().await;
+            let value = superseded.borrow().clone();
+            match (changed, value) {
+                (Ok(()), Some(value)) => value,
+                (Ok(()), None) | (Err(_), _) => std::future::pending().await,
             }
         };
         tokio::select! {

@@ -10,7 +10,7 @@
 //! | granted, nobody is being tried | the origin, at once |
 //! | granted while peers are tried | the origin when their 250 ms are over |
 //! | the root does not answer | the origin once no peer is left, ungranted |
-//! | the root keeps naming those that failed | the origin when patience ends, ungranted |
+//! | the root keeps naming those that failed, or ever more that fail | the origin when patience ends, ungranted |
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -116,6 +116,9 @@ impl Seek {
     /// The next source. Never fails to name one within its budgets.
     pub(crate) async fn next(&mut self) -> Step {
         loop {
+            if self.failed.len() >= FAILED_MOST {
+                return Step::Origin(self.lease.take());
+            }
             if self.attempts.is_empty() {
                 self.far = false;
                 if let Some(candidate) = self.queue.pop_front() {
@@ -308,6 +311,9 @@ const ASKS: u32 = 3;
 
 /// Failed holders named to the root [the index's limit].
 const FAILED_NAMED: usize = 8;
+
+/// Holders that may fail one flight before the origin is asked, whoever else is named.
+const FAILED_MOST: usize = 16;
 
 /// Holders queued at most.
 const CANDIDATES: usize = 16;

@@ -19,7 +19,7 @@ use crate::{
     body::Body,
     cache::{Cache, Negative, Wanted, store_key},
     deliver::{Client, Given, Links, deliver, refuse, text},
-    fetch::{self, Stale, fresh_for, redirects_to_https},
+    fetch::{self, Stale, fresh_for},
     flight::{Answer, Content, End, Joined, Waiter},
     freshness::{self, State},
     meta::{Meta, strip_hop_by_hop},
@@ -413,7 +413,7 @@ async fn pass(cache: &Cache, wanted: &Wanted) -> Option<Found> {
     if matches!(answer.status, StatusCode::NOT_MODIFIED | StatusCode::PARTIAL_CONTENT) {
         return Some(Found::Failed(Failure::Protocol, Some(Reason::PassMarked)));
     }
-    if redirects_to_https(wanted, answer.status, &answer.fields) {
+    if wanted.is_sent_to_https(answer.status, &answer.fields) {
         cache.upgraded.put(wanted.url.host().to_owned(), (), fetch::UPGRADE_KEPT);
         return None;
     }

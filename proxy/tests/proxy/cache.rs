@@ -228,6 +228,24 @@ async fn a_response_with_both_framings_is_read_by_its_chunks_and_its_connection_
     assert_eq!(origin.connections.load(Ordering::SeqCst), 2);
 }
 
+// C12: what follows the stated length is no answer to the next request.
+#[tokio::test]
+async fn bytes_beyond_a_body_end_its_connection() {
+    let origin = Origin::start(|_, head| {
+        let path = head.split(' ').nth(1).unwrap();
+        let answer =
+            |body: &str| format!("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\n{body}");
+        vec![Do::Send(format!("{}{}", answer(path), answer("!!")).into())]
+    })
+    .await;
+    let proxy = alone(config_for(&origin)).await;
+    for path in ["/a", "/b", "/c"] {
+        let response = get(&proxy, &origin.host(), path).await;
+        assert_eq!((&response.body[..], response.complete), (path.as_bytes(), true));
+        until(|| proxy.stats().flights == 0).await;
+    }
+}
+
 #[tokio::test]
 async fn kept_connections_are_used_again_and_a_dead_one_costs_no_answer() {
     let closing = Arc::new(AtomicBool::new(false));
@@ -502,7 +520,14 @@ async fn draining_finishes_what_runs_and_takes_nobody_new() {
     let body = noise(300_000);
     let served = body.clone();
     let origin = Origin::start(move |_, _| slow(&served, &held)).await;
-    let proxy = Arc::new(alone(config_for(&origin)).await);
+    let mut config = config_for(&origin);
+    // Were idle connections waited for, the test would end here.
+    config.timeouts.head = Duration::from_secs(3_600);
+    config.timeouts.keep_alive = Duration::from_secs(3_600);
+    let proxy = Arc::new(alone(config).await);
+    let mut kept = TcpStream::connect(proxy.local_addrs()[0]).await.unwrap();
+    kept.write_all(b"GET /.well-known/atoll/health HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    kept.read_u8().await.unwrap();
     let (asking, host) = (Arc::clone(&proxy), origin.host());
     let client = tokio::spawn(async move { get(&asking, &host, "/").await });
     until(|| proxy.stats().flights == 1).await;
@@ -512,8 +537,8 @@ async fn draining_finishes_what_runs_and_takes_nobody_new() {
     soon(async { while TcpStream::connect(proxy.local_addrs()[0]).await.is_ok() {} }).await;
     gate.add_permits(100);
     assert_eq!(soon(client).await.unwrap().body, body);
-    drop(idle);
     assert!(soon(drained).await.unwrap(), "all finished");
+    drop((idle, kept));
 }
 
 #[tokio::test]

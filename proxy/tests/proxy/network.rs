@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use atoll_overlay::{Index as _, Key, Level, Streams as _};
+use atoll_overlay::{Index as _, Key, Level, Streams as _, Value};
 use atoll_proxy::OriginUrl;
 use bytes::Bytes;
 use tokio::{
@@ -315,6 +315,52 @@ async fn a_fetcher_lost_half_way_costs_one_more_request_and_no_wrong_byte() {
         }
         assert!(origin.count() <= 2);
         assert!(get(&two, &origin.host(), "/").await.body == body);
+    }
+}
+
+// Two fetchers meet: the higher lease gives way while nothing has come yet, and takes the fetch up again if the lower's holder
+// turns out to be of no use.
+#[tokio::test]
+async fn a_higher_lease_gives_way_and_comes_back_if_it_must() {
+    for useful in [true, false] {
+        let gate = Arc::new(Semaphore::new(0));
+        let held = Arc::clone(&gate);
+        let origin = Origin::start(move |number, _| {
+            let mut steps = ok("Cache-Control: max-age=60\r\n", &Bytes::from_static(b"body"));
+            if number != 1 {
+                steps.insert(0, Do::Wait(Arc::clone(&held)));
+            }
+            steps
+        })
+        .await;
+        let net = Net::new(Level(1));
+        let mut config = config_for(&origin);
+        config.peers.beat = Duration::from_millis(50);
+        let one = Arc::new(net.proxy(1, config.clone()).await);
+        let two = net.proxy(2, config).await;
+        let (asking, host) = (Arc::clone(&one), origin.host());
+        let first = tokio::spawn(async move { get(&asking, &host, "/").await });
+        until(|| origin.count() == 1).await;
+        if useful {
+            // The other side of a partition: it has its own root, or none.
+            net.rootless.store(true, Ordering::SeqCst);
+            assert_eq!(get(&two, &origin.host(), "/").await.body, b"body");
+            net.rootless.store(false, Ordering::SeqCst);
+        } else {
+            net.kill(2);
+        }
+        let value = Bytes::from_static(&[8, 1]);
+        let lower = Value { holder: info(2).id, level: Level(1), value, ttl: Duration::from_secs(20) };
+        *net.lower.lock().unwrap() = Some(lower);
+        if !useful {
+            // The fetch was given up and then taken up again; the second request is answered at once.
+            until(|| origin.count() == 2).await;
+        }
+        let response = soon(first).await.unwrap();
+        assert_eq!(response.body, b"body");
+        let source = if useful { "detail=peer-l1" } else { "detail=origin" };
+        assert!(response.cache_status().ends_with(source), "{}", response.cache_status());
+        assert_eq!(origin.count(), 2);
     }
 }
 

@@ -306,6 +306,8 @@ pub(crate) struct Net {
     pub(crate) level: Level,
     /// The root of every key is unreachable.
     pub(crate) rootless: AtomicBool,
+    /// Who holds a lower lease than any that beats.
+    pub(crate) lower: Mutex<Option<Value>>,
     /// Nodes that are gone.
     dead: Mutex<Vec<NodeId>>,
 }
@@ -327,6 +329,7 @@ impl Net {
             doors: Mutex::default(),
             level,
             rootless: AtomicBool::new(false),
+            lower: Mutex::default(),
             dead: Mutex::default(),
         })
     }
@@ -454,7 +457,7 @@ impl Index for Node {
         if let Some((_, _, known)) = state.leases.get_mut(&lease.key) {
             *known = reference;
         }
-        Ok(Beat::Kept)
+        Ok(self.net.lower.lock().unwrap().clone().map_or(Beat::Kept, Beat::Superseded))
     }
 
     async fn pass(&self, lease: Lease, marker: Marker) -> Result<(), IndexError> {
