@@ -174,7 +174,6 @@ impl Fetch {
                 // A copy that breaks off here may be whole elsewhere; what was held back is asked for again.
                 Ok(Frame::Abort(_) | Frame::Head(_)) | Err(_) => {
                     self.cache.counters.peer_fetch("timeout");
-                    self.cache.shunned.put(holder, (), self.cache.config.peers.stall);
                     return Outcome::Next(holder);
                 }
             }

@@ -20,7 +20,7 @@ use futures::{
     future::{BoxFuture, OptionFuture},
     stream::FuturesUnordered,
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     cache::Cache,
@@ -95,7 +95,14 @@ impl Seek {
 
     /// The source was lost after so many bytes of this copy: others are sought for the rest.
     pub(crate) fn lost(&mut self, holder: NodeId, from: Option<(u64, [u8; 16])>, reference: Reference) {
-        self.failed(holder);
+        if self.failed.contains(&holder) {
+            self.failed(holder);
+        } else {
+            // The root sees whether it lives. A holder that was only slow for a moment is named again, and tried once more: its
+            // fetch is still the one that the others wait for.
+            self.failed.push(holder);
+            self.tried.retain(|other| *other != holder);
+        }
         self.request.from = from;
         // What was raced with the lost source was asked for other bytes.
         self.attempts.clear();
@@ -254,7 +261,13 @@ impl Seek {
             failed,
         };
         let index = Arc::clone(&self.cache.index);
-        self.root = Some(async move { index.acquire(acquire).await }.boxed());
+        // What the root says may change with a beat or a marker that is under way: the last question waits for it.
+        let pause = if self.asked == ASKS { self.cache.config.peers.hedge } else { Duration::ZERO };
+        let acquired = async move {
+            sleep(pause).await;
+            index.acquire(acquire).await
+        };
+        self.root = Some(acquired.boxed());
     }
 
     fn enqueue(&mut self, values: Vec<Value>) {

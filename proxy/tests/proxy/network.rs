@@ -246,6 +246,41 @@ async fn a_lying_peer_is_found_out_and_another_source_used() {
     }
 }
 
+// A fetcher that breaks off and lives is asked for the rest: the origin is not.
+#[tokio::test]
+async fn a_fetcher_that_only_stumbled_is_asked_for_the_rest() {
+    let body = noise(100_000);
+    let origin = Origin::with_body(body.clone()).await;
+    let net = Net::new(Level(1));
+    let honest = net.proxy(1, config_for(&origin)).await;
+    assert_eq!(get(&honest, &origin.host(), "/").await.body, body);
+    until(|| honest.stats().flights == 0).await;
+    let meta = meta_of(&overheard(&net, 1, &origin, "/").await);
+    net.kill(1);
+    drop(honest);
+    let end = [&100_000_u64.to_be_bytes()[..], blake3::hash(&body).as_bytes()].concat();
+    let answers = [frames(&meta, &body[..60_000], &[]), frames(&meta, &body[60_000..], &end)];
+    let holder = net.node(10);
+    let asked = tokio::spawn(async move {
+        let mut heads = Vec::new();
+        for answer in answers {
+            let (_, mut stream) = holder.accept().await.unwrap();
+            let mut head = vec![0; 4_096];
+            let count = stream.read(&mut head).await.unwrap();
+            heads.push(String::from_utf8(head[..count].to_vec()).unwrap());
+            stream.write_all(&answer).await.unwrap();
+        }
+        heads
+    });
+    net.lease(key(&origin, "/"), 10);
+    let asker = net.proxy(2, config_for(&origin)).await;
+    let response = get(&asker, &origin.host(), "/").await;
+    assert!(response.body == body, "wrong bytes");
+    let heads = soon(asked).await.unwrap();
+    assert!(!heads[0].contains("atoll-from") && heads[1].contains("atoll-from: 60000\r\n"), "{heads:?}");
+    assert_eq!((origin.count(), asker.stats().origin_requests), (1, 0));
+}
+
 // P07: a peer that accepts and says nothing.
 #[tokio::test]
 async fn a_silent_peer_is_hedged_within_its_budget() {

@@ -372,6 +372,13 @@ impl Net {
         self.state.lock().unwrap().values.entry(key).or_default().push((info(number).id, value));
     }
 
+    /// Makes a node the one that fetches a key.
+    pub(crate) fn lease(&self, key: Key, number: u8) {
+        let lease = Lease { epoch: 0, counter: 0, key };
+        let reference = Bytes::from_static(&[8, 1]);
+        self.state.lock().unwrap().leases.insert(key, (info(number).id, lease, reference));
+    }
+
     fn is_dead(&self, id: NodeId) -> bool {
         self.dead.lock().unwrap().contains(&id)
     }
