@@ -23,7 +23,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("libp2p", &["overlay/src/driver/"]),
     ("hickory_server", &["dnssrv/"]),
     ("hickory_resolver", &["proxy/src/resolve"]),
-    ("hyper", &["proxy/", "src/admin/", "src/manager", "src/cache", "src/demo/"]),
+    ("hyper", &["proxy/", "src/accept.rs", "src/admin/", "src/manager/", "src/cache", "src/demo/"]),
     ("clap", &["src/cli", "xtask/", "tests/lab/"]),
     ("toml", &["src/config", "tests/lab/"]),
 ];

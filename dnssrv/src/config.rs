@@ -5,7 +5,7 @@ use std::{net::IpAddr, net::SocketAddr, time::Duration};
 
 use serde::Deserialize;
 
-use crate::ServeError;
+use crate::{ServeError, zone::Zone};
 
 /// Everything the redirector may be told.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -74,8 +74,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether every setting is in its range.
-    pub(crate) fn check(&self) -> Result<(), ServeError> {
+    /// Whether a server could start with these settings: each in its range, the zone and its records well formed.
+    pub fn check(&self) -> Result<(), ServeError> {
         let wrong = |field: &str, reason: &str| Err(ServeError::config(field, reason));
         let falling = self.thresholds.windows(2).all(|pair| matches!(pair, [wide, narrow] if wide > narrow));
         if self.thresholds.is_empty() || self.thresholds.len() > 7 || !falling {
@@ -100,7 +100,7 @@ impl Config {
         if self.listen.is_empty() {
             return wrong("listen", "one address at least");
         }
-        Ok(())
+        Zone::new(self).map(|_| ())
     }
 }
 
