@@ -18,7 +18,10 @@ pub mod wire;
 pub use wire::{Book, DecodeError};
 
 mod node;
-pub use node::{Counts, Node};
+pub use node::Node;
+
+mod views;
+pub use views::Counts;
 
 mod command;
 mod hear;
