@@ -225,3 +225,6 @@ const CANDIDATE_LIMIT: usize = 64;
 
 /// Nodes a search asks at most: twice the hops of a lookup with b = 1 among 2^32 nodes.
 const ASKED_LIMIT: usize = 64;
+
+#[cfg(test)]
+mod tests;

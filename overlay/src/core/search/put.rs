@@ -203,3 +203,6 @@ impl PutTask {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -261,5 +261,5 @@ fn cut(text: &str, limit: usize) -> Bytes {
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    Bytes::copy_from_slice(&text.as_bytes()[..end])
+    Bytes::copy_from_slice(text.as_bytes().get(..end).unwrap_or_default())
 }
