@@ -205,3 +205,21 @@ fn an_acquire_of_a_cut_off_node_ends_by_its_deadline() {
     let (found, _) = get(&mut sim, 0, Key::of(b"nothing"), Levels::All);
     assert!(found.is_ok() || found.is_err(), "a get ends as well");
 }
+
+#[test]
+fn a_new_root_learns_of_copies_from_its_next_closest_nodes_before_it_grants() {
+    let mut sim = three_regions(26, 12);
+    sim.run_for(secs(20));
+    let key = Key::of(b"cached long ago");
+    put(&mut sim, 3, key, secs(3_600), Levels::All).unwrap();
+    let newcomer = sim.add_with_id(1, ms(1), key.into());
+    sim.seeds(newcomer, &[0]);
+    sim.run_for(secs(10));
+    let Ok(Acquired::References(values)) = acquire(&mut sim, 8, key, &[]) else {
+        panic!("references, no second fetch")
+    };
+    assert_eq!(values[0].holder, id(&sim, 3));
+    // Unless that copy is the one that failed.
+    let failed = [id(&sim, 3)];
+    assert!(matches!(acquire(&mut sim, 8, key, &failed), Ok(Acquired::Granted(_))));
+}

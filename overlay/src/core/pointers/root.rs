@@ -165,16 +165,23 @@ impl Node {
                 Reply::Acquired(Acquisition::Elsewhere(vec![from])),
             );
         }
-        Reply::Held(Held::Yes)
+        let mut values = self.values.get(now, Level::GLOBAL, key);
+        values.truncate(Reply::VALUES);
+        Reply::Held(Held::Yes(values))
     }
 
     /// A next-closest node has answered.
     pub(in crate::core) fn on_held(&mut self, now: Instant, from: Contact, key: Key, held: Held) {
         let Some(entry) = self.leases.get_mut(&key) else { return };
         match (&mut entry.state, held) {
-            (State::Granting(granting), Held::Yes) => {
+            (State::Granting(granting), Held::Yes(values)) => {
                 granting.asked.retain(|peer| *peer != from.peer);
                 granting.held += 1;
+                for value in values {
+                    if granting.known.iter().all(|one| one.holder != value.holder) {
+                        granting.known.push(value);
+                    }
+                }
                 self.seek_copies(now, key);
             }
             (State::Granting(_), Held::Other(state)) => {
@@ -322,7 +329,14 @@ impl Node {
         let holder = Reference::new(now, waiter.reference.clone());
         let (asker, id) = (waiter.asker, waiter.id);
         entry.waiters.push(waiter);
-        entry.state = State::Granting(Granting { lease, holder, asked: Vec::new(), tried: Vec::new(), held: 0 });
+        entry.state = State::Granting(Granting {
+            lease,
+            holder,
+            asked: Vec::new(),
+            tried: Vec::new(),
+            held: 0,
+            known: Vec::new(),
+        });
         self.seek_copies(now, key);
         let waits = self.leases.get(&key).is_some_and(|entry| matches!(entry.state, State::Granting(_)));
         if waits {
@@ -345,13 +359,39 @@ impl Node {
                     self.ask(now, next, Request::Hold { key, state }, Purpose::Hold(key));
                 }
                 _ if !granting.asked.is_empty() => return,
-                Some(_) | None => {
-                    let holder = granting.holder.clone();
-                    entry.state = State::Leased(Leased { lease: granting.lease, holder, beaten: now, copied: now });
-                    return self.decide_all(now, key);
-                }
+                Some(_) | None => return self.conclude(now, key),
             }
         }
+    }
+
+    /// The copies are held: the grant is valid, unless those who hold them know of pointers that this root did not.
+    fn conclude(&mut self, now: Instant, key: Key) {
+        let Some(entry) = self.leases.get_mut(&key) else { return };
+        let State::Granting(granting) = std::mem::replace(&mut entry.state, State::Idle) else { return };
+        let waiters = std::mem::take(&mut entry.waiters);
+        let (mut told, mut rest) = (Vec::new(), Vec::new());
+        for waiter in waiters {
+            let mut known = granting.known.clone();
+            known.retain(|pointer| self.is_useful(pointer, &waiter));
+            if known.is_empty() { rest.push(waiter) } else { told.push((waiter, known)) }
+        }
+        for (waiter, known) in told {
+            let references = Reply::Acquired(Acquisition::References(known));
+            self.reply(now, waiter.asker, waiter.id, waiter.arrived, references);
+        }
+        let Some(entry) = self.leases.get_mut(&key) else { return };
+        let granted = granting.holder.pointer.holder;
+        if granting.known.is_empty() || rest.iter().any(|waiter| waiter.asker == granted) {
+            let Granting { lease, holder, .. } = granting;
+            entry.state = State::Leased(Leased { lease, holder, beaten: now, copied: now });
+        }
+        entry.waiters = rest;
+        self.decide_all(now, key);
+    }
+
+    /// Whether an asker may stream from this holder: never from itself, from who failed it, or from who is known dead.
+    fn is_useful(&self, pointer: &Pointer, waiter: &Waiter) -> bool {
+        pointer.holder != waiter.asker && !waiter.failed.contains(&pointer.holder.id) && !self.is_dead(pointer.holder)
     }
 
     fn on_beat(&mut self, now: Instant, lease: Lease, pointer: Pointer) -> Reply {
@@ -414,17 +454,12 @@ impl Node {
     }
 
     /// What an asker may stream from: complete copies first, in random order, so that not all go to one; then the fetch under
-    /// way. Never the asker itself, nor who failed it, nor who is known dead.
+    /// way.
     fn references(&mut self, now: Instant, key: &Key, waiter: &Waiter) -> Vec<Pointer> {
-        let useful = |pointer: &Pointer| {
-            pointer.holder != waiter.asker
-                && !waiter.failed.contains(&pointer.holder.id)
-                && !self.is_dead(pointer.holder)
-        };
         let mut stored = Values::get(&self.values, now, Level::GLOBAL, *key);
-        stored.retain(useful);
+        stored.retain(|pointer| self.is_useful(pointer, waiter));
         let entry = self.leases.get(key).and_then(|entry| entry.live(now, self.config.beat_limit));
-        let lease = entry.map(|leased| leased.holder.told(now)).filter(|pointer| useful(pointer));
+        let lease = entry.map(|leased| leased.holder.told(now)).filter(|pointer| self.is_useful(pointer, waiter));
         self.rng.shuffle(&mut stored);
         stored.sort_by_key(|pointer| pointer.ttl <= self.config.reference_ttl);
         if let Some(lease) = lease {

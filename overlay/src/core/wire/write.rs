@@ -118,7 +118,7 @@ impl Frame {
                 self.values(kind::BEAT_SUPERSEDED, std::slice::from_ref(by), book);
             }
             Reply::Beaten(Beaten::Elsewhere(nodes)) => self.nodes(kind::BEAT_ELSEWHERE, nodes, book),
-            Reply::Held(Held::Yes) => self.kind = kind::HELD,
+            Reply::Held(Held::Yes(values)) => self.values(kind::HELD, values, book),
             Reply::Held(Held::Other(state)) => {
                 self.state(state, [kind::HELD_OTHER_LEASE, kind::HELD_OTHER_MARK], book);
             }
