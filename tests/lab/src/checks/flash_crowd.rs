@@ -27,6 +27,7 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let log = origin_log(&lab, origin)?;
     stage.claim("origin_requests", log.len() as f64, "", Wanted::Exactly(files.len() as f64));
     figures(stage, &requests, last_fetch(&log, &crowd));
+    stage.figures_of_nodes(&lab);
     stage.claim("failed_requests", failed(&requests, |_| true), "", Wanted::Exactly(0.0));
     explain(&requests);
     // CoralCDN's own run of this experiment, for comparison.
@@ -46,13 +47,12 @@ pub(super) fn show_death(stage: &mut Stage<'_>) -> Result<(), Error> {
     let (origin, files) = origin(&lab)?;
     let name = format!("www.site.test.{}", lab.scenario().zone);
     let crowd = crowd(stage, &name, files, None);
-    let killed_at = crowd.duration / 3;
-    let crowd = Crowd { duration: crowd.duration + Duration::from_secs(30), ..crowd };
+    let (killed_at, ttl) = (crowd.duration / 3, stage.longest_ttl());
+    let crowd = Crowd { duration: crowd.duration + ttl, ..crowd };
     let requests = run(&lab, &crowd, |start| {
         stage.wait(killed_at.saturating_sub(start.elapsed()))?;
         nodes(&lab).iter().skip(1).step_by(3).try_for_each(|node| lab.kill(&node.name, Signal::SIGKILL))
     })?;
-    let ttl = Duration::from_secs(60);
     let log = origin_log(&lab, origin)?;
     stage.claim("origin_requests", log.len() as f64, "", Wanted::AtMost(2.0 * files.len() as f64));
     let after = failed(&requests, |request| request.due > killed_at + ttl || request.due < killed_at);
@@ -67,7 +67,7 @@ pub(super) fn show_death(stage: &mut Stage<'_>) -> Result<(), Error> {
 }
 
 fn crowd<'c>(stage: &Stage<'_>, name: &'c str, files: &'c [OriginFile], direct: Option<std::net::IpAddr>) -> Crowd<'c> {
-    let (rate, seconds) = stage.by_scale((30, 40), (100, 180));
+    let (rate, seconds) = stage.by_scale((30, 30), (100, 180));
     Crowd { name, files, rate, duration: Duration::from_secs(seconds), direct }
 }
 
@@ -104,6 +104,16 @@ fn figures(stage: &mut Stage<'_>, requests: &[Request], warm: Duration) {
         stage.figure(format!("request_{name}"), quantile(&seconds(requests), share), "s");
         let late: Vec<Request> = requests.iter().filter(|request| request.due > warm).cloned().collect();
         stage.figure(format!("request_{name}_warm"), quantile(&seconds(&late), share), "s");
+    }
+    parts(stage, requests);
+}
+
+fn parts(stage: &mut Stage<'_>, requests: &[Request]) {
+    let parts = |request: &Request| [request.late, request.dns, request.http];
+    for (at, name) in ["late", "dns", "http"].into_iter().enumerate() {
+        let values: Vec<f64> = requests.iter().map(|request| parts(request)[at].as_secs_f64()).collect();
+        stage.figure(format!("{name}_p50"), quantile(&values, 0.5), "s");
+        stage.figure(format!("{name}_p96"), quantile(&values, 0.96), "s");
     }
 }
 

@@ -25,7 +25,9 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let warm = stage.wait_until(Duration::from_secs(40), || serve() == clients.len())?;
     stage.claim("served_before", percent(serve(), clients.len()), "%", Wanted::Exactly(100.0));
     // What was answered to strangers lapses, so that each side has been referred to its own servers.
-    stage.wait(Duration::from_secs(if warm { 35 } else { 0 }))?;
+    if warm {
+        stage.wait(stage.refresh())?;
+    }
     serve();
     let (east, west) = halves(&lab);
     lab.change(Change::Cut { from: east.clone(), to: west.clone(), one_way: false });
