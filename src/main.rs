@@ -8,22 +8,19 @@ use std::{
 
 use atoll::{
     admin,
-    cli::{CheckArgs, Cli, Command, DemoArgs, NodeArgs, StatusArgs},
+    cli::{CheckArgs, Cli, Command, DemoArgs, NodeArgs, StatusArgs, UrlArgs},
     config::{Config, LogConfig, NodeConfig},
     log::Log,
     out::{complain, say},
-    run,
+    run, url_command,
 };
 use clap::Parser as _;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
+        Command::Url(args) => url(&args),
         Command::Node(args) => node(&args),
         Command::Demo(args) => demo(&args),
-        Command::Url(_) => {
-            complain("this command comes with the node");
-            ExitCode::FAILURE
-        }
         Command::Check(args) => check(&args),
         Command::Status(args) => status(&args),
     }
@@ -111,6 +108,20 @@ fn status(args: &StatusArgs) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// `atoll url URL`
+fn url(args: &UrlArgs) -> ExitCode {
+    match url_command::forms(&args.url, &args.zone) {
+        Ok(forms) => {
+            say(forms);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(error);
+            ExitCode::from(2)
+        }
+    }
 }
 
 /// The configuration, or its mistakes told and exit code 2.

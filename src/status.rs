@@ -203,6 +203,27 @@ impl StoreStatus {
     }
 }
 
+impl ProxyStatus {
+    /// What the proxy tells.
+    #[must_use]
+    pub fn of(stats: &atoll_proxy::Stats) -> Self {
+        let atoll_proxy::Served { local, peers, origin, error } = stats.served.clone();
+        Self {
+            requests: stats.requests,
+            served: Served { local, peers, origin, error },
+            collapsed: stats.collapsed,
+            stale: stats.stale,
+            refused: stats.refused,
+            origin_requests: stats.origin_requests,
+            origin_ungranted: stats.origin_ungranted,
+            origin_bytes: stats.origin_bytes,
+            peer_bytes: stats.peer_bytes,
+            flights: stats.flights,
+            connections: stats.connections,
+        }
+    }
+}
+
 impl DnsStatus {
     /// What the dnssrv tells.
     #[must_use]

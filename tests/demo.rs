@@ -40,6 +40,8 @@ async fn the_tour_holds_its_claims_and_clusters_follow_the_delays() {
 
 /// The clusters these nodes are in at a level.
 fn clusters(indexes: &[Arc<dyn Index>], level: u8) -> BTreeSet<Key> {
-    let of = |index: &Arc<dyn Index>| index.levels().into_iter().find(|info| info.level == Level(level)).map(|info| info.cluster);
+    let of = |index: &Arc<dyn Index>| {
+        index.levels().into_iter().find(|info| info.level == Level(level)).map(|info| info.cluster)
+    };
     indexes.iter().filter_map(of).collect()
 }

@@ -12,7 +12,7 @@ use std::{
 
 use atoll_overlay::{Level, Prefix};
 
-use crate::near::Near;
+use crate::{config::Probes, near::Near};
 
 /// What measured an RTT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,13 +46,15 @@ pub(crate) struct Clients {
     known: BTreeMap<Prefix, Known>,
     order: VecDeque<Prefix>,
     thresholds: Vec<Duration>,
-    window: Duration,
+    probe: Probes,
     limit: usize,
 }
 
 /// One prefix.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 struct Known {
+    /// When anything was first known of it.
+    since: Instant,
     minima: BTreeMap<Source, Minimum>,
     near: Option<(Arc<Near>, Instant)>,
     /// When the index was last asked about it, and answered.
@@ -70,23 +72,23 @@ struct Minimum {
 }
 
 impl Clients {
-    /// Nothing known yet; thresholds as in the configuration.
-    pub(crate) const fn new(thresholds: Vec<Duration>, window: Duration, limit: usize) -> Self {
-        Self { known: BTreeMap::new(), order: VecDeque::new(), thresholds, window, limit }
+    /// Nothing known yet; thresholds and times as in the configuration.
+    pub(crate) const fn new(thresholds: Vec<Duration>, probe: Probes, limit: usize) -> Self {
+        Self { known: BTreeMap::new(), order: VecDeque::new(), thresholds, probe, limit }
     }
 
     /// An RTT was measured from here.
     pub(crate) fn measured(&mut self, now: Instant, prefix: Prefix, source: Source, rtt: Duration) {
-        let window = self.window;
+        let window = self.probe.window;
         let minimum =
-            self.entry(prefix).minima.entry(source).or_insert(Minimum { began: now, current: None, last: None });
+            self.entry(now, prefix).minima.entry(source).or_insert(Minimum { began: now, current: None, last: None });
         minimum.turn(now, window);
         minimum.current = Some(minimum.current.map_or(rtt, |known| known.min(rtt)));
     }
 
     /// The index was asked who is near a prefix.
     pub(crate) fn asked(&mut self, now: Instant, prefix: Prefix, near: Option<(Near, Duration)>) {
-        let known = self.entry(prefix);
+        let known = self.entry(now, prefix);
         known.asked = Some(now);
         known.near = near.map(|(near, ttl)| (Arc::new(near), now + ttl));
     }
@@ -94,12 +96,12 @@ impl Clients {
     /// Whether the index is to be asked about a prefix (again).
     pub(crate) fn is_to_ask(&self, now: Instant, prefix: Prefix) -> bool {
         let asked = self.known.get(&prefix).and_then(|known| known.asked);
-        asked.is_none_or(|asked| now.saturating_duration_since(asked) >= ASK_AGAIN)
+        asked.is_none_or(|asked| now.saturating_duration_since(asked) >= self.probe.ask_again)
     }
 
     /// Whether the index is to be told this of a prefix: it changed, or is about to lapse there.
     pub(crate) fn is_to_tell(&mut self, now: Instant, prefix: Prefix, near: &Near) -> bool {
-        let told = &mut self.entry(prefix).told;
+        let told = &mut self.entry(now, prefix).told;
         let fresh = told.as_ref().is_some_and(|(known, at)| {
             let age = now.saturating_duration_since(*at);
             age < TELL_AT_MOST || (age < TOLD_FOR / 2 && known.says_the_same(near))
@@ -113,14 +115,14 @@ impl Clients {
     /// The least RTT from here to a prefix, and what measured it.
     pub(crate) fn rtt(&self, now: Instant, prefix: Prefix) -> Option<(Duration, Source)> {
         let known = self.known.get(&prefix)?;
-        known.minima.iter().filter_map(|(source, minimum)| Some((minimum.at(now, self.window)?, *source))).min()
+        known.minima.iter().filter_map(|(source, minimum)| Some((minimum.at(now, self.probe.window)?, *source))).min()
     }
 
     /// Every source's minimum for a prefix.
     pub(crate) fn minima(&self, now: Instant, prefix: Prefix) -> Vec<(Source, Duration)> {
         let minima = self.known.get(&prefix).map(|known| &known.minima);
         let each = minima.into_iter().flatten();
-        each.filter_map(|(source, minimum)| Some((*source, minimum.at(now, self.window)?))).collect()
+        each.filter_map(|(source, minimum)| Some((*source, minimum.at(now, self.probe.window)?))).collect()
     }
 
     /// Where a prefix belongs. `hints` says whether the index is asked at all.
@@ -132,8 +134,12 @@ impl Clients {
         // Its cluster at a level is the one whose server is within the threshold; ours goes before an equal one.
         let near = near.filter(|near| near.level > own).cloned();
         let innermost = usize::from(own.0) == self.thresholds.len();
-        let asked = !hints || known.is_some_and(|known| known.asked.is_some());
-        let settled = near.is_some() || (rtt.is_some() && (innermost || asked));
+        let asked = known.is_some_and(|known| {
+            let time_for_others =
+                own > Level::GLOBAL || now.saturating_duration_since(known.since) >= self.probe.settle;
+            known.asked.is_some() && time_for_others
+        });
+        let settled = near.is_some() || (rtt.is_some() && (innermost || !hints || asked));
         Placement { level: near.as_ref().map_or(own, |near| near.level), rtt, near, settled }
     }
 
@@ -143,7 +149,7 @@ impl Clients {
         Level(u8::try_from(under).unwrap_or(u8::MAX))
     }
 
-    fn entry(&mut self, prefix: Prefix) -> &mut Known {
+    fn entry(&mut self, now: Instant, prefix: Prefix) -> &mut Known {
         if !self.known.contains_key(&prefix) {
             if self.order.len() >= self.limit
                 && let Some(oldest) = self.order.pop_front()
@@ -152,7 +158,13 @@ impl Clients {
             }
             self.order.push_back(prefix);
         }
-        self.known.entry(prefix).or_default()
+        self.known.entry(prefix).or_insert_with(|| Known {
+            since: now,
+            minima: BTreeMap::new(),
+            near: None,
+            asked: None,
+            told: None,
+        })
     }
 }
 
@@ -196,8 +208,6 @@ impl fmt::Display for Source {
 pub(crate) const TOLD_FOR: Duration = Duration::from_secs(600);
 /// The least time between two puts for one prefix. [guess]
 const TELL_AT_MOST: Duration = Duration::from_secs(5);
-/// How long an answer of the index is believed before it is asked again. [guess]
-const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -215,7 +225,7 @@ mod tests {
     }
 
     fn clients() -> Clients {
-        Clients::new(vec![ms(60), ms(20)], HOUR, 2)
+        Clients::new(vec![ms(60), ms(20)], Probes { window: HOUR, ..Probes::default() }, 2)
     }
 
     fn near(level: u8) -> Near {
@@ -244,14 +254,17 @@ mod tests {
     }
 
     #[test]
-    fn a_far_prefix_is_settled_only_after_the_index_was_asked() {
+    fn a_far_prefix_is_settled_only_after_the_index_was_asked_and_others_had_time() {
         let now = Instant::now();
         let mut clients = clients();
         assert!(!clients.placement(now, prefix(), true).settled);
         clients.measured(now, prefix(), Source::CnameGap, ms(90));
         assert!(!clients.placement(now, prefix(), true).settled);
         clients.asked(now, prefix(), None);
-        assert!(clients.placement(now, prefix(), true).settled);
+        assert!(!clients.placement(now, prefix(), true).settled);
+        assert!(clients.placement(now + Probes::default().settle, prefix(), true).settled);
+        clients.measured(now, prefix(), Source::CnameGap, ms(50));
+        assert!(clients.placement(now, prefix(), true).settled, "a cluster of ours is near enough to stay with");
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::{net::IpAddr, net::SocketAddr, time::Duration};
 
 use serde::Deserialize;
 
+use crate::ServeError;
+
 /// Everything the redirector may be told.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -68,6 +70,37 @@ impl Default for Config {
             answers: 2,
             nsid: String::new(),
         }
+    }
+}
+
+impl Config {
+    /// Whether every setting is in its range.
+    pub(crate) fn check(&self) -> Result<(), ServeError> {
+        let wrong = |field: &str, reason: &str| Err(ServeError::config(field, reason));
+        let falling = self.thresholds.windows(2).all(|pair| matches!(pair, [wide, narrow] if wide > narrow));
+        if self.thresholds.is_empty() || self.thresholds.len() > 7 || !falling {
+            return wrong("thresholds", "one to seven durations, each shorter than the one before it");
+        }
+        if !(1..=4).contains(&self.answers) {
+            return wrong("answers", "1 to 4");
+        }
+        if self.nsid.len() > 64 {
+            return wrong("nsid", "64 bytes at most");
+        }
+        if !(512..=4096).contains(&self.limits.udp_payload) {
+            return wrong("limits.udp_payload", "512 to 4096");
+        }
+        let health = &self.health;
+        if !(1..=32).contains(&health.of)
+            || !(1..=health.of).contains(&health.up)
+            || !(1..=health.of).contains(&health.down)
+        {
+            return wrong("health", "of is 1 to 32, up and down are 1 to of");
+        }
+        if self.listen.is_empty() {
+            return wrong("listen", "one address at least");
+        }
+        Ok(())
     }
 }
 
@@ -202,6 +235,13 @@ pub struct Probes {
     /// How long a minimum is kept without being confirmed; it lapses between one and two of these. [guess]
     #[serde(with = "duration")]
     pub window: Duration,
+    /// How long the index's word on a prefix is believed before it is asked again, at the next question. Shorter: more lookups;
+    /// longer: a far resolver is handed over later. [guess]
+    #[serde(with = "duration")]
+    pub ask_again: Duration,
+    /// How long a prefix that is far from here counts as unknown, while those it was referred to measure it. [guess]
+    #[serde(with = "duration")]
+    pub settle: Duration,
 }
 
 impl Default for Probes {
@@ -214,6 +254,8 @@ impl Default for Probes {
             queue: 256,
             port: 53,
             window: Duration::from_secs(1800),
+            ask_again: Duration::from_secs(3),
+            settle: Duration::from_secs(60),
         }
     }
 }

@@ -45,8 +45,9 @@ impl Gaps {
         Self { sent: BTreeMap::new(), order: VecDeque::new(), limit }
     }
 
-    /// A reply went to a resolver.
-    pub(crate) fn sent(&mut self, now: Instant, to: IpAddr, sent: Sent) {
+    /// A reply went to a resolver. `above` are the sites whose names the name asked for lies below: a resolver that minimises
+    /// asked for them on its way here, and follows none of their aliases.
+    pub(crate) fn sent(&mut self, now: Instant, to: IpAddr, sent: Sent, above: &[Site]) {
         if !self.sent.contains_key(&to) {
             if self.order.len() >= self.limit
                 && let Some(oldest) = self.order.pop_front()
@@ -56,7 +57,8 @@ impl Gaps {
             self.order.push_back(to);
         }
         let replies = self.sent.entry(to).or_default();
-        replies.retain(|(_, at)| now.saturating_duration_since(*at) < LONGEST);
+        let passed = |sent: &Sent| matches!(sent, Sent::Alias(site) if above.contains(site));
+        replies.retain(|(sent, at)| now.saturating_duration_since(*at) < LONGEST && !passed(sent));
         // A and AAAA of one name are asked at once: what follows may follow the first.
         if replies.len() < AT_ONCE && !replies.iter().any(|(known, _)| *known == sent) {
             replies.push((sent, now));
@@ -70,14 +72,16 @@ impl Gaps {
         let site = if let Place::Target(site) = place { Some(*site) } else { None };
         let mut fitting = replies.iter().enumerate().filter(|(_, (sent, _))| sent.leads_to(place));
         let exact = replies.iter().rposition(|(sent, _)| site.is_some() && sent.site() == site);
-        let at = match exact {
-            Some(at) => at,
-            None => fitting.next().filter(|_| fitting.next().is_none()).map(|(at, _)| at)?,
-        };
-        let (sent, since) = replies.get(at).copied()?;
-        // What went out before has been followed, too.
-        replies.retain(|(other, _)| *other != sent && (site.is_none() || other.site() != site));
-        Some(Followed { sent, gap: now.saturating_duration_since(since) })
+        let at = exact.or_else(|| fitting.next().filter(|_| fitting.next().is_none()).map(|(at, _)| at));
+        let followed = at.and_then(|at| replies.get(at).copied());
+        // A resolver that asks for cuts minimises: it is inside of them when it asks for the full name, and no alias still
+        // says where that came from.
+        let minimised = matches!(place, Place::Cut(_) | Place::Empty(Some(_)));
+        replies.retain(|(other, _)| {
+            let done = followed.is_some_and(|(sent, _)| sent == *other) || (site.is_some() && other.site() == site);
+            !(done || minimised && matches!(other, Sent::Alias(_)))
+        });
+        followed.map(|(sent, since)| Followed { sent, gap: now.saturating_duration_since(since) })
     }
 }
 
@@ -117,7 +121,7 @@ mod tests {
         let start = Instant::now();
         let mut gaps = Gaps::new(4);
         for (what, at) in sent {
-            gaps.sent(start + Duration::from_millis(*at), RESOLVER, *what);
+            gaps.sent(start + Duration::from_millis(*at), RESOLVER, *what, &[]);
         }
         let followed = gaps.came(start + Duration::from_millis(came.1), RESOLVER, &came.0)?;
         Some(u64::try_from(followed.gap.as_millis()).unwrap())
@@ -141,6 +145,26 @@ mod tests {
     }
 
     #[test]
+    fn aliases_met_on_the_way_down_a_name_are_not_followed() {
+        let start = Instant::now();
+        let mut gaps = Gaps::new(4);
+        gaps.sent(start, RESOLVER, Sent::Alias(Site(2)), &[]);
+        gaps.sent(start + Duration::from_millis(5), RESOLVER, Sent::Alias(SITE), &[Site(2)]);
+        let followed = gaps.came(start + Duration::from_millis(20), RESOLVER, &Place::Cut(Level(0))).unwrap();
+        assert_eq!(followed.gap, Duration::from_millis(15));
+    }
+
+    #[test]
+    fn after_a_cut_was_asked_for_no_alias_says_where_a_full_name_came_from() {
+        let start = Instant::now();
+        let mut gaps = Gaps::new(4);
+        gaps.sent(start, RESOLVER, Sent::Alias(SITE), &[]);
+        gaps.sent(start, RESOLVER, Sent::Alias(Site(2)), &[]);
+        assert_eq!(gaps.came(start, RESOLVER, &Place::Cut(Level(0))), None);
+        assert_eq!(gaps.came(start, RESOLVER, &Place::Target(SITE)), None);
+    }
+
+    #[test]
     fn the_first_of_two_like_replies_counts_and_a_late_query_does_not() {
         assert_eq!(check(&[(Sent::Alias(SITE), 0), (Sent::Alias(SITE), 9)], (Place::Target(SITE), 20)), Some(20));
         assert_eq!(check(&[(Sent::Alias(SITE), 0)], (Place::Target(SITE), 2_000)), None);
@@ -152,7 +176,7 @@ mod tests {
         let mut gaps = Gaps::new(2);
         let resolver = |last: u8| IpAddr::from([192, 0, 2, last]);
         for last in 1..=3 {
-            gaps.sent(start, resolver(last), Sent::Alias(SITE));
+            gaps.sent(start, resolver(last), Sent::Alias(SITE), &[]);
         }
         assert_eq!(gaps.came(start, resolver(1), &Place::Target(SITE)), None);
         assert!(gaps.came(start, resolver(3), &Place::Target(SITE)).is_some());

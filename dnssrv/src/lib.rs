@@ -37,9 +37,15 @@ mod client;
 pub use client::Source;
 mod gap;
 mod hints;
+mod last_good;
 mod live;
 mod near;
 mod probe;
 
 mod stats;
 pub use stats::{Stats, Transport};
+
+#[cfg(test)]
+mod foreign_bytes;
+#[cfg(test)]
+mod script;

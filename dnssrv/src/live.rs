@@ -1,11 +1,5 @@
 //! Proxies this server has itself seen answer, lately: a HEAD over a plain socket, k of n with hysteresis, jittered, so many at
 //! a time. From these and from what the index says (who is there, who drains, whose quota is spent) it makes the [`Roster`].
-//!
-//! What is handed to the node to survive a restart, the last good set:
-//! ```text
-//!   byte 0     version, 1
-//!   then       one entry per proxy, at most 4096: level, then its addresses as in `near.rs`
-//! ```
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +10,7 @@ use std::{
 };
 
 use atoll_overlay::{Key, Level, NodeInfo, NodesQuery, Roles};
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use rand::RngExt as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -27,7 +21,7 @@ use tokio::{
 
 use crate::{
     config::Health,
-    near::{NORMAL_WEIGHT, Reader, put_addresses},
+    last_good::LastGood,
     redirector::Redirector,
     roster::{Proxy, Ring, Roster, Server},
 };
@@ -57,7 +51,7 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut watch: Watch) {
             let limit = health.timeout;
             checks.spawn(async move { (target, matches!(timeout(limit, ask(target)).await, Ok(Ok(true)))) });
         }
-        redirector.set_roster(watch.roster());
+        redirector.set_roster(watch.roster(Instant::now()));
     }
 }
 
@@ -69,7 +63,7 @@ pub(crate) struct Watch {
     fallback: IpAddr,
     targets: BTreeMap<SocketAddr, Target>,
     seen: Seen,
-    last_good: Vec<Vec<Proxy>>,
+    last_good: LastGood,
 }
 
 /// What the index said last.
@@ -93,7 +87,7 @@ struct Target {
 impl Watch {
     /// Nobody seen yet but those handed back from an earlier run.
     pub(crate) fn new(health: Health, levels: u8, fallback: IpAddr, saved: Option<&Bytes>) -> Self {
-        let last_good = saved.map_or_else(Vec::new, |saved| read(saved, levels));
+        let last_good = LastGood::new(Instant::now(), saved.map(AsRef::as_ref), levels, health.candidates);
         Self { health, levels, fallback, targets: BTreeMap::new(), seen: Seen::default(), last_good }
     }
 
@@ -103,27 +97,34 @@ impl Watch {
         let me = index.me();
         let clusters = index.levels();
         let leaving = redirector.is_leaving() || me.draining;
+        let query = |level, services| NodesQuery { level, count: self.health.candidates, target: None, services };
+        let willing = |node: &NodeInfo| !node.draining && node.quota_left != Some(0);
+        let others = |services| {
+            let nodes = index.nodes(&query(Level::GLOBAL, services));
+            nodes.iter().any(|node| node.id != me.id && willing(node))
+        };
+        // Whoever is alone stays, come what may: a zone without servers or proxies helps nobody.
+        let stays = |node: &NodeInfo| if node.id == me.id { !leaving && willing(node) } else { willing(node) };
+        let (last_proxy, last_server) = (!others(Roles::PROXY), !others(Roles::DNSSRV));
         let mut roster = Roster::default();
         let mut rings = Vec::new();
+        let mut unwilling = Vec::new();
         for level in (0..self.levels).map(Level) {
-            let query = |services| NodesQuery { level, count: self.health.candidates, target: None, services };
-            let proxies = index.nodes(&query(Roles::PROXY));
-            let servers = index.nodes(&query(Roles::DNSSRV));
+            let proxies = index.nodes(&query(level, Roles::PROXY));
+            let servers = index.nodes(&query(level, Roles::DNSSRV));
             for node in proxies.iter().chain(&servers).chain([&me]) {
                 roster.addresses.insert(node.id, (node.v4.clone(), node.v6.clone()));
             }
-            let others = servers.into_iter().filter(|node| node.id != me.id && !node.draining);
+            let servers = servers.iter().filter(|node| node.id != me.id && !node.draining).map(server).collect();
             let cluster = clusters.iter().find(|info| info.level == level).map_or(Key::ZERO, |info| info.cluster);
-            let servers = others.map(|node| server(&node)).collect();
-            let ring = Ring { cluster, servers, live: Vec::new(), fresh: Vec::new() };
-            let willing = |node: &NodeInfo| !node.draining && node.quota_left != Some(0);
-            let alone = !proxies.iter().any(|node| node.id != me.id && willing(node));
-            let named = |node: &NodeInfo| willing(node) || (alone && node.id == me.id);
-            let stays = |node: &NodeInfo| node.id != me.id || !leaving || alone;
-            rings.push((proxies.into_iter().filter(|node| named(node) && stays(node)).collect(), ring));
+            let ring = Ring { cluster, servers, live: Vec::new(), unseen: Vec::new() };
+            let named = |node: &NodeInfo| stays(node) || (last_proxy && node.id == me.id);
+            let (proxies, gone): (Vec<_>, Vec<_>) = proxies.into_iter().partition(named);
+            unwilling.extend(gone.iter().flat_map(targets).map(|target| target.ip()));
+            rings.push((proxies, ring));
         }
-        let alone = rings.first().is_none_or(|(_, ring)| ring.servers.is_empty());
-        let myself = Some(self.myself(&me)).filter(|_| !leaving || alone);
+        let myself = Some(self.myself(&me)).filter(|_| !leaving || last_server);
+        self.last_good.forget(&unwilling);
         self.retarget(&rings);
         self.seen = Seen { me: myself, rings, roster };
     }
@@ -155,25 +156,18 @@ impl Watch {
     }
 
     /// The picture answers are made from.
-    pub(crate) fn roster(&mut self) -> Roster {
+    pub(crate) fn roster(&mut self, now: Instant) -> Roster {
         let mut roster = self.seen.roster.clone();
         roster.me.clone_from(&self.seen.me);
         for (at, (nodes, ring)) in self.seen.rings.iter().enumerate() {
             let live: Vec<Proxy> = nodes.iter().filter_map(|node| self.proxy(node, Some(true))).collect();
-            let fresh = nodes.iter().filter_map(|node| self.proxy(node, None)).collect();
-            if !live.is_empty() {
-                if self.last_good.len() <= at {
-                    self.last_good.resize(at + 1, Vec::new());
-                }
-                if let Some(last) = self.last_good.get_mut(at) {
-                    last.clone_from(&live);
-                }
-            }
-            roster.rings.push(Ring { live, fresh, ..ring.clone() });
+            let unseen = nodes.iter().filter_map(|node| self.proxy(node, None)).collect();
+            self.last_good.seen(now, at, &live);
+            roster.rings.push(Ring { live, unseen, ..ring.clone() });
         }
         let dead = self.targets.iter().filter(|(_, target)| target.live == Some(false));
         roster.dead = dead.map(|(address, _)| address.ip()).collect();
-        roster.last_good.clone_from(&self.last_good);
+        roster.last_good = self.last_good.proxies();
         roster
     }
 
@@ -187,9 +181,10 @@ impl Watch {
         }
     }
 
-    /// A node as a proxy, with those of its addresses that are in this state. None if it has none.
+    /// A node as a proxy, with those of its addresses that are in this state, or in any. None if it has none.
     fn proxy(&self, node: &NodeInfo, state: Option<bool>) -> Option<Proxy> {
-        let is = |address: &SocketAddr| self.targets.get(address).is_some_and(|target| target.live == state);
+        let now = |address: &SocketAddr| self.targets.get(address).and_then(|target| target.live);
+        let is = |address: &SocketAddr| state.is_none() || now(address) == state;
         let mut proxy = Proxy { v4: None, v6: None, load: node.load, weight: node.weight };
         for address in targets(node).filter(is) {
             match address.ip() {
@@ -210,35 +205,6 @@ impl Watch {
         }
         myself
     }
-}
-
-/// The last good set as bytes.
-pub(crate) fn write(last_good: &[Vec<Proxy>]) -> Bytes {
-    let mut to = BytesMut::new();
-    to.put_u8(VERSION);
-    let each = last_good.iter().enumerate().flat_map(|(at, proxies)| proxies.iter().map(move |proxy| (at, proxy)));
-    for (at, proxy) in each.filter(|(_, proxy)| proxy.v4.is_some() || proxy.v6.is_some()).take(SAVED) {
-        to.put_u8(u8::try_from(at).unwrap_or(u8::MAX));
-        put_addresses(&mut to, proxy.v4, proxy.v6);
-    }
-    to.freeze()
-}
-
-/// The last good set from bytes: as much of it as can be read, none of another version.
-fn read(bytes: &[u8], levels: u8) -> Vec<Vec<Proxy>> {
-    let mut from = Reader(bytes);
-    let mut last_good = vec![Vec::new(); levels.into()];
-    if from.array() != Some([VERSION]) {
-        return last_good;
-    }
-    for _ in 0..SAVED {
-        let Some([at]) = from.array() else { break };
-        let Some((v4, v6)) = from.addresses() else { break };
-        if let Some(proxies) = last_good.get_mut(usize::from(at)) {
-            proxies.push(Proxy { v4, v6, load: 0, weight: NORMAL_WEIGHT });
-        }
-    }
-    last_good
 }
 
 /// Asks a proxy whether it is there: any HTTP/1.1 answer of an Atoll proxy will do.
@@ -289,9 +255,6 @@ fn server(node: &NodeInfo) -> Server {
 const PATH: &str = "/.well-known/atoll/health";
 /// Bytes of a response's head that are read.
 const HEAD: usize = 4096;
-const VERSION: u8 = 1;
-/// Proxies in a saved set.
-const SAVED: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -320,7 +283,7 @@ mod tests {
 
     fn watch() -> Watch {
         let mut watch = Watch::new(Health::default(), 3, [127, 0, 0, 1].into(), None);
-        let ring = Ring { cluster: Key::ZERO, live: Vec::new(), fresh: Vec::new(), servers: Vec::new() };
+        let ring = Ring { cluster: Key::ZERO, live: Vec::new(), unseen: Vec::new(), servers: Vec::new() };
         let rings = vec![(vec![node(1), node(2)], ring)];
         watch.retarget(&rings);
         watch.seen.rings = rings;
@@ -377,13 +340,13 @@ mod tests {
         let address = |last| SocketAddr::from(([127, 0, 0, last], 8080));
         for good in [true, false, false] {
             watch.checked(Instant::now(), address(1), good);
-            watch.roster();
+            watch.roster(Instant::now());
         }
-        let roster = watch.roster();
+        let roster = watch.roster(Instant::now());
         assert!(roster.rings[0].live.is_empty());
         assert_eq!(roster.dead, [IpAddr::from([127, 0, 0, 1])]);
-        let saved = write(&roster.last_good);
-        let again = Watch::new(Health::default(), 3, [127, 0, 0, 1].into(), Some(&saved)).roster();
+        let saved = crate::last_good::write(&roster.last_good);
+        let again = Watch::new(Health::default(), 3, [127, 0, 0, 1].into(), Some(&saved)).roster(Instant::now());
         assert_eq!(again.last_good[0], roster.last_good[0]);
         assert_eq!(again.last_good[0][0].v4, Some([127, 0, 0, 1].into()));
     }
@@ -395,14 +358,5 @@ mod tests {
         assert!(!is_ours(b"HTTP/1.1 200 OK\r\nServer: nginx\r\n\r\n"));
         assert!(!is_ours(b"SSH-2.0 server: atoll\r\n\r\n"));
         assert!(!is_ours(b""));
-    }
-
-    #[test]
-    fn any_saved_bytes_are_read_or_passed_over() {
-        bolero::check!().for_each(|bytes| {
-            let read_back = read(bytes, 3);
-            assert_eq!(read_back.len(), 3);
-            assert_eq!(read(&write(&read_back), 3), read_back);
-        });
     }
 }

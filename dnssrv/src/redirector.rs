@@ -93,14 +93,14 @@ impl Redirector {
         config: Config,
         index: Arc<dyn Index>,
     ) -> Result<(Self, mpsc::Receiver<Probe>, mpsc::Receiver<Errand>), ServeError> {
-        check(&config)?;
+        config.check()?;
         let (probes, to_probe) = mpsc::channel(config.probe.queue.max(1));
         let (errands, to_do) = mpsc::channel(config.probe.queue.max(1));
         let redirector = Self {
             zone: Zone::new(&config)?,
             clients: Mutex::new(Clients::new(
                 config.thresholds.clone(),
-                config.probe.window,
+                config.probe.clone(),
                 config.limits.prefixes.max(1),
             )),
             gaps: Mutex::new(Gaps::new(config.limits.awaited.max(1))),
@@ -216,7 +216,7 @@ impl Redirector {
         let view = View { placement: &placement, roster: &roster, prefix, from_apex };
         let answer = answer(&self.zone, &self.config, place, &query.name, query.kind, view);
         if let Some(sent) = answer.sent {
-            self.gaps().sent(now, resolver, sent);
+            self.gaps().sent(now, resolver, sent, &self.zone.sites_above(&query.name));
         }
         match answer.level {
             Some(level) => {
@@ -399,34 +399,6 @@ const fn reason(placement: &Placement) -> &'static str {
         (None, Some(_)) => "rtt",
         (None, None) => "unknown",
     }
-}
-
-fn check(config: &Config) -> Result<(), ServeError> {
-    let wrong = |field: &str, reason: &str| Err(ServeError::config(field, reason));
-    let falling = config.thresholds.windows(2).all(|pair| matches!(pair, [wide, narrow] if wide > narrow));
-    if config.thresholds.is_empty() || config.thresholds.len() > 7 || !falling {
-        return wrong("thresholds", "one to seven durations, each shorter than the one before it");
-    }
-    if !(1..=4).contains(&config.answers) {
-        return wrong("answers", "1 to 4");
-    }
-    if config.nsid.len() > 64 {
-        return wrong("nsid", "64 bytes at most");
-    }
-    if !(PLAIN..=4096).contains(&config.limits.udp_payload) {
-        return wrong("limits.udp_payload", "512 to 4096");
-    }
-    let health = &config.health;
-    if !(1..=32).contains(&health.of)
-        || !(1..=health.of).contains(&health.up)
-        || !(1..=health.of).contains(&health.down)
-    {
-        return wrong("health", "of is 1 to 32, up and down are 1 to of");
-    }
-    if config.listen.is_empty() {
-        return wrong("listen", "one address at least");
-    }
-    Ok(())
 }
 
 /// Bytes a client without EDNS takes over UDP (RFC 1035 4.2.1).

@@ -35,8 +35,8 @@ pub(crate) struct Ring {
     pub(crate) cluster: Key,
     /// Proxies seen alive.
     pub(crate) live: Vec<Proxy>,
-    /// Proxies not yet asked.
-    pub(crate) fresh: Vec<Proxy>,
+    /// All proxies, seen alive or not: for the day when none ever was, because all are new or this server reaches none.
+    pub(crate) unseen: Vec<Proxy>,
     /// Servers of this zone, this one not among them.
     pub(crate) servers: Vec<Server>,
 }
@@ -99,18 +99,18 @@ pub(crate) struct Choice {
 }
 
 impl Roster {
-    /// Proxies for a site from this level, else wider ones, else the last good ones, else those not yet asked. None if no proxy
+    /// Proxies for a site from this level, else wider ones, else the last good ones, else any. None if no proxy
     /// is known at all.
     pub(crate) fn choose(&self, site: Site, level: Level, family: Family, count: usize) -> Option<Choice> {
         let live = |ring: &Ring| ring.live.clone();
-        let fresh = |ring: &Ring| ring.fresh.clone();
+        let unseen = |ring: &Ring| ring.unseen.clone();
         let last = |at: usize| self.last_good.get(at).cloned().unwrap_or_default();
         let inward = usize::from(level.0).min(self.rings.len().saturating_sub(1));
         let rings = || (0..=inward).rev().filter_map(|at| Some((at, self.rings.get(at)?)));
         let ways = rings()
             .map(|(at, ring)| (Standing::Live, at, live(ring)))
             .chain((0..=inward).rev().map(|at| (Standing::LastGood, at, last(at))))
-            .chain(rings().map(|(at, ring)| (Standing::Unseen, at, fresh(ring))));
+            .chain(rings().map(|(at, ring)| (Standing::Unseen, at, unseen(ring))));
         for (standing, at, proxies) in ways {
             let addresses = pick(site, &proxies, family, count);
             // A level whose proxies lack the family asked for has them all the same: another level must not add what would
@@ -140,11 +140,12 @@ impl Roster {
     pub(crate) fn servers_at(&self, level: Level, prefix: Prefix) -> Vec<Server> {
         let mut set: Vec<Server> = self.me.iter().cloned().collect();
         let mut at = usize::from(level.0);
-        set.extend(self.ranked(at, prefix).take(OF_CLUSTER.saturating_sub(set.len())));
-        while set.len() < OF_CLUSTER + OF_WIDER && at > 0 {
+        let cluster: Vec<Server> = self.ranked(at, prefix).collect();
+        set.extend(cluster.iter().take(OF_CLUSTER.saturating_sub(set.len())).cloned());
+        while at > 0 {
             at -= 1;
-            let wider = self.ranked(at, prefix).find(|server| !set.iter().any(|known| known.id == server.id));
-            if let Some(server) = wider {
+            let inside = |server: &Server| cluster.iter().chain(&set).any(|known| known.id == server.id);
+            if let Some(server) = self.ranked(at, prefix).find(|server| !inside(server)) {
                 set.push(server);
                 break;
             }

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 use crate::{
-    Config, Explanation, ServeError, Stats, Transport, hints,
+    Config, Explanation, ServeError, Stats, Transport, hints, last_good,
     live::{self, Watch},
     probe,
     redirector::{Outcome, Redirector},
@@ -47,7 +47,7 @@ pub async fn serve(config: Config, index: Arc<dyn Index>, saved: Option<Bytes>) 
     let fallback = addresses.first().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), SocketAddr::ip);
     let mut watch = Watch::new(redirector.config.health.clone(), levels, fallback, saved.as_ref());
     watch.look(&redirector);
-    redirector.set_roster(watch.roster());
+    redirector.set_roster(watch.roster(Instant::now()));
     let mut tasks = JoinSet::new();
     tasks.spawn(live::run(Arc::clone(&redirector), watch));
     tasks.spawn(probe::run(Arc::clone(&redirector), probes));
@@ -92,7 +92,7 @@ impl Server {
     /// What is to survive a restart: the last good set of proxies. At most 90 KiB.
     #[must_use]
     pub fn save(&self) -> Bytes {
-        live::write(&self.redirector.roster().last_good)
+        last_good::write(&self.redirector.roster().last_good)
     }
 
     /// Stops naming this node, as a proxy and as a server, if there is any other. It goes on answering.

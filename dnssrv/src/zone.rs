@@ -75,8 +75,8 @@ impl Zone {
             return Err(ServeError::config("zone", "the root is no zone to serve"));
         }
         let mut zone = Self {
-            contact: relative(&config.contact, &origin).map_err(|reason| ServeError::config("contact", reason))?,
             cuts: cuts(&origin, config.thresholds.len() + 1).map_err(|reason| ServeError::config("zone", reason))?,
+            contact: relative(&config.contact, &origin).map_err(|reason| ServeError::config("contact", reason))?,
             origin,
             plain: BTreeMap::new(),
             servers: Vec::new(),
@@ -124,6 +124,17 @@ impl Zone {
             Public::Above => Place::Empty(None),
             Public::Impossible => Place::Missing(None),
         }
+    }
+
+    /// The sites of the names between the zone and a public name: `example.com` for `www.example.com`.
+    pub(crate) fn sites_above(&self, name: &Name) -> Vec<Site> {
+        let lower = name.to_lowercase();
+        let depth = usize::from(name.num_labels().saturating_sub(self.origin.num_labels()));
+        let labels: Vec<&[u8]> = lower.iter().take(depth).collect();
+        let above = (1..labels.len()).filter_map(|from| labels.get(from..));
+        above
+            .filter_map(|labels| if let Public::Site(site) = site::public(labels) { Some(site) } else { None })
+            .collect()
     }
 
     /// The zone's name.

@@ -40,6 +40,14 @@ pub struct Config {
     /// Time-out to a node without a measured RTT, or without a link, which costs 3.6 round trips more. [measured]
     #[serde(with = "span")]
     pub rto_unknown: Duration,
+    /// Time-out of a probe at least; it doubles per miss. Shorter: a node that moved far away is thought dead before it is measured
+    /// anew. [guess]
+    #[serde(with = "span")]
+    pub rto_probe: Duration,
+    /// An unanswered question counts against a node after this long at least, however near it is. Shorter: a pause of its process
+    /// looks like death. [guess]
+    #[serde(with = "span")]
+    pub lost_min: Duration,
     /// A `get` that has not ended by then is answered with a time-out. [guess]
     #[serde(with = "span")]
     pub get_deadline: Duration,
@@ -159,6 +167,8 @@ impl Default for Config {
             rto_min: Duration::from_millis(30),
             rto_max: Duration::from_secs(1),
             rto_unknown: Duration::from_millis(800),
+            rto_probe: Duration::from_millis(250),
+            lost_min: Duration::from_millis(150),
             get_deadline: Duration::from_secs(2),
             put_deadline: Duration::from_secs(5),
             acquire_deadline: Duration::from_millis(600),

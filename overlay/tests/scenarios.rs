@@ -1,2 +1,11 @@
-//! .
-fn main() {}
+//! The papers' claims, and ours, as seeded scenarios in the simulator.
+
+mod scenarios {
+    mod acquire;
+    mod clusters;
+    mod determinism;
+    mod faults;
+    mod hot_key;
+    mod levels;
+    mod support;
+}

@@ -311,7 +311,7 @@ pub(crate) mod size {
 mod tests {
     use serde::{
         Deserialize as _,
-        de::{IntoDeserializer as _, value::Error},
+        de::{IntoDeserializer, value::Error},
     };
 
     use super::*;
@@ -337,6 +337,4 @@ mod tests {
         assert_eq!(listed, Ok(Origins::Listed(vec!["a.test".to_owned()])));
         assert!(Origins::deserialize(IntoDeserializer::<Error>::into_deserializer("all")).is_err());
     }
-
-    use serde::de::IntoDeserializer;
 }

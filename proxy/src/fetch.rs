@@ -110,6 +110,8 @@ impl Fetch {
                 Outcome::End(end) => return end,
                 Outcome::Superseded(value) => seek.prefer(value),
                 Outcome::Next(holder) => {
+                    // What nobody has seen is no bond to that copy.
+                    self.filling.take_if(|filling| !filling.shown);
                     let from = self.filling.as_ref().map(|filling| (filling.at, filling.answer.meta.validator));
                     seek.lost(holder, from, self.lead.reference());
                 }

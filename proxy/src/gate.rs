@@ -30,7 +30,7 @@ pub(crate) enum Refusal {
     #[error("malformed request line")]
     RequestLine,
     /// A version that is not spoken here.
-    #[error("only HTTP/1.1 and HTTP/1.0 are spoken here")]
+    #[error("this version of HTTP is not spoken here")]
     Version,
     /// A method that is not known.
     #[error("method not implemented")]

@@ -190,8 +190,11 @@ impl Seek {
         None
     }
 
-    /// Nothing came from any peer within the budget.
+    /// Nothing came from any peer within the budget, unless a sign of life did while the clock ran.
     fn no_progress(&mut self) -> Option<Step> {
+        if self.life.last().elapsed() < self.cache.config.peers.hedge {
+            return None;
+        }
         if self.lease.is_some() {
             self.cache.counters.hedge("origin");
             return Some(Step::Origin(self.lease.take()));

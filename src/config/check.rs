@@ -6,6 +6,8 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
+use atoll_proxy::Origins;
+
 use super::{Config, NodeConfig, Role, parse::Sections};
 
 /// Notes everything that is wrong with a configuration whose keys could all be read.
@@ -24,6 +26,15 @@ fn roles(config: &Config, sections: &mut Sections<'_>) {
             "node.roles",
             "this node has no role: there is nothing for it to do".to_owned(),
             "say what it runs: roles = [\"dnssrv\", \"proxy\", \"manager\"], or some of them".to_owned(),
+        );
+    }
+    let nothing_to_serve = config.proxy.origins == Origins::Listed(Vec::new()) && config.proxy.sites.is_empty();
+    if config.node.runs(Role::Proxy) && nothing_to_serve && sections.is_clean() {
+        sections.object(
+            "proxy",
+            "role \"proxy\" has no origin it may fetch from: every request would be refused".to_owned(),
+            "add origins = [\"www.example.com\"] to [proxy]; \"any\" makes it an open proxy to every public host"
+                .to_owned(),
         );
     }
     let mut sorted = roles.clone();
@@ -175,6 +186,9 @@ pub(super) fn listens(config: &Config) -> impl Iterator<Item = Listen> {
     };
     if config.node.runs(Role::Manager) {
         add("manager.listen", &config.manager.listen, false);
+    }
+    if config.node.runs(Role::Proxy) {
+        add("proxy.listen", &config.proxy.listen, false);
     }
     if config.node.runs(Role::Dnssrv) {
         add("dns.listen", &config.dns.listen, true);

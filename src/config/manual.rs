@@ -6,6 +6,8 @@
 //! comment's last words may be "Range: 1s to 1h.", "Range: 64KiB to 1GiB.", "Range: 0 to 100." or "Range: 0 to 4 entries.":
 //! that is what [`Range::check`] holds a file to, so what is documented is what is enforced.
 
+use std::sync::OnceLock;
+
 use toml::de::DeValue;
 
 use super::units;
@@ -142,13 +144,19 @@ fn bytes(text: &str) -> Option<u128> {
 }
 
 /// What the example file says about one key.
-pub(super) fn entry(section: &str, key: &str) -> Option<Entry<'static>> {
-    entries(EXAMPLE).into_iter().find(|entry| entry.section == section && entry.key == key)
+pub(super) fn entry(section: &str, key: &str) -> Option<&'static Entry<'static>> {
+    shipped().iter().find(|entry| entry.section == section && entry.key == key)
 }
 
 /// The sections that have a key of this name.
 pub(super) fn sections_with(key: &str) -> Vec<&'static str> {
-    entries(EXAMPLE).into_iter().filter(|entry| entry.key == key).map(|entry| entry.section).collect()
+    shipped().iter().filter(|entry| entry.key == key).map(|entry| entry.section).collect()
+}
+
+/// The keys of the example file as shipped.
+fn shipped() -> &'static [Entry<'static>] {
+    static SHIPPED: OnceLock<Vec<Entry<'static>>> = OnceLock::new();
+    SHIPPED.get_or_init(|| entries(EXAMPLE))
 }
 
 fn section_of(line: &str) -> Option<&str> {

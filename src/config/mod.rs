@@ -101,6 +101,8 @@ impl Config {
             self.dns.zone.clone_from(&self.node.zone);
             self.proxy.zone.clone_from(&self.node.zone);
         }
+        self.proxy.network.clone_from(&self.node.network);
+        self.dns.thresholds.clone_from(&self.index.thresholds);
         if !sections.has("store.directory") {
             self.store.directory = Some(self.node.state.join("cache"));
         } else if self.store.directory.as_ref().is_some_and(|directory| directory.as_os_str().is_empty()) {
@@ -184,8 +186,14 @@ fn read(file: &Path) -> Result<String, Problem> {
 const SECTIONS: [&str; 9] = ["node", "overlay", "index", "dns", "proxy", "store", "manager", "admin", "log"];
 
 /// Keys of the crates' own that a node sets for all of them at once, and where.
-const SET_ONCE: [(&str, &str); 3] =
-    [("overlay.network", "node.network"), ("overlay.bootstrap", "node.bootstrap"), ("dns.zone", "node.zone")];
+const SET_ONCE: [(&str, &str); 6] = [
+    ("overlay.network", "node.network"),
+    ("overlay.bootstrap", "node.bootstrap"),
+    ("dns.zone", "node.zone"),
+    ("dns.thresholds", "index.thresholds"),
+    ("proxy.zone", "node.zone"),
+    ("proxy.network", "node.network"),
+];
 
 #[cfg(test)]
 mod tests;

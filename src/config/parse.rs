@@ -134,7 +134,7 @@ impl<'t> Sections<'t> {
             if let Some(range) = entry.range()
                 && let Err(allowed) = range.check(value.get_ref())
             {
-                let help = vec![allowed, format!("{}: {}", entry.key, entry.comment), example(&entry)];
+                let help = vec![allowed, format!("{}: {}", entry.key, entry.comment), example(entry)];
                 self.note(value.span(), format!("`{}` in [{section}] is out of range", entry.key), help);
             }
         }
@@ -222,7 +222,7 @@ fn explain(error: &toml::de::Error, section: &str, key: Option<&str>) -> (String
     }
     if let Some(entry) = key.and_then(|key| manual::entry(section, key)) {
         help.push(format!("{}: {}", entry.key, entry.comment));
-        help.push(example(&entry));
+        help.push(example(entry));
     }
     let whole = said.lines().collect::<Vec<_>>().join(" ");
     (

@@ -164,6 +164,48 @@ fn a_dnssrv_without_a_zone_is_told_what_to_do() {
 }
 
 #[test]
+fn a_proxy_without_origins_is_told_that_it_would_serve_nothing() {
+    check(
+        "[node]\nroles = [\"proxy\"]\n",
+        expect![[r#"
+        atoll.toml: role "proxy" has no origin it may fetch from: every request would be refused
+          add origins = ["www.example.com"] to [proxy]; "any" makes it an open proxy to every public host"#]],
+    );
+    assert!(Config::parse("[node]\nroles = [\"proxy\"]\n[proxy]\norigins = \"any\"\n", Path::new("a")).is_ok());
+    let site = "[node]\nroles = [\"proxy\"]\n[proxy.sites.\"a.test\"]\norigin = \"http://10.0.0.5:8080\"\n";
+    assert!(Config::parse(site, Path::new("a")).is_ok());
+}
+
+#[test]
+fn what_several_crates_need_is_set_once() {
+    let text = "[node]\nroles = [\"dnssrv\"]\nzone = \"a.example\"\nnetwork = \"n\"\nbootstrap = [\"h:1\"]\n[index]\nthresholds = [\"50ms\"]\n";
+    let config = Config::parse(text, Path::new("a")).unwrap();
+    assert_eq!((&*config.dns.zone, &*config.proxy.zone), ("a.example", "a.example"));
+    assert_eq!((&*config.overlay.network, &*config.proxy.network), ("n", "n"));
+    assert_eq!(config.overlay.bootstrap, ["h:1"]);
+    assert_eq!(config.dns.thresholds, config.index.thresholds);
+    check(
+        &format!("{text}[dns]\nzone = \"b.example\"\n"),
+        expect![[r#"
+        atoll.toml:9:8: `dns.zone` follows from `node.zone`
+          9 | zone = "b.example"
+            |        ^^^^^^^^^^^
+          set node.zone instead, for the whole node"#]],
+    );
+}
+
+#[test]
+fn the_cache_is_in_the_state_directory_unless_it_is_elsewhere_or_nowhere() {
+    let directory = |line: &str| {
+        let text = format!("[node]\nroles = [\"manager\"]\nstate = \"/s\"\n[store]\n{line}\n");
+        Config::parse(&text, Path::new("a")).unwrap().store.directory
+    };
+    assert_eq!(directory(""), Some("/s/cache".into()));
+    assert_eq!(directory("directory = \"/d\""), Some("/d".into()));
+    assert_eq!(directory("directory = \"\""), None);
+}
+
+#[test]
 fn an_admin_api_open_to_the_network_must_be_asked_for() {
     let text = "[node]\nroles = [\"manager\"]\n[admin]\nlisten = [\"0.0.0.0:7000\"]\n";
     assert_eq!(messages(text), ["the admin API would be reachable from other machines, in clear text"]);
@@ -198,7 +240,7 @@ fn words_that_are_no_names_are_refused() {
         "addresses = [\"0.0.0.0\"]",
         "http_ports = [0]",
     ] {
-        let text = format!("[node]\nroles = [\"proxy\"]\n{line}\n");
+        let text = format!("[node]\nroles = [\"manager\"]\n{line}\n");
         assert_eq!(messages(&text).len(), 1, "{line}");
     }
 }
@@ -261,7 +303,10 @@ fn the_defaults_in_the_example_file_are_the_defaults() {
     let mut sections = parse::Sections::parse(&text, &SECTIONS).map_err(|problems| format!("{problems:?}")).unwrap();
     let read = Config::read(&mut sections);
     assert_eq!(sections.finish(), []);
-    assert_eq!(format!("{read:#?}"), format!("{:#?}", Config::default()));
+    let (read, default) = (format!("{read:#?}"), format!("{:#?}", Config::default()));
+    let differing = read.lines().zip(default.lines()).find(|(read, default)| read != default);
+    assert_eq!(differing, None, "the example says the first, the default is the second");
+    assert_eq!(read.lines().count(), default.lines().count());
 }
 
 #[test]
@@ -331,4 +376,18 @@ fn no_mangled_example_makes_the_reader_panic() {
             let _ = error.to_string();
         }
     });
+}
+
+#[test]
+fn a_file_nested_too_deep_is_refused_not_followed() {
+    for text in [
+        format!("[{}a]\nx = 1\n", "a.".repeat(100_000)),
+        format!("[proxy]\n{}a = 1\n", "a.".repeat(100_000)),
+        format!("[proxy.sites]\n{}a = 1\n", "a.".repeat(100_000)),
+        format!("[proxy]\nsites = {}1{}\n", "{a=".repeat(50_000), "}".repeat(50_000)),
+        format!("[proxy]\nlisten = {}\n", "[".repeat(200_000)),
+    ] {
+        let told = Config::parse(&text, Path::new("a")).unwrap_err().to_string();
+        assert!(told.len() < 4_096, "{} bytes", told.len());
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::de::{Deserializer, Error as _, Visitor};
 use serde::{Deserialize, Serialize};
@@ -115,6 +116,10 @@ pub struct Config {
     pub purge_limit: u32,
     /// Disk reads at a time, and disk writes at a time; 1 to 256. Less: an idle disk. More: threads. [guess]
     pub io_depth: u16,
+    /// How long nothing is written after the disk failed, 100 ms to 1 h. Less: time lost on a dead disk. More: RAM alone
+    /// for longer once it is well again. [guess]
+    #[serde(with = "duration")]
+    pub disk_retry: Duration,
 }
 
 impl Default for Config {
@@ -132,6 +137,7 @@ impl Default for Config {
             reinsertion_percent: 50,
             purge_limit: 65_536,
             io_depth: 16,
+            disk_retry: Duration::from_secs(10),
         }
     }
 }
@@ -161,6 +167,9 @@ impl Config {
         if !(1..=256).contains(&self.io_depth) {
             return refuse("io_depth", "is not within 1 to 256");
         }
+        if !(Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&self.disk_retry) {
+            return refuse("disk_retry", "is not within 100 ms to 1 h");
+        }
         if self.directory.is_none() {
             return Ok(());
         }
@@ -180,9 +189,42 @@ impl Config {
     }
 
     /// Bytes of a slice, whole pieces.
-    #[expect(dead_code, reason = "asked by the disk engine")]
     pub(crate) fn slice_bytes(&self) -> u64 {
         self.slice.0 / PIECE * PIECE
+    }
+}
+
+/// Durations as text: `"300ms"`, `"20s"`, `"1h"`.
+mod duration {
+    use std::time::Duration;
+
+    use serde::de::{Deserializer, Error as _};
+    use serde::{Deserialize, Serializer};
+
+    pub(super) fn parse(text: &str) -> Option<Duration> {
+        let text = text.trim();
+        let split = text.find(|c: char| !c.is_ascii_digit())?;
+        let (number, unit) = text.split_at_checked(split)?;
+        let unit = match unit.trim() {
+            "ns" => Duration::from_nanos(1),
+            "us" => Duration::from_micros(1),
+            "ms" => Duration::from_millis(1),
+            "s" => Duration::from_secs(1),
+            "m" => Duration::from_secs(60),
+            "h" => Duration::from_secs(3600),
+            "d" => Duration::from_secs(86_400),
+            _ => return None,
+        };
+        unit.checked_mul(number.parse().ok()?)
+    }
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}ms", duration.as_millis()))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        parse(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is not a duration such as \"20s\"")))
     }
 }
 
@@ -197,6 +239,15 @@ mod tests {
         assert_eq!(ByteSize::parse("17"), Some(ByteSize(17)));
         for wrong in ["", "MiB", "-1", "1.5GiB", "8 mib", "99999999999TiB"] {
             assert_eq!(ByteSize::parse(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn durations_carry_a_unit() {
+        assert_eq!(duration::parse("300ms"), Some(Duration::from_millis(300)));
+        assert_eq!(duration::parse("2 d"), Some(Duration::from_secs(172_800)));
+        for wrong in ["", "5", "s", "-1s", "1.5s", "1 fortnight"] {
+            assert_eq!(duration::parse(wrong), None, "{wrong:?}");
         }
     }
 
@@ -217,6 +268,7 @@ mod tests {
             ("metadata_limit", Config { metadata_limit: ByteSize::mib(2), ..disk.clone() }),
             ("purge_limit", Config { purge_limit: 1, ..disk.clone() }),
             ("io_depth", Config { io_depth: 0, ..disk.clone() }),
+            ("disk_retry", Config { disk_retry: Duration::ZERO, ..disk.clone() }),
             ("reinsertion_percent", Config { reinsertion_percent: 76, ..disk.clone() }),
             ("small_queue_percent", Config { small_queue_percent: 0, ..disk }),
         ];

@@ -61,6 +61,14 @@ pub enum StoreError {
         /// Bytes allowed.
         limit: usize,
     },
+    /// The caller's: a purge's opaque selector is longer than the limit.
+    #[error("filter of {length} bytes is over the limit of {limit}")]
+    FilterTooLong {
+        /// Bytes of filter.
+        length: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
     /// The caller's: the body ended before or after the length it was announced with.
     #[error("body of {found} bytes was announced with {expected}")]
     Length {

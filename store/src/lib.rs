@@ -22,8 +22,18 @@ pub use object::{Object, Tier};
 
 mod purge;
 pub use purge::{Filter, PurgeKind, Selector};
+mod purge_log;
+
+mod tiers;
 
 mod memory;
+
+mod engine;
+mod evict;
+mod index;
+mod record;
+mod recover;
+mod segment;
 
 mod config;
 pub use config::{ByteSize, Config, Eviction};
@@ -35,3 +45,4 @@ mod error;
 pub use error::{OpenError, ReadError, StoreError};
 
 mod disk;
+mod pool;

@@ -22,7 +22,6 @@ pub(crate) enum Value {
     /// A whole object under its own key.
     Object(Arc<Whole>),
     /// One slice of a large body, under the slice's key.
-    #[expect(dead_code, reason = "made by the disk engine")]
     Slice(Arc<Pieces>),
 }
 
@@ -100,14 +99,21 @@ impl Memory {
         }
     }
 
-    /// What is held under `key`; counts as asked for.
-    pub(crate) fn get(&self, key: &Key) -> Option<Value> {
+    /// What is held under `key`; counts as asked for. True: the first time since it came in or was last passed over.
+    pub(crate) fn get(&self, key: &Key) -> Option<(Value, bool)> {
         let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
         let resident = shard.get(key)?;
-        if self.eviction == Eviction::S3Fifo && resident.asked.load(Ordering::Relaxed) < ASKED_MOST {
+        let asked = resident.asked.load(Ordering::Relaxed);
+        if asked < ASKED_MOST {
             resident.asked.fetch_add(1, Ordering::Relaxed);
         }
-        Some(resident.value.clone())
+        Some((resident.value.clone(), asked == 0))
+    }
+
+    /// What is held under `key`; does not count as asked for.
+    pub(crate) fn peek(&self, key: &Key) -> Option<Value> {
+        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
+        shard.get(key).map(|resident| resident.value.clone())
     }
 
     /// Whether something is held under `key`; does not count as asked for.
@@ -211,7 +217,7 @@ impl Memory {
     /// Moves the oldest of the small queue on: to the main one if asked for more than once since, else out.
     fn step_small(&self, queues: &mut Queues) -> bool {
         let Some((key, id)) = queues.small.entries.pop_front() else { return false };
-        let Some((weight, asked)) = self.peek(&key, id) else { return true };
+        let Some((weight, asked)) = self.look(&key, id) else { return true };
         queues.small.weight -= weight;
         queues.small.live -= 1;
         if asked > 1 {
@@ -228,8 +234,8 @@ impl Memory {
     /// Moves the oldest of the main queue on: back to its end if asked for since, else out.
     fn step_main(&self, queues: &mut Queues) -> bool {
         let Some((key, id)) = queues.main.entries.pop_front() else { return false };
-        let Some((weight, asked)) = self.peek(&key, id) else { return true };
-        if asked > 0 {
+        let Some((weight, asked)) = self.look(&key, id) else { return true };
+        if asked > 0 && self.eviction == Eviction::S3Fifo {
             self.note(&key, asked - 1);
             queues.main.entries.push_back((key, id));
         } else {
@@ -240,7 +246,7 @@ impl Memory {
         true
     }
 
-    fn peek(&self, key: &Key, id: u64) -> Option<(u64, u8)> {
+    fn look(&self, key: &Key, id: u64) -> Option<(u64, u8)> {
         let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
         let resident = shard.get(key).filter(|resident| resident.id == id)?;
         Some((resident.weight, resident.asked.load(Ordering::Relaxed)))

@@ -1,15 +1,18 @@
 //! An object that is read: its head, and its body wherever that is.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
 use crate::config::PIECE;
+use crate::engine::SliceAt;
 use crate::error::ReadError;
+use crate::index::Spot;
 use crate::key::Head;
+use crate::tiers::Tiers;
 
 /// Where an object was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +30,7 @@ pub struct Object {
     pub(crate) stored: SystemTime,
     pub(crate) soft_purged: bool,
     pub(crate) length: u64,
+    pub(crate) tier: Tier,
     pub(crate) body: Body,
 }
 
@@ -34,6 +38,22 @@ pub struct Object {
 #[derive(Clone)]
 pub(crate) enum Body {
     Memory(Arc<Pieces>),
+    Disk(Arc<DiskBody>),
+}
+
+/// A body on disk, in one record or in a run of slices.
+pub(crate) struct DiskBody {
+    pub(crate) tiers: Arc<Tiers>,
+    pub(crate) slices: Arc<[SliceAt]>,
+    pub(crate) kind: DiskKind,
+}
+
+/// How a body on disk is cut.
+pub(crate) enum DiskKind {
+    /// One record. Once read whole it is in the RAM tier, and found there while it stays.
+    Whole { spot: Spot, loaded: Mutex<Weak<Pieces>> },
+    /// Slices of this many bytes, the last one shorter.
+    Run { slice: u64 },
 }
 
 /// Bytes in pieces of [`PIECE`] bytes, the last one shorter: so a reader never pins more than it reads.
@@ -68,12 +88,10 @@ impl Object {
 
     /// Where the body was found.
     pub fn tier(&self) -> Tier {
-        match &self.body {
-            Body::Memory(_) => Tier::Memory,
-        }
+        self.tier
     }
 
-    /// When the body was stored; `freshen` leaves it as it is.
+    /// When the body was stored, to the millisecond; `freshen` leaves it as it is.
     pub fn stored(&self) -> SystemTime {
         self.stored
     }
@@ -83,11 +101,18 @@ impl Object {
         self.soft_purged
     }
 
-    /// 1 to `max` bytes of the body at `offset`; empty only at or past its end, or if `max` is 0.
-    #[expect(clippy::unused_async, reason = "a body on disk is waited for")]
+    /// 1 to `max` bytes of the body at `offset`; empty only at or past its end, or if `max` is 0. From RAM without a
+    /// copy; from disk a slice is read whole if it is read from its beginning, and kept in RAM, else 64 KiB of it.
+    ///
+    /// # Errors
+    /// The bytes are not those that were written, the disk failed, or a slice was replaced meanwhile.
     pub async fn read(&self, offset: u64, max: usize) -> Result<Bytes, ReadError> {
+        if offset >= self.length {
+            return Ok(Bytes::new());
+        }
         match &self.body {
             Body::Memory(pieces) => Ok(pieces.read(offset, max)),
+            Body::Disk(body) => body.read(self, offset, max).await,
         }
     }
 
@@ -97,6 +122,7 @@ impl Object {
             stored: whole.stored,
             soft_purged,
             length: whole.pieces.len(),
+            tier: Tier::Memory,
             body: Body::Memory(Arc::clone(&whole.pieces)),
         }
     }
@@ -105,6 +131,32 @@ impl Object {
 impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Object").field("head", &self.head).field("tier", &self.tier()).finish_non_exhaustive()
+    }
+}
+
+impl DiskBody {
+    async fn read(&self, object: &Object, offset: u64, max: usize) -> Result<Bytes, ReadError> {
+        let tiers = Arc::clone(&self.tiers);
+        match &self.kind {
+            DiskKind::Run { slice } => {
+                let number = usize::try_from(offset / slice).unwrap_or(usize::MAX);
+                let at = self.slices.get(number).ok_or(ReadError::Lost)?;
+                tiers.read_slice(at, offset % slice, max).await
+            }
+            DiskKind::Whole { spot, loaded } => {
+                let kept = loaded.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+                if let Some(pieces) = kept {
+                    return Ok(pieces.read(offset, max));
+                }
+                let at = self.slices.first().ok_or(ReadError::Lost)?;
+                if offset > 0 {
+                    return tiers.read_range(at, Some(*spot), offset, max).await;
+                }
+                let pieces = tiers.promote(at, *spot, object).await?;
+                *loaded.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&pieces);
+                Ok(pieces.read(offset, max))
+            }
+        }
     }
 }
 
@@ -117,6 +169,10 @@ impl Pieces {
 
     pub(crate) fn len(&self) -> u64 {
         self.length
+    }
+
+    pub(crate) fn list(&self) -> &[Bytes] {
+        &self.list
     }
 
     pub(crate) fn read(&self, offset: u64, max: usize) -> Bytes {

@@ -145,7 +145,6 @@ impl Purges {
     }
 
     /// Raises the number that the next purge follows, without purging anything.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the log on disk calls it"))]
     pub(crate) fn raise_latest(&mut self, number: PurgeNumber) {
         self.latest = self.latest.max(number);
     }
@@ -177,7 +176,6 @@ impl Purges {
         verdict
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the log on disk calls it"))]
     /// Every purge in force, oldest first, such that adding them to an empty table gives this one.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Purge> + '_ {
         let all = [(self.all.soft, PurgeKind::Soft), (self.all.hard, PurgeKind::Hard)];

@@ -15,7 +15,9 @@ pub struct Stats {
     pub memory_evictions: u64,
     /// Purges kept one by one.
     pub purges: u64,
-    /// Bytes of the files on disk.
+    /// Bytes of RAM that the index of the disk takes.
+    pub index_bytes: u64,
+    /// Bytes of the files on disk, dropped ones that are still read included.
     pub disk_bytes: u64,
     /// Objects and slices that left the disk with their segment.
     pub disk_evictions: u64,

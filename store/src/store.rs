@@ -1,79 +1,85 @@
 //! The store's handle: finds objects, takes them in, purges them.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
 use crate::config::Config;
-use crate::disk;
+use crate::disk::{Directory, Disk};
+use crate::engine::{Engine, Shape};
 use crate::error::{OpenError, StoreError};
 use crate::key::{Head, Key, PurgeNumber};
-use crate::memory::{Memory, OVERHEAD, Value};
-use crate::object::{Object, Pieces, Whole};
-use crate::purge::{Filter, PurgeKind, Purges, Selector, Subject, Verdict};
+use crate::object::Object;
+use crate::purge::{Filter, PurgeKind, Selector};
+use crate::purge_log::{Book, FILTER_LIMIT};
+use crate::recover::{self, Refusal, VERSION};
 use crate::stats::{DiskState, Stats};
-use crate::writer::{Budget, Writer};
+use crate::tiers::Tiers;
+use crate::writer::Writer;
 
 /// A handle on a store; clones are the same store.
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
-}
-
-/// What all handles, writers and objects share.
-pub(crate) struct Inner {
-    config: Config,
-    memory: Memory,
-    purges: RwLock<Purges>,
-    /// The newest purge's number, so that a hit need not ask the table.
-    latest: AtomicU64,
-    filter: Mutex<Option<Arc<Filter>>>,
-    pub(crate) budget: Budget,
+    tiers: Arc<Tiers>,
 }
 
 impl Store {
-    /// Opens the store that `config` describes.
-    #[expect(clippy::unused_async, reason = "the index is rebuilt from disk")]
+    /// Opens the store that `config` describes; with a directory, finds there what was stored before, after any stop.
+    ///
+    /// # Errors
+    /// A setting cannot work, another process holds the directory, it is of another version or no store at all, or the
+    /// disk failed.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
-        config.check()?;
-        let memory = Memory::new(config.memory.0, config.eviction, config.small_queue_percent);
-        let purges = Purges::new(usize::try_from(config.purge_limit).unwrap_or(usize::MAX));
-        let budget = Budget::new(config.memory.0 / 2);
-        let inner = Inner {
-            memory,
-            latest: AtomicU64::new(purges.latest().0),
-            purges: RwLock::new(purges),
-            filter: Mutex::new(None),
-            budget,
-            config,
-        };
-        Ok(Self { inner: Arc::new(inner) })
+        let disk = config.directory.clone().map(|path| Arc::new(Directory::new(path)) as Arc<dyn Disk>);
+        Self::open_on(disk, config).await
     }
 
-    /// Begins to take an object in. Refuses what is known to be too large, metadata over the limit, and any more while
-    /// fills under way hold all they may.
+    /// As `open`, on this disk.
+    pub(crate) async fn open_on(disk: Option<Arc<dyn Disk>>, config: Config) -> Result<Self, OpenError> {
+        config.check()?;
+        let book = Arc::new(Book::new(usize::try_from(config.purge_limit).unwrap_or(usize::MAX)));
+        let engine = match disk {
+            Some(disk) => Some(open_engine(disk, &config, Arc::clone(&book)).await?),
+            None => None,
+        };
+        Ok(Self { tiers: Arc::new(Tiers::new(config, book, engine)) })
+    }
+
+    /// Begins to take an object in.
+    ///
+    /// # Errors
+    /// The object is known to be too large, its metadata is over the limit, or fills under way hold all they may.
     pub fn writer(&self, head: Head) -> Result<Writer, StoreError> {
-        Writer::new(Arc::clone(&self.inner), head)
+        Writer::new(Arc::clone(&self.tiers), head)
     }
 
     /// The object under `key`; `None` also if it was purged, has expired, or cannot be read.
-    #[expect(clippy::unused_async, reason = "an object on disk is waited for")]
     pub async fn get(&self, key: &Key) -> Option<Object> {
-        self.inner.get_memory(key)
+        if let Ok(found) = self.tiers.get_memory(key) {
+            return found;
+        }
+        let engine = self.tiers.engine.as_ref()?;
+        // A miss of the index costs no thread.
+        engine.index.get(engine.hash(key))?;
+        let (tiers, key) = (Arc::clone(&self.tiers), *key);
+        self.tiers.pool.read(move || tiers.get_disk(&key)).await.ok().flatten()
     }
 
     /// Whether the index has `key`. Reads no disk, so it may be wrong about what was purged, has expired, or shares its
     /// place in the index with another.
-    #[expect(clippy::unused_async, reason = "the index answers at once, another engine's may not")]
+    #[expect(clippy::unused_async, reason = "the seam leaves room for an index that is not all in RAM")]
     pub async fn contains(&self, key: &Key) -> bool {
-        self.inner.memory.contains(key)
+        let on_disk = |engine: &Engine| engine.index.get(engine.hash(key)).is_some();
+        self.tiers.memory.contains(key) || self.tiers.engine.as_ref().is_some_and(on_disk)
     }
 
     /// Gives the object new metadata and a new expiry, as of now: a soft purge before now no longer marks it. Its body
     /// and [`Object::stored`] stay. `None` if it is not there.
+    ///
+    /// # Errors
+    /// The metadata is over the limit, or the disk failed.
     pub async fn freshen(
         &self,
         key: &Key,
@@ -84,7 +90,9 @@ impl Store {
     }
 
     /// As [`Store::freshen`], as of the purge number known when the origin was asked: a purge since then holds.
-    #[expect(clippy::unused_async, reason = "the record on its way to disk is waited for")]
+    ///
+    /// # Errors
+    /// As [`Store::freshen`].
     pub async fn freshen_since(
         &self,
         key: &Key,
@@ -92,169 +100,120 @@ impl Store {
         expires: Option<SystemTime>,
         born: PurgeNumber,
     ) -> Result<Option<Object>, StoreError> {
-        self.inner.check_metadata(&metadata)?;
-        Ok(self.inner.freshen_memory(key, metadata, expires, born))
+        self.tiers.check_metadata(&metadata)?;
+        let (tiers, key) = (Arc::clone(&self.tiers), *key);
+        if tiers.engine.is_none() {
+            return tiers.freshen(&key, &metadata, expires, born);
+        }
+        let work = move || tiers.freshen(&key, &metadata, expires, born);
+        self.tiers.pool.write(work).await.map_err(StoreError::Disk)?
     }
 
-    /// Gives up the object under `key`; false if there was none. A purge by key also reaches a fill under way.
-    #[expect(clippy::unused_async, reason = "the record on its way to disk is waited for")]
+    /// Gives up the object under `key`; false if there was none. Lasts over a restart once its segment is sealed; a
+    /// purge by key lasts at once, and also reaches a fill under way.
+    ///
+    /// # Errors
+    /// The disk failed: the object is gone now and may be back after a restart.
     pub async fn remove(&self, key: &Key) -> Result<bool, StoreError> {
-        Ok(self.inner.memory.remove(key))
+        let (tiers, key) = (Arc::clone(&self.tiers), *key);
+        if tiers.engine.is_none() {
+            return tiers.remove(&key);
+        }
+        self.tiers.pool.write(move || tiers.remove(&key)).await.map_err(StoreError::Disk)?
     }
 
     /// Purges what `selector` selects and was born before now; when this returns, no later read returns it, also
     /// after a restart.
-    #[expect(clippy::unused_async, reason = "the log on its way to disk is waited for")]
+    ///
+    /// # Errors
+    /// The filter is over the limit: nothing was purged. The disk failed: the purge is in force, and may not be after a
+    /// restart.
     pub async fn purge(&self, selector: Selector, kind: PurgeKind) -> Result<PurgeNumber, StoreError> {
-        let mut purges = self.inner.purges.write().unwrap_or_else(PoisonError::into_inner);
-        let purge = purges.next(selector, kind);
-        let number = purge.number;
-        purges.add(purge);
-        self.inner.latest.store(number.0, Ordering::Release);
+        if let Selector::Tags { filter: Some(filter), .. } = &selector
+            && filter.len() > FILTER_LIMIT
+        {
+            return Err(StoreError::FilterTooLong { length: filter.len(), limit: FILTER_LIMIT });
+        }
+        let book = Arc::clone(&self.tiers.book);
+        let (number, written) =
+            self.tiers.pool.write(move || book.purge(selector, kind)).await.map_err(StoreError::Disk)?;
+        written.inspect_err(|error| self.note_error("purge", error)).map_err(StoreError::Disk)?;
         Ok(number)
     }
 
     /// The number of the newest purge: what an object is born at if its request begins now.
     pub fn purge_number(&self) -> PurgeNumber {
-        PurgeNumber(self.inner.latest.load(Ordering::Acquire))
+        self.tiers.book.latest()
     }
 
     /// Sets who evaluates the opaque selector of a purge by tags: (filter, metadata) to whether the object is meant.
     /// Without one, such a purge takes every object whose bits match.
     pub fn set_filter(&self, filter: Arc<Filter>) {
-        *self.inner.filter.lock().unwrap_or_else(PoisonError::into_inner) = Some(filter);
+        self.tiers.book.set_filter(filter);
     }
 
     /// What the store holds and has met.
     pub fn stats(&self) -> Stats {
-        let holdings = self.inner.memory.holdings();
-        Stats {
+        let holdings = self.tiers.memory.holdings();
+        let mut stats = Stats {
             objects: holdings.objects,
             memory_objects: holdings.objects,
             memory_bytes: holdings.bytes,
-            fill_bytes: self.inner.budget.held(),
+            fill_bytes: self.tiers.budget.held(),
             memory_evictions: holdings.evicted,
-            purges: self.inner.purges.read().unwrap_or_else(PoisonError::into_inner).len() as u64,
+            purges: self.tiers.book.len() as u64,
+            index_bytes: 0,
             disk_bytes: 0,
             disk_evictions: 0,
             checksum_failures: 0,
             disk_errors: 0,
             disk: DiskState::Absent,
+        };
+        if let Some(engine) = &self.tiers.engine {
+            engine.report(&mut stats);
+        }
+        stats
+    }
+
+    /// Seals and syncs what is on disk. Other handles may go on, and open the next segment if they write.
+    pub async fn close(self) {
+        let tiers = Arc::clone(&self.tiers);
+        let closed = self.tiers.pool.write(move || {
+            let flushed = tiers.book.flush();
+            tiers.engine.as_ref().map_or(Ok(()), Engine::close).and(flushed)
+        });
+        if let Err(error) = closed.await.and_then(|closed| closed) {
+            self.note_error("close", &error);
         }
     }
 
-    /// Seals and syncs what is on disk. Other handles may go on reading.
-    #[expect(clippy::unused_async, reason = "the disk is waited for")]
-    pub async fn close(self) {}
+    fn note_error(&self, action: &'static str, error: &std::io::Error) {
+        if let Some(engine) = &self.tiers.engine {
+            engine.note_error(action, error);
+        }
+    }
 }
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("config", &self.inner.config).finish_non_exhaustive()
+        f.debug_struct("Store").field("config", &self.tiers.config).finish_non_exhaustive()
     }
 }
 
-impl Inner {
-    pub(crate) fn check_metadata(&self, metadata: &Bytes) -> Result<(), StoreError> {
-        let limit = usize::try_from(self.config.metadata_limit.0).unwrap_or(usize::MAX);
-        let length = metadata.len();
-        if length > limit { Err(StoreError::MetadataTooLong { length, limit }) } else { Ok(()) }
-    }
-
-    pub(crate) fn check_length(&self, length: u64) -> Result<(), StoreError> {
-        let limit = (self.config.memory.0 / 2).saturating_sub(self.config.metadata_limit.0 + OVERHEAD);
-        if length > limit { Err(StoreError::TooLarge { length, limit }) } else { Ok(()) }
-    }
-
-    /// In RAM alone, fills and the tier share one bound.
-    pub(crate) fn fills_changed(&self) {
-        self.memory.reserve(self.budget.held());
-    }
-
-    pub(crate) fn take_in(&self, head: Head, pieces: Arc<Pieces>) -> Object {
-        let whole = Arc::new(Whole {
-            head: Arc::new(head),
-            stored: disk::now(),
-            soft_purged: false,
-            pieces,
-            checked: AtomicU64::new(0),
-        });
-        let verdict = self.verdict(&whole.head);
-        if verdict != Verdict::Hard {
-            self.memory.insert(whole.head.key, Value::Object(Arc::clone(&whole)));
-        }
-        Object::in_memory(&whole, verdict == Verdict::Soft)
-    }
-
-    fn get_memory(&self, key: &Key) -> Option<Object> {
-        let Value::Object(whole) = self.memory.get(key)? else { return None };
-        let verdict = self.verdict_of(&whole);
-        if verdict == Verdict::Hard || whole.head.expires.is_some_and(|expires| expires <= disk::now()) {
-            self.forget(key, &whole);
-            return None;
-        }
-        Some(Object::in_memory(&whole, verdict == Verdict::Soft))
-    }
-
-    fn freshen_memory(
-        &self,
-        key: &Key,
-        metadata: Bytes,
-        expires: Option<SystemTime>,
-        born: PurgeNumber,
-    ) -> Option<Object> {
-        let Value::Object(old) = self.memory.get(key)? else { return None };
-        if self.verdict_of(&old) == Verdict::Hard {
-            self.forget(key, &old);
-            return None;
-        }
-        let born = born.max(old.head.born);
-        let head = Arc::new(Head { metadata, expires, born, ..Head::clone(&old.head) });
-        let pieces = Arc::clone(&old.pieces);
-        let fresh =
-            Arc::new(Whole { head, stored: old.stored, soft_purged: false, pieces, checked: AtomicU64::new(0) });
-        // Only in place of the object that was looked at: a newer one has its own metadata.
-        let value = Value::Object(Arc::clone(&fresh));
-        if !self.memory.insert_if(*key, value, || self.still(key, &old)) {
-            return None;
-        }
-        Some(Object::in_memory(&fresh, self.verdict(&fresh.head) == Verdict::Soft))
-    }
-
-    fn forget(&self, key: &Key, whole: &Arc<Whole>) {
-        self.memory.remove_if(key, || self.still(key, whole));
-    }
-
-    fn still(&self, key: &Key, whole: &Arc<Whole>) -> bool {
-        matches!(self.memory.get(key), Some(Value::Object(now)) if Arc::ptr_eq(&now, whole))
-    }
-
-    /// As `verdict`, remembered with the object until the next purge.
-    fn verdict_of(&self, whole: &Whole) -> Verdict {
-        let marked = if whole.soft_purged { Verdict::Soft } else { Verdict::Clean };
-        let latest = self.latest.load(Ordering::Acquire);
-        if whole.checked.load(Ordering::Relaxed) == latest {
-            return marked;
-        }
-        let verdict = self.verdict(&whole.head);
-        if verdict == Verdict::Clean {
-            whole.checked.store(latest, Ordering::Relaxed);
-        }
-        verdict.max(marked)
-    }
-
-    fn verdict(&self, head: &Head) -> Verdict {
-        if head.born.0 >= self.latest.load(Ordering::Acquire) {
-            return Verdict::Clean;
-        }
-        let filter = self.filter.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let subject = Subject {
-            key: &head.key,
-            directory: head.directory,
-            tags: head.tags,
-            born: head.born,
-            metadata: &head.metadata,
-        };
-        self.purges.read().unwrap_or_else(PoisonError::into_inner).verdict(subject, filter.as_deref())
-    }
+async fn open_engine(disk: Arc<dyn Disk>, config: &Config, book: Arc<Book>) -> Result<Engine, OpenError> {
+    let directory = config.directory.clone().unwrap_or_default();
+    let shape = Shape {
+        segment: config.segment.0 / 16 * 16,
+        capacity: config.capacity.0,
+        reinsertion_percent: u64::from(config.reinsertion_percent),
+        retry: config.disk_retry,
+    };
+    let opened = tokio::task::spawn_blocking(move || recover::open(disk, shape, book)).await;
+    let opened = opened.map_err(|error| Refusal::Disk("opening", std::io::Error::other(error)));
+    opened.and_then(|opened| opened).map_err(|refusal| match refusal {
+        Refusal::Locked => OpenError::Locked { directory },
+        Refusal::Version(found) => OpenError::Version { directory, found, supported: VERSION },
+        Refusal::Foreign(reason) => OpenError::Foreign { directory, reason },
+        Refusal::Disk(action, source) => OpenError::Disk { directory, action, source },
+    })
 }

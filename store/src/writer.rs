@@ -1,6 +1,8 @@
 //! An object that is written: a body arrives in chunks, is read by others meanwhile, and is committed or aborted.
 //!
-//! Chunks are gathered into pieces; what fills under way hold in RAM is counted in one [`Budget`].
+//! Chunks are gathered into pieces, pieces into slices. A body longer than one slice goes to disk slice by slice as it
+//! arrives, so a fill holds little more than a slice in RAM; what all fills hold, in RAM and on disk, is counted in a
+//! [`Budget`] each. Without a disk, or when it failed before the first slice was written, the body stays in RAM.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,19 +11,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 
 use crate::config::PIECE;
+use crate::engine::slice_key;
 use crate::error::{ReadError, StoreError};
-use crate::key::Head;
+use crate::key::{Head, Key};
 use crate::object::{Object, Pieces};
-use crate::store::Inner;
+use crate::record::to_millisecond;
+use crate::tiers::Tiers;
 
 /// A body on its way in. Dropping it aborts.
 pub struct Writer {
-    store: Arc<Inner>,
     head: Head,
     fill: Arc<Fill>,
-    charge: Charge,
+    generation: u64,
+    in_ram: Charge,
+    on_disk: Charge,
+    /// Slices that were sent to disk, also such whose writing nobody waited for.
+    begun: u64,
     /// An append was refused, so the body has a hole.
     broken: bool,
+    /// The disk failed: the body stays in RAM if it fits.
+    stay: bool,
+    committed: bool,
 }
 
 /// Reads what has been appended to a [`Writer`] so far, also after its commit.
@@ -31,13 +41,18 @@ pub struct Partial {
 }
 
 /// What a writer and its readers share.
-#[derive(Debug, Default)]
-pub(crate) struct Fill {
+struct Fill {
+    tiers: Arc<Tiers>,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
+    /// Whole slices that are on disk.
+    slices: Vec<Key>,
+    /// Bytes in them.
+    flushed: u64,
+    /// Whole pieces after them.
     pieces: Vec<Bytes>,
     /// Chunks of the piece under way.
     tail: Vec<Bytes>,
@@ -46,48 +61,69 @@ struct State {
     aborted: bool,
 }
 
-/// Bytes that fills under way hold in RAM.
+/// Bytes that fills under way hold, in RAM or on disk.
 #[derive(Debug)]
 pub(crate) struct Budget {
     held: AtomicU64,
     limit: u64,
 }
 
-/// One fill's share of the budget, given back when dropped.
+/// One fill's share of a budget, given back when dropped.
 struct Charge {
-    store: Arc<Inner>,
+    tiers: Arc<Tiers>,
+    budget: fn(&Tiers) -> &Budget,
     bytes: u64,
 }
 
-/// Chunks shorter than this are copied together, so that a body of tiny chunks costs no more than its bytes.
+/// Where the bytes at an offset are.
+enum At {
+    Ready(Bytes),
+    Disk(Key, u64),
+}
+
+/// Chunks shorter than this are copied together, so that a body of tiny chunks costs little more than its bytes.
 const SMALL_CHUNK: usize = 1 << 10;
 
 impl Writer {
-    pub(crate) fn new(store: Arc<Inner>, head: Head) -> Result<Self, StoreError> {
-        store.check_metadata(&head.metadata)?;
+    pub(crate) fn new(tiers: Arc<Tiers>, head: Head) -> Result<Self, StoreError> {
+        tiers.check_metadata(&head.metadata)?;
         if let Some(length) = head.length {
-            store.check_length(length)?;
+            tiers.check_length(length)?;
         }
-        let mut charge = Charge { store: Arc::clone(&store), bytes: 0 };
-        charge.add(head.metadata.len() as u64)?;
-        Ok(Self { store, head, fill: Arc::default(), charge, broken: false })
+        let charge = |budget| Charge { tiers: Arc::clone(&tiers), budget, bytes: 0 };
+        let (mut in_ram, on_disk) = (charge(|tiers| &tiers.budget), charge(|tiers| &tiers.disk_budget));
+        in_ram.add(head.metadata.len() as u64)?;
+        Ok(Self {
+            head: Head { expires: head.expires.map(to_millisecond), ..head },
+            generation: tiers.engine.as_ref().map_or(0, |engine| engine.generation()),
+            fill: Arc::new(Fill { tiers, state: Mutex::default() }),
+            in_ram,
+            on_disk,
+            begun: 0,
+            broken: false,
+            stay: false,
+            committed: false,
+        })
     }
 
-    /// Appends the next bytes of the body. After an error the fill cannot be committed any more; what was appended
-    /// before is still read.
-    #[expect(clippy::unused_async, reason = "a slice on its way to disk is waited for")]
+    /// Appends the next bytes of the body; waits while a slice goes to disk.
+    ///
+    /// # Errors
+    /// The body is longer than announced or than is stored here, fills under way hold all they may, or the disk failed.
+    /// After an error the fill cannot be committed any more; what was appended before is still read.
     pub async fn append(&mut self, chunk: Bytes) -> Result<(), StoreError> {
-        let before = std::mem::replace(&mut self.broken, true);
-        if before {
+        // Stays set if this future is dropped half-way, too.
+        if std::mem::replace(&mut self.broken, true) {
             return Err(StoreError::Broken);
         }
         let length = self.fill.state().length + chunk.len() as u64;
         if let Some(expected) = self.head.length.filter(|expected| length > *expected) {
             return Err(StoreError::Length { expected, found: length });
         }
-        self.store.check_length(length)?;
-        self.charge.add(chunk.len() as u64)?;
+        self.fill.tiers.check_length(length)?;
+        self.in_ram.add(chunk.len() as u64)?;
         self.fill.state().append(chunk);
+        self.flush(false).await?;
         self.broken = false;
         Ok(())
     }
@@ -98,10 +134,13 @@ impl Writer {
     }
 
     /// Stores the object in place of any older one under its key; `metadata` replaces the head's if given.
-    #[expect(clippy::unused_async, reason = "the record on its way to disk is waited for")]
+    ///
+    /// # Errors
+    /// An append failed before, the body is shorter than announced, the metadata is over the limit, or the disk failed
+    /// and RAM cannot hold the object either.
     pub async fn commit(mut self, metadata: Option<Bytes>) -> Result<Object, StoreError> {
         if let Some(metadata) = metadata {
-            self.store.check_metadata(&metadata)?;
+            self.fill.tiers.check_metadata(&metadata)?;
             self.head.metadata = metadata;
         }
         if self.broken {
@@ -112,14 +151,13 @@ impl Writer {
             return Err(StoreError::Length { expected, found });
         }
         self.head.length = Some(found);
-        let pieces = {
-            let mut state = self.fill.state();
-            state.close_piece();
-            Arc::new(Pieces::new(state.pieces.clone()))
-        };
-        self.charge.release();
-        let object = self.store.take_in(self.head.clone(), pieces);
-        self.fill = Arc::default();
+        self.fill.state().close_piece();
+        let run = !self.fill.state().slices.is_empty();
+        if run {
+            self.flush(true).await?;
+        }
+        let object = if run { self.commit_run().await? } else { self.commit_whole().await? };
+        self.committed = true;
         Ok(object)
     }
 
@@ -127,11 +165,81 @@ impl Writer {
     pub fn abort(self) {
         drop(self);
     }
+
+    async fn commit_whole(&self) -> Result<Object, StoreError> {
+        let tiers = Arc::clone(&self.fill.tiers);
+        let pieces = Arc::new(Pieces::new(self.fill.state().pieces.clone()));
+        let head = self.head.clone();
+        if tiers.engine.is_none() {
+            return tiers.put_whole(head, pieces);
+        }
+        let work = move || tiers.put_whole(head, pieces);
+        self.fill.tiers.pool.write(work).await.map_err(StoreError::Disk)?
+    }
+
+    async fn commit_run(&self) -> Result<Object, StoreError> {
+        let tiers = Arc::clone(&self.fill.tiers);
+        let slices = self.fill.state().slices.clone();
+        let (head, generation) = (self.head.clone(), self.generation);
+        let work = move || tiers.put_run(head, generation, &slices);
+        self.fill.tiers.pool.write(work).await.map_err(StoreError::Disk)?
+    }
+
+    /// Sends whole slices to disk, with `all` also the last one, while there is more than one slice in RAM.
+    async fn flush(&mut self, all: bool) -> Result<(), StoreError> {
+        let tiers = Arc::clone(&self.fill.tiers);
+        if tiers.engine.is_none() {
+            return Ok(());
+        }
+        let slice = tiers.config.slice_bytes();
+        while !self.stay {
+            let (number, pieces) = {
+                let state = self.fill.state();
+                let in_ram = state.length - state.flushed;
+                if in_ram == 0 || (in_ram <= slice && !all) {
+                    return Ok(());
+                }
+                let count = usize::try_from(slice / PIECE).unwrap_or(usize::MAX).min(state.pieces.len());
+                (state.slices.len() as u64, Arc::new(Pieces::new(state.pieces[..count].to_vec())))
+            };
+            match self.flush_slice(number, Arc::clone(&pieces)).await {
+                Ok(at) => {
+                    let mut state = self.fill.state();
+                    state.slices.push(at);
+                    state.flushed += pieces.len();
+                    state.pieces.drain(..pieces.list().len());
+                    drop(state);
+                    self.in_ram.give_back(pieces.len());
+                }
+                Err(StoreError::Disk(_)) if number == 0 => self.stay = true,
+                Err(error) => return Err(error),
+            }
+        }
+        let (length, limit) = (self.fill.state().length, tiers.memory_limit());
+        if length > limit { Err(StoreError::TooLarge { length, limit }) } else { Ok(()) }
+    }
+
+    async fn flush_slice(&mut self, number: u64, pieces: Arc<Pieces>) -> Result<Key, StoreError> {
+        self.on_disk.add(pieces.len())?;
+        let tiers = Arc::clone(&self.fill.tiers);
+        let (head, key) = (self.head.clone(), slice_key(&self.head.key, self.generation, number));
+        if let Some(engine) = &tiers.engine {
+            self.begun = self.begun.max(number + 1);
+            engine.begin_slice(&key);
+        }
+        let work = move || tiers.put_slice(key, &head, pieces);
+        self.fill.tiers.pool.write(work).await.map_err(StoreError::Disk)??;
+        Ok(key)
+    }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        self.fill.state().aborted = true;
+        self.fill.state().aborted = !self.committed;
+        if let Some(engine) = &self.fill.tiers.engine {
+            let slices = (0..self.begun).map(|number| slice_key(&self.head.key, self.generation, number));
+            engine.done(slices, !self.committed);
+        }
     }
 }
 
@@ -149,10 +257,26 @@ impl Partial {
     }
 
     /// 1 to `max` bytes at `offset`; empty only if `offset` is [`Partial::len`] or more, or `max` is 0.
-    #[expect(clippy::unused_async, reason = "a slice on disk is waited for")]
+    ///
+    /// # Errors
+    /// The writer gave up, or a slice on disk cannot be read.
     pub async fn read(&self, offset: u64, max: usize) -> Result<Bytes, ReadError> {
-        let state = self.fill.state();
-        if state.aborted { Err(ReadError::Aborted) } else { Ok(state.read(offset, max)) }
+        let tiers = &self.fill.tiers;
+        let at = {
+            let state = self.fill.state();
+            if state.aborted {
+                return Err(ReadError::Aborted);
+            }
+            state.at(offset, max, tiers.config.slice_bytes())
+        };
+        match at {
+            At::Ready(bytes) => Ok(bytes),
+            At::Disk(key, within) => {
+                let engine = tiers.engine.as_ref().ok_or(ReadError::Lost)?;
+                let slice = engine.find_slice(key).ok_or(ReadError::Lost)?;
+                Arc::clone(tiers).read_slice(&slice, within, max).await
+            }
+        }
     }
 }
 
@@ -196,7 +320,16 @@ impl State {
         self.pieces.push(piece.freeze());
     }
 
-    fn read(&self, offset: u64, max: usize) -> Bytes {
+    fn at(&self, offset: u64, max: usize, slice: u64) -> At {
+        let number = usize::try_from(offset / slice).unwrap_or(usize::MAX);
+        match self.slices.get(number) {
+            Some(at) if offset < self.length => At::Disk(*at, offset % slice),
+            Some(_) => At::Ready(Bytes::new()),
+            None => At::Ready(self.in_ram(offset.saturating_sub(self.flushed), max)),
+        }
+    }
+
+    fn in_ram(&self, offset: u64, max: usize) -> Bytes {
         let index = usize::try_from(offset / PIECE).unwrap_or(usize::MAX);
         let mut within = usize::try_from(offset % PIECE).unwrap_or(usize::MAX);
         let chunks = match self.pieces.get(index) {
@@ -223,6 +356,10 @@ impl Budget {
         self.held.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     fn add(&self, bytes: u64) -> Result<(), StoreError> {
         let fits = |held: u64| held.checked_add(bytes).filter(|held| *held <= self.limit);
         let taken = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
@@ -232,20 +369,22 @@ impl Budget {
 
 impl Charge {
     fn add(&mut self, bytes: u64) -> Result<(), StoreError> {
-        self.store.budget.add(bytes)?;
+        (self.budget)(&self.tiers).add(bytes)?;
         self.bytes += bytes;
-        self.store.fills_changed();
+        self.tiers.fills_changed();
         Ok(())
     }
 
-    fn release(&mut self) {
-        self.store.budget.held.fetch_sub(std::mem::take(&mut self.bytes), Ordering::Relaxed);
-        self.store.fills_changed();
+    fn give_back(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        (self.budget)(&self.tiers).held.fetch_sub(bytes, Ordering::Relaxed);
+        self.tiers.fills_changed();
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.release();
+        self.give_back(self.bytes);
     }
 }

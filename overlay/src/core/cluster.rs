@@ -43,7 +43,7 @@ pub(super) struct Membership {
 struct Check {
     cluster: ClusterTag,
     sample: Vec<Contact>,
-    until: Instant,
+    since: Instant,
 }
 
 impl Membership {
@@ -186,9 +186,12 @@ impl Node {
             self.peers.iter().filter(|one| one.live() && one.tag(level).is_some_and(|tag| tag.id == cluster.id));
         sample.extend(others.map(|one| one.contact).filter(|one| *one != member).take(self.config.sample - 1));
         let wide = sample.len() < self.config.sample && cluster.size > u32::try_from(sample.len()).unwrap_or(u32::MAX);
-        let until = now + SAMPLE_TIME;
+        let stale: Vec<Contact> = sample.iter().filter(|one| !self.is_fresh(**one, now)).copied().collect();
         if let Some(membership) = self.membership_mut(level) {
-            membership.check = Some(Check { cluster, sample, until });
+            membership.check = Some(Check { cluster, sample, since: now });
+        }
+        for member in stale {
+            self.ask(now, member, Request::Ping, Purpose::Probe);
         }
         if wide {
             self.ask(now, member, Request::Neighbours { level, nearest: false }, Purpose::Sample(level));
@@ -207,7 +210,7 @@ impl Node {
             }
         }
         for node in fresh {
-            if self.peers.get(node.peer).is_none_or(|known| known.distance().is_none()) {
+            if !self.is_fresh(node, now) {
                 self.ask(now, node, Request::Ping, Purpose::Probe);
             }
         }
@@ -218,12 +221,13 @@ impl Node {
     fn finish_check(&mut self, now: Instant, level: Level) {
         let Some(limit) = self.config.threshold(level) else { return };
         let Some(check) = self.membership(level).and_then(|membership| membership.check.as_ref()) else { return };
-        let sampled = check.sample.iter().filter_map(|one| self.peers.get(one.peer));
+        let sampled = check.sample.iter().filter(|one| self.is_fresh(**one, check.since));
+        let sampled = sampled.filter_map(|one| self.peers.get(one.peer));
         let measured: Vec<(&Known, Duration)> =
             sampled.filter_map(|known| known.distance().map(|distance| (known, distance))).collect();
         // The member asked for others has not named any yet, unless the cluster is as small as the sample.
         let asked = check.sample.iter().any(|one| self.exchanges.is_asked(one.peer, Purpose::Sample(level)));
-        if (asked || measured.len() < check.sample.len()) && now < check.until {
+        if (asked || measured.len() < check.sample.len()) && now.since(check.since) < SAMPLE_TIME {
             return;
         }
         let cluster = check.cluster;
@@ -234,9 +238,23 @@ impl Node {
         }
         if all > 0 && near * 100 >= all * self.config.join_percent {
             self.enter_cluster(now, level, cluster);
-        } else if let Some(membership) = self.membership_mut(level) {
+        } else if all > 0
+            && let Some(membership) = self.membership_mut(level)
+        {
+            // A cluster whose sampled members have all moved on meanwhile is not too far, only gone.
             membership.reject(now, cluster.id);
         }
+    }
+
+    /// Whether a node's distance was measured since shortly before a moment.
+    fn is_fresh(&self, contact: Contact, moment: Instant) -> bool {
+        let sampled = self.peers.get(contact.peer).and_then(|known| known.rtt.sampled());
+        sampled.is_some_and(|sampled| sampled + FRESH >= moment)
+    }
+
+    /// Distances change: clusters that were too far may be near now.
+    pub(super) fn forget_rejections(&mut self) {
+        self.memberships.iter_mut().for_each(|membership| membership.rejected.clear());
     }
 
     /// Moves to a cluster, fills its table with those known to be in it, and shows the new header to all who are near.
@@ -366,6 +384,9 @@ const RESTLESS_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long a sample may take.
 const SAMPLE_TIME: Duration = Duration::from_secs(2);
+
+/// A sample of this age says how far a node is now.
+const FRESH: Duration = Duration::from_millis(500);
 
 /// Near nodes that are shown a move.
 const PULLED: usize = 16;

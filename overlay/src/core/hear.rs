@@ -39,6 +39,7 @@ impl Node {
             Body::Goodbye => self.bury(now, from.peer),
             Body::Spread(record) => self.on_spread(now, from, record),
             Body::Request { id, request } => self.on_request(now, from, id, request),
+            Body::Reply { id, spent, reply: Reply::Wait } => self.on_wait(now, from, id, spent),
             Body::Reply { id, spent, reply } => {
                 if let Some(pending) = self.exchanges.close(id, from.peer) {
                     self.disarm(pending.due, Timer::Exchange(id));
@@ -48,10 +49,27 @@ impl Node {
         }
     }
 
+    /// The node asked is there and will answer: it has until the operation's own deadline.
+    fn on_wait(&mut self, now: Instant, from: Contact, id: u64, spent: Duration) {
+        let time = self.config.acquire_deadline;
+        let Some(pending) = self.exchanges.get_mut(id).filter(|pending| pending.to == from) else { return };
+        let (was_due, due) = (pending.due, now + time);
+        (pending.due, pending.late) = (due, true);
+        let pending = *pending;
+        self.disarm(was_due, Timer::Exchange(id));
+        self.arm_new(due, Timer::Exchange(id));
+        if from != self.contact {
+            self.on_sampled(now, &pending, spent);
+        }
+    }
+
     /// Asks a node something. False if too many questions are under way.
     pub(super) fn ask(&mut self, now: Instant, to: Contact, request: Request, purpose: Purpose) -> bool {
-        let due = now + self.patience(to);
-        let Some(id) = self.exchanges.open(Pending { to, sent: now, due, late: false, purpose }) else { return false };
+        let due = now + self.patience(to, purpose);
+        let linked = self.peers.get(to.peer).is_some_and(|known| known.linked);
+        let Some(id) = self.exchanges.open(Pending { to, sent: now, due, late: false, linked, purpose }) else {
+            return false;
+        };
         self.arm_new(due, Timer::Exchange(id));
         let tables = &self.tables;
         let keep = |known: &super::peers::Known| known.pinned || known.linked || tables.contain(known.contact);
@@ -65,13 +83,19 @@ impl Node {
     }
 
     /// How long until a question to a node is late.
-    fn patience(&self, to: Contact) -> Duration {
+    fn patience(&self, to: Contact, purpose: Purpose) -> Duration {
         if to == self.contact {
             return self.config.put_deadline;
         }
         let known = self.peers.get(to.peer);
         let measured = known.filter(|known| known.linked).and_then(|known| known.rtt.timeout());
-        measured.map_or(self.config.rto_unknown, |rto| rto.clamp(self.config.rto_min, self.config.rto_max))
+        let rto = measured.map_or(self.config.rto_unknown, |rto| rto.clamp(self.config.rto_min, self.config.rto_max));
+        if purpose == Purpose::Probe {
+            // Nobody waits for a probe, and it must still measure a node that has moved far away: patience doubles per miss.
+            let misses = known.map_or(0, |known| u32::from(known.misses));
+            return (rto.max(self.config.rto_probe) * (1 << misses.min(4))).min(self.config.rto_max);
+        }
+        rto
     }
 
     /// A question is late, or lost.
@@ -85,7 +109,7 @@ impl Node {
             return;
         }
         pending.late = true;
-        let again = now + now.since(pending.sent);
+        let again = (now + now.since(pending.sent)).max(pending.sent + self.config.lost_min);
         pending.due = again;
         let (to, purpose) = (pending.to, pending.purpose);
         self.arm_new(again, Timer::Exchange(id));
@@ -153,11 +177,10 @@ impl Node {
         // A responder cannot have spent more than passed; one that says so gets no nearer by it.
         let rtt = if spent > elapsed { elapsed } else { elapsed - spent };
         let before = known.distance();
-        let first = !known.reached;
-        // Without a link the time holds the dialling as well: it is no distance.
-        if known.linked {
+        if pending.linked {
             known.rtt.sample(now, rtt, window);
         }
+        let again = !pending.linked && before.is_none();
         known.reached = true;
         let greet =
             known.greeted.is_none() || (known.info.is_none() && known.greeted.is_none_or(|at| now.since(at) > REGREET));
@@ -165,8 +188,11 @@ impl Node {
         if greet {
             self.greet(now, pending.to);
         }
-        if first || before.is_some_and(|before| self.crosses(before, rtt)) {
-            self.unrest_if_near(now, rtt, first);
+        if again {
+            self.ask(now, pending.to, Request::Ping, Purpose::Probe);
+        }
+        if before.is_none() || before.is_some_and(|before| self.crosses(before, rtt)) {
+            self.unrest_if_near(now, rtt, before.is_none());
         }
     }
 

@@ -189,6 +189,8 @@ pub enum Want {
 pub enum Reply {
     /// Here.
     Pong,
+    /// The answer will come under the same number: the responder asks others first. So a busy root is told apart from a dead one.
+    Wait,
     /// Nodes known, in no order. At most [`Reply::NODES`].
     Nodes(Vec<Contact>),
     /// One hop of a lookup.

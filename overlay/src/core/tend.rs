@@ -66,6 +66,7 @@ impl Node {
             self.arm_sooner(now + self.config.probe_fast, Timer::Check);
         }
         if !first {
+            self.forget_rejections();
             self.unrest(now);
         }
     }

@@ -28,7 +28,7 @@ use super::{
     config::{Admission, Config},
     counters::Counters,
     door::Door,
-    handler::{LinkHandler, Open, Order, Patience, Queues, Report},
+    handler::{LinkHandler, Open, Order, Queues, Report, Terms},
     protocol::Names,
 };
 
@@ -84,7 +84,7 @@ pub(super) struct Links {
     admission: Admission,
     clock: Clock,
     advertised: Vec<Multiaddr>,
-    patience: Patience,
+    terms: Terms,
     link_queue: usize,
     dial_queue: usize,
     door: Door,
@@ -122,7 +122,12 @@ impl Behaviour {
                 admission: config.admission,
                 clock,
                 advertised: Vec::new(),
-                patience: Patience { certificate: config.certificate_timeout, idle: config.idle_timeout },
+                terms: Terms {
+                    certificate: config.certificate_timeout,
+                    idle: config.idle_timeout,
+                    // Half of what yamux allows, less the substreams that carry no bytes.
+                    streams: config.streams / 2 - OWN_SUBSTREAMS,
+                },
                 link_queue: config.link_queue,
                 dial_queue: config.dial_queue,
                 door: Door::new(config.knocks, config.knocks_per_prefix),
@@ -169,7 +174,7 @@ impl Links {
         let (opens, opens_end) = mpsc::channel(self.dial_queue);
         self.waiting.insert(connection, Waiting { frames, opens, dialled });
         let queues = Queues { frames: frames_end, opens: opens_end };
-        LinkHandler::new(self.names.clone(), dialled.map(|purpose| self.greeting(purpose)), queues, self.patience)
+        LinkHandler::new(self.names.clone(), dialled.map(|purpose| self.greeting(purpose)), queues, self.terms)
     }
 
     fn check(&self, peer: &PeerId, bytes: &[u8]) -> Result<Greeting, CertError> {
@@ -285,3 +290,6 @@ impl From<std::convert::Infallible> for Event {
         match never {}
     }
 }
+
+/// Substreams one side may have besides byte streams: certificates, messages, pings, and some that are ending.
+const OWN_SUBSTREAMS: usize = 8;

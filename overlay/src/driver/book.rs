@@ -42,7 +42,7 @@ struct Entry {
     told: Told,
     held: bool,
     used: u64,
-    /// When it was last met, by the count of uses; none if it never was.
+    /// When it was last met, by the count of uses; zero in an earlier life; none if it never was.
     met: Option<u64>,
 }
 
@@ -130,6 +130,13 @@ impl AddressBook {
             entry.set(addresses, Told::ByOthers);
         }
         Some(contact)
+    }
+
+    /// This node was met in an earlier life: saved again until it is forgotten for want of room.
+    pub(super) fn keep_saved(&mut self, peer: Peer) {
+        if let Some(entry) = self.entries.get_mut(&peer) {
+            entry.met.get_or_insert(0);
+        }
     }
 
     /// No address of this node answered.
@@ -371,6 +378,18 @@ mod tests {
         assert_eq!(book.hear(name(), at("192.0.2.5")), None, "all are held");
         book.release(new.peer);
         assert!(book.hear(name(), at("192.0.2.5")).is_some());
+    }
+
+    #[test]
+    fn those_met_last_are_saved_first_and_those_of_an_earlier_life_last() {
+        let mut book = AddressBook::new("net", name(), 16, true);
+        let old = book.hear(name(), at("192.0.2.1")).unwrap();
+        book.keep_saved(old.peer);
+        book.hear(name(), at("192.0.2.2"));
+        let met = [3, 4].map(|last| book.meet(name(), at(&format!("192.0.2.{last}"))));
+        let records = [met[1], met[0], old].map(|contact| book.record(contact.peer).unwrap());
+        assert_eq!(book.met(9), records);
+        assert_eq!(book.met(1), records[..1]);
     }
 
     #[test]

@@ -61,8 +61,6 @@ pub struct Config {
     pub stop_timeout: Duration,
     /// Commands that wait for the driver; past it callers wait. 1 to 65,536: fewer slow callers down, more hide overload. `[guess]`
     pub commands: usize,
-    /// Operations on the index under way; past it they are refused. 16 to 65,536: fewer refuse bursts, more cost memory. `[guess]`
-    pub operations: usize,
     /// Messages that wait for one link; past it they are dropped and reported as undeliverable. 8 to 4,096: fewer drop bursts,
     /// more delay behind a slow peer. `[guess]`
     pub link_queue: usize,
@@ -73,7 +71,8 @@ pub struct Config {
     pub dials: u32,
     /// Byte streams accepted by the network and not yet by the node; past it they are reset. 16 to 65,536. `[guess]`
     pub accept_queue: usize,
-    /// Streams at a time per connection. 16 to 8,192: fewer refuse busy peers, more let one peer hold memory. `[facts C: 512]`
+    /// Streams at a time per connection, both ways together; each side opens half of them at most, and refuses to open more. 32 to
+    /// 8,192: fewer refuse busy peers, more let one peer hold memory. `[facts C: 512]`
     pub streams: usize,
     /// Established connections, both ways together. 16 to 65,536, about 25 KiB each: fewer refuse members. `[facts C]`
     pub connections: u32,
@@ -120,7 +119,6 @@ impl Default for Config {
             open_timeout: Duration::from_secs(5),
             stop_timeout: Duration::from_secs(1),
             commands: 1_024,
-            operations: 4_096,
             link_queue: 256,
             dial_queue: 32,
             dials: 64,
@@ -167,11 +165,10 @@ impl Config {
         }
         let counts = [
             ("commands", self.commands, 1),
-            ("operations", self.operations, 16),
             ("link_queue", self.link_queue, 8),
             ("dial_queue", self.dial_queue, 1),
             ("accept_queue", self.accept_queue, 1),
-            ("streams", self.streams, 16),
+            ("streams", self.streams, 32),
             ("knocks", self.knocks, 1),
             ("knocks_per_prefix", self.knocks_per_prefix, 1),
             ("known_peers", self.known_peers, 16),

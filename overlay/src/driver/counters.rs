@@ -17,6 +17,8 @@ pub(super) struct Live {
     pub(super) dropped: Counter,
     pub(super) dials: Counter,
     pub(super) dials_failed: Counter,
+    pub(super) admitted: Counter,
+    pub(super) closed: Counter,
     pub(super) strangers: Counter,
     pub(super) crowded: Counter,
     pub(super) broken: Counter,
@@ -44,6 +46,10 @@ pub struct Counts {
     pub dials: u64,
     /// Dials that led to no admitted connection.
     pub dials_failed: u64,
+    /// Connections whose peer was admitted; less those closed, the connections that stand.
+    pub connections_admitted: u64,
+    /// Admitted connections that ended.
+    pub connections_closed: u64,
     /// Peers cut because their certificate was not believed.
     pub strangers: u64,
     /// Incoming connections refused because too many wait without certificate.
@@ -68,6 +74,8 @@ impl Counters {
             messages_dropped: self.dropped.get(),
             dials: self.dials.get(),
             dials_failed: self.dials_failed.get(),
+            connections_admitted: self.admitted.get(),
+            connections_closed: self.closed.get(),
             strangers: self.strangers.get(),
             crowded: self.crowded.get(),
             broken: self.broken.get(),

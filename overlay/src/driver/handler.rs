@@ -1,6 +1,5 @@
-//! One connection. Its dialler shows its certificate on an auth substream; the acceptor reads it, and only if it is good shows its own,
-//! so that a stranger who dials learns nothing. Until both are believed no other byte is read or written. Then each side keeps one
-//! substream for its messages, and byte streams come and go.
+//! One connection. Certificates first, on a substream of their own; until both are believed no other byte is read or written. Then each
+//! side keeps one substream for its messages, and byte streams come and go.
 //!
 //! ```text
 //!   dialler                        acceptor
@@ -16,12 +15,13 @@
 use std::{
     collections::VecDeque,
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures::{AsyncRead, future::BoxFuture};
+use futures::AsyncRead;
 use libp2p::{
     Stream, StreamProtocol,
     swarm::{
@@ -30,14 +30,15 @@ use libp2p::{
     },
 };
 use tokio::{
-    sync::{mpsc, oneshot},
-    time::{Interval, MissedTickBehavior, Sleep},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::{Interval, MissedTickBehavior},
 };
 
 use super::{
-    certificate::GREETING_LIMIT,
+    auth::{Auth, AuthError, Step},
     frame::{FrameError, FrameReader, FrameWriter},
     protocol::{Names, Offer},
+    stream::PeerStream,
 };
 use crate::core::message::Message;
 
@@ -69,10 +70,8 @@ pub(super) enum Report {
 /// Why a connection is given up.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Broken {
-    #[error("no certificate in time")]
-    Late,
-    #[error("the certificate exchange failed: {0}")]
-    Auth(String),
+    #[error("its certificate: {0}")]
+    Auth(#[from] AuthError),
     #[error("its messages: {0}")]
     Frames(#[from] FrameError),
     #[error("it refused a substream for messages: {0}")]
@@ -80,7 +79,7 @@ pub(super) enum Broken {
 }
 
 /// A wish for a byte stream, and where it goes.
-pub(super) type Open = oneshot::Sender<Result<Stream, String>>;
+pub(super) type Open = oneshot::Sender<Result<PeerStream, String>>;
 
 /// The ends of a connection's queues that the handler holds.
 #[derive(Debug)]
@@ -89,11 +88,13 @@ pub(super) struct Queues {
     pub(super) opens: mpsc::Receiver<Open>,
 }
 
-/// How long a connection waits for what.
+/// How long a connection waits for what, and how much it carries.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
+pub(super) struct Terms {
     pub(super) certificate: Duration,
     pub(super) idle: Duration,
+    /// Byte streams that this side opens at a time.
+    pub(super) streams: usize,
 }
 
 /// What an outgoing substream is for.
@@ -101,14 +102,13 @@ pub(super) struct Patience {
 pub(super) enum Want {
     Auth,
     Messages,
-    Bytes(Open),
+    Bytes(Open, OwnedSemaphorePermit),
 }
 
 /// The state of one connection.
 pub(super) struct LinkHandler {
     names: Names,
     auth: Auth,
-    deadline: Pin<Box<Sleep>>,
     queues: Queues,
     reports: VecDeque<Report>,
     incoming: Option<(FrameReader, Stream)>,
@@ -116,28 +116,12 @@ pub(super) struct LinkHandler {
     writer: FrameWriter,
     /// Byte streams that came before the peer was admitted here; at most [`EARLY`].
     early: Vec<Stream>,
+    /// One permit for each byte stream that this side may still open. Past what yamux allows it would end the connection.
+    room: Arc<Semaphore>,
     kept: bool,
     /// Whether anything moved since the last tick, and in the span before it.
     moved: (bool, bool),
     tick: Interval,
-}
-
-/// How far the exchange of certificates is.
-enum Auth {
-    /// Dialler: the greeting is to be shown.
-    Start(Vec<u8>),
-    /// A substream was asked for, or the other side is to open one.
-    AwaitStream(Option<Vec<u8>>),
-    /// Frames are under way. Yields the peer's greeting and, at the acceptor, the substream to reply on.
-    Exchange(BoxFuture<'static, Result<(Bytes, Option<Stream>), FrameError>>),
-    /// The behaviour is checking.
-    AwaitWelcome(Option<Stream>),
-    /// Acceptor: the own greeting is under way.
-    Reply(BoxFuture<'static, Result<(), FrameError>>),
-    /// Both are believed.
-    Admitted,
-    /// Given up.
-    Failed,
 }
 
 /// This side's substream for messages.
@@ -151,102 +135,72 @@ type Event = ConnectionHandlerEvent<Offer, Want, Report>;
 
 impl LinkHandler {
     /// A connection that this node dialled if it has a greeting to show, else one that it accepted.
-    pub(super) fn new(names: Names, greeting: Option<Vec<u8>>, queues: Queues, patience: Patience) -> Self {
-        let mut tick = tokio::time::interval(patience.idle / 2);
+    pub(super) fn new(names: Names, greeting: Option<Vec<u8>>, queues: Queues, terms: Terms) -> Self {
+        let mut tick = tokio::time::interval(terms.idle / 2);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             names,
-            auth: greeting.map_or(Auth::AwaitStream(None), Auth::Start),
-            deadline: Box::pin(tokio::time::sleep(patience.certificate)),
+            auth: match greeting {
+                Some(greeting) => Auth::dial(greeting, terms.certificate),
+                None => Auth::accept(terms.certificate),
+            },
             queues,
             reports: VecDeque::new(),
             incoming: None,
             outgoing: Outgoing::None,
             writer: FrameWriter::default(),
             early: Vec::new(),
+            room: Arc::new(Semaphore::new(terms.streams)),
             kept: false,
             moved: (true, true),
             tick,
         }
     }
 
-    const fn is_admitted(&self) -> bool {
-        matches!(self.auth, Auth::Admitted)
-    }
-
     fn fail(&mut self, why: Broken) {
-        self.auth = Auth::Failed;
+        self.auth.fail();
         self.incoming = None;
         self.outgoing = Outgoing::None;
         self.early.clear();
         self.reports.push_back(Report::Broken(why));
     }
 
-    fn admit(&mut self) {
-        self.auth = Auth::Admitted;
-        self.reports.extend(self.early.drain(..).map(Report::Incoming));
-    }
-
     /// Advances the exchange of certificates until it waits for something.
     fn poll_auth(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if matches!(self.auth, Auth::Failed) {
-            return Poll::Pending;
+        match ready!(self.auth.poll(cx)) {
+            Step::Ask => return Poll::Ready(ask(self.names.auth(), Want::Auth)),
+            Step::Check(greeting) => self.reports.push_back(Report::Greeting(greeting)),
+            Step::Admitted => self.reports.extend(self.early.drain(..).map(Report::Incoming)),
+            Step::Failed(error) => self.fail(error.into()),
         }
-        if self.deadline.as_mut().poll(cx).is_ready() {
-            self.fail(Broken::Late);
-            return Poll::Pending;
-        }
-        match &mut self.auth {
-            Auth::Start(greeting) => {
-                self.auth = Auth::AwaitStream(Some(std::mem::take(greeting)));
-                Poll::Ready(ask(self.names.auth(), Want::Auth))
-            }
-            Auth::Exchange(exchange) => match std::task::ready!(exchange.as_mut().poll(cx)) {
-                Ok((greeting, stream)) => {
-                    self.auth = Auth::AwaitWelcome(stream);
-                    self.reports.push_back(Report::Greeting(greeting));
-                    Poll::Pending
-                }
-                Err(error) => {
-                    self.fail(Broken::Auth(error.to_string()));
-                    Poll::Pending
-                }
-            },
-            Auth::Reply(reply) => {
-                match std::task::ready!(reply.as_mut().poll(cx)) {
-                    Ok(()) => self.admit(),
-                    Err(error) => self.fail(Broken::Auth(error.to_string())),
-                }
-                Poll::Pending
-            }
-            Auth::AwaitStream(_) | Auth::AwaitWelcome(_) | Auth::Admitted | Auth::Failed => Poll::Pending,
-        }
+        Poll::Pending
     }
 
-    /// The next message or byte stream of an admitted peer, and what this side wants to open.
+    /// What this side wants to open and say, then what the peer says: in this order a talkative peer cannot silence this side.
     fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
-        if let Some((reader, stream)) = &mut self.incoming
-            && let Poll::Ready(next) = reader.poll_next(stream, cx)
-        {
-            match next {
-                Ok(Some(frame)) => {
-                    self.moved.0 = true;
-                    return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(Report::Frame(frame)));
-                }
-                Ok(None) => self.incoming = None,
-                Err(error) => {
-                    self.fail(error.into());
-                    return Poll::Pending;
-                }
-            }
-        }
         while let Poll::Ready(Some(open)) = self.queues.opens.poll_recv(cx) {
-            if !open.is_closed() {
-                self.moved.0 = true;
-                return Poll::Ready(ask(self.names.bytes(), Want::Bytes(open)));
+            match Arc::clone(&self.room).try_acquire_owned() {
+                Ok(_) if open.is_closed() => {}
+                Ok(permit) => {
+                    self.moved.0 = true;
+                    return Poll::Ready(ask(self.names.bytes(), Want::Bytes(open, permit)));
+                }
+                Err(_) => drop(open.send(Err("too many streams to it are open".to_owned()))),
             }
         }
-        self.poll_outgoing(cx)
+        if let Poll::Ready(event) = self.poll_outgoing(cx) {
+            return Poll::Ready(event);
+        }
+        let Some((reader, stream)) = &mut self.incoming else { return Poll::Pending };
+        match ready!(reader.poll_next(stream, cx)) {
+            Ok(Some(frame)) => {
+                self.moved.0 = true;
+                return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(Report::Frame(frame)));
+            }
+            Ok(None) => self.incoming = None,
+            Err(error) => self.fail(error.into()),
+        }
+        Poll::Pending
     }
 
     /// Writes what waits; asks for the substream with the first message.
@@ -288,17 +242,12 @@ impl LinkHandler {
 
     fn on_inbound(&mut self, mut stream: Stream, name: &StreamProtocol) {
         if *name == self.names.auth {
-            if matches!(self.auth, Auth::AwaitStream(None)) {
-                self.auth = Auth::Exchange(Box::pin(async move {
-                    let greeting = FrameReader::new(GREETING_LIMIT).next(&mut stream).await?;
-                    Ok((greeting, Some(stream)))
-                }));
-            }
+            self.auth.on_inbound(stream);
         } else if *name == self.names.messages {
             // A second one takes the place of the first: the peer may have lost it.
             stream.ignore_for_keep_alive();
             self.incoming = Some((FrameReader::new(Message::LIMIT), stream));
-        } else if self.is_admitted() {
+        } else if self.auth.is_admitted() {
             self.moved.0 = true;
             self.reports.push_back(Report::Incoming(stream));
         } else if self.early.len() < EARLY {
@@ -308,30 +257,21 @@ impl LinkHandler {
 
     fn on_outbound(&mut self, mut stream: Stream, want: Want) {
         match want {
-            Want::Auth => {
-                if let Auth::AwaitStream(Some(greeting)) = &mut self.auth {
-                    let greeting = std::mem::take(greeting);
-                    self.auth = Auth::Exchange(Box::pin(async move {
-                        FrameWriter::send(&mut stream, &greeting).await?;
-                        let reply = FrameReader::new(GREETING_LIMIT).next(&mut stream).await?;
-                        Ok((reply, None))
-                    }));
-                }
-            }
+            Want::Auth => self.auth.on_outbound(stream),
             Want::Messages => {
                 stream.ignore_for_keep_alive();
                 self.outgoing = Outgoing::Open(stream);
             }
             // The asker may have given up; the stream is then reset.
-            Want::Bytes(open) => drop(open.send(Ok(stream))),
+            Want::Bytes(open, permit) => drop(open.send(Ok(PeerStream::new(stream, Some(permit))))),
         }
     }
 
     fn on_refused(&mut self, want: Want, why: String) {
         match want {
-            Want::Auth => self.fail(Broken::Auth(why)),
+            Want::Auth => self.fail(AuthError::Refused(why).into()),
             Want::Messages => self.fail(Broken::Refused(why)),
-            Want::Bytes(open) => drop(open.send(Err(why))),
+            Want::Bytes(open, _) => drop(open.send(Err(why))),
         }
     }
 }
@@ -356,7 +296,7 @@ impl ConnectionHandler for LinkHandler {
         while self.tick.poll_tick(cx).is_ready() {
             self.moved = (false, self.moved.0);
         }
-        if !self.is_admitted()
+        if !self.auth.is_admitted()
             && let Poll::Ready(event) = self.poll_auth(cx)
         {
             return Poll::Ready(event);
@@ -364,7 +304,7 @@ impl ConnectionHandler for LinkHandler {
         if let Some(report) = self.reports.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(report));
         }
-        if self.is_admitted()
+        if self.auth.is_admitted()
             && let Poll::Ready(event) = self.poll_admitted(cx)
         {
             return Poll::Ready(event);
@@ -390,23 +330,12 @@ impl ConnectionHandler for LinkHandler {
     fn on_behaviour_event(&mut self, order: Order) {
         match order {
             Order::Keep(kept) => self.kept = kept,
-            Order::Welcome { reply } => {
-                let Auth::AwaitWelcome(stream) = &mut self.auth else { return };
-                match (stream.take(), reply) {
-                    (Some(mut stream), Some(reply)) => {
-                        self.auth = Auth::Reply(Box::pin(async move {
-                            FrameWriter::send(&mut stream, &reply).await?;
-                            Ok(())
-                        }));
-                    }
-                    (Some(_), None) | (None, _) => self.admit(),
-                }
-            }
+            Order::Welcome { reply } => self.auth.on_checked(reply),
         }
     }
 
     fn on_connection_event(&mut self, event: ConnectionEvent<'_, Offer, Offer, (), Want>) {
-        if matches!(self.auth, Auth::Failed) {
+        if self.auth.is_failed() {
             return;
         }
         match event {

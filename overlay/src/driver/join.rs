@@ -3,11 +3,20 @@
 
 use std::time::Duration;
 
-use rand::RngExt as _;
+use libp2p::swarm::{
+    ConnectionId, DialError,
+    dial_opts::{DialOpts, PeerCondition},
+};
+use rand::{RngExt as _, seq::IteratorRandom as _};
 use rand_pcg::Pcg64Mcg;
 
-use super::{address::Seed, config::Config};
-use crate::core::Peer;
+use super::{
+    address::Seed,
+    certificate::Purpose,
+    config::Config,
+    run::{Driver, Target},
+};
+use crate::core::{Input, Peer, time::Instant};
 
 /// The seeds and when to try them next.
 #[derive(Debug)]
@@ -58,6 +67,56 @@ impl Join {
         pause.mul_f64(random.random_range(0.5..1.5))
     }
 }
+
+impl Driver {
+    /// One round of joining: while alone every seed and a few peers of an earlier life, else one seed that is not linked.
+    pub(super) fn rejoin(&mut self, now: Instant) {
+        let alone = self.roads.is_alone();
+        let absent = self.join.seeds.iter().enumerate().filter(|(_, known)| {
+            let linked = known.peer.is_some_and(|peer| self.roads.is_linked(peer));
+            !(known.own || known.dialled || linked)
+        });
+        let places: Vec<usize> = absent.map(|(place, _)| place).sample(&mut self.random, if alone { 64 } else { 1 });
+        for place in places {
+            self.dial_seed(place);
+        }
+        if alone {
+            let saved = self.saved.iter().copied().sample(&mut self.random, SAVED_AT_ONCE);
+            if !saved.is_empty() {
+                self.feed(Input::Seeds(saved));
+            }
+        }
+        self.rejoin_at = now + self.join.pause(alone, &mut self.random);
+    }
+
+    fn dial_seed(&mut self, place: usize) {
+        let Some(known) = self.join.seeds.get_mut(place) else { return };
+        known.dialled = true;
+        let address = known.seed.address.clone();
+        let opts = match known.seed.peer {
+            Some(peer) => DialOpts::peer_id(peer)
+                .condition(PeerCondition::Always)
+                .addresses(vec![address])
+                .allocate_new_port()
+                .build(),
+            None => DialOpts::unknown_peer_id().address(address).allocate_new_port().build(),
+        };
+        self.begin(Target::Seed(place), Purpose::Link, opts);
+    }
+
+    /// A seed that turns out to be this node is not dialled again.
+    pub(super) fn note_own_address(&mut self, connection: ConnectionId, error: &DialError) {
+        if matches!(error, DialError::LocalPeerId { .. })
+            && let Some(Target::Seed(place)) = self.dials.get(&connection)
+            && let Some(known) = self.join.seeds.get_mut(*place)
+        {
+            known.own = true;
+        }
+    }
+}
+
+/// Peers of an earlier life that are tried in one round. `[guess]`
+const SAVED_AT_ONCE: usize = 8;
 
 #[cfg(test)]
 mod tests {

@@ -19,13 +19,15 @@ pub use overlay::Overlay;
 
 mod run;
 
-mod reach;
+mod roads;
 
 mod join;
 
 mod behaviour;
 
 mod handler;
+
+mod auth;
 
 mod door;
 

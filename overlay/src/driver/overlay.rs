@@ -21,7 +21,6 @@ use super::{
     counters::{Counters, Counts},
     handler::Open,
     saved,
-    stream::PeerStream,
 };
 use crate::{
     Acquire, Acquired, Beat, ByteStream, Found, Index, IndexError, Key, Lease, LevelInfo, Levels, Marker, NodeId,
@@ -49,7 +48,7 @@ struct Inner {
 #[derive(Debug)]
 pub(super) enum Request {
     /// An operation on the index.
-    Command { op: Op, command: Command, caller: oneshot::Sender<Result<Outcome, IndexError>> },
+    Command { op: Op, command: Command, caller: oneshot::Sender<Outcome> },
     /// Its caller has gone.
     Cancel(Op),
     /// A prefix was measured.
@@ -138,7 +137,7 @@ impl Overlay {
         let mut gone = CancelIfDropped { op, requests: &self.0.requests, armed: true };
         let outcome = outcome.await;
         gone.armed = false;
-        outcome.unwrap_or(Err(IndexError::Stopped))
+        outcome.map_err(|_| IndexError::Stopped)
     }
 }
 
@@ -248,7 +247,7 @@ impl Streams for Overlay {
             self.0.requests.send(Request::Open { to, open }).await.map_err(|_| StreamError::NoPeers)?;
             let dropped = || Err("its queue is full, or its connection just ended".to_owned());
             let stream = opened.await.unwrap_or_else(|_| dropped()).map_err(failed)?;
-            Ok(Box::new(PeerStream(stream)) as ByteStream)
+            Ok(Box::new(stream) as ByteStream)
         };
         tokio::time::timeout(wait, attempt).await.unwrap_or_else(|_| Err(failed(format!("no stream within {wait:?}"))))
     }

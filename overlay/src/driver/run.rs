@@ -10,11 +10,10 @@ use futures::StreamExt as _;
 use libp2p::{
     Multiaddr, PeerId, Stream, Swarm,
     swarm::{
-        ConnectionId, DialError, SwarmEvent,
+        ConnectionId, SwarmEvent,
         dial_opts::{DialOpts, PeerCondition},
     },
 };
-use rand::seq::IteratorRandom as _;
 use rand_pcg::Pcg64Mcg;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, trace};
@@ -29,11 +28,11 @@ use super::{
     handler::Open,
     join::Join,
     overlay::{Request, Shared},
-    reach::{Change, Handed, Member, Roads},
+    roads::{Change, Handed, Member, Roads},
     stream::PeerStream,
 };
 use crate::{
-    ByteStream, IndexError, NodeId, NodeInfo,
+    ByteStream, NodeId, NodeInfo,
     core::{Contact, Input, Op, Outcome, Output, Peer, message::Message, time::Instant},
 };
 
@@ -57,7 +56,7 @@ pub(super) struct Driver {
     pub(super) roads: Roads,
     pub(super) members: BTreeMap<Peer, Member>,
     pub(super) dials: BTreeMap<ConnectionId, Target>,
-    pub(super) waiting: BTreeMap<Op, oneshot::Sender<Result<Outcome, IndexError>>>,
+    pub(super) waiting: BTreeMap<Op, oneshot::Sender<Outcome>>,
     pub(super) inputs: VecDeque<Input>,
     pub(super) rejoin_at: Instant,
 }
@@ -108,7 +107,7 @@ impl Driver {
     }
 
     /// Tells the core something, and does what it wants done, until neither has more to say.
-    fn feed(&mut self, input: Input) {
+    pub(super) fn feed(&mut self, input: Input) {
         self.inputs.push_back(input);
         while let Some(input) = self.inputs.pop_front() {
             let now = self.clock.now();
@@ -140,7 +139,7 @@ impl Driver {
             Output::Done { op, outcome } => {
                 if let Some(caller) = self.waiting.remove(&op) {
                     // The caller may have gone meanwhile.
-                    let _ = caller.send(Ok(outcome));
+                    let _ = caller.send(outcome);
                 }
             }
             Output::Heard(spread) => self.shared.heard(spread),
@@ -178,7 +177,7 @@ impl Driver {
         self.begin(Target::Peer(peer), purpose, opts);
     }
 
-    fn begin(&mut self, target: Target, purpose: Purpose, opts: DialOpts) {
+    pub(super) fn begin(&mut self, target: Target, purpose: Purpose, opts: DialOpts) {
         let connection = opts.connection_id();
         self.counters.dials.add();
         self.dials.insert(connection, target);
@@ -214,41 +213,6 @@ impl Driver {
         }
     }
 
-    /// One round of joining: while alone every seed and a few peers of an earlier life, else one seed that is not linked.
-    fn rejoin(&mut self, now: Instant) {
-        let alone = self.roads.is_alone();
-        let absent = self.join.seeds.iter().enumerate().filter(|(_, known)| {
-            let linked = known.peer.is_some_and(|peer| self.roads.is_linked(peer));
-            !(known.own || known.dialled || linked)
-        });
-        let places: Vec<usize> = absent.map(|(place, _)| place).sample(&mut self.random, if alone { 64 } else { 1 });
-        for place in places {
-            self.dial_seed(place);
-        }
-        if alone {
-            let saved = self.saved.iter().copied().sample(&mut self.random, SAVED_AT_ONCE);
-            if !saved.is_empty() {
-                self.feed(Input::Seeds(saved));
-            }
-        }
-        self.rejoin_at = now + self.join.pause(alone, &mut self.random);
-    }
-
-    fn dial_seed(&mut self, place: usize) {
-        let Some(known) = self.join.seeds.get_mut(place) else { return };
-        known.dialled = true;
-        let address = known.seed.address.clone();
-        let opts = match known.seed.peer {
-            Some(peer) => DialOpts::peer_id(peer)
-                .condition(PeerCondition::Always)
-                .addresses(vec![address])
-                .allocate_new_port()
-                .build(),
-            None => DialOpts::unknown_peer_id().address(address).allocate_new_port().build(),
-        };
-        self.begin(Target::Seed(place), Purpose::Link, opts);
-    }
-
     pub(super) fn on_swarm_event(&mut self, event: SwarmEvent<Event>) {
         match event {
             SwarmEvent::Behaviour(Event::Admitted(admitted)) => self.on_admitted(*admitted),
@@ -281,16 +245,6 @@ impl Driver {
         }
     }
 
-    /// A seed that turns out to be this node is not dialled again.
-    fn note_own_address(&mut self, connection: ConnectionId, error: &DialError) {
-        if matches!(error, DialError::LocalPeerId { .. })
-            && let Some(Target::Seed(place)) = self.dials.get(&connection)
-            && let Some(known) = self.join.seeds.get_mut(*place)
-        {
-            known.own = true;
-        }
-    }
-
     /// Says where this node can be dialled: as configured, else where it listens.
     pub(super) fn advertise(&mut self) {
         let addresses = if self.advertised.is_empty() { self.shared.dialable() } else { self.advertised.clone() };
@@ -315,6 +269,7 @@ impl Driver {
             self.dial_failed(meant, Some(connection), "it was forgotten");
         }
         let change = self.roads.admit(peer, way);
+        self.counters.admitted.add();
         self.keep_links(peer);
         debug!(%contact.id, ?purpose, "connected");
         if change == Change::Linked {
@@ -335,6 +290,7 @@ impl Driver {
             // It was never admitted: for the dialler, a dial that failed.
             return self.on_dial_failed(connection, why);
         };
+        self.counters.closed.add();
         if !self.roads.is_reached(peer) {
             self.members.remove(&peer);
             self.shared.book().release(peer);
@@ -377,7 +333,7 @@ impl Driver {
 
     fn on_stream(&mut self, connection: ConnectionId, stream: Stream) {
         let Some(member) = self.roads.owner(connection).and_then(|peer| self.members.get(&peer)) else { return };
-        match self.accepted.try_send((member.contact.id, Box::new(PeerStream(stream)))) {
+        match self.accepted.try_send((member.contact.id, Box::new(PeerStream::new(stream, None)))) {
             Ok(()) => self.counters.streams_accepted.add(),
             Err(_) => self.counters.streams_refused.add(),
         }
@@ -385,10 +341,6 @@ impl Driver {
 
     fn on_request(&mut self, request: Request) {
         match request {
-            Request::Command { caller, .. } if self.waiting.len() >= self.config.operations => {
-                let _ =
-                    caller.send(Err(IndexError::Refused(format!("{} operations are under way", self.waiting.len()))));
-            }
             Request::Command { op, command, caller } => {
                 self.waiting.insert(op, caller);
                 self.feed(Input::Command { op, command });
@@ -439,6 +391,3 @@ impl Driver {
         }
     }
 }
-
-/// Peers of an earlier life that are tried in one round. `[guess]`
-const SAVED_AT_ONCE: usize = 8;

@@ -20,7 +20,7 @@ use super::{
     join::Join,
     overlay::{Overlay, Shared, Sizes},
     protocol::Names,
-    reach::Roads,
+    roads::Roads,
     run::Driver,
     saved, transport,
 };
@@ -131,7 +131,10 @@ fn read_saved(config: &Config, book: &mut AddressBook, bytes: Option<Bytes>) -> 
         warn!("the saved peers cannot be read and are ignored");
         return Vec::new();
     };
-    records.iter().filter_map(|record| book.intern(record)).filter(|contact| contact.peer != AddressBook::ME).collect()
+    let saved = records.iter().filter_map(|record| book.intern(record));
+    let saved: Vec<Contact> = saved.filter(|contact| contact.peer != AddressBook::ME).collect();
+    saved.iter().for_each(|contact| book.keep_saved(contact.peer));
+    saved
 }
 
 fn build_swarm(
@@ -161,16 +164,17 @@ fn build_swarm(
 impl Driver {
     /// Binds every address and waits until each says where it ended up.
     async fn listen(&mut self, addresses: &[Multiaddr]) -> Result<(), StartError> {
+        let failed = |at: &Multiaddr, source| StartError::Listen { address: at.to_string(), source };
+        // All are tried before any is taken: an IPv6 address that is unspecified collides with the IPv4 one of the same port.
         for at in addresses {
-            let failed = |source| StartError::Listen { address: at.to_string(), source };
             if let Some(socket) = address::socket(at).filter(|socket| socket.port() != 0) {
-                free(socket).map_err(failed)?;
+                free(socket).map_err(|error| failed(at, error))?;
             }
-            self.swarm.listen_on(at.clone()).map_err(|error| {
-                failed(match error {
-                    libp2p::TransportError::Other(error) => error,
-                    libp2p::TransportError::MultiaddrNotSupported(_) => io::ErrorKind::Unsupported.into(),
-                })
+        }
+        for at in addresses {
+            self.swarm.listen_on(at.clone()).map_err(|error| match error {
+                libp2p::TransportError::Other(error) => failed(at, error),
+                libp2p::TransportError::MultiaddrNotSupported(_) => failed(at, io::ErrorKind::Unsupported.into()),
             })?;
         }
         // An unspecified address of a family that no interface has never reports: it is not waited for beyond a moment.

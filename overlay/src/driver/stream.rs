@@ -7,15 +7,29 @@ use std::{
 };
 
 use futures::{AsyncRead as _, AsyncWrite as _};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::OwnedSemaphorePermit,
+};
 
 /// A byte stream to a peer. Shutting it down ends this side's bytes; dropping it before resets it.
 #[derive(Debug)]
-pub(super) struct PeerStream(pub(super) libp2p::Stream);
+pub(super) struct PeerStream {
+    substream: libp2p::Stream,
+    /// Gives its place back when the stream is dropped, if this side opened it.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl PeerStream {
+    /// The byte stream on this substream.
+    pub(super) const fn new(substream: libp2p::Stream, place: Option<OwnedSemaphorePermit>) -> Self {
+        Self { substream, _place: place }
+    }
+}
 
 impl AsyncRead for PeerStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let count = ready!(Pin::new(&mut self.0).poll_read(cx, buffer.initialize_unfilled()))?;
+        let count = ready!(Pin::new(&mut self.substream).poll_read(cx, buffer.initialize_unfilled()))?;
         buffer.advance(count);
         Poll::Ready(Ok(()))
     }
@@ -23,14 +37,14 @@ impl AsyncRead for PeerStream {
 
 impl AsyncWrite for PeerStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        Pin::new(&mut self.substream).poll_write(cx, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.substream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_close(cx)
+        Pin::new(&mut self.substream).poll_close(cx)
     }
 }

@@ -182,6 +182,18 @@ impl Entry {
         }
     }
 
+    /// Another root's copy becomes this root's own, in a term of its own, so that next-closest nodes tell its grants from the old
+    /// root's. The holder has one beat's grace to find it.
+    pub(super) fn take_over(&mut self, now: Instant) {
+        if self.root.take().is_some() {
+            (self.epoch, self.counter) = (self.epoch + 1, 0);
+            self.touched = now;
+            if let State::Leased(leased) = &mut self.state {
+                leased.beaten = now;
+            }
+        }
+    }
+
     /// Remembers the highest term seen.
     pub(super) fn saw(&mut self, lease: &Lease) {
         if (lease.epoch, lease.counter) > (self.epoch, self.counter) {

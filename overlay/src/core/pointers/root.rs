@@ -78,6 +78,7 @@ impl Node {
                 if !self.exchanges.is_asked(nearest.peer, Purpose::Nearer) {
                     self.ask(now, nearest, Request::Ping, Purpose::Nearer);
                 }
+                self.reply(now, from, id, now, Reply::Wait);
                 self.deferred.push(Deferred { nearer: nearest.peer, from, id, arrived, request });
                 return;
             }
@@ -169,7 +170,7 @@ impl Node {
                 self.seek_copies(now, key);
             }
             (State::Granting(_), Held::Other(state)) => {
-                entry.root = None;
+                entry.root = Some(from);
                 entry.take(now, state);
                 self.decide_all(now, key);
             }
@@ -259,13 +260,7 @@ impl Node {
         let Some(entry) = self.leases.entry(now, key) else {
             return self.reply(now, waiter.asker, waiter.id, waiter.arrived, Reply::Refused(Refusal::Keys));
         };
-        if entry.root.take().is_some()
-            && let State::Leased(leased) = &mut entry.state
-        {
-            // Another root's copy: this node is the root now, and gives the holder one beat's grace to find it.
-            leased.beaten = now;
-            entry.touched = now;
-        }
+        entry.take_over(now);
         let says = if let Some((marker, _)) = entry.marked(now) {
             Acquisition::Marked(marker.clone())
         } else if let Some(leased) = entry.live(now, limit) {
@@ -275,7 +270,9 @@ impl Node {
             } else if !references.is_empty() {
                 Acquisition::References(references)
             } else if entry.waiters.len() < waiters {
+                let (asker, id) = (waiter.asker, waiter.id);
                 entry.waiters.push(waiter);
+                self.reply(now, asker, id, now, Reply::Wait);
                 if !self.exchanges.is_asked(holder.peer, Purpose::Holder(key)) {
                     self.ask(now, holder, Request::Ping, Purpose::Holder(key));
                 }
@@ -285,7 +282,9 @@ impl Node {
             }
         } else if matches!(entry.state, State::Granting(_)) {
             if entry.waiters.len() < waiters {
-                return entry.waiters.push(waiter);
+                let (asker, id) = (waiter.asker, waiter.id);
+                entry.waiters.push(waiter);
+                return self.reply(now, asker, id, now, Reply::Wait);
             }
             return self.reply(now, waiter.asker, waiter.id, waiter.arrived, Reply::Refused(Refusal::Busy));
         } else if !references.is_empty() {
@@ -313,9 +312,14 @@ impl Node {
         entry.touched = now;
         let lease = Lease { epoch: entry.epoch, counter: entry.counter, key };
         let holder = Reference::new(now, waiter.reference.clone());
+        let (asker, id) = (waiter.asker, waiter.id);
         entry.waiters.push(waiter);
         entry.state = State::Granting(Granting { lease, holder, asked: Vec::new(), tried: Vec::new(), held: 0 });
         self.seek_copies(now, key);
+        let waits = self.leases.get(&key).is_some_and(|entry| matches!(entry.state, State::Granting(_)));
+        if waits {
+            self.reply(now, asker, id, now, Reply::Wait);
+        }
     }
 
     /// Asks next-closest nodes until enough hold the grant or none is left, then tells the askers.
@@ -360,7 +364,7 @@ impl Node {
             State::Leased(live) if live.lease == lease && entry.root.is_none() => live.copied,
             State::Leased(_) | State::Idle | State::Granting(_) | State::Marked { .. } => Instant::START,
         };
-        entry.root = None;
+        entry.take_over(now);
         entry.take(now, LeaseState::Leased { lease, holder: pointer.clone() });
         if let State::Leased(leased) = &mut entry.state {
             leased.copied = copied;
@@ -387,7 +391,7 @@ impl Node {
             Marker::Vary(_) => PASS_LONGEST,
         };
         let state = LeaseState::Marked { marker, ttl };
-        entry.root = None;
+        entry.take_over(now);
         entry.take(now, state.clone());
         self.copy(now, lease.key, &state);
         self.decide_all(now, lease.key);

@@ -39,6 +39,8 @@ pub(in crate::core) struct Pending {
     /// When it is late, or lost once it is late.
     pub(in crate::core) due: Instant,
     pub(in crate::core) late: bool,
+    /// A link stood when it was sent: without one, the time holds the dialling too, and is no distance.
+    pub(in crate::core) linked: bool,
     pub(in crate::core) purpose: Purpose,
 }
 

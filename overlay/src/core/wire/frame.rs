@@ -154,6 +154,7 @@ pub(super) mod kind {
     pub(in super::super) const SHORT_KEYS: u32 = 81;
     pub(in super::super) const SPREAD_REPLY: u32 = 82;
     pub(in super::super) const REFUSED: u32 = 83;
+    pub(in super::super) const WAIT: u32 = 84;
 }
 
 /// Bytes of a cluster tag: id, age, size.

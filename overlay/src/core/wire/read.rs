@@ -75,6 +75,7 @@ impl Frame {
     pub(super) fn read_reply(&self, book: &mut dyn Book) -> Result<Reply, DecodeError> {
         Ok(match self.kind {
             kind::PONG => Reply::Pong,
+            kind::WAIT => Reply::Wait,
             kind::NODES => Reply::Nodes(self.read_nodes(book)?),
             kind::STEP_NODES => Reply::Step { seen: Seen::Nothing, nodes: self.read_nodes(book)? },
             kind::STEP_VALUES => {

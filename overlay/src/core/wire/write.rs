@@ -89,6 +89,7 @@ impl Frame {
     pub(super) fn reply(&mut self, reply: &Reply, book: &dyn Book) {
         match reply {
             Reply::Pong => self.kind = kind::PONG,
+            Reply::Wait => self.kind = kind::WAIT,
             Reply::Nodes(nodes) => self.nodes(kind::NODES, nodes, book),
             Reply::Step { seen, nodes } => {
                 self.nodes(kind::STEP_NODES, nodes, book);

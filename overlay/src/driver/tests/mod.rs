@@ -147,6 +147,76 @@ async fn streams_nobody_accepts_are_reset_past_the_queue() {
 }
 
 #[tokio::test]
+async fn streams_past_the_bound_are_refused_and_the_rest_go_on() {
+    let seed = node(config(&[])).await;
+    // 32 streams both ways leave this side 8.
+    let other = node(Config { streams: 32, dial_queue: 1, ..config(&[at(&seed)]) }).await;
+    let mut streams = vec![open(&other, &seed).await];
+    until("a bulk connection", || other.counts().connections_admitted >= 2).await;
+    let refused = loop {
+        match soon("an answer", other.open(seed.id())).await {
+            Ok(stream) => streams.push(stream),
+            Err(error) => break error,
+        }
+        assert!(streams.len() < 32);
+    };
+    assert!(refused.to_string().contains("too many streams"), "{refused}");
+    assert_eq!(streams.len(), 1 + 8, "one on the link, eight on the bulk connection");
+    streams.truncate(8);
+    drop(soon("a place given back", other.open(seed.id())).await.unwrap());
+}
+
+#[tokio::test]
+async fn dials_past_the_bound_fail_at_once() {
+    let mut silent = Vec::new();
+    for _ in 0..10 {
+        silent.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+    }
+    let seeds: Vec<_> = silent.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    let rejoin_first = Duration::from_secs(60);
+    let lone = node(Config { dials: 8, rejoin_first, rejoin_longest: rejoin_first, ..config(&seeds) }).await;
+    until("two dials too many", || lone.counts().dials_failed == 2).await;
+    assert_eq!(lone.counts().dials, 10);
+}
+
+#[tokio::test]
+async fn connections_past_the_bound_are_closed() {
+    let member = node(Config { connections: 2, ..config(&[]) }).await;
+    let mut admitted = Vec::new();
+    for _ in 0..2 {
+        let mut stranger = Stranger::connect("test", at(&member)).await;
+        assert!(soon("a greeting", stranger.greet(|_| ())).await.is_some());
+        admitted.push(stranger);
+    }
+    let mut third = Stranger::connect("test", at(&member)).await;
+    soon("being cut", third.closed()).await;
+    assert_eq!(member.counts().connections_admitted, 2);
+}
+
+#[tokio::test]
+async fn a_link_without_use_is_closed() {
+    let member = node(Config { idle_timeout: Duration::from_secs(1), ..config(&[]) }).await;
+    let mut silent = Stranger::connect("test", at(&member)).await;
+    assert!(soon("a greeting", silent.greet(|_| ())).await.is_some());
+    soon("being let go", silent.closed()).await;
+    assert_eq!(member.counts().broken, 0);
+}
+
+#[tokio::test]
+async fn two_that_dial_each_other_end_up_with_one_link() {
+    let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = reserved.local_addr().unwrap();
+    drop(reserved);
+    let impatient = || Config { idle_timeout: Duration::from_secs(1), ..config(&[]) };
+    let a = node(Config { bootstrap: vec![address.to_string()], ..impatient() }).await;
+    let listen = vec![format!("/ip4/127.0.0.1/tcp/{}", address.port())];
+    let b = node(Config { listen, bootstrap: vec![at(&a).to_string()], ..impatient() }).await;
+    let links = |node: &Overlay| node.counts().connections_admitted - node.counts().connections_closed;
+    until("one link", || links(&a) == 1 && links(&b) == 1).await;
+    drop(open(&a, &b).await);
+}
+
+#[tokio::test]
 async fn a_stream_to_an_unknown_or_stopped_node_fails_and_says_so() {
     let seed = node(config(&[])).await;
     let other = node(Config { open_timeout: Duration::from_millis(500), ..config(&[at(&seed)]) }).await;

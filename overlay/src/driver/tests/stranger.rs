@@ -17,6 +17,8 @@ pub(super) struct Stranger {
     swarm: Swarm<libp2p_stream::Behaviour>,
     me: PeerId,
     member: Option<PeerId>,
+    messages: libp2p_stream::IncomingStreams,
+    taken: Vec<libp2p::Stream>,
 }
 
 impl Stranger {
@@ -32,6 +34,8 @@ impl Stranger {
         let transport = transport::build(&identity, &settings).unwrap();
         let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(60));
         let mut swarm = Swarm::new(transport, libp2p_stream::Behaviour::new(), identity.peer_id(), config);
+        // It takes messages and reads none: what is not taken would be a reason to cut it.
+        let messages = swarm.behaviour().new_control().accept(StreamProtocol::new("/atoll/test/rpc/1")).unwrap();
         swarm.dial(address::of_socket(to)).unwrap();
         let member = loop {
             match swarm.select_next_some().await {
@@ -40,7 +44,7 @@ impl Stranger {
                 _ => {}
             }
         };
-        Self { swarm, me: identity.peer_id(), member }
+        Self { swarm, me: identity.peer_id(), member, messages, taken: Vec::new() }
     }
 
     /// Whether the handshake failed.
@@ -65,6 +69,7 @@ impl Stranger {
         loop {
             tokio::select! {
                 answer = &mut talk => return answer,
+                Some((_, stream)) = self.messages.next() => self.taken.push(stream),
                 _ = self.swarm.select_next_some() => {}
             }
         }

@@ -267,7 +267,7 @@ mod tests {
         roads.send(PEER, Bytes::from_static(b"m"), me, other, LIMIT)
     }
 
-    fn open() -> (Open, oneshot::Receiver<Result<libp2p::Stream, String>>) {
+    fn open() -> (Open, oneshot::Receiver<Result<crate::driver::stream::PeerStream, String>>) {
         oneshot::channel()
     }
 

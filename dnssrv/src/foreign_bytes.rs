@@ -1,0 +1,156 @@
+//! Foreign bytes: what holds for the reply to any query whatever, found by fuzzing, and the options a query may carry.
+
+use std::{
+    net::SocketAddr,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use atoll_overlay::{Alone, Key, NodeId, NodeInfo, Prefix, Roles};
+use hickory_proto::op::Message;
+
+use crate::{
+    Config, Source, Transport,
+    redirector::{Outcome, Redirector},
+};
+
+/// A redirector without a network, alone but for one proxy it has seen.
+fn redirector() -> Redirector {
+    let me = NodeInfo {
+        id: NodeId::from(Key::ZERO),
+        v4: vec![[192, 0, 2, 1].into()],
+        v6: Vec::new(),
+        http_ports: vec![80],
+        roles: Roles::PROXY.with(Roles::DNSSRV),
+        load: 0,
+        weight: 100,
+        quota_left: None,
+        draining: false,
+        rtt: None,
+        clusters: Vec::new(),
+        site: String::new(),
+        certificates: Vec::new(),
+        version: String::new(),
+    };
+    let (redirector, ..) =
+        Redirector::new(Config::default(), Arc::new(Alone::new(me.clone()))).expect("defaults are good");
+    let mut watch = crate::live::Watch::new(redirector.config.health.clone(), 3, [192, 0, 2, 1].into(), None);
+    watch.look(&redirector);
+    redirector.set_roster(watch.roster(Instant::now()));
+    redirector
+}
+
+fn from() -> SocketAddr {
+    ([203, 0, 113, 53], 5353).into()
+}
+
+fn respond(redirector: &Redirector, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    match redirector.respond(Instant::now(), bytes, from(), transport, true) {
+        Outcome::Reply(reply) => Some(reply),
+        Outcome::Silence => None,
+        Outcome::Wait(_) => panic!("waiting is off"),
+    }
+}
+
+/// What holds for the reply to any bytes at all.
+fn check(redirector: &Redirector, bytes: &[u8]) {
+    for transport in [Transport::Udp, Transport::Tcp] {
+        let Some(reply) = respond(redirector, bytes, transport) else {
+            assert!(bytes.len() < 12 || bytes[2] & 0x80 != 0, "only what is no query is left unanswered");
+            continue;
+        };
+        assert_eq!((&reply[..2], reply[2] & 0x80), (&bytes[..2], 0x80), "the same id, and a reply");
+        assert!(transport == Transport::Tcp || reply.len() <= 1232);
+        let message = Message::from_vec(&reply).expect("a reply is well formed");
+        assert!(!message.metadata.recursion_available);
+        let question = reply.len().min(12 + message.queries.first().map_or(0, |query| query.name.len() + 4));
+        assert_eq!(reply.get(12..question), bytes.get(12..question), "the question byte for byte");
+    }
+}
+
+#[test]
+fn any_bytes_are_answered_by_a_well_formed_reply_or_by_silence() {
+    let redirector = AssertUnwindSafe(redirector());
+    bolero::check!().for_each(|bytes| check(&redirector, bytes));
+}
+
+#[test]
+fn any_name_and_type_under_the_zone_is_answered() {
+    let redirector = AssertUnwindSafe(redirector());
+    bolero::check!().with_type::<(Vec<(u8, u8)>, u16, bool)>().for_each(|(labels, kind, minimised)| {
+        // Labels the zone knows come up far oftener than chance would have them.
+        let words: [&[u8]; 12] =
+            [b"l0", b"l1", b"l2", b"http", b"ns", b"com", b"8080", b"www", b"*", b"a-b", b"eo7uvoilv2uwg", b"\0"];
+        let mut bytes = vec![0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for (word, twist) in labels.iter().take(if *minimised { 5 } else { 20 }) {
+            let word = words[usize::from(*word) % words.len()];
+            bytes.push(u8::try_from(word.len()).unwrap());
+            bytes.extend(word.iter().map(|byte| if twist % 7 == 0 { byte.to_ascii_uppercase() } else { *byte }));
+        }
+        bytes.extend(b"\x04nyud\x07example\0");
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend([0, 1]);
+        check(&redirector, &bytes);
+    });
+}
+
+#[test]
+fn any_edns_options_are_answered() {
+    let redirector = AssertUnwindSafe(redirector());
+    bolero::check!().with_type::<(Vec<u8>, u8, u16, u8, [u8; 2])>().for_each(
+        |(data, code, payload, version, flags)| {
+            let mut bytes = b"\0\x01\0\0\0\x01\0\0\0\0\0\x01\x02l0\x04nyud\x07example\0\0\x01\0\x01\0\0\x29".to_vec();
+            bytes.extend(payload.to_be_bytes());
+            bytes.extend([0, version & 1, flags[0], flags[1]]);
+            let length = u16::try_from(data.len()).unwrap();
+            bytes.extend((length + 4).to_be_bytes());
+            bytes.extend([0, code % 16]);
+            bytes.extend(length.to_be_bytes());
+            bytes.extend(data);
+            check(&redirector, &bytes);
+        },
+    );
+}
+
+#[test]
+fn a_client_subnet_goes_ahead_of_the_resolver_and_comes_back_with_its_scope() {
+    let redirector = redirector();
+    let client = Prefix::of([198, 51, 100, 7].into());
+    let ask = |prefix: u8, octets: &[u8]| {
+        let mut bytes =
+            b"\0\x01\0\0\0\x01\0\0\0\0\0\x01\x02l0\x04nyud\x07example\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\0\0".to_vec();
+        let option = [&[0, 1, prefix, 0], octets].concat();
+        bytes.extend(u16::try_from(option.len() + 4).unwrap().to_be_bytes());
+        bytes.extend([0, 8]);
+        bytes.extend(u16::try_from(option.len()).unwrap().to_be_bytes());
+        bytes.extend(option);
+        let reply = respond(&redirector, &bytes, Transport::Udp).unwrap();
+        let ttl = Message::from_vec(&reply).unwrap().authorities[0].ttl;
+        (ttl, reply[reply.len() - octets.len() - 1])
+    };
+    let (unknown, alone) = ((30, 0), (3600, 24));
+    assert_eq!(ask(24, &[198, 51, 100]), unknown);
+    redirector.measured(Instant::now(), client, Source::TcpConnect, Duration::from_millis(1));
+    assert_eq!(ask(24, &[198, 51, 100]), alone);
+    assert_eq!(ask(32, &[198, 51, 100, 7]), alone);
+    assert_eq!(ask(16, &[198, 51]), unknown, "wider than what is told apart");
+    assert_eq!(ask(24, &[198, 51, 101]), unknown, "another prefix");
+}
+
+#[test]
+fn settings_out_of_range_are_named() {
+    let refused = |change: fn(&mut Config)| {
+        let mut config = Config::default();
+        change(&mut config);
+        let index = redirector().index;
+        Redirector::new(config, index).err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    assert!(refused(|config| config.thresholds.reverse()).starts_with("dnssrv.thresholds: "));
+    assert!(refused(|config| config.answers = 5).starts_with("dnssrv.answers: "));
+    assert!(refused(|config| config.limits.udp_payload = 100).starts_with("dnssrv.limits.udp_payload: "));
+    assert!(refused(|config| config.health.up = 9).starts_with("dnssrv.health: "));
+    assert!(refused(|config| config.zone = ".".to_owned()).starts_with("dnssrv.zone: "));
+    assert!(refused(|config| config.listen.clear()).starts_with("dnssrv.listen: "));
+    assert!(refused(|config| config.zone = vec!["a".repeat(60); 4].join(".")).starts_with("dnssrv.zone: "));
+}

@@ -1,0 +1,241 @@
+//! What each name of the zone is, whoever asks.
+
+use expect_test::expect;
+
+use super::*;
+
+#[test]
+fn a_public_name_of_any_form_is_an_alias_of_its_site_for_every_type() {
+    check(
+        &scene(2),
+        "www.example.com A",
+        expect![[r#"
+        NoError aa
+        an www.example.com.Z 3600 CNAME SITE.http.l2.l1.l0.Z
+    "#]],
+    );
+    let aliases = ["www-example-com AAAA", "www.example.com.80 HTTPS", "www.example.com ANY", "WWW.Example.COM TXT"];
+    for question in aliases {
+        let text = ask(&scene(0), question);
+        assert!(
+            text.starts_with("NoError aa\n") && text.ends_with(" 3600 CNAME SITE.http.l2.l1.l0.Z\n"),
+            "{question}: {text}"
+        );
+    }
+}
+
+#[test]
+fn proxies_without_ipv6_have_no_aaaa_and_no_https() {
+    check(
+        &scene(2),
+        "SITE.http.l2.l1.l0 AAAA",
+        expect![[r#"
+        NoError aa
+        au l2.l1.l0.Z 30 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
+    "#]],
+    );
+    check(
+        &scene(2),
+        "SITE.http.l2.l1.l0 HTTPS",
+        expect![[r#"
+        NoError aa
+        au l2.l1.l0.Z 30 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
+    "#]],
+    );
+    check(
+        &scene(2),
+        "SITE.http.l2.l1.l0 ANY",
+        expect![[r#"
+        NoError aa
+        an SITE.http.l2.l1.l0.Z 3600 HINFO RFC8482 
+    "#]],
+    );
+}
+
+#[test]
+fn the_names_of_servers_have_addresses_everywhere() {
+    let one = server(5, 0).id;
+    check(
+        &scene(2),
+        &format!("{one}.ns.l2.l1.l0 A"),
+        expect![[r#"
+        NoError aa
+        an #5.ns.l2.l1.l0.Z 3600 A 198.51.100.5
+    "#]],
+    );
+    check(
+        &scene(2),
+        &format!("{one}.ns AAAA"),
+        expect![[r#"
+        NoError aa
+        au Z 3600 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
+    "#]],
+    );
+    let stranger = server(99, 0).id;
+    check(
+        &scene(2),
+        &format!("{stranger}.ns.l0 A"),
+        expect![[r#"
+        ServFail
+        EDE 0 this node is not known here
+    "#]],
+    );
+}
+
+#[test]
+fn a_name_at_one_node_gives_that_node_alone() {
+    let one = server(5, 0).id;
+    check(
+        &scene(2),
+        &format!("www.example.com.n-{one} A"),
+        expect![[r#"
+        NoError aa
+        an www.example.com.n-#5.Z 30 A 198.51.100.5
+    "#]],
+    );
+    let stranger = server(99, 0).id;
+    check(
+        &scene(2),
+        &format!("www.example.com.n-{stranger} A"),
+        expect![[r#"
+        NoError aa
+        an www.example.com.n-6363636363636363636363636363636363636363.Z 5 CNAME SITE.http.l2.l1.l0.Z
+    "#]],
+    );
+}
+
+#[test]
+fn the_apex_has_its_own_and_its_plain_records() {
+    check(
+        &scene(2),
+        " SOA",
+        expect![[r#"
+        NoError aa
+        an Z 3600 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
+    "#]],
+    );
+    check(
+        &scene(2),
+        " NS",
+        expect![[r#"
+        NoError aa
+        an Z 3600 NS ns1.Z
+        ad ns1.Z 3600 A 198.51.100.1
+    "#]],
+    );
+    check(
+        &scene(2),
+        " MX",
+        expect![[r#"
+        NoError aa
+        an Z 300 MX 10 mail.Z
+    "#]],
+    );
+    check(
+        &scene(2),
+        " AAAA",
+        expect![[r#"
+        NoError aa
+        au Z 3600 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
+    "#]],
+    );
+    check(
+        &scene(2),
+        " ANY",
+        expect![[r#"
+        NoError aa
+        an Z 3600 HINFO RFC8482 
+    "#]],
+    );
+    check(
+        &scene(2),
+        "docs A",
+        expect![[r#"
+        NoError aa
+        an docs.Z 300 CNAME docs.example.org.
+    "#]],
+    );
+}
+
+#[test]
+fn without_configured_servers_the_apex_names_those_it_knows() {
+    let mut scene = scene(2);
+    scene.config.nameservers.clear();
+    check(
+        &scene,
+        " NS",
+        expect![[r#"
+        NoError aa
+        an Z 3600 NS #1.ns.Z
+        an Z 3600 NS #6.ns.Z
+        an Z 3600 NS #5.ns.Z
+        an Z 3600 NS #2.ns.Z
+        ad #1.ns.Z 3600 A 198.51.100.1
+        ad #6.ns.Z 3600 A 198.51.100.6
+        ad #5.ns.Z 3600 A 198.51.100.5
+        ad #2.ns.Z 3600 A 198.51.100.2
+    "#]],
+    );
+}
+
+#[test]
+fn empty_non_terminals_exist_and_what_lies_below_plain_names_does_not() {
+    for empty in ["com", "8080", "com.8080", "ns", "status", "ns.l0", "http.l2.l1.l0"] {
+        let text = ask(&scene(2), &format!("{empty} A"));
+        assert!(text.starts_with("NoError aa\nau ") && text.contains(" 3600 SOA "), "{empty}: {text}");
+    }
+    for missing in
+        ["www.mail", "x.status", "*.example.com", "x.ns", "x.l0", "l2.l0", "x.http.l2.l1.l0", "x.SITE.http.l2.l1.l0"]
+    {
+        let text = ask(&scene(2), &format!("{missing} A"));
+        assert!(text.starts_with("NXDomain aa\nau ") && text.contains(" SOA "), "{missing}: {text}");
+    }
+}
+
+#[test]
+fn a_wildcard_reaches_names_of_two_to_six_labels() {
+    for name in ["b.a", "c.b.a", "d.c.b.a", "e.d.c.b.a", "f.e.d.c.b.a"] {
+        let text = ask(&scene(2), &format!("{name} A"));
+        assert!(text.starts_with("NoError aa\nan ") && text.contains(" 3600 CNAME "), "{name}: {text}");
+    }
+}
+
+#[test]
+fn in_direct_mode_a_public_name_has_addresses_at_once() {
+    let mut scene = scene(2);
+    scene.config.mode = Mode::Direct;
+    check(
+        &scene,
+        "www.example.com A",
+        expect![[r#"
+        NoError aa
+        an www.example.com.Z 30 A 192.0.2.2
+        an www.example.com.Z 30 A 192.0.2.1
+    "#]],
+    );
+    check(
+        &scene,
+        "www.example.com HTTPS",
+        expect![[r#"
+        NoError aa
+        au Z 30 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
+    "#]],
+    );
+    check(
+        &scene,
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+        NoError aa
+        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.2
+        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.1
+    "#]],
+    );
+}
+
+#[test]
+fn the_soa_of_a_negative_answer_is_in_bailiwick_for_whoever_asks() {
+    for (name, soa) in [("com", "au Z "), ("ns.l0", "au l0.Z "), ("http.l2.l1.l0", "au l2.l1.l0.Z ")] {
+        let text = ask(&scene(2), &format!("{name} A"));
+        assert!(text.contains(soa), "{name}: {text}");
+    }
+}

@@ -1,0 +1,280 @@
+//! What a site's names lead to, by who asks and who is there.
+
+use expect_test::expect;
+
+use super::*;
+
+#[test]
+fn a_resolver_of_level_2_is_delegated_all_the_way_by_servers_of_level_2_and_one_wider() {
+    check(
+        &scene(2),
+        "l0 A",
+        expect![[r#"
+        NoError
+        au l0.Z 3600 NS #1.ns.l0.Z
+        au l0.Z 3600 NS #2.ns.l0.Z
+        au l0.Z 3600 NS #3.ns.l0.Z
+        au l0.Z 3600 NS #4.ns.l0.Z
+        ad #1.ns.l0.Z 3600 A 198.51.100.1
+        ad #2.ns.l0.Z 3600 A 198.51.100.2
+        ad #3.ns.l0.Z 3600 A 198.51.100.3
+        ad #4.ns.l0.Z 3600 A 198.51.100.4
+    "#]],
+    );
+    check(
+        &scene(2),
+        "l1.l0 NS",
+        expect![[r#"
+        NoError
+        au l1.l0.Z 3600 NS #1.ns.l1.l0.Z
+        au l1.l0.Z 3600 NS #2.ns.l1.l0.Z
+        au l1.l0.Z 3600 NS #3.ns.l1.l0.Z
+        au l1.l0.Z 3600 NS #4.ns.l1.l0.Z
+        ad #1.ns.l1.l0.Z 3600 A 198.51.100.1
+        ad #2.ns.l1.l0.Z 3600 A 198.51.100.2
+        ad #3.ns.l1.l0.Z 3600 A 198.51.100.3
+        ad #4.ns.l1.l0.Z 3600 A 198.51.100.4
+    "#]],
+    );
+    check(
+        &scene(2),
+        "l2.l1.l0 A",
+        expect![[r#"
+        NoError
+        au l2.l1.l0.Z 3600 NS #1.ns.l2.l1.l0.Z
+        au l2.l1.l0.Z 3600 NS #2.ns.l2.l1.l0.Z
+        au l2.l1.l0.Z 3600 NS #3.ns.l2.l1.l0.Z
+        au l2.l1.l0.Z 3600 NS #4.ns.l2.l1.l0.Z
+        ad #1.ns.l2.l1.l0.Z 3600 A 198.51.100.1
+        ad #2.ns.l2.l1.l0.Z 3600 A 198.51.100.2
+        ad #3.ns.l2.l1.l0.Z 3600 A 198.51.100.3
+        ad #4.ns.l2.l1.l0.Z 3600 A 198.51.100.4
+    "#]],
+    );
+    check(
+        &scene(2),
+        "http.l2.l1.l0 A",
+        expect![[r#"
+        NoError aa
+        au l2.l1.l0.Z 3600 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
+    "#]],
+    );
+    check(
+        &scene(2),
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+        NoError aa
+        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.2
+        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.1
+    "#]],
+    );
+}
+
+#[test]
+fn below_a_resolvers_level_the_labels_are_empty_and_the_full_name_is_answered() {
+    check(
+        &scene(1),
+        "l1.l0 A",
+        expect![[r#"
+        NoError
+        au l1.l0.Z 3600 NS #1.ns.l1.l0.Z
+        au l1.l0.Z 3600 NS #2.ns.l1.l0.Z
+        au l1.l0.Z 3600 NS #4.ns.l1.l0.Z
+        au l1.l0.Z 3600 NS #6.ns.l1.l0.Z
+        ad #1.ns.l1.l0.Z 3600 A 198.51.100.1
+        ad #2.ns.l1.l0.Z 3600 A 198.51.100.2
+        ad #4.ns.l1.l0.Z 3600 A 198.51.100.4
+        ad #6.ns.l1.l0.Z 3600 A 198.51.100.6
+    "#]],
+    );
+    check(
+        &scene(1),
+        "l2.l1.l0 A",
+        expect![[r#"
+        NoError aa
+        au l1.l0.Z 3600 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
+    "#]],
+    );
+    check(
+        &scene(1),
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+        NoError aa
+        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.2
+        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.4
+    "#]],
+    );
+    check(
+        &scene(0),
+        "l1.l0 A",
+        expect![[r#"
+        NoError aa
+        au l0.Z 30 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
+    "#]],
+    );
+}
+
+#[test]
+fn a_far_resolver_is_referred_to_servers_of_other_clusters() {
+    check(
+        &scene(0),
+        "l0 A",
+        expect![[r#"
+        NoError
+        au l0.Z 300 NS #6.ns.l0.Z
+        au l0.Z 300 NS #5.ns.l0.Z
+        au l0.Z 300 NS #2.ns.l0.Z
+        au l0.Z 300 NS #4.ns.l0.Z
+        ad #6.ns.l0.Z 300 A 198.51.100.6
+        ad #5.ns.l0.Z 300 A 198.51.100.5
+        ad #2.ns.l0.Z 300 A 198.51.100.2
+        ad #4.ns.l0.Z 300 A 198.51.100.4
+    "#]],
+    );
+    check(
+        &scene(0),
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+        NoError aa
+        an SITE.http.l2.l1.l0.Z 60 A 192.0.2.6
+        an SITE.http.l2.l1.l0.Z 60 A 192.0.2.2
+    "#]],
+    );
+}
+
+#[test]
+fn an_unknown_resolver_gets_short_answers() {
+    check(
+        &unknown(),
+        "l0 A",
+        expect![[r#"
+        NoError
+        au l0.Z 30 NS #1.ns.l0.Z
+        au l0.Z 30 NS #6.ns.l0.Z
+        au l0.Z 30 NS #5.ns.l0.Z
+        au l0.Z 30 NS #2.ns.l0.Z
+        ad #1.ns.l0.Z 30 A 198.51.100.1
+        ad #6.ns.l0.Z 30 A 198.51.100.6
+        ad #5.ns.l0.Z 30 A 198.51.100.5
+        ad #2.ns.l0.Z 30 A 198.51.100.2
+    "#]],
+    );
+    check(
+        &unknown(),
+        "l1.l0 A",
+        expect![[r#"
+        NoError
+        au l1.l0.Z 30 NS #1.ns.l1.l0.Z
+        au l1.l0.Z 30 NS #2.ns.l1.l0.Z
+        au l1.l0.Z 30 NS #4.ns.l1.l0.Z
+        au l1.l0.Z 30 NS #6.ns.l1.l0.Z
+        ad #1.ns.l1.l0.Z 30 A 198.51.100.1
+        ad #2.ns.l1.l0.Z 30 A 198.51.100.2
+        ad #4.ns.l1.l0.Z 30 A 198.51.100.4
+        ad #6.ns.l1.l0.Z 30 A 198.51.100.6
+    "#]],
+    );
+    check(
+        &unknown(),
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+        NoError aa
+        an SITE.http.l2.l1.l0.Z 5 A 192.0.2.6
+        an SITE.http.l2.l1.l0.Z 5 A 192.0.2.2
+    "#]],
+    );
+}
+
+#[test]
+fn a_server_that_is_not_near_applies_the_cluster_the_delegation_was_made_for() {
+    check(
+        &handed_over(),
+        "l0 A",
+        expect![[r#"
+        NoError
+        au l0.Z 3600 NS #5.ns.l0.Z
+        au l0.Z 3600 NS #6.ns.l0.Z
+        ad #5.ns.l0.Z 3600 A 198.51.100.5
+        ad #6.ns.l0.Z 3600 A 198.51.100.6
+    "#]],
+    );
+    check(
+        &handed_over(),
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+        NoError aa
+        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.51
+        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.50
+    "#]],
+    );
+}
+
+#[test]
+fn a_full_name_straight_from_the_apex_is_referred_unless_this_server_is_the_right_one() {
+    check(
+        &Scene { from_apex: true, ..handed_over() },
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+        NoError
+        au l2.l1.l0.Z 3600 NS #5.ns.l2.l1.l0.Z
+        au l2.l1.l0.Z 3600 NS #6.ns.l2.l1.l0.Z
+        ad #5.ns.l2.l1.l0.Z 3600 A 198.51.100.5
+        ad #6.ns.l2.l1.l0.Z 3600 A 198.51.100.6
+    "#]],
+    );
+    check(
+        &Scene { from_apex: true, ..scene(2) },
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+        NoError aa
+        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.2
+        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.1
+    "#]],
+    );
+}
+
+#[test]
+fn an_answer_is_never_empty_while_a_proxy_is_known() {
+    let mut scene = scene(2);
+    scene.roster.rings[2].live.clear();
+    check(
+        &scene,
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+        NoError aa
+        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.2
+        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.4
+    "#]],
+    );
+    scene.roster.rings.iter_mut().for_each(|ring| ring.live.clear());
+    scene.roster.last_good = vec![vec![proxy(9)]];
+    check(
+        &scene,
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+        NoError aa
+        EDE 3 no proxy is seen alive, these were last
+        an SITE.http.l2.l1.l0.Z 5 A 192.0.2.9
+    "#]],
+    );
+    scene.roster.last_good.clear();
+    scene.roster.rings[0].unseen = vec![proxy(8)];
+    check(
+        &scene,
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+        NoError aa
+        EDE 0 no proxy has been seen alive yet
+        an SITE.http.l2.l1.l0.Z 5 A 192.0.2.8
+    "#]],
+    );
+    scene.roster.rings[0].unseen.clear();
+    check(
+        &scene,
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+        ServFail
+        EDE 22 no proxy is known
+    "#]],
+    );
+}

@@ -1,0 +1,506 @@
+//! Origins that follow a script, clients that show every byte, and an index and streams in memory.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use atoll_overlay::{
+    Acquire, Acquired, Alone, Beat, ByteStream, Found, Index, IndexError, Key, Lease, Level, LevelInfo, Levels, Marker,
+    NodeId, NodeInfo, NodesQuery, Prefix, Put, Roles, Spread, Stored, StreamError, Streams, Value,
+};
+use atoll_proxy::{Any, Config, Origins, Proxy};
+use atoll_store::Store;
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, broadcast, mpsc},
+    time::timeout,
+};
+
+/// Longer than anything here takes.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// Waits for what must happen.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(SOON, future).await.expect("it took too long")
+}
+
+/// Waits until a condition holds.
+pub(crate) async fn until(condition: impl Fn() -> bool) {
+    soon(async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
+
+/// One thing an origin does.
+#[derive(Clone)]
+pub(crate) enum Do {
+    /// Sends bytes.
+    Send(Bytes),
+    /// Waits for a permit.
+    Wait(Arc<Semaphore>),
+    /// Closes the connection.
+    Close,
+    /// Waits for ever.
+    Hang,
+}
+
+/// An origin.
+pub(crate) struct Origin {
+    pub(crate) address: SocketAddr,
+    heads: Arc<Mutex<Vec<String>>>,
+    pub(crate) connections: Arc<AtomicUsize>,
+}
+
+type Script = dyn Fn(usize, &str) -> Vec<Do> + Send + Sync;
+
+impl Origin {
+    /// An origin that answers the n-th request (from 0) by its head as the script says.
+    pub(crate) async fn start(script: impl Fn(usize, &str) -> Vec<Do> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (kept, count, script) = (Arc::clone(&heads), Arc::clone(&connections), Arc::new(script) as Arc<Script>);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(Self::serve(stream, Arc::clone(&kept), Arc::clone(&script)));
+            }
+        });
+        Self { address, heads, connections }
+    }
+
+    /// An origin that always sends this body, fresh for an hour.
+    pub(crate) async fn with_body(body: Bytes) -> Self {
+        Self::start(move |_, _| ok("Cache-Control: max-age=3600\r\n", &body)).await
+    }
+
+    async fn serve(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>, script: Arc<Script>) {
+        let mut buffer = Vec::new();
+        loop {
+            while !buffer.windows(4).any(|four| four == b"\r\n\r\n") {
+                if !matches!(stream.read_buf(&mut buffer).await, Ok(1..)) {
+                    return;
+                }
+            }
+            let end = buffer.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+            let head = String::from_utf8(buffer.drain(..end).collect()).unwrap();
+            let number = {
+                let mut heads = heads.lock().unwrap();
+                heads.push(head.clone());
+                heads.len() - 1
+            };
+            for step in script(number, &head) {
+                match step {
+                    Do::Send(bytes) => {
+                        if stream.write_all(&bytes).await.is_err() {
+                            return;
+                        }
+                    }
+                    Do::Wait(gate) => gate.acquire().await.unwrap().forget(),
+                    Do::Close => return,
+                    Do::Hang => std::future::pending().await,
+                }
+            }
+        }
+    }
+
+    /// The heads received so far.
+    pub(crate) fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+
+    /// How many.
+    pub(crate) fn count(&self) -> usize {
+        self.heads.lock().unwrap().len()
+    }
+
+    /// A Coralized host for it.
+    pub(crate) fn host(&self) -> String {
+        format!("site.test.{}.nyud.example", self.address.port())
+    }
+}
+
+/// A whole 200 answer.
+pub(crate) fn ok(fields: &str, body: &Bytes) -> Vec<Do> {
+    let head = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: {}\r\n\r\n", body.len());
+    vec![Do::Send(head.into()), Do::Send(body.clone())]
+}
+
+/// Raw bytes and the end.
+pub(crate) fn raw(bytes: &str) -> Vec<Do> {
+    vec![Do::Send(Bytes::copy_from_slice(bytes.as_bytes())), Do::Close]
+}
+
+/// Bytes that are nowhere alike.
+pub(crate) fn noise(length: usize) -> Bytes {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().update(&length.to_be_bytes()).finalize_xof().fill(&mut bytes);
+    bytes.into()
+}
+
+/// Everything is allowed that stays on loopback.
+pub(crate) fn config() -> Config {
+    let loopback: IpAddr = "127.0.0.1".parse().unwrap();
+    let mut config = Config {
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        origins: Origins::Listed(vec!["site.test".to_owned()]),
+        allow_ranges: vec!["127.0.0.0/8".parse().unwrap()],
+        nameservers: vec!["127.0.0.1:9".parse().unwrap()],
+        ..Config::default()
+    };
+    config.hosts.insert("site.test".to_owned(), vec![loopback]);
+    config.timeouts.resolve = Duration::from_millis(200);
+    config
+}
+
+/// The same for an origin of any port.
+pub(crate) fn config_for(origin: &Origin) -> Config {
+    Config { origins: Origins::Listed(vec![format!("site.test:{}", origin.address.port())]), ..config() }
+}
+
+/// `origins = "any"`.
+pub(crate) fn config_any() -> Config {
+    Config { origins: Origins::Any(Any::Any), ..config() }
+}
+
+/// A description with an id of this number.
+pub(crate) fn info(number: u8) -> NodeInfo {
+    NodeInfo {
+        id: NodeId::from(Key::of(&[number])),
+        v4: Vec::new(),
+        v6: Vec::new(),
+        http_ports: Vec::new(),
+        roles: Roles::PROXY,
+        load: 0,
+        weight: 100,
+        quota_left: None,
+        draining: false,
+        rtt: None,
+        clusters: Vec::new(),
+        site: String::new(),
+        certificates: Vec::new(),
+        version: String::new(),
+    }
+}
+
+pub(crate) async fn store() -> Store {
+    Store::open(atoll_store::Config::default()).await.unwrap()
+}
+
+/// A proxy without peers.
+pub(crate) async fn alone(config: Config) -> Proxy {
+    let alone = Arc::new(Alone::new(info(0)));
+    Proxy::start(config, Arc::clone(&alone) as Arc<dyn Index>, alone, store().await).unwrap()
+}
+
+/// A response as it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) fields: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+    /// The body ended as its framing says.
+    pub(crate) complete: bool,
+}
+
+impl Response {
+    /// A field's value, several joined.
+    pub(crate) fn field(&self, name: &str) -> Option<String> {
+        let values: Vec<_> = self.fields.iter().filter(|(it, _)| it == name).map(|(_, value)| value.as_str()).collect();
+        (!values.is_empty()).then(|| values.join(", "))
+    }
+
+    pub(crate) fn cache_status(&self) -> String {
+        self.field("cache-status").unwrap_or_default()
+    }
+
+    fn read(bytes: &[u8], head_only: bool) -> Self {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
+        let head = std::str::from_utf8(&bytes[..end]).unwrap();
+        let mut lines = head.split("\r\n");
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let fields: Vec<_> = lines
+            .map(|line| line.split_once(':').unwrap())
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        let rest = &bytes[end + 4..];
+        let mut response = Self { status, fields, body: Vec::new(), complete: false };
+        if head_only || matches!(status, 204 | 304) {
+            response.complete = rest.is_empty();
+        } else if response.field("transfer-encoding").is_some() {
+            (response.body, response.complete) = dechunk(rest);
+        } else {
+            let length: usize = response.field("content-length").expect("framing").parse().unwrap();
+            response.body = rest.to_vec();
+            response.complete = rest.len() == length;
+        }
+        response
+    }
+}
+
+fn dechunk(mut rest: &[u8]) -> (Vec<u8>, bool) {
+    let mut body = Vec::new();
+    loop {
+        let Some(line) = rest.windows(2).position(|two| two == b"\r\n") else { return (body, false) };
+        let size = usize::from_str_radix(std::str::from_utf8(&rest[..line]).unwrap(), 16).unwrap();
+        rest = &rest[line + 2..];
+        if size == 0 {
+            return (body, true);
+        }
+        if rest.len() < size + 2 {
+            body.extend_from_slice(&rest[..rest.len().min(size)]);
+            return (body, false);
+        }
+        body.extend_from_slice(&rest[..size]);
+        rest = &rest[size + 2..];
+    }
+}
+
+/// Sends bytes and reads until the other side closes.
+pub(crate) async fn exchange(to: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    soon(async {
+        let mut stream = TcpStream::connect(to).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        // A cut connection may end in a reset; what came before it counts.
+        let _ = stream.read_to_end(&mut answer).await;
+        answer
+    })
+    .await
+}
+
+/// One request and its response.
+pub(crate) async fn get_with(proxy: &Proxy, method: &str, host: &str, path: &str, fields: &str) -> Response {
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{fields}\r\n");
+    Response::read(&exchange(proxy.local_addrs()[0], request.as_bytes()).await, method == "HEAD")
+}
+
+pub(crate) async fn get(proxy: &Proxy, host: &str, path: &str) -> Response {
+    get_with(proxy, "GET", host, path, "").await
+}
+
+/// A network in memory: one index for all, streams that can be watched and cut.
+pub(crate) struct Net {
+    state: Mutex<State>,
+    doors: Mutex<HashMap<NodeId, mpsc::Sender<(NodeId, ByteStream)>>>,
+    /// The level at which all nodes see each other.
+    pub(crate) level: Level,
+    /// The root of every key is unreachable.
+    pub(crate) rootless: AtomicBool,
+    /// Nodes that are gone.
+    dead: Mutex<Vec<NodeId>>,
+}
+
+#[derive(Default)]
+struct State {
+    values: HashMap<Key, Vec<(NodeId, Bytes)>>,
+    leases: HashMap<Key, (NodeId, Lease, Bytes)>,
+    markers: HashMap<Key, Marker>,
+    granted: u64,
+    puts: Vec<(NodeId, Put)>,
+    beats: u64,
+}
+
+impl Net {
+    pub(crate) fn new(level: Level) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            doors: Mutex::default(),
+            level,
+            rootless: AtomicBool::new(false),
+            dead: Mutex::default(),
+        })
+    }
+
+    /// Node `number` of the network, without a proxy.
+    pub(crate) fn node(self: &Arc<Self>, number: u8) -> Arc<Node> {
+        let me = info(number);
+        let (door, visitors) = mpsc::channel(64);
+        self.doors.lock().unwrap().insert(me.id, door);
+        Arc::new(Node { net: Arc::clone(self), alone: Alone::new(me.clone()), me, visitors: visitors.into() })
+    }
+
+    /// Node `number` with a proxy.
+    pub(crate) async fn proxy(self: &Arc<Self>, number: u8, config: Config) -> Proxy {
+        let node = self.node(number);
+        Proxy::start(config, Arc::clone(&node) as Arc<dyn Index>, node, store().await).unwrap()
+    }
+
+    /// Cuts a node off.
+    pub(crate) fn kill(&self, number: u8) {
+        let id = info(number).id;
+        self.dead.lock().unwrap().push(id);
+        self.doors.lock().unwrap().remove(&id);
+    }
+
+    pub(crate) fn granted(&self) -> u64 {
+        self.state.lock().unwrap().granted
+    }
+
+    pub(crate) fn beats(&self) -> u64 {
+        self.state.lock().unwrap().beats
+    }
+
+    pub(crate) fn puts(&self) -> Vec<(NodeId, Put)> {
+        self.state.lock().unwrap().puts.clone()
+    }
+
+    /// Makes a node a holder in the index, whatever it has.
+    pub(crate) fn plant(&self, key: Key, number: u8, value: Bytes) {
+        self.state.lock().unwrap().values.entry(key).or_default().push((info(number).id, value));
+    }
+
+    fn is_dead(&self, id: NodeId) -> bool {
+        self.dead.lock().unwrap().contains(&id)
+    }
+}
+
+/// One node's view of it.
+pub(crate) struct Node {
+    net: Arc<Net>,
+    alone: Alone,
+    me: NodeInfo,
+    visitors: tokio::sync::Mutex<mpsc::Receiver<(NodeId, ByteStream)>>,
+}
+
+impl Node {
+    fn values(&self, found: &[(NodeId, Bytes)]) -> Vec<Value> {
+        let others = found.iter().filter(|(holder, _)| *holder != self.me.id);
+        others
+            .map(|(holder, value)| Value {
+                holder: *holder,
+                level: self.net.level,
+                value: value.clone(),
+                ttl: Duration::from_secs(20),
+            })
+            .collect()
+    }
+}
+
+#[async_trait]
+impl Index for Node {
+    async fn put(&self, put: Put) -> Result<Stored, IndexError> {
+        let mut state = self.net.state.lock().unwrap();
+        let values = state.values.entry(put.key).or_default();
+        values.retain(|(holder, _)| *holder != self.me.id);
+        values.push((self.me.id, put.value.clone()));
+        state.puts.push((self.me.id, put));
+        Ok(Stored { widest: Level::GLOBAL, copies: 1 })
+    }
+
+    async fn get(&self, key: Key, _: Levels) -> Result<Found, IndexError> {
+        let state = self.net.state.lock().unwrap();
+        let values = self.values(state.values.get(&key).map(Vec::as_slice).unwrap_or_default());
+        Ok(if values.is_empty() { Found::Nothing } else { Found::Values { level: self.net.level, values } })
+    }
+
+    async fn withdraw(&self, key: Key) -> Result<(), IndexError> {
+        let mut state = self.net.state.lock().unwrap();
+        state.values.entry(key).or_default().retain(|(holder, _)| *holder != self.me.id);
+        Ok(())
+    }
+
+    async fn acquire(&self, acquire: Acquire) -> Result<Acquired, IndexError> {
+        if self.net.rootless.load(Ordering::SeqCst) {
+            return Err(IndexError::Timeout(Duration::ZERO));
+        }
+        let mut state = self.net.state.lock().unwrap();
+        if let Some(marker) = state.markers.get(&acquire.key) {
+            return Ok(Acquired::Marked(marker.clone()));
+        }
+        let gone = |id: &NodeId| self.net.is_dead(*id) || acquire.failed.contains(id);
+        if let Some(values) = state.values.get_mut(&acquire.key) {
+            values.retain(|(holder, _)| !gone(holder));
+        }
+        let lease = state.leases.get(&acquire.key).filter(|(holder, ..)| !self.net.is_dead(*holder));
+        let mut found: Vec<_> = state.values.get(&acquire.key).cloned().unwrap_or_default();
+        if let Some((holder, _, reference)) = lease
+            && !found.iter().any(|(it, _)| it == holder)
+        {
+            found.push((*holder, reference.clone()));
+        }
+        let values = self.values(&found);
+        if !values.is_empty() {
+            return Ok(Acquired::References(values));
+        }
+        state.granted += 1;
+        let lease = Lease { epoch: 0, counter: state.granted, key: acquire.key };
+        state.leases.insert(acquire.key, (self.me.id, lease, acquire.reference));
+        Ok(Acquired::Granted(lease))
+    }
+
+    async fn beat(&self, lease: &Lease, reference: Bytes) -> Result<Beat, IndexError> {
+        let mut state = self.net.state.lock().unwrap();
+        state.beats += 1;
+        if let Some((_, _, known)) = state.leases.get_mut(&lease.key) {
+            *known = reference;
+        }
+        Ok(Beat::Kept)
+    }
+
+    async fn pass(&self, lease: Lease, marker: Marker) -> Result<(), IndexError> {
+        let mut state = self.net.state.lock().unwrap();
+        state.leases.remove(&lease.key);
+        state.markers.insert(lease.key, marker);
+        Ok(())
+    }
+
+    fn nodes(&self, query: &NodesQuery) -> Vec<NodeInfo> {
+        self.alone.nodes(query)
+    }
+
+    fn me(&self) -> NodeInfo {
+        self.me.clone()
+    }
+
+    fn describe(&self, info: NodeInfo) {
+        self.alone.describe(info);
+    }
+
+    fn levels(&self) -> Vec<LevelInfo> {
+        let mut levels = self.alone.levels();
+        if self.net.level > Level::GLOBAL {
+            levels.push(LevelInfo { level: self.net.level, threshold: None, ..levels[0].clone() });
+        }
+        levels
+    }
+
+    fn observe(&self, _: Prefix, _: Duration) {}
+
+    async fn spread(&self, record: Bytes) -> Result<(), IndexError> {
+        self.alone.spread(record).await
+    }
+
+    fn spreads(&self) -> broadcast::Receiver<Spread> {
+        self.alone.spreads()
+    }
+}
+
+#[async_trait]
+impl Streams for Node {
+    async fn open(&self, to: NodeId) -> Result<ByteStream, StreamError> {
+        let door = self.net.doors.lock().unwrap().get(&to).cloned().ok_or(StreamError::Unknown(to))?;
+        let (here, there) = tokio::io::duplex(64 << 10);
+        let sent = door.send((self.me.id, Box::new(there) as ByteStream)).await;
+        sent.map_err(|_| StreamError::Unreachable(to, "gone".to_owned()))?;
+        Ok(Box::new(here))
+    }
+
+    async fn accept(&self) -> Result<(NodeId, ByteStream), StreamError> {
+        self.visitors.lock().await.recv().await.ok_or(StreamError::NoPeers)
+    }
+}
