@@ -49,8 +49,10 @@ pub(crate) struct Request {
     /// Of that: HTTP, failed addresses included.
     pub(crate) http: Duration,
     pub(crate) failure: Option<String>,
-    /// Whether another answered address was alive and would have served.
+    /// Whether it took a second address.
     pub(crate) first_address_failed: bool,
+    /// Where it might go.
+    pub(crate) addresses: Vec<IpAddr>,
     pub(crate) file: usize,
 }
 
@@ -110,12 +112,14 @@ fn work(lab: &Lab, crowd: &Crowd<'_>, client: &Host, total: usize, (next, over, 
             None => resolve(lab, crowd, client),
         };
         let dns = begun.elapsed();
-        let (outcome, first_address_failed) = match addresses {
-            Ok(addresses) => get(crowd, &addresses, &crowd.files[file]),
-            Err(error) => (Err(error), false),
+        let (outcome, first_address_failed) = match &addresses {
+            Ok(addresses) => get(crowd, addresses, &crowd.files[file]),
+            Err(error) => (Err(error.clone()), false),
         };
+        let addresses = addresses.unwrap_or_default();
         let (took, http) = (start.elapsed().saturating_sub(due), begun.elapsed().saturating_sub(dns));
-        let request = Request { due, took, late, dns, http, failure: outcome.err(), first_address_failed, file };
+        let failure = outcome.err();
+        let request = Request { due, took, late, dns, http, failure, first_address_failed, addresses, file };
         done.lock().unwrap_or_else(PoisonError::into_inner).push(request);
     }
 }
@@ -146,7 +150,7 @@ fn resolve(lab: &Lab, crowd: &Crowd<'_>, client: &Host) -> Result<Vec<IpAddr>, S
 }
 
 /// Requests one client has under way at most.
-const HANDS: usize = 12;
+const HANDS: usize = 24;
 const DNS_PATIENCE: Duration = Duration::from_secs(8);
 const PATIENCE: Duration = Duration::from_secs(20);
 const LONGEST: usize = 1 << 20;
