@@ -208,8 +208,13 @@ impl Asked<'_> {
             _ if level == Level::GLOBAL => {
                 self.referral(level, &self.view.roster.servers_apart(self.view.prefix, true), None)
             }
-            // Whoever comes back is measured by that, here or at a neighbour.
-            _ => self.referral(level, &self.view.roster.servers_at(level, self.view.prefix), None),
+            // To this server alone, for a short time: whoever comes back is measured by that. Resolvers spread their queries
+            // over a set, and would not come back here.
+            _ => {
+                let me: Vec<Server> = self.view.roster.me.iter().cloned().collect();
+                let cluster = || self.view.roster.servers_at(level, self.view.prefix);
+                self.referral(level, &if me.is_empty() { cluster() } else { me }, None)
+            }
         }
     }
 
@@ -305,14 +310,13 @@ impl Asked<'_> {
         if authority.is_empty() {
             return Answer { error: Some(Extended::NOBODY), ..Answer::of(ResponseCode::ServFail) };
         }
-        Answer {
-            authoritative: false,
-            authority,
-            additional,
-            level: Some(placement.level),
-            sent: Some(Sent::Referral(cut, site)),
-            ..Answer::of(ResponseCode::NoError)
+        let (level, sent) = (Some(placement.level), Some(Sent::Referral(cut, site)));
+        // Resolvers ask for the NS of a cut above it and, some of them, once more below (BIND, minimising strictly). An answer
+        // is right in both places, as from any server of parent and child; a referral would be lame below.
+        if self.kind == RecordType::NS && site.is_none() {
+            return Answer { additional, level, sent, ..Answer::with(authority) };
         }
+        Answer { authority, additional, level, sent, ..Answer::of(ResponseCode::NoError) }
     }
 
     /// An NS set under a zone's name and the addresses of its servers, which have names in that zone.

@@ -25,16 +25,16 @@ fn a_resolver_of_level_2_is_delegated_all_the_way_by_servers_of_level_2_and_one_
         &scene(2),
         "l1.l0 NS",
         expect![[r#"
-        NoError
-        au l1.l0.Z 3600 NS #1.ns.l1.l0.Z
-        au l1.l0.Z 3600 NS #2.ns.l1.l0.Z
-        au l1.l0.Z 3600 NS #3.ns.l1.l0.Z
-        au l1.l0.Z 3600 NS #4.ns.l1.l0.Z
-        ad #1.ns.l1.l0.Z 3600 A 198.51.100.1
-        ad #2.ns.l1.l0.Z 3600 A 198.51.100.2
-        ad #3.ns.l1.l0.Z 3600 A 198.51.100.3
-        ad #4.ns.l1.l0.Z 3600 A 198.51.100.4
-    "#]],
+            NoError aa
+            an l1.l0.Z 3600 NS #1.ns.l1.l0.Z
+            an l1.l0.Z 3600 NS #2.ns.l1.l0.Z
+            an l1.l0.Z 3600 NS #3.ns.l1.l0.Z
+            an l1.l0.Z 3600 NS #4.ns.l1.l0.Z
+            ad #1.ns.l1.l0.Z 3600 A 198.51.100.1
+            ad #2.ns.l1.l0.Z 3600 A 198.51.100.2
+            ad #3.ns.l1.l0.Z 3600 A 198.51.100.3
+            ad #4.ns.l1.l0.Z 3600 A 198.51.100.4
+        "#]],
     );
     check(
         &scene(2),
@@ -163,16 +163,10 @@ fn an_unknown_resolver_gets_short_answers() {
         &unknown(),
         "l1.l0 A",
         expect![[r#"
-        NoError
-        au l1.l0.Z 30 NS #1.ns.l1.l0.Z
-        au l1.l0.Z 30 NS #2.ns.l1.l0.Z
-        au l1.l0.Z 30 NS #4.ns.l1.l0.Z
-        au l1.l0.Z 30 NS #6.ns.l1.l0.Z
-        ad #1.ns.l1.l0.Z 30 A 198.51.100.1
-        ad #2.ns.l1.l0.Z 30 A 198.51.100.2
-        ad #4.ns.l1.l0.Z 30 A 198.51.100.4
-        ad #6.ns.l1.l0.Z 30 A 198.51.100.6
-    "#]],
+            NoError
+            au l1.l0.Z 30 NS #1.ns.l1.l0.Z
+            ad #1.ns.l1.l0.Z 30 A 198.51.100.1
+        "#]],
     );
     check(
         &unknown(),
