@@ -39,6 +39,10 @@ pub(crate) struct View<'a> {
     pub(crate) prefix: Prefix,
     /// Whether this question followed a CNAME just sent, and so came from the apex's zone.
     pub(crate) from_apex: bool,
+    /// Whether this resolver was just referred to the very cut it asks for, and so asks below it (BIND does, if it minimises
+    /// strictly). There the NS are the answer, and a referral would be lame. Above it, BIND takes addresses from a referral
+    /// only.
+    pub(crate) below: bool,
 }
 
 /// A reply but for the header and EDNS.
@@ -311,12 +315,23 @@ impl Asked<'_> {
             return Answer { error: Some(Extended::NOBODY), ..Answer::of(ResponseCode::ServFail) };
         }
         let (level, sent) = (Some(placement.level), Some(Sent::Referral(cut, site)));
-        // Resolvers ask for the NS of a cut above it and, some of them, once more below (BIND, minimising strictly). An answer
-        // is right in both places, as from any server of parent and child; a referral would be lame below.
-        if self.kind == RecordType::NS && site.is_none() {
+        if self.kind == RecordType::NS && (self.view.below || (cut == Level::GLOBAL && !self.is_of_apex())) {
             return Answer { additional, level, sent, ..Answer::with(authority) };
         }
         Answer { authority, additional, level, sent, ..Answer::of(ResponseCode::NoError) }
+    }
+
+    /// Whether this server may be asked as one of the apex's: it is, or the configuration does not tell.
+    fn is_of_apex(&self) -> bool {
+        let me = self.view.roster.me.as_ref();
+        let mine = |record: &Record| {
+            let address = record.data.ip_addr();
+            me.is_none_or(|me| {
+                address.is_some() && (address == me.v4.map(Into::into) || address == me.v6.map(Into::into))
+            })
+        };
+        let configured = self.zone.servers();
+        configured.is_empty() || configured.iter().any(|(_, records)| records.is_empty() || records.iter().any(mine))
     }
 
     /// An NS set under a zone's name and the addresses of its servers, which have names in that zone.
