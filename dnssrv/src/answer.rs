@@ -201,8 +201,11 @@ impl Asked<'_> {
         let delegated = placement.level >= level || (!known && measurable);
         if !delegated {
             // A nearer server may delegate it: only who has a near cluster keeps this for long.
-            let lasting = placement.settled && placement.level > Level::GLOBAL;
-            let ttl = if lasting { self.config.ttl.negative } else { self.config.ttl.delegation_unknown };
+            let ttl = match (placement.settled, placement.level) {
+                (false, _) => self.config.ttl.unknown,
+                (true, Level::GLOBAL) => self.config.ttl.delegation_unknown,
+                (true, _) => self.config.ttl.negative,
+            };
             return Answer { level: Some(placement.level), ..self.nothing(outer, ttl) };
         }
         match self.kind {
@@ -212,14 +215,17 @@ impl Asked<'_> {
             _ if level == Level::GLOBAL => {
                 self.referral(level, &self.view.roster.servers_apart(self.view.prefix, true), None)
             }
-            // To this server alone, for a short time: whoever comes back is measured by that. Resolvers spread their queries
-            // over a set, and would not come back here.
-            _ => {
-                let me: Vec<Server> = self.view.roster.me.iter().cloned().collect();
-                let cluster = || self.view.roster.servers_at(level, self.view.prefix);
-                self.referral(level, &if me.is_empty() { cluster() } else { me }, None)
-            }
+            _ => self.call_back(level),
         }
+    }
+
+    /// A referral of an unknown resolver to this server alone, for a moment: by coming back it is measured. Resolvers spread
+    /// their queries over a set and would not come back; and one that turns out to be far is soon to look elsewhere.
+    fn call_back(&self, cut: Level) -> Answer {
+        let roster = self.view.roster;
+        let me: Vec<Server> = roster.me.iter().cloned().collect();
+        let servers = if me.is_empty() { roster.servers_at(cut, self.view.prefix) } else { me };
+        self.referral_for(self.config.ttl.unknown, cut, &servers, None)
     }
 
     fn server(&self, closest: Closest, id: NodeId) -> Answer {
@@ -305,16 +311,20 @@ impl Asked<'_> {
 
     fn referral(&self, cut: Level, servers: &[Server], site: Option<Site>) -> Answer {
         let placement = self.view.placement;
-        let ttl = match placement.settled {
-            false => self.config.ttl.delegation_unknown,
-            true if placement.level == Level::GLOBAL => self.config.ttl.delegation_far,
-            true => self.config.ttl.delegation,
+        let ttl = match (placement.settled, placement.level) {
+            (false, _) => self.config.ttl.delegation_unknown,
+            (true, Level::GLOBAL) => self.config.ttl.delegation_far,
+            (true, _) => self.config.ttl.delegation,
         };
+        self.referral_for(ttl, cut, servers, site)
+    }
+
+    fn referral_for(&self, ttl: Duration, cut: Level, servers: &[Server], site: Option<Site>) -> Answer {
         let (authority, additional) = self.name_servers(Some(cut), servers, ttl);
         if authority.is_empty() {
             return Answer { error: Some(Extended::NOBODY), ..Answer::of(ResponseCode::ServFail) };
         }
-        let (level, sent) = (Some(placement.level), Some(Sent::Referral(cut, site)));
+        let (level, sent) = (Some(self.view.placement.level), Some(Sent::Referral(cut, site)));
         if self.kind == RecordType::NS && (self.view.below || (cut == Level::GLOBAL && !self.is_of_apex())) {
             return Answer { additional, level, sent, ..Answer::with(authority) };
         }

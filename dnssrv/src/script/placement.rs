@@ -164,8 +164,8 @@ fn an_unknown_resolver_gets_short_answers() {
         "l1.l0 A",
         expect![[r#"
             NoError
-            au l1.l0.Z 30 NS #1.ns.l1.l0.Z
-            ad #1.ns.l1.l0.Z 30 A 198.51.100.1
+            au l1.l0.Z 5 NS #1.ns.l1.l0.Z
+            ad #1.ns.l1.l0.Z 5 A 198.51.100.1
         "#]],
     );
     check(
