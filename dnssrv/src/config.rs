@@ -393,7 +393,32 @@ mod durations {
 mod tests {
     use std::time::Duration;
 
-    use super::duration::parse;
+    use super::{Config, Mode, duration::parse};
+
+    #[test]
+    fn settings_are_read_from_toml_and_what_is_not_one_is_refused() {
+        let config: Config = toml::from_str(
+            r#"
+            zone = "nyud.example"
+            listen = ["127.0.0.1:53", "[::1]:53"]
+            mode = "direct"
+            thresholds = ["80ms", "10ms"]
+            nameservers = [{ name = "ns1", addresses = ["192.0.2.1"] }]
+            records = [{ name = "@", type = "MX", data = "10 mail.example.org." }]
+            ttl.near = "15s"
+            sources.icmp = false
+            health = { interval = "1s", up = 1 }
+            "#,
+        )
+        .unwrap();
+        assert_eq!((config.mode, config.listen.len(), config.ttl.near), (Mode::Direct, 2, Duration::from_secs(15)));
+        assert_eq!(config.thresholds, [Duration::from_millis(80), Duration::from_millis(10)]);
+        assert_eq!(config.records[0].ttl, Duration::from_secs(3600));
+        assert!(!config.sources.icmp && config.sources.hints);
+        for wrong in ["zon = 1", "mode = \"near\"", "ttl.near = 15", "sources.dns = true", "thresholds = [\"fast\"]"] {
+            assert!(toml::from_str::<Config>(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_duration_is_a_whole_number_and_a_known_unit() {

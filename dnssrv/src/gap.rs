@@ -69,6 +69,12 @@ impl Gaps {
         }
     }
 
+    /// Whether this reply went to a resolver and was not followed yet.
+    pub(crate) fn is_sent(&self, now: Instant, to: IpAddr, sent: Sent) -> bool {
+        let lately = |(known, at): &(Sent, Instant)| *known == sent && now.saturating_duration_since(*at) < LONGEST;
+        self.sent.get(&to).is_some_and(|replies| replies.iter().any(lately))
+    }
+
     /// A query came from a resolver: the reply it must have followed, if there is one. Each reply counts once.
     pub(crate) fn came(&mut self, now: Instant, from: IpAddr, place: &Place<'_>, kind: RecordType) -> Option<Followed> {
         let replies = self.sent.get_mut(&from)?;
@@ -123,7 +129,7 @@ impl Sent {
 }
 
 /// A query later than this follows something else.
-const LONGEST: Duration = Duration::from_secs(2);
+const LONGEST: Duration = Duration::from_secs(1);
 /// Replies remembered per resolver; a busy resolver's others are not needed.
 const AT_ONCE: usize = 32;
 
@@ -167,7 +173,8 @@ mod tests {
         let mut gaps = Gaps::new(4);
         gaps.sent(start, RESOLVER, Sent::Alias(Site(2)), &[]);
         gaps.sent(start + Duration::from_millis(5), RESOLVER, Sent::Alias(SITE), &[Site(2)]);
-        let followed = gaps.came(start + Duration::from_millis(20), RESOLVER, &Place::Cut(Level(0)), RecordType::A).unwrap();
+        let followed =
+            gaps.came(start + Duration::from_millis(20), RESOLVER, &Place::Cut(Level(0)), RecordType::A).unwrap();
         assert_eq!(followed.gap, Duration::from_millis(15));
     }
 

@@ -15,7 +15,7 @@ use hickory_proto::{op::ResponseCode, rr::DNSClass};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
-    Config, ServeError, Source, Stats, Transport,
+    Config, Mode, ServeError, Source, Stats, Transport,
     answer::{Answer, View, answer},
     client::{Clients, Placement},
     gap::{Followed, Gaps, Sent},
@@ -206,7 +206,7 @@ impl Redirector {
         }
         let asked_for = self.asked_for(now, query, Prefix::of(resolver));
         if self.depends_on_who_asks(&place)
-            && let Some(known) = self.find_out(now, &asked_for, resolver, may_wait)
+            && let Some(known) = self.find_out(now, &asked_for, resolver, may_wait && self.is_worth_waiting(&place))
         {
             return Resolved::Wait(known);
         }
@@ -216,7 +216,8 @@ impl Redirector {
         let may_sound = self.config.sources.referral_gap
             && prefix == Prefix::of(resolver)
             && !self.gaps().is_sounding(now, resolver);
-        let view = View { placement: &placement, roster: &roster, prefix, from_apex, may_sound };
+        let below = matches!(place, Place::Cut(cut) if self.gaps().is_sent(now, resolver, Sent::Referral(cut, None)));
+        let view = View { placement: &placement, roster: &roster, prefix, from_apex, may_sound, below };
         let answer = answer(&self.zone, &self.config, place, &query.name, query.kind, view);
         if let Some(sent) = answer.sent {
             self.gaps().sent(now, resolver, sent, &self.zone.sites_above(&query.name));
@@ -317,6 +318,11 @@ impl Redirector {
             Place::Outside | Place::Apex(_) | Place::Plain(_) | Place::Empty(_) | Place::Missing(_) => false,
             Place::Node(..) | Place::Server(..) => false,
         }
+    }
+
+    /// An alias depends on nobody; the question that follows it may wait.
+    fn is_worth_waiting(&self, place: &Place<'_>) -> bool {
+        self.config.mode == Mode::Direct || !matches!(place, Place::Public(_))
     }
 
     fn errand(&self, errand: Errand) {

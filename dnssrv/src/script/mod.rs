@@ -27,6 +27,7 @@ struct Scene {
     roster: Roster,
     from_apex: bool,
     may_sound: bool,
+    below: bool,
 }
 
 fn proxy(last: u8) -> Proxy {
@@ -78,6 +79,7 @@ fn scene(level: u8) -> Scene {
         },
         from_apex: false,
         may_sound: false,
+        below: false,
     }
 }
 
@@ -111,6 +113,7 @@ fn ask(scene: &Scene, question: &str) -> String {
         prefix: Prefix::of([203, 0, 113, 53].into()),
         from_apex: scene.from_apex,
         may_sound: scene.may_sound,
+        below: scene.below,
     };
     let kind = RecordType::from_str(kind).unwrap();
     let answer = answer(&zone, &scene.config, zone.locate(&name), &name, kind, view);

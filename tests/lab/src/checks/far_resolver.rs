@@ -13,7 +13,7 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     stage.wait_for_clusters(&lab, Duration::from_secs(60))?;
     let zone = &lab.scenario().zone;
     clients(&lab).iter().for_each(|client| drop(look_up(&lab, client, &format!("www.site.test.{zone}."))));
-    stage.wait(Duration::from_secs(32))?;
+    stage.wait(stage.refresh())?;
     let (mut near, mut could, mut asked, mut answered, mut rtts) = (0, 0, 0, 0, Vec::new());
     for site in 0..stage.by_scale(3, 10) {
         for client in clients(&lab) {

@@ -42,9 +42,17 @@ pub(crate) struct Request {
     pub(crate) due: Duration,
     /// DNS and HTTP together, and the wait for a free hand before.
     pub(crate) took: Duration,
+    /// Of that: the wait for a free hand.
+    pub(crate) late: Duration,
+    /// Of that: DNS.
+    pub(crate) dns: Duration,
+    /// Of that: HTTP, failed addresses included.
+    pub(crate) http: Duration,
     pub(crate) failure: Option<String>,
-    /// Whether another answered address was alive and would have served.
+    /// Whether it took a second address.
     pub(crate) first_address_failed: bool,
+    /// Where it might go.
+    pub(crate) addresses: Vec<IpAddr>,
     pub(crate) file: usize,
 }
 
@@ -97,22 +105,27 @@ fn work(lab: &Lab, crowd: &Crowd<'_>, client: &Host, total: usize, (next, over, 
         std::thread::sleep(due.saturating_sub(start.elapsed()));
         // Every client asks for every file: a fixed order that mixes both.
         let file = (number * 7 + number / crowd.files.len()) % crowd.files.len();
-        let (outcome, first_address_failed) = request(lab, crowd, client, &crowd.files[file]);
-        let took = start.elapsed().saturating_sub(due);
-        let request = Request { due, took, failure: outcome.err(), first_address_failed, file };
+        let late = start.elapsed().saturating_sub(due);
+        let begun = Instant::now();
+        let addresses = match crowd.direct {
+            Some(address) => Ok(vec![address]),
+            None => resolve(lab, crowd, client),
+        };
+        let dns = begun.elapsed();
+        let (outcome, first_address_failed) = match &addresses {
+            Ok(addresses) => get(crowd, addresses, &crowd.files[file]),
+            Err(error) => (Err(error.clone()), false),
+        };
+        let addresses = addresses.unwrap_or_default();
+        let (took, http) = (start.elapsed().saturating_sub(due), begun.elapsed().saturating_sub(dns));
+        let failure = outcome.err();
+        let request = Request { due, took, late, dns, http, failure, first_address_failed, addresses, file };
         done.lock().unwrap_or_else(PoisonError::into_inner).push(request);
     }
 }
 
 /// As a browser does it: the first address, then the others. Says also whether the first one failed.
-fn request(lab: &Lab, crowd: &Crowd<'_>, client: &Host, file: &OriginFile) -> (Result<(), String>, bool) {
-    let addresses = match crowd.direct {
-        Some(address) => vec![address],
-        None => match resolve(lab, crowd, client) {
-            Ok(addresses) => addresses,
-            Err(error) => return (Err(error), false),
-        },
-    };
+fn get(crowd: &Crowd<'_>, addresses: &[IpAddr], file: &OriginFile) -> (Result<(), String>, bool) {
     let mut failure = "no address".to_owned();
     for (at, address) in addresses.iter().enumerate() {
         match fetch(http(*address), crowd.name, &file.path, PATIENCE, LONGEST) {
@@ -137,7 +150,7 @@ fn resolve(lab: &Lab, crowd: &Crowd<'_>, client: &Host) -> Result<Vec<IpAddr>, S
 }
 
 /// Requests one client has under way at most.
-const HANDS: usize = 12;
+const HANDS: usize = 24;
 const DNS_PATIENCE: Duration = Duration::from_secs(8);
 const PATIENCE: Duration = Duration::from_secs(20);
 const LONGEST: usize = 1 << 20;

@@ -20,7 +20,7 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let name = format!("www.site.test.{}.", lab.scenario().zone);
     for _ in 0..2 {
         clients(&lab).iter().for_each(|client| drop(look_up(&lab, client, &name)));
-        stage.wait(Duration::from_secs(32))?;
+        stage.wait(stage.refresh())?;
     }
     let clients = clients(&lab);
     let mut classes: BTreeMap<&str, Option<u8>> = BTreeMap::new();
@@ -39,7 +39,7 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
                 strayed.push(program(&lab, client));
             }
         }
-        stage.wait(Duration::from_secs(31))?;
+        stage.wait(stage.refresh())?;
     }
     let after = queries(&lab);
     let asked: BTreeMap<&str, u64> =

@@ -65,6 +65,16 @@ impl<'s> Stage<'s> {
         }
     }
 
+    /// The longest TTL of what is answered to a resolver not yet measured, and of addresses near it, with a second to spare.
+    pub(crate) fn refresh(&self) -> Duration {
+        self.by_scale(Duration::from_secs(7), Duration::from_secs(32))
+    }
+
+    /// The longest TTL of addresses.
+    pub(crate) fn longest_ttl(&self) -> Duration {
+        self.by_scale(Duration::from_secs(8), Duration::from_secs(60))
+    }
+
     /// A figure that must be so.
     pub(crate) fn claim(&mut self, name: impl Into<String>, value: f64, unit: &'static str, wanted: Wanted) {
         self.claims.push(Claim { name: name.into(), value, unit, wanted });
@@ -99,6 +109,27 @@ impl<'s> Stage<'s> {
                 return Ok(false);
             }
             sleep(left.min(Duration::from_millis(200)));
+        }
+    }
+
+    /// What the nodes' proxies served and from where, all nodes together.
+    pub(crate) fn figures_of_nodes(&mut self, lab: &Lab) {
+        let statuses: Vec<_> = nodes(lab).iter().filter_map(|node| lab.node_status(&node.name)).collect();
+        let words = [
+            "/requests",
+            "/served/local",
+            "/served/peers/2",
+            "/served/peers/1",
+            "/served/peers/0",
+            "/served/origin",
+            "/served/error",
+            "/origin_requests",
+            "/origin_ungranted",
+            "/collapsed",
+        ];
+        for word in words {
+            let sum: u64 = statuses.iter().filter_map(|status| status["proxy"].pointer(word)?.as_u64()).sum();
+            self.figure(format!("nodes{}", word.replace('/', "_")), sum as f64, "");
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! In the template `{{name}}`, `{{v4}}`, `{{v6}}`, `{{zone}}`, `{{folder}}`, `{{port}}` stand for the host's own, `{{roles}}` for the
 //! list of its roles, `{{seeds}}` for the list of `ADDRESS:PORT` of the other seeds, `{{apex}}` for the zone's nameservers, `{{mode}}` for
-//! how dnssrv answers.
+//! how dnssrv answers and `{{ttls}}` for its TTLs where they are not the defaults.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::{Program, Ready};
 use crate::{
     config::Config,
     error::Error,
-    scenario::{Host, Role, Scenario},
+    scenario::{Host, Role, Scale, Scenario},
 };
 
 pub(super) fn program(scenario: &Scenario, host: &Host, folder: &Path, config: &Config) -> Result<Program, Error> {
@@ -48,8 +48,17 @@ fn fill(template: &str, scenario: &Scenario, host: &Host, dns: bool, folder: &Pa
         ("{{seeds}}", list(seeds)),
         ("{{apex}}", list(servers)),
         ("{{mode}}", scenario.dns_mode.word().into()),
+        ("{{ttls}}", ttls(scenario.scale).into()),
     ];
     words.iter().fold(template.to_owned(), |text, (word, value)| text.replace(word, value))
+}
+
+/// At short scale a refresh comes after seconds, so that CI sees several.
+fn ttls(scale: Scale) -> &'static str {
+    match scale {
+        Scale::Short => "near = \"6s\"\nglobal = \"8s\"\nunknown = \"2s\"\ndelegation_unknown = \"5s\"",
+        Scale::Long => "",
+    }
 }
 
 fn list(items: impl Iterator<Item = String>) -> String {

@@ -63,7 +63,7 @@ impl<'a> Check<'a> {
         let weather = self.weather(&file.weather)?;
         let zone = file.zone.trim_end_matches('.').to_ascii_lowercase();
         let (name, seed, dns_mode) = (file.name.into_inner(), file.seed, file.dns_mode);
-        Ok(Scenario { name, zone, seed, dns_mode, weather, hosts, one_way })
+        Ok(Scenario { name, zone, seed, dns_mode, scale: self.scale, weather, hosts, one_way })
     }
 
     fn error(&self, span: &Range<usize>, message: String) -> Error {

@@ -64,7 +64,7 @@ pub(super) struct HostKeys {
     /// 1 if absent; if given, the names carry numbers. `{ short = 8, long = 20 }` differs by scale.
     pub(super) count: Option<Spanned<Count>>,
     /// A matrix row, a city, a list of these, `{ beside = "HOST" }`, `{ draw = "groups", groups, size, under }` or
-    /// `{ draw = "apart" }`.
+    /// `{ draw = "apart" }`, which may have `under` too: near some host placed before.
     pub(super) at: Spanned<toml::Value>,
     /// Added to each RTT of this host: what lies between it and its site.
     #[serde(default)]

@@ -35,6 +35,8 @@ pub struct Scenario {
     pub seed: u64,
     /// How the nodes' dnssrv answers.
     pub dns_mode: DnsMode,
+    /// How much of it is built; at short scale TTLs are short too.
+    pub scale: Scale,
     /// What may happen to any packet; its bound on packets under way is the lab's to set.
     pub weather: Weather,
     /// The hosts in the order of the file; a host's place in it is its [`HostId`].

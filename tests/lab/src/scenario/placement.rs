@@ -19,8 +19,8 @@ pub(super) enum At {
     /// So many groups, each of at least `size` hosts that all are `under` an RTT of each other while no two
     /// groups are; hosts left over join the groups in turn.
     Groups { groups: usize, size: usize, under: Duration },
-    /// Rows where no other host is.
-    Apart,
+    /// Rows where no other host is; `under` an RTT of at least one host placed before, if given.
+    Apart { under: Option<Duration> },
 }
 
 /// A row by number or by its city.
@@ -45,7 +45,7 @@ impl At {
         match self {
             Self::Written(_) => 0,
             Self::Groups { .. } => 1,
-            Self::Apart => 2,
+            Self::Apart { .. } => 2,
             Self::Beside(_) => 3,
         }
     }
@@ -54,8 +54,8 @@ impl At {
         let known: &[&str] = match table.get("draw").and_then(Value::as_str) {
             None if table.contains_key("beside") => &["beside"],
             Some("groups") => &["draw", "groups", "size", "under"],
-            Some("apart") => &["draw"],
-            _ => return Err("`at`: a table is { beside = \"HOST\" }, { draw = \"groups\", groups, size, under } or { draw = \"apart\" }".into()),
+            Some("apart") => &["draw", "under"],
+            _ => return Err("`at`: a table is { beside = \"HOST\" }, { draw = \"groups\", groups, size, under } or { draw = \"apart\", under }".into()),
         };
         if let Some(unknown) = table.keys().find(|key| !known.contains(&key.as_str())) {
             return Err(format!("`at.{unknown}`: unknown, expected {}", known.join(", ")));
@@ -64,15 +64,18 @@ impl At {
             let value = table.get(key).map_or(Some(default), Value::as_integer).and_then(|n| usize::try_from(n).ok());
             value.filter(|count| *count >= 1).ok_or_else(|| format!("`at.{key}`: must be a number of 1 or more"))
         };
-        match (table.get("beside"), known.len()) {
-            (Some(Value::String(host)), _) => Ok(Self::Beside(host.clone())),
-            (Some(_), _) => Err("`at.beside`: must be the name of a host".into()),
-            (None, 1) => Ok(Self::Apart),
-            (None, _) => {
-                let under = table.get("under").map_or(Some("20ms"), Value::as_str).unwrap_or_default();
-                let under = units::duration(under).map_err(|error| format!("`at.under`: {error}"))?;
-                Ok(Self::Groups { groups: count("groups", 1)?, size: count("size", 3)?, under })
+        let under = |default: &'static str| {
+            let text = table.get("under").map_or(Some(default), Value::as_str).unwrap_or_default();
+            units::duration(text).map_err(|error| format!("`at.under`: {error}"))
+        };
+        match table.get("beside") {
+            Some(Value::String(host)) => Ok(Self::Beside(host.clone())),
+            Some(_) => Err("`at.beside`: must be the name of a host".into()),
+            None if known.contains(&"groups") => {
+                Ok(Self::Groups { groups: count("groups", 1)?, size: count("size", 3)?, under: under("20ms")? })
             }
+            None if table.contains_key("under") => Ok(Self::Apart { under: Some(under("")?) }),
+            None => Ok(Self::Apart { under: None }),
         }
     }
 }
@@ -111,8 +114,12 @@ impl<'m> Placement<'m> {
         let chosen = match at {
             At::Written(places) => self.written(places, hosts.len())?,
             At::Groups { groups, size, under } => self.groups(*groups, *size, *under, hosts.len())?,
-            At::Apart => {
-                let mut free = self.free();
+            At::Apart { under } => {
+                let placed: Vec<usize> = self.rows.iter().flatten().copied().collect();
+                let near = |row: usize, other: usize, under| self.matrix.rtt(row, other).is_some_and(|rtt| rtt < under);
+                let fits = |row: &usize| under.is_none_or(|under| placed.iter().any(|other| near(*row, *other, under)));
+                let mut free: Vec<usize> =
+                    free(self.matrix, &self.rows, &mut self.random).into_iter().filter(fits).collect();
                 if free.len() < hosts.len() {
                     return Err(format!(
                         "{} rows are left for {} hosts: the matrix is too small",
@@ -155,18 +162,11 @@ impl<'m> Placement<'m> {
         Ok((0..hosts).map(|host| rows[host.min(rows.len() - 1)]).collect())
     }
 
-    /// Rows without a host, in random order.
-    fn free(&mut self) -> Vec<usize> {
-        let mut free: Vec<usize> = (0..self.matrix.places()).filter(|row| !self.rows.contains(&Some(*row))).collect();
-        free.shuffle(&mut self.random);
-        free
-    }
-
     fn groups(&mut self, groups: usize, size: usize, under: Duration, hosts: usize) -> Result<Vec<usize>, String> {
         if groups * size > hosts {
             return Err(format!("{groups} groups of {size} need {} hosts, there are {hosts}", groups * size));
         }
-        let free = self.free();
+        let free = free(self.matrix, &self.rows, &mut self.random);
         let near = |a: usize, b: usize| self.matrix.rtt(a, b).is_some_and(|rtt| rtt < under);
         let mut found: Vec<Vec<usize>> = Vec::new();
         for first in &free {
@@ -197,4 +197,11 @@ impl<'m> Placement<'m> {
         let longest = found.iter().map(Vec::len).max().unwrap_or(0);
         Ok((0..longest).flat_map(|at| found.iter().filter_map(move |group| group.get(at).copied())).collect())
     }
+}
+
+/// Rows without a host, in random order.
+fn free(matrix: &Matrix, taken: &[Option<usize>], random: &mut StdRng) -> Vec<usize> {
+    let mut free: Vec<usize> = (0..matrix.places()).filter(|row| !taken.contains(&Some(*row))).collect();
+    free.shuffle(random);
+    free
 }

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use atoll_lab::{Scale, Scenario, draw};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -242,4 +243,25 @@ fn a_machine_that_cannot_says_what_it_lacks() {
         let hide = "mount -t tmpfs none /usr/sbin && exec \"$@\"";
         refused(&["unshare", "-m", "sh", "-c", hide, "sh"], "which is not installed: apt-get install n");
     }
+}
+
+#[test]
+fn every_scenario_file_is_sound_and_the_picture_in_the_docs_is_drawn_by_the_tool() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = 0;
+    for entry in fs::read_dir(root.join("scenarios")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        for scale in [Scale::Short, Scale::Long] {
+            let scenario = Scenario::read(&path, None, scale).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(Some(scenario.name.as_str()), path.file_stem().and_then(|stem| stem.to_str()));
+        }
+        files += 1;
+    }
+    assert!(files >= 6, "{files}");
+    let cities = Scenario::read(&root.join("scenarios/cities.toml"), None, Scale::Short).unwrap();
+    let docs = fs::read_to_string(root.join("../../docs/lab.md")).unwrap();
+    assert!(docs.contains(draw(&cities).trim_end()), "docs/lab.md shows another picture than:\n{}", draw(&cities));
 }
