@@ -277,3 +277,26 @@ mod spans {
         texts.iter().map(parse).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_a_whole_number_and_a_unit() {
+        let parsed = ["300ms", "20s", "1h", "15 m", "5us", "7ns", "1d"].map(span::parse);
+        let nanos = [300_000_000, 20_000_000_000, 3_600_000_000_000, 900_000_000_000, 5_000, 7, 86_400_000_000_000];
+        assert_eq!(parsed, nanos.map(|nanos| Some(Duration::from_nanos(nanos))));
+        for wrong in ["", "20", "s", "1.5s", "-1s", "20 parsecs", "99999999999999999999s", "999999999999d"] {
+            assert_eq!(span::parse(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn levels_run_from_the_nearest_to_the_global_one_and_only_that_has_no_threshold() {
+        let config = Config::default();
+        let levels: Vec<_> = config.levels().map(|level| (level.0, config.threshold(level))).collect();
+        let (near, region) = (Duration::from_millis(20), Duration::from_millis(60));
+        assert_eq!(levels, [(2, Some(near)), (1, Some(region)), (0, None)]);
+    }
+}

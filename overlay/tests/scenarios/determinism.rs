@@ -11,7 +11,7 @@ fn eventful(seed: u64) -> Sim {
     let faults = sim.faults_mut();
     (faults.stalled, faults.dropped, faults.duplicated, faults.jitter_percent) = (5_000, 1_000, 1_000, 10);
     sim.run_for(secs(10));
-    for round in 0_usize..400 {
+    for round in 0_usize..240 {
         let key = Key::of(&(round % 40).to_be_bytes());
         for asker in 0..6 {
             let node = (round * 7 + asker * 11) % 60;
@@ -22,7 +22,7 @@ fn eventful(seed: u64) -> Sim {
         if round % 100 == 50 {
             sim.kill(round % 60, atoll_overlay::sim::Death::Machine);
         }
-        if round == 200 {
+        if round == 120 {
             sim.command(1, Command::Spread(Bytes::from_static(b"purge")));
         }
         sim.run_for(ms(100));
