@@ -168,7 +168,7 @@ impl Default for Config {
             rto_max: Duration::from_secs(1),
             rto_unknown: Duration::from_millis(800),
             rto_probe: Duration::from_millis(250),
-            lost_min: Duration::from_millis(150),
+            lost_min: Duration::from_millis(250),
             get_deadline: Duration::from_secs(2),
             put_deadline: Duration::from_secs(5),
             acquire_deadline: Duration::from_millis(600),
