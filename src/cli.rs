@@ -13,6 +13,15 @@ pub struct Cli {
     pub command: Command,
 }
 
+impl Cli {
+    /// What this process was asked. A wrong line, `--help` and `--version` are answered here and end the process, a wrong line
+    /// with exit code 2.
+    #[must_use]
+    pub fn from_command_line() -> Self {
+        Self::parse()
+    }
+}
+
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -80,7 +89,8 @@ pub struct StatusArgs {
 /// `atoll url`
 #[derive(Debug, Args)]
 pub struct UrlArgs {
-    /// The URL at its origin, such as https://www.example.com/a.jpg
+    /// The URL at its origin.
+    #[arg(help = "The URL at its origin, such as https://www.example.com/a.jpg")]
     pub url: String,
     /// The zone of the CDN
     #[arg(long, default_value = "nyud.example")]

@@ -14,10 +14,9 @@ use atoll::{
     out::{complain, say},
     run, url_command,
 };
-use clap::Parser as _;
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
+    match Cli::from_command_line().command {
         Command::Url(args) => url(&args),
         Command::Node(args) => node(&args),
         Command::Demo(args) => demo(&args),

@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use atoll_overlay::{LevelInfo, NodeInfo, Roles};
-use atoll_store::DiskState;
 use serde::{Deserialize, Serialize};
 
 use crate::out::plain;
@@ -181,64 +180,6 @@ impl LevelStatus {
             cluster: info.cluster.to_string(),
             size: info.size,
             neighbours: neighbours.into_iter().take(NEIGHBOURS_SHOWN).map(Neighbour::of).collect(),
-        }
-    }
-}
-
-impl StoreStatus {
-    /// What the store tells.
-    #[must_use]
-    pub fn of(stats: &atoll_store::Stats) -> Self {
-        let disk = match stats.disk {
-            DiskState::Absent => "none",
-            DiskState::Working => "ok",
-            DiskState::Failed => "failed: nothing is written until the next try",
-        };
-        Self {
-            objects: stats.objects,
-            memory_bytes: stats.memory_bytes,
-            disk_bytes: stats.disk_bytes,
-            disk: disk.to_owned(),
-        }
-    }
-}
-
-impl ProxyStatus {
-    /// What the proxy tells.
-    #[must_use]
-    pub fn of(stats: &atoll_proxy::Stats) -> Self {
-        let atoll_proxy::Served { local, peers, origin, error } = stats.served.clone();
-        Self {
-            requests: stats.requests,
-            served: Served { local, peers, origin, error },
-            collapsed: stats.collapsed,
-            stale: stats.stale,
-            refused: stats.refused,
-            origin_requests: stats.origin_requests,
-            origin_ungranted: stats.origin_ungranted,
-            origin_bytes: stats.origin_bytes,
-            peer_bytes: stats.peer_bytes,
-            flights: stats.flights,
-            connections: stats.connections,
-        }
-    }
-}
-
-impl DnsStatus {
-    /// What the dnssrv tells.
-    #[must_use]
-    pub fn of(stats: &atoll_dnssrv::Stats) -> Self {
-        let mut codes = BTreeMap::new();
-        for ((_, code, _), count) in &stats.queries {
-            *codes.entry((*code).to_owned()).or_default() += count;
-        }
-        Self {
-            queries: stats.queries.values().sum(),
-            codes,
-            levels: stats.levels.clone(),
-            dropped: stats.dropped,
-            live: stats.live.iter().map(|live| *live as u64).collect(),
-            measured: stats.measured.clone(),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The command as an operator types it: what it prints, its exit code, and that nothing starts on a wrong configuration.
 
 use std::{
+    net::{TcpListener, UdpSocket},
     path::Path,
     process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 /// Runs the binary to its end.
@@ -102,4 +104,67 @@ fn a_reader_that_goes_away_is_no_crash() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+}
+
+/// Runs the binary until it ends by itself; fails the test if it goes on for a minute.
+fn ends(arguments: &[&str]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_atoll"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while child.try_wait().expect("it is our child").is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // Of one that has ended this does nothing.
+    let _ = child.kill();
+    child.wait_with_output().expect("it is our child")
+}
+
+#[test]
+fn a_used_port_ends_the_node_and_names_port_protocol_and_holder() {
+    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (tcp_port, udp_port) = (tcp.local_addr().unwrap().port(), udp.local_addr().unwrap().port());
+    for (role, section, protocol, port) in [
+        ("manager", format!("[manager]\nlisten = [\"127.0.0.1:{tcp_port}\"]"), "TCP", tcp_port),
+        ("manager", format!("[admin]\nlisten = [\"127.0.0.1:{tcp_port}\"]\n[manager]\nlisten = []"), "TCP", tcp_port),
+        ("proxy", format!("[proxy]\norigins = \"any\"\nlisten = [\"127.0.0.1:{tcp_port}\"]"), "TCP", tcp_port),
+        ("dnssrv", format!("[dns]\nlisten = [\"127.0.0.1:{udp_port}\"]"), "UDP", udp_port),
+        (
+            "manager",
+            format!("[manager]\nlisten = []\n[overlay]\nlisten = [\"/ip4/127.0.0.1/tcp/{tcp_port}\"]"),
+            "TCP",
+            tcp_port,
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let overlay =
+            if section.contains("[overlay]") { "" } else { "[overlay]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n" };
+        let node =
+            format!("[node]\nroles = [\"{role}\"]\nstate = \"STATE\"\nzone = \"nyud.example\"\n{overlay}{section}\n");
+        let file = config(folder.path(), &node);
+        let output = ends(&["node", "--config", &file]);
+        assert_eq!(output.status.code(), Some(1), "{section}: {output:?}");
+        let told = stderr(&output);
+        assert!(told.contains(&format!("{protocol} port {port}")), "{section}: {told}");
+        #[cfg(target_os = "linux")]
+        assert!(told.contains(&format!("(process {})", std::process::id())), "{section}: {told}");
+    }
+}
+
+#[test]
+fn a_second_node_on_one_state_directory_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = config(
+        folder.path(),
+        "[node]\nroles = [\"manager\"]\nstate = \"STATE\"\n[manager]\nlisten = []\n[overlay]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n",
+    );
+    let _first = atoll::state::State::open(&folder.path().join("state")).unwrap();
+    let output = ends(&["node", "--config", &file]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(stderr(&output).contains("belongs to a node that is running"), "{}", stderr(&output));
 }

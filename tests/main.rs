@@ -6,5 +6,6 @@ mod support;
 mod cli;
 mod demo;
 mod flash_crowd;
+mod manager;
 mod redirect;
 mod tidy;

@@ -5,6 +5,10 @@
 //! names ask for the cuts one by one, and there a referral is always right. For those that do not, one moment is certain enough:
 //! the query that follows a CNAME just sent by this server came from the apex's zone.
 //!
+//! A resolver that is not known yet is sounded: its full name is referred to this server itself, in a cut (`http.` under the
+//! innermost level) that no other server ever delegates and that lapses within a second. The question comes again one round trip
+//! later, and is answered by that.
+//!
 //! A referral names the servers of the resolver's cluster whatever cut was asked for; a cut within the resolver's level is
 //! delegated, a deeper one exists without records.
 
@@ -39,6 +43,12 @@ pub(crate) struct View<'a> {
     pub(crate) prefix: Prefix,
     /// Whether this question followed a CNAME just sent, and so came from the apex's zone.
     pub(crate) from_apex: bool,
+    /// Whether whoever asks may be referred back here to be measured: not while it may still hold such a referral.
+    pub(crate) may_sound: bool,
+    /// Whether this resolver was just referred to the very cut it asks for, and so asks below it (BIND does, if it minimises
+    /// strictly). There the NS are the answer, and a referral would be lame. Above it, BIND takes addresses from a referral
+    /// only.
+    pub(crate) below: bool,
 }
 
 /// A reply but for the header and EDNS.
@@ -186,7 +196,37 @@ impl Asked<'_> {
                 return self.referral(placement.level, &servers, Some(site));
             }
         }
+        if !known
+            && self.view.may_sound
+            && let Some(sounding) = self.sounding(site)
+        {
+            return sounding;
+        }
         self.addresses(site, Some(self.zone.innermost()))
+    }
+
+    /// Refers a full name to this server itself. None if it cannot name itself, or the type is seldom asked for.
+    fn sounding(&self, site: Site) -> Option<Answer> {
+        let me = self.view.roster.me.as_ref()?;
+        if !matches!(self.kind, RecordType::A | RecordType::AAAA) {
+            return None;
+        }
+        let owner = self.zone.target(site)?.base_name();
+        let name = self.zone.server_name(Some(self.zone.innermost()), me.id)?;
+        let v4 = me.v4.map(|v4| RData::A(v4.into()));
+        let v6 = me.v6.map(|v6| RData::AAAA(v6.into()));
+        let glue: Vec<_> = v4.into_iter().chain(v6).map(|data| self.record(&name, SOUNDING, data)).collect();
+        if glue.is_empty() {
+            return None;
+        }
+        Some(Answer {
+            authoritative: false,
+            authority: vec![self.record(&owner, SOUNDING, RData::NS(NS(name)))],
+            additional: glue,
+            level: Some(self.view.placement.level),
+            sent: Some(Sent::Sounding(site, self.kind)),
+            ..Answer::of(ResponseCode::NoError)
+        })
     }
 
     fn cut(&self, level: Level) -> Answer {
@@ -197,8 +237,11 @@ impl Asked<'_> {
         let delegated = placement.level >= level || (!known && measurable);
         if !delegated {
             // A nearer server may delegate it: only who has a near cluster keeps this for long.
-            let lasting = placement.settled && placement.level > Level::GLOBAL;
-            let ttl = if lasting { self.config.ttl.negative } else { self.config.ttl.delegation_unknown };
+            let ttl = match (placement.settled, placement.level) {
+                (false, _) => self.config.ttl.unknown,
+                (true, Level::GLOBAL) => self.config.ttl.delegation_unknown,
+                (true, _) => self.config.ttl.negative,
+            };
             return Answer { level: Some(placement.level), ..self.nothing(outer, ttl) };
         }
         match self.kind {
@@ -208,9 +251,17 @@ impl Asked<'_> {
             _ if level == Level::GLOBAL => {
                 self.referral(level, &self.view.roster.servers_apart(self.view.prefix, true), None)
             }
-            // Whoever comes back is measured by that, here or at a neighbour.
-            _ => self.referral(level, &self.view.roster.servers_at(level, self.view.prefix), None),
+            _ => self.call_back(level),
         }
+    }
+
+    /// A referral of an unknown resolver to this server alone, for a moment: by coming back it is measured. Resolvers spread
+    /// their queries over a set and would not come back; and one that turns out to be far is soon to look elsewhere.
+    fn call_back(&self, cut: Level) -> Answer {
+        let roster = self.view.roster;
+        let me: Vec<Server> = roster.me.iter().cloned().collect();
+        let servers = if me.is_empty() { roster.servers_at(cut, self.view.prefix) } else { me };
+        self.referral_for(self.config.ttl.unknown, cut, &servers, None)
     }
 
     fn server(&self, closest: Closest, id: NodeId) -> Answer {
@@ -296,23 +347,37 @@ impl Asked<'_> {
 
     fn referral(&self, cut: Level, servers: &[Server], site: Option<Site>) -> Answer {
         let placement = self.view.placement;
-        let ttl = match placement.settled {
-            false => self.config.ttl.delegation_unknown,
-            true if placement.level == Level::GLOBAL => self.config.ttl.delegation_far,
-            true => self.config.ttl.delegation,
+        let ttl = match (placement.settled, placement.level) {
+            (false, _) => self.config.ttl.delegation_unknown,
+            (true, Level::GLOBAL) => self.config.ttl.delegation_far,
+            (true, _) => self.config.ttl.delegation,
         };
+        self.referral_for(ttl, cut, servers, site)
+    }
+
+    fn referral_for(&self, ttl: Duration, cut: Level, servers: &[Server], site: Option<Site>) -> Answer {
         let (authority, additional) = self.name_servers(Some(cut), servers, ttl);
         if authority.is_empty() {
             return Answer { error: Some(Extended::NOBODY), ..Answer::of(ResponseCode::ServFail) };
         }
-        Answer {
-            authoritative: false,
-            authority,
-            additional,
-            level: Some(placement.level),
-            sent: Some(Sent::Referral(cut, site)),
-            ..Answer::of(ResponseCode::NoError)
+        let (level, sent) = (Some(self.view.placement.level), Some(Sent::Referral(cut, site)));
+        if self.kind == RecordType::NS && (self.view.below || (cut == Level::GLOBAL && !self.is_of_apex())) {
+            return Answer { additional, level, sent, ..Answer::with(authority) };
         }
+        Answer { authority, additional, level, sent, ..Answer::of(ResponseCode::NoError) }
+    }
+
+    /// Whether this server may be asked as one of the apex's: it is, or the configuration does not tell.
+    fn is_of_apex(&self) -> bool {
+        let me = self.view.roster.me.as_ref();
+        let mine = |record: &Record| {
+            let address = record.data.ip_addr();
+            me.is_none_or(|me| {
+                address.is_some() && (address == me.v4.map(Into::into) || address == me.v6.map(Into::into))
+            })
+        };
+        let configured = self.zone.servers();
+        configured.is_empty() || configured.iter().any(|(_, records)| records.is_empty() || records.iter().any(mine))
     }
 
     /// An NS set under a zone's name and the addresses of its servers, which have names in that zone.
@@ -364,3 +429,6 @@ impl Answer {
         Self { authoritative: true, answers, ..Self::of(ResponseCode::NoError) }
     }
 }
+
+/// How long a referral to this server itself may be kept: less than it takes until another may be sent (`gap.rs`).
+const SOUNDING: Duration = Duration::from_secs(1);

@@ -5,7 +5,7 @@ use std::{net::IpAddr, net::SocketAddr, time::Duration};
 
 use serde::Deserialize;
 
-use crate::ServeError;
+use crate::{ServeError, zone::Zone};
 
 /// Everything the redirector may be told.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -74,8 +74,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Whether every setting is in its range.
-    pub(crate) fn check(&self) -> Result<(), ServeError> {
+    /// Whether a server could start with these settings: each in its range, the zone and its records well formed.
+    pub fn check(&self) -> Result<(), ServeError> {
         let wrong = |field: &str, reason: &str| Err(ServeError::config(field, reason));
         let falling = self.thresholds.windows(2).all(|pair| matches!(pair, [wide, narrow] if wide > narrow));
         if self.thresholds.is_empty() || self.thresholds.len() > 7 || !falling {
@@ -100,7 +100,7 @@ impl Config {
         if self.listen.is_empty() {
             return wrong("listen", "one address at least");
         }
-        Ok(())
+        Zone::new(self).map(|_| ())
     }
 }
 
@@ -393,7 +393,32 @@ mod durations {
 mod tests {
     use std::time::Duration;
 
-    use super::duration::parse;
+    use super::{Config, Mode, duration::parse};
+
+    #[test]
+    fn settings_are_read_from_toml_and_what_is_not_one_is_refused() {
+        let config: Config = toml::from_str(
+            r#"
+            zone = "nyud.example"
+            listen = ["127.0.0.1:53", "[::1]:53"]
+            mode = "direct"
+            thresholds = ["80ms", "10ms"]
+            nameservers = [{ name = "ns1", addresses = ["192.0.2.1"] }]
+            records = [{ name = "@", type = "MX", data = "10 mail.example.org." }]
+            ttl.near = "15s"
+            sources.icmp = false
+            health = { interval = "1s", up = 1 }
+            "#,
+        )
+        .unwrap();
+        assert_eq!((config.mode, config.listen.len(), config.ttl.near), (Mode::Direct, 2, Duration::from_secs(15)));
+        assert_eq!(config.thresholds, [Duration::from_millis(80), Duration::from_millis(10)]);
+        assert_eq!(config.records[0].ttl, Duration::from_secs(3600));
+        assert!(!config.sources.icmp && config.sources.hints);
+        for wrong in ["zon = 1", "mode = \"near\"", "ttl.near = 15", "sources.dns = true", "thresholds = [\"fast\"]"] {
+            assert!(toml::from_str::<Config>(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn a_duration_is_a_whole_number_and_a_known_unit() {

@@ -15,7 +15,7 @@ use hickory_proto::{op::ResponseCode, rr::DNSClass};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
-    Config, ServeError, Source, Stats, Transport,
+    Config, Mode, ServeError, Source, Stats, Transport,
     answer::{Answer, View, answer},
     client::{Clients, Placement},
     gap::{Followed, Gaps, Sent},
@@ -200,20 +200,24 @@ impl Redirector {
     fn resolve(&self, now: Instant, query: &Query, from: SocketAddr, may_wait: bool) -> Resolved {
         let place = self.zone.locate(&query.name);
         let resolver = from.ip().to_canonical();
-        let followed = self.gaps().came(now, resolver, &place);
+        let followed = self.gaps().came(now, resolver, &place, query.kind);
         if let Some(followed) = followed {
             self.learn(now, Prefix::of(resolver), followed);
         }
         let asked_for = self.asked_for(now, query, Prefix::of(resolver));
         if self.depends_on_who_asks(&place)
-            && let Some(known) = self.find_out(now, &asked_for, resolver, may_wait)
+            && let Some(known) = self.find_out(now, &asked_for, resolver, may_wait && self.is_worth_waiting(&place))
         {
             return Resolved::Wait(known);
         }
         let AskedFor { prefix, placement, scope } = asked_for;
         let roster = self.roster();
         let from_apex = matches!(followed, Some(Followed { sent: Sent::Alias(_), .. }));
-        let view = View { placement: &placement, roster: &roster, prefix, from_apex };
+        let may_sound = self.config.sources.referral_gap
+            && prefix == Prefix::of(resolver)
+            && !self.gaps().is_sounding(now, resolver);
+        let below = matches!(place, Place::Cut(cut) if self.gaps().is_sent(now, resolver, Sent::Referral(cut, None)));
+        let view = View { placement: &placement, roster: &roster, prefix, from_apex, may_sound, below };
         let answer = answer(&self.zone, &self.config, place, &query.name, query.kind, view);
         if let Some(sent) = answer.sent {
             self.gaps().sent(now, resolver, sent, &self.zone.sites_above(&query.name));
@@ -299,7 +303,7 @@ impl Redirector {
     fn learn(&self, now: Instant, resolver: Prefix, followed: Followed) {
         let (source, on) = match followed.sent {
             Sent::Alias(_) => (Source::CnameGap, self.config.sources.cname_gap),
-            Sent::Referral(..) => (Source::ReferralGap, self.config.sources.referral_gap),
+            Sent::Referral(..) | Sent::Sounding(..) => (Source::ReferralGap, self.config.sources.referral_gap),
         };
         if on {
             self.measured(now, resolver, source, followed.gap);
@@ -314,6 +318,11 @@ impl Redirector {
             Place::Outside | Place::Apex(_) | Place::Plain(_) | Place::Empty(_) | Place::Missing(_) => false,
             Place::Node(..) | Place::Server(..) => false,
         }
+    }
+
+    /// An alias depends on nobody; the question that follows it may wait.
+    fn is_worth_waiting(&self, place: &Place<'_>) -> bool {
+        self.config.mode == Mode::Direct || !matches!(place, Place::Public(_))
     }
 
     fn errand(&self, errand: Errand) {

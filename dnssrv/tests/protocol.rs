@@ -385,3 +385,46 @@ async fn questions_are_counted_by_type_code_and_transport() {
     let expected = [(("a", "noerror", "udp"), 1), (("aaaa", "refused", "udp"), 1), (("soa", "noerror", "tcp"), 1)];
     assert_eq!(counted, expected);
 }
+
+#[tokio::test]
+async fn connections_past_the_limit_in_all_are_closed_and_so_are_silent_ones() {
+    let (_server, address) = alone(|config| {
+        config.limits.tcp_connections = 1;
+        config.limits.tcp_idle = std::time::Duration::from_millis(100);
+    })
+    .await;
+    let mut silent = TcpStream::connect(address).await.unwrap();
+    // Half a length, then nothing: a slow client is a silent one.
+    silent.write_all(&[0]).await.unwrap();
+    let mut second = TcpStream::connect(address).await.unwrap();
+    assert!(matches!(timeout(DEADLINE, second.read(&mut [0; 1])).await, Ok(Ok(0) | Err(_))));
+    assert!(matches!(timeout(DEADLINE, silent.read(&mut [0; 1])).await, Ok(Ok(0) | Err(_))));
+}
+
+#[tokio::test]
+async fn a_length_of_zero_ends_a_connection() {
+    let (_server, address) = alone(|_| {}).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&[0, 0]).await.unwrap();
+    assert!(matches!(timeout(DEADLINE, stream.read(&mut [0; 1])).await, Ok(Ok(0) | Err(_))));
+}
+
+#[tokio::test]
+async fn several_sockets_share_an_address_and_all_answer() {
+    let (server, address) = alone(|config| config.limits.udp_sockets = 4).await;
+    // The kernel spreads clients by their port.
+    for _ in 0..32 {
+        assert_eq!(code(&exchange(address, &query(NAME, RecordType::A)).await), 0);
+    }
+    assert_eq!(server.stats().queries.values().sum::<u64>(), 32);
+}
+
+#[tokio::test]
+async fn plain_records_are_answered_beside_public_names() {
+    let (_server, address) = alone(|config| config.records.push(plain_record("@", "\"here\""))).await;
+    let apex = message(&exchange(address, &query("nyud.example", RecordType::TXT)).await);
+    assert_eq!(apex.answers[0].data.to_string(), "\"here\"".trim_matches('"'));
+    assert!(apex.metadata.authoritative);
+    let alias = message(&exchange(address, &query(NAME, RecordType::TXT)).await);
+    assert!(matches!(alias.answers[0].data, RData::CNAME(_)));
+}

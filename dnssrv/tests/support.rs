@@ -150,6 +150,8 @@ pub(crate) fn node(number: u8, address: Ipv4Addr, cluster: u8, http: u16) -> Nod
 pub(crate) fn config(listen: SocketAddr) -> Config {
     Config {
         listen: vec![listen],
+        // Far above what a busy machine adds to the loopback.
+        thresholds: vec![Duration::from_millis(300), Duration::from_millis(250)],
         sources: Sources { tcp_connect: false, icmp: false, ..Sources::default() },
         health: Health {
             interval: Duration::from_millis(20),

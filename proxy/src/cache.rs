@@ -4,8 +4,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use atoll_overlay::{Index, Key, NodeId, NodeInfo, Streams};
 use atoll_store::Store;
-use http::HeaderMap;
-use tokio::sync::Semaphore;
+use http::{HeaderMap, StatusCode, header};
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     announce::Announcer,
@@ -32,6 +32,8 @@ pub(crate) struct Cache {
     pub(crate) flights: Arc<Flights>,
     pub(crate) announcer: Announcer,
     pub(crate) counters: Arc<Counters>,
+    /// Set when the proxy stops: fetches end at once.
+    pub(crate) stop: watch::Sender<bool>,
     /// Requests being answered.
     pub(crate) places: Arc<Semaphore>,
     /// Keys whose origin failed: what to answer until it is asked again.
@@ -80,6 +82,14 @@ impl Wanted {
         }
         Key::of(&text)
     }
+
+    /// Whether an answer only sends the same URL to https.
+    pub(crate) fn is_sent_to_https(&self, status: StatusCode, fields: &HeaderMap) -> bool {
+        let Some(upgraded) = self.url.upgraded() else { return false };
+        let target = fields.get(header::LOCATION).and_then(|value| value.to_str().ok());
+        matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+            && target.and_then(|target| OriginUrl::parse(target).ok()).is_some_and(|target| target == upgraded)
+    }
 }
 
 /// The configured origins, checked.
@@ -125,7 +135,7 @@ impl OriginRules {
                     } else {
                         url.host() == rule.host
                     };
-                    host && rule.port.map_or(matches!(url.port(), 80 | 443), |port| port == url.port())
+                    host && rule.port.map_or_else(|| matches!(url.port(), 80 | 443), |port| port == url.port())
                 });
                 let first = fits.next()?;
                 // A pattern lets its holder point names anywhere; only a named host is the operator's own word.
@@ -174,6 +184,7 @@ impl Cache {
             flights: Flights::new(config.limits.flights, config.limits.waiters),
             announcer: Announcer::new(Arc::clone(&index), config.peers.clone()),
             places: Arc::new(Semaphore::new(config.limits.requests)),
+            stop: watch::Sender::new(false),
             negative: Memory::new(remembered),
             pauses: Memory::new(remembered),
             passing: Memory::new(remembered),
@@ -281,5 +292,35 @@ mod tests {
         assert_eq!(rules.permit(&url("http://evilwild.test/")), None);
         assert_eq!(rules.permit(&url("http://a.port.test:8080/")), Some(false));
         assert!(OriginRules::new(&Origins::Listed(vec!["a b".to_owned()])).is_err());
+    }
+
+    // O06: nothing but the same URL under https is followed.
+    #[test]
+    fn only_the_same_url_under_https_is_followed() {
+        let check = |url: &str, status: u16, target: &str| {
+            let url = OriginUrl::parse(url).unwrap();
+            let upstream = Upstream::of(&url, false);
+            let wanted = Wanted { key: url.key(), url, upstream, fields: HeaderMap::new() };
+            let fields = HeaderMap::from_iter([(header::LOCATION, target.parse().unwrap())]);
+            wanted.is_sent_to_https(StatusCode::from_u16(status).unwrap(), &fields)
+        };
+        assert!(check("http://a.test/x?y", 301, "https://a.test/x?y"));
+        assert!(check("http://a.test/x?y", 308, "HTTPS://A.test:443/x?y"));
+        for other in [
+            "https://a.test/x",
+            "https://b.test/x?y",
+            "http://a.test/x?y",
+            "https://a.test:8443/x?y",
+            "/x?y",
+            "https://10.0.0.1/x?y",
+            "file:///etc/passwd",
+            "gopher://a.test/x?y",
+            "",
+        ] {
+            assert!(!check("http://a.test/x?y", 301, other), "{other}");
+        }
+        assert!(!check("http://a.test/x?y", 200, "https://a.test/x?y"));
+        assert!(!check("https://a.test/x?y", 301, "https://a.test/x?y"));
+        assert!(!check("http://a.test:8080/x?y", 301, "https://a.test/x?y"));
     }
 }

@@ -51,6 +51,16 @@ pub(crate) fn conditions(request: &HeaderMap, answer: &HeaderMap) -> Verdict {
     if unchanged { Verdict::NotModified } else { Verdict::Send }
 }
 
+/// Makes a request conditional: the origin may say that a stale answer with these fields is still good [RFC 9111 4.3.1].
+pub(crate) fn if_changed(request: &mut HeaderMap, stale: &HeaderMap) {
+    if let Some(tag) = stale.get(header::ETAG) {
+        request.insert(header::IF_NONE_MATCH, tag.clone());
+    }
+    if let Some(changed) = stale.get(header::LAST_MODIFIED) {
+        request.insert(header::IF_MODIFIED_SINCE, changed.clone());
+    }
+}
+
 /// The one range that is served; several are answered with the whole, as 14.2 allows.
 pub(crate) fn range(request: &HeaderMap, answer: &HeaderMap, length: Option<u64>) -> Ranged {
     let mut values = request.get_all(header::RANGE).iter();

@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{guard::Range, limits::Limits};
+use crate::{cache, error::StartError, guard::Range, limits::Limits, url::Zone};
 
 /// Everything the proxy may be told.
 #[derive(Debug, Clone, Deserialize)]
@@ -66,6 +66,17 @@ impl Default for Config {
             freshness: FreshnessConfig::default(),
             peers: Peers::default(),
         }
+    }
+}
+
+impl Config {
+    /// Whether a proxy could start with these settings: zone, origins and sites well formed.
+    pub fn check(&self) -> Result<(), StartError> {
+        let setting = |(setting, source)| StartError::Setting { setting, source };
+        Zone::new(&self.zone).map_err(|source| setting(("zone".to_owned(), source)))?;
+        cache::sites(self).map_err(setting)?;
+        cache::OriginRules::new(&self.origins).map_err(setting)?;
+        Ok(())
     }
 }
 
@@ -203,6 +214,10 @@ pub struct Peers {
     /// slower than no CDN when peers are. [design 4]
     #[serde(with = "span")]
     pub hedge: Duration,
+    /// Added to `hedge` for a holder of level 0: it is 60 ms away or more, and a connection that has first to be made takes five
+    /// round trips. Shorter: the origin is asked although a far copy is on its way, longer: dead far peers cost more. [guess]
+    #[serde(with = "span")]
+    pub far: Duration,
     /// From the request to the origin when peers that the root still names deliver nothing. [design 4]
     #[serde(with = "span")]
     pub patience: Duration,
@@ -231,6 +246,7 @@ impl Default for Peers {
     fn default() -> Self {
         Self {
             hedge: Duration::from_millis(250),
+            far: Duration::from_millis(500),
             patience: Duration::from_millis(1_500),
             stall: Duration::from_secs(1),
             beat: Duration::from_millis(300),

@@ -12,6 +12,7 @@ use std::{
 
 use crate::{
     cache::{Cache, Negative, Wanted, directory, store_key},
+    conditions::if_changed,
     flight::{Answer, Content, End, Lead},
     frames::Frame,
     freshness::{self, Vary},
@@ -40,8 +41,12 @@ pub(crate) struct Stale {
 pub(crate) async fn lead(cache: Arc<Cache>, lead: Lead, wanted: Wanted, stale: Option<Stale>) {
     let keeper = Keeper::start(&cache, &lead, wanted.key);
     let seek = Seek::new(&cache, PeerRequest { key: wanted.key, url: wanted.url.clone(), from: None });
-    let mut fetch = Fetch { cache, lead, wanted, stale, keeper, filling: None, born: PurgeNumber(0) };
-    let end = fetch.run(seek).await;
+    let mut fetch =
+        Fetch { cache: Arc::clone(&cache), lead, wanted, stale, keeper, filling: None, born: PurgeNumber(0) };
+    let end = tokio::select! {
+        end = fetch.run(seek) => end,
+        () = stopped(&cache) => End::Failed(Failure::Internal),
+    };
     if let End::Failed(failure) = end
         && failure.is_origins()
         && !fetch.lead.has_head()
@@ -49,6 +54,13 @@ pub(crate) async fn lead(cache: Arc<Cache>, lead: Lead, wanted: Wanted, stale: O
         fetch.cache.failed(fetch.wanted.key, Negative::Failure(failure));
     }
     fetch.lead.finish(end);
+}
+
+/// Ready once the proxy is stopped.
+async fn stopped(cache: &Cache) {
+    let mut stop = cache.stop.subscribe();
+    // The sender lives in the cache that is borrowed here.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 struct Fetch {
@@ -87,14 +99,14 @@ impl Fetch {
                     if let Some(lease) = seek.take_lease() {
                         self.keeper.hold(lease);
                     }
-                    self.from_peer(*fill).await
+                    self.take_peer(*fill).await
                 }
                 Step::Origin(lease) => {
                     match lease {
                         Some(lease) => self.keeper.hold(lease),
                         None => self.cache.counters.ungranted(),
                     }
-                    self.from_origin().await
+                    self.ask_origin().await
                 }
                 Step::Marked(Marker::Pass(span)) => {
                     self.cache.passing.put(self.wanted.key, (), span);
@@ -128,7 +140,7 @@ impl Fetch {
     }
 
     /// Streams a peer's copy in.
-    async fn from_peer(&mut self, mut fill: PeerFill) -> Outcome {
+    async fn take_peer(&mut self, mut fill: PeerFill) -> Outcome {
         let holder = fill.holder.value.holder;
         if self.filling.is_none() {
             let source = Source::Peer(fill.holder.value.level);
@@ -162,17 +174,16 @@ impl Fetch {
                 // A copy that breaks off here may be whole elsewhere; what was held back is asked for again.
                 Ok(Frame::Abort(_) | Frame::Head(_)) | Err(_) => {
                     self.cache.counters.peer_fetch("timeout");
-                    self.cache.shunned.put(holder, (), self.cache.config.peers.stall);
                     return Outcome::Next(holder);
                 }
             }
         }
     }
 
-    /// Whether these bytes reach the end of the body, as far as that is known.
+    /// Whether these bytes reach the end of the body. Where its length is unknown the end is said by itself.
     fn may_be_last(&self, held: Option<&Bytes>) -> bool {
         let Some((filling, held)) = self.filling.as_ref().zip(held) else { return false };
-        filling.answer.meta.length.is_none_or(|length| filling.at + wide(held.len()) >= length)
+        filling.answer.meta.length.is_some_and(|length| filling.at + wide(held.len()) >= length)
     }
 
     /// The peer says the body is whole: it is, or the peer lied.
@@ -212,7 +223,7 @@ impl Fetch {
     }
 
     /// Asks the origin: for all of it, for the rest, or whether the stale copy is still good.
-    async fn from_origin(&mut self) -> Outcome {
+    async fn ask_origin(&mut self) -> Outcome {
         let mut fields = self.wanted.fields.clone();
         if let Some(filling) = &self.filling {
             // Only a strong tag makes the rest belong to what is there.
@@ -221,7 +232,7 @@ impl Fetch {
             fields.insert(header::IF_RANGE, tag.clone());
             fields.insert(header::RANGE, ascii(&format!("bytes={}-", filling.at)));
         } else if let Some(stale) = &self.stale {
-            condition(&mut fields, &stale.meta);
+            if_changed(&mut fields, &stale.meta.fields);
         }
         let asked = SystemTime::now();
         let cache = Arc::clone(&self.cache);
@@ -246,9 +257,9 @@ impl Fetch {
         if answer.status == StatusCode::PARTIAL_CONTENT || answer.status.is_informational() {
             return End::Failed(Failure::Protocol);
         }
-        if self.upgrades(answer.status, &answer.fields) {
+        if self.wanted.is_sent_to_https(answer.status, &answer.fields) {
             self.cache.upgraded.put(self.wanted.url.host().to_owned(), (), UPGRADE_KEPT);
-            self.keeper.pass(Marker::Pass(UPGRADE_PASS)).await;
+            self.keeper.pass(Marker::Pass(UPGRADE_PASS));
             return End::Again;
         }
         let received = SystemTime::now();
@@ -269,14 +280,14 @@ impl Fetch {
             return self.origin_error(meta, answer.body).await;
         }
         if let Err(reason) = freshness::storable(meta.status, &meta.fields, false) {
-            return self.unshared(meta, answer.body, reason).await;
+            return self.unshared(meta, answer.body, reason);
         }
         if let Vary::Names(names) = Vary::of(&meta.fields) {
             self.varies(&names).await;
         }
         match self.begin(meta.clone(), Source::Origin) {
             Ok(()) => {}
-            Err(End::Failed(Failure::BodyTooLarge)) => return self.unshared(meta, answer.body, Reason::TooLarge).await,
+            Err(End::Failed(Failure::BodyTooLarge)) => return self.unshared(meta, answer.body, Reason::TooLarge),
             Err(end) => return end,
         }
         self.pump(answer.body).await
@@ -334,8 +345,8 @@ impl Fetch {
             }
         };
         self.cache.recovered(self.wanted.key);
-        self.announce_whole(stale.key, &meta).await;
-        let varies_by = names(&meta);
+        self.keeper.whole(stale.key, Reference::whole_of(&meta), fresh_for(&self.cache, &meta));
+        let varies_by = freshness::varies_by(&meta.fields);
         let content = Content::Stored(object);
         let answer = Answer { meta, key: stale.key, varies_by, source: Source::Origin, reason: None, content };
         self.lead.head(Arc::new(answer));
@@ -376,7 +387,7 @@ impl Fetch {
     }
 
     /// The answer is for one request alone: its body goes to whoever takes it first, the others ask for themselves.
-    async fn unshared(&mut self, meta: Meta, body: OriginBody, reason: Reason) -> End {
+    fn unshared(&mut self, meta: Meta, body: OriginBody, reason: Reason) -> End {
         self.cache.counters.not_stored(reason);
         let span = self.cache.config.freshness.pass;
         self.cache.passing.put(self.wanted.key, (), span);
@@ -384,7 +395,7 @@ impl Fetch {
         let (key, source) = (self.wanted.key, Source::Origin);
         let answer = Answer { meta, key, varies_by: Vec::new(), source, reason: Some(reason), content };
         self.lead.head(Arc::new(answer));
-        self.keeper.pass(Marker::Pass(span)).await;
+        self.keeper.pass(Marker::Pass(span));
         End::Whole
     }
 
@@ -395,10 +406,9 @@ impl Fetch {
             return;
         }
         self.remember_vary(list).await;
-        self.keeper.pass(Marker::Vary(list.to_vec())).await;
         self.lead.also(variant);
         self.wanted.key = variant;
-        self.keeper.moved(&self.cache, &self.lead, variant).await;
+        self.keeper.vary(list.to_vec(), variant);
     }
 
     /// Keeps, under the URL's key, the list of fields its answers vary by.
@@ -442,7 +452,7 @@ impl Fetch {
             }
         };
         let content = Content::Filling(writer.partial());
-        let varies_by = names(&meta);
+        let varies_by = freshness::varies_by(&meta.fields);
         let answer = Arc::new(Answer { meta, key: self.wanted.key, varies_by, source, reason: None, content });
         // An origin's head is shown at once; a peer's with its first bytes, so that a lying peer can still be replaced.
         let shown = source == Source::Origin;
@@ -493,14 +503,8 @@ impl Fetch {
             return End::Failed(Failure::Internal);
         }
         self.cache.recovered(self.wanted.key);
-        self.announce_whole(self.wanted.key, &meta).await;
+        self.keeper.whole(self.wanted.key, Reference::whole_of(&meta), fresh_for(&self.cache, &meta));
         End::Whole
-    }
-
-    async fn announce_whole(&self, key: Key, meta: &Meta) {
-        let reference = whole_reference(meta);
-        self.keeper.last_beat(&reference).await;
-        self.cache.announcer.whole(key, reference, fresh_for(&self.cache, meta));
     }
 
     fn head(&self, key: Key, meta: &Meta, expires: SystemTime) -> Head {
@@ -521,45 +525,6 @@ impl Fetch {
         let fresh = meta.lifetime(&self.cache.config.freshness).fresh.saturating_sub(meta.age(now));
         now + fresh + self.cache.config.freshness.keep
     }
-
-    fn upgrades(&self, status: StatusCode, fields: &HeaderMap) -> bool {
-        redirects_to_https(&self.wanted, status, fields)
-    }
-}
-
-/// Whether an answer only sends the same URL to https.
-pub(crate) fn redirects_to_https(wanted: &Wanted, status: StatusCode, fields: &HeaderMap) -> bool {
-    let Some(upgraded) = wanted.url.upgraded() else { return false };
-    let target = fields.get(header::LOCATION).and_then(|value| value.to_str().ok());
-    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-        && target.and_then(|target| crate::url::OriginUrl::parse(target).ok()).is_some_and(|target| target == upgraded)
-}
-
-/// The conditions under which the origin may say that a stale copy is still good [RFC 9111 4.3.1].
-fn condition(fields: &mut HeaderMap, stale: &Meta) {
-    if let Some(tag) = stale.fields.get(header::ETAG) {
-        fields.insert(header::IF_NONE_MATCH, tag.clone());
-    }
-    if let Some(changed) = stale.fields.get(header::LAST_MODIFIED) {
-        fields.insert(header::IF_MODIFIED_SINCE, changed.clone());
-    }
-}
-
-fn names(meta: &Meta) -> Vec<String> {
-    match Vary::of(&meta.fields) {
-        Vary::Names(names) => names,
-        Vary::Nothing | Vary::Star => Vec::new(),
-    }
-}
-
-/// What others are told of a whole copy.
-pub(crate) fn whole_reference(meta: &Meta) -> Reference {
-    let mut reference = Reference::fetching();
-    reference.length = meta.length;
-    reference.held = meta.length.unwrap_or(0);
-    reference.validator = Bytes::copy_from_slice(&meta.validator);
-    reference.digest = meta.digest.map(|digest| Bytes::copy_from_slice(digest.as_bytes())).unwrap_or_default();
-    reference
 }
 
 /// Freshness left.

@@ -132,6 +132,14 @@ impl Vary {
     }
 }
 
+/// The request fields that a stored answer varies by.
+pub(crate) fn varies_by(headers: &HeaderMap) -> Vec<String> {
+    match Vary::of(headers) {
+        Vary::Names(names) => names,
+        Vary::Nothing | Vary::Star => Vec::new(),
+    }
+}
+
 /// How old an answer was when it arrived [RFC 9111 4.2.3], from an origin whose clock may differ from ours.
 pub(crate) fn initial_age(headers: &HeaderMap, asked: SystemTime, received: SystemTime) -> Duration {
     let apparent = date(headers, &header::DATE).and_then(|date| received.duration_since(date).ok()).unwrap_or_default();

@@ -8,6 +8,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -18,7 +19,10 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
-use crate::gate::{Gate, HeadLimits, Refusal};
+use crate::{
+    gate::{Gate, HeadLimits, Refusal},
+    stats::Counters,
+};
 
 /// How long this stream may wait for what.
 #[derive(Debug, Clone, Copy)]
@@ -47,7 +51,7 @@ pub(crate) struct Gated<S> {
     waiting: Waiting,
     sending: Option<Pin<Box<Sleep>>>,
     state: State,
-    refused: fn(Refusal),
+    counters: Arc<Counters>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,8 +75,8 @@ enum State {
 }
 
 impl<S> Gated<S> {
-    /// A stream accepted at this moment. `refused` is called once per refusal.
-    pub(crate) fn new(inner: S, accepted: Instant, limits: HeadLimits, waits: Waits, refused: fn(Refusal)) -> Self {
+    /// A stream accepted at this moment.
+    pub(crate) fn new(inner: S, accepted: Instant, limits: HeadLimits, waits: Waits, counters: Arc<Counters>) -> Self {
         Self {
             inner,
             limits,
@@ -85,7 +89,7 @@ impl<S> Gated<S> {
             waiting: Waiting::Rest,
             sending: None,
             state: State::Open,
-            refused,
+            counters,
         }
     }
 
@@ -115,7 +119,7 @@ impl<S> Gated<S> {
     }
 
     fn refuse(&mut self, refusal: Refusal) {
-        (self.refused)(refusal);
+        self.counters.head_refused(refusal.status());
         self.buffer.clear();
         self.state = State::Refused(refusal.response().into());
     }

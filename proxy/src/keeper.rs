@@ -67,37 +67,52 @@ impl Keeper {
         self.held.cache.announcer.growing(state.key, &self.held.flight.reference());
     }
 
-    /// Replaces the lease by a marker. The index has its own time-out.
-    pub(crate) async fn pass(&self, marker: Marker) {
-        let lease = self.held.state().lease.take();
-        if let Some(lease) = lease
-            && let Err(error) = self.held.cache.index.pass(lease, marker).await
-        {
-            tracing::debug!(%error, "a lease could not be replaced by a marker");
-        }
+    /// Replaces the lease by a marker, beside what goes on.
+    pub(crate) fn pass(&self, marker: Marker) {
+        let Some(lease) = self.held.state().lease.take() else { return };
+        let held = Arc::clone(&self.held);
+        tokio::spawn(async move { held.mark(lease, marker).await });
     }
 
     /// The flight goes on under a variant's key, which is acquired anew. If somebody else has it, this answer, which is here
-    /// already, goes on beside theirs.
-    pub(crate) async fn moved(&self, cache: &Cache, lead: &Lead, key: Key) {
-        self.held.state().key = key;
+    /// already, goes on beside theirs. Only then does the URL's key say by what its answers vary: whoever reads that finds the
+    /// variant taken.
+    pub(crate) fn vary(&self, names: Vec<String>, variant: Key) {
+        let lease = {
+            let mut state = self.held.state();
+            state.key = variant;
+            state.lease.take()
+        };
         let acquire = Acquire {
-            key,
-            reference: lead.reference().value(),
-            ttl: cache.config.peers.reference_fill,
+            key: variant,
+            reference: self.held.flight.reference().value(),
+            ttl: self.held.cache.config.peers.reference_fill,
             failed: Vec::new(),
         };
-        if let Ok(Acquired::Granted(lease)) = cache.index.acquire(acquire).await {
-            self.hold(lease);
-        }
+        let held = Arc::clone(&self.held);
+        tokio::spawn(async move {
+            if let Ok(Acquired::Granted(granted)) = held.cache.index.acquire(acquire).await {
+                held.state().lease = Some(granted);
+            }
+            if let Some(lease) = lease {
+                held.mark(lease, Marker::Vary(names)).await;
+            }
+        });
     }
 
-    /// The lease ends with the whole copy.
-    pub(crate) async fn last_beat(&self, reference: &Reference) {
-        let lease = self.held.state().lease.take();
-        if let Some(lease) = lease {
-            // The announcement that follows says the same; a lost beat costs nothing.
-            let _ = self.held.cache.index.beat(&lease, reference.value()).await;
+    /// The copy is whole: the lease ends with its reference, which stands for as long as the copy is fresh.
+    pub(crate) fn whole(&self, key: Key, reference: Reference, fresh: Duration) {
+        if let Some(lease) = self.held.state().lease.take() {
+            let (held, value) = (Arc::clone(&self.held), reference.value());
+            tokio::spawn(async move {
+                if let Err(error) = held.cache.index.beat(&lease, value).await {
+                    tracing::debug!(%error, "a last beat was lost; the announcement says the same");
+                }
+            });
+        }
+        // Peers are given fresh copies only.
+        if !fresh.is_zero() {
+            self.held.cache.announcer.whole(key, reference, fresh);
         }
     }
 
@@ -116,10 +131,14 @@ impl Keeper {
     /// As [`Self::beating`]; gives way to a lower lease.
     pub(crate) async fn alive<T>(&self, lead: &Lead, waited: impl Future<Output = T>) -> Kept<T> {
         let mut superseded = self.superseded.clone();
+        // A holder that was given way to before, and failed, is not given way to again.
+        superseded.mark_unchanged();
         let lower = async {
-            match superseded.wait_for(Option::is_some).await.map(|value| value.clone()) {
-                Ok(Some(value)) => value,
-                Ok(None) | Err(_) => std::future::pending().await,
+            let changed = superseded.changed().await;
+            let value = superseded.borrow().clone();
+            match (changed, value) {
+                (Ok(()), Some(value)) => value,
+                (Ok(()), None) | (Err(_), _) => std::future::pending().await,
             }
         };
         tokio::select! {
@@ -131,6 +150,13 @@ impl Keeper {
 }
 
 impl Held {
+    /// The index has its own time-out.
+    async fn mark(&self, lease: Lease, marker: Marker) {
+        if let Err(error) = self.cache.index.pass(lease, marker).await {
+            tracing::debug!(%error, "a lease could not be replaced by a marker");
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -51,7 +51,7 @@ impl Upstream {
 /// Asks origins.
 pub(crate) struct OriginClient {
     resolver: Resolver,
-    pools: Arc<Mutex<HashMap<Upstream, Pool>>>,
+    pools: Pools,
     tls: OnceCell<Arc<ClientConfig>>,
     ca_files: Vec<PathBuf>,
     limits: crate::limits::Limits,
@@ -59,16 +59,19 @@ pub(crate) struct OriginClient {
     counters: Arc<Counters>,
 }
 
+/// The connections to all origins.
+type Pools = Arc<Mutex<HashMap<Upstream, Pool>>>;
+
 /// The connections to one origin.
 struct Pool {
     places: Arc<Semaphore>,
     idle: Vec<Connection>,
 }
 
-/// One connection, with its place among those allowed.
+/// One connection.
 struct Connection {
     sender: http1::SendRequest<Empty<Bytes>>,
-    place: OwnedSemaphorePermit,
+    /// When it was last used.
     since: Instant,
 }
 
@@ -86,7 +89,9 @@ pub(crate) struct OriginBody {
     incoming: Incoming,
     idle: Duration,
     counters: Arc<Counters>,
-    connection: Option<(Connection, Upstream, Arc<Mutex<HashMap<Upstream, Pool>>>)>,
+    connection: Option<(Connection, Upstream, Pools)>,
+    /// Among those allowed to this origin at a time.
+    place: Option<OwnedSemaphorePermit>,
     idle_limit: usize,
 }
 
@@ -106,17 +111,22 @@ impl OriginClient {
     /// Sends a GET of this target and fields and waits for the head of the answer.
     pub(crate) async fn get(&self, to: &Upstream, target: &str, fields: &HeaderMap) -> Result<OriginAnswer, Failure> {
         self.counters.origin_request();
-        let found = self.get_once_or_twice(to, target, fields).await;
+        let found = self.get_in_turn(to, target, fields).await;
         self.counters.origin_answer(found.as_ref().map(|answer| answer.status).map_err(|failure| *failure));
         found
     }
 
-    async fn get_once_or_twice(
-        &self,
-        to: &Upstream,
-        target: &str,
-        fields: &HeaderMap,
-    ) -> Result<OriginAnswer, Failure> {
+    async fn get_in_turn(&self, to: &Upstream, target: &str, fields: &HeaderMap) -> Result<OriginAnswer, Failure> {
+        // Held while the answer is read; a kept connection that nobody uses holds none.
+        let Ok(Ok(place)) = timeout(self.timeouts.connect, self.places(to).acquire_owned()).await else {
+            return Err(Failure::Busy);
+        };
+        let mut answer = self.get_placed(to, target, fields).await?;
+        answer.body.place = Some(place);
+        Ok(answer)
+    }
+
+    async fn get_placed(&self, to: &Upstream, target: &str, fields: &HeaderMap) -> Result<OriginAnswer, Failure> {
         if let Some(kept) = self.kept(to) {
             match self.send(kept, to, target, fields).await {
                 Ok(answer) => return answer,
@@ -159,6 +169,7 @@ impl OriginClient {
                 idle: self.timeouts.origin_idle,
                 counters: Arc::clone(&self.counters),
                 connection: keep,
+                place: None,
                 idle_limit: self.limits.origin_idle,
             };
             OriginAnswer { status: parts.status, fields, length: framing.length, body }
@@ -179,11 +190,6 @@ impl OriginClient {
     }
 
     async fn connect(&self, to: &Upstream) -> Result<Connection, Failure> {
-        let places = self.places(to);
-        let place = match timeout(self.timeouts.connect, places.acquire_owned()).await {
-            Ok(Ok(place)) => place,
-            Ok(Err(_)) | Err(_) => return Err(Failure::Busy),
-        };
         let stream = self.resolver.dial(&to.host, to.port, to.exempt).await?;
         let sender = match to.scheme {
             Scheme::Http => self.handshake(stream).await?,
@@ -201,16 +207,17 @@ impl OriginClient {
                 self.handshake(stream).await?
             }
         };
-        Ok(Connection { sender, place, since: Instant::now() })
+        Ok(Connection { sender, since: Instant::now() })
     }
 
     async fn handshake<S>(&self, stream: S) -> Result<http1::SendRequest<Empty<Bytes>>, Failure>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {
-        let limit = usize::try_from(self.limits.response_head).unwrap_or(usize::MAX).max(PARSER_MINIMUM);
+        let limit = usize::try_from(self.limits.response_head).unwrap_or(usize::MAX);
         let (sender, connection) = http1::Builder::new()
-            .max_buf_size(limit)
+            .max_header_size(limit)
+            .max_buf_size(limit.max(PARSER_MINIMUM))
             .max_headers(self.limits.fields)
             .handshake(TokioIo::new(stream))
             .await
@@ -234,10 +241,6 @@ impl OriginClient {
         let pool = pools
             .entry(to.clone())
             .or_insert_with(|| Pool { places: Arc::new(Semaphore::new(allowed)), idle: Vec::new() });
-        // Idle connections hold places too; when none is left, the idle ones go first.
-        if pool.places.available_permits() == 0 {
-            pool.idle.clear();
-        }
         Arc::clone(&pool.places)
     }
 
@@ -303,25 +306,23 @@ impl OriginBody {
     }
 
     fn give_back(&mut self) {
+        let place = self.place.take();
         let Some((mut connection, to, pools)) = self.connection.take() else { return };
         let limit = self.idle_limit;
         // The parser says a moment later whether the connection can be used again.
         tokio::spawn(async move {
-            if connection.sender.ready().await.is_err() {
-                return;
-            }
+            let ready = connection.sender.ready().await;
             connection.since = Instant::now();
             let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
             let idle: usize = pools.values().map(|pool| pool.idle.len()).sum();
-            if idle < limit
+            if ready.is_ok()
+                && idle < limit
                 && let Some(pool) = pools.get_mut(&to)
             {
-                debug_assert!(
-                    Arc::ptr_eq(connection.place.semaphore(), &pool.places),
-                    "a connection returns to its own pool"
-                );
                 pool.idle.push(connection);
             }
+            // Whoever gets the place next finds the connection.
+            drop(place);
         });
     }
 }

@@ -5,6 +5,8 @@
 use bytes::Bytes;
 use prost::Message as _;
 
+use crate::meta::Meta;
+
 /// One copy, whole or under way.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(crate) struct Reference {
@@ -29,6 +31,17 @@ impl Reference {
     /// A copy that is only about to be fetched.
     pub(crate) fn fetching() -> Self {
         Self { version: VERSION, ..Self::default() }
+    }
+
+    /// A whole copy.
+    pub(crate) fn whole_of(meta: &Meta) -> Self {
+        Self {
+            version: VERSION,
+            length: meta.length,
+            digest: meta.digest.map(|digest| Bytes::copy_from_slice(digest.as_bytes())).unwrap_or_default(),
+            validator: Bytes::copy_from_slice(&meta.validator),
+            held: meta.length.unwrap_or(0),
+        }
     }
 
     /// Reads a value of the index. `None`: not ours, damaged, or of a version we do not know.

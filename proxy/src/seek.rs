@@ -1,7 +1,7 @@
 //! Where the bytes of one flight may come from: near peers, farther peers, then the origin, raced within a budget.
 //!
-//! `acquire` and the near lookup start together. Every holder they name is tried, the next one after 250 ms without progress or at
-//! once when one fails. When the budget is spent the root is asked again, told who failed: it probes them and grants the fetch,
+//! `acquire` and the near lookup start together. Every holder they name is tried, the next one after 250 ms without progress (more
+//! for far ones, whose connection may have to be made first) or at once when one fails. When the budget is spent the root is asked again, told who failed: it probes them and grants the fetch,
 //! or names others. Signs of life from a fill under way count as progress: waiting on a slow origin is no failure.
 //!
 //! | event | then |
@@ -10,7 +10,7 @@
 //! | granted, nobody is being tried | the origin, at once |
 //! | granted while peers are tried | the origin when their 250 ms are over |
 //! | the root does not answer | the origin once no peer is left, ungranted |
-//! | the root keeps naming those that failed | the origin when patience ends, ungranted |
+//! | the root keeps naming those that failed, or ever more that fail | the origin when patience ends, ungranted |
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ use futures::{
     future::{BoxFuture, OptionFuture},
     stream::FuturesUnordered,
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
     cache::Cache,
@@ -57,6 +57,8 @@ pub(crate) struct Seek {
     attempts: FuturesUnordered<BoxFuture<'static, (Candidate, Result<PeerFill, PeerError>)>>,
     lease: Option<Lease>,
     life: Life,
+    /// Whether one of those being tried is far.
+    far: bool,
     /// When the current budget began.
     since: Instant,
     /// How often the root was asked within it.
@@ -81,6 +83,7 @@ impl Seek {
             attempts: FuturesUnordered::new(),
             lease: None,
             life: Life::new(),
+            far: false,
             since: Instant::now(),
             asked: 0,
             rootless: false,
@@ -92,7 +95,14 @@ impl Seek {
 
     /// The source was lost after so many bytes of this copy: others are sought for the rest.
     pub(crate) fn lost(&mut self, holder: NodeId, from: Option<(u64, [u8; 16])>, reference: Reference) {
-        self.failed(holder);
+        if self.failed.contains(&holder) {
+            self.failed(holder);
+        } else {
+            // The root sees whether it lives. A holder that was only slow for a moment is named again, and tried once more: its
+            // fetch is still the one that the others wait for.
+            self.failed.push(holder);
+            self.tried.retain(|other| *other != holder);
+        }
         self.request.from = from;
         // What was raced with the lost source was asked for other bytes.
         self.attempts.clear();
@@ -113,7 +123,11 @@ impl Seek {
     /// The next source. Never fails to name one within its budgets.
     pub(crate) async fn next(&mut self) -> Step {
         loop {
+            if self.failed.len() >= FAILED_MOST {
+                return Step::Origin(self.lease.take());
+            }
             if self.attempts.is_empty() {
+                self.far = false;
                 if let Some(candidate) = self.queue.pop_front() {
                     self.attempt(candidate);
                 } else if self.lease.is_some() {
@@ -125,8 +139,7 @@ impl Seek {
                     self.ask_root(Reference::fetching());
                 }
             }
-            let budget = self.cache.config.peers.hedge;
-            let hedge = self.life.last().max(self.since) + budget;
+            let hedge = self.life.last().max(self.since) + self.budget();
             tokio::select! {
                 biased;
                 Some((candidate, result)) = self.attempts.next(), if !self.attempts.is_empty() => {
@@ -192,7 +205,7 @@ impl Seek {
 
     /// Nothing came from any peer within the budget, unless a sign of life did while the clock ran.
     fn no_progress(&mut self) -> Option<Step> {
-        if self.life.last().elapsed() < self.cache.config.peers.hedge {
+        if self.life.last().elapsed() < self.budget() {
             return None;
         }
         if self.lease.is_some() {
@@ -209,6 +222,12 @@ impl Seek {
             return Some(Step::Origin(None));
         }
         None
+    }
+
+    /// How long those being tried may make no progress.
+    fn budget(&self) -> Duration {
+        let peers = &self.cache.config.peers;
+        if self.far { peers.hedge + peers.far } else { peers.hedge }
     }
 
     /// How long peers that the root stands by are waited for: not at all when there is no root to ask.
@@ -242,7 +261,13 @@ impl Seek {
             failed,
         };
         let index = Arc::clone(&self.cache.index);
-        self.root = Some(async move { index.acquire(acquire).await }.boxed());
+        // What the root says may change with a beat or a marker that is under way: the last question waits for it.
+        let pause = if self.asked == ASKS { self.cache.config.peers.hedge } else { Duration::ZERO };
+        let acquired = async move {
+            sleep(pause).await;
+            index.acquire(acquire).await
+        };
+        self.root = Some(acquired.boxed());
     }
 
     fn enqueue(&mut self, values: Vec<Value>) {
@@ -272,6 +297,8 @@ impl Seek {
 
     fn attempt(&mut self, candidate: Candidate) {
         self.tried.push(candidate.value.holder);
+        self.far |= candidate.value.level == Level::GLOBAL;
+        self.life.touch();
         let (streams, request, life) = (Arc::clone(&self.cache.streams), self.request.clone(), self.life.clone());
         // A stream, its handshake and the head: silence beyond patience is a dead peer whatever the distance.
         let stall = self.cache.config.peers.patience;
@@ -297,6 +324,9 @@ const ASKS: u32 = 3;
 
 /// Failed holders named to the root [the index's limit].
 const FAILED_NAMED: usize = 8;
+
+/// Holders that may fail one flight before the origin is asked, whoever else is named.
+const FAILED_MOST: usize = 16;
 
 /// Holders queued at most.
 const CANDIDATES: usize = 16;

@@ -78,13 +78,13 @@ type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Failure>> + Send>>;
 
 fn stored(object: Object, meta: Meta, from: u64) -> Frames {
     enum At {
-        Head(Meta),
+        Head(Box<Meta>),
         Body(u64),
         Data(u64, Bytes),
         End,
     }
     let digest = meta.digest;
-    Box::pin(stream::try_unfold((object, At::Head(meta)), move |(object, at)| async move {
+    Box::pin(stream::try_unfold((object, At::Head(Box::new(meta))), move |(object, at)| async move {
         match at {
             At::Head(meta) => {
                 let head = Frame::Head(meta.encode(SystemTime::now())).head();

@@ -30,7 +30,7 @@ use crate::{
     cache::Cache,
     config::Config,
     error::StartError,
-    gate::{HeadLimits, Refusal},
+    gate::HeadLimits,
     gated::{Gated, Waits},
     limits::PerClient,
     serve_peer,
@@ -114,13 +114,21 @@ impl Proxy {
         self.phase.send_replace(Phase::Draining);
         let mut tasks = self.tasks.lock().await;
         let finished = timeout(deadline, async { while tasks.join_next().await.is_some() {} }).await.is_ok();
+        self.cache.stop.send_replace(true);
         tasks.shutdown().await;
         finished
     }
 
-    /// Stops now: connections are cut.
+    /// Stops now: connections are cut, fetches end.
     pub async fn stop(&self) {
+        self.cache.stop.send_replace(true);
         self.tasks.lock().await.shutdown().await;
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.cache.stop.send_replace(true);
     }
 }
 
@@ -178,7 +186,7 @@ fn accept(
         let _held = (place, count);
         let timeouts = &cache.config.timeouts;
         let waits = Waits { head: timeouts.head, keep_alive: timeouts.keep_alive, send: timeouts.send };
-        let gated = Gated::new(stream, accepted, head_limits(&cache), waits, refused);
+        let gated = Gated::new(stream, accepted, head_limits(&cache), waits, Arc::clone(&cache.counters));
         let served = Arc::clone(&cache);
         serve(gated, phases, true, move |request| step::handle(Arc::clone(&served), request)).await;
     });
@@ -200,7 +208,7 @@ async fn serve_peers(cache: Arc<Cache>, shared: Arc<Shared>, phases: watch::Rece
                         let _held = count;
                         let (head, send) = (cache.config.timeouts.head, cache.config.timeouts.send);
                         let waits = Waits { head, keep_alive: head, send };
-                        let gated = Gated::new(stream, Instant::now(), head_limits(&cache), waits, refused);
+                        let gated = Gated::new(stream, Instant::now(), head_limits(&cache), waits, Arc::clone(&cache.counters));
                         let served = Arc::clone(&cache);
                         serve(gated, phases, false, move |request| serve_peer::handle(Arc::clone(&served), request)).await;
                     });
@@ -263,10 +271,6 @@ fn head_limits(cache: &Cache) -> HeadLimits {
     let limits = &cache.config.limits;
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
     HeadLimits { head: size(limits.head), target: size(limits.target), fields: limits.fields.min(PARSER_FIELDS) }
-}
-
-fn refused(refusal: Refusal) {
-    metrics::counter!("atoll_http_heads_refused_total", "code" => refusal.status().as_str().to_owned()).increment(1);
 }
 
 /// One of those counted in [`Shared`], until dropped.

@@ -162,6 +162,12 @@ impl Counters {
         add(&self.refused, 1);
     }
 
+    /// The gate refused a head.
+    pub(crate) fn head_refused(&self, status: StatusCode) {
+        add(&self.refused, 1);
+        metrics::counter!("atoll_http_heads_refused_total", "code" => status.as_str().to_owned()).increment(1);
+    }
+
     /// Something was not stored; each such answer counts once.
     pub(crate) fn not_stored(&self, reason: crate::reason::Reason) {
         metrics::counter!("atoll_cache_not_stored_total", "reason" => reason.word()).increment(1);

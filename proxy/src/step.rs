@@ -19,12 +19,13 @@ use crate::{
     body::Body,
     cache::{Cache, Negative, Wanted, store_key},
     deliver::{Client, Given, Links, deliver, refuse, text},
-    fetch::{self, Stale, fresh_for, redirects_to_https, whole_reference},
+    fetch::{self, Stale, fresh_for},
     flight::{Answer, Content, End, Joined, Waiter},
     freshness::{self, State},
     meta::{Meta, strip_hop_by_hop},
     origin::{OriginBody, Upstream},
     reason::{CacheStatus, Failure, Forwarded, Reason, Source},
+    reference::Reference,
     url::{Authority, OriginUrl, Scheme},
 };
 
@@ -251,7 +252,7 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
         upstream: asked.upstream.clone(),
         fields: asked.fields.clone(),
     };
-    for _ in 0..ROUNDS {
+    for round in 1..=ROUNDS {
         if !matches!(asked.client.links, Links::Site) && wanted.url != upgraded(cache, wanted.url.clone()) {
             wanted.url = upgraded(cache, wanted.url);
             wanted.upstream = Upstream::of(&wanted.url, wanted.upstream.exempt);
@@ -286,7 +287,7 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
                 None => continue,
             }
         }
-        match fly(cache, &wanted, stale, forwarded).await {
+        match fly(cache, &wanted, stale, forwarded, round == ROUNDS).await {
             Some(found) => return found,
             None => continue,
         }
@@ -325,7 +326,7 @@ fn hit(cache: &Arc<Cache>, wanted: &Wanted, object: Object, meta: Meta) -> Hit {
     };
     match state {
         State::Fresh(left) => {
-            cache.announcer.hit(wanted.key, left, || whole_reference(&meta));
+            cache.announcer.hit(wanted.key, left, || Reference::whole_of(&meta));
             Hit::Found(Found::Stored { object, meta, ttl, reason: None })
         }
         State::Refresh => {
@@ -342,16 +343,24 @@ fn hit(cache: &Arc<Cache>, wanted: &Wanted, object: Object, meta: Meta) -> Hit {
 }
 
 /// Joins the flight for the key or leads one, and waits for its head. `None`: look again.
-async fn fly(cache: &Arc<Cache>, wanted: &Wanted, stale: Option<OldCopy>, forwarded: Forwarded) -> Option<Found> {
+async fn fly(
+    cache: &Arc<Cache>,
+    wanted: &Wanted,
+    stale: Option<OldCopy>,
+    forwarded: Forwarded,
+    last: bool,
+) -> Option<Found> {
     let (mut waiter, collapsed) = match cache.flights.join(wanted.key) {
         Joined::Full => return Some(Found::Failed(Failure::Busy, None)),
         Joined::Follow(waiter) => (waiter, true),
         Joined::Lead(lead) => {
-            // A flight may have landed between our look into the store and now.
-            let landed = stock(cache, wanted)
-                .await
-                .copy
-                .is_some_and(|(_, meta)| stale.as_ref().is_none_or(|stale| stale.meta != meta));
+            // A flight may have landed between our look into the store and now. Not asked in the last round: where copies go
+            // stale at once, others land for ever.
+            let landed = !last
+                && stock(cache, wanted)
+                    .await
+                    .copy
+                    .is_some_and(|(_, meta)| stale.as_ref().is_none_or(|stale| stale.meta != meta));
             if landed {
                 lead.finish(End::Again);
                 return None;
@@ -404,7 +413,7 @@ async fn pass(cache: &Cache, wanted: &Wanted) -> Option<Found> {
     if matches!(answer.status, StatusCode::NOT_MODIFIED | StatusCode::PARTIAL_CONTENT) {
         return Some(Found::Failed(Failure::Protocol, Some(Reason::PassMarked)));
     }
-    if redirects_to_https(wanted, answer.status, &answer.fields) {
+    if wanted.is_sent_to_https(answer.status, &answer.fields) {
         cache.upgraded.put(wanted.url.host().to_owned(), (), fetch::UPGRADE_KEPT);
         return None;
     }

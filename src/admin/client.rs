@@ -32,7 +32,7 @@ pub enum ClientError {
     },
 }
 
-/// Asks the node behind this socket, for at most [`PATIENCE`].
+/// Asks the node behind this socket, for at most five seconds.
 pub async fn fetch_status(socket: &Path) -> Result<Status, ClientError> {
     let strange = |reason: String| ClientError::Strange { path: socket.to_owned(), reason };
     let answer = tokio::time::timeout(PATIENCE, ask(socket)).await;

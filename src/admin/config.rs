@@ -21,13 +21,13 @@ pub struct AdminConfig {
     pub hosts: Vec<String>,
     /// File that holds the token, 32 to 256 printable characters. Unset: `admin.token` in the state directory, made if absent.
     pub token_file: Option<PathBuf>,
-    /// Connections served at once on each address, 1 to 1024; more wait to be accepted. More costs memory. [guess]
+    /// Connections served at once on each address, 1 to 1024; more wait to be accepted. More costs memory. `[guess]`
     pub connections: usize,
     /// How long a client may take to send a request, 100 ms to 60 s. Shorter drops slow clients, longer lets idle ones hold a
-    /// connection. [guess]
+    /// connection. `[guess]`
     #[serde(deserialize_with = "units::duration")]
     pub head_timeout: Duration,
-    /// Bytes a request's body may have, 0 to 16777216. No request needs one. [guess]
+    /// Bytes a request's body may have, 0 to 16777216. No request needs one. `[guess]`
     pub body_limit: usize,
 }
 

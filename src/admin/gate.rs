@@ -2,7 +2,10 @@
 //! browser call us under a name it controls: DNS rebinding), where the request comes from (a page of another site can make a
 //! browser call us under our own name: CSRF), and the token. Over the Unix socket the system has said who the client is.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
 
 use http::{HeaderMap, Uri, header};
 
@@ -14,7 +17,7 @@ pub(super) enum Door {
     /// The Unix socket; the peer's user was checked at accept.
     Socket,
     /// TCP: the names under which it may be reached beside addresses and `localhost`, and the token.
-    Tcp(Names, Token),
+    Tcp(Names, Arc<Token>),
 }
 
 /// Host names, lower case.
@@ -107,7 +110,7 @@ mod tests {
     /// Judges a request with these headers; TOKEN in a value stands for the token.
     fn judge(target: &str, headers: &[(&str, &str)]) -> Result<(), Refusal> {
         let folder = tempfile::tempdir().unwrap();
-        let token = Token::load(None, &State::open(folder.path()).unwrap()).unwrap();
+        let token = Arc::new(Token::load(None, &State::open(folder.path()).unwrap()).unwrap());
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             let value = value.replace("TOKEN", token.reveal());

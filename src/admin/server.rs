@@ -32,7 +32,7 @@ use crate::{
 pub struct Admin {
     addresses: Vec<SocketAddr>,
     socket: Option<PathBuf>,
-    token: Option<(String, PathBuf)>,
+    token: Arc<Token>,
     tasks: JoinSet<()>,
 }
 
@@ -40,7 +40,10 @@ impl Admin {
     /// Opens the socket and the TCP addresses of the configuration, or none of them.
     pub async fn start(config: &AdminConfig, state: &State, source: Arc<dyn StatusSource>) -> Result<Self, AdminError> {
         metrics::start();
-        let mut admin = Self { addresses: Vec::new(), socket: None, token: None, tasks: JoinSet::new() };
+        // Also where TCP is not served: what is wrong with it is told at once, and it is there once TCP is wanted.
+        let token = Token::load(config.token_file.as_deref(), state);
+        let token = Arc::new(token.map_err(|error| AdminError::Token(error.to_string()))?);
+        let mut admin = Self { addresses: Vec::new(), socket: None, token: token.clone(), tasks: JoinSet::new() };
         let body_timeout = config.head_timeout;
         let desk = Arc::new(Desk { source, body_limit: config.body_limit, body_timeout });
         let limits = Limits { connections: config.connections, head_timeout: config.head_timeout };
@@ -48,10 +51,7 @@ impl Admin {
             let listener = TcpListener::bind(address).await;
             let listener = listener.map_err(|error| AdminError::Listen(bind_error(&error, *address, Protocol::Tcp)))?;
             admin.addresses.push(listener.local_addr().map_err(|error| AdminError::Listen(error.to_string()))?);
-            let token = Token::load(config.token_file.as_deref(), state)
-                .map_err(|error| AdminError::Token(error.to_string()))?;
-            admin.token = Some((token.reveal().to_owned(), token.path().to_owned()));
-            let door = Arc::new(Door::Tcp(Names::new(&config.hosts), token));
+            let door = Arc::new(Door::Tcp(Names::new(&config.hosts), token.clone()));
             let entrance = Entrance { desk: desk.clone(), door };
             admin.tasks.spawn(accept::serve(listener, limits, entrance));
         }
@@ -81,15 +81,14 @@ impl Admin {
     /// The file that holds the token, if TCP is served.
     #[must_use]
     pub fn token_path(&self) -> Option<&Path> {
-        self.token.as_ref().map(|(_, path)| &**path)
+        (!self.addresses.is_empty()).then(|| self.token.path())
     }
 
     /// The dashboard's address with the token as its fragment, which no browser sends over the wire. A secret: for the
     /// terminal of whoever started the node, not for a log.
     #[must_use]
     pub fn dashboard_url(&self) -> Option<String> {
-        let (secret, _) = self.token.as_ref()?;
-        Some(format!("http://{}/#token={secret}", self.addresses.first()?))
+        Some(format!("http://{}/#token={}", self.addresses.first()?, self.token.reveal()))
     }
 
     /// Stops listening and cuts what is open.

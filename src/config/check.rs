@@ -6,7 +6,9 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
-use atoll_proxy::Origins;
+use atoll_dnssrv::ServeError;
+use atoll_proxy::{Origins, StartError};
+use atoll_store::OpenError;
 
 use super::{Config, NodeConfig, Role, parse::Sections};
 
@@ -17,6 +19,47 @@ pub(super) fn check(config: &Config, sections: &mut Sections<'_>) {
     log(config, sections);
     addresses(config, sections);
     listeners(config, sections);
+    // Each crate knows what it can start with; asked last, since what a range has refused already it would refuse again.
+    if sections.is_clean() {
+        crates(config, sections);
+    }
+}
+
+/// What the crates themselves refuse, told here before anything starts.
+fn crates(config: &Config, sections: &mut Sections<'_>) {
+    let mut object = |section: &str, field: &str, reason: String| {
+        let path = format!("{section}.{}", field.split(['[', ':']).next().unwrap_or(field).replace('"', ""));
+        sections.object(&path, format!("`{field}` in [{section}]: {reason}"), String::new());
+    };
+    if let Err(error) = config.overlay.check() {
+        object("overlay", error.field, error.reason.to_owned());
+    }
+    match config.store.check() {
+        Err(OpenError::Config { field, reason }) => object("store", field, reason),
+        Err(other) => object("store", "directory", other.to_string()),
+        Ok(()) => {}
+    }
+    if config.node.runs(Role::Dnssrv) {
+        match config.dns.check() {
+            Err(ServeError::Config { field, reason }) => object("dns", &field, reason),
+            Err(other) => object("dns", "listen", other.to_string()),
+            Ok(()) => {}
+        }
+    }
+    if config.node.runs(Role::Proxy) {
+        match config.proxy.check() {
+            Err(StartError::Setting { setting, source }) => object("proxy", &setting, source.to_string()),
+            Err(other) => object("proxy", "listen", other.to_string()),
+            Ok(()) => {}
+        }
+    }
+    let multiaddrs = [("listen", &config.overlay.listen), ("advertise", &config.overlay.advertise)];
+    for (field, multiaddr) in multiaddrs.into_iter().flat_map(|(field, all)| all.iter().map(move |one| (field, one))) {
+        if !multiaddr.starts_with('/') || !is_peer(multiaddr) {
+            let reason = format!("{multiaddr:?} is no multiaddr, such as \"/ip4/0.0.0.0/tcp/7400\"");
+            object("overlay", field, reason);
+        }
+    }
 }
 
 fn roles(config: &Config, sections: &mut Sections<'_>) {

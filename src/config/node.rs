@@ -25,7 +25,7 @@ pub struct NodeConfig {
     pub zone: String,
     /// The operator's word for where the node stands; nodes of one site are taken to be near each other. 0 to 32 bytes.
     pub site: String,
-    /// Share of the traffic it wants against others. 0 (none) to 1000; 100 is the norm. More draws more clients. [guess]
+    /// Share of the traffic it wants against others. 0 (none) to 1000; 100 is the norm. More draws more clients. `[guess]`
     pub weight: u16,
     /// Addresses at which clients reach its proxy, at most 4 of each family. Empty: those of its listeners that name one.
     pub addresses: Vec<IpAddr>,
@@ -37,7 +37,7 @@ pub struct NodeConfig {
     /// Shorter cuts off clients that still hold an answer, longer makes stopping slow. [Coral 4.3: TTL 60 s at level 0]
     #[serde(deserialize_with = "units::duration")]
     pub drain_wait: Duration,
-    /// How long after that it waits for downloads under way. 0 s to 1 d. Shorter cuts them off, longer makes stopping slow. [guess]
+    /// How long after that it waits for downloads under way. 0 s to 1 d. Shorter cuts them off, longer makes stopping slow. `[guess]`
     #[serde(deserialize_with = "units::duration")]
     pub drain_grace: Duration,
 }
@@ -114,15 +114,15 @@ impl Role {
 pub struct ManagerConfig {
     /// Where it listens, at most 16 addresses. Port 0 takes any free one.
     pub listen: Vec<SocketAddr>,
-    /// Connections served at once, 1 to 65536; more wait to be accepted. More costs memory (about 10 KiB each). [guess]
+    /// Connections served at once, 1 to 65536; more wait to be accepted. More costs memory (about 10 KiB each). `[guess]`
     pub connections: usize,
     /// How long a client may take to send a request head, 100 ms to 60 s. Shorter drops slow clients, longer lets idle ones
-    /// hold a connection. [guess]
+    /// hold a connection. `[guess]`
     #[serde(deserialize_with = "units::duration")]
     pub head_timeout: Duration,
-    /// How many of the nearest proxies share a site's requests, 1 to 16. Fewer meet in fuller caches, more spread the load. [guess]
+    /// How many of the nearest proxies share a site's requests, 1 to 16. Fewer meet in fuller caches, more spread the load. `[guess]`
     pub spread: usize,
-    /// What a client is told to wait when no proxy is alive, 1 s to 1 h. [guess]
+    /// What a client is told to wait when no proxy is alive, 1 s to 1 h. `[guess]`
     #[serde(deserialize_with = "units::duration")]
     pub retry_after: Duration,
 }
@@ -144,7 +144,7 @@ impl Default for ManagerConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     /// Least severity: `error`, `warn`, `info`, `debug`, `trace`, or a list of `target=severity` after it, separated by commas.
-    /// `debug` and `trace` cost throughput. [guess]
+    /// `debug` and `trace` cost throughput. `[guess]`
     pub level: String,
     /// A file to append to, reopened on SIGUSR1. Unset: standard error.
     pub file: Option<PathBuf>,

@@ -315,6 +315,8 @@ fn the_example_file_has_every_key_with_a_comment() {
     for entry in &written {
         assert!(!entry.comment.is_empty(), "[{}] {} has no comment", entry.section, entry.key);
         let has_range = entry.comment.contains("Range: ");
+        let is_quantity = entry.value.trim_start_matches('"').starts_with(|c: char| c.is_ascii_digit());
+        assert!(has_range || !is_quantity || !entry.is_default, "[{}] {} has no range", entry.section, entry.key);
         assert_eq!(
             entry.range().is_some(),
             has_range,
@@ -390,4 +392,27 @@ fn a_file_nested_too_deep_is_refused_not_followed() {
         let told = Config::parse(&text, Path::new("a")).unwrap_err().to_string();
         assert!(told.len() < 4_096, "{} bytes", told.len());
     }
+}
+
+#[test]
+fn what_a_crate_could_not_start_with_is_told_before_anything_starts() {
+    let told = |roles: &str, rest: &str| {
+        let text = format!("[node]\nroles = [\"{roles}\"]\nzone = \"nyud.example\"\n{rest}\n");
+        let error = Config::parse(&text, Path::new("a")).unwrap_err();
+        let line = error.problems[0].place.as_ref().map_or(0, |place| place.line);
+        (error.problems.len(), line, error.problems[0].message.clone())
+    };
+    let (count, line, message) = told("manager", "[store]\ncapacity = \"8MiB\"");
+    assert_eq!((count, line), (1, 5), "{message}");
+    let (count, line, message) = told("manager", "[overlay]\nlisten = [\"0.0.0.0:7400\"]");
+    assert_eq!((count, line), (1, 5), "{message}");
+    let (count, line, message) =
+        told("dnssrv", "[dns]\nrecords = [{ name = \"@\", type = \"NS\", data = \"a.example.\" }]");
+    assert_eq!((count, line), (1, 5), "{message}");
+    let (count, line, message) = told("dnssrv", "[index]\nthresholds = [\"20ms\", \"60ms\"]");
+    assert_eq!((count, line), (1, 0), "{message}");
+    let (count, line, message) = told("proxy", "[proxy]\norigins = [\"a b\"]");
+    assert_eq!((count, line), (1, 5), "{message}");
+    let (count, line, message) = told("proxy", "[proxy.sites.\"a.test\"]\norigin = \"ftp://b.test\"");
+    assert_eq!((count, line), (1, 4), "{message}");
 }

@@ -14,7 +14,7 @@ use super::{
     DemoError, Site, client,
     report::{Tally, Visit},
     resolver::Resolver,
-    world::{NODES_PER_REGION, REGION_NAMES, client_address, region_of},
+    world::{NODES_PER_REGION, REGION_NAMES, REGIONS, client_address, region_of},
 };
 
 /// A node's cluster at each level, widest first.
@@ -54,16 +54,18 @@ pub(super) fn describe(clusters: &[Clusters], level: Level) -> String {
     groups.join(" | ")
 }
 
-/// Two look-ups in each region, after which its resolver knows its way. Returns the proxies each was sent to.
+/// A few look-ups in each region, so that its resolver meets every server of the zone once and keeps to the nearest. Returns the
+/// proxies each was sent to.
 pub(super) async fn find_the_way(resolvers: &mut [Resolver], host: &str) -> Result<Vec<Vec<IpAddr>>, DemoError> {
     let mut sent_to = Vec::new();
-    for resolver in resolvers {
-        let mut addresses = Vec::new();
-        for _ in 0..WARM_UPS {
-            addresses = resolver.resolve(host).await?;
+    for _ in 0..WARM_UPS {
+        sent_to.clear();
+        for resolver in &mut *resolvers {
+            sent_to.push(resolver.resolve(host).await?);
             resolver.expire_addresses();
         }
-        sent_to.push(addresses);
+        // A server that does not know a resolver refers it back to itself for a second, to measure it.
+        tokio::time::sleep(SOUNDING).await;
     }
     Ok(sent_to)
 }
@@ -113,14 +115,17 @@ fn proxy_for(client: usize, mut answered: Vec<IpAddr>) -> IpAddr {
 /// Clients a region has.
 const CLIENTS: usize = 3;
 
-/// Look-ups before the tour counts; the second finds the resolver's prefix measured.
-const WARM_UPS: usize = 3;
+/// Look-ups before the tour counts: one for each server of the zone, and one that goes to the nearest.
+const WARM_UPS: usize = REGIONS + 1;
+
+/// A little more than a referral for measurement lives.
+const SOUNDING: Duration = Duration::from_millis(1_200);
 
 /// How long clusters may take to form.
 const SETTLE: Duration = Duration::from_secs(60);
 
 /// How long they must stay as they are.
-const STILL: Duration = Duration::from_secs(3);
+const STILL: Duration = Duration::from_secs(10);
 
 /// How often to look.
 const LOOK: Duration = Duration::from_millis(200);

@@ -147,7 +147,7 @@ pub(crate) const PIECE: u64 = 64 << 10;
 
 impl Config {
     /// Refuses what cannot work, naming the field.
-    pub(crate) fn check(&self) -> Result<(), OpenError> {
+    pub fn check(&self) -> Result<(), OpenError> {
         let refuse = |field, reason: &str| Err(OpenError::Config { field, reason: reason.to_owned() });
         if self.slice.0 < PIECE {
             return refuse("slice", "is under 64 KiB");

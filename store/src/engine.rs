@@ -1,4 +1,4 @@
-//! The disk tier: records into the open segment, records out of any, all by plain blocking calls.
+//! The disk tier: records into the open segment, by plain blocking calls. Out of any is `load`'s.
 //!
 //! A write reserves its space under a lock and writes without one; a lookup takes one shard's lock for a moment. Only a
 //! roll to the next segment, and with it reclaiming the oldest (`evict`), holds a lock across file calls, and nobody
@@ -13,13 +13,13 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use crate::config::PIECE;
 use crate::disk::Disk;
 use crate::index::{Index, Spot};
 use crate::key::{Head, Key, PurgeNumber, Tags};
+use crate::load::Fault;
 use crate::object::Pieces;
 use crate::purge_log::Book;
-use crate::record::{self, DecodeError, HEADER, Header, Kind, Place, UNIT};
+use crate::record::{self, HEADER, Header, Kind, Place, UNIT};
 use crate::segment::{Entry, Reserved, Room, Segment, SegmentHeader};
 use crate::stats::{DiskState, Stats};
 
@@ -73,29 +73,6 @@ pub(crate) struct Found {
     pub(crate) lock: Box<dyn Any + Send + Sync>,
 }
 
-/// An object found on disk.
-pub(crate) struct Loaded {
-    pub(crate) spot: Spot,
-    pub(crate) head: Head,
-    pub(crate) header: Header,
-    pub(crate) body: LoadedBody,
-}
-
-/// A body found on disk: read along with the head if it is small.
-pub(crate) enum LoadedBody {
-    Pieces(Pieces),
-    At(Arc<[SliceAt]>),
-}
-
-/// Where one slice of a body, or all of it, is. Keeps the segment readable.
-#[derive(Clone)]
-pub(crate) struct SliceAt {
-    pub(crate) key: Key,
-    spot: Spot,
-    segment: Arc<Segment>,
-    offset: u32,
-}
-
 /// A record that was written.
 pub(crate) struct Written {
     pub(crate) spot: Spot,
@@ -103,33 +80,10 @@ pub(crate) struct Written {
     reserved: Reserved,
 }
 
-/// One record as it was read.
-pub(crate) struct Read {
-    pub(crate) header: Header,
-    pub(crate) metadata: Bytes,
-    sums: Vec<u32>,
-    /// The record's bytes as far as they were read along.
-    bytes: Bytes,
-}
-
 /// Readers of dropped segments hold too much of the capacity, or the open segment is full and must do.
 #[derive(Debug, thiserror::Error)]
 #[error("the capacity is held by readers of dropped segments")]
 pub(crate) struct Held;
-
-/// Why a record could not be read.
-#[derive(Debug)]
-pub(crate) enum Fault {
-    Io(io::Error),
-    Corrupt(DecodeError),
-    /// It is sound, and another than was looked for.
-    Other,
-}
-
-/// A record up to this length is read in one go.
-const AT_ONCE: u64 = PIECE + (8 << 10);
-/// Of a longer one this much is read for its head.
-const FRONT: u64 = 4 << 10;
 
 impl Engine {
     pub(crate) fn new(disk: Arc<dyn Disk>, shape: Shape, book: Arc<Book>, found: Found) -> Self {
@@ -162,21 +116,6 @@ impl Engine {
     /// A number for a new body, like no other.
     pub(crate) fn generation(&self) -> u64 {
         self.next_generation.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// The object under `key`, its head read and checked, its body too if that is small.
-    pub(crate) fn load(&self, key: &Key) -> Result<Option<Loaded>, Fault> {
-        let hash = self.hash(key);
-        let mut spot = self.index.ask(hash);
-        // The record may move while it is looked for; where it moves to is asked for again, twice.
-        for _ in 0..3 {
-            let Some(at) = spot else { return Ok(None) };
-            if let Some(segment) = self.segment(at) {
-                return self.load_from(key, hash, at, &segment);
-            }
-            spot = self.index.ask(hash);
-        }
-        Ok(None)
     }
 
     /// Stores a whole object; any older one under its key is replaced.
@@ -213,25 +152,13 @@ impl Engine {
         self.filling().contains(&hash)
     }
 
-    /// Where a slice is.
-    pub(crate) fn find_slice(&self, key: Key) -> Option<SliceAt> {
-        let spot = self.index.ask(self.hash(&key))?;
-        let segment = self.segment(spot)?;
-        Some(SliceAt { key, spot, segment, offset: self.place(spot).offset })
-    }
-
-    /// Forgets a slice or a body that turned out unreadable.
-    pub(crate) fn forget(&self, slice: &SliceAt) {
-        self.index.remove(self.hash(&slice.key), slice.spot);
-    }
-
     /// Whether the index still has `spot` under `key`.
     pub(crate) fn still(&self, key: &Key, spot: Spot) -> bool {
         let there = self.index.get(self.hash(key));
         there.is_some_and(|there| there.with_asked() == spot.with_asked())
     }
 
-    /// Gives the object under `key` new metadata; `None` if it is not there or was replaced meanwhile.
+    /// Gives the object under `key` new metadata; `None` if it is not there.
     pub(crate) fn freshen(
         &self,
         key: &Key,
@@ -240,59 +167,44 @@ impl Engine {
         born: PurgeNumber,
     ) -> Result<Option<Spot>, Fault> {
         let hash = self.hash(key);
-        let Some(spot) = self.index.get(hash) else { return Ok(None) };
-        let Some(segment) = self.segment(spot) else { return Ok(None) };
-        let place = self.place(spot);
-        let old = self.read(&segment, place.offset, spot.length())?.header;
-        if old.key != *key {
-            return Err(Fault::Other);
+        // Writing may roll, and rolling may move the very record that is freshened: then once more from where it is now.
+        for _ in 0..3 {
+            let Some(spot) = self.index.get(hash) else { break };
+            let Some(segment) = self.segment(spot) else { continue };
+            let place = self.place(spot);
+            let old = self.read(&segment, place.offset, spot.length())?.header;
+            if old.key != *key {
+                return Err(Fault::Other);
+            }
+            let (kind, body_at) = match old.kind {
+                Kind::Whole => (Kind::Freshen, place),
+                Kind::Freshen => (Kind::Freshen, old.body_at),
+                Kind::Run => (Kind::Run, Place::default()),
+                Kind::Slice | Kind::Tombstone => return Err(Fault::Other),
+            };
+            let mut new = Header { kind, body_at, replaces: place, expires, born, soft_purged: false, ..old };
+            let written = self.write(&mut new, metadata, &[], true).map_err(Fault::Io)?;
+            if self.settle(hash, spot, &written) {
+                return Ok(Some(written.spot));
+            }
         }
-        let (kind, body_at) = match old.kind {
-            Kind::Whole => (Kind::Freshen, place),
-            Kind::Freshen => (Kind::Freshen, old.body_at),
-            Kind::Run => (Kind::Run, Place::default()),
-            Kind::Slice | Kind::Tombstone => return Err(Fault::Other),
-        };
-        let mut new = Header { kind, body_at, replaces: place, expires, born, soft_purged: false, ..old };
-        let written = self.write(&mut new, metadata, &[], true).map_err(Fault::Io)?;
-        Ok(self.settle(hash, spot, &written).then_some(written.spot))
+        Ok(None)
     }
 
-    /// Removes the object under `key`; whether there was one.
+    /// Removes the object under `key`; whether there was one. The index gives it up first: were the tombstone written
+    /// before, the roll that may come with it could move the record, and what is removed would stand elsewhere.
     pub(crate) fn remove(&self, key: &Key) -> io::Result<bool> {
         let hash = self.hash(key);
-        let Some(spot) = self.index.get(hash) else { return Ok(false) };
-        let head = Head {
-            key: *key,
-            directory: 0,
-            tags: Tags::default(),
-            expires: None,
-            metadata: Bytes::new(),
-            length: None,
-            born: PurgeNumber(0),
-        };
-        let mut header = Header::new(Kind::Tombstone, &head, 0, self.disk.now(), 0);
-        let written = self.write(&mut header, &[], &[], true);
-        let removed = self.index.remove(hash, spot);
-        written.map(|_| removed)
-    }
-
-    /// All of a slice or body, checked.
-    pub(crate) fn read_slice(&self, slice: &SliceAt) -> Result<Pieces, Fault> {
-        let read = self.read(&slice.segment, slice.offset, slice.spot.length())?;
-        self.body(&slice.segment, slice.offset, &read)
-    }
-
-    /// 1 to `max` bytes at `offset` of a slice or body, checked; empty at its end.
-    pub(crate) fn read_range(&self, slice: &SliceAt, offset: u64, max: usize) -> Result<Bytes, Fault> {
-        let read = self.read(&slice.segment, slice.offset, slice.spot.length())?;
-        let number = offset / PIECE;
-        if offset >= u64::from(read.header.body_length) || max == 0 {
-            return Ok(Bytes::new());
+        loop {
+            let Some(spot) = self.index.get(hash) else { return Ok(false) };
+            if self.index.remove(hash, spot) {
+                break;
+            }
         }
-        let piece = self.piece(&slice.segment, slice.offset, &read, number)?;
-        let within = usize::try_from(offset % PIECE).unwrap_or_default();
-        Ok(piece.slice(within.min(piece.len())..piece.len().min(within.saturating_add(max))))
+        let (tags, expires, metadata, born) = (Tags::default(), None, Bytes::new(), PurgeNumber(0));
+        let head = Head { key: *key, directory: 0, tags, expires, metadata, length: None, born };
+        let mut header = Header::new(Kind::Tombstone, &head, 0, self.disk.now(), 0);
+        self.write(&mut header, &[], &[], true).map(|_| true)
     }
 
     /// Seals the open segment and syncs it.
@@ -316,19 +228,6 @@ impl Engine {
         stats.disk = if failed { DiskState::Failed } else { DiskState::Working };
     }
 
-    /// Counts a fault of reading; a corrupt record is forgotten.
-    pub(crate) fn note(&self, fault: &Fault) {
-        match fault {
-            Fault::Io(error) => self.note_error("read", error),
-            Fault::Corrupt(error) => {
-                self.counts.corrupt.fetch_add(1, Ordering::Relaxed);
-                metrics::counter!("atoll_store_checksum_failures_total").increment(1);
-                tracing::warn!(%error, "a stored record is corrupt and counts as a miss");
-            }
-            Fault::Other => {}
-        }
-    }
-
     pub(crate) fn note_error(&self, action: &'static str, error: &io::Error) {
         self.counts.errors.fetch_add(1, Ordering::Relaxed);
         metrics::counter!("atoll_store_disk_errors_total", "action" => action).increment(1);
@@ -346,29 +245,6 @@ impl Engine {
     pub(crate) fn place(&self, spot: Spot) -> Place {
         // Past the newest by more than can be opened between two lines here: a spot may be newer than what was read.
         spot.place(self.next_number.load(Ordering::Relaxed) + (1 << 16))
-    }
-
-    /// Reads a record's head, and the rest along with it if it is short.
-    pub(crate) fn read(&self, segment: &Segment, offset: u32, length: u64) -> Result<Read, Fault> {
-        let begin = u64::from(offset) * UNIT;
-        let most = segment.header.size.saturating_sub(begin);
-        let first = if length <= AT_ONCE { length } else { FRONT };
-        let mut bytes = read_bytes(segment, begin, first.min(most))?;
-        let header = Header::decode(&bytes, segment.header.salt).map_err(Fault::Corrupt)?;
-        if header.record_length() > most {
-            return Err(Fault::Corrupt(DecodeError::Field));
-        }
-        if header.body_begin() > bytes.len() as u64 {
-            bytes = read_bytes(segment, begin, header.body_begin())?;
-        }
-        let (metadata, sums) = header.decode_front(&bytes).map_err(Fault::Corrupt)?;
-        Ok(Read { header, metadata, sums, bytes })
-    }
-
-    /// All of a record's body, checked.
-    pub(crate) fn body(&self, segment: &Segment, offset: u32, read: &Read) -> Result<Pieces, Fault> {
-        let pieces = (0..read.header.pieces()).map(|number| self.piece(segment, offset, read, number));
-        pieces.collect::<Result<Vec<_>, _>>().map(Pieces::new)
     }
 
     /// Writes a record into the open segment; `may_roll` to the next one if it is full.
@@ -401,77 +277,6 @@ impl Engine {
             written.segment.disown(written.reserved);
         }
         settled
-    }
-
-    fn load_from(&self, key: &Key, hash: u64, spot: Spot, segment: &Arc<Segment>) -> Result<Option<Loaded>, Fault> {
-        let loaded = self.load_sound(key, spot, segment);
-        match &loaded {
-            Err(Fault::Corrupt(_)) => drop(self.index.remove(hash, spot)),
-            // A freshen without its body, or a run without all its slices, is of no more use.
-            Ok(None) => drop(self.index.remove(hash, spot)),
-            Ok(Some(_)) | Err(Fault::Io(_) | Fault::Other) => {}
-        }
-        loaded
-    }
-
-    fn load_sound(&self, key: &Key, spot: Spot, segment: &Arc<Segment>) -> Result<Option<Loaded>, Fault> {
-        let offset = self.place(spot).offset;
-        let read = self.read(segment, offset, spot.length())?;
-        if read.header.key != *key {
-            return Err(Fault::Other);
-        }
-        let head = read.header.head(read.metadata.clone());
-        let at = |segment: &Arc<Segment>, offset, spot| {
-            let slice = SliceAt { key: *key, spot, segment: Arc::clone(segment), offset };
-            LoadedBody::At(Arc::from([slice]))
-        };
-        let body = match read.header.kind {
-            Kind::Whole if read.header.record_length() <= AT_ONCE => {
-                LoadedBody::Pieces(self.body(segment, offset, &read)?)
-            }
-            Kind::Whole => at(segment, offset, spot),
-            Kind::Freshen => {
-                let Place { segment: number, offset } = read.header.body_at;
-                let Some(segment) = self.segment_numbered(number) else { return Ok(None) };
-                let length = read.header.length + HEADER as u64;
-                let body = self.read(&segment, offset, length)?;
-                if body.header.key != *key || body.header.generation != read.header.generation {
-                    return Err(Fault::Corrupt(DecodeError::Field));
-                }
-                if body.header.record_length() <= AT_ONCE {
-                    LoadedBody::Pieces(self.body(&segment, offset, &body)?)
-                } else {
-                    at(&segment, offset, Spot::new(read.header.body_at, body.header.record_length(), false, false))
-                }
-            }
-            Kind::Run => match self.slices(&read.header) {
-                Some(slices) => LoadedBody::At(slices),
-                None => return Ok(None),
-            },
-            Kind::Slice | Kind::Tombstone => return Err(Fault::Other),
-        };
-        Ok(Some(Loaded { spot, head, header: read.header, body }))
-    }
-
-    /// Where all slices of a run are; `None` if one is gone.
-    fn slices(&self, run: &Header) -> Option<Arc<[SliceAt]>> {
-        let count = run.length.div_ceil(u64::from(run.slice));
-        (0..count).map(|number| self.find_slice(slice_key(&run.key, run.generation, number))).collect()
-    }
-
-    fn piece(&self, segment: &Segment, offset: u32, read: &Read, number: u64) -> Result<Bytes, Fault> {
-        let begin = read.header.body_begin() + number * PIECE;
-        let length = PIECE.min(u64::from(read.header.body_length).saturating_sub(number * PIECE));
-        let within = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
-        let bytes = if begin + length <= read.bytes.len() as u64 {
-            read.bytes.slice(within(begin)..within(begin + length))
-        } else {
-            read_bytes(segment, u64::from(offset) * UNIT + begin, length)?
-        };
-        match usize::try_from(number).ok().and_then(|number| read.sums.get(number)) {
-            Some(sum) if crc32fast::hash(&bytes) == *sum => Ok(bytes),
-            Some(_) | None => Err(Fault::Corrupt(DecodeError::Checksum)),
-        }
     }
 
     fn write_unchecked(
@@ -619,14 +424,6 @@ pub(crate) fn is_held(error: &io::Error) -> bool {
 
 fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-fn read_bytes(segment: &Segment, offset: u64, length: u64) -> Result<Bytes, Fault> {
-    let length = usize::try_from(length).map_err(|_| Fault::Corrupt(DecodeError::Field))?;
-    segment.read(offset, length).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => Fault::Corrupt(DecodeError::Short),
-        _ => Fault::Io(error),
-    })
 }
 
 /// Small bodies go out in one call with their front, large ones piece by piece; the padding is zero already.

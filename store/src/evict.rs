@@ -8,8 +8,9 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use crate::engine::{Engine, Fault, Held};
+use crate::engine::{Engine, Held};
 use crate::index::Spot;
+use crate::load::Fault;
 use crate::purge::Verdict;
 use crate::record::{Header, Kind, Place};
 use crate::segment::{Entry, Segment, name};
@@ -25,11 +26,11 @@ struct Candidate {
 
 impl Engine {
     /// Drops old segments until one more fits, without second chances. Fails if readers of dropped segments hold more
-    /// than a quarter of the capacity: dropping what is left would not help.
+    /// than half of the capacity: dropping what is left would not help.
     pub(crate) fn make_room(&self) -> io::Result<()> {
         self.bury();
         while self.is_over() {
-            if self.held() > self.shape.capacity / 4 || !self.reclaim_oldest(false) {
+            if self.held() > self.shape.capacity / 2 || !self.reclaim_oldest(false) {
                 return Err(io::Error::new(io::ErrorKind::StorageFull, Held));
             }
         }
@@ -38,7 +39,7 @@ impl Engine {
 
     /// Reclaims old segments, with second chances, until one more would fit.
     pub(crate) fn reclaim_surplus(&self) {
-        while self.is_over() && self.held() <= self.shape.capacity / 4 {
+        while self.is_over() && self.held() <= self.shape.capacity / 2 {
             if !self.reclaim_oldest(true) {
                 return;
             }

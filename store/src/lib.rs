@@ -31,6 +31,7 @@ mod memory;
 mod engine;
 mod evict;
 mod index;
+mod load;
 mod record;
 mod recover;
 mod segment;
@@ -46,3 +47,8 @@ pub use error::{OpenError, ReadError, StoreError};
 
 mod disk;
 mod pool;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod double;

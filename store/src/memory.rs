@@ -297,3 +297,135 @@ impl Ghosts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const WEIGHT: u64 = 1000;
+
+    fn key(n: u64) -> Key {
+        let mut bytes = [0; 20];
+        bytes[..8].copy_from_slice(&n.to_le_bytes());
+        Key::from_bytes(bytes)
+    }
+
+    fn value() -> Value {
+        let length = usize::try_from(WEIGHT - OVERHEAD).unwrap();
+        Value::Slice(Arc::new(Pieces::new(vec![Bytes::from(vec![0; length])])))
+    }
+
+    fn memory(entries: u64, eviction: Eviction) -> Memory {
+        Memory::new(entries * WEIGHT, eviction, 10)
+    }
+
+    /// Asks for each in turn, taking in what is missing; the share of misses.
+    fn misses(memory: &Memory, asked: impl Iterator<Item = u64>) -> f64 {
+        let (mut missed, mut all) = (0, 0);
+        for n in asked {
+            all += 1;
+            if memory.get(&key(n)).is_none() {
+                missed += 1;
+                memory.insert(key(n), value());
+            }
+        }
+        f64::from(missed) / f64::from(all)
+    }
+
+    /// Popularity falls with rank to the power of `alpha`; the same numbers each time.
+    fn zipf(objects: u32, alpha: f64, count: usize) -> impl Iterator<Item = u64> {
+        let mut sums = Vec::new();
+        let mut sum = 0.0;
+        for rank in 1..=objects {
+            sum += f64::from(rank).powf(-alpha);
+            sums.push(sum);
+        }
+        let mut chance: u64 = 7;
+        (0..count).map(move |_| {
+            chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let at = f64::from(u32::try_from(chance >> 32).unwrap()) / f64::from(u32::MAX) * sum;
+            sums.partition_point(|below| *below < at) as u64
+        })
+    }
+
+    #[test]
+    fn s3_fifo_misses_less_than_fifo_on_a_zipf_stream_also_with_a_scan_in_it() {
+        for entries in [200, 700] {
+            let plain = |eviction| misses(&memory(entries, eviction), zipf(7000, 0.9, 40_000));
+            let (fifo, s3) = (plain(Eviction::Fifo), plain(Eviction::S3Fifo));
+            assert!(s3 < fifo - 0.03, "{entries}: {s3} against {fifo}");
+            let scanned = |eviction| {
+                let scan = (0..40_000).map(|n| 1_000_000 + n);
+                let both = zipf(7000, 0.9, 40_000).zip(scan).flat_map(|(often, once)| [often, once]);
+                misses(&memory(entries, eviction), both)
+            };
+            let (fifo, s3) = (scanned(Eviction::Fifo), scanned(Eviction::S3Fifo));
+            assert!(s3 < fifo - 0.03, "with a scan, {entries}: {s3} against {fifo}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_for_again_outlives_any_number_asked_for_once() {
+        let memory = memory(500, Eviction::S3Fifo);
+        memory.insert(key(0), value());
+        for n in 1..10_000 {
+            memory.insert(key(n), value());
+            if n % 50 == 0 {
+                assert!(memory.get(&key(0)).is_some(), "gone after {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_under_way_and_what_is_held_share_the_capacity() {
+        let memory = memory(100, Eviction::S3Fifo);
+        (0..100).for_each(|n| assert!(memory.insert(key(n), value())));
+        memory.reserve(60 * WEIGHT);
+        assert_eq!(memory.holdings().bytes, 40 * WEIGHT);
+        memory.reserve(100 * WEIGHT);
+        assert_eq!(memory.holdings().bytes, 0);
+        assert!(!memory.insert(key(1), value()));
+        memory.reserve(0);
+        assert!(memory.insert(key(1), value()));
+    }
+
+    proptest! {
+        #[test]
+        fn the_bound_holds_and_what_is_held_is_the_last_taken_in(
+            steps in prop::collection::vec((0..4u8, 0..60u64, 1..5u64), 1..500),
+            fifo in any::<bool>(),
+        ) {
+            let memory = memory(20, if fifo { Eviction::Fifo } else { Eviction::S3Fifo });
+            let mut last = HashMap::new();
+            for (step, n, weight) in steps {
+                match step {
+                    0 | 1 => {
+                        let bytes = Bytes::from(vec![0; usize::try_from(weight * 900).unwrap()]);
+                        if memory.insert(key(n), Value::Slice(Arc::new(Pieces::new(vec![bytes])))) {
+                            last.insert(n, weight);
+                        }
+                    }
+                    2 => {
+                        memory.remove(&key(n));
+                        last.remove(&n);
+                    }
+                    _ => {
+                        if let Some((Value::Slice(pieces), _)) = memory.get(&key(n)) {
+                            prop_assert_eq!(Some(&(pieces.len() / 900)), last.get(&n));
+                        }
+                    }
+                }
+                let held: Vec<_> = (0..60).filter_map(|n| memory.peek(&key(n))).collect();
+                let bytes: u64 = held.iter().map(|value| value.weight() + OVERHEAD).sum();
+                prop_assert_eq!(memory.holdings().bytes, bytes);
+                prop_assert!(bytes <= 20 * WEIGHT);
+                let queues = memory.queues();
+                prop_assert_eq!(queues.small.live + queues.main.live, held.len());
+                prop_assert!(queues.small.entries.len() + queues.main.entries.len() <= 2 * held.len() + 3 * SMALL_FLOOR);
+            }
+        }
+    }
+}

@@ -8,10 +8,10 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::config::PIECE;
-use crate::engine::SliceAt;
 use crate::error::ReadError;
 use crate::index::Spot;
 use crate::key::Head;
+use crate::load::SliceAt;
 use crate::tiers::Tiers;
 
 /// Where an object was found.
@@ -161,8 +161,9 @@ impl DiskBody {
 }
 
 impl Pieces {
-    /// Pieces that are each of [`PIECE`] bytes but for the last.
-    pub(crate) fn new(list: Vec<Bytes>) -> Self {
+    /// Pieces that are each of [`PIECE`] bytes but for the last, or one that is empty.
+    pub(crate) fn new(mut list: Vec<Bytes>) -> Self {
+        list.retain(|piece| !piece.is_empty());
         let length = list.iter().map(|piece| piece.len() as u64).sum();
         Self { list: list.into_boxed_slice(), length }
     }

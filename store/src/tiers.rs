@@ -25,10 +25,11 @@ use bytes::Bytes;
 
 use crate::config::Config;
 use crate::disk;
-use crate::engine::{Engine, Fault, Loaded, LoadedBody, SliceAt, is_held};
+use crate::engine::{Engine, is_held};
 use crate::error::{ReadError, StoreError};
 use crate::index::Spot;
 use crate::key::{Head, Key, PurgeNumber};
+use crate::load::{Fault, Loaded, LoadedBody, SliceAt};
 use crate::memory::{Memory, OVERHEAD, Value};
 use crate::object::{Body, DiskBody, DiskKind, Object, Pieces, Tier, Whole};
 use crate::pool::Pool;

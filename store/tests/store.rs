@@ -380,6 +380,89 @@ fn what_was_committed_is_there_after_a_restart_closed_or_not() {
     }
 }
 
+/// The test below runs this one in a process of its own, and kills it: not a test by itself.
+#[test]
+fn writer_that_is_killed() {
+    let Some(directory) = std::env::var_os("ATOLL_STORE_KILLED") else { return };
+    run(async {
+        let store = Store::open(on_disk(Path::new(&directory))).await.unwrap();
+        for n in (0..=255).cycle() {
+            put(&store, head(n, &store), &body(usize::from(n) * 1000)).await;
+            // The parent counts on what is printed here, as a client would on an answer.
+            eprintln!("stored {n}");
+        }
+    });
+}
+
+#[test]
+fn what_was_acknowledged_outlives_sigkill() {
+    use std::io::BufRead;
+    for acknowledged in [1, 40, 300] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "writer_that_is_killed", "--nocapture"])
+            .env("ATOLL_STORE_KILLED", directory.path())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+        let stored = lines.map(Result::unwrap).filter_map(|line| line.strip_prefix("stored ")?.parse::<u8>().ok());
+        let stored: Vec<_> = stored.take(acknowledged).collect();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(stored.len(), acknowledged);
+        run(async {
+            let store = Store::open(on_disk(directory.path())).await.unwrap();
+            // The last segments' worth: older ones may have been dropped for room.
+            for n in stored.iter().rev().take(100) {
+                let object = store.get(&key(*n)).await.unwrap();
+                assert_eq!(whole(&object).await, body(usize::from(*n) * 1000), "{n} of {acknowledged}");
+            }
+            assert_eq!(store.stats().checksum_failures, 0);
+        });
+    }
+}
+
+#[test]
+fn many_tasks_at_once_read_only_what_one_of_them_wrote() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config { memory: ByteSize::mib(2), ..on_disk(directory.path()) };
+    run(async {
+        let store = Store::open(config).await.unwrap();
+        let tasks: Vec<_> = (0..8u8)
+            .map(|task| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    for round in 0..60u8 {
+                        let n = (task + round) % 10;
+                        let length = 1 + usize::from(round) * 30_000;
+                        match round % 6 {
+                            5 => drop(store.remove(&key(n)).await.unwrap()),
+                            4 => {
+                                drop(store.freshen(&key(n), Bytes::from(format!("metadata {n}")), None).await.unwrap())
+                            }
+                            3 => drop(store.purge(Selector::Key(key(n)), PurgeKind::Soft).await.unwrap()),
+                            _ => drop(put(&store, head(n, &store), &body(length)).await),
+                        }
+                        let n = (task * 3 + round) % 10;
+                        let Some(object) = store.get(&key(n)).await else { continue };
+                        assert_eq!(object.head().metadata, format!("metadata {n}"));
+                        let length = usize::try_from(object.len()).unwrap();
+                        assert_eq!(whole(&object).await, body(length));
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let stats = store.stats();
+        assert_eq!((stats.checksum_failures, stats.disk_errors, stats.fill_bytes), (0, 0, 0));
+        assert!(stats.disk_bytes <= 64 << 20 && stats.disk_evictions > 0);
+    });
+}
+
 #[test]
 fn purges_hold_across_a_restart_and_numbers_go_on() {
     let directory = tempfile::tempdir().unwrap();

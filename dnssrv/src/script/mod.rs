@@ -26,6 +26,8 @@ struct Scene {
     placement: Placement,
     roster: Roster,
     from_apex: bool,
+    may_sound: bool,
+    below: bool,
 }
 
 fn proxy(last: u8) -> Proxy {
@@ -76,6 +78,8 @@ fn scene(level: u8) -> Scene {
             addresses: (1..=6).map(|n| (server(n, 1).id, (vec![[198, 51, 100, n].into()], Vec::new()))).collect(),
         },
         from_apex: false,
+        may_sound: false,
+        below: false,
     }
 }
 
@@ -108,6 +112,8 @@ fn ask(scene: &Scene, question: &str) -> String {
         roster: &scene.roster,
         prefix: Prefix::of([203, 0, 113, 53].into()),
         from_apex: scene.from_apex,
+        may_sound: scene.may_sound,
+        below: scene.below,
     };
     let kind = RecordType::from_str(kind).unwrap();
     let answer = answer(&zone, &scene.config, zone.locate(&name), &name, kind, view);

@@ -25,16 +25,16 @@ fn a_resolver_of_level_2_is_delegated_all_the_way_by_servers_of_level_2_and_one_
         &scene(2),
         "l1.l0 NS",
         expect![[r#"
-        NoError
-        au l1.l0.Z 3600 NS #1.ns.l1.l0.Z
-        au l1.l0.Z 3600 NS #2.ns.l1.l0.Z
-        au l1.l0.Z 3600 NS #3.ns.l1.l0.Z
-        au l1.l0.Z 3600 NS #4.ns.l1.l0.Z
-        ad #1.ns.l1.l0.Z 3600 A 198.51.100.1
-        ad #2.ns.l1.l0.Z 3600 A 198.51.100.2
-        ad #3.ns.l1.l0.Z 3600 A 198.51.100.3
-        ad #4.ns.l1.l0.Z 3600 A 198.51.100.4
-    "#]],
+            NoError
+            au l1.l0.Z 3600 NS #1.ns.l1.l0.Z
+            au l1.l0.Z 3600 NS #2.ns.l1.l0.Z
+            au l1.l0.Z 3600 NS #3.ns.l1.l0.Z
+            au l1.l0.Z 3600 NS #4.ns.l1.l0.Z
+            ad #1.ns.l1.l0.Z 3600 A 198.51.100.1
+            ad #2.ns.l1.l0.Z 3600 A 198.51.100.2
+            ad #3.ns.l1.l0.Z 3600 A 198.51.100.3
+            ad #4.ns.l1.l0.Z 3600 A 198.51.100.4
+        "#]],
     );
     check(
         &scene(2),
@@ -143,6 +143,19 @@ fn a_far_resolver_is_referred_to_servers_of_other_clusters() {
 }
 
 #[test]
+fn an_unknown_resolver_is_referred_back_here_once_to_be_measured() {
+    check(
+        &Scene { may_sound: true, ..unknown() },
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+            NoError
+            au http.l2.l1.l0.Z 1 NS #1.ns.l2.l1.l0.Z
+            ad #1.ns.l2.l1.l0.Z 1 A 198.51.100.1
+        "#]],
+    );
+}
+
+#[test]
 fn an_unknown_resolver_gets_short_answers() {
     check(
         &unknown(),
@@ -163,16 +176,10 @@ fn an_unknown_resolver_gets_short_answers() {
         &unknown(),
         "l1.l0 A",
         expect![[r#"
-        NoError
-        au l1.l0.Z 30 NS #1.ns.l1.l0.Z
-        au l1.l0.Z 30 NS #2.ns.l1.l0.Z
-        au l1.l0.Z 30 NS #4.ns.l1.l0.Z
-        au l1.l0.Z 30 NS #6.ns.l1.l0.Z
-        ad #1.ns.l1.l0.Z 30 A 198.51.100.1
-        ad #2.ns.l1.l0.Z 30 A 198.51.100.2
-        ad #4.ns.l1.l0.Z 30 A 198.51.100.4
-        ad #6.ns.l1.l0.Z 30 A 198.51.100.6
-    "#]],
+            NoError
+            au l1.l0.Z 5 NS #1.ns.l1.l0.Z
+            ad #1.ns.l1.l0.Z 5 A 198.51.100.1
+        "#]],
     );
     check(
         &unknown(),
@@ -277,4 +284,30 @@ fn an_answer_is_never_empty_while_a_proxy_is_known() {
         EDE 22 no proxy is known
     "#]],
     );
+}
+
+#[test]
+fn the_ns_of_a_cut_are_a_referral_above_it_and_the_answer_below() {
+    check(
+        &Scene { below: true, ..scene(2) },
+        "l1.l0 NS",
+        expect![[r#"
+        NoError aa
+        an l1.l0.Z 3600 NS #1.ns.l1.l0.Z
+        an l1.l0.Z 3600 NS #2.ns.l1.l0.Z
+        an l1.l0.Z 3600 NS #3.ns.l1.l0.Z
+        an l1.l0.Z 3600 NS #4.ns.l1.l0.Z
+        ad #1.ns.l1.l0.Z 3600 A 198.51.100.1
+        ad #2.ns.l1.l0.Z 3600 A 198.51.100.2
+        ad #3.ns.l1.l0.Z 3600 A 198.51.100.3
+        ad #4.ns.l1.l0.Z 3600 A 198.51.100.4
+    "#]],
+    );
+    let above = ask(&scene(2), "l1.l0 NS");
+    assert!(above.starts_with("NoError\nau l1.l0.Z 3600 NS "), "{above}");
+    // Who is no server of the apex is never above the first cut.
+    let mut inside = scene(2);
+    assert!(ask(&inside, "l0 NS").starts_with("NoError\nau l0.Z "));
+    inside.config.nameservers[0].addresses = vec![[198, 51, 100, 6].into()];
+    assert!(ask(&inside, "l0 NS").starts_with("NoError aa\nan l0.Z "));
 }

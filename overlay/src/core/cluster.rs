@@ -32,8 +32,8 @@ pub(super) struct Membership {
     /// The size others said it has, believed until this node has had time to see for itself.
     said: u32,
     check: Option<Check>,
-    /// Clusters found too far, and until when they are not tried again.
-    rejected: Vec<(Key, Instant)>,
+    /// Clusters found too far.
+    rejected: Vec<Rejected>,
     /// Times this node changed cluster, being in company before.
     pub(super) moves: u32,
 }
@@ -44,6 +44,16 @@ struct Check {
     cluster: ClusterTag,
     sample: Vec<Contact>,
     since: Instant,
+}
+
+/// A cluster found too far.
+#[derive(Debug)]
+struct Rejected {
+    cluster: Key,
+    /// Until when it is not tried again.
+    until: Instant,
+    /// For how long it was not to be tried; doubles each time.
+    pause: Duration,
 }
 
 impl Membership {
@@ -80,13 +90,17 @@ impl Membership {
     }
 
     fn rejects(&self, now: Instant, cluster: &Key) -> bool {
-        self.rejected.iter().any(|(id, until)| id == cluster && *until > now)
+        self.rejected.iter().any(|one| one.cluster == *cluster && one.until > now)
     }
 
     fn reject(&mut self, now: Instant, cluster: Key) {
-        self.rejected.retain(|(id, until)| *id != cluster && *until > now);
-        self.rejected.truncate(REJECTED - 1);
-        self.rejected.push((cluster, now + REJECTED_FOR));
+        let before = self.rejected.iter().find(|one| one.cluster == cluster).map(|one| one.pause);
+        let pause = before.map_or(REJECTED_FIRST, |before| (before * 2).min(REJECTED_LONGEST));
+        self.rejected.retain(|one| one.cluster != cluster);
+        if self.rejected.len() >= REJECTED {
+            self.rejected.remove(0);
+        }
+        self.rejected.push(Rejected { cluster, until: now + pause, pause });
     }
 }
 
@@ -373,8 +387,11 @@ const DWELL_FULL: u32 = 8;
 /// Clusters found too far that are remembered.
 const REJECTED: usize = 16;
 
-/// How long a cluster found too far is not tried again.
-const REJECTED_FOR: Duration = Duration::from_secs(30);
+/// How long a cluster found too far is not tried again at first: where much has changed, it may have changed as well.
+const REJECTED_FIRST: Duration = Duration::from_secs(3);
+
+/// Where the doubling of that ends.
+const REJECTED_LONGEST: Duration = Duration::from_secs(300);
 
 /// Pause between looks at a sample under way, and before an event leads to a check: several come together.
 const CHECK_PAUSE: Duration = Duration::from_millis(100);

@@ -7,6 +7,7 @@ use super::{
     message::{Body, Hello, Message, Reply, Request, Seen, Want},
     node::Timer,
     peers::DEAD_AFTER,
+    pointers::{Asked, Errand},
     search::{Pending, Purpose},
     time::Instant,
 };
@@ -213,8 +214,17 @@ impl Node {
                 self.values.withdraw(key, from.peer);
                 Reply::Done
             }
-            Request::Acquire { .. } | Request::Beat { .. } | Request::Pass { .. } => {
-                return self.on_root_request(now, now, from, id, request);
+            Request::Acquire { key, reference, ttl, failed, unreached } => {
+                let what = Errand::Acquire { key, reference, ttl, failed };
+                return self.on_root_request(now, Asked { from, id, arrived: now, unreached, what });
+            }
+            Request::Beat { lease, reference, ttl, unreached } => {
+                let what = Errand::Beat { lease, reference, ttl };
+                return self.on_root_request(now, Asked { from, id, arrived: now, unreached, what });
+            }
+            Request::Pass { lease, marker } => {
+                let what = Errand::Pass { lease, marker };
+                return self.on_root_request(now, Asked { from, id, arrived: now, unreached: Vec::new(), what });
             }
             Request::Hold { key, state } => self.on_hold(now, from, key, state),
             Request::SpreadKeys { from } => {

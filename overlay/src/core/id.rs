@@ -200,8 +200,8 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_from_14_to_4_aims_at_distances_5_then_2_then_1() {
-        // The worked example of Coral's routing in 4 bits: 14 and 4 are 10 apart.
+    fn from_14_to_4_the_two_wrong_bits_are_corrected_one_by_one() {
+        // An example in 4 bits: 14 and 4 are 10 apart, binary 1010.
         let point = |nibble: u8| Key::from_bytes(std::array::from_fn(|at| if at == 0 { nibble << 4 } else { 0 }));
         let (mut at, to) = (point(14), point(4));
         let mut seen = Vec::new();
@@ -209,7 +209,7 @@ mod tests {
             seen.push(next.distance(&to).0[0] >> 4);
             at = next;
         }
-        assert_eq!(seen, [2, 0], "bits that are right already are not corrected again");
+        assert_eq!(seen, [2, 0], "bits that are right already cost no hop");
     }
 
     proptest! {

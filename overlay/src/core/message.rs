@@ -313,8 +313,8 @@ pub enum LeaseState {
 /// What a next-closest node says when asked to hold a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Held {
-    /// It holds it.
-    Yes,
+    /// It holds it, and has these pointers under the key: a root that is new there may know of none.
+    Yes(Vec<Pointer>),
     /// It holds another one, from another root, which still lives.
     Other(LeaseState),
 }

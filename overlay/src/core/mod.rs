@@ -10,6 +10,9 @@
 //!
 //! Other nodes are [`Peer`] handles, interned by the driver or the simulator, which alone know addresses.
 
+#![warn(clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)]
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
 pub mod id;
 pub mod message;
 pub mod time;
@@ -18,7 +21,10 @@ pub mod wire;
 pub use wire::{Book, DecodeError};
 
 mod node;
-pub use node::{Counts, Node};
+pub use node::Node;
+
+mod views;
+pub use views::Counts;
 
 mod command;
 mod hear;

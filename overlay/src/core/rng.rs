@@ -20,10 +20,6 @@ impl Rng {
         usize::try_from(wide >> 64).unwrap_or(0)
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0.next_u64()
-    }
-
     /// A point anywhere in the id space.
     pub(crate) fn key(&mut self) -> Key {
         let mut bytes = [0; Key::BYTES];

@@ -141,7 +141,8 @@ impl Tables {
 
     /// Takes a node out of every table. Whether it was in any.
     pub(super) fn remove(&mut self, contact: Contact) -> bool {
-        self.0.iter_mut().fold(false, |out, table| table.remove(contact) || out)
+        let out = self.0.iter_mut().filter_map(|table| table.remove(contact).then_some(())).count();
+        out > 0
     }
 
     /// Whether a node is in any table.

@@ -86,10 +86,10 @@ impl Node {
         if target.is_none() && self.tables.at(Level::GLOBAL).is_none_or(|table| table.len() == 0) {
             target = self.seeds.get(self.rng.below(self.seeds.len())).copied();
         }
-        if target.is_none() && self.probes % LOST_TURN == 0 {
+        if target.is_none() && self.probes.is_multiple_of(LOST_TURN) {
             target = self.longest_lost(now);
         }
-        if target.is_none() && restless && self.probes % EXPLORE_TURN == 0 {
+        if target.is_none() && restless && self.probes.is_multiple_of(EXPLORE_TURN) {
             self.explore(now);
         }
         if let Some(target) = target.or_else(|| self.stalest(now)) {

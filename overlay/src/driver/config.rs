@@ -136,7 +136,7 @@ impl Default for Config {
 
 impl Config {
     /// Refuses what no driver can run with, naming the field.
-    pub(super) fn check(&self) -> Result<(), ConfigError> {
+    pub fn check(&self) -> Result<(), ConfigError> {
         let refuse = |field, reason| Err(ConfigError { field, reason });
         if Names::of(&self.network).is_none() {
             return refuse("network", "it must be 1 to 64 of a-z 0-9 . -");

@@ -74,7 +74,7 @@ impl Driver {
         let alone = self.roads.is_alone();
         let absent = self.join.seeds.iter().enumerate().filter(|(_, known)| {
             let linked = known.peer.is_some_and(|peer| self.roads.is_linked(peer));
-            !(known.own || known.dialled || linked)
+            !(known.own || known.dialled || linked || self.shared.is_mine(&known.seed.address))
         });
         let places: Vec<usize> = absent.map(|(place, _)| place).sample(&mut self.random, if alone { 64 } else { 1 });
         for place in places {
@@ -104,7 +104,8 @@ impl Driver {
         self.begin(Target::Seed(place), Purpose::Link, opts);
     }
 
-    /// A seed that turns out to be this node is not dialled again.
+    /// A seed that turns out to be this node, under a name or another address, is not dialled again. Where this side's listener is
+    /// quicker to refuse itself than its dialler, that shows only at the next dial.
     pub(super) fn note_own_address(&mut self, connection: ConnectionId, error: &DialError) {
         if matches!(error, DialError::LocalPeerId { .. })
             && let Some(Target::Seed(place)) = self.dials.get(&connection)

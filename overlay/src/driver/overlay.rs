@@ -322,6 +322,11 @@ impl Shared {
         lock(&self.listening).len()
     }
 
+    /// Whether this node listens there.
+    pub(super) fn is_mine(&self, at: &Multiaddr) -> bool {
+        address::socket(at).is_some_and(|socket| lock(&self.listening).contains(&socket))
+    }
+
     /// The addresses listened on that others can dial: inside loopback only if the node lives there.
     pub(super) fn dialable(&self) -> Vec<Multiaddr> {
         let listening = lock(&self.listening);

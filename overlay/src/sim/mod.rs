@@ -10,11 +10,13 @@
 //!
 //! Read [`Sim`], then [`Network`].
 
+mod counters;
 mod link;
 mod matrix;
 mod queue;
 
 pub use self::{
+    counters::Counters,
     link::{Faults, Network},
     matrix::{Matrix, MatrixError},
 };
@@ -32,7 +34,7 @@ use crate::{
     Config, NodeId, NodeInfo, Roles, Spread,
     core::{
         Book, Command, Contact, Input, Node, Op, Outcome, Output, Peer,
-        message::{Body, Message, Request, Want},
+        message::{Body, Message},
         rng::Rng,
         time::Instant,
     },
@@ -70,25 +72,6 @@ struct Simulated {
     wake: Option<Instant>,
     heard: Vec<Spread>,
     counters: Counters,
-}
-
-/// What one node has received and sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Counters {
-    /// Messages sent.
-    pub sent: u64,
-    /// Bytes sent, if messages travel as bytes.
-    pub sent_bytes: u64,
-    /// Messages received.
-    pub received: u64,
-    /// Store-intents of puts received.
-    pub store_intents: u64,
-    /// Stores received.
-    pub stores: u64,
-    /// Lookup steps for values received.
-    pub gets: u64,
-    /// Acquires received.
-    pub acquires: u64,
 }
 
 /// How a node dies.
@@ -326,13 +309,13 @@ impl Sim {
                 }
                 self.drain(node);
             }
-            Event::Deliver { to, from, message } => self.deliver(to, from, message),
+            Event::Deliver { to, from, message } => self.deliver(to, from, *message),
             Event::DeliverBytes { to, from, bytes } => {
                 self.note_bytes(&bytes);
                 let mut book = Handles { nodes: &self.nodes };
                 // What this node sent it can also read; anything else is a fault of the codec and must not be hidden.
                 let message = Message::decode(&bytes, &mut book).expect("the codec reads what it wrote");
-                self.deliver(to, from, Box::new(message));
+                self.deliver(to, from, message);
             }
             Event::Connected { node, peer } => {
                 self.note(&[2, u64::from(node), u64::from(peer)]);
@@ -352,13 +335,13 @@ impl Sim {
         }
     }
 
-    fn deliver(&mut self, to: u32, from: u32, message: Box<Message>) {
+    fn deliver(&mut self, to: u32, from: u32, message: Message) {
         self.note(&[5, u64::from(to), u64::from(from), number_of(&message.body)]);
         if let Some(node) = self.nodes.get_mut(usize_of(to)).filter(|node| node.alive) {
             node.counters.count(&message.body);
         }
         if let Some(from) = self.contact(usize_of(from)) {
-            self.give(to, Input::Received { from, message: *message });
+            self.give(to, Input::Received { from, message });
         }
     }
 
@@ -469,29 +452,6 @@ impl Sim {
     fn note_bytes(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.trace = (self.trace ^ u64::from(*byte)).wrapping_mul(FNV_PRIME);
-        }
-    }
-}
-
-impl Counters {
-    fn count(&mut self, body: &Body) {
-        self.received += 1;
-        if let Body::Request { request, .. } = body {
-            match request {
-                Request::Step { want: Want::Room { .. }, .. } => self.store_intents += 1,
-                Request::Step { want: Want::Values, .. } => self.gets += 1,
-                Request::Store { .. } => self.stores += 1,
-                Request::Acquire { .. } => self.acquires += 1,
-                Request::Step { want: Want::Nodes, .. }
-                | Request::Ping
-                | Request::Neighbours { .. }
-                | Request::Withdraw { .. }
-                | Request::Beat { .. }
-                | Request::Pass { .. }
-                | Request::Hold { .. }
-                | Request::SpreadKeys { .. }
-                | Request::SpreadGet { .. } => {}
-            }
         }
     }
 }

@@ -9,9 +9,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{io::AsyncWriteExt as _, net::TcpStream, sync::Semaphore, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::Semaphore,
+    task::JoinSet,
+};
 
-use crate::support::{Do, Origin, alone, config, config_for, get, get_with, noise, ok, raw, soon, until};
+use crate::support::{Do, Origin, alone, alone_with, config, config_for, get, get_with, noise, ok, raw, soon, until};
 
 #[tokio::test]
 async fn the_origin_is_asked_once_and_the_second_answer_comes_from_the_store() {
@@ -118,7 +123,7 @@ fn slow(body: &Bytes, gate: &Arc<Semaphore>) -> Vec<Do> {
     steps
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn two_hundred_clients_of_one_slow_file_are_one_origin_request() {
     let body = noise(5_000_000);
     let gate = Arc::new(Semaphore::new(0));
@@ -221,6 +226,24 @@ async fn a_response_with_both_framings_is_read_by_its_chunks_and_its_connection_
         assert_eq!(get(&proxy, &origin.host(), path).await.field("content-length").as_deref(), Some("5"));
     }
     assert_eq!(origin.connections.load(Ordering::SeqCst), 2);
+}
+
+// C12: what follows the stated length is no answer to the next request.
+#[tokio::test]
+async fn bytes_beyond_a_body_end_its_connection() {
+    let origin = Origin::start(|_, head| {
+        let path = head.split(' ').nth(1).unwrap();
+        let answer =
+            |body: &str| format!("HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 2\r\n\r\n{body}");
+        vec![Do::Send(format!("{}{}", answer(path), answer("!!")).into())]
+    })
+    .await;
+    let proxy = alone(config_for(&origin)).await;
+    for path in ["/a", "/b", "/c"] {
+        let response = get(&proxy, &origin.host(), path).await;
+        assert_eq!((&response.body[..], response.complete), (path.as_bytes(), true));
+        until(|| proxy.stats().flights == 0).await;
+    }
 }
 
 #[tokio::test]
@@ -389,6 +412,71 @@ async fn an_object_over_the_cap_is_stopped_while_it_streams() {
     assert!(proxy.stats().origin_bytes < 3 << 20, "the origin was read on");
 }
 
+// Far larger than anything that may stay in RAM: it streams through the disk, whoever reads how fast.
+#[tokio::test]
+async fn an_object_larger_than_the_memory_for_fills_streams_to_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut settings = atoll_store::Config { directory: Some(directory.path().to_owned()), ..Default::default() };
+    settings.capacity = atoll_store::ByteSize::mib(256);
+    settings.segment = atoll_store::ByteSize::mib(16);
+    settings.memory = atoll_store::ByteSize::mib(4);
+    settings.fill_memory = atoll_store::ByteSize::mib(8);
+    let store = atoll_store::Store::open(settings).await.unwrap();
+    let body = noise(40 << 20);
+    let origin = Origin::with_body(body.clone()).await;
+    let proxy = Arc::new(alone_with(config_for(&origin), store.clone()));
+    let mut lagging = TcpStream::connect(proxy.local_addrs()[0]).await.unwrap();
+    let request = format!("GET / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", origin.host());
+    lagging.write_all(request.as_bytes()).await.unwrap();
+    let mut clients = JoinSet::new();
+    for _ in 0..4 {
+        let (proxy, host) = (Arc::clone(&proxy), origin.host());
+        clients.spawn(async move { get(&proxy, &host, "/").await });
+    }
+    let mut most = 0;
+    while let Some(response) = soon(clients.join_next()).await {
+        most = most.max(store.stats().fill_bytes);
+        assert!(response.unwrap().body == body, "wrong bytes");
+    }
+    assert!(most <= 8 << 20, "{most} bytes in RAM");
+    let mut late = Vec::new();
+    soon(lagging.read_to_end(&mut late)).await.unwrap();
+    assert!(late.ends_with(&body), "the one that lagged got it all too");
+    assert_eq!(origin.count(), 1);
+    let again = get(&proxy, &origin.host(), "/").await;
+    assert!(again.body == body && again.cache_status().ends_with("detail=disk"), "{}", again.cache_status());
+}
+
+#[tokio::test]
+async fn requests_and_flights_have_ceilings_that_answer_503() {
+    for flights in [true, false] {
+        let gate = Arc::new(Semaphore::new(0));
+        let held = Arc::clone(&gate);
+        let origin = Origin::start(move |_, _| {
+            let mut steps = ok("Cache-Control: max-age=60\r\n", &Bytes::from_static(b"x"));
+            steps.insert(0, Do::Wait(Arc::clone(&held)));
+            steps
+        })
+        .await;
+        let mut config = config_for(&origin);
+        if flights {
+            config.limits.flights = 1
+        } else {
+            config.limits.requests = 1
+        }
+        let proxy = Arc::new(alone(config).await);
+        let (asking, host) = (Arc::clone(&proxy), origin.host());
+        let first = tokio::spawn(async move { get(&asking, &host, "/1").await });
+        until(|| origin.count() == 1).await;
+        let refused = get(&proxy, &origin.host(), "/2").await;
+        assert_eq!((refused.status, refused.field("retry-after").as_deref()), (503, Some("1")));
+        gate.add_permits(10);
+        assert_eq!(soon(first).await.unwrap().status, 200);
+        until(|| proxy.stats().flights == 0).await;
+        assert_eq!(get(&proxy, &origin.host(), "/2").await.status, 200);
+    }
+}
+
 #[tokio::test]
 async fn own_sites_and_manager_paths_are_served_and_other_hosts_are_not() {
     let origin = Origin::with_body(Bytes::from_static(b"hello")).await;
@@ -432,7 +520,14 @@ async fn draining_finishes_what_runs_and_takes_nobody_new() {
     let body = noise(300_000);
     let served = body.clone();
     let origin = Origin::start(move |_, _| slow(&served, &held)).await;
-    let proxy = Arc::new(alone(config_for(&origin)).await);
+    let mut config = config_for(&origin);
+    // Were idle connections waited for, the test would end here.
+    config.timeouts.head = Duration::from_secs(3_600);
+    config.timeouts.keep_alive = Duration::from_secs(3_600);
+    let proxy = Arc::new(alone(config).await);
+    let mut kept = TcpStream::connect(proxy.local_addrs()[0]).await.unwrap();
+    kept.write_all(b"GET /.well-known/atoll/health HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    kept.read_u8().await.unwrap();
     let (asking, host) = (Arc::clone(&proxy), origin.host());
     let client = tokio::spawn(async move { get(&asking, &host, "/").await });
     until(|| proxy.stats().flights == 1).await;
@@ -442,8 +537,8 @@ async fn draining_finishes_what_runs_and_takes_nobody_new() {
     soon(async { while TcpStream::connect(proxy.local_addrs()[0]).await.is_ok() {} }).await;
     gate.add_permits(100);
     assert_eq!(soon(client).await.unwrap().body, body);
-    drop(idle);
     assert!(soon(drained).await.unwrap(), "all finished");
+    drop((idle, kept));
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! The proxy from outside: real sockets on loopback, origins that do as told, networks of a few nodes in memory.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail a test by panicking")]
+
 mod support;
 
 mod cache;

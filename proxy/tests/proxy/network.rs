@@ -5,8 +5,8 @@ use std::{
     time::Duration,
 };
 
-use atoll_overlay::{Index as _, Key, Level, Streams as _};
-use atoll_proxy::{Config, OriginUrl};
+use atoll_overlay::{Index as _, Key, Level, Streams as _, Value};
+use atoll_proxy::OriginUrl;
 use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -246,6 +246,41 @@ async fn a_lying_peer_is_found_out_and_another_source_used() {
     }
 }
 
+// A fetcher that breaks off and lives is asked for the rest: the origin is not.
+#[tokio::test]
+async fn a_fetcher_that_only_stumbled_is_asked_for_the_rest() {
+    let body = noise(100_000);
+    let origin = Origin::with_body(body.clone()).await;
+    let net = Net::new(Level(1));
+    let honest = net.proxy(1, config_for(&origin)).await;
+    assert_eq!(get(&honest, &origin.host(), "/").await.body, body);
+    until(|| honest.stats().flights == 0).await;
+    let meta = meta_of(&overheard(&net, 1, &origin, "/").await);
+    net.kill(1);
+    drop(honest);
+    let end = [&100_000_u64.to_be_bytes()[..], blake3::hash(&body).as_bytes()].concat();
+    let answers = [frames(&meta, &body[..60_000], &[]), frames(&meta, &body[60_000..], &end)];
+    let holder = net.node(10);
+    let asked = tokio::spawn(async move {
+        let mut heads = Vec::new();
+        for answer in answers {
+            let (_, mut stream) = holder.accept().await.unwrap();
+            let mut head = vec![0; 4_096];
+            let count = stream.read(&mut head).await.unwrap();
+            heads.push(String::from_utf8(head[..count].to_vec()).unwrap());
+            stream.write_all(&answer).await.unwrap();
+        }
+        heads
+    });
+    net.lease(key(&origin, "/"), 10);
+    let asker = net.proxy(2, config_for(&origin)).await;
+    let response = get(&asker, &origin.host(), "/").await;
+    assert!(response.body == body, "wrong bytes");
+    let heads = soon(asked).await.unwrap();
+    assert!(!heads[0].contains("atoll-from") && heads[1].contains("atoll-from: 60000\r\n"), "{heads:?}");
+    assert_eq!((origin.count(), asker.stats().origin_requests), (1, 0));
+}
+
 // P07: a peer that accepts and says nothing.
 #[tokio::test]
 async fn a_silent_peer_is_hedged_within_its_budget() {
@@ -318,6 +353,52 @@ async fn a_fetcher_lost_half_way_costs_one_more_request_and_no_wrong_byte() {
     }
 }
 
+// Two fetchers meet: the higher lease gives way while nothing has come yet, and takes the fetch up again if the lower's holder
+// turns out to be of no use.
+#[tokio::test]
+async fn a_higher_lease_gives_way_and_comes_back_if_it_must() {
+    for useful in [true, false] {
+        let gate = Arc::new(Semaphore::new(0));
+        let held = Arc::clone(&gate);
+        let origin = Origin::start(move |number, _| {
+            let mut steps = ok("Cache-Control: max-age=60\r\n", &Bytes::from_static(b"body"));
+            if number != 1 {
+                steps.insert(0, Do::Wait(Arc::clone(&held)));
+            }
+            steps
+        })
+        .await;
+        let net = Net::new(Level(1));
+        let mut config = config_for(&origin);
+        config.peers.beat = Duration::from_millis(50);
+        let one = Arc::new(net.proxy(1, config.clone()).await);
+        let two = net.proxy(2, config).await;
+        let (asking, host) = (Arc::clone(&one), origin.host());
+        let first = tokio::spawn(async move { get(&asking, &host, "/").await });
+        until(|| origin.count() == 1).await;
+        if useful {
+            // The other side of a partition: it has its own root, or none.
+            net.rootless.store(true, Ordering::SeqCst);
+            assert_eq!(get(&two, &origin.host(), "/").await.body, b"body");
+            net.rootless.store(false, Ordering::SeqCst);
+        } else {
+            net.kill(2);
+        }
+        let value = Bytes::from_static(&[8, 1]);
+        let lower = Value { holder: info(2).id, level: Level(1), value, ttl: Duration::from_secs(20) };
+        *net.lower.lock().unwrap() = Some(lower);
+        if !useful {
+            // The fetch was given up and then taken up again; the second request is answered at once.
+            until(|| origin.count() == 2).await;
+        }
+        let response = soon(first).await.unwrap();
+        assert_eq!(response.body, b"body");
+        let source = if useful { "detail=peer-l1" } else { "detail=origin" };
+        assert!(response.cache_status().ends_with(source), "{}", response.cache_status());
+        assert_eq!(origin.count(), 2);
+    }
+}
+
 #[tokio::test]
 async fn what_cannot_be_shared_is_marked_and_everybody_asks_for_themselves() {
     let origin = Origin::start(|number, _| ok("Cache-Control: private\r\n", &format!("{number}").into())).await;
@@ -363,6 +444,22 @@ async fn a_peer_s_question_never_reaches_the_origin() {
 }
 
 #[tokio::test]
+async fn streams_of_peers_have_a_ceiling() {
+    let origin = Origin::with_body(Bytes::from_static(b"x")).await;
+    let net = Net::new(Level(1));
+    let mut config = config_for(&origin);
+    config.limits.peer_streams = 1;
+    let one = net.proxy(1, config).await;
+    let ear = net.node(2);
+    let first = ear.open(info(1).id).await.unwrap();
+    until(|| one.stats().peer_streams == 1).await;
+    let mut second = ear.open(info(1).id).await.unwrap();
+    assert_eq!(soon(second.read_u8()).await.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+    drop(first);
+    until(|| one.stats().peer_streams == 0).await;
+}
+
+#[tokio::test]
 async fn a_purged_or_stale_copy_is_not_given_to_peers() {
     let origin =
         Origin::start(|_, _| ok("Cache-Control: max-age=0\r\nETag: \"1\"\r\n", &Bytes::from_static(b"x"))).await;
@@ -374,7 +471,7 @@ async fn a_purged_or_stale_copy_is_not_given_to_peers() {
 }
 
 #[tokio::test]
-async fn the_fake_network_grants_one_at_a_time() {
+async fn the_network_in_memory_grants_one_at_a_time() {
     let net = Net::new(Level(1));
     let (one, two) = (net.node(1), net.node(2));
     let ask = || atoll_overlay::Acquire {
@@ -385,5 +482,4 @@ async fn the_fake_network_grants_one_at_a_time() {
     };
     assert!(matches!(one.acquire(ask()).await, Ok(atoll_overlay::Acquired::Granted(_))));
     assert!(matches!(two.acquire(ask()).await, Ok(atoll_overlay::Acquired::References(_))));
-    let _: Config = Config::default();
 }

@@ -9,9 +9,11 @@ use rcgen::{CertifiedIssuer, KeyPair};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
+    sync::Semaphore,
+    task::JoinSet,
 };
 
-use crate::support::{Do, Origin, alone, config, config_any, config_for, get, get_with, ok, raw, until};
+use crate::support::{Do, Origin, alone, config, config_any, config_for, get, get_with, ok, raw, soon, until};
 
 // O01, O02: the name leads inside; the listener there must not hear of it.
 #[tokio::test]
@@ -231,6 +233,35 @@ async fn certificates_that_do_not_fit_are_refused() {
         assert!(matches!(response.status, 502 | 504), "{address} {}", response.status);
     }
     assert_eq!(plain.count(), 0);
+}
+
+#[tokio::test]
+async fn an_origin_gets_so_many_connections_at_a_time_and_its_heads_have_a_limit() {
+    let gate = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    let origin = Origin::start(move |_, head| {
+        if head.starts_with("GET /large ") {
+            return raw(&format!("HTTP/1.1 200 OK\r\nX: {}\r\nContent-Length: 0\r\n\r\n", "a".repeat(100_000)));
+        }
+        let mut steps = ok("Cache-Control: max-age=60\r\n", &Bytes::from_static(b"x"));
+        steps.insert(0, Do::Wait(Arc::clone(&held)));
+        steps
+    })
+    .await;
+    let mut config = config_for(&origin);
+    config.limits.origin_connections = 2;
+    let proxy = Arc::new(alone(config).await);
+    let mut clients = JoinSet::new();
+    for path in 0..6 {
+        let (proxy, host) = (Arc::clone(&proxy), origin.host());
+        clients.spawn(async move { get(&proxy, &host, &format!("/{path}")).await.status });
+    }
+    until(|| origin.count() == 2 && proxy.stats().flights == 6).await;
+    gate.add_permits(10);
+    while let Some(status) = soon(clients.join_next()).await {
+        assert_eq!(status.unwrap(), 200);
+    }
+    assert_eq!(get(&proxy, &origin.host(), "/large").await.status, 502);
 }
 
 // O08: more failures than are remembered push out the oldest; nothing grows.

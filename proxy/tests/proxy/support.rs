@@ -203,8 +203,13 @@ pub(crate) async fn store() -> Store {
 
 /// A proxy without peers.
 pub(crate) async fn alone(config: Config) -> Proxy {
+    alone_with(config, store().await)
+}
+
+/// The same over this store.
+pub(crate) fn alone_with(config: Config, store: Store) -> Proxy {
     let alone = Arc::new(Alone::new(info(0)));
-    Proxy::start(config, Arc::clone(&alone) as Arc<dyn Index>, alone, store().await).unwrap()
+    Proxy::start(config, Arc::clone(&alone) as Arc<dyn Index>, alone, store).unwrap()
 }
 
 /// A response as it came.
@@ -301,6 +306,8 @@ pub(crate) struct Net {
     pub(crate) level: Level,
     /// The root of every key is unreachable.
     pub(crate) rootless: AtomicBool,
+    /// Who holds a lower lease than any that beats.
+    pub(crate) lower: Mutex<Option<Value>>,
     /// Nodes that are gone.
     dead: Mutex<Vec<NodeId>>,
 }
@@ -322,6 +329,7 @@ impl Net {
             doors: Mutex::default(),
             level,
             rootless: AtomicBool::new(false),
+            lower: Mutex::default(),
             dead: Mutex::default(),
         })
     }
@@ -362,6 +370,13 @@ impl Net {
     /// Makes a node a holder in the index, whatever it has.
     pub(crate) fn plant(&self, key: Key, number: u8, value: Bytes) {
         self.state.lock().unwrap().values.entry(key).or_default().push((info(number).id, value));
+    }
+
+    /// Makes a node the one that fetches a key.
+    pub(crate) fn lease(&self, key: Key, number: u8) {
+        let lease = Lease { epoch: 0, counter: 0, key };
+        let reference = Bytes::from_static(&[8, 1]);
+        self.state.lock().unwrap().leases.insert(key, (info(number).id, lease, reference));
     }
 
     fn is_dead(&self, id: NodeId) -> bool {
@@ -449,7 +464,7 @@ impl Index for Node {
         if let Some((_, _, known)) = state.leases.get_mut(&lease.key) {
             *known = reference;
         }
-        Ok(Beat::Kept)
+        Ok(self.net.lower.lock().unwrap().clone().map_or(Beat::Kept, Beat::Superseded))
     }
 
     async fn pass(&self, lease: Lease, marker: Marker) -> Result<(), IndexError> {

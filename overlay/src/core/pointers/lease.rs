@@ -62,6 +62,8 @@ pub(super) struct Granting {
     pub(super) tried: Vec<Peer>,
     /// Copies held.
     pub(super) held: usize,
+    /// Pointers that the nodes holding copies have under the key.
+    pub(super) known: Vec<Pointer>,
 }
 
 /// A lease that was granted.

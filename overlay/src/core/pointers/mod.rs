@@ -6,4 +6,10 @@ mod root;
 mod spread;
 mod values;
 
-pub(super) use self::{hints::Hints, lease::Leases, root::Deferred, spread::SpreadLog, values::Values};
+pub(super) use self::{
+    hints::Hints,
+    lease::Leases,
+    root::{Asked, Deferred, Errand},
+    spread::SpreadLog,
+    values::Values,
+};

@@ -2,6 +2,8 @@
 //! fetch). A node acts as root only if it knows no live node nearer the key; told that the nearer one does not answer, it sees for
 //! itself first.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::{
@@ -22,10 +24,36 @@ use crate::{
 #[derive(Debug)]
 pub(in crate::core) struct Deferred {
     nearer: Peer,
-    from: Contact,
-    id: u64,
-    arrived: Instant,
-    request: Request,
+    asked: Asked,
+}
+
+/// A question to the root of a key.
+#[derive(Debug)]
+pub(in crate::core) struct Asked {
+    pub(in crate::core) from: Contact,
+    /// The number of the question.
+    pub(in crate::core) id: u64,
+    pub(in crate::core) arrived: Instant,
+    /// Nodes nearer the key that the asker could not reach.
+    pub(in crate::core) unreached: Vec<NodeId>,
+    pub(in crate::core) what: Errand,
+}
+
+/// What is asked of a root.
+#[derive(Debug)]
+pub(in crate::core) enum Errand {
+    Acquire { key: Key, reference: Bytes, ttl: Duration, failed: Vec<NodeId> },
+    Beat { lease: Lease, reference: Bytes, ttl: Duration },
+    Pass { lease: Lease, marker: Marker },
+}
+
+impl Errand {
+    const fn key(&self) -> Key {
+        match self {
+            Self::Acquire { key, .. } => *key,
+            Self::Beat { lease, .. } | Self::Pass { lease, .. } => lease.key,
+        }
+    }
 }
 
 /// Whether this node is the root of a key.
@@ -38,82 +66,62 @@ enum Place {
 }
 
 impl Node {
-    /// Answers an acquire, a beat or a pass, now or later.
-    pub(in crate::core) fn on_root_request(
-        &mut self,
-        now: Instant,
-        arrived: Instant,
-        from: Contact,
-        id: u64,
-        request: Request,
-    ) {
-        let nothing: &[NodeId] = &[];
-        let (key, unreached) = match &request {
-            Request::Acquire { key, unreached, .. } => (*key, unreached.as_slice()),
-            Request::Beat { lease, unreached, .. } => (lease.key, unreached.as_slice()),
-            Request::Pass { lease, .. } => (lease.key, nothing),
-            Request::Ping
-            | Request::Neighbours { .. }
-            | Request::Step { .. }
-            | Request::Store { .. }
-            | Request::Withdraw { .. }
-            | Request::Hold { .. }
-            | Request::SpreadKeys { .. }
-            | Request::SpreadGet { .. } => return,
-        };
-        match self.place(&key, unreached) {
+    /// Answers what is asked of a root, now or later.
+    pub(in crate::core) fn on_root_request(&mut self, now: Instant, asked: Asked) {
+        let Asked { from, id, arrived, .. } = asked;
+        match self.place(&asked.what.key(), &asked.unreached) {
             Place::Root => {}
             Place::Nearer(nodes) => {
-                let reply = match request {
-                    Request::Beat { .. } => Reply::Beaten(Beaten::Elsewhere(nodes)),
-                    _ => Reply::Acquired(Acquisition::Elsewhere(nodes)),
+                let reply = match asked.what {
+                    Errand::Beat { .. } => Reply::Beaten(Beaten::Elsewhere(nodes)),
+                    Errand::Acquire { .. } | Errand::Pass { .. } => Reply::Acquired(Acquisition::Elsewhere(nodes)),
                 };
                 return self.reply(now, from, id, arrived, reply);
             }
-            Place::Doubtful(nodes) => {
-                let Some(nearest) = nodes.first().copied() else { return };
-                if self.deferred.len() >= self.config.waiters {
-                    return self.reply(now, from, id, arrived, Reply::Refused(Refusal::Busy));
-                }
-                if !self.exchanges.is_asked(nearest.peer, Purpose::Nearer) {
-                    self.ask(now, nearest, Request::Ping, Purpose::Nearer);
-                }
-                self.reply(now, from, id, now, Reply::Wait);
-                self.deferred.push(Deferred { nearer: nearest.peer, from, id, arrived, request });
-                return;
-            }
+            Place::Doubtful(nodes) => return self.defer(now, &nodes, asked),
         }
-        match request {
-            Request::Acquire { key, reference, ttl, failed, .. } => {
+        match asked.what {
+            Errand::Acquire { key, reference, ttl, failed } => {
                 let reference = self.pointer_of(from, reference, ttl.min(self.config.reference_ttl));
                 let waiter = Waiter { asker: from, id, arrived, reference, failed };
                 self.look_at_failed(now, &key, &waiter.failed);
                 self.decide(now, key, waiter);
             }
-            Request::Beat { lease, reference, ttl, .. } => {
+            Errand::Beat { lease, reference, ttl } => {
                 let pointer = self.pointer_of(from, reference, ttl.min(self.config.reference_ttl));
                 let beaten = self.on_beat(now, lease, pointer);
                 self.reply(now, from, id, arrived, beaten);
             }
-            Request::Pass { lease, marker } => {
+            Errand::Pass { lease, marker } => {
                 let reply = self.on_pass(now, from, lease, marker);
                 self.reply(now, from, id, arrived, reply);
             }
-            _ => {}
         }
+    }
+
+    /// Puts a question off until it is known whether the nearest of these nodes lives.
+    fn defer(&mut self, now: Instant, nearer: &[Contact], asked: Asked) {
+        let Some(nearest) = nearer.first().copied() else { return };
+        let (from, id) = (asked.from, asked.id);
+        if self.deferred.len() >= self.config.waiters {
+            return self.reply(now, from, id, asked.arrived, Reply::Refused(Refusal::Busy));
+        }
+        if !self.exchanges.is_asked(nearest.peer, Purpose::Nearer) {
+            self.ask(now, nearest, Request::Ping, Purpose::Nearer);
+        }
+        self.reply(now, from, id, now, Reply::Wait);
+        self.deferred.push(Deferred { nearer: nearest.peer, asked });
     }
 
     /// A node that stood between this one and a key has answered, or is gone.
     pub(in crate::core) fn on_nearer(&mut self, now: Instant, nearer: Contact, lives: bool) {
         let waiting: Vec<Deferred> = self.deferred.extract_if(.., |one| one.nearer == nearer.peer).collect();
-        for Deferred { from, id, arrived, mut request, .. } in waiting {
+        for Deferred { mut asked, .. } in waiting {
             if lives {
                 // Alive for this node, not for the asker: it is named again, and the asker may find another way.
-                if let Request::Acquire { unreached, .. } | Request::Beat { unreached, .. } = &mut request {
-                    unreached.clear();
-                }
+                asked.unreached.clear();
             }
-            self.on_root_request(now, arrived, from, id, request);
+            self.on_root_request(now, asked);
         }
     }
 
@@ -157,16 +165,23 @@ impl Node {
                 Reply::Acquired(Acquisition::Elsewhere(vec![from])),
             );
         }
-        Reply::Held(Held::Yes)
+        let mut values = self.values.get(now, Level::GLOBAL, key);
+        values.truncate(Reply::VALUES);
+        Reply::Held(Held::Yes(values))
     }
 
     /// A next-closest node has answered.
     pub(in crate::core) fn on_held(&mut self, now: Instant, from: Contact, key: Key, held: Held) {
         let Some(entry) = self.leases.get_mut(&key) else { return };
         match (&mut entry.state, held) {
-            (State::Granting(granting), Held::Yes) => {
+            (State::Granting(granting), Held::Yes(values)) => {
                 granting.asked.retain(|peer| *peer != from.peer);
                 granting.held += 1;
+                for value in values {
+                    if granting.known.iter().all(|one| one.holder != value.holder) {
+                        granting.known.push(value);
+                    }
+                }
                 self.seek_copies(now, key);
             }
             (State::Granting(_), Held::Other(state)) => {
@@ -314,7 +329,14 @@ impl Node {
         let holder = Reference::new(now, waiter.reference.clone());
         let (asker, id) = (waiter.asker, waiter.id);
         entry.waiters.push(waiter);
-        entry.state = State::Granting(Granting { lease, holder, asked: Vec::new(), tried: Vec::new(), held: 0 });
+        entry.state = State::Granting(Granting {
+            lease,
+            holder,
+            asked: Vec::new(),
+            tried: Vec::new(),
+            held: 0,
+            known: Vec::new(),
+        });
         self.seek_copies(now, key);
         let waits = self.leases.get(&key).is_some_and(|entry| matches!(entry.state, State::Granting(_)));
         if waits {
@@ -337,13 +359,39 @@ impl Node {
                     self.ask(now, next, Request::Hold { key, state }, Purpose::Hold(key));
                 }
                 _ if !granting.asked.is_empty() => return,
-                Some(_) | None => {
-                    let holder = granting.holder.clone();
-                    entry.state = State::Leased(Leased { lease: granting.lease, holder, beaten: now, copied: now });
-                    return self.decide_all(now, key);
-                }
+                Some(_) | None => return self.conclude(now, key),
             }
         }
+    }
+
+    /// The copies are held: the grant is valid, unless those who hold them know of pointers that this root did not.
+    fn conclude(&mut self, now: Instant, key: Key) {
+        let Some(entry) = self.leases.get_mut(&key) else { return };
+        let State::Granting(granting) = std::mem::replace(&mut entry.state, State::Idle) else { return };
+        let waiters = std::mem::take(&mut entry.waiters);
+        let (mut told, mut rest) = (Vec::new(), Vec::new());
+        for waiter in waiters {
+            let mut known = granting.known.clone();
+            known.retain(|pointer| self.is_useful(pointer, &waiter));
+            if known.is_empty() { rest.push(waiter) } else { told.push((waiter, known)) }
+        }
+        for (waiter, known) in told {
+            let references = Reply::Acquired(Acquisition::References(known));
+            self.reply(now, waiter.asker, waiter.id, waiter.arrived, references);
+        }
+        let Some(entry) = self.leases.get_mut(&key) else { return };
+        let granted = granting.holder.pointer.holder;
+        if granting.known.is_empty() || rest.iter().any(|waiter| waiter.asker == granted) {
+            let Granting { lease, holder, .. } = granting;
+            entry.state = State::Leased(Leased { lease, holder, beaten: now, copied: now });
+        }
+        entry.waiters = rest;
+        self.decide_all(now, key);
+    }
+
+    /// Whether an asker may stream from this holder: never from itself, from who failed it, or from who is known dead.
+    fn is_useful(&self, pointer: &Pointer, waiter: &Waiter) -> bool {
+        pointer.holder != waiter.asker && !waiter.failed.contains(&pointer.holder.id) && !self.is_dead(pointer.holder)
     }
 
     fn on_beat(&mut self, now: Instant, lease: Lease, pointer: Pointer) -> Reply {
@@ -406,17 +454,12 @@ impl Node {
     }
 
     /// What an asker may stream from: complete copies first, in random order, so that not all go to one; then the fetch under
-    /// way. Never the asker itself, nor who failed it, nor who is known dead.
+    /// way.
     fn references(&mut self, now: Instant, key: &Key, waiter: &Waiter) -> Vec<Pointer> {
-        let useful = |pointer: &Pointer| {
-            pointer.holder != waiter.asker
-                && !waiter.failed.contains(&pointer.holder.id)
-                && !self.is_dead(pointer.holder)
-        };
         let mut stored = Values::get(&self.values, now, Level::GLOBAL, *key);
-        stored.retain(useful);
+        stored.retain(|pointer| self.is_useful(pointer, waiter));
         let entry = self.leases.get(key).and_then(|entry| entry.live(now, self.config.beat_limit));
-        let lease = entry.map(|leased| leased.holder.told(now)).filter(|pointer| useful(pointer));
+        let lease = entry.map(|leased| leased.holder.told(now)).filter(|pointer| self.is_useful(pointer, waiter));
         self.rng.shuffle(&mut stored);
         stored.sort_by_key(|pointer| pointer.ttl <= self.config.reference_ttl);
         if let Some(lease) = lease {
@@ -432,7 +475,7 @@ impl Node {
     }
 
     /// A pointer to a node as it is known here.
-    pub(in crate::core) fn pointer_of(&self, holder: Contact, value: Bytes, ttl: std::time::Duration) -> Pointer {
+    pub(in crate::core) fn pointer_of(&self, holder: Contact, value: Bytes, ttl: Duration) -> Pointer {
         Pointer { holder, clusters: self.clusters_of(holder), value, ttl }
     }
 }
@@ -441,7 +484,7 @@ impl Node {
 const COPY_TRIES: usize = 4;
 
 /// A Pass marker stays at least this long.
-const PASS_SHORTEST: std::time::Duration = std::time::Duration::from_secs(30);
+const PASS_SHORTEST: Duration = Duration::from_secs(30);
 
 /// A marker stays at most this long without being renewed.
-const PASS_LONGEST: std::time::Duration = std::time::Duration::from_secs(120);
+const PASS_LONGEST: Duration = Duration::from_secs(120);

@@ -74,10 +74,10 @@ impl Values {
     /// Answers a store-intent, and counts it if it is let go on.
     pub(in crate::core) fn room(&mut self, now: Instant, level: Level, key: Key) -> Room {
         self.expire(now, (key, level));
-        if !self.slots.contains_key(&(key, level)) && self.is_at_key_limit(now) {
+        // A key without values cannot be full, so nothing is counted for it: asking must not fill memory.
+        let Some(slot) = self.slots.get_mut(&(key, level)) else {
             return Room { loaded: false, count: 0, soonest: Duration::ZERO };
-        }
-        let slot = self.slots.entry((key, level)).or_default();
+        };
         while slot.leaks.front().is_some_and(|leak| now.since(*leak) >= MINUTE) {
             slot.leaks.pop_front();
         }
@@ -165,12 +165,10 @@ impl Values {
         self.swept = now;
         let all: Vec<_> = self.slots.keys().copied().collect();
         all.into_iter().for_each(|at| self.expire(now, at));
-        self.slots.retain(|_, slot| {
-            !slot.values.is_empty() || slot.leaks.back().is_some_and(|leak| now.since(*leak) < MINUTE)
-        });
+        self.slots.retain(|_, slot| !slot.values.is_empty());
     }
 
-    /// Keys that have values or were asked about within a minute.
+    /// Keys that have values, at each level.
     pub(in crate::core) fn keys(&self) -> usize {
         self.slots.len()
     }
@@ -223,3 +221,6 @@ const OVERHEAD: usize = 128;
 
 /// Sweeps for want of room come at most this often.
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests;

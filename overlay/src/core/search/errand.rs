@@ -118,7 +118,15 @@ impl Errand {
             Reply::Beaten(Beaten::Superseded(by)) => self.references = Some(Ending::Superseded(by)),
             Reply::Done => self.ending = Some(Outcome::Pass(Ok(()))),
             Reply::Refused(refusal) => self.ending = Some(self.fail(IndexError::Refused(refusal.to_string()))),
-            _ => self.on_failure(from),
+            // No answer to an errand: as good as none.
+            Reply::Pong
+            | Reply::Wait
+            | Reply::Nodes(_)
+            | Reply::Step { .. }
+            | Reply::Stored(_)
+            | Reply::Held(_)
+            | Reply::SpreadKeys { .. }
+            | Reply::Spread(_) => self.on_failure(from),
         }
     }
 

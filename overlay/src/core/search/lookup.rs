@@ -176,10 +176,8 @@ impl Lookup {
 
     fn add(&mut self, contact: Contact) {
         let distance = contact.id.key().distance(&self.key);
-        let at = match self.candidates.binary_search_by_key(&(distance, contact), |one| (one.distance, one.contact)) {
-            Ok(_) => return,
-            Err(at) => at,
-        };
+        let place = self.candidates.binary_search_by_key(&(distance, contact), |one| (one.distance, one.contact));
+        let Err(at) = place else { return };
         self.candidates.insert(at, Candidate { distance, contact, state: State::New });
         if self.candidates.len() > CANDIDATE_LIMIT {
             // The farthest that was never asked: one under way must stay to take its answer.
@@ -227,3 +225,6 @@ const CANDIDATE_LIMIT: usize = 64;
 
 /// Nodes a search asks at most: twice the hops of a lookup with b = 1 among 2^32 nodes.
 const ASKED_LIMIT: usize = 64;
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,10 @@
 //! Sloppy put (NSDI'04 4.2). Forward: from node to node nearer the key, until the closest or the first that is full and loaded;
 //! all others go on a stack. Reverse: store at the top of the stack, or at the next, until enough have accepted. Then the same
 //! in the next wider cluster, on from there, unless the key was full and loaded here.
+//!
+//! Departure: a node keeps one value per holder and key, so a node that puts one key over and over never fills itself, as the
+//! paper's putters of random values do. Being loaded by its own puts stops it at its first step all the same; it then renews what
+//! it stores itself.
 
 use std::time::Duration;
 
@@ -127,10 +131,12 @@ impl PutTask {
         match (self.phase, reply) {
             (Phase::Forward, Reply::Step { seen: Seen::Room(room), nodes }) => {
                 self.lookup.on_nodes(from, &nodes);
-                if room.loaded && self.is_full(&room) {
-                    self.turn(true);
-                } else {
+                let own = from == self.me;
+                if own || !room.loaded || !self.is_full(&room) {
                     self.push(from);
+                }
+                if room.loaded && (own || self.is_full(&room)) {
+                    self.turn(true);
                 }
             }
             (Phase::Reverse { stored, stopped }, Reply::Stored(verdict)) => {
@@ -197,3 +203,6 @@ impl PutTask {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

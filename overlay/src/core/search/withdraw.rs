@@ -65,9 +65,10 @@ impl Withdraw {
     }
 
     pub(super) fn on_reply(&mut self, from: Contact, reply: Reply) {
-        match reply {
-            Reply::Step { nodes, .. } if !self.telling => self.lookup.on_nodes(from, &nodes),
-            _ => self.on_failure(from),
+        if let (Reply::Step { nodes, .. }, false) = (&reply, self.telling) {
+            self.lookup.on_nodes(from, nodes);
+        } else {
+            self.on_failure(from);
         }
     }
 

@@ -95,7 +95,7 @@ impl Frame {
             kind::BEAT_KEPT => Reply::Beaten(Beaten::Kept),
             kind::BEAT_SUPERSEDED => Reply::Beaten(Beaten::Superseded(self.read_holder(book)?)),
             kind::BEAT_ELSEWHERE => Reply::Beaten(Beaten::Elsewhere(self.read_nodes(book)?)),
-            kind::HELD => Reply::Held(Held::Yes),
+            kind::HELD => Reply::Held(Held::Yes(self.read_values(book)?)),
             kind::HELD_OTHER_LEASE => Reply::Held(Held::Other(self.read_state(true, book)?)),
             kind::HELD_OTHER_MARK => Reply::Held(Held::Other(self.read_state(false, book)?)),
             kind::SHORT_KEYS => Reply::SpreadKeys { shorts: shorts(&self.ids)?, more: self.choice == 1 },

@@ -118,7 +118,7 @@ impl Frame {
                 self.values(kind::BEAT_SUPERSEDED, std::slice::from_ref(by), book);
             }
             Reply::Beaten(Beaten::Elsewhere(nodes)) => self.nodes(kind::BEAT_ELSEWHERE, nodes, book),
-            Reply::Held(Held::Yes) => self.kind = kind::HELD,
+            Reply::Held(Held::Yes(values)) => self.values(kind::HELD, values, book),
             Reply::Held(Held::Other(state)) => {
                 self.state(state, [kind::HELD_OTHER_LEASE, kind::HELD_OTHER_MARK], book);
             }
@@ -261,5 +261,5 @@ fn cut(text: &str, limit: usize) -> Bytes {
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    Bytes::copy_from_slice(&text.as_bytes()[..end])
+    Bytes::copy_from_slice(text.as_bytes().get(..end).unwrap_or_default())
 }

@@ -1,6 +1,9 @@
 //! The core over real sockets: what the index promises, seen from outside.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -182,18 +185,18 @@ async fn forward(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::t
     tokio::join!(write, read);
 }
 
-/// A relay to an address that holds everything back.
-async fn relay(to: SocketAddr, delay: Duration) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+/// A relay to an address that holds back what comes from each source as long as it is away.
+async fn relay(at: &str, to: SocketAddr, away: fn(IpAddr) -> Duration) -> SocketAddr {
+    let listener = TcpListener::bind(at).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
-        while let Ok((near, _)) = listener.accept().await {
-            let far = TcpStream::connect(to).await.unwrap();
+        while let Ok((near, from)) = listener.accept().await {
+            let Ok(far) = TcpStream::connect(to).await else { continue };
             near.set_nodelay(true).unwrap();
             far.set_nodelay(true).unwrap();
             let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-            tokio::spawn(forward(near_in, far_out, delay));
-            tokio::spawn(forward(far_in, near_out, delay));
+            tokio::spawn(forward(near_in, far_out, away(from.ip())));
+            tokio::spawn(forward(far_in, near_out, away(from.ip())));
         }
     });
     address
@@ -201,12 +204,86 @@ async fn relay(to: SocketAddr, delay: Duration) -> SocketAddr {
 
 #[tokio::test]
 async fn an_exchange_on_a_warm_link_costs_one_round_trip() {
-    let (one_way, round_trip) = (Duration::from_millis(40), Duration::from_millis(80));
+    let round_trip = Duration::from_millis(80);
     let seed = node(config(&[])).await;
-    let far = relay(at(&seed), one_way).await;
-    let other = node(Config { ..config(&[far]) }).await;
+    let far = relay("127.0.0.1:0", at(&seed), |_| Duration::from_millis(40)).await;
+    let other = node(config(&[far])).await;
     let measured = || other.levels().first()?.neighbours.first()?.rtt;
     // The minimum is what is kept, so one undisturbed exchange is enough.
     until("a round trip", || measured().is_some_and(|rtt| rtt < round_trip * 3 / 2)).await;
     assert!(measured().is_some_and(|rtt| rtt >= round_trip));
+}
+
+/// Nodes of region 127.R.0.0/16 on addresses of their own, reached by others through relays at 127.R.1.N only.
+async fn regions(count: u8, each: u8) -> Vec<Overlay> {
+    // Thresholds and delays are far apart, since a busy machine adds tens of milliseconds to what it measures.
+    let index = crate::Config {
+        thresholds: vec![Duration::from_millis(200), Duration::from_millis(100)],
+        probe_fast: Duration::from_millis(50),
+        check_every: Duration::from_secs(1),
+        dwell: Duration::from_millis(500),
+        dwell_max: Duration::from_secs(2),
+        ..crate::Config::default()
+    };
+    let mut nodes: Vec<Overlay> = Vec::new();
+    let mut seed = Vec::new();
+    for (region, place) in (1..=count).flat_map(|region| (1..=each).map(move |place| (region, place))) {
+        // The port must be known to the relay before the node starts, and the relay's to the node.
+        let own = TcpListener::bind(format!("127.{region}.0.{place}:0")).await.unwrap().local_addr().unwrap();
+        let away = [near_one, near_two, near_three][usize::from(region) - 1];
+        let advertised = relay(&format!("127.{region}.1.{place}:0"), own, away).await;
+        let settings = Config {
+            listen: vec![format!("/ip4/{}/tcp/{}", own.ip(), own.port())],
+            advertise: vec![format!("/ip4/{}/tcp/{}", advertised.ip(), advertised.port())],
+            bind_source: Some(own.ip()),
+            ..config(&seed)
+        };
+        nodes.push(start(settings, index.clone(), &Identity::generate(), info(), None).await.unwrap());
+        if seed.is_empty() {
+            seed.push(advertised);
+        }
+    }
+    nodes
+}
+
+/// One way inside a region 2 ms, between regions 60 ms more for each step.
+fn away(region: u8, from: IpAddr) -> Duration {
+    let IpAddr::V4(from) = from else { return Duration::ZERO };
+    Duration::from_millis(2 + 60 * u64::from(from.octets()[1].abs_diff(region)))
+}
+
+fn near_one(from: IpAddr) -> Duration {
+    away(1, from)
+}
+
+fn near_two(from: IpAddr) -> Duration {
+    away(2, from)
+}
+
+fn near_three(from: IpAddr) -> Duration {
+    away(3, from)
+}
+
+#[tokio::test]
+async fn clusters_follow_delays_that_only_the_wire_knows() {
+    let nodes = regions(3, 3).await;
+    // Round trips: 4 ms in a region, 124 ms to the next one, 244 ms to the one after that.
+    let same = |level: usize, a: &Overlay, b: &Overlay| a.levels()[level].cluster == b.levels()[level].cluster;
+    let settled = || {
+        nodes.chunks(3).all(|region| region.iter().all(|node| same(2, node, &region[0]) && known(node) == 8))
+            && !same(2, &nodes[0], &nodes[3])
+            && !same(2, &nodes[3], &nodes[6])
+            && !same(1, &nodes[0], &nodes[6])
+    };
+    until("a cluster for each region", settled).await;
+    let key = Key::of(b"far object");
+    soon("a put", nodes[0].put(put(key, b"here"))).await.unwrap();
+    for (node, level) in [(&nodes[1], 2), (&nodes[8], 0)] {
+        match soon("a get", node.get(key, Levels::All)).await.unwrap() {
+            Found::Values { values, .. } => {
+                assert_eq!((values[0].holder, values[0].level), (nodes[0].id(), Level(level)));
+            }
+            Found::Nothing => panic!("nothing at level {level}"),
+        }
+    }
 }

@@ -225,5 +225,4 @@ fn told(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
 const CANDIDATES: usize = 16;
 
 #[cfg(test)]
-#[path = "manager_tests.rs"]
 mod tests;

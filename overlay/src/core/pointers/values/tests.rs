@@ -1,0 +1,150 @@
+//! Full and loaded as the paper defines them, and what is over a cap.
+
+use super::*;
+use crate::NodeId;
+
+const KEY: Key = Key::ZERO;
+const L0: Level = Level::GLOBAL;
+
+fn at(seconds: u64) -> Instant {
+    Instant::at(Duration::from_secs(seconds))
+}
+
+fn pointer(peer: u32, seconds: u64) -> Pointer {
+    let holder = Contact { peer: Peer(peer), id: NodeId::of("test", 0, &peer.to_be_bytes()) };
+    let ttl = Duration::from_secs(seconds);
+    Pointer { holder, clusters: Vec::new(), value: Bytes::from_static(b"value"), ttl }
+}
+
+fn key(number: u32) -> Key {
+    Key::of(&number.to_be_bytes())
+}
+
+fn stored(values: &mut Values, now: Instant, peer: u32, seconds: u64) -> Result<Verdict, Refusal> {
+    values.store(now, L0, KEY, pointer(peer, seconds))
+}
+
+#[test]
+fn a_key_is_full_when_l_values_have_at_least_half_the_new_ones_time_left() {
+    let mut values = Values::new(&Config::default());
+    (1..=4).for_each(|peer| assert_eq!(stored(&mut values, at(0), peer, 60), Ok(Verdict::Accepted)));
+    // 60 s are left, half of 120.
+    assert_eq!(stored(&mut values, at(0), 5, 120), Ok(Verdict::Full));
+    assert_eq!(stored(&mut values, at(0), 5, 121), Ok(Verdict::Accepted), "a longer one displaces the shortest");
+    assert_eq!(values.get(at(0), L0, KEY).len(), 4);
+    // Once 31 s have passed, 29 are left: less than half of 60.
+    assert_eq!(stored(&mut values, at(31), 6, 60), Ok(Verdict::Accepted));
+}
+
+#[test]
+fn a_one_hour_reference_displaces_a_twenty_second_one() {
+    let mut values = Values::new(&Config::default());
+    (1..=4).for_each(|peer| assert_eq!(stored(&mut values, at(0), peer, 20), Ok(Verdict::Accepted)));
+    assert_eq!(stored(&mut values, at(1), 9, 3_600), Ok(Verdict::Accepted));
+    let longest = values.get(at(1), L0, KEY).into_iter().map(|one| one.ttl).max();
+    assert_eq!(longest, Some(Duration::from_secs(3_600)));
+}
+
+#[test]
+fn a_holder_renews_its_own_value_even_where_the_key_is_full() {
+    let mut values = Values::new(&Config::default());
+    (1..=4).for_each(|peer| assert_eq!(stored(&mut values, at(0), peer, 60), Ok(Verdict::Accepted)));
+    assert_eq!(stored(&mut values, at(10), 2, 60), Ok(Verdict::Accepted));
+    assert_eq!(values.get(at(10), L0, KEY).len(), 4);
+}
+
+#[test]
+fn a_key_is_loaded_once_beta_intents_were_let_go_on_within_a_minute_and_no_longer() {
+    let mut values = Values::new(&Config::default());
+    assert_eq!(stored(&mut values, at(0), 1, 600), Ok(Verdict::Accepted));
+    for second in 0..12 {
+        assert!(!values.room(at(second), L0, KEY).loaded, "intent {second}");
+    }
+    for second in 12..60 {
+        assert!(values.room(at(second), L0, KEY).loaded, "at {second} s");
+    }
+    // The first was let go on a minute ago: one more may leak, the next not.
+    assert!(!values.room(at(60), L0, KEY).loaded);
+    assert!(values.room(at(60), L0, KEY).loaded);
+    assert!(!values.room(at(60), Level(1), KEY).loaded, "each level has its own count");
+}
+
+#[test]
+fn asking_for_room_leaves_nothing_behind() {
+    let mut values = Values::new(&Config::default());
+    (0..10_000).for_each(|number| assert!(!values.room(at(0), L0, key(number)).loaded));
+    assert_eq!(values.keys(), 0);
+}
+
+#[test]
+fn room_tells_how_many_values_there_are_and_the_shortest_time_left() {
+    let mut values = Values::new(&Config::default());
+    assert_eq!(values.room(at(0), L0, KEY), Room { loaded: false, count: 0, soonest: Duration::ZERO });
+    (1..=3).for_each(|peer| assert_eq!(stored(&mut values, at(0), peer, 100 + u64::from(peer)), Ok(Verdict::Accepted)));
+    let room = values.room(at(40), L0, KEY);
+    assert_eq!(room, Room { loaded: false, count: 3, soonest: Duration::from_secs(61) });
+}
+
+#[test]
+fn a_million_pointers_for_one_key_leave_l_values() {
+    let mut values = Values::new(&Config::default());
+    for peer in 0..1_000_000 {
+        let verdict = stored(&mut values, at(0), peer, 60);
+        assert_eq!(verdict, Ok(if peer < 4 { Verdict::Accepted } else { Verdict::Full }));
+    }
+    assert_eq!((values.len(), values.keys()), (4, 1));
+}
+
+#[test]
+fn past_the_cap_on_keys_new_ones_are_refused_and_old_ones_stay() {
+    let config = Config { keys: 100, ..Config::default() };
+    let mut values = Values::new(&config);
+    for number in 0..100_000 {
+        let result = values.store(at(0), L0, key(number), pointer(number, 60));
+        assert_eq!(result, if number < 100 { Ok(Verdict::Accepted) } else { Err(Refusal::Keys) });
+        values.room(at(0), L0, key(number + 1_000_000));
+    }
+    assert_eq!((values.len(), values.keys()), (100, 100));
+    assert_eq!(values.get(at(0), L0, key(7)).len(), 1);
+    // Room comes with expiry, without waiting for the next sweep.
+    assert_eq!(values.store(at(61), L0, key(500), pointer(1, 60)), Ok(Verdict::Accepted));
+}
+
+#[test]
+fn past_the_caps_on_bytes_and_on_one_senders_pointers_it_is_refused_with_the_reason() {
+    let config = Config { value_bytes: 10 * (5 + OVERHEAD), ..Config::default() };
+    let mut values = Values::new(&config);
+    for number in 0..10 {
+        assert_eq!(values.store(at(0), L0, key(number), pointer(number, 60)), Ok(Verdict::Accepted));
+    }
+    assert_eq!(values.store(at(0), L0, key(10), pointer(10, 60)), Err(Refusal::Bytes));
+    assert_eq!(values.store(at(0), L0, key(3), pointer(3, 90)), Ok(Verdict::Accepted), "its own place is its own");
+
+    let config = Config { values_per_peer: 2, ..Config::default() };
+    let mut values = Values::new(&config);
+    for number in 0..2 {
+        assert_eq!(values.store(at(0), L0, key(number), pointer(1, 60)), Ok(Verdict::Accepted));
+    }
+    assert_eq!(values.store(at(0), L0, key(2), pointer(1, 60)), Err(Refusal::Sender));
+    assert_eq!(values.store(at(0), L0, key(2), pointer(2, 60)), Ok(Verdict::Accepted));
+    values.withdraw(key(0), Peer(1));
+    assert_eq!(values.store(at(0), L0, key(2), pointer(1, 60)), Ok(Verdict::Accepted), "a withdrawal makes room");
+}
+
+#[test]
+fn a_value_or_a_time_over_the_limit_is_refused() {
+    let mut values = Values::new(&Config::default());
+    let long = Pointer { value: Bytes::from(vec![0; Pointer::LIMIT + 1]), ..pointer(1, 60) };
+    assert_eq!(values.store(at(0), L0, KEY, long), Err(Refusal::TooLong));
+    assert_eq!(stored(&mut values, at(0), 1, 24 * 3_600 + 1), Err(Refusal::TooLong));
+}
+
+#[test]
+fn an_expired_value_is_never_returned_and_sweeping_leaves_nothing() {
+    let mut values = Values::new(&Config::default());
+    assert_eq!(stored(&mut values, at(0), 1, 60), Ok(Verdict::Accepted));
+    assert_eq!(values.get(at(59), L0, KEY).len(), 1);
+    assert_eq!(values.get(at(60), L0, KEY).len(), 0);
+    values.sweep(at(60));
+    assert_eq!((values.len(), values.keys(), values.bytes), (0, 0, 0));
+}

@@ -1,0 +1,130 @@
+//! Clusters form by measured round trips, move with them, and do not swing (NSDI'04 4.4 and 6.3).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use atoll_overlay::{
+    Config, Key, Level,
+    sim::{Network, Sim},
+};
+
+use super::support::{at, cluster, ms, planetlab, regions, three_regions};
+
+/// Whether the nodes' clusters at a level are exactly the groups that `region` makes.
+fn are_grouped(sim: &Sim, level: u8, region: impl Fn(usize) -> usize) -> bool {
+    let mut ids: BTreeMap<usize, BTreeSet<Key>> = BTreeMap::new();
+    for node in 0..sim.len() {
+        ids.entry(region(node)).or_default().insert(cluster(sim, node, level));
+    }
+    let different: BTreeSet<Key> = ids.values().flatten().copied().collect();
+    ids.values().all(|set| set.len() == 1) && different.len() == ids.len()
+}
+
+#[test]
+fn nine_nodes_in_three_regions_form_three_clusters_within_ten_seconds() {
+    for seed in 0..20 {
+        let mut sim = three_regions(seed, 9);
+        sim.run_until(at(10));
+        for level in [1, 2] {
+            assert!(are_grouped(&sim, level, |node| node % 3), "level {level} at seed {seed}");
+        }
+        let levels = sim.node(0).unwrap().levels();
+        assert_eq!(levels.iter().map(|info| info.size).collect::<Vec<_>>(), [9, 3, 3], "seed {seed}");
+        assert_eq!(levels[2].threshold, Some(ms(20)));
+        let neighbours = &levels[2].neighbours;
+        assert!(neighbours.iter().all(|info| info.rtt == Some(ms(8))), "measured, not told: {neighbours:?}");
+    }
+}
+
+#[test]
+fn thirty_nodes_in_three_regions_settle_and_stay() {
+    for seed in 0..5 {
+        let mut sim = three_regions(seed, 30);
+        sim.run_until(at(60));
+        for level in [1, 2] {
+            assert!(are_grouped(&sim, level, |node| node % 3), "level {level} at seed {seed}");
+        }
+        let before: Vec<Key> = (0..30).map(|node| cluster(&sim, node, 2)).collect();
+        sim.run_until(at(660));
+        let after: Vec<Key> = (0..30).map(|node| cluster(&sim, node, 2)).collect();
+        assert_eq!(before, after, "nobody moves without a reason, seed {seed}");
+    }
+}
+
+#[test]
+fn a_node_whose_delays_change_is_in_its_new_cluster_within_thirty_seconds() {
+    for seed in 0..10 {
+        let mut sim = three_regions(seed, 9);
+        sim.run_until(at(60));
+        sim.relocate(0, 1);
+        sim.run_until(at(90));
+        let region = |node: usize| if node == 0 { 1 } else { node % 3 };
+        for level in [1, 2] {
+            assert!(are_grouped(&sim, level, region), "level {level} at seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn when_all_delays_change_all_clusters_follow_within_thirty_seconds() {
+    for seed in 0..5 {
+        let mut sim = three_regions(seed, 9);
+        sim.run_until(at(60));
+        // What was one region is now spread over three.
+        *sim.network_mut() =
+            Network::Function(Box::new(|one, other| if one / 3 == other / 3 { ms(6) } else { ms(90) }));
+        sim.run_until(at(90));
+        for level in [1, 2] {
+            assert!(are_grouped(&sim, level, |node| node / 3), "level {level} at seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn two_networks_that_meet_merge_their_clusters() {
+    let mut sim = Sim::new(Config::default(), regions(), 5);
+    for site in 0..18 {
+        sim.add(site, ms(1));
+    }
+    (1..9).for_each(|node| sim.seeds(node, &[0]));
+    (10..18).for_each(|node| sim.seeds(node, &[9]));
+    sim.run_until(at(60));
+    assert!(!are_grouped(&sim, 2, |node| node % 3), "apart, each has its own clusters");
+    sim.seeds(0, &[9]);
+    sim.run_until(at(180));
+    for level in [1, 2] {
+        assert!(are_grouped(&sim, level, |node| node % 3), "level {level}");
+    }
+}
+
+#[test]
+fn on_planetlab_clusters_are_near_and_most_nodes_with_near_neighbours_are_in_company() {
+    const NODES: usize = 120;
+    // Every fourth host of the matrix.
+    let mut sim = Sim::new(Config::default(), planetlab(), 1);
+    for node in 0..NODES {
+        sim.add(node * 4, ms(0));
+    }
+    (1..NODES).for_each(|node| sim.seeds(node, &[0]));
+    sim.run_until(at(120));
+    for (level, limit) in [(1, ms(60)), (2, ms(20))] {
+        let mut groups: BTreeMap<Key, Vec<usize>> = BTreeMap::new();
+        (0..NODES).for_each(|node| groups.entry(cluster(&sim, node, level)).or_default().push(node));
+        let pairs = groups.values().flat_map(|group| {
+            let pairs = group.iter().flat_map(|one| group.iter().map(move |other| (*one, *other)));
+            pairs.filter(|(one, other)| one < other)
+        });
+        let mut apart: Vec<_> = pairs.map(|(one, other)| sim.distance(one, other)).collect();
+        apart.sort_unstable();
+        let p80 = apart[apart.len() * 8 / 10];
+        assert!(p80 < limit, "level {level}: four of five pairs are under {limit:?}, the 80th percentile is {p80:?}");
+
+        let has_near = |node: &usize| (0..NODES).filter(|other| sim.distance(*node, *other) < limit / 2).count() > 3;
+        let could: Vec<usize> = (0..NODES).filter(has_near).collect();
+        let are = could.iter().filter(|node| groups[&cluster(&sim, **node, level)].len() > 1).count();
+        println!("level {level}: {} groups, p80 {p80:?}, {are} of {}", groups.len(), could.len());
+        assert!(are * 10 >= could.len() * 9, "level {level}: {are} of {} that could are in company", could.len());
+    }
+    let moves: u32 = (0..NODES).map(|node| sim.node(node).unwrap().counts().moves).sum();
+    println!("moves {moves}");
+    assert_eq!(sim.node(0).unwrap().levels()[0].level, Level::GLOBAL);
+}

@@ -1,0 +1,49 @@
+//! A hot key (NSDI'04 4.2 and 6.4): the load on the closest node is bounded by the leakage of its neighbours, whoever many put.
+
+use atoll_overlay::{Config, Key, Level, Levels, Mode, core::Command, sim::Sim};
+
+use super::support::{ms, put_command, regions, secs, started};
+
+#[test]
+fn the_closest_node_to_a_hot_key_receives_at_most_beta_log_n_store_intents_a_minute() {
+    const NODES: usize = 48;
+    let config = Config { mode: Mode::Paper, thresholds: Vec::new(), ..Config::default() };
+    let (beta, values) = (config.leak_per_minute, config.values_per_key);
+    let mut sim = started(Sim::new(config, regions(), 3), NODES);
+    sim.run_for(secs(20));
+    let key = Key::of(b"slashdotted");
+    let closest = (0..NODES).min_by_key(|node| sim.node(*node).unwrap().id().key().distance(&key)).unwrap();
+
+    let mut by_minute = Vec::new();
+    for _minute in 0..3 {
+        let before = sim.counters(closest);
+        for _ in 0..120 {
+            for node in 0..NODES {
+                sim.command(node, put_command(key, b"mine", secs(600), Levels::All));
+            }
+            sim.run_for(ms(500));
+        }
+        let after = sim.counters(closest);
+        by_minute.push((after.store_intents - before.store_intents, after.stores - before.stores));
+    }
+    println!("{by_minute:?}");
+    // Store RPCs, as the paper's bound counts them: beta for each digit in which a neighbour's id may differ. The closest node's
+    // non-empty buckets are those digits here; log2 n is their expected number.
+    let log2 = usize::try_from(NODES.ilog2()).unwrap() + 1;
+    let bound = u64::try_from(beta * log2).unwrap();
+    for (minute, (intents, stores)) in by_minute.iter().enumerate() {
+        assert!(*intents <= bound, "{intents} store-intents in minute {minute}, bound {bound}");
+        assert!(*stores <= bound, "{stores} stores in minute {minute}, bound {bound}");
+    }
+    assert!(
+        by_minute.iter().skip(1).any(|(intents, _)| *intents > 0),
+        "puts leak on to the closest node: {by_minute:?}"
+    );
+
+    let op = sim.command(closest, Command::Get(key, Levels::Only(Level::GLOBAL)));
+    let found = sim.wait(op, secs(5)).unwrap().1;
+    let atoll_overlay::core::Outcome::Get(Ok(atoll_overlay::Found::Values { values: list, .. })) = found else {
+        panic!("the closest node has values: {found:?}")
+    };
+    assert!(list.len() <= values, "{} values under one key", list.len());
+}
