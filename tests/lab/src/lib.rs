@@ -28,6 +28,7 @@ mod state;
 mod status;
 mod sys;
 mod units;
+mod userns;
 mod zones;
 
 pub mod command;

@@ -131,3 +131,30 @@ fn judge(outcome: &Outcome, known: &[Known], say: &mut dyn FnMut(&str)) -> (&'st
         (false, false) => ("FAILS", false),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checks::{
+        known::Part,
+        outcome::{Claim, Wanted},
+    };
+
+    fn outcome(value: f64, error: Option<&str>) -> Outcome {
+        let claim = Claim { name: "a/b".into(), value, unit: "", wanted: Wanted::AtLeast(1.0) };
+        Outcome { scenario: "s".into(), claims: vec![claim], error: error.map(String::from), seconds: 0.0 }
+    }
+
+    #[test]
+    fn only_what_is_on_the_list_may_fail_and_nothing_on_it_may_hold() {
+        let entry =
+            |claim: &str| Known { scenario: "s".into(), claim: claim.into(), part: Part::Dnssrv, figure: "0".into() };
+        let word = |outcome: &Outcome, known: &[Known]| judge(outcome, known, &mut |_| ());
+        assert_eq!(word(&outcome(1.0, None), &[]), ("holds", true));
+        assert_eq!(word(&outcome(0.0, None), &[]), ("FAILS", false));
+        assert_eq!(word(&outcome(0.0, None), &[entry("a/*")]), ("known", true));
+        assert_eq!(word(&outcome(0.0, Some("died")), &[entry("a/b")]), ("FAILS", false));
+        assert_eq!(word(&outcome(0.0, Some("died")), &[entry("a/b"), entry("ran")]), ("known", true));
+        assert_eq!(word(&outcome(1.0, None), &[entry("a/b")]), ("MENDED", false));
+    }
+}

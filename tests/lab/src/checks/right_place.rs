@@ -14,6 +14,8 @@ use crate::{
 
 /// One answer as a client sees it.
 struct Sent {
+    client: String,
+    node: String,
     program: &'static str,
     to: Duration,
     best: Duration,
@@ -58,6 +60,7 @@ fn show_mode(stage: &mut Stage<'_>, lab: &Lab, mode: DnsMode) -> Result<(), Erro
     }
     stage.claim(format!("{mode}/answered"), percent(sent.len(), asked), "%", Wanted::AtLeast(100.0));
     claims(stage, mode, &sent.iter().collect::<Vec<_>>());
+    explain(mode, &sent);
     for program in first.keys() {
         let of: Vec<&Sent> = sent.iter().filter(|sent| sent.program == *program).collect();
         // At short scale a program has two resolvers: too few to judge it alone.
@@ -72,7 +75,32 @@ fn show_mode(stage: &mut Stage<'_>, lab: &Lab, mode: DnsMode) -> Result<(), Erro
 fn judge(lab: &Lab, client: &Host, to: crate::address::HostId) -> Sent {
     let scenario = lab.scenario();
     let best = nodes(lab).iter().map(|node| scenario.rtt(client.id, node.id)).min().unwrap_or_default();
-    Sent { program: program(lab, client), to: scenario.rtt(client.id, to), best }
+    let node = scenario.hosts.get(to.index()).map(|node| node.name.clone()).unwrap_or_default();
+    Sent { client: client.name.clone(), node, program: program(lab, client), to: scenario.rtt(client.id, to), best }
+}
+
+/// Who was sent too far, on stderr: a share alone helps nobody.
+fn explain(mode: &str, sent: &[Sent]) {
+    use std::io::Write;
+    let limit = |sent: &Sent| if sent.best < NEAR { NEAR } else { MIDDLE };
+    let mut lines: Vec<String> = sent
+        .iter()
+        .filter(|sent| sent.best < MIDDLE && sent.to >= limit(sent))
+        .map(|sent| {
+            format!(
+                "  {mode}: {} sent to {} at {} ms, one is at {} ms",
+                sent.client,
+                sent.node,
+                ms(sent.to),
+                ms(sent.best)
+            )
+        })
+        .collect();
+    lines.sort();
+    lines.dedup();
+    for line in lines {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
 }
 
 fn figures(stage: &mut Stage<'_>, of: &str, sent: &[&Sent]) {

@@ -195,5 +195,5 @@ fn folder() -> PathBuf {
 pub(crate) const NEAR: Duration = Duration::from_millis(20);
 /// Level 1.
 pub(crate) const MIDDLE: Duration = Duration::from_millis(60);
-/// As long as a stub resolver would wait.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// As long as a stub resolver would wait, its second attempt included.
+const PATIENCE: Duration = Duration::from_secs(12);

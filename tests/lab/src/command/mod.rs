@@ -28,7 +28,7 @@ use crate::{
     lab::{Lab, Stop},
     netns::{self, Namespace},
     scenario::Scenario,
-    state,
+    state, userns,
 };
 
 /// Runs the command line of this process.
@@ -49,8 +49,15 @@ fn run(common: &Common, command: Command) -> Result<ExitCode, Error> {
     let config = Config { atoll: common.atoll.clone(), ..Config::default() };
     let ask = |request| ask(common, &request);
     match command {
+        Command::Up { foreground: false, detached: false, .. } if userns::is_needed() => {
+            let why = "as an ordinary user only `up --foreground`, `run` and `test` work, in a user namespace".into();
+            return Err(Error::Privilege { why });
+        }
         Command::Up { file, foreground: false, detached: false } => return up_detached(common, &file),
-        Command::Up { file, detached, .. } => up(common, &config, &file, detached)?,
+        Command::Up { file, detached, .. } => {
+            gain_privilege()?;
+            up(common, &config, &file, detached)?;
+        }
         Command::Status { json } => {
             let status = ask(Request::Status)?.status.ok_or_else(|| Error::Refused { message: "no status".into() })?;
             let text = if json { serde_json::to_string(&status) } else { Ok(status.to_string()) };
@@ -80,8 +87,20 @@ fn run(common: &Common, command: Command) -> Result<ExitCode, Error> {
 }
 
 fn setting(common: &Common, config: Config) -> Result<Setting, Error> {
-    netns::check_privilege()?;
+    gain_privilege()?;
     Ok(Setting { config, matrix: common.matrix.clone(), scale: common.scale(), stop: heed_signals() })
+}
+
+/// Root stays as it is; others become root of a user namespace, if the kernel lets them.
+fn gain_privilege() -> Result<(), Error> {
+    if userns::is_needed() {
+        userns::enter()?;
+        let own = std::process::id();
+        say(&format!(
+            "in a user namespace; look inside with: nsenter --preserve-credentials -U -m -t {own} atoll-lab status"
+        ));
+    }
+    netns::check_privilege()
 }
 
 /// Brings a lab up in this process and serves it to its end.

@@ -63,7 +63,7 @@ fn configuration(host: &Host, at: &str) -> String {
         .map(|kind| format!("  {kind}_temp_path {at}/tmp/{kind};\n"))
         .concat();
     format!(
-        "daemon off;\nmaster_process off;\npid {at}/nginx.pid;\nerror_log stderr warn;\n\
+        "user root;\ndaemon off;\nmaster_process off;\npid {at}/nginx.pid;\nerror_log stderr warn;\n\
          events {{ worker_connections 4096; }}\n\
          http {{\n  types {{ text/html html; image/bmp bmp; }}\n  default_type application/octet-stream;\n  sendfile on;\n  keepalive_timeout 65;\n\
          {temporary}\

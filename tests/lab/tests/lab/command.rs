@@ -2,13 +2,14 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::net::UnixStream,
     path::Path,
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
-use atoll_lab::{Scale, Scenario, draw};
+use atoll_lab::{Config, Scale, Scenario, draw};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -128,10 +129,31 @@ fn a_lab_comes_up_obeys_and_leaves_nothing() {
     assert!(!bench.run(&["exec", "nobody", "--", "true"]).status.success());
     assert!(!bench.run(&["cut", "user", "nobody"]).status.success());
 
+    its_control_socket_is_bounded(&bench);
     let pids = [pids, bench.pids()].concat();
     bench.say(&["down"]);
     bench.assert_nothing_left(&pids);
     assert!(bench.say(&["down"]).contains("nothing was up"));
+}
+
+fn its_control_socket_is_bounded(bench: &Bench) {
+    let connect = || UnixStream::connect(bench.state().join("control.sock")).unwrap();
+    let answer = |mut stream: UnixStream| {
+        let mut text = String::new();
+        // A refused connection may be reset rather than closed.
+        let _ = stream.read_to_string(&mut text);
+        text
+    };
+    let mut long = connect();
+    let _ = long.write_all(&vec![b'x'; Config::default().longest_control + 1]);
+    assert!(answer(long).contains("not a request"));
+    let idle: Vec<UnixStream> = (0..Config::default().most_control).map(|_| connect()).collect();
+    assert_eq!(answer(connect()), "");
+    drop(idle);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !bench.run(&["status"]).status.success() {
+        assert!(Instant::now() < deadline, "it never took connections again");
+    }
 }
 
 #[test]
