@@ -14,7 +14,7 @@ use tokio::{net::TcpSocket, time::timeout};
 
 /// What a fetch brought.
 #[derive(Debug)]
-pub struct Fetched {
+pub(super) struct Fetched {
     /// The HTTP status.
     pub status: u16,
     /// Where the proxy had it from, by its own `Cache-Status`.
@@ -27,7 +27,7 @@ pub struct Fetched {
 
 /// Where a proxy had a copy from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Source {
+pub(super) enum Source {
     /// Its own cache, or a fetch that was under way already.
     Local,
     /// A peer, found at this level.
@@ -37,7 +37,7 @@ pub enum Source {
 }
 
 /// Fetches a path of a Coralized host from one proxy. The text of an error says what broke.
-pub async fn fetch(from: Ipv4Addr, proxy: IpAddr, port: u16, host: &str, path: &str) -> Result<Fetched, String> {
+pub(super) async fn fetch(from: Ipv4Addr, proxy: IpAddr, port: u16, host: &str, path: &str) -> Result<Fetched, String> {
     timeout(PATIENCE, exchange(from, (proxy, port).into(), host, path))
         .await
         .map_err(|_| format!("{proxy} did not finish {path} within {PATIENCE:?}"))?
