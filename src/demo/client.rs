@@ -3,7 +3,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -21,8 +21,6 @@ pub(super) struct Fetched {
     pub source: Option<Source>,
     /// The whole body.
     pub body: Bytes,
-    /// From the connect to the last byte.
-    pub took: Duration,
 }
 
 /// Where a proxy had a copy from.
@@ -45,7 +43,6 @@ pub(super) async fn fetch(from: Ipv4Addr, proxy: IpAddr, port: u16, host: &str, 
 }
 
 async fn exchange(from: Ipv4Addr, proxy: SocketAddr, host: &str, path: &str) -> Result<Fetched, BoxedError> {
-    let start = Instant::now();
     let socket = TcpSocket::new_v4()?;
     socket.bind((from, 0).into())?;
     let stream = socket.connect(proxy).await?;
@@ -60,7 +57,7 @@ async fn exchange(from: Ipv4Addr, proxy: SocketAddr, host: &str, path: &str) -> 
     let source = Source::from_cache_status(cache_status);
     let body = response.into_body().collect().await?.to_bytes();
     driver.abort();
-    Ok(Fetched { status, source, body, took: start.elapsed() })
+    Ok(Fetched { status, source, body })
 }
 
 impl Source {
