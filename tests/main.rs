@@ -1,10 +1,14 @@
 //! The whole-node tests, one binary. In reading order: what they stand on, then what must hold.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed; helpers count as tests here")]
+#![expect(clippy::print_stdout, reason = "what was skipped, and why, is said where the runner shows it")]
+
 mod namespace;
 mod support;
 
 mod cli;
 mod demo;
+mod faults;
 mod flash_crowd;
 mod manager;
 mod redirect;

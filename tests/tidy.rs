@@ -94,7 +94,7 @@ fn every_file_says_what_it_owns_and_stays_readable() {
         let shown = file.display();
         assert!(text.starts_with("//! "), "{shown} does not open with what it owns");
         let lines = code_of(&file).lines().count();
-        assert!(lines <= 600, "{shown} has {lines} lines before its tests: find its second idea");
+        assert!(lines <= 600 || is_test(&file), "{shown} has {lines} lines before its tests: find its second idea");
         let name = file.file_stem().unwrap().to_str().unwrap();
         assert!(!["utils", "common", "types", "helpers", "misc"].contains(&name), "{shown} is named after nothing");
     }

@@ -25,6 +25,8 @@ pub enum Source {
     TcpConnect,
     /// An ICMP echo.
     Icmp,
+    /// A node of one of this server's clusters, by the index.
+    Neighbour,
 }
 
 /// Where a prefix belongs.
@@ -200,13 +202,14 @@ impl fmt::Display for Source {
             Self::ReferralGap => "referral_gap",
             Self::TcpConnect => "tcp_connect",
             Self::Icmp => "icmp",
+            Self::Neighbour => "neighbour",
         })
     }
 }
 
-/// How long what this server tells the index stays there. [guess]
+/// How long what this server tells the index stays there. \[guess\]
 pub(crate) const TOLD_FOR: Duration = Duration::from_secs(600);
-/// The least time between two puts for one prefix. [guess]
+/// The least time between two puts for one prefix. \[guess\]
 const TELL_AT_MOST: Duration = Duration::from_secs(5);
 
 #[cfg(test)]

@@ -14,19 +14,19 @@ pub struct Config {
     /// The zone this server is authoritative for, without a trailing dot, as delegated to it by its parent.
     pub zone: String,
     /// Where questions are taken, UDP and TCP both. All are bound or the start fails. Port 0 takes a free one. Name addresses
-    /// rather than `0.0.0.0` on a machine with several: a reply leaves from the address the kernel picks. [guess]
+    /// rather than `0.0.0.0` on a machine with several: a reply leaves from the address the kernel picks. \[guess\]
     pub listen: Vec<SocketAddr>,
     /// How public names are answered.
     pub mode: Mode,
     /// The RTT to the resolver under which each level from 1 inwards begins, falling; 1 to 7 of them. Lower: fewer resolvers find
-    /// a near cluster. Higher: "near" means less. They must be those of the index. [Coral 4.4: 60 ms, 20 ms]
+    /// a near cluster. Higher: "near" means less. They must be those of the index. \[Coral 4.4: 60 ms, 20 ms\]
     #[serde(with = "durations")]
     pub thresholds: Vec<Duration>,
     /// The name servers of the zone's apex as the parent names them. Empty: servers known to the index, this one first.
     pub nameservers: Vec<ApexServer>,
     /// Mailbox of the SOA, `@` as `.`; relative to the zone if it has no dot at its end.
     pub contact: String,
-    /// Serial of the SOA. Of no use to resolvers; raise it when `records` change. [RFC 1035 3.3.13]
+    /// Serial of the SOA. Of no use to resolvers; raise it when `records` change. \[RFC 1035 3.3.13\]
     pub serial: u32,
     /// Plain records of the zone (mail, ACME, a web page at the apex): no NS, SOA or wildcard among them.
     pub records: Vec<StaticRecord>,
@@ -35,7 +35,7 @@ pub struct Config {
     /// What may measure the RTT to a resolver.
     pub sources: Sources,
     /// Whether the first question of an unknown prefix waits for a first probe, `probe.wait` at most. Off: it is answered at
-    /// once and measured for the next one. [guess]
+    /// once and measured for the next one. \[guess\]
     pub wait: bool,
     /// Bounds of active measurement.
     pub probe: Probes,
@@ -44,9 +44,9 @@ pub struct Config {
     /// Ceilings.
     pub limits: Limits,
     /// Addresses in an answer, 1 to 4; twice as many (4 at most) if those chosen are busy. Fewer: a dead proxy hurts until the
-    /// next question. More: a site's requests meet in fewer common caches. [guess]
+    /// next question. More: a site's requests meet in fewer common caches. \[guess\]
     pub answers: usize,
-    /// What NSID says of this server. Empty: NSID is not answered. At most 64 bytes. [RFC 5001]
+    /// What NSID says of this server. Empty: NSID is not answered. At most 64 bytes. \[RFC 5001\]
     pub nsid: String,
 }
 
@@ -146,29 +146,29 @@ pub struct StaticRecord {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ttls {
-    /// Of the CNAME of a public name: it never changes. Shorter: one more query the more often. [design: 1 h]
+    /// Of the CNAME of a public name: it never changes. Shorter: one more query the more often. \[design: 1 h\]
     #[serde(with = "duration")]
     pub alias: Duration,
-    /// Of addresses in the near levels. Longer: clients keep a dead proxy that long. [design: 30 s]
+    /// Of addresses in the near levels. Longer: clients keep a dead proxy that long. \[design: 30 s\]
     #[serde(with = "duration")]
     pub near: Duration,
-    /// Of addresses at level 0. [design: 60 s]
+    /// Of addresses at level 0. \[design: 60 s\]
     #[serde(with = "duration")]
     pub global: Duration,
-    /// Of addresses while the distance of the resolver is unknown. [design: 5 s]
+    /// Of addresses while the distance of the resolver is unknown. \[design: 5 s\]
     #[serde(with = "duration")]
     pub unknown: Duration,
-    /// Of a delegation after a measurement. Longer: a resolver stays longer with a cluster it has moved away from. [design: 1 h]
+    /// Of a delegation after a measurement. Longer: a resolver stays longer with a cluster it has moved away from. \[design: 1 h\]
     #[serde(with = "duration")]
     pub delegation: Duration,
-    /// Of a delegation before a measurement. [design: 30 s]
+    /// Of a delegation before a measurement. \[design: 30 s\]
     #[serde(with = "duration")]
     pub delegation_unknown: Duration,
     /// Of a delegation for a resolver that is far from here while nobody is known to be near it. Longer: it finds a near
-    /// cluster later; shorter: it comes to the apex more often. [guess]
+    /// cluster later; shorter: it comes to the apex more often. \[guess\]
     #[serde(with = "duration")]
     pub delegation_far: Duration,
-    /// Of "no such record" for names that never have one. [design: 1 h]
+    /// Of "no such record" for names that never have one. \[design: 1 h\]
     #[serde(with = "duration")]
     pub negative: Duration,
 }
@@ -193,13 +193,13 @@ impl Default for Ttls {
 #[serde(default, deny_unknown_fields)]
 pub struct Sources {
     /// The gap between a CNAME sent and the query for its target. Costs nothing. Resolvers that first minimise the target in
-    /// several steps may show two round trips. [measured]
+    /// several steps may show two round trips. \[measured\]
     pub cname_gap: bool,
-    /// The gap between a referral sent and the query that follows it here. Costs nothing, right to 1 ms. [measured]
+    /// The gap between a referral sent and the query that follows it here. Costs nothing, right to 1 ms. \[measured\]
     pub referral_gap: bool,
-    /// A TCP connect to the resolver's port 53; a refusal measures as well. [measured]
+    /// A TCP connect to the resolver's port 53; a refusal measures as well. \[measured\]
     pub tcp_connect: bool,
-    /// An ICMP echo, where this process may open a ping socket. [measured]
+    /// An ICMP echo, where this process may open a ping socket. \[measured\]
     pub icmp: bool,
     /// What other servers measured, from the index.
     pub hints: bool,
@@ -217,29 +217,29 @@ impl Default for Sources {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Probes {
-    /// The longest a question waits for a first probe, if `wait` is on. Past the first threshold nothing is gained. [design: 60 ms]
+    /// The longest a question waits for a first probe, if `wait` is on. Past the first threshold nothing is gained. \[design: 60 ms\]
     #[serde(with = "duration")]
     pub wait: Duration,
-    /// When a probe is given up. [guess]
+    /// When a probe is given up. \[guess\]
     #[serde(with = "duration")]
     pub timeout: Duration,
-    /// The least time between two probes of one prefix, lengthened by up to a half at random. Shorter: complaints. [guess]
+    /// The least time between two probes of one prefix, lengthened by up to a half at random. Shorter: complaints. \[guess\]
     #[serde(with = "duration")]
     pub interval: Duration,
-    /// Probes begun in one second, all prefixes together. More: complaints under a flood of strange sources. [guess]
+    /// Probes begun in one second, all prefixes together. More: complaints under a flood of strange sources. \[guess\]
     pub per_second: u32,
-    /// Prefixes queued for a probe; past it, requests for probes are dropped. [guess]
+    /// Prefixes queued for a probe; past it, requests for probes are dropped. \[guess\]
     pub queue: usize,
-    /// The port a TCP connect goes to. [RFC 7766]
+    /// The port a TCP connect goes to. \[RFC 7766\]
     pub port: u16,
-    /// How long a minimum is kept without being confirmed; it lapses between one and two of these. [guess]
+    /// How long a minimum is kept without being confirmed; it lapses between one and two of these. \[guess\]
     #[serde(with = "duration")]
     pub window: Duration,
     /// How long the index's word on a prefix is believed before it is asked again, at the next question. Shorter: more lookups;
-    /// longer: a far resolver is handed over later. [guess]
+    /// longer: a far resolver is handed over later. \[guess\]
     #[serde(with = "duration")]
     pub ask_again: Duration,
-    /// How long a prefix that is far from here counts as unknown, while those it was referred to measure it. [guess]
+    /// How long a prefix that is far from here counts as unknown, while those it was referred to measure it. \[guess\]
     #[serde(with = "duration")]
     pub settle: Duration,
 }
@@ -266,10 +266,10 @@ impl Default for Probes {
 #[serde(default, deny_unknown_fields)]
 pub struct Health {
     /// Time between two checks of one proxy, jittered by a fifth; a quarter of it after a failure. Shorter: more traffic; longer:
-    /// clients are sent to the dead. [guess]
+    /// clients are sent to the dead. \[guess\]
     #[serde(with = "duration")]
     pub interval: Duration,
-    /// When a check is given up. [guess]
+    /// When a check is given up. \[guess\]
     #[serde(with = "duration")]
     pub timeout: Duration,
     /// Good answers that make a dead proxy live.
@@ -278,11 +278,11 @@ pub struct Health {
     pub down: u32,
     /// How many of the last answers count, 1 to 32.
     pub of: u32,
-    /// Checks at a time. [guess]
+    /// Checks at a time. \[guess\]
     pub concurrent: usize,
-    /// Proxies and servers looked at per level. More: more checks; fewer: less choice. [guess]
+    /// Proxies and servers looked at per level. More: more checks; fewer: less choice. \[guess\]
     pub candidates: usize,
-    /// How often the index is asked who is there. Longer: a draining node is named that much longer. [guess]
+    /// How often the index is asked who is there. Longer: a draining node is named that much longer. \[guess\]
     #[serde(with = "duration")]
     pub refresh: Duration,
 }
@@ -306,24 +306,24 @@ impl Default for Health {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Prefixes whose distance is kept; the oldest goes first. About 300 bytes each. [guess]
+    /// Prefixes whose distance is kept; the oldest goes first. About 300 bytes each. \[guess\]
     pub prefixes: usize,
-    /// Resolvers whose next query is awaited to measure a gap; the oldest goes first. [guess]
+    /// Resolvers whose next query is awaited to measure a gap; the oldest goes first. \[guess\]
     pub awaited: usize,
-    /// Questions that wait for a probe at a time; past it they are answered at once. [guess]
+    /// Questions that wait for a probe at a time; past it they are answered at once. \[guess\]
     pub waiting: usize,
-    /// Lookups and puts of prefixes in the index, in one second. [guess]
+    /// Lookups and puts of prefixes in the index, in one second. \[guess\]
     pub index_per_second: u32,
-    /// UDP sockets per address, each with its own task. [guess]
+    /// UDP sockets per address, each with its own task. \[guess\]
     pub udp_sockets: usize,
-    /// TCP connections in all; past it a new one is closed at once. [RFC 9210 4]
+    /// TCP connections in all; past it a new one is closed at once. \[RFC 9210 4\]
     pub tcp_connections: usize,
-    /// TCP connections from one prefix. [RFC 9210 4]
+    /// TCP connections from one prefix. \[RFC 9210 4\]
     pub tcp_per_prefix: usize,
-    /// How long a TCP connection may stay without a whole question. [RFC 7766 6.2.3]
+    /// How long a TCP connection may stay without a whole question. \[RFC 7766 6.2.3\]
     #[serde(with = "duration")]
     pub tcp_idle: Duration,
-    /// Bytes of a UDP reply, 512 to 4096. Larger ones are cut and asked again over TCP. [RFC 9715: 1232]
+    /// Bytes of a UDP reply, 512 to 4096. Larger ones are cut and asked again over TCP. \[RFC 9715: 1232\]
     pub udp_payload: u16,
 }
 

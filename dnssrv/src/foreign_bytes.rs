@@ -139,6 +139,26 @@ fn a_client_subnet_goes_ahead_of_the_resolver_and_comes_back_with_its_scope() {
 }
 
 #[test]
+fn what_a_neighbour_measured_counts_at_the_levels_shared_with_it() {
+    let redirector = redirector();
+    let node = |number| NodeId::from(Key::from_bytes([number; 20]));
+    let mut roster = crate::roster::Roster::clone(&redirector.roster());
+    for (ring, number) in roster.rings.iter_mut().zip([1, 2, 3]) {
+        ring.members = (number..=3).map(node).collect();
+    }
+    redirector.set_roster(roster);
+    let now = Instant::now();
+    let level = |third: u8, number, millis| {
+        let prefix = Prefix::of([198, 51, third, 1].into());
+        redirector.asked(now, prefix, None, vec![(node(number), Duration::from_millis(millis))]);
+        redirector.explain(now, prefix).level.0
+    };
+    // Node 3 is in all our clusters, 2 in level 1, 1 in level 0 only; 9 is a stranger.
+    assert_eq!((level(1, 3, 5), level(2, 3, 30), level(3, 3, 90)), (2, 1, 0));
+    assert_eq!((level(4, 2, 5), level(5, 1, 5), level(6, 9, 5)), (1, 0, 0));
+}
+
+#[test]
 fn settings_out_of_range_are_named() {
     let refused = |change: fn(&mut Config)| {
         let mut config = Config::default();

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use atoll_overlay::{Found, Levels, Prefix, Put};
+use atoll_overlay::{Found, Levels, Prefix, Put, Value};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -36,23 +36,36 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut errands: mpsc::Receiver
 }
 
 async fn ask(redirector: &Redirector, prefix: Prefix) {
-    let near = match redirector.index.get(prefix.key(), Levels::All).await {
-        Ok(Found::Values { values, .. }) => values
-            .iter()
-            .filter_map(|value| Some((Near::decode(&value.value)?, value.ttl)))
-            // The innermost cluster, then the nearest.
-            .max_by_key(|(near, _)| (near.level, std::cmp::Reverse(near.rtt))),
-        Ok(Found::Nothing) => None,
-        Err(error) => {
+    let index = redirector.index.as_ref();
+    let (near, seen) = tokio::join!(index.get(Near::key(prefix), Levels::All), index.get(prefix.key(), Levels::All));
+    let (near, seen) = match (near, seen) {
+        (Ok(near), Ok(seen)) => (values(near), values(seen)),
+        (Err(error), _) | (_, Err(error)) => {
             tracing::debug!(%prefix, %error, "the index did not say who is near");
             return;
         }
     };
-    redirector.asked(Instant::now(), prefix, near);
+    let near = near.iter().filter_map(|value| Some((Near::decode(&value.value)?, value.ttl)));
+    // The innermost cluster, then the nearest.
+    let near = near.max_by_key(|(near, _)| (near.level, std::cmp::Reverse(near.rtt)));
+    let seen = seen.iter().filter_map(|value| Some((value.holder, hint(&value.value)?)));
+    redirector.asked(Instant::now(), prefix, near, seen.collect());
+}
+
+fn values(found: Found) -> Vec<Value> {
+    match found {
+        Found::Values { values, .. } => values,
+        Found::Nothing => Vec::new(),
+    }
+}
+
+/// The RTT that a node observed and the index keeps under the prefix key: microseconds, 4 bytes, big-endian.
+fn hint(value: &[u8]) -> Option<Duration> {
+    Some(Duration::from_micros(u32::from_be_bytes(value.try_into().ok()?).into()))
 }
 
 async fn tell(redirector: &Redirector, prefix: Prefix, near: &Near) {
-    let put = Put { key: prefix.key(), value: near.encode(), ttl: TOLD_FOR, levels: Levels::All };
+    let put = Put { key: Near::key(prefix), value: near.encode(), ttl: TOLD_FOR, levels: Levels::All };
     if let Err(error) = redirector.index.put(put).await {
         tracing::debug!(%prefix, %error, "the index did not take who is near");
     }

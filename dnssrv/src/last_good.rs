@@ -90,7 +90,7 @@ fn read(bytes: &[u8], levels: u8) -> Vec<Vec<Proxy>> {
 const VERSION: u8 = 1;
 /// Proxies in a saved set.
 const SAVED: usize = 4096;
-/// How long a dead proxy stays in the set while others live. When several die one after another, it still holds them all. [guess]
+/// How long a dead proxy stays in the set while others live. When several die one after another, it still holds them all. \[guess\]
 const REMEMBERED: Duration = Duration::from_secs(120);
 
 #[cfg(test)]

@@ -115,9 +115,10 @@ impl Watch {
             for node in proxies.iter().chain(&servers).chain([&me]) {
                 roster.addresses.insert(node.id, (node.v4.clone(), node.v6.clone()));
             }
+            let members = proxies.iter().chain(&servers).map(|node| node.id).collect();
             let servers = servers.iter().filter(|node| node.id != me.id && !node.draining).map(server).collect();
             let cluster = clusters.iter().find(|info| info.level == level).map_or(Key::ZERO, |info| info.cluster);
-            let ring = Ring { cluster, servers, live: Vec::new(), unseen: Vec::new() };
+            let ring = Ring { cluster, members, servers, live: Vec::new(), unseen: Vec::new() };
             let named = |node: &NodeInfo| stays(node) || (last_proxy && node.id == me.id);
             let (proxies, gone): (Vec<_>, Vec<_>) = proxies.into_iter().partition(named);
             unwilling.extend(gone.iter().flat_map(targets).map(|target| target.ip()));
@@ -283,7 +284,13 @@ mod tests {
 
     fn watch() -> Watch {
         let mut watch = Watch::new(Health::default(), 3, [127, 0, 0, 1].into(), None);
-        let ring = Ring { cluster: Key::ZERO, live: Vec::new(), unseen: Vec::new(), servers: Vec::new() };
+        let ring = Ring {
+            cluster: Key::ZERO,
+            members: BTreeSet::new(),
+            live: Vec::new(),
+            unseen: Vec::new(),
+            servers: Vec::new(),
+        };
         let rings = vec![(vec![node(1), node(2)], ring)];
         watch.retarget(&rings);
         watch.seen.rings = rings;

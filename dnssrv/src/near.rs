@@ -1,4 +1,5 @@
-//! What a server that is near a prefix says of its cluster, as a pointer in the index under the hashed prefix key: so that
+//! What a server that is near a prefix says of its cluster, as a pointer in the index under a key of the prefix (its own one: the
+//! prefix key itself holds each node's RTT, and a node has one pointer under a key): so that
 //! servers far away, and the one of a wider cluster in each NS set, answer for the cluster a delegation was made for.
 //!
 //! ```text
@@ -18,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use atoll_overlay::{Key, Level, NodeId};
+use atoll_overlay::{Key, Level, NodeId, Prefix};
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::roster::{Proxy, Server};
@@ -39,6 +40,11 @@ pub(crate) struct Near {
 }
 
 impl Near {
+    /// The key under which the clusters near a prefix are kept.
+    pub(crate) fn key(prefix: Prefix) -> Key {
+        Key::of(format!("cluster near {prefix}").as_bytes())
+    }
+
     /// The pointer's bytes.
     pub(crate) fn encode(&self) -> Bytes {
         let mut to = BytesMut::with_capacity(LIMIT);

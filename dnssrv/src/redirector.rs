@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use atoll_overlay::{Index, Level, Prefix};
+use atoll_overlay::{Index, Level, NodeId, Prefix};
 use hickory_proto::{op::ResponseCode, rr::DNSClass};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -153,9 +153,27 @@ impl Redirector {
         self.index.observe(prefix, rtt);
     }
 
-    /// The index was asked who is near a prefix.
-    pub(crate) fn asked(&self, now: Instant, prefix: Prefix, near: Option<(Near, Duration)>) {
-        self.clients().asked(now, prefix, near);
+    /// The index was asked about a prefix: who is near, and what RTTs nodes saw (proxies, of their clients, among them). A
+    /// neighbour's RTT is as good as our own at the levels we share.
+    pub(crate) fn asked(
+        &self,
+        now: Instant,
+        prefix: Prefix,
+        near: Option<(Near, Duration)>,
+        seen: Vec<(NodeId, Duration)>,
+    ) {
+        let roster = self.roster();
+        let mut clients = self.clients();
+        for (node, rtt) in seen {
+            let shared = roster.rings.iter().rposition(|ring| ring.members.contains(&node));
+            // At level 0 everybody is a neighbour, which says nothing.
+            let others = roster.me.as_ref().is_none_or(|me| me.id != node);
+            let Some(shared) = shared.filter(|shared| *shared > 0 && others) else { continue };
+            // Not nearer than the innermost level we share with it.
+            let least = self.config.thresholds.get(shared).copied().unwrap_or_default();
+            clients.measured(now, prefix, Source::Neighbour, rtt.max(least));
+        }
+        clients.asked(now, prefix, near);
     }
 
     /// Whether the index is to be asked about a prefix (again).

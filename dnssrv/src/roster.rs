@@ -3,7 +3,7 @@
 //! caches and a change of one proxy moves only its own share.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::Hasher as _,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
@@ -33,6 +33,8 @@ pub(crate) struct Roster {
 pub(crate) struct Ring {
     /// The cluster's id.
     pub(crate) cluster: Key,
+    /// Its nodes, as far as they are looked at.
+    pub(crate) members: BTreeSet<NodeId>,
     /// Proxies seen alive.
     pub(crate) live: Vec<Proxy>,
     /// All proxies, seen alive or not: for the day when none ever was, because all are new or this server reaches none.
@@ -235,11 +237,11 @@ fn score(site: Site, proxy: &Proxy) -> f64 {
     f64::from(proxy.weight) / -uniform.ln()
 }
 
-/// Servers of the cluster in an NS set. [design]
+/// Servers of the cluster in an NS set. \[design\]
 const OF_CLUSTER: usize = 3;
-/// Servers of the next wider cluster in an NS set. [design]
+/// Servers of the next wider cluster in an NS set. \[design\]
 const OF_WIDER: usize = 1;
-/// Addresses an answer has at most. [design]
+/// Addresses an answer has at most. \[design\]
 const MOST: usize = 4;
-/// The load from which a proxy counts as busy. [guess]
+/// The load from which a proxy counts as busy. \[guess\]
 const BUSY: u32 = 70;

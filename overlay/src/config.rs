@@ -168,7 +168,7 @@ impl Default for Config {
             rto_max: Duration::from_secs(1),
             rto_unknown: Duration::from_millis(800),
             rto_probe: Duration::from_millis(250),
-            lost_min: Duration::from_millis(150),
+            lost_min: Duration::from_millis(250),
             get_deadline: Duration::from_secs(2),
             put_deadline: Duration::from_secs(5),
             acquire_deadline: Duration::from_millis(600),
@@ -275,5 +275,28 @@ mod spans {
         let parse =
             |text: &String| super::span::parse(text).ok_or_else(|| D::Error::custom(format!("{text:?} is no span")));
         texts.iter().map(parse).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_a_whole_number_and_a_unit() {
+        let parsed = ["300ms", "20s", "1h", "15 m", "5us", "7ns", "1d"].map(span::parse);
+        let nanos = [300_000_000, 20_000_000_000, 3_600_000_000_000, 900_000_000_000, 5_000, 7, 86_400_000_000_000];
+        assert_eq!(parsed, nanos.map(|nanos| Some(Duration::from_nanos(nanos))));
+        for wrong in ["", "20", "s", "1.5s", "-1s", "20 parsecs", "99999999999999999999s", "999999999999d"] {
+            assert_eq!(span::parse(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn levels_run_from_the_nearest_to_the_global_one_and_only_that_has_no_threshold() {
+        let config = Config::default();
+        let levels: Vec<_> = config.levels().map(|level| (level.0, config.threshold(level))).collect();
+        let (near, region) = (Duration::from_millis(20), Duration::from_millis(60));
+        assert_eq!(levels, [(2, Some(near)), (1, Some(region)), (0, None)]);
     }
 }

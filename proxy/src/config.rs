@@ -16,7 +16,7 @@ use crate::{cache, error::StartError, guard::Range, limits::Limits, url::Zone};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where clients are served, cleartext HTTP/1.1. All are bound or the start fails. Port 0 takes a free one. [guess]
+    /// Where clients are served, cleartext HTTP/1.1. All are bound or the start fails. Port 0 takes a free one. \[guess\]
     pub listen: Vec<SocketAddr>,
     /// The zone whose names are Coralized: `www.example.com.ZONE` is served from `www.example.com`. No leading dot.
     pub zone: String,
@@ -120,28 +120,28 @@ pub struct Site {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
-    /// From accept, or a following head's first byte, to the end of the head. [guess]
+    /// From accept, or a following head's first byte, to the end of the head. \[guess\]
     #[serde(with = "span")]
     pub head: Duration,
-    /// Idle between two requests of a connection. [guess]
+    /// Idle between two requests of a connection. \[guess\]
     #[serde(with = "span")]
     pub keep_alive: Duration,
-    /// A client takes no byte for so long. [guess]
+    /// A client takes no byte for so long. \[guess\]
     #[serde(with = "span")]
     pub send: Duration,
-    /// TCP and TLS to an origin, all its addresses together. [guess]
+    /// TCP and TLS to an origin, all its addresses together. \[guess\]
     #[serde(with = "span")]
     pub connect: Duration,
-    /// From the request to an origin's response head. [guess]
+    /// From the request to an origin's response head. \[guess\]
     #[serde(with = "span")]
     pub first_byte: Duration,
-    /// Between two pieces of an origin's body. [guess]
+    /// Between two pieces of an origin's body. \[guess\]
     #[serde(with = "span")]
     pub origin_idle: Duration,
-    /// An unused connection to an origin is kept this long. [guess]
+    /// An unused connection to an origin is kept this long. \[guess\]
     #[serde(with = "span")]
     pub origin_keep_alive: Duration,
-    /// One name looked up. [guess]
+    /// One name looked up. \[guess\]
     #[serde(with = "span")]
     pub resolve: Duration,
 }
@@ -168,7 +168,7 @@ pub struct FreshnessConfig {
     /// Freshness of an answer that says nothing and has no Last-Modified to guess from. Coral: 12 h. Zero: revalidated every time. [RFC 9111 4.2.2]
     #[serde(with = "span")]
     pub default: Duration,
-    /// Least freshness of anything stored. Coral: 5 min. Above zero the origin's word is overruled. [design]
+    /// Least freshness of anything stored. Coral: 5 min. Above zero the origin's word is overruled. \[design\]
     #[serde(with = "span")]
     pub minimum: Duration,
     /// Most heuristic freshness: a tenth of the age since Last-Modified, at most this. [RFC 9111 4.2.2]
@@ -183,10 +183,10 @@ pub struct FreshnessConfig {
     /// Longest pause after failures. [users C4]
     #[serde(with = "span")]
     pub negative_most: Duration,
-    /// How long an answer is kept past its freshness, for revalidation and stale-if-error. [guess]
+    /// How long an answer is kept past its freshness, for revalidation and stale-if-error. \[guess\]
     #[serde(with = "span")]
     pub keep: Duration,
-    /// Keys whose answers cannot be shared are fetched one by one for so long (30-120 s). [design]
+    /// Keys whose answers cannot be shared are fetched one by one for so long (30-120 s). \[design\]
     #[serde(with = "span")]
     pub pass: Duration,
 }
@@ -215,13 +215,13 @@ pub struct Peers {
     #[serde(with = "span")]
     pub hedge: Duration,
     /// Added to `hedge` for a holder of level 0: it is 60 ms away or more, and a connection that has first to be made takes five
-    /// round trips. Shorter: the origin is asked although a far copy is on its way, longer: dead far peers cost more. [guess]
+    /// round trips. Shorter: the origin is asked although a far copy is on its way, longer: dead far peers cost more. \[guess\]
     #[serde(with = "span")]
     pub far: Duration,
     /// From the request to the origin when peers that the root still names deliver nothing. [design 4]
     #[serde(with = "span")]
     pub patience: Duration,
-    /// A source under way that sends nothing, not even a sign of life, for so long is left. [guess]
+    /// A source under way that sends nothing, not even a sign of life, for so long is left. \[guess\]
     #[serde(with = "span")]
     pub stall: Duration,
     /// How often a fetcher beats its lease. Longer: a dead holder is noticed later. [design 2]
@@ -235,7 +235,7 @@ pub struct Peers {
     pub reference_whole: Duration,
     /// Announcements and renewals a second, first ones not counted. [design 4]
     pub puts_per_second: u32,
-    /// Announced keys remembered, for renewal. Past it the rest lapses and is announced at its next hit. [guess]
+    /// Announced keys remembered, for renewal. Past it the rest lapses and is announced at its next hit. \[guess\]
     pub announced: usize,
     /// A peer that failed or lied is not asked for so long. [users C6]
     #[serde(with = "span")]

@@ -7,35 +7,34 @@ use http::{HeaderMap, header::HeaderName};
 
 /// What a response says of its caching.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Directives {
+pub(crate) struct Directives {
     /// Stored nowhere.
-    pub no_store: bool,
+    pub(crate) no_store: bool,
     /// Revalidated before every use.
-    pub no_cache: bool,
+    pub(crate) no_cache: bool,
     /// For one user only.
-    pub private: bool,
+    pub(crate) private: bool,
     /// For everyone, even where the request was authorised.
-    pub public: bool,
+    pub(crate) public: bool,
     /// Never used stale.
-    pub must_revalidate: bool,
+    pub(crate) must_revalidate: bool,
     /// Never used stale by a shared cache.
-    pub proxy_revalidate: bool,
+    pub(crate) proxy_revalidate: bool,
     /// Freshness.
-    pub max_age: Option<Duration>,
+    pub(crate) max_age: Option<Duration>,
     /// Freshness in a shared cache.
-    pub s_maxage: Option<Duration>,
+    pub(crate) s_maxage: Option<Duration>,
     /// May be used stale so long while it is revalidated [RFC 5861 3].
-    pub stale_while_revalidate: Option<Duration>,
+    pub(crate) stale_while_revalidate: Option<Duration>,
     /// May be used stale so long while the origin fails [RFC 5861 4].
-    pub stale_if_error: Option<Duration>,
+    pub(crate) stale_if_error: Option<Duration>,
     /// Stored only where the status is understood.
-    pub must_understand: bool,
+    pub(crate) must_understand: bool,
 }
 
 impl Directives {
     /// Reads all fields of this name; several fields are one list. `None`: there is no such field.
-    #[must_use]
-    pub fn of(headers: &HeaderMap, name: &HeaderName) -> Option<Self> {
+    pub(crate) fn of(headers: &HeaderMap, name: &HeaderName) -> Option<Self> {
         let mut found = None;
         for value in headers.get_all(name) {
             found.get_or_insert_with(Self::default).take(value.as_bytes());
@@ -44,7 +43,7 @@ impl Directives {
     }
 
     /// Reads one field value.
-    pub fn take(&mut self, value: &[u8]) {
+    pub(crate) fn take(&mut self, value: &[u8]) {
         for part in split(value) {
             let (name, argument) = match part.iter().position(|byte| *byte == b'=') {
                 Some(at) => {

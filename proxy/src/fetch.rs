@@ -1,6 +1,7 @@
 //! Where bytes come from: one flight's fetch, from peers or the origin, into the store.
 //!
-//! A source that is lost is followed by the next, from the byte reached, under the same validator only: copies are never mixed.
+//! A source that is lost is followed by the next, from the byte reached, under the same validator only, or by the origin's whole
+//! answer if it begins with what is there: copies are never mixed.
 //! A copy from a peer counts as whole once its BLAKE3 is the one its fetcher stated; its last piece is held back until then, so
 //! that no client takes a wrong copy for a whole one. (Signed chunk digests will let every piece be checked before it is shown.)
 //! Nothing that is short, failed or not whole ever replaces what is stored.
@@ -118,6 +119,8 @@ impl Fetch {
                 }
                 Step::Failed(failure) => Outcome::End(End::Failed(failure)),
             };
+            // Two that lost one source must not wait for each other: whoever asks this flight meanwhile is told.
+            self.lead.lost(!matches!(outcome, Outcome::End(_)));
             match outcome {
                 Outcome::End(end) => return end,
                 Outcome::Superseded(value) => seek.prefer(value),
@@ -136,7 +139,9 @@ impl Fetch {
         if self.filling.is_none() {
             self.born = self.cache.store.purge_number();
         }
-        seek.next().await
+        let step = seek.next().await;
+        self.lead.lost(false);
+        step
     }
 
     /// Streams a peer's copy in.
@@ -226,11 +231,12 @@ impl Fetch {
     async fn ask_origin(&mut self) -> Outcome {
         let mut fields = self.wanted.fields.clone();
         if let Some(filling) = &self.filling {
-            // Only a strong tag makes the rest belong to what is there.
+            // Only a strong tag makes the rest belong to what is there; else all of it is asked for and compared.
             let tag = filling.answer.meta.fields.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""));
-            let Some(tag) = tag else { return Outcome::End(End::Failed(Failure::ResponseIncomplete)) };
-            fields.insert(header::IF_RANGE, tag.clone());
-            fields.insert(header::RANGE, ascii(&format!("bytes={}-", filling.at)));
+            if let Some(tag) = tag {
+                fields.insert(header::IF_RANGE, tag.clone());
+                fields.insert(header::RANGE, ascii(&format!("bytes={}-", filling.at)));
+            }
         } else if let Some(stale) = &self.stale {
             if_changed(&mut fields, &stale.meta.fields);
         }
@@ -290,36 +296,64 @@ impl Fetch {
             Err(End::Failed(Failure::BodyTooLarge)) => return self.unshared(meta, answer.body, Reason::TooLarge),
             Err(end) => return end,
         }
-        self.pump(answer.body).await
+        self.pump(answer.body, 0).await
     }
 
-    /// Reads an origin's body to its end.
-    async fn pump(&mut self, mut body: OriginBody) -> End {
+    /// Reads an origin's body to its end. Its first `known` bytes must be those that are there already.
+    async fn pump(&mut self, mut body: OriginBody, known: u64) -> End {
+        let mut compared = 0;
         loop {
-            let data = match self.keeper.beating(&self.lead, body.next()).await {
+            let mut data = match self.keeper.beating(&self.lead, body.next()).await {
                 Ok(Some(data)) => data,
                 Ok(None) => break,
                 Err(failure) => return End::Failed(failure),
             };
-            if let Err(end) = self.take(data).await {
+            let again = usize::try_from(known - compared).unwrap_or(usize::MAX).min(data.len());
+            let again = data.split_to(again);
+            if !self.has(compared, &again).await {
+                return End::Failed(Failure::ResponseIncomplete);
+            }
+            compared += wide(again.len());
+            if !data.is_empty()
+                && let Err(end) = self.take(data).await
+            {
                 return end;
             }
         }
         let short = self.filling.as_ref().is_some_and(|it| it.answer.meta.length.is_some_and(|length| length != it.at));
-        if short { End::Failed(Failure::ResponseIncomplete) } else { self.complete().await }
+        if short || compared < known { End::Failed(Failure::ResponseIncomplete) } else { self.complete().await }
     }
 
-    /// The rest of a body whose peer was lost, from the origin: exactly the bytes asked for, or nothing.
+    /// Whether these bytes are there at this place.
+    async fn has(&self, mut at: u64, bytes: &[u8]) -> bool {
+        let Some(Filling { answer, .. }) = &self.filling else { return false };
+        let Content::Filling(partial) = &answer.content else { return false };
+        let mut left = bytes;
+        while !left.is_empty() {
+            let Ok(there) = partial.read(at, left.len()).await else { return false };
+            let Some(rest) = left.strip_prefix(&there[..]).filter(|rest| rest.len() < left.len()) else { return false };
+            at += wide(there.len());
+            left = rest;
+        }
+        true
+    }
+
+    /// The rest of a body whose peer was lost, from the origin: exactly the bytes asked for, or all of a body that begins with
+    /// what is there. Either way what clients get is one answer of the origin's.
     async fn resume(&mut self, answer: OriginAnswer) -> End {
         let Some(filling) = &self.filling else { return End::Failed(Failure::Internal) };
         let range = answer.fields.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
         let length = filling.answer.meta.length;
         let expected = length.map(|length| format!("bytes {}-{}/{length}", filling.at, length.saturating_sub(1)));
+        if answer.status == StatusCode::OK && filling.answer.meta.status == StatusCode::OK && answer.length == length {
+            let known = filling.at;
+            return self.pump(answer.body, known).await;
+        }
         let same = answer.fields.get(header::ETAG) == filling.answer.meta.fields.get(header::ETAG);
         if answer.status != StatusCode::PARTIAL_CONTENT || !same || expected.as_deref() != range {
             return End::Failed(Failure::ResponseIncomplete);
         }
-        self.pump(answer.body).await
+        self.pump(answer.body, 0).await
     }
 
     /// The stale copy is still good [RFC 9111 4.3.4].

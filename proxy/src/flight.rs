@@ -48,6 +48,8 @@ pub(crate) struct Progress {
     pub(crate) visible: u64,
     /// Set once: nothing changes after it.
     pub(crate) end: Option<End>,
+    /// The source is gone and another is sought: this flight is no source for others meanwhile.
+    pub(crate) lost: bool,
     /// Counts signs of life from the origin's fetcher.
     pub(crate) beats: u64,
 }
@@ -171,6 +173,11 @@ impl Lead {
     /// The source lives.
     pub(crate) fn beat(&self) {
         self.flight.progress.send_modify(|progress| progress.beats += 1);
+    }
+
+    /// The source is gone, or there is one again.
+    pub(crate) fn lost(&self, lost: bool) {
+        self.flight.progress.send_if_modified(|progress| std::mem::replace(&mut progress.lost, lost) != lost);
     }
 
     /// The head is known.

@@ -58,5 +58,4 @@ pub use guard::{Range, RangeError};
 
 mod directives;
 mod freshness;
-pub use directives::Directives;
 mod meta;

@@ -14,13 +14,13 @@ use crate::config::size;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Connections of all clients; past it a 503 is sent and the connection closed. [guess]
+    /// Connections of all clients; past it a 503 is sent and the connection closed. \[guess\]
     pub connections: usize,
-    /// Connections of one client: an IPv4 address or an IPv6 /64. [guess]
+    /// Connections of one client: an IPv4 address or an IPv6 /64. \[guess\]
     pub connections_per_client: usize,
-    /// Requests being answered; past it 503. [guess]
+    /// Requests being answered; past it 503. \[guess\]
     pub requests: usize,
-    /// Objects being fetched; past it 503. [guess]
+    /// Objects being fetched; past it 503. \[guess\]
     pub flights: usize,
     /// Clients waiting on one fetch; past it 503. [users C5]
     pub waiters: usize,
@@ -30,21 +30,21 @@ pub struct Limits {
     /// Bytes of a request target; past it 414. [bad-inputs H15]
     #[serde(deserialize_with = "size::deserialize")]
     pub target: u64,
-    /// Fields of a request or response head; past it 431 or 502. [guess]
+    /// Fields of a request or response head; past it 431 or 502. \[guess\]
     pub fields: usize,
     /// Bytes of a response head of an origin or peer; past it 502. [bad-inputs C13]
     #[serde(deserialize_with = "size::deserialize")]
     pub response_head: u64,
-    /// Bytes of one object, counted as they arrive; past it the fetch fails. Coral: 50 MB. [guess]
+    /// Bytes of one object, counted as they arrive; past it the fetch fails. Coral: 50 MB. \[guess\]
     #[serde(deserialize_with = "size::deserialize")]
     pub object: u64,
-    /// Connections to one origin. [guess]
+    /// Connections to one origin. \[guess\]
     pub origin_connections: usize,
-    /// Idle connections kept to all origins. [guess]
+    /// Idle connections kept to all origins. \[guess\]
     pub origin_idle: usize,
-    /// Streams of peers being served; past it they are closed unanswered. [guess]
+    /// Streams of peers being served; past it they are closed unanswered. \[guess\]
     pub peer_streams: usize,
-    /// Failures, pass marks and scheme upgrades remembered, each. Past it the oldest is forgotten. [guess]
+    /// Failures, pass marks and scheme upgrades remembered, each. Past it the oldest is forgotten. \[guess\]
     pub remembered: usize,
 }
 

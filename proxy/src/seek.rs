@@ -95,14 +95,7 @@ impl Seek {
 
     /// The source was lost after so many bytes of this copy: others are sought for the rest.
     pub(crate) fn lost(&mut self, holder: NodeId, from: Option<(u64, [u8; 16])>, reference: Reference) {
-        if self.failed.contains(&holder) {
-            self.failed(holder);
-        } else {
-            // The root sees whether it lives. A holder that was only slow for a moment is named again, and tried once more: its
-            // fetch is still the one that the others wait for.
-            self.failed.push(holder);
-            self.tried.retain(|other| *other != holder);
-        }
+        self.doubted(holder);
         self.request.from = from;
         // What was raced with the lost source was asked for other bytes.
         self.attempts.clear();
@@ -178,8 +171,12 @@ impl Seek {
                 return Some(Step::Peer(Box::new(fill)));
             }
             Err(PeerError::Aborted(Abort::Origin(failure))) => return Some(Step::Failed(failure)),
-            Err(PeerError::Absent) => self.cache.counters.peer_fetch("refused"),
-            Err(PeerError::Aborted(Abort::NotShared | Abort::Broken)) => self.cache.counters.peer_fetch("refused"),
+            Err(PeerError::Aborted(Abort::Broken)) => {
+                self.cache.counters.peer_fetch("refused");
+                self.doubted(holder);
+                return None;
+            }
+            Err(PeerError::Absent | PeerError::Aborted(Abort::NotShared)) => self.cache.counters.peer_fetch("refused"),
             Err(PeerError::Lost) => self.cache.counters.peer_fetch("timeout"),
             Err(PeerError::Misbehaved) => {
                 self.cache.counters.peer_fetch("refused");
@@ -251,6 +248,8 @@ impl Seek {
     fn ask_root(&mut self, reference: Reference) {
         self.asked += 1;
         let mut failed = self.failed.clone();
+        failed.sort_unstable();
+        failed.dedup();
         // Those still silent count as failed too: the root's probe says who is right.
         failed.extend(self.tried.iter().filter(|holder| !self.failed.contains(holder)));
         failed.truncate(FAILED_NAMED);
@@ -313,8 +312,15 @@ impl Seek {
         if !self.tried.contains(&holder) {
             self.tried.push(holder);
         }
-        if !self.failed.contains(&holder) {
-            self.failed.push(holder);
+        self.failed.push(holder);
+    }
+
+    /// The holder broke off. The root sees whether it lives: one that stumbled, or has itself lost its source and found another,
+    /// is named again and tried again, since its fetch is the one that the others wait for.
+    fn doubted(&mut self, holder: NodeId) {
+        self.failed(holder);
+        if self.failed.iter().filter(|other| **other == holder).count() < CHANCES {
+            self.tried.retain(|other| *other != holder);
         }
     }
 }
@@ -325,7 +331,10 @@ const ASKS: u32 = 3;
 /// Failed holders named to the root [the index's limit].
 const FAILED_NAMED: usize = 8;
 
-/// Holders that may fail one flight before the origin is asked, whoever else is named.
+/// How often one holder may break off.
+const CHANCES: usize = 3;
+
+/// Failures of holders in one flight after which the origin is asked, whoever else is named.
 const FAILED_MOST: usize = 16;
 
 /// Holders queued at most.

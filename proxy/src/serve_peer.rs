@@ -145,6 +145,9 @@ impl Following {
                 }
                 At::Head => {
                     let now = self.waiter.now();
+                    if now.lost {
+                        return Ok(Some(Frame::Abort(Abort::Broken).head()));
+                    }
                     match (&now.answer, now.end) {
                         (Some(answer), _) => return Ok(Some(self.head(answer))),
                         (None, Some(end)) => return Ok(Some(Frame::Abort(abort(end)).head())),
@@ -173,6 +176,7 @@ impl Following {
                             return Ok(Some(end.head()));
                         }
                         Some(end) => return Ok(Some(Frame::Abort(abort(end)).head())),
+                        None if now.lost => return Ok(Some(Frame::Abort(Abort::Broken).head())),
                         None => {}
                     }
                     self.at = At::Body(partial, at);

@@ -3,7 +3,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -14,20 +14,18 @@ use tokio::{net::TcpSocket, time::timeout};
 
 /// What a fetch brought.
 #[derive(Debug)]
-pub struct Fetched {
+pub(super) struct Fetched {
     /// The HTTP status.
     pub status: u16,
     /// Where the proxy had it from, by its own `Cache-Status`.
     pub source: Option<Source>,
     /// The whole body.
     pub body: Bytes,
-    /// From the connect to the last byte.
-    pub took: Duration,
 }
 
 /// Where a proxy had a copy from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Source {
+pub(super) enum Source {
     /// Its own cache, or a fetch that was under way already.
     Local,
     /// A peer, found at this level.
@@ -37,7 +35,7 @@ pub enum Source {
 }
 
 /// Fetches a path of a Coralized host from one proxy. The text of an error says what broke.
-pub async fn fetch(from: Ipv4Addr, proxy: IpAddr, port: u16, host: &str, path: &str) -> Result<Fetched, String> {
+pub(super) async fn fetch(from: Ipv4Addr, proxy: IpAddr, port: u16, host: &str, path: &str) -> Result<Fetched, String> {
     timeout(PATIENCE, exchange(from, (proxy, port).into(), host, path))
         .await
         .map_err(|_| format!("{proxy} did not finish {path} within {PATIENCE:?}"))?
@@ -45,7 +43,6 @@ pub async fn fetch(from: Ipv4Addr, proxy: IpAddr, port: u16, host: &str, path: &
 }
 
 async fn exchange(from: Ipv4Addr, proxy: SocketAddr, host: &str, path: &str) -> Result<Fetched, BoxedError> {
-    let start = Instant::now();
     let socket = TcpSocket::new_v4()?;
     socket.bind((from, 0).into())?;
     let stream = socket.connect(proxy).await?;
@@ -60,7 +57,7 @@ async fn exchange(from: Ipv4Addr, proxy: SocketAddr, host: &str, path: &str) -> 
     let source = Source::from_cache_status(cache_status);
     let body = response.into_body().collect().await?.to_bytes();
     driver.abort();
-    Ok(Fetched { status, source, body, took: start.elapsed() })
+    Ok(Fetched { status, source, body })
 }
 
 impl Source {

@@ -7,7 +7,7 @@
 //!      +------HTTP-------------+                     +--> proxy --> peers (through the relay) --> origin (384 kbit/s)
 //! ```
 //!
-//! Read [`run`] first. The world and its distances are in `world`, the course of events in `tour`, what is claimed in `report`.
+//! Read [`Demo`] first. The world and its distances are in `world`, the course of events in `tour`, what is claimed in `report`.
 
 mod client;
 mod origin;
@@ -28,11 +28,12 @@ use std::{
 use atoll_overlay::Level;
 
 pub use self::report::{Claim, Report};
+pub use self::resolver::ResolveError;
 use self::{
     origin::Origin,
     relay::{Ports, Relay},
     report::{Counts, Tally},
-    resolver::{ResolveError, Resolver},
+    resolver::Resolver,
     world::{Distances, NODES_PER_REGION, Place, REGION_NAMES, REGIONS, client_address},
 };
 use crate::{config::Config, node::Node};

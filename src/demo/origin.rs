@@ -20,10 +20,10 @@ use tokio::{
 };
 
 /// How many files there are.
-pub const FILES: usize = 12;
+pub(super) const FILES: usize = 12;
 
 /// A running origin; dropping it stops it.
-pub struct Origin {
+pub(super) struct Origin {
     address: SocketAddr,
     requests: Arc<AtomicU64>,
     _tasks: JoinSet<()>,
@@ -31,7 +31,7 @@ pub struct Origin {
 
 impl Origin {
     /// Listens on a free port in the range that proxies accept in names (8000-8999).
-    pub async fn start() -> io::Result<Self> {
+    pub(super) async fn start() -> io::Result<Self> {
         let listener = listen().await?;
         let address = listener.local_addr()?;
         let requests = Arc::new(AtomicU64::new(0));
@@ -42,26 +42,26 @@ impl Origin {
 
     /// Where it listens.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
+    pub(super) const fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Requests it has got so far.
     #[must_use]
-    pub fn requests(&self) -> u64 {
+    pub(super) fn requests(&self) -> u64 {
         self.requests.load(Ordering::Relaxed)
     }
 }
 
 /// The path of a file.
 #[must_use]
-pub fn path(file: usize) -> String {
+pub(super) fn path(file: usize) -> String {
     format!("/files/{file:02}.bin")
 }
 
 /// What a file holds: bytes that differ from file to file, from a fixed rule.
 #[must_use]
-pub fn content(file: usize) -> Vec<u8> {
+pub(super) fn content(file: usize) -> Vec<u8> {
     let mut state = u64::try_from(file).unwrap_or(0).wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     let mut next = || {
         state ^= state << 13;

@@ -25,13 +25,13 @@ use tokio::{
 use super::world::{Distances, Place};
 
 /// A running relay; dropping it cuts every connection.
-pub struct Relay {
+pub(super) struct Relay {
     _tasks: JoinSet<()>,
 }
 
 /// The ports that are relayed at every node.
 #[derive(Debug, Clone, Copy)]
-pub struct Ports {
+pub(super) struct Ports {
     /// The proxies'.
     pub http: u16,
     /// The dnssrvs', UDP and TCP.
@@ -42,7 +42,7 @@ pub struct Ports {
 
 impl Relay {
     /// Listens at the public address of every node. Fails if a port is taken.
-    pub async fn start(ports: Ports, distances: &Arc<Distances>) -> io::Result<Self> {
+    pub(super) async fn start(ports: Ports, distances: &Arc<Distances>) -> io::Result<Self> {
         let mut tasks = JoinSet::new();
         for place in Place::all() {
             for port in [ports.http, ports.dns, ports.overlay] {
@@ -57,7 +57,7 @@ impl Relay {
 }
 
 /// Ports at which every host of the world can listen: those wished for, else any that are free.
-pub fn free_ports(wished: Ports) -> io::Result<Ports> {
+pub(super) fn free_ports(wished: Ports) -> io::Result<Ports> {
     let mut taken = Vec::new();
     let mut pick = |wish: u16| {
         let candidates = std::iter::once(wish).chain((0..64).map(|_| rand::random_range(SPARE_PORTS)));

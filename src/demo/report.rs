@@ -17,8 +17,6 @@ pub(super) struct Tally {
 pub(super) struct Visit {
     /// Where the client sits.
     pub(super) region: usize,
-    /// Its number within the region.
-    pub(super) client: usize,
     /// Which object it asked for.
     pub(super) object: usize,
     /// Whether the proxy it was sent to is of its own region.
@@ -233,7 +231,7 @@ mod tests {
 
     fn visit(region: usize, object: usize, source: Source) -> Visit {
         let took = Duration::from_millis(10);
-        Visit { region, client: 0, object, nearest: true, source: Some(source), right: true, took }
+        Visit { region, object, nearest: true, source: Some(source), right: true, took }
     }
 
     fn counts(origin_requests: u64) -> Counts {
@@ -266,8 +264,8 @@ mod tests {
         let broken: [fn(&mut Tally); 4] = [
             |tally| tally.visits[0].right = false,
             |tally| tally.visits[0].nearest = false,
-            |tally| drop(tally.visits.remove(1)),
-            |tally| drop(tally.visits.remove(3)),
+            |tally| tally.visits.retain(|visit| visit.source != Some(Source::Peer(2))),
+            |tally| tally.visits.retain(|visit| visit.source != Some(Source::Peer(0))),
         ];
         for breakage in broken {
             let mut tally = good();

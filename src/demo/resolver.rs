@@ -16,7 +16,7 @@ use hickory_proto::{
 use tokio::{net::UdpSocket, time::timeout};
 
 /// A resolver in one place.
-pub struct Resolver {
+pub(super) struct Resolver {
     source: Ipv4Addr,
     port: u16,
     zone: Name,
@@ -59,7 +59,7 @@ pub enum ResolveError {
 
 impl Resolver {
     /// A resolver at this address that knows the servers of one zone, all on one port.
-    pub fn new(source: Ipv4Addr, port: u16, zone: &str, servers: Vec<IpAddr>) -> Result<Self, ResolveError> {
+    pub(super) fn new(source: Ipv4Addr, port: u16, zone: &str, servers: Vec<IpAddr>) -> Result<Self, ResolveError> {
         let zone = name(zone)?;
         let cuts = BTreeMap::from([(zone.clone(), Cut { servers, until: None })]);
         let (aliases, addresses, servers) = Default::default();
@@ -67,7 +67,7 @@ impl Resolver {
     }
 
     /// The IPv4 addresses of a name.
-    pub async fn resolve(&mut self, text: &str) -> Result<Vec<IpAddr>, ResolveError> {
+    pub(super) async fn resolve(&mut self, text: &str) -> Result<Vec<IpAddr>, ResolveError> {
         let asked = name(text)?;
         let mut current = asked.clone();
         for _ in 0..STEPS {
@@ -85,12 +85,12 @@ impl Resolver {
     }
 
     /// Queries sent so far.
-    pub const fn queries(&self) -> u64 {
+    pub(super) const fn queries(&self) -> u64 {
         self.queries
     }
 
     /// Drops the addresses (not the delegations), as if their TTL had run out.
-    pub fn expire_addresses(&mut self) {
+    pub(super) fn expire_addresses(&mut self) {
         self.addresses.clear();
     }
 

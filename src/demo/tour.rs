@@ -102,7 +102,7 @@ async fn visit(
     let digest = blake3::hash(&fetched.body);
     let right = fetched.status == 200 && site.expects(object, digest);
     let nearest = region_of(proxy) == Some(region);
-    Ok(Visit { region, client, object, nearest, source: fetched.source, right, took: start.elapsed() })
+    Ok(Visit { region, object, nearest, source: fetched.source, right, took: start.elapsed() })
 }
 
 /// Each client of a region takes another of the answered proxies, as a crowd would.

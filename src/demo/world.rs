@@ -11,13 +11,13 @@ use std::{
 };
 
 /// How many regions there are.
-pub const REGIONS: usize = 3;
+pub(super) const REGIONS: usize = 3;
 
 /// How many nodes each region has.
-pub const NODES_PER_REGION: usize = 3;
+pub(super) const NODES_PER_REGION: usize = 3;
 
 /// What the regions are called in the report.
-pub const REGION_NAMES: [&str; REGIONS] = ["west", "centre", "far east"];
+pub(super) const REGION_NAMES: [&str; REGIONS] = ["west", "centre", "far east"];
 
 /// RTTs between regions in milliseconds; the diagonal is within a region. West and centre are one level-1 cluster apart, the
 /// far east is beyond level 1 from both.
@@ -25,7 +25,7 @@ const START_RTT_MS: [[u64; REGIONS]; REGIONS] = [[6, 40, 150], [40, 6, 160], [15
 
 /// A node's place: its region and its number within.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place {
+pub(super) struct Place {
     /// 0 to [`REGIONS`] - 1.
     pub region: usize,
     /// 0 to [`NODES_PER_REGION`] - 1.
@@ -34,32 +34,32 @@ pub struct Place {
 
 impl Place {
     /// All nodes of the world.
-    pub fn all() -> impl Iterator<Item = Self> {
+    pub(super) fn all() -> impl Iterator<Item = Self> {
         (0..REGIONS).flat_map(|region| (0..NODES_PER_REGION).map(move |number| Self { region, number }))
     }
 
     /// The address others dial: the relay's.
     #[must_use]
-    pub fn public(self) -> Ipv4Addr {
+    pub(super) fn public(self) -> Ipv4Addr {
         Ipv4Addr::new(127, octet(FIRST_REGION, self.region), octet(1, self.number), 1)
     }
 
     /// The address it listens at and dials from.
     #[must_use]
-    pub fn private(self) -> Ipv4Addr {
+    pub(super) fn private(self) -> Ipv4Addr {
         Ipv4Addr::new(127, octet(FIRST_REGION, self.region), octet(1, self.number), 2)
     }
 }
 
 /// Where the clients of a region and their resolver sit.
 #[must_use]
-pub fn client_address(region: usize) -> Ipv4Addr {
+pub(super) fn client_address(region: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, octet(FIRST_REGION, region), 200, 1)
 }
 
 /// The region an address lies in, if it is one of this world.
 #[must_use]
-pub fn region_of(address: IpAddr) -> Option<usize> {
+pub(super) fn region_of(address: IpAddr) -> Option<usize> {
     let IpAddr::V4(v4) = address.to_canonical() else { return None };
     let [127, region, ..] = v4.octets() else { return None };
     usize::from(region).checked_sub(FIRST_REGION).filter(|region| *region < REGIONS)
@@ -67,7 +67,7 @@ pub fn region_of(address: IpAddr) -> Option<usize> {
 
 /// The distances, which may change while the world runs.
 #[derive(Debug)]
-pub struct Distances {
+pub(super) struct Distances {
     rtt: RwLock<[[Duration; REGIONS]; REGIONS]>,
 }
 
@@ -80,7 +80,7 @@ impl Default for Distances {
 impl Distances {
     /// How long a packet is on its way. Hosts outside this world (the operator's own curl) are next to everybody.
     #[must_use]
-    pub fn one_way(&self, from: IpAddr, to: IpAddr) -> Duration {
+    pub(super) fn one_way(&self, from: IpAddr, to: IpAddr) -> Duration {
         match (region_of(from), region_of(to)) {
             (Some(from), Some(to)) => self.rtt(from, to) / 2,
             _ => Duration::ZERO,
@@ -89,13 +89,13 @@ impl Distances {
 
     /// The RTT between two regions, or within one.
     #[must_use]
-    pub fn rtt(&self, a: usize, b: usize) -> Duration {
+    pub(super) fn rtt(&self, a: usize, b: usize) -> Duration {
         let rtt = self.rtt.read().unwrap_or_else(PoisonError::into_inner);
         rtt.get(a).and_then(|row| row.get(b)).copied().unwrap_or_default()
     }
 
     /// Moves two regions nearer or farther, for packets sent from now on.
-    pub fn set_rtt(&self, a: usize, b: usize, to: Duration) {
+    pub(super) fn set_rtt(&self, a: usize, b: usize, to: Duration) {
         let mut rtt = self.rtt.write().unwrap_or_else(PoisonError::into_inner);
         for (row, column) in [(a, b), (b, a)] {
             if let Some(entry) = rtt.get_mut(row).and_then(|row| row.get_mut(column)) {

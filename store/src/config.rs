@@ -79,7 +79,7 @@ pub enum Eviction {
     /// A small queue sifts out what is asked for once, a large one keeps the rest [S3-FIFO, SOSP 2023].
     #[default]
     S3Fifo,
-    /// The oldest first [Hornet].
+    /// The oldest first \[Hornet\].
     Fifo,
 }
 
@@ -89,35 +89,35 @@ pub enum Eviction {
 pub struct Config {
     /// Where the segment files are; none keeps everything in RAM. One process per directory.
     pub directory: Option<PathBuf>,
-    /// Bytes on disk, fills under way included; at least four segments. Less: more misses. More: a fuller disk. [guess]
+    /// Bytes on disk, fills under way included; at least four segments. Less: more misses. More: a fuller disk. \[guess\]
     pub capacity: ByteSize,
-    /// Bytes of bodies and metadata in the RAM tier. Less: more disk reads. More: less page cache for everyone. [guess]
+    /// Bytes of bodies and metadata in the RAM tier. Less: more disk reads. More: less page cache for everyone. \[guess\]
     pub memory: ByteSize,
     /// Bytes of one segment file, 1 MiB to 2 GiB. Smaller: more files and syncs. Larger: coarser eviction and a longer
-    /// scan of the last one after a crash. [guess]
+    /// scan of the last one after a crash. \[guess\]
     pub segment: ByteSize,
     /// Bytes of one slice of a large body, 64 KiB to a quarter of a segment; rounded down to 64 KiB. Smaller: more
-    /// index entries. Larger: more memory per fill and per reader. [design 4: 2 MiB]
+    /// index entries. Larger: more memory per fill and per reader. \[design 4: 2 MiB\]
     pub slice: ByteSize,
-    /// Bytes of metadata an object may carry. Less: refuses long header blocks. More: longer reads per hit. [guess]
+    /// Bytes of metadata an object may carry. Less: refuses long header blocks. More: longer reads per hit. \[guess\]
     pub metadata_limit: ByteSize,
-    /// Bytes that fills under way may hold in RAM, all together. Less: fills refused in a burst. More: RAM. [guess]
+    /// Bytes that fills under way may hold in RAM, all together. Less: fills refused in a burst. More: RAM. \[guess\]
     pub fill_memory: ByteSize,
     /// Who leaves the RAM tier first.
     pub eviction: Eviction,
     /// Percent of the RAM tier for S3-FIFO's small queue, 1 to 50. Less: one scan sweeps it. More: less room for what
-    /// is asked for again. [S3-FIFO: 10]
+    /// is asked for again. \[S3-FIFO: 10\]
     pub small_queue_percent: u8,
     /// Percent of a reclaimed segment that second-chance reinsertion may keep, 0 to 75. Less: hot objects are lost with
-    /// their segment. More: more bytes written for each byte stored. [guess]
+    /// their segment. More: more bytes written for each byte stored. \[guess\]
     pub reinsertion_percent: u8,
     /// Purges kept one by one, 16 to 1,048,576. Less: the oldest are sooner folded into one that matches every older
-    /// object. More: RAM, 100 bytes or so each. [guess]
+    /// object. More: RAM, 100 bytes or so each. \[guess\]
     pub purge_limit: u32,
-    /// Disk reads at a time, and disk writes at a time; 1 to 256. Less: an idle disk. More: threads. [guess]
+    /// Disk reads at a time, and disk writes at a time; 1 to 256. Less: an idle disk. More: threads. \[guess\]
     pub io_depth: u16,
     /// How long nothing is written after the disk failed, 100 ms to 1 h. Less: time lost on a dead disk. More: RAM alone
-    /// for longer once it is well again. [guess]
+    /// for longer once it is well again. \[guess\]
     #[serde(with = "duration")]
     pub disk_retry: Duration,
 }

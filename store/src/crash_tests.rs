@@ -303,6 +303,17 @@ fn any_flipped_bit_is_a_miss_and_never_another_byte() {
 }
 
 #[test]
+fn a_torn_segment_is_scanned_in_one_pass() {
+    let wide = Shape { segment: 1 << 20, capacity: 8 << 20, ..LARGE };
+    let mut bench = Bench::new(wide);
+    (0..2000).for_each(|n| assert!(bench.run(Op::Put(u8::try_from(n % 250).unwrap(), 100))));
+    let next = bench.disk.after_kill();
+    bench.reopen(next);
+    bench.check(false, &"after the scan");
+    assert!(bench.disk.bytes_read() < 4 << 20, "{} bytes read", bench.disk.bytes_read());
+}
+
+#[test]
 fn the_capacity_is_never_passed_and_a_full_disk_gives_up_the_oldest() {
     let mut bench = Bench::new(SMALL);
     for n in 0..200 {

@@ -39,6 +39,7 @@ struct State {
     plan: Plan,
     calls: u64,
     written: u64,
+    read: u64,
     down: bool,
     chance: u64,
     seconds: u64,
@@ -71,6 +72,11 @@ impl Double {
     pub(crate) fn seen(&self) -> (u64, u64) {
         let state = self.state();
         (state.calls, state.written)
+    }
+
+    /// Bytes read so far.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.state().read
     }
 
     pub(crate) fn set_room(&self, room: Option<u64>) {
@@ -254,6 +260,7 @@ impl DiskFile for OpenFile {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         self.double.step()?;
+        self.double.state().read += buffer.len() as u64;
         let image = self.image.lock().unwrap();
         let offset = usize::try_from(offset).unwrap();
         if offset + buffer.len() > image.length {

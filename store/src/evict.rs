@@ -1,8 +1,9 @@
 //! What leaves the disk when its budget is spent: the oldest segment, whole.
 //!
 //! What was asked for since it was written gets a second chance: it is written again into the open segment, as far as
-//! that has room and a share of the reclaimed segment's size. Slices of fills under way are spared in any case. Purged and expired objects get none. A body that a
-//! freshen names is written again as one record with the fresh metadata, or dropped along with it.
+//! that has room and a share of the reclaimed segment's size. Slices of fills under way are spared in any case. Purged
+//! and expired objects get none. A body that a freshen names is written again as one record with the fresh metadata, or
+//! dropped along with it.
 
 use std::io;
 use std::sync::atomic::Ordering;

@@ -166,19 +166,19 @@ fn scan(segment: &Segment, end: u64) -> io::Result<Footer> {
         let length = WINDOW.min(end - at);
         let window = segment.read(at, usize::try_from(length).map_err(io::Error::other)?)?;
         let mut within = 0;
-        let mut next = None;
         while let Some(bytes) = window.get(within..).filter(|bytes| bytes.len() >= HEADER) {
             if let Ok(header) = Header::decode(bytes, segment.header.salt)
                 && let Some(entry) = check(segment, at + within as u64, end, &header)?
             {
                 footer.purge = footer.purge.max(header.born.0);
-                next = Some(at + within as u64 + u64::from(entry.length));
                 footer.entries.push(entry);
-                break;
+                // Past the window's end if need be: the next one begins there.
+                within += usize::try_from(entry.length).map_err(io::Error::other)?;
+            } else {
+                within += 16;
             }
-            within += 16;
         }
-        at = next.unwrap_or(at + within as u64);
+        at += within as u64;
     }
     Ok(footer)
 }

@@ -7,7 +7,8 @@
 //! entries, 24 bytes  0 8 hash of the key | 8 4 offset in 16 bytes | 12 4 bytes | 16 1 kind | 17 7 zero
 //!                    a record that replaces one place alone is followed by that place: 8 segment, 4 offset, 12 zero
 //! trailer, 48 bytes  at the file's end: 0 8 magic "AtolEnd1" | 8 8 number | 16 8 salt | 24 4 entries, places included
-//!                    28 4 CRC-32 of the entries | 32 8 newest purge any record was born at | 40 4 zero | 44 4 CRC-32 of bytes 0..44
+//!                    28 4 CRC-32 of the entries | 32 8 newest purge any record was born at | 40 4 zero
+//!                    44 4 CRC-32 of bytes 0..44
 //! ```
 //!
 //! The entries end where the trailer begins. Numbers are little-endian. Space is given out under a lock, written

@@ -5,7 +5,7 @@
 //!   src   --> limits: raise_open_files, open_files
 //! ```
 //!
-//! A caller never asks which system it is on: what a system cannot tell is `None`. Read [`file`] first.
+//! A caller never asks which system it is on: what a system cannot tell is `None`. Read [`mod@file`] first.
 
 pub mod file;
 pub mod limits;

@@ -4,7 +4,7 @@
 mod names;
 mod placement;
 
-use std::{fmt::Write as _, str::FromStr as _, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt::Write as _, str::FromStr as _, sync::Arc, time::Duration};
 
 use atoll_overlay::{Key, Level, NodeId, Prefix};
 use expect_test::Expect;
@@ -41,7 +41,7 @@ fn server(number: u8, cluster: u8) -> Server {
 
 fn ring(live: &[u8], servers: &[Server]) -> Ring {
     let live = live.iter().map(|last| proxy(*last)).collect();
-    Ring { cluster: Key::ZERO, live, unseen: Vec::new(), servers: servers.to_vec() }
+    Ring { cluster: Key::ZERO, members: BTreeSet::new(), live, unseen: Vec::new(), servers: servers.to_vec() }
 }
 
 /// This server is number 1 in cluster 1; it shares level 2 with 2 and 3, level 1 with 4, and 5 and 6 are far away. Every server

@@ -198,7 +198,9 @@ impl Node {
         let mut sample = vec![member];
         let others =
             self.peers.iter().filter(|one| one.live() && one.tag(level).is_some_and(|tag| tag.id == cluster.id));
-        sample.extend(others.map(|one| one.contact).filter(|one| *one != member).take(self.config.sample - 1));
+        sample.extend(
+            others.map(|one| one.contact).filter(|one| *one != member).take(self.config.sample.saturating_sub(1)),
+        );
         let wide = sample.len() < self.config.sample && cluster.size > u32::try_from(sample.len()).unwrap_or(u32::MAX);
         let stale: Vec<Contact> = sample.iter().filter(|one| !self.is_fresh(**one, now)).copied().collect();
         if let Some(membership) = self.membership_mut(level) {

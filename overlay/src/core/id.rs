@@ -50,24 +50,24 @@ impl Key {
 
     /// How far apart two points are: XOR.
     #[must_use]
-    pub fn distance(&self, other: &Self) -> Distance {
-        let mut apart = self.0;
-        apart.iter_mut().zip(other.0).for_each(|(byte, theirs)| *byte ^= theirs);
-        Distance(apart)
+    pub const fn distance(&self, other: &Self) -> Distance {
+        let ((high, low), (other_high, other_low)) = (self.halves(), other.halves());
+        Distance { high: high ^ other_high, low: low ^ other_low }
     }
 
     /// How many leading bits two points share: 0 to 160.
     #[must_use]
     pub fn common_bits(&self, other: &Self) -> u8 {
-        let mut bits = 0;
-        for byte in self.distance(other).0 {
-            let zeros = u8::try_from(byte.leading_zeros()).unwrap_or(8);
-            bits += zeros;
-            if zeros < 8 {
-                break;
-            }
-        }
-        bits
+        let Distance { high, low } = self.distance(other);
+        let zeros = if high == 0 { u128::BITS + low.leading_zeros() } else { high.leading_zeros() };
+        u8::try_from(zeros).unwrap_or(u8::MAX)
+    }
+
+    /// The first 128 bits and the last 32, as numbers.
+    const fn halves(&self) -> (u128, u32) {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t] = self.0;
+        let high = u128::from_be_bytes([a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]);
+        (high, u32::from_be_bytes([q, r, s, t]))
     }
 
     /// Coral's splice: the most significant `bits` bits of this key, then the rest of `rest`.
@@ -93,7 +93,10 @@ impl Key {
 
 /// How far two points of the id space are apart, as an unsigned number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Distance([u8; Key::BYTES]);
+pub struct Distance {
+    high: u128,
+    low: u32,
+}
 
 impl NodeId {
     /// The id of a certified peer. In an open network the serial is 0.
@@ -206,7 +209,7 @@ mod tests {
         let (mut at, to) = (point(14), point(4));
         let mut seen = Vec::new();
         while let Some(next) = to.nearer(&at, 1) {
-            seen.push(next.distance(&to).0[0] >> 4);
+            seen.push(next.distance(&to).high >> 124);
             at = next;
         }
         assert_eq!(seen, [2, 0], "bits that are right already cost no hop");
@@ -216,10 +219,10 @@ mod tests {
         #[test]
         fn distance_is_a_metric(a in key(), b in key(), c in key()) {
             prop_assert_eq!(a.distance(&b), b.distance(&a));
-            prop_assert_eq!(a.distance(&b).0 == [0; Key::BYTES], a == b);
+            prop_assert_eq!(a.distance(&b) == Distance { high: 0, low: 0 }, a == b);
             // XOR's triangle: the longest of the three sides is at most the two others joined by OR.
-            let (ab, bc) = (a.distance(&b).0, b.distance(&c).0);
-            let joined = Distance(std::array::from_fn(|at| ab[at] | bc[at]));
+            let (ab, bc) = (a.distance(&b), b.distance(&c));
+            let joined = Distance { high: ab.high | bc.high, low: ab.low | bc.low };
             prop_assert!(a.distance(&c) <= joined);
         }
 

@@ -38,6 +38,9 @@ mod routing;
 mod rtt;
 mod search;
 
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
 
 use crate::{

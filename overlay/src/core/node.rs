@@ -34,6 +34,8 @@ pub struct Node {
     /// Messages of this node to itself, delivered before the handler returns.
     local: VecDeque<Body>,
     timers: BTreeSet<(Instant, Timer)>,
+    /// When each timer of which there is one goes off.
+    armed: BTreeMap<Timer, Instant>,
     pub(super) peers: Peers,
     pub(super) tables: Tables,
     pub(super) memberships: Vec<Membership>,
@@ -113,6 +115,7 @@ impl Node {
             outbox: VecDeque::new(),
             now: Instant::START,
             local: VecDeque::new(),
+            armed: timers.into_iter().map(|timer| (timer, Instant::START)).collect(),
             timers: timers.into_iter().map(|timer| (Instant::START, timer)).collect(),
             peers: Peers::new(config.peers),
             tables: Tables::new(me.id, config.thresholds.len() + 1, config.bucket),
@@ -160,6 +163,7 @@ impl Node {
         self.now = self.now.max(now);
         while let Some((at, timer)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
             self.timers.remove(&(at, timer));
+            self.armed.remove(&timer);
             match timer {
                 Timer::Exchange(id) => self.on_exchange_due(now, id),
                 Timer::Task(id) => self.on_task_due(now, id),
@@ -234,13 +238,15 @@ impl Node {
 
     /// Arms a timer of which there is one, in place of what was armed.
     pub(super) fn arm(&mut self, at: Instant, timer: Timer) {
-        self.timers.retain(|(_, one)| *one != timer);
+        if let Some(before) = self.armed.insert(timer, at) {
+            self.timers.remove(&(before, timer));
+        }
         self.timers.insert((at, timer));
     }
 
     /// The same, unless it is armed for an earlier time.
     pub(super) fn arm_sooner(&mut self, at: Instant, timer: Timer) {
-        if self.timers.iter().all(|(armed, one)| *one != timer || *armed > at) {
+        if self.armed.get(&timer).is_none_or(|armed| *armed > at) {
             self.arm(at, timer);
         }
     }

@@ -185,7 +185,8 @@ impl Node {
 
     /// Keeps links to the nodes it will need: cluster mates, those nearest in the id space, the nearest by RTT.
     pub(super) fn choose_pins(&mut self, now: Instant) {
-        let mut chosen: Vec<Contact> = self.tables.closest(Level::GLOBAL, &self.contact.id.key(), LEAVES);
+        let mut chosen: Vec<Contact> =
+            self.tables.closest(Level::GLOBAL, &self.contact.id.key(), LEAVES.min(self.config.pins / 2));
         for table in self.tables.iter().rev() {
             let mut near: Vec<(u64, Contact)> = table.iter().map(|one| (self.peers.cost(one.peer), one)).collect();
             near.sort_unstable();

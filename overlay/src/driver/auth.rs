@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::{AsyncWrite as _, future::BoxFuture};
 use libp2p::Stream;
 use tokio::time::Sleep;
 
@@ -97,6 +97,8 @@ impl Auth {
         self.stage = match (stream.take(), reply) {
             (Some(mut stream), Some(reply)) => Stage::Reply(Box::pin(async move {
                 FrameWriter::send(&mut stream, &reply).await?;
+                // Ended, not just dropped: a reset could overtake the reply.
+                std::future::poll_fn(|cx| Pin::new(&mut stream).poll_close(cx)).await?;
                 Ok(())
             })),
             (Some(_), None) | (None, _) => Stage::Welcomed,

@@ -86,7 +86,6 @@ pub(super) struct Links {
     advertised: Vec<Multiaddr>,
     terms: Terms,
     link_queue: usize,
-    dial_queue: usize,
     door: Door,
     counters: Counters,
     /// What dials under way are for.
@@ -125,11 +124,9 @@ impl Behaviour {
                 terms: Terms {
                     certificate: config.certificate_timeout,
                     idle: config.idle_timeout,
-                    // Half of what yamux allows, less the substreams that carry no bytes.
-                    streams: config.streams / 2 - OWN_SUBSTREAMS,
+                    streams: config.streams_each_way(),
                 },
                 link_queue: config.link_queue,
-                dial_queue: config.dial_queue,
                 door: Door::new(config.knocks, config.knocks_per_prefix),
                 counters,
                 dials: BTreeMap::new(),
@@ -171,7 +168,7 @@ impl Links {
 
     fn handler(&mut self, connection: ConnectionId, dialled: Option<Purpose>) -> LinkHandler {
         let (frames, frames_end) = mpsc::channel(self.link_queue);
-        let (opens, opens_end) = mpsc::channel(self.dial_queue);
+        let (opens, opens_end) = mpsc::channel(self.terms.streams);
         self.waiting.insert(connection, Waiting { frames, opens, dialled });
         let queues = Queues { frames: frames_end, opens: opens_end };
         LinkHandler::new(self.names.clone(), dialled.map(|purpose| self.greeting(purpose)), queues, self.terms)
@@ -290,6 +287,3 @@ impl From<std::convert::Infallible> for Event {
         match never {}
     }
 }
-
-/// Substreams one side may have besides byte streams: certificates, messages, pings, and some that are ending.
-const OWN_SUBSTREAMS: usize = 8;

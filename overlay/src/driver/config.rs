@@ -64,14 +64,14 @@ pub struct Config {
     /// Messages that wait for one link; past it they are dropped and reported as undeliverable. 8 to 4,096: fewer drop bursts,
     /// more delay behind a slow peer. `[guess]`
     pub link_queue: usize,
-    /// Messages, and byte streams, that wait for one peer being dialled; past it they are refused. 1 to 1,024. `[guess]`
+    /// Messages that wait for one peer being dialled; past it they are dropped and reported as undeliverable. 1 to 1,024. `[guess]`
     pub dial_queue: usize,
     /// Dials under way; past it a message to an unlinked peer is undeliverable. 8 to 1,024: fewer slow a join, more let hearsay
     /// cost sockets. `[facts B, Limits]`
     pub dials: u32,
     /// Byte streams accepted by the network and not yet by the node; past it they are reset. 16 to 65,536. `[guess]`
     pub accept_queue: usize,
-    /// Streams at a time per connection, both ways together; each side opens half of them at most, and refuses to open more. 32 to
+    /// Streams at a time per connection, both ways together; each side opens half of them at most, less 8, and refuses more. 32 to
     /// 8,192: fewer refuse busy peers, more let one peer hold memory. `[facts C: 512]`
     pub streams: usize,
     /// Established connections, both ways together. 16 to 65,536, about 25 KiB each: fewer refuse members. `[facts C]`
@@ -135,6 +135,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Byte streams that this side opens at a time over one connection: half of what yamux allows, less the substreams that carry no
+    /// bytes. As many may wait for a connection.
+    pub(super) const fn streams_each_way(&self) -> usize {
+        (self.streams / 2).saturating_sub(OWN_SUBSTREAMS)
+    }
+
     /// Refuses what no driver can run with, naming the field.
     pub fn check(&self) -> Result<(), ConfigError> {
         let refuse = |field, reason| Err(ConfigError { field, reason });
@@ -192,6 +198,9 @@ pub struct ConfigError {
     /// Why not.
     pub reason: &'static str,
 }
+
+/// Substreams one side may have besides byte streams: certificates, messages, pings, and some that are ending.
+const OWN_SUBSTREAMS: usize = 8;
 
 /// Durations as text with a unit: `300ms`, `20s`, `5m`.
 pub(crate) mod span {

@@ -363,7 +363,7 @@ impl Driver {
             let _ = open.send(Err("it is not known any more".to_owned()));
             return;
         };
-        match self.roads.open(peer, open, self.config.dial_queue) {
+        match self.roads.open(peer, open, self.config.streams_each_way()) {
             Handed::Over | Handed::Waits => self.counters.streams_opened.add(),
             Handed::Dial => {}
             // The caller sees the wish dropped.

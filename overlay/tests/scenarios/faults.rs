@@ -89,6 +89,5 @@ fn a_quiet_network_costs_about_a_message_a_second_and_node() {
     sim.run_for(secs(300));
     let after: u64 = (0..30).map(|node| sim.counters(node).sent).sum();
     let per_second = (after - before) / (30 * 3);
-    println!("{} messages per node in 300 s", (after - before) / 30);
     assert!(per_second <= 130, "{per_second} messages per node in 100 s");
 }

@@ -26,7 +26,6 @@ fn the_closest_node_to_a_hot_key_receives_at_most_beta_log_n_store_intents_a_min
         let after = sim.counters(closest);
         by_minute.push((after.store_intents - before.store_intents, after.stores - before.stores));
     }
-    println!("{by_minute:?}");
     // Store RPCs, as the paper's bound counts them: beta for each digit in which a neighbour's id may differ. The closest node's
     // non-empty buckets are those digits here; log2 n is their expected number.
     let log2 = usize::try_from(NODES.ilog2()).unwrap() + 1;

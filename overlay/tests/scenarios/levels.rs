@@ -1,6 +1,6 @@
 //! Hierarchical get and put over levels 2, 1 and 0 (NSDI'04 4.3).
 
-use atoll_overlay::{Found, Key, Level, Levels};
+use atoll_overlay::{Found, Key, Level, Levels, NodeInfo, NodesQuery, Prefix, Roles, core::Input};
 
 use super::support::{get, id, ms, put, secs, three_regions};
 
@@ -61,4 +61,35 @@ fn a_node_does_not_find_its_own_pointer() {
     let key = Key::of(b"mine");
     put(&mut sim, 0, key, secs(60), Levels::All).unwrap();
     assert_eq!(get(&mut sim, 0, key, Levels::All).0, Ok(Found::Nothing));
+}
+
+#[test]
+fn a_measured_prefix_tells_who_is_near_it() {
+    let mut sim = three_regions(15, 9);
+    sim.run_for(secs(20));
+    let target = "198.51.100.7".parse().unwrap();
+    let prefix = Prefix::of(target);
+    for (node, rtt) in [(1, 5), (4, 9), (0, 80)] {
+        sim.input(node, Input::Observe { prefix, rtt: ms(rtt) });
+        sim.run_for(secs(2));
+    }
+    let query = NodesQuery { level: Level::GLOBAL, count: 3, target: Some(target), services: Roles::PROXY };
+    let near: Vec<_> = sim.node(0).unwrap().nodes(&query).into_iter().map(|info| info.id).collect();
+    assert_eq!(near, [id(&sim, 1), id(&sim, 4), id(&sim, 0)], "by what each measured, not by distance from here");
+    // Anybody may ask the index itself.
+    let (found, _) = get(&mut sim, 8, prefix.key(), Levels::All);
+    assert!(matches!(found, Ok(Found::Values { .. })), "{found:?}");
+}
+
+#[test]
+fn what_a_node_says_of_itself_reaches_its_neighbours_when_it_changes() {
+    let mut sim = three_regions(16, 9);
+    sim.run_for(secs(20));
+    let me = sim.node(3).unwrap().me();
+    sim.input(3, Input::Describe(NodeInfo { load: 90, draining: true, ..me }));
+    sim.run_for(secs(3));
+    let query = NodesQuery { level: Level(2), count: 9, target: None, services: Roles::NONE };
+    let seen = sim.node(0).unwrap().nodes(&query);
+    let changed = seen.iter().find(|info| info.id == id(&sim, 3)).unwrap();
+    assert_eq!((changed.load, changed.draining, changed.rtt), (90, true, Some(ms(8))));
 }

@@ -223,4 +223,5 @@ const OVERHEAD: usize = 128;
 const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
+#[path = "values_tests.rs"]
 mod tests;

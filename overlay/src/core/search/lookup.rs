@@ -227,4 +227,5 @@ const CANDIDATE_LIMIT: usize = 64;
 const ASKED_LIMIT: usize = 64;
 
 #[cfg(test)]
+#[path = "lookup_tests.rs"]
 mod tests;

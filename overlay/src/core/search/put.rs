@@ -205,4 +205,5 @@ impl PutTask {
 }
 
 #[cfg(test)]
+#[path = "put_tests.rs"]
 mod tests;

@@ -48,13 +48,15 @@ pub(in crate::core) struct Pending {
 #[derive(Debug)]
 pub(in crate::core) struct Exchanges {
     pending: BTreeMap<u64, Pending>,
+    /// The numbers of those asked of each node.
+    by_peer: BTreeMap<Peer, Vec<u64>>,
     next: u64,
     limit: usize,
 }
 
 impl Exchanges {
     pub(in crate::core) const fn new(limit: usize) -> Self {
-        Self { pending: BTreeMap::new(), next: 1, limit }
+        Self { pending: BTreeMap::new(), by_peer: BTreeMap::new(), next: 1, limit }
     }
 
     /// A number for a new question; none if too many are under way.
@@ -64,6 +66,7 @@ impl Exchanges {
         }
         let id = self.next;
         self.next += 1;
+        self.by_peer.entry(pending.to.peer).or_default().push(id);
         self.pending.insert(id, pending);
         Some(id)
     }
@@ -71,12 +74,19 @@ impl Exchanges {
     /// Ends the question with this number, if it was asked of this node.
     pub(in crate::core) fn close(&mut self, id: u64, from: Peer) -> Option<Pending> {
         self.pending.get(&id).filter(|pending| pending.to.peer == from)?;
-        self.pending.remove(&id)
+        self.drop(id)
     }
 
     /// Ends the question with this number.
     pub(in crate::core) fn drop(&mut self, id: u64) -> Option<Pending> {
-        self.pending.remove(&id)
+        let pending = self.pending.remove(&id)?;
+        if let Some(ids) = self.by_peer.get_mut(&pending.to.peer) {
+            ids.retain(|one| *one != id);
+            if ids.is_empty() {
+                self.by_peer.remove(&pending.to.peer);
+            }
+        }
+        Some(pending)
     }
 
     pub(in crate::core) fn get_mut(&mut self, id: u64) -> Option<&mut Pending> {
@@ -85,12 +95,14 @@ impl Exchanges {
 
     /// Ends all questions to a node.
     pub(in crate::core) fn drop_to(&mut self, peer: Peer) -> Vec<(u64, Pending)> {
-        self.pending.extract_if(.., |_, pending| pending.to.peer == peer).collect()
+        let ids = self.by_peer.remove(&peer).unwrap_or_default();
+        ids.into_iter().filter_map(|id| self.pending.remove(&id).map(|pending| (id, pending))).collect()
     }
 
     /// Whether a question for this purpose is under way to this node.
     pub(in crate::core) fn is_asked(&self, peer: Peer, purpose: Purpose) -> bool {
-        self.pending.values().any(|pending| pending.to.peer == peer && pending.purpose == purpose)
+        let ids = self.by_peer.get(&peer).map_or(&[][..], Vec::as_slice);
+        ids.iter().filter_map(|id| self.pending.get(id)).any(|pending| pending.purpose == purpose)
     }
 
     pub(in crate::core) fn len(&self) -> usize {

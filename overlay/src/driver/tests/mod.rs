@@ -117,9 +117,8 @@ async fn streams_after_the_first_take_a_connection_of_their_own() {
     let other = node(config(&[at(&seed)])).await;
     let mut streams = vec![open(&other, &seed).await];
     until("a second dial", || other.counts().dials >= 2).await;
-    for _ in 0..8 {
-        streams.push(open(&other, &seed).await);
-    }
+    let burst = (0..100).map(|_| open(&other, &seed));
+    streams.extend(futures::future::join_all(burst).await);
     for stream in &mut streams {
         stream.write_all(b"x").await.unwrap();
         stream.flush().await.unwrap();

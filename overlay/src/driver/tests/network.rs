@@ -13,7 +13,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{Config, Identity, Overlay, at, config, info, node, soon, start, until};
+use super::{Config, DEADLINE, Identity, Overlay, at, config, info, node, soon, start, until};
 use crate::{Acquire, Acquired, Found, Index as _, Key, Level, Levels, NodesQuery, Put, Roles, Streams as _};
 
 /// Nodes that one knows at level 0, itself not counted.
@@ -219,7 +219,7 @@ async fn regions(count: u8, each: u8) -> Vec<Overlay> {
     // Thresholds and delays are far apart, since a busy machine adds tens of milliseconds to what it measures.
     let index = crate::Config {
         thresholds: vec![Duration::from_millis(200), Duration::from_millis(100)],
-        probe_fast: Duration::from_millis(50),
+        probe_fast: Duration::from_millis(100),
         check_every: Duration::from_secs(1),
         dwell: Duration::from_millis(500),
         dwell_max: Duration::from_secs(2),
@@ -236,6 +236,7 @@ async fn regions(count: u8, each: u8) -> Vec<Overlay> {
             listen: vec![format!("/ip4/{}/tcp/{}", own.ip(), own.port())],
             advertise: vec![format!("/ip4/{}/tcp/{}", advertised.ip(), advertised.port())],
             bind_source: Some(own.ip()),
+            certificate_timeout: Duration::from_secs(5),
             ..config(&seed)
         };
         nodes.push(start(settings, index.clone(), &Identity::generate(), info(), None).await.unwrap());
@@ -275,15 +276,26 @@ async fn clusters_follow_delays_that_only_the_wire_knows() {
             && !same(2, &nodes[3], &nodes[6])
             && !same(1, &nodes[0], &nodes[6])
     };
-    until("a cluster for each region", settled).await;
     let key = Key::of(b"far object");
-    soon("a put", nodes[0].put(put(key, b"here"))).await.unwrap();
-    for (node, level) in [(&nodes[1], 2), (&nodes[8], 0)] {
-        match soon("a get", node.get(key, Levels::All)).await.unwrap() {
-            Found::Values { values, .. } => {
-                assert_eq!((values[0].holder, values[0].level), (nodes[0].id(), Level(level)));
-            }
-            Found::Nothing => panic!("nothing at level {level}"),
+    let level = async |node: &Overlay| match node.get(key, Levels::All).await {
+        Ok(Found::Values { values, .. }) => {
+            values.iter().find(|value| value.holder == nodes[0].id()).map(|one| one.level)
         }
-    }
+        Ok(Found::Nothing) | Err(_) => None,
+    };
+    // On a busy machine clusters form, break and form again: what is asked for is one moment at which all of it holds.
+    let formed = async {
+        let mut pace = tokio::time::interval(Duration::from_millis(100));
+        loop {
+            pace.tick().await;
+            if settled()
+                && nodes[0].put(put(key, b"here")).await.is_ok()
+                && level(&nodes[1]).await == Some(Level(2))
+                && level(&nodes[8]).await == Some(Level::GLOBAL)
+            {
+                break;
+            }
+        }
+    };
+    assert!(tokio::time::timeout(DEADLINE * 2, formed).await.is_ok(), "never: a cluster for each region");
 }

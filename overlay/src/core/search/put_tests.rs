@@ -39,25 +39,22 @@ fn put(path: &[Is], copies: usize, levels: &[Level]) -> (Vec<u32>, Vec<u32>, Res
                 let is = path[usize::try_from(number).unwrap()];
                 let next = u32::try_from(path.len()).unwrap() - 1;
                 let nodes = (0..=next).filter(|other| *other == number + 1).map(node).collect();
-                match request {
-                    Request::Step { .. } => {
-                        asked.push(number);
-                        let full = matches!(is, Is::Full | Is::FullAndLoaded);
-                        let loaded = matches!(is, Is::Loaded | Is::FullAndLoaded);
-                        let count = if full { 4 } else { 3 };
-                        let room = Room { loaded, count, soonest: TTL / 2 };
-                        if is == Is::Dead {
-                            task.on_failure(to);
-                        } else {
-                            task.on_reply(to, Reply::Step { seen: Seen::Room(room), nodes });
-                        }
+                if let Request::Step { .. } = request {
+                    asked.push(number);
+                    let full = matches!(is, Is::Full | Is::FullAndLoaded);
+                    let loaded = matches!(is, Is::Loaded | Is::FullAndLoaded);
+                    let count = if full { 4 } else { 3 };
+                    let room = Room { loaded, count, soonest: TTL / 2 };
+                    if is == Is::Dead {
+                        task.on_failure(to);
+                    } else {
+                        task.on_reply(to, Reply::Step { seen: Seen::Room(room), nodes });
                     }
-                    Request::Store { .. } => {
-                        stored.push(number);
-                        let full = matches!(is, Is::Full | Is::Deceptive);
-                        task.on_reply(to, Reply::Stored(if full { Verdict::Full } else { Verdict::Accepted }));
-                    }
-                    other => panic!("a put does not ask {other:?}"),
+                } else {
+                    assert!(matches!(request, Request::Store { .. }), "a put does not ask {request:?}");
+                    stored.push(number);
+                    let full = matches!(is, Is::Full | Is::Deceptive);
+                    task.on_reply(to, Reply::Stored(if full { Verdict::Full } else { Verdict::Accepted }));
                 }
             }
             Step::Wait => panic!("all have answered"),
