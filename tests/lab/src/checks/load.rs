@@ -146,7 +146,11 @@ fn resolve(lab: &Lab, crowd: &Crowd<'_>, client: &Host) -> Result<Vec<IpAddr>, S
     let answer = ask(server, &format!("{}.", crowd.name), RecordType::A, Recursion::Wanted, DNS_PATIENCE);
     let answer = answer.map_err(|error| format!("{resolver}: {error}"))?;
     let addresses: Vec<IpAddr> = answer.addresses.iter().map(|(address, _)| *address).collect();
-    if addresses.is_empty() { Err(format!("{resolver}: {} without an address", answer.code)) } else { Ok(addresses) }
+    if addresses.is_empty() {
+        let said: Vec<String> = answer.message.all_sections().map(ToString::to_string).collect();
+        return Err(format!("{resolver}: {} without an address: {}", answer.code, said.join("; ")));
+    }
+    Ok(addresses)
 }
 
 /// Requests one client has under way at most.
