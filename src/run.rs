@@ -19,6 +19,7 @@ use crate::{
 /// Runs a node until SIGTERM or SIGINT. The first one lets it leave well (warm close), a second one stops it now (cold close).
 /// SIGUSR1 reopens the log.
 pub async fn node(config: Config, log: Log) -> ExitCode {
+    raise_open_files();
     let node = match Node::start(config).await {
         Ok(node) => node,
         Err(error) => {
@@ -56,6 +57,7 @@ pub async fn node(config: Config, log: Log) -> ExitCode {
 /// Runs the demo: the tour, then, unless told to exit, the world stays up until Ctrl-C. The exit code says whether every claim
 /// held.
 pub async fn demo(args: &DemoArgs) -> ExitCode {
+    raise_open_files();
     let quiet = args.json;
     let narrate = |text: &str| {
         if !quiet {
@@ -102,6 +104,14 @@ async fn show(args: &DemoArgs, state: &std::path::Path, narrate: &dyn Fn(&str)) 
     // Whatever does not stop in time ends with the process.
     let _ = timeout(Duration::from_secs(5), demo.stop()).await;
     Ok(report)
+}
+
+/// Every connection is a file: the limit that the system would grant anyway is asked for.
+fn raise_open_files() {
+    match atoll_sys::limits::raise_open_files() {
+        Ok(limit) => tracing::debug!(?limit, "open files"),
+        Err(error) => tracing::warn!(%error, "the limit of open files stays as it is"),
+    }
 }
 
 /// The folder given, or a new one of our own among the system's temporary files.

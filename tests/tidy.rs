@@ -21,7 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 /// Libraries that have one home each: a word of code, and the path prefixes in which it may stand.
 const HOMES: &[(&str, &[&str])] = &[
     ("libp2p", &["overlay/src/driver/"]),
-    ("hickory_server", &["dnssrv/"]),
+    ("hickory_server", &[]),
     ("hickory_resolver", &["proxy/src/resolve"]),
     ("hyper", &["proxy/", "src/accept.rs", "src/admin/", "src/manager/", "src/cache", "src/demo/"]),
     ("clap", &["src/cli", "xtask/", "tests/lab/"]),

@@ -58,6 +58,11 @@ async fn answer<B>(cache: &Arc<Cache>, request: Request<B>) -> (Response<Body>, 
     let asked = match receive(cache, &request) {
         Ok(Received::Asked(asked)) => asked,
         Ok(Received::Robots) => return (text(StatusCode::OK, "User-agent: *\nDisallow: /\n"), None),
+        Ok(Received::Linked(location)) => {
+            let mut response = text(StatusCode::FOUND, "");
+            response.headers_mut().insert(header::LOCATION, location);
+            return (response, Some(Told::default()));
+        }
         Err((failure, why)) => {
             cache.counters.refused();
             return (refuse(failure, &why, None), Some(Told::default()));
@@ -78,6 +83,8 @@ struct Asked {
 enum Received {
     Asked(Box<Asked>),
     Robots,
+    /// A link relative to the root of a page in the manager form: what it means stands here.
+    Linked(HeaderValue),
 }
 
 /// Whose the request is and what it wants.
@@ -126,12 +133,21 @@ fn receive<B>(cache: &Cache, request: &Request<B>) -> Result<Received, (Failure,
         }
         let upstream = permitted(cache, &url)?;
         (url, upstream, Links::Manager)
+    } else if let Some(location) = linked(request.headers(), &authority, path) {
+        return Ok(Received::Linked(location));
     } else {
         return Err((Failure::NotOurs, format!("{} is not served here", authority.host())));
     };
     let fields = forwarded(cache, request.headers(), &url);
     let client = Client { head: request.method() == Method::HEAD, fields: request.headers().clone(), links };
     Ok(Received::Asked(Box::new(Asked { client, url, upstream, fields })))
+}
+
+/// Where a path leads that is asked of a node's own address by a page in the manager form.
+fn linked(headers: &HeaderMap, here: &Authority, path: &str) -> Option<HeaderValue> {
+    let referer = headers.get(header::REFERER)?.to_str().ok()?;
+    let page = OriginUrl::page_linking(referer, here)?;
+    HeaderValue::from_str(&format!("{page}{path}")).ok()
 }
 
 /// The scheme of a Coralized name: https by its port label or by what its host redirected to before, else http.

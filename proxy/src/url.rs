@@ -230,6 +230,18 @@ impl OriginUrl {
         format!("/~/{}/{}{}", self.scheme.name(), self.authority(), self.path)
     }
 
+    /// The page in the manager form that a link was followed from, as `/~/SCHEME/HOST`: links relative to the root mean a path
+    /// below it. None if `referer` is no such page of this authority.
+    #[must_use]
+    pub fn page_linking(referer: &str, here: &Authority) -> Option<String> {
+        let referer: http::Uri = referer.parse().ok()?;
+        if Authority::parse(referer.authority()?.as_str()).ok()? != *here {
+            return None;
+        }
+        let url = Self::from_manager_path(referer.path())?.ok()?;
+        Some(format!("/~/{}/{}", url.scheme().name(), url.authority()))
+    }
+
     /// Reads what follows a node's address in the manager form, `/~/SCHEME/HOST[:PORT]/PATH?QUERY`.
     pub fn from_manager_path(path: &str) -> Option<Result<Self, UrlError>> {
         let rest = path.strip_prefix("/~/")?;

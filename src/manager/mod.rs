@@ -159,7 +159,8 @@ fn destination(zone: Option<&Zone>, head: &request::Parts) -> Destination {
         });
         return url.map_or_else(refused, Destination::Origin);
     }
-    match page(&head.headers, &here) {
+    let referer = head.headers.get(header::REFERER).and_then(|referer| referer.to_str().ok());
+    match referer.and_then(|referer| OriginUrl::page_linking(referer, &here)) {
         Some(page) => Destination::Here(format!("{page}{target}")),
         None => Destination::Refused(
             StatusCode::NOT_FOUND,
@@ -176,16 +177,6 @@ fn authority(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else { return None };
     Authority::parse(host.to_str().ok()?).ok()
-}
-
-/// The beginning `/~/SCHEME/HOST` of the page that links here, if it is one of this manager's.
-fn page(headers: &HeaderMap, here: &Authority) -> Option<String> {
-    let referer: Uri = headers.get(header::REFERER)?.to_str().ok()?.parse().ok()?;
-    if Authority::parse(referer.authority()?.as_str()).ok()? != *here {
-        return None;
-    }
-    let url = OriginUrl::from_manager_path(referer.path())?.ok()?;
-    Some(format!("/~/{}/{}", url.scheme().name(), url.authority()))
 }
 
 /// Where a client reaches a node: in the client's own address family if the node has one, at its first port, which is the

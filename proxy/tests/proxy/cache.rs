@@ -493,6 +493,12 @@ async fn own_sites_and_manager_paths_are_served_and_other_hosts_are_not() {
     assert!(origin.heads()[1].starts_with("GET /y?z "));
     until(|| proxy.stats().flights == 0).await;
     assert!(get(&proxy, &origin.host(), "/y?z").await.cache_status().contains("hit"), "one object under both names");
+    let page = format!("Referer: http://{address}/~/http/site.test:{port}/y?z\r\n");
+    let linked = get_with(&proxy, "GET", &address, "/style.css?v=1", &page).await;
+    let location = format!("/~/http/site.test:{port}/style.css?v=1");
+    assert_eq!((linked.status, linked.field("location")), (302, Some(location)), "a link relative to the root");
+    let foreign = "Referer: http://elsewhere.test/~/http/site.test/\r\n";
+    assert_eq!(get_with(&proxy, "GET", &address, "/style.css", foreign).await.status, 421);
     // O10
     for host in ["victim.test", "nyud.example", "other.example"] {
         assert_eq!(get(&proxy, host, "/").await.status, 421, "{host}");
