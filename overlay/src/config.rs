@@ -24,7 +24,7 @@ pub struct Config {
     /// Store-intents per minute and key that a node lets go on nearer the key (Coral's beta); 1 to 1,000. More: fresher values
     /// near hot keys, and more load there. [Coral 4.2]
     pub leak_per_minute: usize,
-    /// Nodes that store each put in mode `best`; 1 to 8. More: survives more deaths, costs as many more stores. [guess]
+    /// Nodes that store each put in mode `best`; 1 to 8. More: survives more deaths, costs as many more stores. `[guess]`
     pub copies: usize,
     /// Nodes per k-bucket; 4 to 64. More: fewer hops, more neighbours to probe. [overlay model: 8 to 16]
     pub bucket: usize,
@@ -37,21 +37,21 @@ pub struct Config {
     /// The longest time-out of an exchange. Longer: dead nodes cost more. [overlay model: 1 s]
     #[serde(with = "span")]
     pub rto_max: Duration,
-    /// Time-out to a node without a measured RTT, or without a link, which costs 3.6 round trips more. [measured]
+    /// Time-out to a node without a measured RTT, or without a link, which costs 3.6 round trips more. `[measured]`
     #[serde(with = "span")]
     pub rto_unknown: Duration,
     /// Time-out of a probe at least; it doubles per miss. Shorter: a node that moved far away is thought dead before it is measured
-    /// anew. [guess]
+    /// anew. `[guess]`
     #[serde(with = "span")]
     pub rto_probe: Duration,
     /// An unanswered question counts against a node after this long at least, however near it is. Shorter: a pause of its process
-    /// looks like death. [guess]
+    /// looks like death. `[guess]`
     #[serde(with = "span")]
     pub lost_min: Duration,
-    /// A `get` that has not ended by then is answered with a time-out. [guess]
+    /// A `get` that has not ended by then is answered with a time-out. `[guess]`
     #[serde(with = "span")]
     pub get_deadline: Duration,
-    /// A `put`, `withdraw` or `pass` that has not ended by then is answered with what it reached. [guess]
+    /// A `put`, `withdraw` or `pass` that has not ended by then is answered with what it reached. `[guess]`
     #[serde(with = "span")]
     pub put_deadline: Duration,
     /// An `acquire` or `beat` that has not ended by then is answered with a time-out. Longer: a partitioned node waits longer
@@ -63,45 +63,45 @@ pub struct Config {
     #[serde(with = "span")]
     pub reference_ttl: Duration,
     /// Without a beat for this long, a lease lapses. Three beats and some slack. Shorter: a slow link loses its lease; longer: a
-    /// dead holder is waited for. [guess]
+    /// dead holder is waited for. `[guess]`
     #[serde(with = "span")]
     pub beat_limit: Duration,
-    /// How often a root renews the copies of a lease at its next-closest nodes while it is beaten. [guess]
+    /// How often a root renews the copies of a lease at its next-closest nodes while it is beaten. `[guess]`
     #[serde(with = "span")]
     pub copy_every: Duration,
     /// Next-closest nodes that must hold a lease before it is granted; 0 to 4. [design: 2]
     pub lease_copies: usize,
-    /// Leases and markers a node keeps, its own and copies. Past it: refused. [guess]
+    /// Leases and markers a node keeps, its own and copies. Past it: refused. `[guess]`
     pub leases: usize,
-    /// Askers that may wait at a root for one grant. Past it: refused. [guess]
+    /// Askers that may wait at a root for one grant. Past it: refused. `[guess]`
     pub waiters: usize,
 
-    /// Keys a node stores values under. Past it: refused. [guess]
+    /// Keys a node stores values under. Past it: refused. `[guess]`
     pub keys: usize,
-    /// Bytes of values a node stores. Past it: refused. [guess]
+    /// Bytes of values a node stores. Past it: refused. `[guess]`
     pub value_bytes: usize,
-    /// Pointers of one putter a node stores. Past it: refused; bounds what one node can fill. [guess]
+    /// Pointers of one putter a node stores. Past it: refused; bounds what one node can fill. `[guess]`
     pub values_per_peer: usize,
 
-    /// Nodes kept in memory, in a table or not. Past it the longest unheard goes. [guess]
+    /// Nodes kept in memory, in a table or not. Past it the longest unheard goes. `[guess]`
     pub peers: usize,
     /// Links kept open to neighbours. More: fewer dials, more memory (25 KiB each). [overlay model: 250 to 350]
     pub pins: usize,
-    /// Exchanges under way at once; past it the new one fails at once. [guess]
+    /// Exchanges under way at once; past it the new one fails at once. `[guess]`
     pub exchanges: usize,
-    /// Operations under way at once; past it the new one is answered with a refusal. [guess]
+    /// Operations under way at once; past it the new one is answered with a refusal. `[guess]`
     pub operations: usize,
 
-    /// Pause between probes of neighbours while clusters form or distances change. Shorter: settles sooner, more messages. [guess]
+    /// Pause between probes of neighbours while clusters form or distances change. Shorter: settles sooner, more messages. `[guess]`
     #[serde(with = "span")]
     pub probe_fast: Duration,
     /// Pause between probes of neighbours when all is quiet. Bounds idle traffic. [overlay model: 1 message/s]
     #[serde(with = "span")]
     pub probe_idle: Duration,
-    /// Age past which an RTT minimum no longer counts, if there is a newer sample. Shorter: moves sooner, on jitter too. [guess]
+    /// Age past which an RTT minimum no longer counts, if there is a newer sample. Shorter: moves sooner, on jitter too. `[guess]`
     #[serde(with = "span")]
     pub rtt_window: Duration,
-    /// How long after a change probing stays fast. [guess]
+    /// How long after a change probing stays fast. `[guess]`
     #[serde(with = "span")]
     pub unrest: Duration,
     /// How often membership is reconsidered when nothing happens. [Coral 4.4: 5 min]
@@ -111,11 +111,11 @@ pub struct Config {
     pub join_percent: u32,
     /// Share of the own cluster's members over the threshold past which a node leaves, in percent. [Coral 4.4: 50]
     pub leave_percent: u32,
-    /// How far over the threshold counts as over when leaving, in percent; hysteresis. [guess]
+    /// How far over the threshold counts as over when leaving, in percent; hysteresis. `[guess]`
     pub leave_margin_percent: u32,
-    /// Members sampled before joining. [guess]
+    /// Members sampled before joining. `[guess]`
     pub sample: usize,
-    /// How much larger, in percent, a cluster must be to be larger at all; below that the lower id wins. [guess]
+    /// How much larger, in percent, a cluster must be to be larger at all; below that the lower id wins. `[guess]`
     pub larger_percent: u32,
     /// Time in a cluster before moving to a better one, at first; doubles per move. [design: 15 s]
     #[serde(with = "span")]
@@ -127,18 +127,18 @@ pub struct Config {
     #[serde(with = "span")]
     pub refresh_every: Duration,
 
-    /// How long a prefix hint stays in the index. [guess]
+    /// How long a prefix hint stays in the index. `[guess]`
     #[serde(with = "span")]
     pub hint_ttl: Duration,
-    /// Prefixes whose hints a node remembers. [guess]
+    /// Prefixes whose hints a node remembers. `[guess]`
     pub hints: usize,
-    /// Hints a node puts per second at most. [guess]
+    /// Hints a node puts per second at most. `[guess]`
     pub hints_per_second: u32,
-    /// Spread records a node remembers, for those who return; the oldest goes. [guess]
+    /// Spread records a node remembers, for those who return; the oldest goes. `[guess]`
     pub spread_log: usize,
-    /// Nodes a spread record is passed on to. More: faster, more duplicates. [guess]
+    /// Nodes a spread record is passed on to. More: faster, more duplicates. `[guess]`
     pub spread_fanout: usize,
-    /// Spread records passed on per second at most; the rest is pulled. [guess]
+    /// Spread records passed on per second at most; the rest is pulled. `[guess]`
     pub spread_per_second: u32,
 }
 

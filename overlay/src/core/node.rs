@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    Command, Contact, Input, Op, Outcome, Output, Peer,
+    Contact, Input, Op, Outcome, Output, Peer,
     cluster::Membership,
     message::{Body, Header, Hello, Message, Reply, Request},
     peers::{Known, Peers},
@@ -148,7 +148,7 @@ impl Node {
             Input::Unreachable(peer) => self.on_unreachable(now, peer),
             Input::Received { from, message } => self.on_message(now, from, message),
             Input::Seeds(contacts) => self.on_seeds(now, contacts),
-            Input::Command { op, command } => self.on_command(now, op, command),
+            Input::Command { op, command } => self.command(now, op, command),
             Input::Cancel(op) => self.cancel(op),
             Input::Describe(info) => self.on_describe(now, info),
             Input::Observe { prefix, rtt } => self.on_observe(now, prefix, rtt),
@@ -166,7 +166,7 @@ impl Node {
             self.armed.remove(&timer);
             match timer {
                 Timer::Exchange(id) => self.on_exchange_due(now, id),
-                Timer::Task(id) => self.on_task_due(now, id),
+                Timer::Task(id) => self.on_task_due(id),
                 Timer::Probe => self.probe(now),
                 Timer::Check => self.check_clusters(now),
                 Timer::Refresh => self.refresh(now),
@@ -291,6 +291,15 @@ impl Node {
         }
     }
 
+    /// Asks on behalf of an operation.
+    fn ask_for_task(&mut self, now: Instant, to: Contact, request: Request, id: u64) {
+        if !self.ask(now, to, request, super::search::Purpose::Task(id))
+            && let Some(running) = self.tasks.get_mut(&id)
+        {
+            running.task.on_failure(to);
+        }
+    }
+
     /// Feeds an operation and goes on with it.
     pub(super) fn feed(&mut self, now: Instant, id: u64, with: impl FnOnce(&mut Task)) {
         if let Some(running) = self.tasks.get_mut(&id) {
@@ -299,12 +308,11 @@ impl Node {
         }
     }
 
-    fn on_task_due(&mut self, now: Instant, id: u64) {
+    fn on_task_due(&mut self, id: u64) {
         if let Some(running) = self.tasks.remove(&id) {
             let ending = running.task.expire();
             self.end(running.reason, ending);
         }
-        let _ = now;
     }
 
     /// Hands an ending to who waits for it.
@@ -361,21 +369,6 @@ impl Node {
                     message.header = header.clone();
                 }
             }
-        }
-    }
-
-    fn on_command(&mut self, now: Instant, op: Op, command: Command) {
-        self.command(now, op, command);
-    }
-}
-
-impl Node {
-    /// Asks on behalf of an operation.
-    fn ask_for_task(&mut self, now: Instant, to: Contact, request: Request, id: u64) {
-        if !self.ask(now, to, request, super::search::Purpose::Task(id))
-            && let Some(running) = self.tasks.get_mut(&id)
-        {
-            running.task.on_failure(to);
         }
     }
 }

@@ -6,7 +6,7 @@
 //!        +--reads--> Shared: core::Node <----+      +--frames, wishes------+   (two bounded queues per connection)
 //! ```
 //!
-//! Read [`start`] first, then `run`.
+//! Read [`fn@start`] first, then `run`.
 
 mod start;
 pub use start::{StartError, start};
