@@ -10,6 +10,7 @@ use crate::{
     error::Error,
     lab::Lab,
     scenario::{DnsMode, Host, Role},
+    units::millis,
 };
 
 /// One answer as a client sees it.
