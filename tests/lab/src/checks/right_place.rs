@@ -92,8 +92,8 @@ fn explain(mode: &str, sent: &[Sent]) {
                 "  {mode}: {} sent to {} at {} ms, one is at {} ms",
                 sent.client,
                 sent.node,
-                ms(sent.to),
-                ms(sent.best)
+                millis(sent.to),
+                millis(sent.best)
             )
         })
         .collect();
