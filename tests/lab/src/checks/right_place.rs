@@ -10,6 +10,7 @@ use crate::{
     error::Error,
     lab::Lab,
     scenario::{DnsMode, Host, Role},
+    units::millis,
 };
 
 /// One answer as a client sees it.
@@ -91,8 +92,8 @@ fn explain(mode: &str, sent: &[Sent]) {
                 "  {mode}: {} sent to {} at {} ms, one is at {} ms",
                 sent.client,
                 sent.node,
-                ms(sent.to),
-                ms(sent.best)
+                millis(sent.to),
+                millis(sent.best)
             )
         })
         .collect();
