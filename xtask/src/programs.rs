@@ -18,7 +18,7 @@ pub(crate) struct Program {
 }
 
 /// All of them.
-pub(crate) const PROGRAMS: [Program; 8] = [
+pub(crate) const PROGRAMS: [Program; 12] = [
     Program { name: "curl", purpose: "fetches pages as a user would", packages: ["curl", "curl", "curl", "curl"] },
     Program {
         name: "dig",
@@ -33,6 +33,22 @@ pub(crate) const PROGRAMS: [Program; 8] = [
     Program { name: "unbound", purpose: "a real resolver", packages: ["unbound", "unbound", "unbound", "unbound"] },
     Program { name: "named", purpose: "BIND, a real resolver", packages: ["bind9", "bind", "bind", "bind"] },
     Program { name: "nsd", purpose: "the real parent of the zone", packages: ["nsd", "nsd", "nsd", "nsd"] },
+    Program { name: "knotd", purpose: "a real nameserver, for the lab", packages: ["knot", "knot", "knot", "knot"] },
+    Program {
+        name: "kresd",
+        purpose: "a real resolver, for the lab",
+        packages: ["knot-resolver", "knot-resolver", "knot-resolver", "knot-resolver"],
+    },
+    Program {
+        name: "pdns_recursor",
+        purpose: "a real resolver, for the lab",
+        packages: ["pdns-recursor", "pdns-recursor", "pdns-recursor", "powerdns-recursor"],
+    },
+    Program {
+        name: "ping",
+        purpose: "measures the lab's distances",
+        packages: ["iputils-ping", "iputils", "iputils", "iputils"],
+    },
     Program { name: "nginx", purpose: "a real origin", packages: ["nginx-light", "nginx-core", "nginx", "nginx"] },
     Program { name: "cargo-deny", purpose: "checks the dependency tree", packages: ["", "", "", ""] },
 ];
