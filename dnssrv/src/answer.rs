@@ -1,9 +1,8 @@
 //! The answers: a name and a type, what is known of who asks, and who is there, to records and TTLs. Pure: no clock, no I/O.
 //!
-//! Why a full name (`SITE.http.l2.l1.l0`) is nearly always answered with addresses, not with a referral: a server cannot know
-//! which cut the question came through, and a referral to where the resolver already is would be lame. Resolvers that minimise
-//! names ask for the cuts one by one, and there a referral is always right. For those that do not, one moment is certain enough:
-//! the query that follows a CNAME just sent by this server came from the apex's zone.
+//! Why a full name (`SITE.http.l2.l1.l0`) is answered with addresses, not with a referral to a level: a server cannot know which
+//! cut the question came through. A referral to where the resolver already is would be lame, and one to a wider cut reads as "no
+//! such record" to some resolvers. Those that minimise names ask for the cuts one by one, and there a referral is always right.
 //!
 //! A resolver that is not known yet is sounded: its full name is referred to this server itself, in a cut (`http.` under the
 //! innermost level) that no other server ever delegates and that lapses within a second. The question comes again one round trip
@@ -41,8 +40,6 @@ pub(crate) struct View<'a> {
     pub(crate) roster: &'a Roster,
     /// Over what the choice of servers is spread.
     pub(crate) prefix: Prefix,
-    /// Whether this question followed a CNAME just sent, and so came from the apex's zone.
-    pub(crate) from_apex: bool,
     /// Whether whoever asks may be referred back here to be measured: not while it may still hold such a referral.
     pub(crate) may_sound: bool,
     /// Whether this resolver was just referred to the very cut it asks for, and so asks below it (BIND does, if it minimises
@@ -189,13 +186,6 @@ impl Asked<'_> {
     fn target(&self, site: Site) -> Answer {
         let placement = self.view.placement;
         let known = placement.rtt.is_some() || placement.near.is_some();
-        if self.view.from_apex && known {
-            let servers = self.servers();
-            let me = self.view.roster.me.as_ref().map(|me| me.id);
-            if !servers.iter().any(|server| Some(server.id) == me) {
-                return self.referral(placement.level, &servers, Some(site));
-            }
-        }
         if !known
             && self.view.may_sound
             && let Some(sounding) = self.sounding(site)
@@ -247,9 +237,9 @@ impl Asked<'_> {
         match self.kind {
             RecordType::DS => self.nothing(outer, self.config.ttl.negative),
             RecordType::SOA => Answer::with(vec![self.zone.soa(Some(level), self.config.ttl.negative)]),
-            _ if known => self.referral(level, &self.servers(), None),
+            _ if known => self.referral(level, &self.servers()),
             _ if level == Level::GLOBAL => {
-                self.referral(level, &self.view.roster.servers_apart(self.view.prefix, true), None)
+                self.referral(level, &self.view.roster.servers_apart(self.view.prefix, true))
             }
             _ => self.call_back(level),
         }
@@ -261,7 +251,7 @@ impl Asked<'_> {
         let roster = self.view.roster;
         let me: Vec<Server> = roster.me.iter().cloned().collect();
         let servers = if me.is_empty() { roster.servers_at(cut, self.view.prefix) } else { me };
-        self.referral_for(self.config.ttl.unknown, cut, &servers, None)
+        self.referral_for(self.config.ttl.unknown, cut, &servers)
     }
 
     fn server(&self, closest: Closest, id: NodeId) -> Answer {
@@ -345,22 +335,22 @@ impl Asked<'_> {
         }
     }
 
-    fn referral(&self, cut: Level, servers: &[Server], site: Option<Site>) -> Answer {
+    fn referral(&self, cut: Level, servers: &[Server]) -> Answer {
         let placement = self.view.placement;
         let ttl = match (placement.settled, placement.level) {
             (false, _) => self.config.ttl.delegation_unknown,
             (true, Level::GLOBAL) => self.config.ttl.delegation_far,
             (true, _) => self.config.ttl.delegation,
         };
-        self.referral_for(ttl, cut, servers, site)
+        self.referral_for(ttl, cut, servers)
     }
 
-    fn referral_for(&self, ttl: Duration, cut: Level, servers: &[Server], site: Option<Site>) -> Answer {
+    fn referral_for(&self, ttl: Duration, cut: Level, servers: &[Server]) -> Answer {
         let (authority, additional) = self.name_servers(Some(cut), servers, ttl);
         if authority.is_empty() {
             return Answer { error: Some(Extended::NOBODY), ..Answer::of(ResponseCode::ServFail) };
         }
-        let (level, sent) = (Some(self.view.placement.level), Some(Sent::Referral(cut, site)));
+        let (level, sent) = (Some(self.view.placement.level), Some(Sent::Referral(cut)));
         if self.kind == RecordType::NS && (self.view.below || (cut == Level::GLOBAL && !self.is_of_apex())) {
             return Answer { additional, level, sent, ..Answer::with(authority) };
         }

@@ -19,8 +19,8 @@ use crate::{site::Site, zone::Place};
 pub(crate) enum Sent {
     /// A CNAME to the site's target.
     Alias(Site),
-    /// A referral to where a level begins, for the full name of a site or for a minimised one.
-    Referral(Level, Option<Site>),
+    /// A referral to where a level begins.
+    Referral(Level),
     /// A referral of a site's full name to this server itself, only to see how long the question takes to come again. The type
     /// is part of it: a question of another type may have been under way already.
     Sounding(Site, RecordType),
@@ -110,9 +110,9 @@ impl Gaps {
 impl Sent {
     const fn site(self) -> Option<Site> {
         match self {
-            Self::Alias(site) | Self::Referral(_, Some(site)) => Some(site),
+            Self::Alias(site) => Some(site),
             // A sounding is matched by type as well, and before all else.
-            Self::Referral(_, None) | Self::Sounding(..) => None,
+            Self::Referral(_) | Self::Sounding(..) => None,
         }
     }
 
@@ -120,9 +120,9 @@ impl Sent {
     fn leads_to(self, place: &Place<'_>) -> bool {
         match (self, place) {
             (Self::Alias(_), Place::Cut(level)) => *level == Level::GLOBAL,
-            (Self::Referral(cut, _), Place::Cut(level)) => level.0 == cut.0 + 1,
-            (Self::Referral(cut, _), Place::Empty(Some(level))) => cut == *level,
-            (Self::Referral(_, None), Place::Target(_)) => true,
+            (Self::Referral(cut), Place::Cut(level)) => level.0 == cut.0 + 1,
+            (Self::Referral(cut), Place::Empty(Some(level))) => cut == *level,
+            (Self::Referral(_), Place::Target(_)) => true,
             (Self::Alias(_) | Self::Referral(..) | Self::Sounding(..), _) => false,
         }
     }
@@ -162,9 +162,9 @@ mod tests {
         let l0 = Place::Cut(Level(0));
         assert_eq!(check(&[(Sent::Alias(SITE), 0)], (l0, 20)), Some(20));
         assert_eq!(check(&[(Sent::Alias(SITE), 0), (Sent::Alias(Site(2)), 5)], (l0, 20)), None);
-        assert_eq!(check(&[(Sent::Referral(Level(0), None), 3)], (Place::Cut(Level(1)), 20)), Some(17));
-        assert_eq!(check(&[(Sent::Referral(Level(0), None), 3)], (Place::Cut(Level(2)), 20)), None);
-        assert_eq!(check(&[(Sent::Referral(Level(2), None), 3)], (Place::Empty(Some(Level(2))), 20)), Some(17));
+        assert_eq!(check(&[(Sent::Referral(Level(0)), 3)], (Place::Cut(Level(1)), 20)), Some(17));
+        assert_eq!(check(&[(Sent::Referral(Level(0)), 3)], (Place::Cut(Level(2)), 20)), None);
+        assert_eq!(check(&[(Sent::Referral(Level(2)), 3)], (Place::Empty(Some(Level(2))), 20)), Some(17));
     }
 
     #[test]

@@ -230,12 +230,11 @@ impl Redirector {
         }
         let AskedFor { prefix, placement, scope } = asked_for;
         let roster = self.roster();
-        let from_apex = matches!(followed, Some(Followed { sent: Sent::Alias(_), .. }));
         let may_sound = self.config.sources.referral_gap
             && prefix == Prefix::of(resolver)
             && !self.gaps().is_sounding(now, resolver);
-        let below = matches!(place, Place::Cut(cut) if self.gaps().is_sent(now, resolver, Sent::Referral(cut, None)));
-        let view = View { placement: &placement, roster: &roster, prefix, from_apex, may_sound, below };
+        let below = matches!(place, Place::Cut(cut) if self.gaps().is_sent(now, resolver, Sent::Referral(cut)));
+        let view = View { placement: &placement, roster: &roster, prefix, may_sound, below };
         let answer = answer(&self.zone, &self.config, place, &query.name, query.kind, view);
         if let Some(sent) = answer.sent {
             self.gaps().sent(now, resolver, sent, &self.zone.sites_above(&query.name));

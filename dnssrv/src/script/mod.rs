@@ -25,7 +25,6 @@ struct Scene {
     config: Config,
     placement: Placement,
     roster: Roster,
-    from_apex: bool,
     may_sound: bool,
     below: bool,
 }
@@ -77,7 +76,6 @@ fn scene(level: u8) -> Scene {
             dead: Vec::new(),
             addresses: (1..=6).map(|n| (server(n, 1).id, (vec![[198, 51, 100, n].into()], Vec::new()))).collect(),
         },
-        from_apex: false,
         may_sound: false,
         below: false,
     }
@@ -111,7 +109,6 @@ fn ask(scene: &Scene, question: &str) -> String {
         placement: &scene.placement,
         roster: &scene.roster,
         prefix: Prefix::of([203, 0, 113, 53].into()),
-        from_apex: scene.from_apex,
         may_sound: scene.may_sound,
         below: scene.below,
     };

@@ -217,20 +217,18 @@ fn a_server_that_is_not_near_applies_the_cluster_the_delegation_was_made_for() {
 }
 
 #[test]
-fn a_full_name_straight_from_the_apex_is_referred_unless_this_server_is_the_right_one() {
+fn a_full_name_is_never_referred_to_a_level_it_may_come_from_below() {
     check(
-        &Scene { from_apex: true, ..handed_over() },
+        &handed_over(),
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
-        NoError
-        au l2.l1.l0.Z 3600 NS #5.ns.l2.l1.l0.Z
-        au l2.l1.l0.Z 3600 NS #6.ns.l2.l1.l0.Z
-        ad #5.ns.l2.l1.l0.Z 3600 A 198.51.100.5
-        ad #6.ns.l2.l1.l0.Z 3600 A 198.51.100.6
+        NoError aa
+        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.51
+        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.50
     "#]],
     );
     check(
-        &Scene { from_apex: true, ..scene(2) },
+        &scene(2),
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
         NoError aa
