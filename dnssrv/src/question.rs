@@ -4,6 +4,11 @@
 //! hickory's decoder is not used for queries: it drops the question of what it cannot read, and takes a client subnet of family
 //! 0 (which resolvers send to say "none") for malformed.
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)
+)]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hickory_proto::rr::{DNSClass, Name, RecordType};

@@ -1,6 +1,11 @@
 //! A reply's bytes: the question as it came, the records compressed (hickory's encoder), OPT last. What does not fit over UDP is
 //! left out whole and TC says so (RFC 2181 9): a referral without its addresses would be of no use.
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)
+)]
+
 use std::net::IpAddr;
 
 use hickory_proto::{
@@ -123,6 +128,7 @@ fn echo(subnet: &Subnet, scope: u8) -> Vec<u8> {
 }
 
 /// What a code is called in metrics: one of a few words.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the codes are the protocol's, not ours; metrics name a few")]
 pub(crate) const fn code_name(code: ResponseCode) -> &'static str {
     match code {
         ResponseCode::NoError => "noerror",

@@ -13,6 +13,11 @@
 //!
 //! Signed chunk digests will be a kind of their own.
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)
+)]
+
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::reason::Failure;

@@ -5,6 +5,11 @@
 //! first line is refused without waiting for the rest. Only whole, good heads go on. No request with a body passes, so what
 //! follows a head is the next head.
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)
+)]
+
 use http::StatusCode;
 
 use crate::url::Authority;

@@ -2,6 +2,11 @@
 //!
 //! Signed chunk digests will come beside `digest`; the bitmap of slices has the number 7.
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)
+)]
+
 use bytes::Bytes;
 use prost::Message as _;
 

@@ -17,6 +17,11 @@
 //! in a body never pass for a record when a torn segment is scanned. The body is checked piece by piece: a range
 //! costs no more than the pieces it touches.
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)
+)]
+
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;

@@ -1,6 +1,11 @@
 //! Frames on a substream: a length of 4 bytes, most significant first, then that many bytes. The length is checked against its cap
 //! before anything is allocated.
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)
+)]
+
 use std::{
     io,
     pin::Pin,
