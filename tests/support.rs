@@ -26,7 +26,7 @@ use tokio::{
 };
 
 /// How long a test waits for a condition before it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Waits until a condition holds; fails the test with its name if it does not within [`PATIENCE`].
 pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
