@@ -1,4 +1,5 @@
-//! `cargo xtask`: the project's own chores. `test` is README's second command and what CI runs; `lab` starts the small internet.
+//! `cargo xtask`: the project's own chores. `test` is README's second command and what CI runs; `lab` starts the small internet;
+//! `bench` measures.
 //!
 //! Everything here calls the tools a developer would call by hand and says which; nothing is hidden in it.
 
@@ -12,7 +13,8 @@ use clap::{Parser, Subcommand};
 fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
         Chore::Test(options) => test::run(&options),
-        Chore::Lab { arguments } => lab(&arguments),
+        Chore::Lab { arguments } => release("atoll-lab", &arguments),
+        Chore::Bench { arguments } => release("atoll-bench", &arguments),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -41,11 +43,18 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measures Atoll beside its peers; `cargo xtask bench help` lists what
+    Bench {
+        /// Handed to the benches as they are.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
-fn lab(arguments: &[String]) -> Result<(), String> {
+/// Builds and runs a program of this workspace, optimised.
+fn release(package: &str, arguments: &[String]) -> Result<(), String> {
     let mut command = cargo();
-    command.args(["run", "--quiet", "--release", "--package", "atoll-lab", "--"]).args(arguments);
+    command.args(["run", "--quiet", "--release", "--package", package, "--"]).args(arguments);
     must(&mut command)
 }
 
