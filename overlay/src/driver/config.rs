@@ -14,7 +14,8 @@ pub struct Config {
     /// Name of the network, 1 to 64 of `a-z 0-9 . -`. Part of every protocol name and of every node id: nodes of different
     /// networks do not understand each other. `[guess]`
     pub network: String,
-    /// Who may be a member.
+    /// Who may be a member: `closed`, whoever shows a certificate that the network's key stands behind; `open`, everybody who speaks
+    /// the network's name, which is for experiments.
     pub admission: Admission,
     /// Multiaddrs to listen on, TCP only so far. Port 0 lets the system choose. Add `/ip6/::/tcp/7400` where IPv6 is on. `[guess]`
     pub listen: Vec<String>,
@@ -96,6 +97,8 @@ pub struct Config {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Admission {
+    /// Whoever shows a certificate from an admission key of the network's key. See [`crate::membership`].
+    Closed,
     /// Everybody who speaks the network's name, with serial 0: for experiments only, and said so loudly at every start.
     Open,
 }

@@ -19,6 +19,7 @@ use super::{
     address,
     book::AddressBook,
     counters::{Counters, Counts},
+    gate::MembershipError,
     handler::Open,
     saved,
 };
@@ -26,6 +27,7 @@ use crate::{
     Acquire, Acquired, Beat, ByteStream, Found, Index, IndexError, Key, Lease, LevelInfo, Levels, Marker, NodeId,
     NodeInfo, NodesQuery, Prefix, Put, Spread, Stored, StreamError, Streams,
     core::{Command, Node, Op, Outcome, Output},
+    membership::{Membership, NotMember, Revocation},
 };
 
 /// A node's part in the overlay. Cheap to clone; when the last clone is dropped, the driver says farewell and ends.
@@ -55,6 +57,10 @@ pub(super) enum Request {
     Observe { prefix: Prefix, rtt: Duration },
     /// A byte stream is wanted.
     Open { to: NodeId, open: Open },
+    /// The node's certificate was renewed.
+    Renew(Membership, oneshot::Sender<Result<(), MembershipError>>),
+    /// Somebody's place is taken back.
+    Revoke(Revocation, oneshot::Sender<Result<(), RevokeError>>),
     /// Say farewell and end.
     Stop(oneshot::Sender<()>),
 }
@@ -111,6 +117,42 @@ impl Overlay {
     #[must_use]
     pub fn save_peers(&self) -> Bytes {
         saved::write(self.0.shared.book().met(self.0.saved_peers))
+    }
+
+    /// The revocations known, as bytes for the state directory; hand them to the next start. Also after [`Overlay::stop`]. None in
+    /// an open network.
+    #[must_use]
+    pub fn save_revocations(&self) -> Option<Bytes> {
+        let known = self.0.shared.membership()?.revocations;
+        Some(saved::write(known.iter().map(|one| one.to_bytes().into()).collect()))
+    }
+
+    /// The node's place in a closed network, as shown to others now; none in an open network.
+    #[must_use]
+    pub fn membership(&self) -> Option<Membership> {
+        self.0.shared.membership().map(|view| view.own)
+    }
+
+    /// Shows a later certificate for the same place from now on, on the connections that stand too.
+    ///
+    /// # Errors
+    /// The certificate is of no use to this node, or the driver has ended.
+    pub async fn renew(&self, membership: Membership) -> Result<(), MembershipError> {
+        let (done, outcome) = oneshot::channel();
+        let sent = self.0.requests.send(Request::Renew(membership, done)).await;
+        sent.map_err(|_| MembershipError::Stopped)?;
+        outcome.await.map_err(|_| MembershipError::Stopped)?
+    }
+
+    /// Takes back somebody's place: here at once, and at every other node as the record spreads.
+    ///
+    /// # Errors
+    /// Nobody who may revoke this signed it, the network is open, there is no room, or the driver has ended.
+    pub async fn revoke(&self, revocation: Revocation) -> Result<(), RevokeError> {
+        let (done, outcome) = oneshot::channel();
+        let sent = self.0.requests.send(Request::Revoke(revocation, done)).await;
+        sent.map_err(|_| RevokeError::Stopped)?;
+        outcome.await.map_err(|_| RevokeError::Stopped)?
     }
 
     /// What the driver has counted since its start.
@@ -257,6 +299,23 @@ impl Streams for Overlay {
     }
 }
 
+/// Why a revocation had no effect.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RevokeError {
+    /// Nobody who may revoke this signed it.
+    #[error("the revocation is not believed: {0}")]
+    NotBelieved(#[from] NotMember),
+    /// There are members only in closed networks.
+    #[error("the network is open (admission = \"open\"): nobody can be shut out of it")]
+    Open,
+    /// As many are known as are kept.
+    #[error("there is no room for more revocations")]
+    NoRoom,
+    /// The driver has ended.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
 /// What the handle reads and the loop writes.
 pub(super) struct Shared {
     node: Mutex<Node>,
@@ -265,6 +324,14 @@ pub(super) struct Shared {
     /// Whether this node lives inside loopback only.
     loopback: bool,
     spreads: broadcast::Sender<Spread>,
+    membership: Mutex<Option<View>>,
+}
+
+/// The node's place in a closed network, for those who read it.
+#[derive(Debug, Clone)]
+pub(super) struct View {
+    pub(super) own: Membership,
+    pub(super) revocations: Arc<[Revocation]>,
 }
 
 impl Shared {
@@ -275,6 +342,7 @@ impl Shared {
             listening: Mutex::default(),
             loopback,
             spreads: broadcast::Sender::new(SPREADS_KEPT),
+            membership: Mutex::default(),
         }
     }
 
@@ -299,6 +367,16 @@ impl Shared {
     pub(super) fn heard(&self, spread: Spread) {
         // Nobody listening is fine: the record is then nobody's business.
         let _ = self.spreads.send(spread);
+    }
+
+    /// The node's place as it is now; none in an open network.
+    pub(super) fn membership(&self) -> Option<View> {
+        lock(&self.membership).clone()
+    }
+
+    /// Sets it.
+    pub(super) fn set_membership(&self, view: Option<View>) {
+        *lock(&self.membership) = view;
     }
 
     /// The node listens there.

@@ -33,7 +33,12 @@ use super::{
 };
 use crate::{
     ByteStream, NodeId, NodeInfo,
-    core::{Contact, Input, Op, Outcome, Output, Peer, message::Message, time::Instant},
+    core::{
+        Contact, Input, Op, Outcome, Output, Peer,
+        message::{Body, Message},
+        time::Instant,
+    },
+    membership::Revocation,
 };
 
 /// Everything the loop owns.
@@ -59,6 +64,8 @@ pub(super) struct Driver {
     pub(super) waiting: BTreeMap<Op, oneshot::Sender<Outcome>>,
     pub(super) inputs: VecDeque<Input>,
     pub(super) rejoin_at: Instant,
+    /// Commands of the driver's own so far.
+    pub(super) own_ops: u64,
 }
 
 /// Whom a dial is for.
@@ -142,6 +149,8 @@ impl Driver {
                     let _ = caller.send(outcome);
                 }
             }
+            // Who is a member is the driver's business; the rest of the node hears all other records.
+            Output::Heard(spread) if Revocation::is_one(&spread.record) => self.on_revocation(&spread.record),
             Output::Heard(spread) => self.shared.heard(spread),
         }
     }
@@ -218,6 +227,7 @@ impl Driver {
             SwarmEvent::Behaviour(Event::Admitted(admitted)) => self.on_admitted(*admitted),
             SwarmEvent::Behaviour(Event::Frame(connection, bytes)) => self.on_frame(connection, &bytes),
             SwarmEvent::Behaviour(Event::Incoming(connection, stream)) => self.on_stream(connection, stream),
+            SwarmEvent::Behaviour(Event::Expelled(connection)) => self.on_expelled(connection),
             SwarmEvent::Behaviour(Event::Ping(ping)) => {
                 if let Err(error) = ping.result {
                     debug!(peer = %ping.peer, %error, "a link no longer answers");
@@ -253,7 +263,7 @@ impl Driver {
     }
 
     fn on_admitted(&mut self, admitted: Admitted) {
-        let Admitted { connection, name, addresses, way } = admitted;
+        let Admitted { connection, name, roles, addresses, way } = admitted;
         let contact = self.shared.book().meet(name, addresses);
         let peer = contact.peer;
         if peer == AddressBook::ME {
@@ -261,7 +271,7 @@ impl Driver {
             return;
         }
         let purpose = way.purpose;
-        self.members.insert(peer, Member { contact, peer_id: name.peer_id });
+        self.members.insert(peer, Member { contact, peer_id: name.peer_id, roles });
         self.shared.book().hold(peer);
         let target = self.dials.remove(&connection);
         if let Some(Target::Peer(meant)) = target.filter(|target| *target != Target::Peer(peer)) {
@@ -319,8 +329,11 @@ impl Driver {
         };
         let decoded = Message::decode(bytes, &mut *self.shared.book());
         match decoded {
-            Ok(message) => {
+            Ok(mut message) => {
                 self.counters.received.add();
+                if let Body::Hello(hello) = &mut message.body {
+                    hello.info.roles = hello.info.roles.within(member.roles);
+                }
                 self.feed(Input::Received { from: member.contact, message });
             }
             // A later version may say what this one does not understand: that alone is no reason to cut it.
@@ -352,6 +365,14 @@ impl Driver {
             }
             Request::Observe { prefix, rtt } => self.feed(Input::Observe { prefix, rtt }),
             Request::Open { to, open } => self.open(to, open),
+            Request::Renew(membership, done) => {
+                // The caller may have gone meanwhile, as below.
+                let _ = done.send(self.swarm.behaviour_mut().links.renew(membership));
+                self.share_gate();
+            }
+            Request::Revoke(revocation, done) => {
+                let _ = done.send(self.revoke(revocation));
+            }
             Request::Stop(_) => unreachable!("the loop ends by it"),
         }
     }

@@ -30,7 +30,8 @@ use super::{address, identity::Identity};
 /// What the transport needs to know of the configuration.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
-    pub(super) network: String,
+    /// What both ends of a handshake must know.
+    pub(super) prologue: String,
     pub(super) source: Option<IpAddr>,
     pub(super) streams: usize,
     pub(super) timeout: Duration,
@@ -49,7 +50,7 @@ pub(super) fn build(identity: &Identity, settings: &Settings) -> Result<Boxed<(P
     });
     Ok(named
         .upgrade(Version::V1Lazy)
-        .authenticate(noise.with_prologue(format!("atoll {}", settings.network).into_bytes()))
+        .authenticate(noise.with_prologue(settings.prologue.clone().into_bytes()))
         .multiplex(yamux)
         .timeout(settings.timeout)
         .boxed())

@@ -7,7 +7,7 @@ use libp2p::{PeerId, StreamProtocol, Swarm, swarm};
 
 use super::super::{
     Identity, NodeCert, address,
-    certificate::{GREETING_LIMIT, Greeting, Purpose},
+    certificate::{GREETING_LIMIT, Greeting, Papers, Purpose},
     frame::{FrameReader, FrameWriter},
     transport,
 };
@@ -26,7 +26,7 @@ impl Stranger {
     pub(super) async fn connect(network: &str, to: SocketAddr) -> Self {
         let identity = Identity::generate();
         let settings = transport::Settings {
-            network: network.to_owned(),
+            prologue: format!("atoll {network}"),
             source: None,
             streams: 16,
             timeout: Duration::from_secs(5),
@@ -79,7 +79,8 @@ impl Stranger {
     pub(super) async fn greet(&mut self, spoil: fn(&mut NodeCert)) -> Option<Greeting> {
         let mut cert = NodeCert::self_made("test", &self.me, 4_000_000_000);
         spoil(&mut cert);
-        let greeting = Greeting { cert, purpose: Purpose::Link, addresses: Vec::new() }.encode();
+        let papers = Papers::SelfMade(cert);
+        let greeting = Greeting { papers, purpose: Purpose::Link, addresses: Vec::new() }.encode();
         let mut frame = Vec::new();
         FrameWriter::send(&mut frame, &greeting).await.unwrap();
         let answer = self.say("/atoll/test/auth/1", &frame).await;
