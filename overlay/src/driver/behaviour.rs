@@ -25,7 +25,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use super::{
-    address,
+    address::{self, Carrier},
     book::Name,
     certificate::{CertError, Greeting, Purpose},
     clock::Clock,
@@ -72,6 +72,8 @@ pub(super) struct Admitted {
     pub(super) name: Name,
     /// What the peer may run.
     pub(super) roles: Roles,
+    /// What carries the connection; none if it was accepted.
+    pub(super) carrier: Option<Carrier>,
     pub(super) addresses: Vec<Multiaddr>,
     pub(super) way: Way,
 }
@@ -113,8 +115,10 @@ pub(super) struct Links {
 struct Waiting {
     frames: mpsc::Sender<Bytes>,
     opens: mpsc::Sender<Open>,
-    /// What this node dialled it for; none if it was accepted.
-    dialled: Option<Purpose>,
+    /// What this node dialled it for, and by what; none if it was accepted.
+    dialled: Option<(Purpose, Carrier)>,
+    /// How often this node's certificate had been renewed when the greeting was made.
+    renewals: u32,
 }
 
 impl Behaviour {
@@ -195,11 +199,15 @@ impl Links {
 
     /// Cuts whoever is a member no longer.
     fn expel(&mut self) {
-        for (connection, peer, why) in self.gate.void(self.clock.unix()) {
+        let void = self.gate.void(self.clock.unix());
+        void.iter().for_each(|(connection, ..)| self.gate.leave(*connection));
+        for (connection, peer, why) in void {
             info!(%peer, %why, "a peer is a member no longer, and is cut");
-            self.gate.leave(connection);
             self.counters.expelled.add();
-            self.events.push_back(ToSwarm::GenerateEvent(Event::Expelled(connection)));
+            // Of two connections one may have been shown a renewal.
+            if !self.gate.believes(&peer) {
+                self.events.push_back(ToSwarm::GenerateEvent(Event::Expelled(connection)));
+            }
             self.cut(peer, connection);
         }
     }
@@ -229,12 +237,13 @@ impl Links {
         Greeting { papers, purpose, addresses: self.advertised.clone() }.encode()
     }
 
-    fn handler(&mut self, connection: ConnectionId, dialled: Option<Purpose>) -> LinkHandler {
+    fn handler(&mut self, connection: ConnectionId, dialled: Option<(Purpose, Carrier)>) -> LinkHandler {
         let (frames, frames_end) = mpsc::channel(self.link_queue);
         let (opens, opens_end) = mpsc::channel(self.terms.streams);
-        self.waiting.insert(connection, Waiting { frames, opens, dialled });
+        let renewals = self.gate.renewals();
+        self.waiting.insert(connection, Waiting { frames, opens, dialled, renewals });
         let queues = Queues { frames: frames_end, opens: opens_end };
-        LinkHandler::new(self.names.clone(), dialled.map(|purpose| self.greeting(purpose)), queues, self.terms)
+        LinkHandler::new(self.names.clone(), dialled.map(|(purpose, _)| self.greeting(purpose)), queues, self.terms)
     }
 
     fn check(&self, peer: &PeerId, bytes: &[u8]) -> Result<(Greeting, Believed), CertError> {
@@ -252,15 +261,25 @@ impl Links {
                 return self.cut(peer, connection);
             }
         };
-        let Some(Waiting { frames, opens, dialled }) = self.waiting.remove(&connection) else { return };
+        let Some(Waiting { frames, opens, dialled, renewals }) = self.waiting.remove(&connection) else { return };
         self.door.leave(connection);
         self.gate.admit(connection, peer, &greeting.papers);
-        let purpose = dialled.unwrap_or(greeting.purpose);
+        let purpose = dialled.map_or(greeting.purpose, |(purpose, _)| purpose);
         let reply = dialled.is_none().then(|| self.greeting(purpose));
         self.tell(peer, connection, Order::Welcome { reply });
+        if dialled.is_some() && renewals != self.gate.renewals() {
+            self.tell(peer, connection, Order::Renew(self.greeting(purpose)));
+        }
         let way = Way { connection, purpose, dialled: dialled.is_some(), frames, opens };
         let name = Name { peer_id: peer, serial: believed.serial };
-        let admitted = Admitted { connection, name, roles: believed.roles, addresses: greeting.addresses, way };
+        let admitted = Admitted {
+            connection,
+            name,
+            roles: believed.roles,
+            carrier: dialled.map(|(_, carrier)| carrier),
+            addresses: greeting.addresses,
+            way,
+        };
         self.events.push_back(ToSwarm::GenerateEvent(Event::Admitted(Box::new(admitted))));
     }
 
@@ -305,12 +324,12 @@ impl NetworkBehaviour for Links {
         &mut self,
         connection: ConnectionId,
         _: PeerId,
-        _: &Multiaddr,
+        at: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<LinkHandler, ConnectionDenied> {
         let purpose = self.dials.remove(&connection).unwrap_or(Purpose::Link);
-        Ok(self.handler(connection, Some(purpose)))
+        Ok(self.handler(connection, Some((purpose, address::carrier(at)))))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

@@ -29,6 +29,8 @@ enum Mode {
 #[derive(Debug)]
 struct Closed {
     own: Membership,
+    /// How often it was renewed.
+    renewals: u32,
     revocations: Revocations,
     /// What the peer of each connection showed, checked.
     shown: BTreeMap<ConnectionId, (PeerId, Certificate)>,
@@ -44,7 +46,7 @@ pub(super) struct Believed {
 impl Gate {
     /// The gate of a node with this peer id in a network of this name: closed if it has a membership.
     pub(super) fn new(me: PeerId, network: &str, membership: Option<Membership>, revocations: Revocations) -> Self {
-        let closed = |own| Mode::Closed(Box::new(Closed { own, revocations, shown: BTreeMap::new() }));
+        let closed = |own| Mode::Closed(Box::new(Closed { own, renewals: 0, revocations, shown: BTreeMap::new() }));
         Self { me, network: network.to_owned(), mode: membership.map_or(Mode::Open, closed) }
     }
 
@@ -97,6 +99,22 @@ impl Gate {
         }
     }
 
+    /// How often this node's certificate was renewed.
+    pub(super) fn renewals(&self) -> u32 {
+        match &self.mode {
+            Mode::Open => 0,
+            Mode::Closed(closed) => closed.renewals,
+        }
+    }
+
+    /// Whether any connection of this peer showed a certificate that has not been found void.
+    pub(super) fn believes(&self, peer: &PeerId) -> bool {
+        match &self.mode {
+            Mode::Open => true,
+            Mode::Closed(closed) => closed.shown.values().any(|(shown_by, _)| shown_by == peer),
+        }
+    }
+
     /// The connections whose peers are members no longer, and why.
     pub(super) fn void(&self, now: UnixTime) -> Vec<(ConnectionId, PeerId, NotMember)> {
         let Mode::Closed(closed) = &self.mode else { return Vec::new() };
@@ -115,6 +133,7 @@ impl Gate {
             return Err(MembershipError::Place);
         }
         closed.own = membership;
+        closed.renewals = closed.renewals.wrapping_add(1);
         Ok(())
     }
 

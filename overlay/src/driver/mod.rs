@@ -44,7 +44,7 @@ pub use certificate::NodeCert;
 mod book;
 
 mod address;
-pub use address::AddressError;
+pub use address::{AddressError, Carrier};
 
 mod saved;
 

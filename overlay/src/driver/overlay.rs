@@ -16,7 +16,7 @@ use libp2p::Multiaddr;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
-    address,
+    address::{self, Carrier},
     book::AddressBook,
     counters::{Counters, Counts},
     gate::MembershipError,
@@ -106,11 +106,19 @@ impl Overlay {
         self.0.id
     }
 
-    /// Where the node listens now: with ports chosen, and one per interface for an unspecified address. Each, as text, is a
+    /// Where the node listens by TCP now: with ports chosen, and one per interface for an unspecified address. Each, as text, is a
     /// HOST:PORT that another node on the same host can join by.
     #[must_use]
     pub fn listen_addrs(&self) -> Vec<SocketAddr> {
-        lock(&self.0.shared.listening).clone()
+        let listening = lock(&self.0.shared.listening);
+        listening.iter().filter(|(carrier, _)| *carrier == Carrier::Tcp).map(|(_, socket)| *socket).collect()
+    }
+
+    /// The same whatever the carrier, as multiaddrs.
+    #[must_use]
+    pub fn listen_multiaddrs(&self) -> Vec<String> {
+        let listening = lock(&self.0.shared.listening);
+        listening.iter().map(|(carrier, socket)| address::of_socket(*carrier, *socket).to_string()).collect()
     }
 
     /// The peers met last, as bytes for the state directory; hand them to the next start. Also after [`Overlay::stop`].
@@ -320,7 +328,7 @@ pub enum RevokeError {
 pub(super) struct Shared {
     node: Mutex<Node>,
     book: Mutex<AddressBook>,
-    listening: Mutex<Vec<SocketAddr>>,
+    listening: Mutex<Vec<(Carrier, SocketAddr)>>,
     /// Whether this node lives inside loopback only.
     loopback: bool,
     spreads: broadcast::Sender<Spread>,
@@ -382,16 +390,16 @@ impl Shared {
     /// The node listens there.
     pub(super) fn listens(&self, at: &Multiaddr) {
         if let Some(socket) = address::socket(at) {
-            let mut listening = lock(&self.listening);
-            listening.retain(|known| *known != socket);
-            listening.push(socket);
+            let (mut listening, place) = (lock(&self.listening), (address::carrier(at), socket));
+            listening.retain(|known| *known != place);
+            listening.push(place);
         }
     }
 
     /// The node no longer listens there.
     pub(super) fn listens_no_more(&self, at: &Multiaddr) {
         if let Some(socket) = address::socket(at) {
-            lock(&self.listening).retain(|known| *known != socket);
+            lock(&self.listening).retain(|known| *known != (address::carrier(at), socket));
         }
     }
 
@@ -402,14 +410,16 @@ impl Shared {
 
     /// Whether this node listens there.
     pub(super) fn is_mine(&self, at: &Multiaddr) -> bool {
-        address::socket(at).is_some_and(|socket| lock(&self.listening).contains(&socket))
+        address::socket(at).is_some_and(|socket| lock(&self.listening).contains(&(address::carrier(at), socket)))
     }
 
     /// The addresses listened on that others can dial: inside loopback only if the node lives there.
     pub(super) fn dialable(&self) -> Vec<Multiaddr> {
         let listening = lock(&self.listening);
-        let dialable = listening.iter().filter(|socket| self.loopback || !socket.ip().to_canonical().is_loopback());
-        dialable.map(|socket| address::of_socket(*socket)).filter(address::is_dialable).take(address::LIMIT).collect()
+        let dialable =
+            listening.iter().filter(|(_, socket)| self.loopback || !socket.ip().to_canonical().is_loopback());
+        let dialable = dialable.map(|(carrier, socket)| address::of_socket(*carrier, *socket));
+        dialable.filter(address::is_dialable).take(address::LIMIT).collect()
     }
 }
 

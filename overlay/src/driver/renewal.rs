@@ -1,13 +1,10 @@
 //! A certificate renewed while a connection stands: its holder shows it on a substream of the same name as the first one, one frame,
 //! no answer. So a link outlives the certificate that it began with.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::{AsyncReadExt as _, AsyncWriteExt as _, future::BoxFuture};
 use libp2p::Stream;
 
 use super::{
@@ -44,8 +41,10 @@ impl Renewal {
     pub(super) fn on_outbound(&mut self, mut stream: Stream, greeting: Vec<u8>) {
         self.showing = Some(Box::pin(async move {
             FrameWriter::send(&mut stream, &greeting).await?;
-            // Ended, not just dropped: a reset could overtake the greeting.
-            std::future::poll_fn(|cx| futures::AsyncWrite::poll_close(Pin::new(&mut stream), cx)).await?;
+            // Ended, and held until the peer has read it: a reset could overtake the greeting, and in QUIC a stream that is let go
+            // before the peer has agreed to its name never reaches it.
+            stream.close().await?;
+            while stream.read(&mut [0]).await? > 0 {}
             Ok(())
         }));
     }

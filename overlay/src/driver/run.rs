@@ -20,7 +20,7 @@ use tracing::{debug, info, trace};
 
 use super::{
     behaviour::{Admitted, Behaviour, Event},
-    book::AddressBook,
+    book::{AddressBook, Route},
     certificate::Purpose,
     clock::Clock,
     config::Config,
@@ -60,12 +60,20 @@ pub(super) struct Driver {
     pub(super) accepted: mpsc::Sender<(NodeId, ByteStream)>,
     pub(super) roads: Roads,
     pub(super) members: BTreeMap<Peer, Member>,
-    pub(super) dials: BTreeMap<ConnectionId, Target>,
+    pub(super) dials: BTreeMap<ConnectionId, Dial>,
     pub(super) waiting: BTreeMap<Op, oneshot::Sender<Outcome>>,
     pub(super) inputs: VecDeque<Input>,
     pub(super) rejoin_at: Instant,
     /// Commands of the driver's own so far.
     pub(super) own_ops: u64,
+}
+
+/// A dial under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Dial {
+    pub(super) target: Target,
+    /// What to do if it fails: the same for these addresses, by the other carrier.
+    pub(super) other: Other,
 }
 
 /// Whom a dial is for.
@@ -76,6 +84,9 @@ pub(super) enum Target {
     /// The seed at this place in the list, whoever answers there.
     Seed(usize),
 }
+
+/// What is left to be dialled if a dial fails.
+type Other = Option<(Purpose, PeerId, Vec<Multiaddr>)>;
 
 impl Driver {
     /// Runs until told to stop or nobody holds the overlay any more.
@@ -176,20 +187,23 @@ impl Driver {
 
     /// Dials a peer where the book says it is.
     fn dial(&mut self, peer: Peer, purpose: Purpose) {
-        let route = self.shared.book().route(peer);
-        let opts = route.map(|(peer_id, addresses)| {
-            DialOpts::peer_id(peer_id).condition(PeerCondition::Always).addresses(addresses).allocate_new_port().build()
-        });
-        let Some(opts) = opts else { return self.dial_failed(peer, None, "no address") };
-        let connection = opts.connection_id();
-        self.roads.dialling(peer, connection, purpose);
-        self.begin(Target::Peer(peer), purpose, opts);
+        let route = self.shared.book().route(peer, self.config.carrier);
+        let Some(Route { peer_id, first, second }) = route else { return self.dial_failed(peer, None, "no address") };
+        let other = (!second.is_empty()).then_some((purpose, peer_id, second));
+        self.dial_at(peer, purpose, peer_id, first, other);
     }
 
-    pub(super) fn begin(&mut self, target: Target, purpose: Purpose, opts: DialOpts) {
+    fn dial_at(&mut self, peer: Peer, purpose: Purpose, peer_id: PeerId, at: Vec<Multiaddr>, other: Other) {
+        let opts =
+            DialOpts::peer_id(peer_id).condition(PeerCondition::Always).addresses(at).allocate_new_port().build();
+        self.roads.dialling(peer, opts.connection_id(), purpose);
+        self.begin(Dial { target: Target::Peer(peer), other }, purpose, opts);
+    }
+
+    pub(super) fn begin(&mut self, dial: Dial, purpose: Purpose, opts: DialOpts) {
         let connection = opts.connection_id();
         self.counters.dials.add();
-        self.dials.insert(connection, target);
+        self.dials.insert(connection, dial);
         self.swarm.behaviour_mut().links.dialling(connection, purpose);
         if let Err(error) = self.swarm.dial(opts) {
             self.on_dial_failed(connection, &error.to_string());
@@ -198,10 +212,15 @@ impl Driver {
 
     /// A dial led to nothing, at whatever stage.
     fn on_dial_failed(&mut self, connection: ConnectionId, why: &str) {
-        let Some(target) = self.dials.remove(&connection) else { return };
+        let Some(Dial { target, other }) = self.dials.remove(&connection) else { return };
         self.counters.dials_failed.add();
         match target {
             Target::Peer(peer) => {
+                if let Some((purpose, peer_id, at)) = other {
+                    // What waits goes on waiting: the second dial stands in the road before the first is taken out.
+                    self.dial_at(peer, purpose, peer_id, at, None);
+                    return self.dial_failed(peer, Some(connection), why);
+                }
                 self.shared.book().in_vain(peer);
                 self.dial_failed(peer, Some(connection), why);
             }
@@ -263,7 +282,7 @@ impl Driver {
     }
 
     fn on_admitted(&mut self, admitted: Admitted) {
-        let Admitted { connection, name, roles, addresses, way } = admitted;
+        let Admitted { connection, name, roles, carrier, addresses, way } = admitted;
         let contact = self.shared.book().meet(name, addresses);
         let peer = contact.peer;
         if peer == AddressBook::ME {
@@ -273,7 +292,12 @@ impl Driver {
         let purpose = way.purpose;
         self.members.insert(peer, Member { contact, peer_id: name.peer_id, roles });
         self.shared.book().hold(peer);
-        let target = self.dials.remove(&connection);
+        let target = self.dials.remove(&connection).map(|dial| dial.target);
+        if target.is_some()
+            && let Some(by) = carrier
+        {
+            self.shared.book().reached(peer, by);
+        }
         if let Some(Target::Peer(meant)) = target.filter(|target| *target != Target::Peer(peer)) {
             // The book forgot the handle while it was dialled, and met the peer under a new one.
             self.dial_failed(meant, Some(connection), "it was forgotten");

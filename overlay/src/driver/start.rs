@@ -10,7 +10,7 @@ use rand_pcg::Pcg64Mcg;
 use tracing::{info, warn};
 
 use super::{
-    address::{self, AddressError, Seed},
+    address::{self, AddressError, Carrier, Seed},
     behaviour::Behaviour,
     book::{AddressBook, Name},
     clock::Clock,
@@ -69,6 +69,7 @@ pub async fn start(
         source: config.bind_source,
         streams: config.streams,
         timeout: config.handshake_timeout,
+        keep_alive: config.ping_interval,
     };
     let gate = Gate::new(me, &config.network, membership, revocations);
     let shared = Arc::new(Shared::new(node, book, loopback));
@@ -103,7 +104,7 @@ pub async fn start(
     };
     driver.listen(&addresses.listen).await?;
     driver.recall_revocations();
-    info!(node = %overlay.id(), peer = %me, at = ?overlay.listen_addrs(), "the overlay listens");
+    info!(node = %overlay.id(), peer = %me, at = ?overlay.listen_multiaddrs(), "the overlay listens");
     tokio::spawn(driver.run());
     Ok(overlay)
 }
@@ -226,7 +227,7 @@ impl Driver {
         // All are tried before any is taken: an IPv6 address that is unspecified collides with the IPv4 one of the same port.
         for at in addresses {
             if let Some(socket) = address::socket(at).filter(|socket| socket.port() != 0) {
-                free(socket).map_err(|error| failed(at, error))?;
+                free(address::carrier(at), socket).map_err(|error| failed(at, error))?;
             }
         }
         for at in addresses {
@@ -249,7 +250,10 @@ impl Driver {
 }
 
 /// Whether the port can be had for oneself. libp2p listens with SO_REUSEPORT, which lets two nodes of one user share a port unawares.
-fn free(socket: SocketAddr) -> io::Result<()> {
+fn free(carrier: Carrier, socket: SocketAddr) -> io::Result<()> {
+    if carrier == Carrier::Quic {
+        return std::net::UdpSocket::bind(socket).map(drop);
+    }
     let probe = if socket.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
     probe.set_reuseaddr(true)?;
     probe.bind(socket)
