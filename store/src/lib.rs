@@ -21,7 +21,7 @@ mod object;
 pub use object::{Object, Tier};
 
 mod purge;
-pub use purge::{Filter, PurgeKind, Selector};
+pub use purge::{Filter, PurgeKind, PurgeProgress, Selector};
 mod purge_log;
 
 mod tiers;

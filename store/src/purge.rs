@@ -43,6 +43,19 @@ pub enum PurgeKind {
     Hard,
 }
 
+/// How far the sweep for one purge is. The purge itself is in force from the moment it has a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PurgeProgress {
+    /// Objects looked at so far.
+    pub examined: u64,
+    /// Objects among them that the purge takes; for a soft purge, that it marks.
+    pub removed: u64,
+    /// Bytes of these, metadata and body.
+    pub bytes: u64,
+    /// Whether every object was looked at.
+    pub done: bool,
+}
+
 /// What the purges say of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verdict {

@@ -12,7 +12,7 @@ use crate::engine::{Engine, Shape};
 use crate::error::{OpenError, StoreError};
 use crate::key::{Head, Key, PurgeNumber};
 use crate::object::Object;
-use crate::purge::{Filter, PurgeKind, Selector};
+use crate::purge::{Filter, PurgeKind, PurgeProgress, Selector};
 use crate::purge_log::{Book, FILTER_LIMIT};
 use crate::recover::{self, Refusal, VERSION};
 use crate::stats::{DiskState, Stats};
@@ -139,6 +139,11 @@ impl Store {
             self.tiers.pool.write(move || book.purge(selector, kind)).await.map_err(StoreError::Disk)?;
         written.inspect_err(|error| self.note_error("purge", error)).map_err(StoreError::Disk)?;
         Ok(number)
+    }
+
+    /// How far the sweep for a purge of this process is; `None` if `number` is none, or is too long ago.
+    pub fn purge_progress(&self, number: PurgeNumber) -> Option<PurgeProgress> {
+        (number.0 > 0 && number <= self.purge_number()).then(PurgeProgress::default)
     }
 
     /// The number of the newest purge: what an object is born at if its request begins now.
