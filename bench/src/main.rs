@@ -10,6 +10,7 @@
 mod process;
 mod report;
 mod rounds;
+mod store;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -19,8 +20,14 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let measured = match arguments.what {
         What::Anchor => anchor(),
+        What::Store(options) => store::run(&options),
+        What::StoreChild(task) => return ended(store::run_task(task)),
     };
-    match measured.and_then(|report| report.deliver(&arguments.output)) {
+    ended(measured.and_then(|report| report.deliver(&arguments.output)))
+}
+
+fn ended(done: Result<(), String>) -> ExitCode {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             report::print(&format!("bench: {error}"));
@@ -54,6 +61,11 @@ struct Output {
 enum What {
     /// How fast this machine is at two things everybody knows, to compare runs on different machines
     Anchor,
+    /// The store's engine: RAM, disk, index, purge, restart and hit ratios, beside foyer and the bare device
+    Store(store::Options),
+    /// One measurement of `store`, in a process of its own
+    #[command(subcommand, hide = true)]
+    StoreChild(store::Task),
 }
 
 /// The machine itself: one core hashing with the standard hasher, and one round trip through a pipe to a child.

@@ -228,6 +228,7 @@ impl Parts {
             DiskState::Absent => "none",
             DiskState::Working => "ok",
             DiskState::Failed => "failed: nothing is written until the next try",
+            DiskState::Bad => "given up: empty its directory once it is well",
         };
         StoreStatus {
             objects: stats.objects,

@@ -89,7 +89,9 @@ pub enum Eviction {
 pub struct Config {
     /// Where the segment files are; none keeps everything in RAM. One process per directory.
     pub directory: Option<PathBuf>,
-    /// Bytes on disk, fills under way included; at least four segments. Less: more misses. More: a fuller disk. \[guess\]
+    /// Further directories, one a disk. Each key has its home in one of them; a disk that fails for good is left out.
+    pub more_directories: Vec<PathBuf>,
+    /// Bytes on disk in each directory, fills under way included; at least four segments. Less: more misses. More: a fuller disk. \[guess\]
     pub capacity: ByteSize,
     /// Bytes of bodies and metadata in the RAM tier. Less: more disk reads. More: less page cache for everyone. \[guess\]
     pub memory: ByteSize,
@@ -111,21 +113,31 @@ pub struct Config {
     /// Percent of a reclaimed segment that second-chance reinsertion may keep, 0 to 75. Less: hot objects are lost with
     /// their segment. More: more bytes written for each byte stored. \[guess\]
     pub reinsertion_percent: u8,
-    /// Purges kept one by one, 16 to 1,048,576. Less: the oldest are sooner folded into one that matches every older
-    /// object. More: RAM, 100 bytes or so each. \[guess\]
+    /// Requests for an object, lately, before it is written to disk, 1 to 15; 1 writes everything. It is held in RAM before.
+    /// More: a disk that lasts longer, and more misses: on every published CDN trace 2 misses more than 1. \[S3-FIFO\]
+    pub admission: u8,
+    /// Purges kept one by one, 16 to 1,048,576; at half of it a sweep settles and forgets them. Less: more sweeps. More:
+    /// RAM, 100 bytes or so each. \[guess\]
     pub purge_limit: u32,
+    /// Percent of one core that the sweep after a purge may take, 1 to 100. Less: what was purged holds its room for
+    /// longer. More: slower reads meanwhile. \[measured: docs/store.md\]
+    pub sweep_percent: u8,
     /// Disk reads at a time, and disk writes at a time; 1 to 256. Less: an idle disk. More: threads. \[guess\]
     pub io_depth: u16,
     /// How long nothing is written after the disk failed, 100 ms to 1 h. Less: time lost on a dead disk. More: RAM alone
     /// for longer once it is well again. \[guess\]
     #[serde(with = "duration")]
     pub disk_retry: Duration,
+    /// Tries to write that fail one after another before a disk is given up and remembered as bad, 1 to 1,000. Less: a
+    /// passing fault costs the disk. More: time lost on a dead one. \[guess\]
+    pub disk_failures: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             directory: None,
+            more_directories: Vec::new(),
             capacity: ByteSize::gib(8),
             memory: ByteSize::mib(256),
             segment: ByteSize::mib(64),
@@ -135,9 +147,12 @@ impl Default for Config {
             eviction: Eviction::S3Fifo,
             small_queue_percent: 10,
             reinsertion_percent: 50,
+            admission: 1,
             purge_limit: 65_536,
+            sweep_percent: 15,
             io_depth: 16,
             disk_retry: Duration::from_secs(10),
+            disk_failures: 8,
         }
     }
 }
@@ -170,8 +185,21 @@ impl Config {
         if !(Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&self.disk_retry) {
             return refuse("disk_retry", "is not within 100 ms to 1 h");
         }
+        if !(1..=15).contains(&self.admission) {
+            return refuse("admission", "is not within 1 to 15");
+        }
+        if !(1..=100).contains(&self.sweep_percent) {
+            return refuse("sweep_percent", "is not within 1 to 100");
+        }
+        if !(1..=1000).contains(&self.disk_failures) {
+            return refuse("disk_failures", "is not within 1 to 1000");
+        }
+        if self.more_directories.len() > 64 {
+            return refuse("more_directories", "has more than 64 entries");
+        }
         if self.directory.is_none() {
-            return Ok(());
+            let alone = self.more_directories.is_empty();
+            return if alone { Ok(()) } else { refuse("more_directories", "is set without `directory`") };
         }
         if !(ByteSize::mib(1).0..=ByteSize::gib(2).0).contains(&self.segment.0) {
             return refuse("segment", "is not within 1 MiB to 2 GiB");
@@ -268,6 +296,10 @@ mod tests {
             ("metadata_limit", Config { metadata_limit: ByteSize::mib(2), ..disk.clone() }),
             ("purge_limit", Config { purge_limit: 1, ..disk.clone() }),
             ("io_depth", Config { io_depth: 0, ..disk.clone() }),
+            ("admission", Config { admission: 0, ..disk.clone() }),
+            ("sweep_percent", Config { sweep_percent: 101, ..disk.clone() }),
+            ("disk_failures", Config { disk_failures: 0, ..disk.clone() }),
+            ("more_directories", Config { directory: None, more_directories: vec!["y".into()], ..disk.clone() }),
             ("disk_retry", Config { disk_retry: Duration::ZERO, ..disk.clone() }),
             ("reinsertion_percent", Config { reinsertion_percent: 76, ..disk.clone() }),
             ("small_queue_percent", Config { small_queue_percent: 0, ..disk }),

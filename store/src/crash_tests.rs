@@ -46,7 +46,8 @@ struct Bench {
     version: u32,
 }
 
-const LARGE: Shape = Shape { segment: 4096, capacity: 1 << 20, reinsertion_percent: 50, retry: Duration::from_secs(1) };
+const LARGE: Shape =
+    Shape { segment: 4096, capacity: 1 << 20, reinsertion_percent: 50, retry: Duration::from_secs(1), failures: 1000 };
 /// Four segments and the purge log.
 const SMALL: Shape = Shape { capacity: 5 * 4096, ..LARGE };
 
@@ -56,7 +57,9 @@ fn key(n: u8) -> Key {
 
 fn open(disk: &Double, shape: Shape) -> Result<(Engine, Arc<Book>), Refusal> {
     let book = Arc::new(Book::new(64));
-    Ok((recover::open(Arc::new(disk.clone()), shape, Arc::clone(&book))?, book))
+    let found = recover::find(Arc::new(disk.clone()))?;
+    let mut engines = recover::open(vec![found], shape, &book).map_err(|(_, refusal)| refusal)?;
+    Ok((engines.pop().expect("one disk, one engine"), book))
 }
 
 impl Bench {
@@ -388,7 +391,7 @@ fn a_large_object_cut_at_any_call_is_whole_or_not_there() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let body: Bytes = (0..3 << 18).flat_map(|word: u32| word.to_le_bytes()).collect();
     let write = async |disk: &Double| {
-        let store = Store::open_on(Some(Arc::new(disk.clone())), config.clone()).await.ok()?;
+        let store = Store::open_on(vec![("double".into(), Arc::new(disk.clone()))], config.clone()).await.ok()?;
         let (directory, tags, expires, metadata) = (0, Tags::default(), None, Bytes::new());
         let born = store.purge_number();
         let head = Head { key: key(1), directory, tags, expires, metadata, length: None, born };
@@ -409,7 +412,7 @@ fn a_large_object_cut_at_any_call_is_whole_or_not_there() {
         assert_eq!(done, call == calls, "call {call}");
         runtime.block_on(async {
             let next = Arc::new(disk.after_kill());
-            let store = Store::open_on(Some(next), config.clone()).await.unwrap();
+            let store = Store::open_on(vec![("double".into(), next)], config.clone()).await.unwrap();
             let Some(object) = store.get(&key(1)).await else { return assert!(!done) };
             let mut at = 0;
             while at < object.len() {

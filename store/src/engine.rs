@@ -7,7 +7,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -44,6 +44,12 @@ pub(crate) struct Engine {
     pub(crate) seed: u64,
     /// Until when nothing is written, after the disk failed.
     failed_until: Mutex<Option<SystemTime>>,
+    /// Tries to write that failed, one after another.
+    failures: AtomicU32,
+    /// Which of the store's disks this is.
+    pub(crate) number: usize,
+    /// The files of segments' dead, and the room they take.
+    pub(crate) dead: Mutex<BTreeMap<u64, Room>>,
     _lock: Box<dyn Any + Send + Sync>,
 }
 
@@ -54,6 +60,8 @@ pub(crate) struct Shape {
     pub(crate) capacity: u64,
     pub(crate) reinsertion_percent: u64,
     pub(crate) retry: Duration,
+    /// Tries to write that may fail one after another before the disk is given up.
+    pub(crate) failures: u32,
 }
 
 /// What happened since the store was opened.
@@ -62,6 +70,7 @@ pub(crate) struct Counts {
     pub(crate) evicted: AtomicU64,
     pub(crate) corrupt: AtomicU64,
     pub(crate) errors: AtomicU64,
+    pub(crate) purged: AtomicU64,
 }
 
 /// What recovery found.
@@ -71,6 +80,10 @@ pub(crate) struct Found {
     pub(crate) segments: BTreeMap<u64, Arc<Segment>>,
     pub(crate) ledger: Arc<AtomicU64>,
     pub(crate) lock: Box<dyn Any + Send + Sync>,
+    /// The newest number that a segment ever had.
+    pub(crate) newest: u64,
+    /// Files of segments' dead, and the room they take.
+    pub(crate) dead: BTreeMap<u64, Room>,
 }
 
 /// A record that was written.
@@ -86,8 +99,7 @@ pub(crate) struct Written {
 pub(crate) struct Held;
 
 impl Engine {
-    pub(crate) fn new(disk: Arc<dyn Disk>, shape: Shape, book: Arc<Book>, found: Found) -> Self {
-        let newest = found.segments.keys().next_back().copied().unwrap_or_default();
+    pub(crate) fn new(disk: Arc<dyn Disk>, shape: Shape, book: Arc<Book>, found: Found, number: usize) -> Self {
         Self {
             next_generation: AtomicU64::new(disk.random()),
             disk,
@@ -101,9 +113,12 @@ impl Engine {
             active: Mutex::new(None),
             roller: Mutex::new(()),
             filling: Mutex::default(),
-            next_number: AtomicU64::new(newest + 1),
+            next_number: AtomicU64::new(found.newest + 1),
             seed: found.seed,
             failed_until: Mutex::new(None),
+            failures: AtomicU32::new(0),
+            number,
+            dead: Mutex::new(found.dead),
             _lock: found.lock,
         }
     }
@@ -123,6 +138,16 @@ impl Engine {
         let written = self.write(header, metadata, pieces.list(), true)?;
         self.index.insert(self.hash(&header.key), written.spot);
         Ok(written.spot)
+    }
+
+    /// Stores a whole object if nothing is under its key; whether it did.
+    pub(crate) fn put_new(&self, header: &mut Header, metadata: &[u8], pieces: &Pieces) -> io::Result<Option<Spot>> {
+        let written = self.write(header, metadata, pieces.list(), true)?;
+        let settled = self.index.insert_new(self.hash(&header.key), written.spot);
+        if !settled {
+            written.segment.disown(written.reserved);
+        }
+        Ok(settled.then_some(written.spot))
     }
 
     /// Says that a slice of a fill will be written. Until the fill is `done`, reclaiming spares it.
@@ -216,16 +241,27 @@ impl Engine {
         }
     }
 
-    /// Fills in what the disk tier knows.
+    /// Adds what this disk knows.
     pub(crate) fn report(&self, stats: &mut Stats) {
+        stats.index_objects += self.index.objects();
+        stats.index_bytes += self.index.bytes();
+        stats.disk_bytes += self.ledger.load(Ordering::Relaxed);
+        stats.disk_evictions += self.counts.evicted.load(Ordering::Relaxed);
+        stats.checksum_failures += self.counts.corrupt.load(Ordering::Relaxed);
+        stats.disk_errors += self.counts.errors.load(Ordering::Relaxed);
+        stats.purged += self.counts.purged.load(Ordering::Relaxed);
         let failed = self.failed_until.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        stats.objects = self.index.objects();
-        stats.index_bytes = self.index.bytes();
-        stats.disk_bytes = self.ledger.load(Ordering::Relaxed);
-        stats.disk_evictions = self.counts.evicted.load(Ordering::Relaxed);
-        stats.checksum_failures = self.counts.corrupt.load(Ordering::Relaxed);
-        stats.disk_errors = self.counts.errors.load(Ordering::Relaxed);
-        stats.disk = if failed { DiskState::Failed } else { DiskState::Working };
+        let state = match failed {
+            true if self.is_bad() => DiskState::Bad,
+            true => DiskState::Failed,
+            false => DiskState::Working,
+        };
+        stats.disk = stats.disk.max(state);
+    }
+
+    /// Whether so many tries to write failed that the disk is given up for good.
+    pub(crate) fn is_bad(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) >= self.shape.failures
     }
 
     pub(crate) fn note_error(&self, action: &'static str, error: &io::Error) {
@@ -258,11 +294,17 @@ impl Engine {
         self.check_working()?;
         let result = self.write_unchecked(header, metadata, pieces, may_roll);
         match &result {
-            Ok(_) => *self.failed_until.lock().unwrap_or_else(PoisonError::into_inner) = None,
+            Ok(_) => {
+                *self.failed_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                self.failures.store(0, Ordering::Relaxed);
+            }
             // Nothing is wrong with the disk.
             Err(error) if is_held(error) => {}
             Err(error) => {
                 self.note_error("write", error);
+                if !is_full(error) && error.kind() != io::ErrorKind::FileTooLarge {
+                    self.failures.fetch_add(1, Ordering::Relaxed);
+                }
                 let until = self.disk.now() + self.shape.retry;
                 *self.failed_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
             }
@@ -388,6 +430,7 @@ impl Engine {
     fn check_working(&self) -> io::Result<()> {
         let until = *self.failed_until.lock().unwrap_or_else(PoisonError::into_inner);
         match until {
+            Some(_) if self.is_bad() => Err(io::Error::other("the disk was given up")),
             Some(until) if self.disk.now() < until => Err(io::Error::other("the disk failed a moment ago")),
             Some(_) | None => Ok(()),
         }

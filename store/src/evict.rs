@@ -9,6 +9,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use crate::dead;
 use crate::engine::{Engine, Held};
 use crate::index::Spot;
 use crate::load::Fault;
@@ -85,7 +86,12 @@ impl Engine {
     fn bury(&self) {
         let mut undead = self.undead.lock().unwrap_or_else(PoisonError::into_inner);
         undead.retain(|segment| match self.disk.remove(&name(segment.header.number)) {
-            Ok(()) => false,
+            Ok(()) => {
+                if self.dead.lock().unwrap_or_else(PoisonError::into_inner).remove(&segment.header.number).is_some() {
+                    drop(self.disk.remove(&dead::name(segment.header.number)));
+                }
+                false
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(error) => {
                 self.note_error("remove", &error);

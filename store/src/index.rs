@@ -105,6 +105,16 @@ impl Index {
         self.shard(hash).0.insert(low(hash), spot)
     }
 
+    /// Puts `spot` under `hash` if nothing is there; whether it did.
+    pub(crate) fn insert_new(&self, hash: u64, spot: Spot) -> bool {
+        let (mut shard, low) = self.shard(hash);
+        let free = shard.find(low).is_none();
+        if free {
+            shard.insert(low, spot);
+        }
+        free
+    }
+
     /// Puts `new` under `hash` if `old` is there; whether it was.
     pub(crate) fn replace(&self, hash: u64, old: Spot, new: Spot) -> bool {
         let (mut shard, low) = self.shard(hash);

@@ -21,13 +21,20 @@ mod object;
 pub use object::{Object, Tier};
 
 mod purge;
-pub use purge::{Filter, PurgeKind, Selector};
+pub use purge::{Filter, PurgeKind, PurgeProgress, Selector};
+mod purge_frame;
 mod purge_log;
+mod sweep;
 
+mod reads;
 mod tiers;
 
+mod admission;
 mod memory;
+mod mix;
 
+mod dead;
+mod disks;
 mod engine;
 mod evict;
 mod index;
@@ -35,6 +42,7 @@ mod load;
 mod record;
 mod recover;
 mod segment;
+mod walk;
 
 mod config;
 pub use config::{ByteSize, Config, Eviction};

@@ -35,6 +35,8 @@ pub(crate) enum LoadedBody {
 #[derive(Clone)]
 pub(crate) struct SliceAt {
     pub(crate) key: Key,
+    /// The number of its disk.
+    pub(crate) disk: usize,
     spot: Spot,
     segment: Arc<Segment>,
     offset: u32,
@@ -86,7 +88,7 @@ impl Engine {
     pub(crate) fn find_slice(&self, key: Key) -> Option<SliceAt> {
         let spot = self.index.ask(self.hash(&key))?;
         let segment = self.segment(spot)?;
-        Some(SliceAt { key, spot, segment, offset: self.place(spot).offset })
+        Some(SliceAt { key, disk: self.number, spot, segment, offset: self.place(spot).offset })
     }
 
     /// Forgets a slice or a body that turned out unreadable.
@@ -167,7 +169,7 @@ impl Engine {
         }
         let head = read.header.head(read.metadata.clone());
         let at = |segment: &Arc<Segment>, offset, spot| {
-            let slice = SliceAt { key: *key, spot, segment: Arc::clone(segment), offset };
+            let slice = SliceAt { key: *key, disk: self.number, spot, segment: Arc::clone(segment), offset };
             LoadedBody::At(Arc::from([slice]))
         };
         let body = match read.header.kind {

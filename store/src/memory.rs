@@ -6,7 +6,6 @@
 //! [`SMALL_FLOOR`] entries, because on small caches a tenth is a handful and misses rise above FIFO's. `Eviction::Fifo`
 //! is the same with everything in the main queue and no second chance.
 
-use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -14,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use crate::config::Eviction;
 use crate::key::Key;
+use crate::mix::Mix;
 use crate::object::{Pieces, Whole};
 
 /// What the RAM tier holds under a key.
@@ -36,12 +36,14 @@ struct Resident {
     main: AtomicBool,
 }
 
+type Shard = HashMap<Key, Resident, Mix>;
+
 /// The RAM tier.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    shards: Box<[RwLock<HashMap<Key, Resident>>]>,
+    shards: Box<[RwLock<Shard>]>,
     queues: Mutex<Queues>,
-    hasher: RandomState,
+    hasher: Mix,
     eviction: Eviction,
     capacity: u64,
     small_percent: u64,
@@ -89,10 +91,11 @@ const ASKED_MOST: u8 = 3;
 
 impl Memory {
     pub(crate) fn new(capacity: u64, eviction: Eviction, small_percent: u8) -> Self {
+        let hasher = Mix::new();
         Self {
-            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            shards: (0..SHARDS).map(|_| RwLock::new(HashMap::with_hasher(hasher.clone()))).collect(),
             queues: Mutex::default(),
-            hasher: RandomState::new(),
+            hasher,
             eviction,
             capacity,
             small_percent: u64::from(small_percent),
@@ -105,7 +108,8 @@ impl Memory {
         let resident = shard.get(key)?;
         let asked = resident.asked.load(Ordering::Relaxed);
         if asked < ASKED_MOST {
-            resident.asked.fetch_add(1, Ordering::Relaxed);
+            // Two at once may count as one: it is a hint, and a plain store costs a hot hit less.
+            resident.asked.store(asked + 1, Ordering::Relaxed);
         }
         Some((resident.value.clone(), asked == 0))
     }
@@ -114,6 +118,14 @@ impl Memory {
     pub(crate) fn peek(&self, key: &Key) -> Option<Value> {
         let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
         shard.get(key).map(|resident| resident.value.clone())
+    }
+
+    /// The object that is held under `key`; does not count as asked for.
+    pub(crate) fn peek_object(&self, key: &Key) -> Option<Arc<Whole>> {
+        match self.peek(key)? {
+            Value::Object(whole) => Some(whole),
+            Value::Slice(_) => None,
+        }
     }
 
     /// Whether something is held under `key`; does not count as asked for.
@@ -168,6 +180,16 @@ impl Memory {
         self.make_room(&mut queues);
     }
 
+    /// The objects of one part of the tier; `None` past the last part.
+    pub(crate) fn part(&self, number: usize) -> Option<Vec<Arc<Whole>>> {
+        let shard = self.shards.get(number)?.read().unwrap_or_else(PoisonError::into_inner);
+        let objects = shard.values().filter_map(|resident| match &resident.value {
+            Value::Object(whole) => Some(Arc::clone(whole)),
+            Value::Slice(_) => None,
+        });
+        Some(objects.collect())
+    }
+
     pub(crate) fn holdings(&self) -> Holdings {
         let queues = self.queues();
         Holdings { objects: queues.objects, bytes: queues.small.weight + queues.main.weight, evicted: queues.evicted }
@@ -177,7 +199,7 @@ impl Memory {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn shard(&self, key: &Key) -> &RwLock<HashMap<Key, Resident>> {
+    fn shard(&self, key: &Key) -> &RwLock<Shard> {
         let hash = usize::try_from(self.hasher.hash_one(key) >> 32).unwrap_or_default();
         &self.shards[hash % SHARDS]
     }
@@ -271,7 +293,7 @@ impl Memory {
 impl Value {
     fn weight(&self) -> u64 {
         match self {
-            Self::Object(whole) => whole.pieces.len() + whole.head.metadata.len() as u64,
+            Self::Object(whole) => whole.len() + whole.head.metadata.len() as u64,
             Self::Slice(pieces) => pieces.len(),
         }
     }

@@ -26,24 +26,23 @@ pub enum Tier {
 /// An object of the store. Cheap to clone; what it reads stays readable while it lives, also once evicted.
 #[derive(Clone)]
 pub struct Object {
-    pub(crate) head: Arc<Head>,
-    pub(crate) stored: SystemTime,
     pub(crate) soft_purged: bool,
-    pub(crate) length: u64,
     pub(crate) tier: Tier,
     pub(crate) body: Body,
 }
 
-/// Where a body is.
+/// An object as it was found. A hit in RAM costs one reference and touches nothing else.
 #[derive(Clone)]
 pub(crate) enum Body {
-    Memory(Arc<Pieces>),
-    Disk(Arc<DiskBody>),
+    Memory(Arc<Whole>),
+    Disk(Arc<OnDisk>),
 }
 
-/// A body on disk, in one record or in a run of slices.
-pub(crate) struct DiskBody {
+/// An object whose body is on disk, in one record or in a run of slices.
+pub(crate) struct OnDisk {
     pub(crate) tiers: Arc<Tiers>,
+    pub(crate) head: Head,
+    pub(crate) stored: SystemTime,
     pub(crate) slices: Arc<[SliceAt]>,
     pub(crate) kind: DiskKind,
 }
@@ -66,24 +65,43 @@ pub(crate) struct Pieces {
 /// A whole object in RAM.
 #[derive(Debug)]
 pub(crate) struct Whole {
-    pub(crate) head: Arc<Head>,
+    pub(crate) head: Head,
     pub(crate) stored: SystemTime,
     pub(crate) soft_purged: bool,
     pub(crate) pieces: Arc<Pieces>,
+    /// Bytes of the body, so that asking for them does not touch the pieces.
+    length: u64,
     /// Every purge up to this number was met and left the object as it is.
     pub(crate) checked: AtomicU64,
+}
+
+impl Whole {
+    pub(crate) fn new(head: Head, stored: SystemTime, soft_purged: bool, pieces: Arc<Pieces>) -> Self {
+        Self { head, stored, soft_purged, length: pieces.len(), pieces, checked: AtomicU64::new(0) }
+    }
+
+    /// Bytes of the body.
+    pub(crate) fn len(&self) -> u64 {
+        self.length
+    }
 }
 
 impl Object {
     /// What is known of the object beside its body. `length` is the body's.
     pub fn head(&self) -> &Head {
-        &self.head
+        match &self.body {
+            Body::Memory(whole) => &whole.head,
+            Body::Disk(found) => &found.head,
+        }
     }
 
     /// Bytes of the body.
     #[expect(clippy::len_without_is_empty, reason = "an object without a body is an object still")]
     pub fn len(&self) -> u64 {
-        self.length
+        match &self.body {
+            Body::Memory(whole) => whole.len(),
+            Body::Disk(found) => found.head.length.unwrap_or_default(),
+        }
     }
 
     /// Where the body was found.
@@ -93,7 +111,10 @@ impl Object {
 
     /// When the body was stored, to the millisecond; `freshen` leaves it as it is.
     pub fn stored(&self) -> SystemTime {
-        self.stored
+        match &self.body {
+            Body::Memory(whole) => whole.stored,
+            Body::Disk(found) => found.stored,
+        }
     }
 
     /// Whether a soft purge took it since it was born: ask the origin before using it.
@@ -107,35 +128,26 @@ impl Object {
     /// # Errors
     /// The bytes are not those that were written, the disk failed, or a slice was replaced meanwhile.
     pub async fn read(&self, offset: u64, max: usize) -> Result<Bytes, ReadError> {
-        if offset >= self.length {
-            return Ok(Bytes::new());
-        }
         match &self.body {
-            Body::Memory(pieces) => Ok(pieces.read(offset, max)),
-            Body::Disk(body) => body.read(self, offset, max).await,
+            Body::Memory(whole) => Ok(whole.pieces.read(offset, max)),
+            Body::Disk(found) if offset < self.len() => found.read(self.soft_purged, offset, max).await,
+            Body::Disk(_) => Ok(Bytes::new()),
         }
     }
 
-    pub(crate) fn in_memory(whole: &Whole, soft_purged: bool) -> Self {
-        Self {
-            head: Arc::clone(&whole.head),
-            stored: whole.stored,
-            soft_purged,
-            length: whole.pieces.len(),
-            tier: Tier::Memory,
-            body: Body::Memory(Arc::clone(&whole.pieces)),
-        }
+    pub(crate) fn in_memory(whole: Arc<Whole>, soft_purged: bool) -> Self {
+        Self { soft_purged, tier: Tier::Memory, body: Body::Memory(whole) }
     }
 }
 
 impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Object").field("head", &self.head).field("tier", &self.tier()).finish_non_exhaustive()
+        f.debug_struct("Object").field("head", self.head()).field("tier", &self.tier()).finish_non_exhaustive()
     }
 }
 
-impl DiskBody {
-    async fn read(&self, object: &Object, offset: u64, max: usize) -> Result<Bytes, ReadError> {
+impl OnDisk {
+    async fn read(&self, soft_purged: bool, offset: u64, max: usize) -> Result<Bytes, ReadError> {
         let tiers = Arc::clone(&self.tiers);
         match &self.kind {
             DiskKind::Run { slice } => {
@@ -152,7 +164,7 @@ impl DiskBody {
                 if offset > 0 {
                     return tiers.read_range(at, Some(*spot), offset, max).await;
                 }
-                let pieces = tiers.promote(at, *spot, object).await?;
+                let pieces = tiers.promote(at, *spot, self, soft_purged).await?;
                 *loaded.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&pieces);
                 Ok(pieces.read(offset, max))
             }

@@ -3,14 +3,16 @@
 //! A hit whose object was born before a purge that matches it is a miss (hard) or is returned marked (soft), so a purge
 //! is effective the moment it stands here, also for a fill under way. Selectors are looked up by what they select, so
 //! a hit looks at its own key, its own directory and the purges by tag of that directory or of all. A purge that a
-//! later one covers is forgotten; over the limit the oldest are folded into one number that matches every older
+//! later one covers is forgotten. At half the limit the sweep settles the table: once every stored object that a purge
+//! takes is out for good, the purge itself goes, and only its number stays as the floor, below which nothing may come in
+//! late. Over the limit, should the sweep not keep up, the oldest are folded into one number that matches every older
 //! object: more than was asked for is purged, never less. The log on disk is `purge_log`'s.
 
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
 
-use crate::key::{Key, PurgeNumber, Tags};
+use crate::key::{Head, Key, PurgeNumber, Tags};
 
 /// Which objects a purge is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +45,19 @@ pub enum PurgeKind {
     Hard,
 }
 
+/// How far the sweep for one purge is. The purge itself is in force from the moment it has a number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PurgeProgress {
+    /// Objects looked at so far.
+    pub examined: u64,
+    /// Objects among them that the purge takes; for a soft purge, that it marks.
+    pub removed: u64,
+    /// Bytes of these, metadata and body.
+    pub bytes: u64,
+    /// Whether every object was looked at.
+    pub done: bool,
+}
+
 /// What the purges say of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verdict {
@@ -61,6 +76,13 @@ pub(crate) struct Subject<'a> {
     pub(crate) metadata: &'a [u8],
 }
 
+impl<'a> Subject<'a> {
+    pub(crate) fn of(head: &'a Head) -> Self {
+        let Head { key, directory, tags, born, metadata, .. } = head;
+        Self { key, directory: *directory, tags: *tags, born: *born, metadata }
+    }
+}
+
 /// The opaque selector's evaluator: (filter, metadata) to whether the object is meant.
 pub type Filter = dyn Fn(&[u8], &[u8]) -> bool + Send + Sync;
 
@@ -77,6 +99,8 @@ pub(crate) struct Purge {
 pub(crate) struct Purges {
     latest: PurgeNumber,
     limit: usize,
+    /// Purges up to this one may be forgotten: what was born before it and comes in only now may be meant by one.
+    floor: PurgeNumber,
     /// The newest purge of everything, folded ones included.
     all: Newest,
     keys: HashMap<Key, Newest>,
@@ -176,6 +200,42 @@ impl Purges {
         verdict
     }
 
+    /// What the purges say of an object that comes in: also those that no stored object can meet any more.
+    pub(crate) fn verdict_on_entry(&self, subject: Subject<'_>, filter: Option<&Filter>) -> Verdict {
+        if subject.born < self.floor { Verdict::Hard } else { self.verdict(subject, filter) }
+    }
+
+    /// Whether so many purges are kept that settling them is due.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.order.len() > self.limit / 2
+    }
+
+    /// The purge to settle up to: the newest quarter of the limit stays, so that what comes in meanwhile is not held
+    /// against the floor.
+    pub(crate) fn settles_to(&self) -> Option<PurgeNumber> {
+        let due = self.order.len().checked_sub(self.limit / 4)?;
+        self.order.keys().nth(due.checked_sub(1)?).copied()
+    }
+
+    /// Forgets the purges up to `number`: everything stored that they take is out for good.
+    pub(crate) fn settle(&mut self, number: PurgeNumber) {
+        let settled: Vec<_> = self.order.range(..=number).map(|(number, _)| *number).collect();
+        settled.into_iter().for_each(|number| self.remove(number));
+        self.all.settle(number);
+        self.raise_floor(number);
+    }
+
+    /// Lets nothing in any more that was born before `number`.
+    pub(crate) fn raise_floor(&mut self, number: PurgeNumber) {
+        self.floor = self.floor.max(number);
+        self.latest = self.latest.max(number);
+    }
+
+    /// What was born before it does not come in.
+    pub(crate) fn floor(&self) -> PurgeNumber {
+        self.floor
+    }
+
     /// Every purge in force, oldest first, such that adding them to an empty table gives this one.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Purge> + '_ {
         let all = [(self.all.soft, PurgeKind::Soft), (self.all.hard, PurgeKind::Hard)];
@@ -248,6 +308,14 @@ impl Newest {
         covered
     }
 
+    fn settle(&mut self, number: PurgeNumber) {
+        for slot in [&mut self.hard, &mut self.soft] {
+            if *slot <= number {
+                *slot = PurgeNumber(0);
+            }
+        }
+    }
+
     fn verdict(self, born: PurgeNumber) -> Verdict {
         if born < self.hard {
             Verdict::Hard
@@ -272,6 +340,24 @@ fn forget<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Newest>, key: &K, number
     newest.forget(number);
     if newest.hard.0 == 0 && newest.soft.0 == 0 {
         map.remove(key);
+    }
+}
+
+impl Purge {
+    /// Whether it takes, or marks, this object.
+    pub(crate) fn matches(&self, subject: Subject<'_>, filter: Option<&Filter>) -> bool {
+        let (number, kind) = (self.number, self.kind);
+        subject.born < number
+            && match &self.selector {
+                Selector::All => true,
+                Selector::Key(key) => key == subject.key,
+                Selector::Directory(directory) => *directory == subject.directory,
+                Selector::Tags { directory, mask, value, filter: wanted } => {
+                    let (mask, value) = (*mask, *value);
+                    let tag = TagPurge { number, kind, mask, value, filter: wanted.clone() };
+                    directory.is_none_or(|directory| directory == subject.directory) && tag.matches(subject, filter)
+                }
+            }
     }
 }
 
@@ -359,6 +445,27 @@ mod tests {
         check(4, purges.clone(), 0, Verdict::Hard);
         check(4, purges.clone(), 1, Verdict::Soft);
         check(4, purges, 15, Verdict::Clean);
+    }
+
+    #[test]
+    fn settled_purges_are_forgotten_and_nothing_older_comes_in_late() {
+        let mut table = Purges::new(16);
+        for n in 1..=6 {
+            table.add(table.next(Selector::Key(key(n)), PurgeKind::Hard));
+        }
+        table.add(table.next(Selector::All, PurgeKind::Soft));
+        assert!(!table.is_crowded());
+        table.settle(PurgeNumber(5));
+        let (key, tags) = (key(6), Tags::default());
+        let subject = |born| Subject { key: &key, directory: 7, tags, born: PurgeNumber(born), metadata: b"" };
+        assert_eq!((table.len(), table.floor()), (1, PurgeNumber(5)));
+        assert_eq!(table.verdict(subject(5), None), Verdict::Hard, "purge 6 is still in force");
+        assert_eq!(table.verdict_on_entry(subject(4), None), Verdict::Hard);
+        assert_eq!(table.verdict_on_entry(subject(6), None), Verdict::Soft, "purge 7 is still in force");
+        assert_eq!(table.verdict_on_entry(subject(7), None), Verdict::Clean);
+        table.settle(PurgeNumber(7));
+        assert_eq!(table.verdict(subject(0), None), Verdict::Clean, "what is stored has met all of them");
+        assert_eq!(table.verdict_on_entry(subject(6), None), Verdict::Hard);
     }
 
     #[test]

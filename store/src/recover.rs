@@ -5,16 +5,21 @@
 //! takes no later one along. Then the segment is sealed. Of two records under one key the later counts, unless it only
 //! stands in for one that something else had replaced by then. Files of other names are left alone.
 
-use std::collections::{BTreeMap, HashSet};
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use bytes::Bytes;
+
 use crate::config::PIECE;
+use crate::dead;
 use crate::disk::{Disk, DiskFile};
 use crate::engine::{Engine, Found, Shape, hash};
 use crate::index::{Index, Spot};
-use crate::purge_log::Book;
+use crate::purge_frame::Contents;
+use crate::purge_log::{Book, Source};
 use crate::record::{HEADER, Header, Kind, Place, UNIT};
 use crate::segment::{Entry, Footer, Room, SEGMENT_HEADER, Segment, SegmentHeader, name, number};
 
@@ -24,64 +29,145 @@ pub(crate) enum Refusal {
     Locked,
     Version(u64),
     Foreign(String),
+    /// The disk was given up before and is remembered as bad.
+    Bad,
     Disk(&'static str, io::Error),
+}
+
+/// What a directory holds, before it is known whether its purges are all known.
+pub(crate) struct Finding {
+    disk: Arc<dyn Disk>,
+    lock: Box<dyn Any + Send + Sync>,
+    names: Vec<String>,
+    seed: Option<u64>,
+    contents: Contents,
 }
 
 /// The version of everything in the directory.
 pub(crate) const VERSION: u64 = 1;
 const FORMAT: &str = "format";
 const NEW_FORMAT: &str = "format.new";
+/// A disk that was given up has a file of this name, and the others have one with its seed behind it.
+const BAD: &str = "bad";
 /// Bytes that a scan reads at a time.
 const WINDOW: u64 = 1 << 20;
 
-/// Opens the directory: locks it, checks its version, rebuilds the index, goes on with the purge log.
-pub(crate) fn open(disk: Arc<dyn Disk>, shape: Shape, book: Arc<Book>) -> Result<Engine, Refusal> {
+/// Takes the directory: locks it, checks its version, reads its purge log.
+pub(crate) fn find(disk: Arc<dyn Disk>) -> Result<Finding, Refusal> {
     let lock = disk.lock().map_err(|error| Refusal::Disk("taking the lock", error))?.ok_or(Refusal::Locked)?;
     let names = disk.list().map_err(|error| Refusal::Disk("listing", error))?;
     let seed = read_format(&*disk, &names)?;
-    let mut recovery = Recovery { disk: &*disk, seed, ..Recovery::new(&*disk) };
+    if names.iter().any(|name| name == BAD) {
+        return Err(Refusal::Bad);
+    }
+    let contents = Contents::load(&*disk).map_err(|error| Refusal::Disk("reading the purge log", error))?;
+    Ok(Finding { disk, lock, names, seed, contents })
+}
+
+impl Finding {
+    /// Whether this disk remembers that one as bad.
+    pub(crate) fn distrusts(&self, other: &Self) -> bool {
+        other.seed.is_some_and(|seed| self.names.contains(&bad_name(seed)))
+    }
+}
+
+/// Notes in a directory that it, or with a seed the disk of that seed, was given up.
+pub(crate) fn write_bad(disk: &dyn Disk, seed: Option<u64>, place: &str) -> io::Result<()> {
+    let name = seed.map_or_else(|| BAD.to_owned(), bad_name);
+    let file: Arc<dyn DiskFile> = disk.create(&name, 0)?;
+    let text = format!("{place} failed again and again and is not used. Once it is well, empty it.\n");
+    file.write_at(text.as_bytes(), 0)?;
+    file.sync()?;
+    disk.sync_names()
+}
+
+/// Opens what was found: rebuilds each index, goes on with the purge logs. With an error comes the place of its directory.
+pub(crate) fn open(findings: Vec<Finding>, shape: Shape, book: &Arc<Book>) -> Result<Vec<Engine>, (usize, Refusal)> {
+    let (mut found, mut sources) = (Vec::new(), Vec::new());
+    for (place, finding) in findings.into_iter().enumerate() {
+        let (one, source) = rebuild(finding).map_err(|refusal| (place, refusal))?;
+        found.push(one);
+        sources.push(source);
+    }
+    let disks: Vec<_> = sources.iter().map(|source| Arc::clone(&source.disk)).collect();
+    let sound = book.open(sources).map_err(|error| (0, Refusal::Disk("writing the purge log", error)))?;
+    if !sound {
+        tracing::error!("purges may be lost: the store begins empty rather than return what was purged");
+    }
+    let mut engines = Vec::new();
+    for (place, (disk, mut found)) in disks.into_iter().zip(found).enumerate() {
+        if !sound {
+            found.begin_empty(&*disk).map_err(|error| (place, Refusal::Disk("removing a segment", error)))?;
+        }
+        engines.push(Engine::new(disk, shape, Arc::clone(book), found, place));
+    }
+    Ok(engines)
+}
+
+/// Rebuilds the index of one directory.
+fn rebuild(finding: Finding) -> Result<(Found, Source), Refusal> {
+    let Finding { disk, lock, names, seed, contents } = finding;
+    let mut recovery = Recovery::new(&*disk, seed, &contents.dead);
     let mut numbers: Vec<u64> = names.iter().filter_map(|file| number(file)).collect();
     numbers.sort_unstable();
     numbers.into_iter().for_each(|number| recovery.take(number));
-    let Recovery { mut index, mut segments, ledger, seed: known, purge, .. } = recovery;
+    recovery.take_out_the_dead();
+    let Recovery { index, segments, ledger, seed: known, purge: witnessed, dead_files, .. } = recovery;
+    for orphan in names.iter().filter_map(|file| dead::number(file)).filter(|number| !segments.contains_key(number)) {
+        drop(disk.remove(&dead::name(orphan)));
+    }
     let seed = known.unwrap_or_else(|| disk.random());
     if names.iter().all(|name| name != FORMAT) {
         write_format(&*disk, seed).map_err(|error| Refusal::Disk("writing the format file", error))?;
     }
-    let sound = book
-        .open(Arc::clone(&disk), Arc::clone(&ledger), purge)
-        .map_err(|error| Refusal::Disk("reading the purge log", error))?;
-    if !sound {
-        tracing::error!("purges may be lost: the store begins empty rather than return what was purged");
-        for number in std::mem::take(&mut segments).into_keys() {
-            disk.remove(&name(number)).map_err(|error| Refusal::Disk("removing a segment", error))?;
+    let newest = segments.keys().chain(&contents.dead).max().copied().unwrap_or_default();
+    let found = Found { seed, index, segments, ledger: Arc::clone(&ledger), lock, newest, dead: dead_files };
+    Ok((found, Source { disk, ledger, contents, witnessed }))
+}
+
+impl Found {
+    /// Gives up everything that was found.
+    fn begin_empty(&mut self, disk: &dyn Disk) -> io::Result<()> {
+        for number in std::mem::take(&mut self.segments).into_keys() {
+            disk.remove(&name(number))?;
         }
-        index = Index::new();
+        for number in std::mem::take(&mut self.dead).into_keys() {
+            disk.remove(&dead::name(number))?;
+        }
+        self.index = Index::new();
+        Ok(())
     }
-    Ok(Engine::new(disk, shape, book, Found { seed, index, segments, ledger, lock }))
 }
 
 struct Recovery<'d> {
     disk: &'d dyn Disk,
     seed: Option<u64>,
+    /// Segments that the purge log names as having dead.
+    named: &'d BTreeSet<u64>,
     index: Index,
     segments: BTreeMap<u64, Arc<Segment>>,
     ledger: Arc<AtomicU64>,
     /// Hashes of keys whose last record so far is a tombstone.
     removed: HashSet<u64>,
+    /// By segment, the hash and offset of each record that purges took for good.
+    dead: Vec<(u64, Vec<(u64, u32)>)>,
+    dead_files: BTreeMap<u64, Room>,
     /// The newest purge that any segment knows of.
     purge: u64,
 }
 
 impl<'d> Recovery<'d> {
-    fn new(disk: &'d dyn Disk) -> Self {
+    fn new(disk: &'d dyn Disk, seed: Option<u64>, named: &'d BTreeSet<u64>) -> Self {
         Self {
             disk,
-            seed: None,
+            seed,
+            named,
             index: Index::new(),
             segments: BTreeMap::new(),
             ledger: Arc::default(),
             removed: HashSet::new(),
+            dead: Vec::new(),
+            dead_files: BTreeMap::new(),
             purge: 0,
         }
     }
@@ -91,6 +177,14 @@ impl<'d> Recovery<'d> {
         match self.reopen(number) {
             Ok(Some((segment, footer))) => {
                 self.purge = self.purge.max(segment.header.purge).max(footer.purge);
+                match self.dead_of(&segment, &footer) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        tracing::warn!(number, "a segment is dropped: which of its records were purged is not known");
+                        return drop(self.disk.remove(&name(number)));
+                    }
+                    Err(error) => return tracing::warn!(%error, number, "a segment is left out"),
+                }
                 footer.entries.iter().for_each(|entry| self.enter(number, entry));
                 self.segments.insert(number, Arc::new(segment));
             }
@@ -135,6 +229,28 @@ impl<'d> Recovery<'d> {
         Ok(Some((segment, footer)))
     }
 
+    /// Notes which of a segment's records purges took for good; false if they are not known.
+    fn dead_of(&mut self, segment: &Segment, footer: &Footer) -> io::Result<bool> {
+        let number = segment.header.number;
+        let Some(offsets) = dead::read(self.disk, &segment.header)? else { return Ok(!self.named.contains(&number)) };
+        self.dead_files.insert(number, Room::take(&self.ledger, dead::length(offsets.len())));
+        let is_dead = |entry: &&Entry| offsets.binary_search(&entry.offset).is_ok();
+        let dead = footer.entries.iter().filter(is_dead).map(|entry| (entry.hash, entry.offset)).collect();
+        self.dead.push((number, dead));
+        Ok(true)
+    }
+
+    /// What purges took for good leaves the index, unless something else stands under its key by now.
+    fn take_out_the_dead(&mut self) {
+        let newest = self.segments.keys().next_back().copied().unwrap_or_default();
+        for (segment, dead) in std::mem::take(&mut self.dead) {
+            for (hash, offset) in dead {
+                let there = self.index.get(hash).filter(|spot| spot.place(newest) == Place { segment, offset });
+                there.map(|spot| self.index.remove(hash, spot));
+            }
+        }
+    }
+
     fn enter(&mut self, segment: u64, entry: &Entry) {
         let here = Place { segment, offset: entry.offset };
         let there = self.index.get(entry.hash);
@@ -168,7 +284,7 @@ fn scan(segment: &Segment, end: u64) -> io::Result<Footer> {
         let mut within = 0;
         while let Some(bytes) = window.get(within..).filter(|bytes| bytes.len() >= HEADER) {
             if let Ok(header) = Header::decode(bytes, segment.header.salt)
-                && let Some(entry) = check(segment, at + within as u64, end, &header)?
+                && let Some(entry) = check(segment, &window.slice(within..), at + within as u64, end, &header)?
             {
                 footer.purge = footer.purge.max(header.born.0);
                 footer.entries.push(entry);
@@ -183,19 +299,26 @@ fn scan(segment: &Segment, end: u64) -> io::Result<Footer> {
     Ok(footer)
 }
 
-/// The entry of a record whose header is sound, if the rest is too.
-fn check(segment: &Segment, at: u64, end: u64, header: &Header) -> io::Result<Option<Entry>> {
+/// The entry of a record whose header is sound, if the rest is too; as much of it as was read stands in `window`.
+fn check(segment: &Segment, window: &Bytes, at: u64, end: u64, header: &Header) -> io::Result<Option<Entry>> {
     let length = header.record_length();
     let (Ok(offset), Ok(entry_length)) = (u32::try_from(at / UNIT), u32::try_from(length)) else { return Ok(None) };
     if at + length > end {
         return Ok(None);
     }
-    let front = segment.read(at, usize::try_from(header.body_begin()).map_err(io::Error::other)?)?;
+    let bytes = |begin: u64, length: u64| {
+        let (from, length) = (usize::try_from(begin), usize::try_from(length).map_err(io::Error::other)?);
+        match from {
+            Ok(from) if from + length <= window.len() => Ok(window.slice(from..from + length)),
+            Ok(_) | Err(_) => segment.read(at + begin, length),
+        }
+    };
+    let front = bytes(0, header.body_begin())?;
     let Ok((_, sums)) = header.decode_front(&front) else { return Ok(None) };
     let mut left = u64::from(header.body_length);
-    let mut begin = at + header.body_begin();
+    let mut begin = header.body_begin();
     for sum in sums {
-        let piece = segment.read(begin, usize::try_from(left.min(PIECE)).map_err(io::Error::other)?)?;
+        let piece = bytes(begin, left.min(PIECE))?;
         if crc32fast::hash(&piece) != sum {
             return Ok(None);
         }
@@ -246,4 +369,8 @@ fn write_format(disk: &dyn Disk, seed: u64) -> io::Result<()> {
     file.sync()?;
     disk.rename(NEW_FORMAT, FORMAT)?;
     disk.sync_names()
+}
+
+fn bad_name(seed: u64) -> String {
+    format!("{BAD}-{seed:016x}")
 }

@@ -1,10 +1,12 @@
 //! What a store holds and has met, in numbers.
 
 /// A store in numbers; counts are since it was opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Objects in any tier.
+    /// Objects on disk, or in RAM if those are more: what is on disk may be in RAM as well.
     pub objects: u64,
+    /// Objects on disk.
+    pub index_objects: u64,
     /// Objects held whole in RAM.
     pub memory_objects: u64,
     /// Bytes of the RAM tier in use, overhead included.
@@ -15,6 +17,8 @@ pub struct Stats {
     pub memory_evictions: u64,
     /// Purges kept one by one.
     pub purges: u64,
+    /// Objects on disk that sweeps cleared away.
+    pub purged: u64,
     /// Bytes of RAM that the index of the disk takes.
     pub index_bytes: u64,
     /// Bytes of the files on disk, dropped ones that are still read included.
@@ -25,17 +29,20 @@ pub struct Stats {
     pub checksum_failures: u64,
     /// File calls that failed.
     pub disk_errors: u64,
-    /// How the disk does.
+    /// How the disk does; of several, how the worst does.
     pub disk: DiskState,
 }
 
-/// How the disk does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// How the disk does; of several, how the worst does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DiskState {
     /// There is none: everything is in RAM.
+    #[default]
     Absent,
     /// It is written and read.
     Working,
     /// It failed: nothing is written until the next try, reads may still succeed.
     Failed,
+    /// It failed again and again, now or before the last start, and is remembered as bad: nothing is written to it.
+    Bad,
 }

@@ -1,6 +1,7 @@
 //! The store's handle: finds objects, takes them in, purges them.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -8,14 +9,15 @@ use bytes::Bytes;
 
 use crate::config::Config;
 use crate::disk::{Directory, Disk};
-use crate::engine::{Engine, Shape};
+use crate::disks::{Disks, Place};
+use crate::engine::Engine;
 use crate::error::{OpenError, StoreError};
 use crate::key::{Head, Key, PurgeNumber};
 use crate::object::Object;
-use crate::purge::{Filter, PurgeKind, Selector};
+use crate::purge::{Filter, PurgeKind, PurgeProgress, Selector};
 use crate::purge_log::{Book, FILTER_LIMIT};
-use crate::recover::{self, Refusal, VERSION};
-use crate::stats::{DiskState, Stats};
+use crate::stats::Stats;
+use crate::sweep;
 use crate::tiers::Tiers;
 use crate::writer::Writer;
 
@@ -32,19 +34,29 @@ impl Store {
     /// A setting cannot work, another process holds the directory, it is of another version or no store at all, or the
     /// disk failed.
     pub async fn open(config: Config) -> Result<Self, OpenError> {
-        let disk = config.directory.clone().map(|path| Arc::new(Directory::new(path)) as Arc<dyn Disk>);
-        Self::open_on(disk, config).await
+        let directories = config.directory.iter().chain(&config.more_directories).cloned();
+        let disk = |path: PathBuf| (path.clone(), Arc::new(Directory::new(path)) as Arc<dyn Disk>);
+        let disks = directories.map(disk).collect();
+        Self::open_on(disks, config).await
     }
 
-    /// As `open`, on this disk.
-    pub(crate) async fn open_on(disk: Option<Arc<dyn Disk>>, config: Config) -> Result<Self, OpenError> {
+    /// As `open`, on these disks.
+    pub(crate) async fn open_on(disks: Vec<Place>, config: Config) -> Result<Self, OpenError> {
         config.check()?;
         let book = Arc::new(Book::new(usize::try_from(config.purge_limit).unwrap_or(usize::MAX)));
-        let engine = match disk {
-            Some(disk) => Some(open_engine(disk, &config, Arc::clone(&book)).await?),
-            None => None,
+        let disks = if disks.is_empty() {
+            Disks::default()
+        } else {
+            let (config, book) = (config.clone(), Arc::clone(&book));
+            let directory = disks.first().map(|(path, _)| path.clone()).unwrap_or_default();
+            let opened = tokio::task::spawn_blocking(move || Disks::open(disks, &config, &book)).await;
+            opened.map_err(|error| OpenError::Disk {
+                directory,
+                action: "opening",
+                source: std::io::Error::other(error),
+            })??
         };
-        Ok(Self { tiers: Arc::new(Tiers::new(config, book, engine)) })
+        Ok(Self { tiers: Arc::new(Tiers::new(config, book, disks)) })
     }
 
     /// Begins to take an object in.
@@ -57,10 +69,14 @@ impl Store {
 
     /// The object under `key`; `None` also if it was purged, has expired, or cannot be read.
     pub async fn get(&self, key: &Key) -> Option<Object> {
+        let completes = self.tiers.admission.asked(key);
         if let Ok(found) = self.tiers.get_memory(key) {
+            if completes {
+                self.admit_late(*key);
+            }
             return found;
         }
-        let engine = self.tiers.engine.as_ref()?;
+        let engine = self.tiers.disks.of(key)?;
         // A miss of the index costs no thread.
         engine.index.get(engine.hash(key))?;
         let (tiers, key) = (Arc::clone(&self.tiers), *key);
@@ -72,7 +88,7 @@ impl Store {
     #[expect(clippy::unused_async, reason = "the seam leaves room for an index that is not all in RAM")]
     pub async fn contains(&self, key: &Key) -> bool {
         let on_disk = |engine: &Engine| engine.index.get(engine.hash(key)).is_some();
-        self.tiers.memory.contains(key) || self.tiers.engine.as_ref().is_some_and(on_disk)
+        self.tiers.memory.contains(key) || self.tiers.disks.of(key).is_some_and(on_disk)
     }
 
     /// Gives the object new metadata and a new expiry, as of now: a soft purge before now no longer marks it. Its body
@@ -102,7 +118,7 @@ impl Store {
     ) -> Result<Option<Object>, StoreError> {
         self.tiers.check_metadata(&metadata)?;
         let (tiers, key) = (Arc::clone(&self.tiers), *key);
-        if tiers.engine.is_none() {
+        if tiers.disks.is_empty() {
             return tiers.freshen(&key, &metadata, expires, born);
         }
         let work = move || tiers.freshen(&key, &metadata, expires, born);
@@ -116,7 +132,7 @@ impl Store {
     /// The disk failed: the object is gone now and may be back after a restart.
     pub async fn remove(&self, key: &Key) -> Result<bool, StoreError> {
         let (tiers, key) = (Arc::clone(&self.tiers), *key);
-        if tiers.engine.is_none() {
+        if tiers.disks.is_empty() {
             return tiers.remove(&key);
         }
         self.tiers.pool.write(move || tiers.remove(&key)).await.map_err(StoreError::Disk)?
@@ -134,11 +150,24 @@ impl Store {
         {
             return Err(StoreError::FilterTooLong { length: filter.len(), limit: FILTER_LIMIT });
         }
-        let book = Arc::clone(&self.tiers.book);
-        let (number, written) =
-            self.tiers.pool.write(move || book.purge(selector, kind)).await.map_err(StoreError::Disk)?;
+        let tiers = Arc::clone(&self.tiers);
+        let work = move || {
+            let (purge, written) = tiers.book.purge(selector, kind);
+            (purge.number, written, tiers.sweep(purge))
+        };
+        let (number, written, pass) = self.tiers.pool.write(work).await.map_err(StoreError::Disk)?;
+        if pass {
+            let store = Arc::downgrade(&self.tiers);
+            // Not waited for: the runtime's end does, and the last handle's.
+            drop(tokio::task::spawn_blocking(move || sweep::run(&store)));
+        }
         written.inspect_err(|error| self.note_error("purge", error)).map_err(StoreError::Disk)?;
         Ok(number)
+    }
+
+    /// How far the sweep for a purge of this process is; `None` if `number` is none, or is too long ago.
+    pub fn purge_progress(&self, number: PurgeNumber) -> Option<PurgeProgress> {
+        self.tiers.sweeps.progress(number)
     }
 
     /// The number of the newest purge: what an object is born at if its request begins now.
@@ -162,16 +191,10 @@ impl Store {
             fill_bytes: self.tiers.budget.held(),
             memory_evictions: holdings.evicted,
             purges: self.tiers.book.len() as u64,
-            index_bytes: 0,
-            disk_bytes: 0,
-            disk_evictions: 0,
-            checksum_failures: 0,
-            disk_errors: 0,
-            disk: DiskState::Absent,
+            ..Stats::default()
         };
-        if let Some(engine) = &self.tiers.engine {
-            engine.report(&mut stats);
-        }
+        self.tiers.disks.report(&mut stats);
+        stats.objects = stats.objects.max(stats.index_objects);
         stats
     }
 
@@ -179,8 +202,9 @@ impl Store {
     pub async fn close(self) {
         let tiers = Arc::clone(&self.tiers);
         let closed = self.tiers.pool.write(move || {
+            tiers.sweeps.close();
             let flushed = tiers.book.flush();
-            tiers.engine.as_ref().map_or(Ok(()), Engine::close).and(flushed)
+            tiers.disks.iter().map(Engine::close).fold(flushed, std::io::Result::and)
         });
         if let Err(error) = closed.await.and_then(|closed| closed) {
             self.note_error("close", &error);
@@ -188,9 +212,18 @@ impl Store {
     }
 
     fn note_error(&self, action: &'static str, error: &std::io::Error) {
-        if let Some(engine) = &self.tiers.engine {
+        if let Some(engine) = self.tiers.disks.at(0) {
             engine.note_error(action, error);
         }
+    }
+
+    /// What admission kept off the disk goes there now, behind the caller's back.
+    fn admit_late(&self, key: Key) {
+        let tiers = Arc::clone(&self.tiers);
+        drop(tokio::spawn(async move {
+            let late = Arc::clone(&tiers);
+            drop(tiers.pool.write(move || late.admit_late(&key)).await);
+        }));
     }
 }
 
@@ -198,22 +231,4 @@ impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Store").field("config", &self.tiers.config).finish_non_exhaustive()
     }
-}
-
-async fn open_engine(disk: Arc<dyn Disk>, config: &Config, book: Arc<Book>) -> Result<Engine, OpenError> {
-    let directory = config.directory.clone().unwrap_or_default();
-    let shape = Shape {
-        segment: config.segment.0 / 16 * 16,
-        capacity: config.capacity.0,
-        reinsertion_percent: u64::from(config.reinsertion_percent),
-        retry: config.disk_retry,
-    };
-    let opened = tokio::task::spawn_blocking(move || recover::open(disk, shape, book)).await;
-    let opened = opened.map_err(|error| Refusal::Disk("opening", std::io::Error::other(error)));
-    opened.and_then(|opened| opened).map_err(|refusal| match refusal {
-        Refusal::Locked => OpenError::Locked { directory },
-        Refusal::Version(found) => OpenError::Version { directory, found, supported: VERSION },
-        Refusal::Foreign(reason) => OpenError::Foreign { directory, reason },
-        Refusal::Disk(action, source) => OpenError::Disk { directory, action, source },
-    })
 }

@@ -18,24 +18,27 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 
+use crate::admission::Admission;
 use crate::config::Config;
 use crate::disk;
+use crate::disks::Disks;
 use crate::engine::{Engine, is_held};
-use crate::error::{ReadError, StoreError};
+use crate::error::StoreError;
 use crate::index::Spot;
 use crate::key::{Head, Key, PurgeNumber};
-use crate::load::{Fault, Loaded, LoadedBody, SliceAt};
+use crate::load::{Loaded, LoadedBody, SliceAt};
 use crate::memory::{Memory, OVERHEAD, Value};
-use crate::object::{Body, DiskBody, DiskKind, Object, Pieces, Tier, Whole};
+use crate::object::{Body, DiskKind, Object, OnDisk, Pieces, Tier, Whole};
 use crate::pool::Pool;
 use crate::purge::Verdict;
 use crate::purge_log::Book;
 use crate::record::{Header, Kind, to_millisecond};
+use crate::sweep::Sweeps;
 use crate::writer::Budget;
 
 /// What all handles, writers and objects of a store share.
@@ -43,7 +46,9 @@ pub(crate) struct Tiers {
     pub(crate) config: Config,
     pub(crate) memory: Memory,
     pub(crate) book: Arc<Book>,
-    pub(crate) engine: Option<Engine>,
+    pub(crate) disks: Disks,
+    pub(crate) admission: Admission,
+    pub(crate) sweeps: Sweeps,
     pub(crate) pool: Pool,
     /// Bytes that fills under way hold in RAM.
     pub(crate) budget: Budget,
@@ -52,12 +57,14 @@ pub(crate) struct Tiers {
 }
 
 impl Tiers {
-    pub(crate) fn new(config: Config, book: Arc<Book>, engine: Option<Engine>) -> Self {
-        let in_ram = if engine.is_some() { config.fill_memory.0 } else { config.memory.0 / 2 };
+    pub(crate) fn new(config: Config, book: Arc<Book>, disks: Disks) -> Self {
+        let in_ram = if disks.is_empty() { config.memory.0 / 2 } else { config.fill_memory.0 };
         Self {
             memory: Memory::new(config.memory.0, config.eviction, config.small_queue_percent),
             book,
-            engine,
+            disks,
+            admission: Admission::new(config.admission),
+            sweeps: Sweeps::new(usize::try_from(config.purge_limit).unwrap_or(usize::MAX)),
             pool: Pool::new(config.io_depth),
             budget: Budget::new(in_ram),
             disk_budget: Budget::new(config.capacity.0 / 2),
@@ -72,7 +79,7 @@ impl Tiers {
     }
 
     pub(crate) fn check_length(&self, length: u64) -> Result<(), StoreError> {
-        let limit = if self.engine.is_some() { self.config.capacity.0 / 2 } else { self.memory_limit() };
+        let limit = if self.disks.is_empty() { self.memory_limit() } else { self.config.capacity.0 / 2 };
         if length > limit { Err(StoreError::TooLarge { length, limit }) } else { Ok(()) }
     }
 
@@ -83,7 +90,7 @@ impl Tiers {
 
     /// Without a disk, fills and the RAM tier share one bound.
     pub(crate) fn fills_changed(&self) {
-        if self.engine.is_none() {
+        if self.disks.is_empty() {
             self.memory.reserve(self.budget.held());
         }
     }
@@ -91,16 +98,19 @@ impl Tiers {
     /// The object under `key` if the RAM tier has it; `Err` if the disk must be asked.
     pub(crate) fn get_memory(&self, key: &Key) -> Result<Option<Object>, ()> {
         let Some((Value::Object(whole), first)) = self.memory.get(key) else { return Err(()) };
-        if let Some(engine) = self.engine.as_ref().filter(|_| first) {
+        if first && let Some(engine) = self.disks.of(key) {
             // What is hot in RAM gets its second chance on disk.
             engine.index.ask(engine.hash(key));
         }
         let verdict = self.verdict_of(&whole);
+        // A sweep under way is to find what it counts: here and below, it is what removes.
         if verdict == Verdict::Hard || expired(&whole.head) {
-            self.memory.remove_if(key, || self.still(key, &whole));
+            if verdict != Verdict::Hard || !self.sweeps.is_running() {
+                self.memory.remove_if(key, || self.still(key, &whole));
+            }
             return Err(());
         }
-        Ok(Some(Object::in_memory(&whole, verdict == Verdict::Soft)))
+        Ok(Some(Object::in_memory(whole, verdict == Verdict::Soft)))
     }
 
     /// The object under `key` from either tier; blocks.
@@ -110,11 +120,13 @@ impl Tiers {
 
     /// The object under `key` from disk; blocks. A small one is in the RAM tier afterwards.
     pub(crate) fn get_disk(self: &Arc<Self>, key: &Key) -> Option<Object> {
-        let engine = self.engine.as_ref()?;
+        let engine = self.disks.of(key)?;
         let loaded = engine.load(key).inspect_err(|fault| engine.note(fault)).ok()??;
         let verdict = self.book.verdict(&loaded.head);
         if verdict == Verdict::Hard || expired(&loaded.head) {
-            engine.index.remove(engine.hash(key), loaded.spot);
+            if verdict != Verdict::Hard || !self.sweeps.is_running() {
+                engine.index.remove(engine.hash(key), loaded.spot);
+            }
             return None;
         }
         Some(self.object(engine, loaded, verdict))
@@ -123,24 +135,41 @@ impl Tiers {
     /// Takes a whole object in; blocks.
     pub(crate) fn put_whole(&self, head: Head, pieces: Arc<Pieces>) -> Result<Object, StoreError> {
         let stored = to_millisecond(disk::now());
-        let verdict = self.book.verdict(&head);
-        let whole =
-            Arc::new(Whole { head: Arc::new(head), stored, soft_purged: false, pieces, checked: AtomicU64::new(0) });
-        let object = Object::in_memory(&whole, verdict == Verdict::Soft);
+        let (verdict, _entry) = self.book.admit(&head);
+        let whole = Arc::new(Whole::new(head, stored, false, pieces));
+        let object = Object::in_memory(Arc::clone(&whole), verdict == Verdict::Soft);
         if verdict == Verdict::Hard {
             return Ok(object);
         }
-        let on_disk = self.engine.as_ref().map(|engine| self.write_whole(engine, &whole));
-        let in_memory = self.memory.insert(whole.head.key, Value::Object(whole));
+        let key = whole.head.key;
+        let on_disk = self.disks.of(&key).filter(|engine| self.goes_to_disk(engine, &key));
+        let on_disk = on_disk.map(|engine| self.write_whole(engine, &whole));
+        let in_memory = self.memory.insert(key, Value::Object(whole));
         match on_disk {
             Some(Err(error)) if !in_memory => Err(self.refused(error)),
             Some(_) | None => Ok(object),
         }
     }
 
+    /// Writes to disk what the RAM tier holds under `key` and admission kept off it so far; blocks.
+    pub(crate) fn admit_late(&self, key: &Key) {
+        let (Some(engine), Some(whole)) = (self.disks.of(key), self.memory.peek_object(key)) else { return };
+        let (verdict, _entry) = self.book.admit(&whole.head);
+        if verdict != Verdict::Clean || engine.index.get(engine.hash(key)).is_some() {
+            return;
+        }
+        let (length, generation) = (whole.len(), engine.generation());
+        let mut header = Header::new(Kind::Whole, &whole.head, length, whole.stored, generation);
+        let Ok(Some(spot)) = engine.put_new(&mut header, &whole.head.metadata, &whole.pieces) else { return };
+        // Something newer may have come into RAM meanwhile, and is not to be found behind this when RAM forgets it.
+        if !self.still(key, &whole) && engine.still(key, spot) {
+            drop(engine.remove(key).inspect_err(|error| engine.note_error("remove", error)));
+        }
+    }
+
     /// Takes one slice of a fill in; blocks.
     pub(crate) fn put_slice(&self, key: Key, head: &Head, pieces: Arc<Pieces>) -> Result<(), StoreError> {
-        let engine = self.engine.as_ref().ok_or(StoreError::Broken)?;
+        let engine = self.disks.of(&head.key).ok_or(StoreError::Broken)?;
         let head = Head { key, ..head.clone() };
         let mut header = Header::new(Kind::Slice, &head, pieces.len(), to_millisecond(disk::now()), 0);
         engine.put_slice(&mut header, &pieces).map_err(|error| self.refused(error))?;
@@ -150,12 +179,12 @@ impl Tiers {
 
     /// Takes an object in whose slices are all there; blocks.
     pub(crate) fn put_run(self: &Arc<Self>, head: Head, generation: u64, slices: &[Key]) -> Result<Object, StoreError> {
-        let engine = self.engine.as_ref().ok_or(StoreError::Broken)?;
+        let engine = self.disks.of(&head.key).ok_or(StoreError::Broken)?;
         let (stored, length) = (to_millisecond(disk::now()), head.length.unwrap_or_default());
         // The first slices may have been reclaimed before the last were written.
         let found: Option<Arc<[SliceAt]>> = slices.iter().map(|key| engine.find_slice(*key)).collect();
         let slices = found.ok_or_else(|| self.no_room())?;
-        let verdict = self.book.verdict(&head);
+        let (verdict, _entry) = self.book.admit(&head);
         let slice = self.config.slice_bytes();
         if verdict != Verdict::Hard {
             let mut header = Header::new(Kind::Run, &head, length, stored, generation);
@@ -164,15 +193,10 @@ impl Tiers {
             run.map_err(|error| self.refused(error))?;
             self.memory.remove(&head.key);
         }
-        let body = DiskBody { tiers: Arc::clone(self), slices, kind: DiskKind::Run { slice } };
-        Ok(Object {
-            head: Arc::new(head),
-            stored,
-            soft_purged: verdict == Verdict::Soft,
-            length,
-            tier: Tier::Disk,
-            body: Body::Disk(Arc::new(body)),
-        })
+        let (tiers, head) = (Arc::clone(self), Head { length: Some(length), ..head });
+        let found = OnDisk { tiers, head, stored, slices, kind: DiskKind::Run { slice } };
+        let soft_purged = verdict == Verdict::Soft;
+        Ok(Object { soft_purged, tier: Tier::Disk, body: Body::Disk(Arc::new(found)) })
     }
 
     /// Gives the object under `key` new metadata; blocks.
@@ -184,129 +208,57 @@ impl Tiers {
         born: PurgeNumber,
     ) -> Result<Option<Object>, StoreError> {
         let Some(old) = self.get_blocking(key) else { return Ok(None) };
-        let born = born.max(old.head.born);
+        let born = born.max(old.head().born);
         let expires = expires.map(to_millisecond);
-        let head = Arc::new(Head { metadata: metadata.clone(), expires, born, ..Head::clone(&old.head) });
+        let head = Head { metadata: metadata.clone(), expires, born, ..old.head().clone() };
         let soft_purged = self.book.verdict(&head) == Verdict::Soft;
-        let fresh = Object { head, soft_purged, ..old.clone() };
-        let on_disk = self.engine.as_ref().and_then(|engine| self.freshen_disk(engine, &fresh));
-        let Body::Memory(pieces) = &fresh.body else {
-            self.memory.remove(key);
-            return Ok(on_disk.map(|_| fresh));
+        let engine = self.disks.of(key);
+        let on_disk = engine.and_then(|engine| self.freshen_disk(engine, &head));
+        let whole = match &old.body {
+            Body::Memory(whole) => Arc::new(Whole::new(head, whole.stored, false, Arc::clone(&whole.pieces))),
+            Body::Disk(found) => {
+                self.memory.remove(key);
+                let kind = match (&found.kind, on_disk) {
+                    (DiskKind::Run { slice }, _) => DiskKind::Run { slice: *slice },
+                    (DiskKind::Whole { .. }, Some(spot)) => DiskKind::Whole { spot, loaded: Mutex::default() },
+                    (DiskKind::Whole { .. }, None) => return Ok(None),
+                };
+                let (tiers, slices) = (Arc::clone(self), Arc::clone(&found.slices));
+                let body = Body::Disk(Arc::new(OnDisk { tiers, head, stored: found.stored, slices, kind }));
+                return Ok(on_disk.map(|_| Object { soft_purged, tier: old.tier, body }));
+            }
         };
-        let whole = Whole {
-            head: Arc::clone(&fresh.head),
-            stored: fresh.stored,
-            soft_purged: false,
-            pieces: Arc::clone(pieces),
-            checked: AtomicU64::new(0),
-        };
-        let taken = self.memory.insert_if(*key, Value::Object(Arc::new(whole)), || match (&self.engine, on_disk) {
+        let value = Value::Object(Arc::clone(&whole));
+        let taken = self.memory.insert_if(*key, value, || match (engine, on_disk) {
             (Some(engine), Some(spot)) => engine.still(key, spot),
             (Some(engine), None) if engine.index.get(engine.hash(key)).is_some() => false,
-            (_, None | Some(_)) => self.holds(key, pieces),
+            (_, None | Some(_)) => self.holds(key, &whole.pieces),
         });
+        let fresh = Object { soft_purged, tier: old.tier, body: Body::Memory(whole) };
         Ok((taken || on_disk.is_some()).then_some(fresh))
     }
 
     /// Gives up the object under `key`; blocks.
     pub(crate) fn remove(&self, key: &Key) -> Result<bool, StoreError> {
-        let on_disk = self.engine.as_ref().map_or(Ok(false), |engine| engine.remove(key));
+        let on_disk = self.disks.of(key).map_or(Ok(false), |engine| engine.remove(key));
         let in_memory = self.memory.remove(key);
+        if in_memory && let Some(engine) = self.disks.of(key) {
+            // What admission let on the disk between the two lines above.
+            engine.remove(key).map_err(StoreError::Disk)?;
+        }
         Ok(on_disk.map_err(StoreError::Disk)? || in_memory)
-    }
-
-    /// 1 to `max` bytes at `offset` of a slice.
-    pub(crate) async fn read_slice(self: Arc<Self>, at: &SliceAt, offset: u64, max: usize) -> Result<Bytes, ReadError> {
-        if let Some((Value::Slice(pieces), _)) = self.memory.get(&at.key) {
-            return Ok(pieces.read(offset, max));
-        }
-        if offset > 0 {
-            return self.read_range(at, None, offset, max).await;
-        }
-        let slice = at.clone();
-        let pieces = Arc::clone(&self).on_disk(at, None, move |tiers, engine| {
-            let pieces = Arc::new(engine.read_slice(&slice)?);
-            tiers.memory.insert(slice.key, Value::Slice(Arc::clone(&pieces)));
-            Ok(pieces)
-        });
-        Ok(pieces.await?.read(offset, max))
-    }
-
-    /// 1 to `max` bytes at `offset` of a slice or body, not kept in RAM.
-    pub(crate) async fn read_range(
-        self: Arc<Self>,
-        at: &SliceAt,
-        spot: Option<Spot>,
-        offset: u64,
-        max: usize,
-    ) -> Result<Bytes, ReadError> {
-        let slice = at.clone();
-        self.on_disk(at, spot, move |_, engine| engine.read_range(&slice, offset, max)).await
-    }
-
-    /// All of a body in one record, kept in RAM while it is current.
-    pub(crate) async fn promote(
-        self: Arc<Self>,
-        at: &SliceAt,
-        spot: Spot,
-        object: &Object,
-    ) -> Result<Arc<Pieces>, ReadError> {
-        let slice = at.clone();
-        let Object { head, stored, soft_purged, .. } = object.clone();
-        self.on_disk(at, Some(spot), move |tiers, engine| {
-            let pieces = Arc::new(engine.read_slice(&slice)?);
-            let (key, copy) = (head.key, Arc::clone(&pieces));
-            let whole = Whole { head, stored, soft_purged, pieces: copy, checked: AtomicU64::new(0) };
-            tiers.memory.insert_if(key, Value::Object(Arc::new(whole)), || engine.still(&key, spot));
-            Ok(pieces)
-        })
-        .await
-    }
-
-    /// Runs a read of a slice or body; what turns out corrupt is forgotten.
-    async fn on_disk<T: Send + 'static>(
-        self: Arc<Self>,
-        at: &SliceAt,
-        spot: Option<Spot>,
-        read: impl FnOnce(&Self, &Engine) -> Result<T, Fault> + Send + 'static,
-    ) -> Result<T, ReadError> {
-        let (tiers, slice) = (Arc::clone(&self), at.clone());
-        let work = move || {
-            let Some(engine) = &tiers.engine else { return Err(ReadError::Lost) };
-            read(&tiers, engine).map_err(|fault| {
-                engine.note(&fault);
-                match fault {
-                    Fault::Io(error) => ReadError::Io(error),
-                    Fault::Corrupt(_) => {
-                        engine.forget(&slice);
-                        spot.map(|spot| engine.index.remove(engine.hash(&slice.key), spot));
-                        ReadError::Corrupt
-                    }
-                    Fault::Other => ReadError::Lost,
-                }
-            })
-        };
-        self.pool.read(work).await.map_err(ReadError::Io)?
     }
 
     /// Makes an object of what was loaded; a body that came along goes to the RAM tier.
     fn object(self: &Arc<Self>, engine: &Engine, loaded: Loaded, verdict: Verdict) -> Object {
         let Loaded { spot, head, header, body } = loaded;
-        let (key, head) = (head.key, Arc::new(head));
+        let key = head.key;
         let soft_purged = header.soft_purged || verdict == Verdict::Soft;
         let body = match body {
             LoadedBody::Pieces(pieces) => {
-                let pieces = Arc::new(pieces);
-                let whole = Whole {
-                    head: Arc::clone(&head),
-                    stored: header.stored,
-                    soft_purged: header.soft_purged,
-                    pieces: Arc::clone(&pieces),
-                    checked: AtomicU64::new(0),
-                };
-                self.memory.insert_if(key, Value::Object(Arc::new(whole)), || engine.still(&key, spot));
-                Body::Memory(pieces)
+                let whole = Arc::new(Whole::new(head, header.stored, header.soft_purged, Arc::new(pieces)));
+                self.memory.insert_if(key, Value::Object(Arc::clone(&whole)), || engine.still(&key, spot));
+                Body::Memory(whole)
             }
             LoadedBody::At(slices) => {
                 let kind = match header.kind {
@@ -315,10 +267,16 @@ impl Tiers {
                         DiskKind::Whole { spot, loaded: Mutex::default() }
                     }
                 };
-                Body::Disk(Arc::new(DiskBody { tiers: Arc::clone(self), slices, kind }))
+                let (tiers, stored) = (Arc::clone(self), header.stored);
+                Body::Disk(Arc::new(OnDisk { tiers, head, stored, slices, kind }))
             }
         };
-        Object { head, stored: header.stored, soft_purged, length: header.length, tier: Tier::Disk, body }
+        Object { soft_purged, tier: Tier::Disk, body }
+    }
+
+    /// Whether admission lets a body of one record on this disk. What is there already is replaced there.
+    fn goes_to_disk(&self, engine: &Engine, key: &Key) -> bool {
+        self.admission.admits(key) || engine.index.get(engine.hash(key)).is_some()
     }
 
     fn write_whole(&self, engine: &Engine, whole: &Whole) -> io::Result<Spot> {
@@ -330,10 +288,14 @@ impl Tiers {
         }
         let mut header = Header::new(Kind::Whole, &whole.head, length, whole.stored, generation);
         let written = engine.put(&mut header, &whole.head.metadata, &whole.pieces);
-        written.inspect_err(|_| self.forget_older(engine, &whole.head.key))
+        written.inspect_err(|_| {
+            self.disks.note_bad();
+            self.forget_older(engine, &whole.head.key);
+        })
     }
 
     fn refused(&self, error: io::Error) -> StoreError {
+        self.disks.note_bad();
         if is_held(&error) { self.no_room() } else { StoreError::Disk(error) }
     }
 
@@ -347,17 +309,18 @@ impl Tiers {
         engine.index.get(hash).map(|older| engine.index.remove(hash, older));
     }
 
-    fn freshen_disk(&self, engine: &Engine, fresh: &Object) -> Option<Spot> {
-        let Head { key, metadata, expires, born, .. } = &*fresh.head;
+    fn freshen_disk(&self, engine: &Engine, fresh: &Head) -> Option<Spot> {
+        let Head { key, metadata, expires, born, .. } = fresh;
         let freshened = engine.freshen(key, metadata, *expires, *born);
         freshened.unwrap_or_else(|fault| {
             engine.note(&fault);
+            self.disks.note_bad();
             self.forget_older(engine, key);
             None
         })
     }
 
-    fn still(&self, key: &Key, whole: &Arc<Whole>) -> bool {
+    pub(crate) fn still(&self, key: &Key, whole: &Arc<Whole>) -> bool {
         matches!(self.memory.peek(key), Some(Value::Object(now)) if Arc::ptr_eq(&now, whole))
     }
 

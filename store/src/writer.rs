@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 
 use crate::config::PIECE;
-use crate::engine::slice_key;
+use crate::engine::{Engine, slice_key};
 use crate::error::{ReadError, StoreError};
 use crate::key::{Head, Key};
 use crate::object::{Object, Pieces};
@@ -43,6 +43,8 @@ pub struct Partial {
 /// What a writer and its readers share.
 struct Fill {
     tiers: Arc<Tiers>,
+    /// The number of the disk that its slices go to.
+    disk: Option<usize>,
     state: Mutex<State>,
 }
 
@@ -95,8 +97,12 @@ impl Writer {
         in_ram.add(head.metadata.len() as u64)?;
         Ok(Self {
             head: Head { expires: head.expires.map(to_millisecond), ..head },
-            generation: tiers.engine.as_ref().map_or(0, |engine| engine.generation()),
-            fill: Arc::new(Fill { tiers, state: Mutex::default() }),
+            generation: tiers.disks.of(&head.key).map_or(0, Engine::generation),
+            fill: Arc::new(Fill {
+                disk: tiers.disks.of(&head.key).map(|engine| engine.number),
+                tiers,
+                state: Mutex::default(),
+            }),
             in_ram,
             on_disk,
             begun: 0,
@@ -170,7 +176,7 @@ impl Writer {
         let tiers = Arc::clone(&self.fill.tiers);
         let pieces = Arc::new(Pieces::new(self.fill.state().pieces.clone()));
         let head = self.head.clone();
-        if tiers.engine.is_none() {
+        if tiers.disks.is_empty() {
             return tiers.put_whole(head, pieces);
         }
         let work = move || tiers.put_whole(head, pieces);
@@ -188,7 +194,7 @@ impl Writer {
     /// Sends whole slices to disk, with `all` also the last one, while there is more than one slice in RAM.
     async fn flush(&mut self, all: bool) -> Result<(), StoreError> {
         let tiers = Arc::clone(&self.fill.tiers);
-        if tiers.engine.is_none() {
+        if tiers.disks.is_empty() {
             return Ok(());
         }
         let slice = tiers.config.slice_bytes();
@@ -223,7 +229,7 @@ impl Writer {
         self.on_disk.add(pieces.len())?;
         let tiers = Arc::clone(&self.fill.tiers);
         let (head, key) = (self.head.clone(), slice_key(&self.head.key, self.generation, number));
-        if let Some(engine) = &tiers.engine {
+        if let Some(engine) = self.fill.engine() {
             self.begun = self.begun.max(number + 1);
             engine.begin_slice(&key);
         }
@@ -236,7 +242,7 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.fill.state().aborted = !self.committed;
-        if let Some(engine) = &self.fill.tiers.engine {
+        if let Some(engine) = self.fill.engine() {
             let slices = (0..self.begun).map(|number| slice_key(&self.head.key, self.generation, number));
             engine.done(slices, !self.committed);
         }
@@ -272,7 +278,7 @@ impl Partial {
         match at {
             At::Ready(bytes) => Ok(bytes),
             At::Disk(key, within) => {
-                let engine = tiers.engine.as_ref().ok_or(ReadError::Lost)?;
+                let engine = self.fill.engine().ok_or(ReadError::Lost)?;
                 let slice = engine.find_slice(key).ok_or(ReadError::Lost)?;
                 Arc::clone(tiers).read_slice(&slice, within, max).await
             }
@@ -287,6 +293,10 @@ impl fmt::Debug for Partial {
 }
 
 impl Fill {
+    fn engine(&self) -> Option<&Engine> {
+        self.tiers.disks.at(self.disk?)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,6 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 
+mod disks;
+mod killed;
+mod purge;
+
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
@@ -380,50 +384,6 @@ fn what_was_committed_is_there_after_a_restart_closed_or_not() {
             assert_eq!(store.get(&key(2)).await.unwrap().tier(), Tier::Memory);
             assert_eq!(store.get(&key(4)).await.unwrap().head().metadata, "fresh run");
             assert!(store.get(&key(6)).await.is_none());
-        });
-    }
-}
-
-/// The test below runs this one in a process of its own, and kills it: not a test by itself.
-#[test]
-fn writer_that_is_killed() {
-    let Some(directory) = std::env::var_os("ATOLL_STORE_KILLED") else { return };
-    run(async {
-        let store = Store::open(on_disk(Path::new(&directory))).await.unwrap();
-        for n in (0..=255).cycle() {
-            put(&store, head(n, &store), &body(usize::from(n) * 1000)).await;
-            // The parent counts on what is printed here, as a client would on an answer.
-            eprintln!("stored {n}");
-        }
-    });
-}
-
-#[test]
-fn what_was_acknowledged_outlives_sigkill() {
-    use std::io::BufRead;
-    for acknowledged in [1, 40, 300] {
-        let directory = tempfile::tempdir().unwrap();
-        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "writer_that_is_killed", "--nocapture"])
-            .env("ATOLL_STORE_KILLED", directory.path())
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
-        let stored = lines.map(Result::unwrap).filter_map(|line| line.strip_prefix("stored ")?.parse::<u8>().ok());
-        let stored: Vec<_> = stored.take(acknowledged).collect();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert_eq!(stored.len(), acknowledged);
-        run(async {
-            let store = Store::open(on_disk(directory.path())).await.unwrap();
-            // The last segments' worth: older ones may have been dropped for room.
-            for n in stored.iter().rev().take(100) {
-                let object = store.get(&key(*n)).await.unwrap();
-                assert_eq!(whole(&object).await, body(usize::from(*n) * 1000), "{n} of {acknowledged}");
-            }
-            assert_eq!(store.stats().checksum_failures, 0);
         });
     }
 }

@@ -1,0 +1,162 @@
+//! What runs in a child process of the bench: one measurement of the store a run, its figures on standard output.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use atoll_store::{ByteSize, Config, Head, Key, Store, Tags};
+use bytes::Bytes;
+use clap::Subcommand;
+
+use super::peers::figures;
+use super::{index, stream, told};
+use crate::report::print;
+
+/// One measurement.
+#[derive(Subcommand)]
+pub(crate) enum Task {
+    /// Gets a second from the RAM tier.
+    Memory { objects: u32, threads: u64, seconds: f64 },
+    /// Bytes a second put to disk, closing included.
+    Put { directory: PathBuf, bytes: u64, body: usize },
+    /// Bytes a second that one file takes, written in order and synced: what the device can do.
+    Device { directory: PathBuf, bytes: u64 },
+    /// Ten million objects and what is done with them.
+    #[command(flatten)]
+    Index(index::Task),
+}
+
+/// Does one measurement and prints its figures.
+pub(crate) fn run_task(task: Task) -> Result<(), String> {
+    let figure = match task {
+        Task::Memory { objects, threads, seconds } => memory(objects, threads, seconds)?,
+        Task::Put { directory, bytes, body } => runtime()?.block_on(put(directory, bytes, body))?,
+        Task::Device { directory, bytes } => device(&directory, bytes).map_err(told)?,
+        Task::Index(task) => return runtime()?.block_on(index::run(task)),
+    };
+    print(&figure.to_string());
+    Ok(())
+}
+
+/// The figures of a measurement in a child process.
+pub(crate) fn figures_of(words: &[&str]) -> Result<Vec<f64>, String> {
+    figures(command()?.args(words))
+}
+
+/// This program, about to be a child.
+pub(crate) fn command() -> Result<Command, String> {
+    let mut command = Command::new(std::env::current_exe().map_err(told)?);
+    command.arg("store-child");
+    Ok(command)
+}
+
+/// Object `n` of a bench.
+pub(crate) fn head(n: u64, store: &Store) -> Head {
+    Head {
+        key: Key::from_bytes(stream::key(n)),
+        directory: n % 1000,
+        tags: Tags([u16::from(n.is_multiple_of(2)), 0, 0, 0]),
+        expires: None,
+        metadata: Bytes::new(),
+        length: None,
+        born: store.purge_number(),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(told)
+}
+
+fn memory(objects: u32, threads: u64, seconds: f64) -> Result<f64, String> {
+    let runtime = runtime()?;
+    let config = Config { memory: ByteSize::gib(1), ..Config::default() };
+    let store = runtime.block_on(Store::open(config)).map_err(told)?;
+    for n in 0..u64::from(objects) {
+        let filled = async {
+            let mut writer = store.writer(head(n, &store))?;
+            writer.append(Bytes::from(vec![1; stream::size(n)])).await?;
+            writer.commit(None).await
+        };
+        runtime.block_on(filled).map_err(told)?;
+    }
+    let zipf = stream::Zipf::new(objects, 1.0);
+    let done = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let mut chance = stream::Chance::new(thread + 1);
+            let asked: Vec<_> = (0..1 << 20).map(|_| stream::key(zipf.draw(&mut chance))).collect();
+            let (store, done) = (&store, &done);
+            scope.spawn(move || {
+                let local = tokio::runtime::Builder::new_current_thread().build();
+                let count = local.map(|local| local.block_on(gets(store, &asked, seconds))).unwrap_or_default();
+                done.fetch_add(count, Ordering::Relaxed);
+            });
+        }
+    });
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    Ok(done.load(Ordering::Relaxed) as f64 / seconds)
+}
+
+async fn gets(store: &Store, asked: &[[u8; 20]], seconds: f64) -> u64 {
+    let end = Instant::now() + Duration::from_secs_f64(seconds);
+    let mut count = 0;
+    loop {
+        for keys in asked.chunks(1024) {
+            for key in keys {
+                let found = store.get(&Key::from_bytes(*key)).await.map_or(0, |object| object.len());
+                std::hint::black_box(found);
+            }
+            count += keys.len() as u64;
+            if Instant::now() >= end {
+                return count;
+            }
+        }
+    }
+}
+
+/// Bodies come as the proxy hands them in: one chunk of their own each. Two fills at a time, as on two cores.
+async fn put(directory: PathBuf, bytes: u64, body: usize) -> Result<f64, String> {
+    let config = Config {
+        directory: Some(directory),
+        capacity: ByteSize(2 * bytes),
+        memory: ByteSize::mib(64),
+        ..Config::default()
+    };
+    let store = Store::open(config).await.map_err(told)?;
+    let load: Vec<u8> = (0..=250).cycle().take(body).collect();
+    let begun = Instant::now();
+    let count = bytes / body as u64;
+    let tasks: Vec<_> = (0..4)
+        .map(|task| {
+            let (store, load) = (store.clone(), load.clone());
+            tokio::spawn(async move {
+                for n in (task..count).step_by(4) {
+                    let mut writer = store.writer(head(n, &store))?;
+                    writer.append(Bytes::copy_from_slice(&load)).await?;
+                    writer.commit(None).await?;
+                }
+                Ok::<_, atoll_store::StoreError>(())
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.map_err(told)?.map_err(told)?;
+    }
+    store.close().await;
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    Ok((count * body as u64) as f64 / begun.elapsed().as_secs_f64())
+}
+
+fn device(directory: &std::path::Path, bytes: u64) -> std::io::Result<f64> {
+    use std::io::Write as _;
+    let load = vec![7; 1 << 20];
+    let begun = Instant::now();
+    let mut file = std::fs::File::create(directory.join("device"))?;
+    for _ in 0..bytes >> 20 {
+        file.write_all(&load)?;
+    }
+    file.sync_data()?;
+    #[expect(clippy::cast_precision_loss, reason = "a rate")]
+    Ok((bytes >> 20 << 20) as f64 / begun.elapsed().as_secs_f64())
+}
