@@ -8,7 +8,7 @@ use std::{
 
 use atoll::{
     admin,
-    cli::{CheckArgs, Cli, Command, DemoArgs, NodeArgs, StatusArgs, UrlArgs},
+    cli::{CacheArgs, CheckArgs, Cli, Command, DemoArgs, NodeArgs, StatusArgs, UrlArgs},
     config::{Config, LogConfig, NodeConfig},
     log::Log,
     out::{complain, say},
@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     match Cli::from_command_line().command {
         Command::Url(args) => url(&args),
         Command::Node(args) => node(&args),
+        Command::Cache(args) => cache(&args),
         Command::Demo(args) => demo(&args),
         Command::Check(args) => check(&args),
         Command::Status(args) => status(&args),
@@ -28,6 +29,10 @@ fn main() -> ExitCode {
 /// `atoll node`
 fn node(args: &NodeArgs) -> ExitCode {
     let mut config = match load(&args.config) {
+        Ok(config) if config.node.roles.is_empty() => {
+            complain("this node has no role; a file with [cache] alone is for `atoll cache`");
+            return ExitCode::from(2);
+        }
         Ok(config) => config,
         Err(code) => return code,
     };
@@ -43,6 +48,32 @@ fn node(args: &NodeArgs) -> ExitCode {
         }
     };
     with_runtime(run::node(config, log))
+}
+
+/// `atoll cache`
+fn cache(args: &CacheArgs) -> ExitCode {
+    let loaded = match &args.config {
+        Some(file) => load(file),
+        None => Config::parse("[cache]", Path::new("(no file)")).map_err(|error| {
+            complain(error);
+            ExitCode::from(2)
+        }),
+    };
+    let mut config = match loaded {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    if let Err(error) = run::apply(args, &mut config) {
+        complain(error);
+        return ExitCode::from(2);
+    }
+    match Log::start(&config.log) {
+        Ok(log) => with_runtime(run::cache(config, log)),
+        Err(error) => {
+            complain(error);
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// `atoll demo`

@@ -1,14 +1,16 @@
-//! The two commands that run until somebody ends them: a node, and the demo. What the operator's signals mean stands here.
+//! The commands that run until somebody ends them: a node, a cache, and the demo. What the operator's signals mean stands here.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
+use atoll_store::Store;
 use tokio::{
     signal::unix::{SignalKind, signal},
     time::timeout,
 };
 
 use crate::{
-    cli::DemoArgs,
+    cache::Cache,
+    cli::{CacheArgs, DemoArgs},
     config::Config,
     demo::{Demo, DemoError, Options, Report},
     log::Log,
@@ -41,14 +43,75 @@ pub async fn node(config: Config, log: Log) -> ExitCode {
         tracing::info!(token = %path.display(), "the admin API's token is in this file");
     }
     tokio::select! {
-        () = signals.end(&log) => {}
+        () = signals.end(&log, || {}) => {}
         () = node.drain_asked() => {}
     }
     tokio::select! {
         () = node.drain() => tracing::info!("left well"),
-        () = signals.end(&log) => tracing::warn!("stopped at once, downloads under way are cut"),
+        () = signals.end(&log, || {}) => tracing::warn!("stopped at once, downloads under way are cut"),
     }
     if timeout(STOP_LIMIT, node.stop()).await.is_err() {
+        tracing::warn!(limit = ?STOP_LIMIT, "some part did not stop in time");
+    }
+    ExitCode::SUCCESS
+}
+
+/// What the flags of `atoll cache` say in place of the file.
+pub fn apply(args: &CacheArgs, config: &mut Config) -> Result<(), String> {
+    if !args.listen.is_empty() {
+        config.cache.listen.clone_from(&args.listen);
+    }
+    if let Some(directory) = &args.directory {
+        config.store.directory = Some(directory.clone()).filter(|directory| !directory.as_os_str().is_empty());
+    }
+    config.store.capacity = args.capacity.unwrap_or(config.store.capacity);
+    config.store.memory = args.memory.unwrap_or(config.store.memory);
+    config.cache.admission = args.admission.unwrap_or(config.cache.admission);
+    config.cache.access_log = args.access_log.clone().or_else(|| config.cache.access_log.take());
+    config.log.file = args.error_log.clone().or_else(|| config.log.file.take());
+    config.store.check().map_err(|error| error.to_string())
+}
+
+/// Runs a cache until SIGTERM or SIGINT. The first one lets requests under way finish (warm close), a second one cuts them off.
+/// SIGUSR1 reopens both logs.
+pub async fn cache(config: Config, log: Log) -> ExitCode {
+    raise_open_files();
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            complain(format_args!("signals cannot be received: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let store = match Store::open(config.store).await {
+        Ok(store) => store,
+        Err(error) => {
+            complain(error);
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut cache = match Cache::start(config.cache, store.clone()) {
+        Ok(cache) => cache,
+        Err(error) => {
+            complain(error);
+            return ExitCode::FAILURE;
+        }
+    };
+    for address in cache.addresses() {
+        tracing::info!(service = "cache", %address, "listening");
+    }
+    signals.end(&log, || cache.reopen_log()).await;
+    tokio::select! {
+        finished = cache.drain() => tracing::info!(finished, "left well"),
+        () = signals.end(&log, || {}) => tracing::warn!("stopped at once, requests under way are cut"),
+    }
+    if timeout(STOP_LIMIT, async {
+        cache.stop().await;
+        store.close().await
+    })
+    .await
+    .is_err()
+    {
         tracing::warn!(limit = ?STOP_LIMIT, "some part did not stop in time");
     }
     ExitCode::SUCCESS
@@ -141,13 +204,14 @@ impl Signals {
         })
     }
 
-    /// Waits for a signal to end, reopening the log when asked meanwhile.
-    async fn end(&mut self, log: &Log) {
+    /// Waits for a signal to end, reopening the log, and whatever else, when asked meanwhile.
+    async fn end(&mut self, log: &Log, reopen: impl Fn()) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
                 _ = self.reopen.recv() => {
+                    reopen();
                     if let Err(error) = log.reopen() {
                         tracing::warn!(%error, "the log was not reopened");
                     }

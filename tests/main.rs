@@ -6,6 +6,7 @@
 mod namespace;
 mod support;
 
+mod cache;
 mod cli;
 mod demo;
 mod faults;

@@ -7,6 +7,8 @@
 //! One file or folder a bench. Read [`report::Report`] first, then [`process::Process`]. A peer that is not installed is named
 //! in the notes and left out, never guessed.
 
+mod cache;
+mod load;
 mod process;
 mod report;
 mod rounds;
@@ -22,6 +24,7 @@ fn main() -> ExitCode {
         What::Anchor => anchor(),
         What::Store(options) => store::run(&options),
         What::StoreChild(task) => return ended(store::run_task(task)),
+        What::Cache => cache::bench(),
     };
     ended(measured.and_then(|report| report.deliver(&arguments.output)))
 }
@@ -66,6 +69,8 @@ enum What {
     /// One measurement of `store`, in a process of its own
     #[command(subcommand, hide = true)]
     StoreChild(store::Task),
+    /// `atoll cache` beside nginx: hits from RAM, and from a set larger than RAM
+    Cache,
 }
 
 /// The machine itself: one core hashing with the standard hasher, and one round trip through a pipe to a child.

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod cache;
+pub use cache::CacheArgs;
+
 /// A CDN that your own machines form: DNS leads each client to a near copy, the origin is asked once.
 #[derive(Debug, Parser)]
 #[command(name = "atoll", version, disable_help_subcommand = true)]
@@ -27,6 +30,8 @@ impl Cli {
 pub enum Command {
     /// Run a node: any of dnssrv, proxy and manager, as its configuration says
     Node(NodeArgs),
+    /// Run a cache that is filled by PUT and purged by tag: Hornet's API
+    Cache(CacheArgs),
     /// Run a whole CDN on this machine, without root, and show what it does
     Demo(DemoArgs),
     /// Check a configuration file and say what it means; starts nothing

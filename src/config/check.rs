@@ -39,6 +39,9 @@ fn crates(config: &Config, sections: &mut Sections<'_>) {
         Err(other) => object("store", "directory", other.to_string()),
         Ok(()) => {}
     }
+    if let Err((field, reason)) = config.cache.check() {
+        object("cache", field, reason);
+    }
     if config.node.runs(Role::Dnssrv) {
         match config.dns.check() {
             Err(ServeError::Config { field, reason }) => object("dns", &field, reason),
@@ -64,7 +67,7 @@ fn crates(config: &Config, sections: &mut Sections<'_>) {
 
 fn roles(config: &Config, sections: &mut Sections<'_>) {
     let roles = &config.node.roles;
-    if roles.is_empty() && sections.is_clean() {
+    if roles.is_empty() && !sections.has("cache") && sections.is_clean() {
         sections.object(
             "node.roles",
             "this node has no role: there is nothing for it to do".to_owned(),

@@ -17,7 +17,7 @@ pub use error::{ConfigError, Place, Problem};
 mod node;
 pub use node::{LogConfig, ManagerConfig, NodeConfig, Role};
 
-pub use crate::admin::AdminConfig;
+pub use crate::{admin::AdminConfig, cache::CacheConfig};
 
 mod manual;
 pub use manual::EXAMPLE;
@@ -43,6 +43,8 @@ pub struct Config {
     pub store: atoll_store::Config,
     /// `[manager]`
     pub manager: ManagerConfig,
+    /// `[cache]`: what `atoll cache` runs on, beside `[store]` and `[log]`.
+    pub cache: CacheConfig,
     /// `[admin]`
     pub admin: AdminConfig,
     /// `[log]`
@@ -80,6 +82,7 @@ impl Config {
             proxy: sections.read("proxy"),
             store: sections.read("store"),
             manager: sections.read("manager"),
+            cache: sections.read("cache"),
             admin: sections.read("admin"),
             log: sections.read("log"),
         }
@@ -183,7 +186,7 @@ fn read(file: &Path) -> Result<String, Problem> {
 }
 
 /// The sections there are, in the order of the example file.
-const SECTIONS: [&str; 9] = ["node", "overlay", "index", "dns", "proxy", "store", "manager", "admin", "log"];
+const SECTIONS: [&str; 10] = ["node", "overlay", "index", "dns", "proxy", "store", "manager", "cache", "admin", "log"];
 
 /// Keys of the crates' own that a node sets for all of them at once, and where.
 const SET_ONCE: [(&str, &str); 6] = [

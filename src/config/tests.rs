@@ -90,12 +90,12 @@ fn several_mistakes_are_told_at_once_in_the_order_of_the_file() {
               1 | zone = "a.example"
                 | ^^^^
               `zone` belongs in [node]
-              sections: node, overlay, index, dns, proxy, store, manager, admin, log
+              sections: node, overlay, index, dns, proxy, store, manager, cache, admin, log
             atoll.toml:2:2: unknown section [nod]
               2 | [nod]
                 |  ^^^
               did you mean [node]?
-              sections: node, overlay, index, dns, proxy, store, manager, admin, log
+              sections: node, overlay, index, dns, proxy, store, manager, cache, admin, log
             atoll.toml:5:9: `roles` in [node]: invalid type: integer `3`, expected a sequence
               5 | roles = 3
                 |         ^
