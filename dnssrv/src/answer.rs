@@ -18,14 +18,15 @@ use hickory_proto::{
     op::ResponseCode,
     rr::{
         Name, RData, Record, RecordType,
-        rdata::{CNAME, HINFO, NS},
+        rdata::{CNAME, NS},
     },
 };
 
 use crate::{
-    Config, Mode,
+    Config, Mode, chain,
     client::Placement,
     gap::Sent,
+    plain::holds,
     roster::{Choice, Family, Roster, Server, Standing},
     site::Site,
     zone::{Closest, Place, Zone, seconds},
@@ -95,7 +96,7 @@ pub(crate) fn answer(
     match place {
         Place::Outside => Answer { error: Some(Extended::NOT_AUTHORITATIVE), ..Answer::of(ResponseCode::Refused) },
         Place::Apex(records) => asked.apex(records),
-        Place::Plain(records) => asked.plain(records),
+        Place::Plain(_) => chain::answer(zone, config, name, kind),
         Place::Empty(closest) => asked.nothing(closest, config.ttl.negative),
         Place::Missing(closest) => {
             Answer { code: ResponseCode::NXDomain, ..asked.nothing(closest, config.ttl.negative) }
@@ -119,9 +120,8 @@ struct Asked<'a> {
 impl Asked<'_> {
     fn apex(&self, records: &[Record]) -> Answer {
         match self.kind {
-            RecordType::SOA => Answer::with(vec![self.zone.soa(None, self.config.ttl.negative)]),
-            RecordType::NS => self.apex_servers(),
-            _ => self.plain(records),
+            RecordType::NS if !holds(records, RecordType::NS) => self.apex_servers(),
+            _ => chain::answer(self.zone, self.config, self.name, self.kind),
         }
     }
 
@@ -139,17 +139,6 @@ impl Asked<'_> {
         Answer { additional: glue.cloned().collect(), ..Answer::with(set.collect()) }
     }
 
-    fn plain(&self, records: &[Record]) -> Answer {
-        let fits = |record: &&Record| record.record_type() == self.kind || record.record_type() == RecordType::CNAME;
-        let as_asked = |record: &Record| Record::from_rdata(self.name.clone(), record.ttl, record.data.clone());
-        let found: Vec<Record> = records.iter().filter(fits).map(as_asked).collect();
-        match self.kind {
-            RecordType::ANY if found.is_empty() => self.minimal(),
-            _ if found.is_empty() => self.nothing(None, self.config.ttl.negative),
-            _ => Answer::with(found),
-        }
-    }
-
     fn public(&self, site: Site, ttl: Duration) -> Answer {
         match self.config.mode {
             Mode::Direct => self.addresses(site, None),
@@ -160,6 +149,8 @@ impl Asked<'_> {
                 },
                 None => Answer::of(ResponseCode::ServFail),
             },
+            // The zone knows none in this mode.
+            Mode::Plain => self.nothing(None, self.config.ttl.negative),
         }
     }
 
@@ -389,10 +380,9 @@ impl Asked<'_> {
         Answer { authority: vec![self.zone.soa(closest, ttl)], ..Answer::with(Vec::new()) }
     }
 
-    /// The least answer to ANY (RFC 8482 4.2).
+    /// The least answer to ANY.
     fn minimal(&self) -> Answer {
-        let data = RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new()));
-        Answer::with(vec![self.record(self.name, self.config.ttl.negative, data)])
+        Answer::with(vec![chain::minimal(self.name, seconds(self.config.ttl.negative))])
     }
 
     fn record(&self, name: &Name, ttl: Duration, data: RData) -> Record {

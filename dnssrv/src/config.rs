@@ -1,11 +1,15 @@
 //! The redirector's settings. A duration is written as `"20s"` or `"300ms"` (ns, us, ms, s, m, h, d). Each field says what
 //! worsens in each direction and where its default comes from.
 
-use std::{net::IpAddr, net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use serde::Deserialize;
 
-use crate::{ServeError, zone::Zone};
+use crate::{Network, ServeError, zone::Zone};
 
 /// Everything the redirector may be told.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -28,8 +32,11 @@ pub struct Config {
     pub contact: String,
     /// Serial of the SOA. Of no use to resolvers; raise it when `records` change. \[RFC 1035 3.3.13\]
     pub serial: u32,
-    /// Plain records of the zone (mail, ACME, a web page at the apex): no NS, SOA or wildcard among them.
+    /// Plain records of the zone (mail, ACME, a web page at the apex, delegations). Of any type: those without a text form here as
+    /// `TYPE65280` with data `\\# LENGTH HEX`. \[RFC 3597\]
     pub records: Vec<StaticRecord>,
+    /// More plain records, in a zone file; its SOA and NS of the zone itself go before the settings'. \[RFC 1035 5\]
+    pub zone_file: Option<PathBuf>,
     /// How long answers may be kept.
     pub ttl: Ttls,
     /// What may measure the RTT to a resolver.
@@ -46,6 +53,13 @@ pub struct Config {
     /// Addresses in an answer, 1 to 4; twice as many (4 at most) if those chosen are busy. Fewer: a dead proxy hurts until the
     /// next question. More: a site's requests meet in fewer common caches. \[guess\]
     pub answers: usize,
+    /// Whether cookies are given and known: clients that return one are spared the rate limit. \[RFC 7873\]
+    pub cookies: bool,
+    /// The master secret of cookies, 32 hexadecimal digits. Empty: one is drawn at the start. Servers that share an address must
+    /// share it. \[RFC 9018 6\]
+    pub cookie_secret: String,
+    /// How much one prefix may have answered over UDP.
+    pub rate_limit: RateLimit,
     /// What NSID says of this server. Empty: NSID is not answered. At most 64 bytes. \[RFC 5001\]
     pub nsid: String,
 }
@@ -61,6 +75,7 @@ impl Default for Config {
             contact: "hostmaster".to_owned(),
             serial: 1,
             records: Vec::new(),
+            zone_file: None,
             ttl: Ttls::default(),
             sources: Sources::default(),
             wait: false,
@@ -68,6 +83,9 @@ impl Default for Config {
             health: Health::default(),
             limits: Limits::default(),
             answers: 2,
+            cookies: true,
+            cookie_secret: String::new(),
+            rate_limit: RateLimit::default(),
             nsid: String::new(),
         }
     }
@@ -97,6 +115,15 @@ impl Config {
         {
             return wrong("health", "of is 1 to 32, up and down are 1 to of");
         }
+        if !self.cookie_secret.is_empty() && secret(&self.cookie_secret).is_none() {
+            return wrong("cookie_secret", "32 hexadecimal digits");
+        }
+        if !(1..=64).contains(&self.limits.aliases) {
+            return wrong("limits.aliases", "1 to 64");
+        }
+        if self.rate_limit.per_second > 1_000_000 {
+            return wrong("rate_limit.per_second", "1000000 at most");
+        }
         if self.listen.is_empty() {
             return wrong("listen", "one address at least");
         }
@@ -113,6 +140,8 @@ pub enum Mode {
     Levels,
     /// By addresses at once. One lookup, but every refresh comes to the apex servers.
     Direct,
+    /// Not at all: the zone is its plain records alone, as any nameserver's.
+    Plain,
 }
 
 /// A name server of the apex.
@@ -185,6 +214,30 @@ impl Default for Ttls {
             delegation_far: Duration::from_secs(300),
             negative: an_hour(),
         }
+    }
+}
+
+/// How much one prefix (/24 or /48) may have answered over UDP. Past it replies are dropped or cut; who returns a cookie or asks
+/// over TCP is answered all the same.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RateLimit {
+    /// Units a second, and at once: a reply costs one for each two times its question's bytes it has. 0 switches the limit off.
+    /// Fewer: busy resolvers are sent to TCP; more: a better amplifier. \[guess\]
+    pub per_second: u32,
+    /// One in so many of the replies past the rate is sent empty and truncated, the others not at all. 0: none is sent. \[BIND, NSD,
+    /// Knot: 1 or 2\]
+    pub slip: u32,
+    /// Networks whose replies are not limited. By default the loopback: nobody else's packets can bear its addresses.
+    pub exempt: Vec<Network>,
+    /// Prefixes told apart; 8 bytes each. Fewer: prefixes that collide are limited late. \[guess\]
+    pub prefixes: usize,
+}
+
+impl Default for RateLimit {
+    fn default() -> Self {
+        let exempt = ["127.0.0.0/8", "::1/128"].iter().filter_map(|text| text.parse().ok()).collect();
+        Self { per_second: 1000, slip: 2, exempt, prefixes: 65_536 }
     }
 }
 
@@ -323,6 +376,8 @@ pub struct Limits {
     /// How long a TCP connection may stay without a whole question. \[RFC 7766 6.2.3\]
     #[serde(with = "duration")]
     pub tcp_idle: Duration,
+    /// Aliases followed inside the zone for one answer, 1 to 64; past it the resolver asks on itself. \[guess\]
+    pub aliases: usize,
     /// Bytes of a UDP reply, 512 to 4096. Larger ones are cut and asked again over TCP. \[RFC 9715: 1232\]
     pub udp_payload: u16,
 }
@@ -338,9 +393,16 @@ impl Default for Limits {
             tcp_connections: 512,
             tcp_per_prefix: 32,
             tcp_idle: Duration::from_secs(10),
+            aliases: 16,
             udp_payload: 1232,
         }
     }
+}
+
+/// A secret of 16 bytes written as hexadecimal digits.
+pub(crate) fn secret(text: &str) -> Option<[u8; 16]> {
+    let number = Some(text).filter(|text| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    number.and_then(|text| u128::from_str_radix(text, 16).ok()).map(u128::to_be_bytes)
 }
 
 const fn an_hour() -> Duration {

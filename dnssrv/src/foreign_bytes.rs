@@ -11,7 +11,7 @@ use atoll_overlay::{Alone, Key, NodeId, NodeInfo, Prefix, Roles};
 use hickory_proto::op::Message;
 
 use crate::{
-    Config, Source, Transport,
+    Config, RateLimit, Source, Transport,
     redirector::{Outcome, Redirector},
 };
 
@@ -33,8 +33,9 @@ fn redirector() -> Redirector {
         certificates: Vec::new(),
         version: String::new(),
     };
-    let (redirector, ..) =
-        Redirector::new(Config::default(), Arc::new(Alone::new(me.clone()))).expect("defaults are good");
+    let rate_limit = RateLimit { per_second: 0, ..RateLimit::default() };
+    let unlimited = Config { rate_limit, ..Config::default() };
+    let (redirector, ..) = Redirector::new(unlimited, Arc::new(Alone::new(me.clone()))).expect("defaults are good");
     let mut watch = crate::live::Watch::new(redirector.config.health.clone(), 3, [192, 0, 2, 1].into(), None);
     watch.look(&redirector);
     redirector.set_roster(watch.roster(Instant::now()));

@@ -14,7 +14,10 @@
 //! Read [`serve`] and [`Server`] first, then `answer.rs`, where the design is.
 
 mod config;
-pub use config::{ApexServer, Config, Health, Limits, Mode, Probes, Sources, StaticRecord, Ttls};
+pub use config::{ApexServer, Config, Health, Limits, Mode, Probes, RateLimit, Sources, StaticRecord, Ttls};
+
+mod network;
+pub use network::Network;
 
 mod error;
 pub use error::ServeError;
@@ -25,13 +28,20 @@ pub use server::{Server, serve};
 mod redirector;
 pub use redirector::Explanation;
 
+mod cookie;
+mod limit;
 mod question;
 mod reply;
 
 mod answer;
+mod chain;
 mod roster;
 mod site;
 mod zone;
+
+mod master;
+mod plain;
+mod rdata;
 
 mod client;
 pub use client::Source;

@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 
-use crate::near::Reader;
+use crate::{cookie::Cookie, near::Reader};
 
 /// A query that can be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +39,6 @@ pub(crate) struct Header {
     pub(crate) opcode: u8,
     /// "Recursion desired", repeated.
     pub(crate) rd: bool,
-    /// "Checking disabled", repeated.
-    pub(crate) cd: bool,
     /// Bytes of the question after the header, if it could be read.
     pub(crate) question: usize,
 }
@@ -58,6 +56,10 @@ pub(crate) struct Edns {
     pub(crate) nsid: bool,
     /// The client subnet.
     pub(crate) subnet: Option<Subnet>,
+    /// The cookie.
+    pub(crate) cookie: Option<Cookie>,
+    /// Whether it was asked how long a connection may idle.
+    pub(crate) keepalive: bool,
 }
 
 /// A client subnet (RFC 7871 6).
@@ -80,6 +82,8 @@ pub(crate) enum Refusal {
     Malformed(Header),
     /// NOTIMP: an operation other than QUERY.
     Operation(Header),
+    /// No question, and none needed: a cookie is asked for (RFC 7873 5.4).
+    Bare(Header, Edns),
 }
 
 impl Query {
@@ -87,25 +91,25 @@ impl Query {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Refusal> {
         let mut from = Reader(bytes);
         let fields: [u8; 12] = from.array().ok_or(Refusal::Drop)?;
-        let [id0, id1, flags0, flags1, counts @ ..] = fields;
+        let [id0, id1, flags0, _, counts @ ..] = fields;
         if flags0 & 0x80 != 0 {
             return Err(Refusal::Drop);
         }
-        let mut header = Header {
-            id: u16::from_be_bytes([id0, id1]),
-            opcode: flags0 >> 3 & 0x0f,
-            rd: flags0 & 1 != 0,
-            cd: flags1 & 0x10 != 0,
-            question: 0,
-        };
+        let mut header =
+            Header { id: u16::from_be_bytes([id0, id1]), opcode: flags0 >> 3 & 0x0f, rd: flags0 & 1 != 0, question: 0 };
         if header.opcode != 0 {
             return Err(Refusal::Operation(header));
         }
         let [questions, answers, authorities, additionals] = pairs(counts);
+        let malformed = |header| move || Refusal::Malformed(header);
+        if questions == 0 {
+            let edns = extra(&mut from, answers, authorities, additionals).flatten();
+            let edns = edns.filter(|edns| edns.cookie.is_some() && from.0.is_empty());
+            return Err(edns.map_or(Refusal::Malformed(header), |edns| Refusal::Bare(header, edns)));
+        }
         if questions != 1 {
             return Err(Refusal::Malformed(header));
         }
-        let malformed = |header| move || Refusal::Malformed(header);
         let labels = labels(&mut from).ok_or_else(malformed(header))?;
         let name = Name::from_labels(labels).map_err(|_| Refusal::Malformed(header))?;
         let kind = RecordType::from(from.u16().ok_or_else(malformed(header))?);
@@ -160,6 +164,11 @@ impl Edns {
             let data = from.slice(length.into())?;
             match code {
                 NSID => edns.nsid = true,
+                // The first one counts (RFC 7873 5.2).
+                COOKIE if edns.cookie.is_none() => edns.cookie = Some(Cookie::parse(data)?),
+                // A client says no time (RFC 7828 3.1).
+                KEEPALIVE if data.is_empty() => edns.keepalive = true,
+                KEEPALIVE => return None,
                 SUBNET if edns.subnet.is_none() => edns.subnet = subnet(data)?,
                 _ => {}
             }
@@ -269,3 +278,7 @@ pub(crate) const OPT: u16 = 41;
 pub(crate) const NSID: u16 = 3;
 /// The client subnet option.
 pub(crate) const SUBNET: u16 = 8;
+/// The option that shows where a client is.
+pub(crate) const COOKIE: u16 = 10;
+/// The option that says how long a connection may idle.
+pub(crate) const KEEPALIVE: u16 = 11;

@@ -7,21 +7,25 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use atoll_overlay::{Index, Level, NodeId, Prefix};
 use hickory_proto::{op::ResponseCode, rr::DNSClass};
+use rand::RngExt as _;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
     Config, Mode, ServeError, Source, Stats, Transport,
     answer::{Answer, View, answer},
     client::{Clients, Placement},
+    config::secret,
+    cookie::{Cookie, Cookies},
     gap::{Followed, Gaps, Sent},
+    limit::{Action, Limiter},
     near::Near,
     question::{Edns, Header, Query, Refusal, Subnet},
-    reply::{Frame, code_name, encode},
+    reply::{Frame, code_name, encode, truncated},
     roster::Roster,
     stats::{Counters, kind_name},
     zone::{Place, Zone},
@@ -39,6 +43,11 @@ pub(crate) struct Redirector {
     clients: Mutex<Clients>,
     gaps: Mutex<Gaps>,
     roster: RwLock<Arc<Roster>>,
+    cookies: Cookies,
+    limiter: Limiter,
+    /// When this server started, by both clocks: what wall time it is follows from how long it runs, so that no step of the
+    /// system's clock makes a cookie of ours too old or too young.
+    began: (Instant, Duration),
     probes: mpsc::Sender<Probe>,
     errands: mpsc::Sender<Errand>,
 }
@@ -96,7 +105,12 @@ impl Redirector {
         config.check()?;
         let (probes, to_probe) = mpsc::channel(config.probe.queue.max(1));
         let (errands, to_do) = mpsc::channel(config.probe.queue.max(1));
+        let now = Instant::now();
+        let mut random = rand::rng();
         let redirector = Self {
+            cookies: Cookies::new(secret(&config.cookie_secret).unwrap_or_else(|| random.random())),
+            limiter: Limiter::new(config.rate_limit.clone(), now, random.random()),
+            began: (now, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
             zone: Zone::new(&config)?,
             clients: Mutex::new(Clients::new(
                 config.thresholds.clone(),
@@ -125,14 +139,18 @@ impl Redirector {
         transport: Transport,
         may_wait: bool,
     ) -> Outcome {
+        let asked = Asked { now, bytes, from, transport };
         let query = match Query::parse(bytes) {
             Ok(query) => query,
             Err(Refusal::Drop) => {
                 self.counters.dropped();
                 return Outcome::Silence;
             }
-            Err(Refusal::Malformed(header)) => return self.refuse(bytes, header, ResponseCode::FormErr, transport),
-            Err(Refusal::Operation(header)) => return self.refuse(bytes, header, ResponseCode::NotImp, transport),
+            Err(Refusal::Malformed(header)) => return self.refuse(&asked, header, None, ResponseCode::FormErr),
+            Err(Refusal::Operation(header)) => return self.refuse(&asked, header, None, ResponseCode::NotImp),
+            Err(Refusal::Bare(header, edns)) => {
+                return self.refuse(&asked, header, Some(edns), ResponseCode::NoError);
+            }
         };
         let (answer, scope) = match unanswerable(&query) {
             Some(answer) => (answer, 0),
@@ -141,9 +159,44 @@ impl Redirector {
                 Resolved::Wait(known) => return Outcome::Wait(known),
             },
         };
-        let bytes = encode(&answer, &self.frame(bytes, query.header, query.edns, scope, transport));
-        self.counters.answered(kind_name(query.kind), code_name(answer.code), transport, bytes.len());
+        let frame = self.frame(&asked, query.header, query.edns, scope);
+        self.reply(&asked, &answer, &frame, kind_name(query.kind))
+    }
+
+    /// The bytes of a reply, unless the rate limit keeps it back.
+    fn reply(&self, asked: &Asked<'_>, answer: &Answer, frame: &Frame<'_>, kind: &'static str) -> Outcome {
+        let mut bytes = encode(answer, frame);
+        let address = asked.from.ip().to_canonical();
+        if asked.transport == Transport::Udp && !self.has_good_cookie(asked, frame) {
+            match self.limiter.check(asked.now, address, asked.bytes.len(), bytes.len()) {
+                Action::Send => {}
+                Action::Slip => {
+                    self.counters.limited(Action::Slip.name());
+                    // Without what would make it longer than the question.
+                    let edns = frame.edns.map(|edns| Edns { nsid: false, subnet: None, ..edns });
+                    bytes = truncated(answer, &Frame { edns, ..*frame });
+                }
+                Action::Drop => {
+                    self.counters.limited(Action::Drop.name());
+                    return Outcome::Silence;
+                }
+            }
+        }
+        self.counters.answered(kind, code_name(answer.code), asked.transport, bytes.len());
         Outcome::Reply(bytes)
+    }
+
+    fn has_good_cookie(&self, asked: &Asked<'_>, frame: &Frame<'_>) -> bool {
+        let cookie = frame.edns.and_then(|edns| edns.cookie).filter(|_| self.config.cookies);
+        cookie.is_some_and(|cookie| self.cookies.is_good(&cookie, asked.from.ip(), self.wall(asked.now)))
+    }
+
+    /// Seconds since 1970.
+    fn wall(&self, now: Instant) -> u32 {
+        let (began, wall) = self.began;
+        // The 32 bits of a cookie wrap in 2106, as RFC 9018 4.3 allows for.
+        let seconds = (wall + now.saturating_duration_since(began)).as_secs() & u64::from(u32::MAX);
+        u32::try_from(seconds).unwrap_or_default()
     }
 
     /// An RTT was measured.
@@ -348,27 +401,32 @@ impl Redirector {
         }
     }
 
-    fn refuse(&self, bytes: &[u8], header: Header, code: ResponseCode, transport: Transport) -> Outcome {
-        let reply = encode(&Answer::of(code), &self.frame(bytes, header, None, 0, transport));
-        self.counters.answered("unread", code_name(code), transport, reply.len());
-        Outcome::Reply(reply)
+    fn refuse(&self, asked: &Asked<'_>, header: Header, edns: Option<Edns>, code: ResponseCode) -> Outcome {
+        self.reply(asked, &Answer::of(code), &self.frame(asked, header, edns, 0), "unread")
     }
 
-    fn frame<'a>(
-        &'a self,
-        query: &'a [u8],
-        header: Header,
-        edns: Option<Edns>,
-        scope: u8,
-        transport: Transport,
-    ) -> Frame<'a> {
+    fn frame<'a>(&'a self, asked: &Asked<'a>, header: Header, edns: Option<Edns>, scope: u8) -> Frame<'a> {
         let payload = self.config.limits.udp_payload;
-        let limit = match (transport, edns) {
+        let limit = match (asked.transport, edns) {
             (Transport::Tcp, _) => u16::MAX,
             (Transport::Udp, Some(edns)) => edns.payload.max(PLAIN).min(payload),
             (Transport::Udp, None) => PLAIN,
         };
-        Frame { header, query, edns, scope, nsid: &self.config.nsid, payload, limit }
+        let cookie = edns.and_then(|edns| edns.cookie).filter(|_| self.config.cookies);
+        let cookie = cookie
+            .map(|Cookie { client, .. }| (client, self.cookies.make(client, asked.from.ip(), self.wall(asked.now))));
+        let keepalive = edns.is_some_and(|edns| edns.keepalive) && asked.transport == Transport::Tcp;
+        Frame {
+            header,
+            query: asked.bytes,
+            edns,
+            scope,
+            cookie,
+            keepalive: keepalive.then_some(self.config.limits.tcp_idle),
+            nsid: &self.config.nsid,
+            payload,
+            limit,
+        }
     }
 
     fn clients(&self) -> MutexGuard<'_, Clients> {
@@ -378,6 +436,14 @@ impl Redirector {
     fn gaps(&self) -> MutexGuard<'_, Gaps> {
         self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A message as it came.
+struct Asked<'a> {
+    now: Instant,
+    bytes: &'a [u8],
+    from: SocketAddr,
+    transport: Transport,
 }
 
 enum Resolved {
@@ -404,10 +470,7 @@ fn unanswerable(query: &Query) -> Option<Answer> {
         0 | 41 => Some(Answer::of(ResponseCode::FormErr)),
         // IXFR, AXFR: nobody has a copy of this zone.
         251 | 252 => Some(Answer::of(ResponseCode::Refused)),
-        // ANY.
-        255 => None,
-        // The other types that ask for no data: TKEY, TSIG, MAILA, MAILB and unassigned ones.
-        128..=254 => Some(Answer::of(ResponseCode::NotImp)),
+        // Any other there may be records of, and if there are none, that is the answer (RFC 8906 3.1.4).
         _ => None,
     }
 }

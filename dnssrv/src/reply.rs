@@ -6,7 +6,7 @@
     warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)
 )]
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use hickory_proto::{
     op::ResponseCode,
@@ -15,7 +15,7 @@ use hickory_proto::{
 
 use crate::{
     answer::Answer,
-    question::{Edns, HEADER, Header, NSID, OPT, SUBNET, Subnet},
+    question::{COOKIE, Edns, HEADER, Header, KEEPALIVE, NSID, OPT, SUBNET, Subnet},
 };
 
 /// What of a reply does not come from the answer.
@@ -29,6 +29,10 @@ pub(crate) struct Frame<'a> {
     pub(crate) edns: Option<Edns>,
     /// Bits of the client subnet the answer holds for.
     pub(crate) scope: u8,
+    /// The server's part of the cookie, if the client sent its own.
+    pub(crate) cookie: Option<([u8; 8], [u8; 16])>,
+    /// How long a connection may idle, if this is one and it was asked.
+    pub(crate) keepalive: Option<Duration>,
     /// What NSID says, if anything.
     pub(crate) nsid: &'a str,
     /// What we take over UDP.
@@ -39,14 +43,17 @@ pub(crate) struct Frame<'a> {
 
 /// The bytes of a reply, never more than the limit.
 pub(crate) fn encode(answer: &Answer, frame: &Frame<'_>) -> Vec<u8> {
-    encode_whole(answer, frame).unwrap_or_else(|| {
-        let cut = Answer { authoritative: answer.authoritative, ..Answer::of(answer.code) };
-        let mut bytes = encode_whole(&cut, frame).unwrap_or_default();
-        if let Some(flags) = bytes.get_mut(2) {
-            *flags |= TC;
-        }
-        bytes
-    })
+    encode_whole(answer, frame).unwrap_or_else(|| truncated(answer, frame))
+}
+
+/// The reply without its records, and TC: the client is to ask over TCP.
+pub(crate) fn truncated(answer: &Answer, frame: &Frame<'_>) -> Vec<u8> {
+    let cut = Answer { authoritative: answer.authoritative, ..Answer::of(answer.code) };
+    let mut bytes = encode_whole(&cut, frame).unwrap_or_default();
+    if let Some(flags) = bytes.get_mut(2) {
+        *flags |= TC;
+    }
+    bytes
 }
 
 fn encode_whole(answer: &Answer, frame: &Frame<'_>) -> Option<Vec<u8>> {
@@ -58,7 +65,8 @@ fn encode_whole(answer: &Answer, frame: &Frame<'_>) -> Option<Vec<u8>> {
     bytes.extend(frame.header.id.to_be_bytes());
     let [_, code] = (code & 0x0f).to_be_bytes();
     bytes.push(QR | frame.header.opcode << 3 | authoritative | u8::from(frame.header.rd));
-    bytes.push(u8::from(frame.header.cd) << 4 | code);
+    // No RA and no AD; CD is cleared (RFC 4035 3.1.6).
+    bytes.push(code);
     let count = |records: usize| u16::try_from(records).unwrap_or(u16::MAX).to_be_bytes();
     bytes.extend(count(usize::from(!question.is_empty())));
     bytes.extend(count(answer.answers.len()));
@@ -97,6 +105,14 @@ fn opt(answer: &Answer, frame: &Frame<'_>, edns: &Edns) -> Vec<u8> {
     };
     if edns.nsid && !frame.nsid.is_empty() {
         option(NSID, frame.nsid.as_bytes());
+    }
+    if let Some((client, server)) = frame.cookie {
+        option(COOKIE, &[&client[..], &server].concat());
+    }
+    if let Some(idle) = frame.keepalive {
+        // In tenths of a second (RFC 7828 3.1).
+        let tenths = u16::try_from(idle.as_millis() / 100).unwrap_or(u16::MAX);
+        option(KEEPALIVE, &tenths.to_be_bytes());
     }
     if let Some(subnet) = edns.subnet {
         option(SUBNET, &echo(&subnet, frame.scope));

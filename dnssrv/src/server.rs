@@ -183,7 +183,7 @@ async fn datagrams(redirector: Arc<Redirector>, socket: Arc<UdpSocket>) {
             }
         };
         let query = buffer.get(..length).unwrap_or_default();
-        if from.port() == 0 {
+        if NO_CLIENT.contains(&from.port()) {
             redirector.counters.dropped();
             continue;
         }
@@ -324,5 +324,8 @@ async fn read_query(stream: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
     Ok((length > 0 && query.len() == usize::from(length)).then_some(query))
 }
 
+/// Ports no resolver asks from: nobody's, and those of services that answer whatever comes (echo, daytime, quote, chargen, time),
+/// with which a forged source would have us talk for ever.
+const NO_CLIENT: [u16; 6] = [0, 7, 13, 17, 19, 37];
 /// Bytes of a datagram that are looked at. No query is longer.
 const LONGEST_DATAGRAM: usize = 4096;

@@ -26,6 +26,8 @@ pub struct Stats {
     pub levels: Vec<u64>,
     /// Datagrams that were not answered: too short, or themselves replies.
     pub dropped: u64,
+    /// Replies over UDP that the rate limit kept back, by what was done: `slip` or `drop`.
+    pub limited: BTreeMap<&'static str, u64>,
     /// Proxies seen alive, by level.
     pub live: Vec<usize>,
     /// Prefixes whose RTT was measured, by source in lower-case words.
@@ -64,6 +66,12 @@ impl Counters {
     pub(crate) fn dropped(&self) {
         self.lock().dropped += 1;
         metrics::counter!("atoll_dns_dropped_total").increment(1);
+    }
+
+    /// A reply was kept back.
+    pub(crate) fn limited(&self, action: &'static str) {
+        *self.lock().limited.entry(action).or_default() += 1;
+        metrics::counter!("atoll_dns_rrl_total", "action" => action).increment(1);
     }
 
     /// A prefix was measured.

@@ -12,16 +12,19 @@
 //!           SITE.http                addresses of the proxies for a site
 //! ```
 //!
-//! Plain records go before public names, and what lies below a plain name does not exist (a wildcard would not reach it
-//! either). Every server of the network answers for all of it: which cut a resolver came through, nobody can tell it.
+//! Public names are the zone's one wildcard: plain records go before them, and what lies below a plain name is never one
+//! (RFC 4592 3.3.1: its closest encloser is that name). In mode `plain` there are none. Every server of the network answers for
+//! all of it: which cut a resolver came through, nobody can tell it.
 
-use std::{collections::BTreeMap, str::FromStr as _, time::Duration};
+use std::time::Duration;
 
 use atoll_overlay::{Key, Level, NodeId};
 use hickory_proto::rr::{Name, RData, Record, RecordType, rdata::SOA};
 
 use crate::{
-    Config, ServeError,
+    Config, Mode, ServeError, master,
+    plain::{Found, Plain, Relative},
+    rdata,
     site::{self, Public, Site},
 };
 
@@ -30,13 +33,12 @@ use crate::{
 pub(crate) struct Zone {
     origin: Name,
     cuts: Vec<Name>,
-    /// Plain records by owner: labels relative to the zone, the rightmost first, so that what lies below a name follows it.
-    plain: BTreeMap<Vec<Vec<u8>>, Vec<Record>>,
+    plain: Plain,
+    /// Whether nothing but plain records is answered.
+    only_plain: bool,
     /// The configured servers of the apex, if any.
     servers: Vec<(Name, Vec<Record>)>,
-    contact: Name,
-    serial: u32,
-    negative: Duration,
+    soa: Record,
 }
 
 /// What a name is.
@@ -46,8 +48,8 @@ pub(crate) enum Place<'z> {
     Outside,
     /// The zone itself, with its plain records.
     Apex(&'z [Record]),
-    /// A name with plain records.
-    Plain(&'z [Record]),
+    /// Among the plain records.
+    Plain(Found<'z>),
     /// Exists, has no records and never will.
     Empty(Closest),
     /// Does not exist.
@@ -76,12 +78,11 @@ impl Zone {
         }
         let mut zone = Self {
             cuts: cuts(&origin, config.thresholds.len() + 1).map_err(|reason| ServeError::config("zone", reason))?,
-            contact: relative(&config.contact, &origin).map_err(|reason| ServeError::config("contact", reason))?,
+            soa: soa(config, &origin).map_err(|reason| ServeError::config("contact", reason))?,
+            plain: Plain::new(origin.clone()),
+            only_plain: config.mode == Mode::Plain,
             origin,
-            plain: BTreeMap::new(),
             servers: Vec::new(),
-            serial: config.serial,
-            negative: config.ttl.negative,
         };
         zone.add_plain(config)?;
         zone.add_servers(config)?;
@@ -90,30 +91,28 @@ impl Zone {
 
     /// What a name is.
     pub(crate) fn locate(&self, name: &Name) -> Place<'_> {
-        let lower = name.to_lowercase();
-        if !self.origin.zone_of(&lower) {
+        if !self.origin.zone_of(name) {
             return Place::Outside;
         }
-        let depth = usize::from(name.num_labels().saturating_sub(self.origin.num_labels()));
-        let labels: Vec<&[u8]> = lower.iter().take(depth).collect();
-        let reversed: Vec<&[u8]> = labels.iter().rev().copied().collect();
-        let Some((first, inner)) = reversed.split_first() else {
-            return Place::Apex(self.records(&reversed));
+        let relative = Relative::new(name, &self.origin);
+        let labels: Vec<&[u8]> = relative.labels().collect();
+        let Some((first, outer)) = labels.split_last() else {
+            return Place::Apex(self.plain.at(&self.origin));
         };
-        if *first == b"l0" {
+        if !self.only_plain && *first == b"l0" {
+            let reversed: Vec<&[u8]> = labels.iter().rev().copied().collect();
             return self.in_levels(&reversed);
         }
-        match self.in_plain(&reversed) {
-            InPlain::Found(records) => return Place::Plain(records),
-            InPlain::Above => return Place::Empty(None),
-            InPlain::Below => return Place::Missing(None),
-            InPlain::Elsewhere => {}
+        match self.plain.find(&relative) {
+            Found::Unsaid if self.only_plain => return Place::Missing(None),
+            Found::Unsaid => {}
+            found => return Place::Plain(found),
         }
         if *first == SERVERS {
-            return server(inner, None);
+            return server(outer, None);
         }
         if let Some(node) = first.strip_prefix(b"n-").and_then(node_id) {
-            return match site::public(labels.split_last().map_or(&[], |(_, host)| host)) {
+            return match site::public(outer) {
                 Public::Site(site) => Place::Node(node, site),
                 Public::Above => Place::Empty(None),
                 Public::Impossible => Place::Missing(None),
@@ -128,9 +127,8 @@ impl Zone {
 
     /// The sites of the names between the zone and a public name: `example.com` for `www.example.com`.
     pub(crate) fn sites_above(&self, name: &Name) -> Vec<Site> {
-        let lower = name.to_lowercase();
-        let depth = usize::from(name.num_labels().saturating_sub(self.origin.num_labels()));
-        let labels: Vec<&[u8]> = lower.iter().take(depth).collect();
+        let relative = Relative::new(name, &self.origin);
+        let labels: Vec<&[u8]> = relative.labels().collect();
         let above = (1..labels.len()).filter_map(|from| labels.get(from..));
         above
             .filter_map(|labels| if let Public::Site(site) = site::public(labels) { Some(site) } else { None })
@@ -169,12 +167,22 @@ impl Zone {
         &self.servers
     }
 
-    /// The SOA of the zone, or of a level's, to be kept this long in a negative answer.
+    /// The addresses of a host in the zone, glue below a delegation among them.
+    pub(crate) fn addresses(&self, host: &Name) -> impl Iterator<Item = &Record> {
+        self.plain.at(host).iter().filter(|record| record.data.ip_addr().is_some())
+    }
+
+    /// The SOA of the zone, or of a level's, to be kept this long in a negative answer, or as long as it itself says if that is
+    /// shorter (RFC 2308 3).
     pub(crate) fn soa(&self, closest: Closest, ttl: Duration) -> Record {
-        let first = self.servers.first().map_or(&self.origin, |(name, _)| name);
-        let negative = seconds(self.negative);
-        let soa = SOA::new(first.clone(), self.contact.clone(), self.serial, 3600, 600, 604_800, negative);
-        Record::from_rdata(self.name_of(closest).clone(), seconds(ttl), RData::SOA(soa))
+        let minimum = if let RData::SOA(soa) = &self.soa.data { soa.minimum } else { u32::MAX };
+        let ttl = seconds(ttl).min(minimum).min(self.soa.ttl);
+        Record::from_rdata(self.name_of(closest).clone(), ttl, self.soa.data.clone())
+    }
+
+    /// The zone's SOA as an answer.
+    pub(crate) fn own_soa(&self) -> Record {
+        self.soa.clone()
     }
 
     fn in_levels(&self, reversed: &[&[u8]]) -> Place<'_> {
@@ -193,57 +201,33 @@ impl Zone {
         }
     }
 
-    fn in_plain(&self, reversed: &[&[u8]]) -> InPlain<'_> {
-        let owned = |labels: &[&[u8]]| labels.iter().map(|label| label.to_vec()).collect::<Vec<_>>();
-        let key = owned(reversed);
-        if let Some(records) = self.plain.get(&key) {
-            return InPlain::Found(records);
-        }
-        let exists =
-            |key: &Vec<Vec<u8>>| self.plain.range(key.clone()..).next().is_some_and(|(k, _)| k.starts_with(key));
-        if exists(&key) {
-            return InPlain::Above;
-        }
-        let below = reversed.first().is_some_and(|first| exists(&owned(&[*first])));
-        if below { InPlain::Below } else { InPlain::Elsewhere }
-    }
-
-    fn records(&self, reversed: &[&[u8]]) -> &[Record] {
-        let key: Vec<Vec<u8>> = reversed.iter().map(|label| label.to_vec()).collect();
-        self.plain.get(&key).map_or(&[], Vec::as_slice)
-    }
-
     fn add_plain(&mut self, config: &Config) -> Result<(), ServeError> {
         for (at, record) in config.records.iter().enumerate() {
-            let wrong = |reason: String| ServeError::config(format!("records[{at}]"), reason);
-            let name = relative(&record.name, &self.origin).map_err(wrong)?;
-            let kind = RecordType::from_str(&record.kind.to_ascii_uppercase())
-                .map_err(|_| wrong(format!("{:?} is no record type", record.kind)))?;
-            if matches!(kind, RecordType::NS | RecordType::SOA | RecordType::ANY | RecordType::AXFR | RecordType::IXFR)
-            {
-                return Err(wrong(format!(
-                    "a plain record cannot be {kind}: the zone's own are made, and it delegates nothing else"
-                )));
-            }
-            let data = RData::try_from_str(kind, &record.data)
-                .map_err(|error| wrong(format!("{:?}: {error}", record.data)))?;
-            self.add(Record::from_rdata(name, seconds(record.ttl), data)).map_err(wrong)?;
+            let read = || {
+                let name = rdata::name(&record.name, Some(&self.origin))?;
+                let kind = rdata::kind(&record.kind)?;
+                let data = rdata::data(kind, &record.data, None);
+                let data = data.map_err(|error| format!("{:?}: {error}", record.data))?;
+                Ok(Record::from_rdata(name, seconds(record.ttl), data))
+            };
+            let record = read();
+            record
+                .and_then(|record| self.add(record))
+                .map_err(|reason| ServeError::config(format!("records[{at}]"), reason))?;
         }
-        let alone =
-            |records: &Vec<Record>| records.len() > 1 && records.iter().any(|r| r.record_type() == RecordType::CNAME);
-        match self.plain.iter().find(|(key, records)| alone(records) || (key.is_empty() && holds_alias(records))) {
-            Some((_, records)) => {
-                let name = records.first().map(|record| record.name.to_string()).unwrap_or_default();
-                Err(ServeError::config("records", format!("{name} has a CNAME beside other records")))
-            }
-            None => Ok(()),
+        if let Some(path) = &config.zone_file {
+            let wrong = |reason: String| ServeError::config("zone_file", format!("{}: {reason}", path.display()));
+            let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+            let origin = self.origin.clone();
+            master::read(&text, &origin, 3600, &mut |record| self.add(record)).map_err(wrong)?;
         }
+        Ok(())
     }
 
     fn add_servers(&mut self, config: &Config) -> Result<(), ServeError> {
         for (at, server) in config.nameservers.iter().enumerate() {
             let wrong = |reason: String| ServeError::config(format!("nameservers[{at}]"), reason);
-            let name = relative(&server.name, &self.origin).map_err(wrong)?;
+            let name = rdata::name(&server.name, Some(&self.origin)).map_err(wrong)?;
             let ttl = seconds(config.ttl.delegation);
             let data = server.addresses.iter().map(|address| RData::from(*address));
             let addresses: Vec<Record> = data.map(|data| Record::from_rdata(name.clone(), ttl, data)).collect();
@@ -261,38 +245,38 @@ impl Zone {
     }
 
     fn add(&mut self, record: Record) -> Result<(), String> {
-        let name = record.name.to_lowercase();
-        if !self.origin.zone_of(&name) {
-            return Err(format!("{name} does not lie in {}", self.origin));
+        let at_apex = record.name == self.origin;
+        if let RData::SOA(_) = record.data {
+            if !at_apex {
+                return Err(format!("{}: a SOA belongs at {}", record.name, self.origin));
+            }
+            self.soa = record;
+            return Ok(());
         }
-        let depth = usize::from(name.num_labels().saturating_sub(self.origin.num_labels()));
-        let mut key: Vec<Vec<u8>> = name.iter().take(depth).map(<[u8]>::to_vec).collect();
-        key.reverse();
-        if key.iter().any(|label| label == b"*") || key.first().is_some_and(|label| label == b"l0") {
-            return Err(format!("{name}: wildcards and names under l0 are the server's own"));
+        if at_apex && record.record_type() == RecordType::CNAME {
+            return Err(format!("{}: a zone has a SOA, and a CNAME may stand beside nothing", record.name));
         }
-        let records = self.plain.entry(key).or_default();
-        if !records.iter().any(|known| known.data == record.data) {
-            // The records of a set share one TTL (RFC 2181 5.2): the first one's.
-            let kind = record.record_type();
-            let ttl = records.iter().find(|known| known.record_type() == kind).map_or(record.ttl, |known| known.ttl);
-            records.push(Record::from_rdata(record.name, ttl, record.data));
+        if self.only_plain {
+            return self.plain.add(record);
         }
-        Ok(())
+        let relative = Relative::new(&record.name, &self.origin);
+        let labels: Vec<&[u8]> = relative.labels().collect();
+        if labels.last() == Some(&&b"l0"[..]) {
+            return Err(format!("{}: names under l0 are the levels' own", record.name));
+        }
+        if labels == [b"*"] {
+            return Err(format!("{}: public names are the zone's wildcard, unless mode is \"plain\"", record.name));
+        }
+        if at_apex && record.record_type() == rdata::DNAME {
+            return Err(format!("{}: a DNAME here would rename every public name", record.name));
+        }
+        self.plain.add(record)
     }
 }
 
-enum InPlain<'z> {
-    Found(&'z [Record]),
-    /// Plain names lie below it.
-    Above,
-    /// It lies below a plain name.
-    Below,
-    Elsewhere,
-}
-
-fn server(inner: &[&[u8]], closest: Closest) -> Place<'static> {
-    match inner {
+/// What lies under `ns.`: the names of servers, one label each.
+fn server(labels: &[&[u8]], closest: Closest) -> Place<'static> {
+    match labels {
         [] => Place::Empty(closest),
         [label] => node_id(label).map_or(Place::Missing(closest), |id| Place::Server(closest, id)),
         [..] => Place::Missing(closest),
@@ -305,10 +289,6 @@ fn node_id(label: &[u8]) -> Option<NodeId> {
 
 fn is_level(label: &[u8], level: usize) -> bool {
     label.split_first().is_some_and(|(letter, digits)| *letter == b'l' && digits == level.to_string().as_bytes())
-}
-
-fn holds_alias(records: &[Record]) -> bool {
-    records.iter().any(|record| record.record_type() == RecordType::CNAME)
 }
 
 fn cuts(origin: &Name, levels: usize) -> Result<Vec<Name>, String> {
@@ -330,15 +310,16 @@ fn absolute(text: &str) -> Result<Name, String> {
     Ok(name.to_lowercase())
 }
 
-fn relative(text: &str, origin: &Name) -> Result<Name, String> {
-    if text == "@" {
-        return Ok(origin.clone());
-    }
-    if text.ends_with('.') {
-        return absolute(text);
-    }
-    let name = Name::from_ascii(text).map_err(|error| format!("{text:?} is no domain name: {error}"))?;
-    name.to_lowercase().append_domain(origin).map_err(|error| error.to_string())
+/// The SOA as the settings have it. The numbers are those RIPE-203 and zone checkers ask for; nobody transfers this zone.
+fn soa(config: &Config, origin: &Name) -> Result<Record, String> {
+    let first = match config.nameservers.first() {
+        Some(server) => rdata::name(&server.name, Some(origin))?,
+        None => origin.clone(),
+    };
+    let contact = rdata::name(&config.contact, Some(origin))?.to_lowercase();
+    let negative = seconds(config.ttl.negative);
+    let soa = SOA::new(first, contact, config.serial, 14_400, 3600, 1_209_600, negative);
+    Ok(Record::from_rdata(origin.clone(), negative, RData::SOA(soa)))
 }
 
 /// A TTL as records carry it.

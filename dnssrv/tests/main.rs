@@ -1,11 +1,19 @@
 //! The redirector over sockets: bytes in, bytes out.
 //!
 //! - `protocol.rs`: what every authoritative server owes its clients (the DNS rows of bad inputs).
+//! - `abuse.rs`: forged sources, floods and clients that never finish.
 //! - `levels.rs`: resolvers of the network's own making follow the chain from a public name to a near, live proxy.
+//! - `differential.rs`: one zone of plain records on this server and on NSD and Knot (`real.rs`), answer by answer.
 
+#[cfg(test)]
+mod abuse;
+#[cfg(test)]
+mod differential;
 #[cfg(test)]
 mod levels;
 #[cfg(test)]
 mod protocol;
+#[cfg(test)]
+mod real;
 #[cfg(test)]
 mod support;

@@ -30,17 +30,17 @@ fn proxies_without_ipv6_have_no_aaaa_and_no_https() {
         &scene(2),
         "SITE.http.l2.l1.l0 AAAA",
         expect![[r#"
-        NoError aa
-        au l2.l1.l0.Z 30 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
-    "#]],
+            NoError aa
+            au l2.l1.l0.Z 30 SOA ns1.Z hostmaster.Z 1 14400 3600 1209600 3600
+        "#]],
     );
     check(
         &scene(2),
         "SITE.http.l2.l1.l0 HTTPS",
         expect![[r#"
-        NoError aa
-        au l2.l1.l0.Z 30 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
-    "#]],
+            NoError aa
+            au l2.l1.l0.Z 30 SOA ns1.Z hostmaster.Z 1 14400 3600 1209600 3600
+        "#]],
     );
     check(
         &scene(2),
@@ -67,9 +67,9 @@ fn the_names_of_servers_have_addresses_everywhere() {
         &scene(2),
         &format!("{one}.ns AAAA"),
         expect![[r#"
-        NoError aa
-        au Z 3600 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
-    "#]],
+            NoError aa
+            au Z 3600 SOA ns1.Z hostmaster.Z 1 14400 3600 1209600 3600
+        "#]],
     );
     let stranger = server(99, 0).id;
     check(
@@ -110,9 +110,9 @@ fn the_apex_has_its_own_and_its_plain_records() {
         &scene(2),
         " SOA",
         expect![[r#"
-        NoError aa
-        an Z 3600 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
-    "#]],
+            NoError aa
+            an Z 3600 SOA ns1.Z hostmaster.Z 1 14400 3600 1209600 3600
+        "#]],
     );
     check(
         &scene(2),
@@ -127,17 +127,18 @@ fn the_apex_has_its_own_and_its_plain_records() {
         &scene(2),
         " MX",
         expect![[r#"
-        NoError aa
-        an Z 300 MX 10 mail.Z
-    "#]],
+            NoError aa
+            an Z 300 MX 10 mail.Z
+            ad mail.Z 300 A 192.0.2.25
+        "#]],
     );
     check(
         &scene(2),
         " AAAA",
         expect![[r#"
-        NoError aa
-        au Z 3600 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
-    "#]],
+            NoError aa
+            au Z 3600 SOA ns1.Z hostmaster.Z 1 14400 3600 1209600 3600
+        "#]],
     );
     check(
         &scene(2),
@@ -217,9 +218,9 @@ fn in_direct_mode_a_public_name_has_addresses_at_once() {
         &scene,
         "www.example.com HTTPS",
         expect![[r#"
-        NoError aa
-        au Z 30 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
-    "#]],
+            NoError aa
+            au Z 30 SOA ns1.Z hostmaster.Z 1 14400 3600 1209600 3600
+        "#]],
     );
     check(
         &scene,

@@ -55,9 +55,9 @@ fn a_resolver_of_level_2_is_delegated_all_the_way_by_servers_of_level_2_and_one_
         &scene(2),
         "http.l2.l1.l0 A",
         expect![[r#"
-        NoError aa
-        au l2.l1.l0.Z 3600 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
-    "#]],
+            NoError aa
+            au l2.l1.l0.Z 3600 SOA ns1.Z hostmaster.Z 1 14400 3600 1209600 3600
+        "#]],
     );
     check(
         &scene(2),
@@ -91,9 +91,9 @@ fn below_a_resolvers_level_the_labels_are_empty_and_the_full_name_is_answered() 
         &scene(1),
         "l2.l1.l0 A",
         expect![[r#"
-        NoError aa
-        au l1.l0.Z 3600 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
-    "#]],
+            NoError aa
+            au l1.l0.Z 3600 SOA ns1.Z hostmaster.Z 1 14400 3600 1209600 3600
+        "#]],
     );
     check(
         &scene(1),
@@ -108,9 +108,9 @@ fn below_a_resolvers_level_the_labels_are_empty_and_the_full_name_is_answered() 
         &scene(0),
         "l1.l0 A",
         expect![[r#"
-        NoError aa
-        au l0.Z 30 SOA ns1.Z hostmaster.Z 1 3600 600 604800 3600
-    "#]],
+            NoError aa
+            au l0.Z 30 SOA ns1.Z hostmaster.Z 1 14400 3600 1209600 3600
+        "#]],
     );
 }
 

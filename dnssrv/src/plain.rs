@@ -1,0 +1,183 @@
+//! The plain records of the zone as a tree of names, and where a search in it ends (RFC 1034 4.3.2, RFC 4592 2 and 3.3, RFC
+//! 6672): at a name, at an empty non-terminal, at a wildcard, at a delegation, below a DNAME, or nowhere. It answers nothing.
+//!
+//! A name is found from the zone downwards, so that whatever lies below a delegation or a DNAME is occluded without being told
+//! apart when it is added.
+
+#![cfg_attr(
+    not(test),
+    warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)
+)]
+
+use std::collections::HashMap;
+
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+
+use crate::rdata::DNAME;
+
+/// The tree. A name is kept by its labels relative to the zone, lower-case, each after its length: so every ancestor's key is
+/// the end of its descendant's, and a search allocates nothing but the question's own.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    origin: Name,
+    /// Every name that exists, those without records (empty non-terminals) included; the zone itself under the empty key.
+    names: HashMap<Box<[u8]>, Vec<Record>>,
+}
+
+/// Where a search ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found<'z> {
+    /// At records, the name's own or those of the wildcard that covers it.
+    Here(&'z [Record]),
+    /// At a name without records.
+    Empty,
+    /// Nowhere, but some name between the zone and this one exists: so this one does not, and only a wildcard there could help.
+    Missing,
+    /// Nowhere, and nothing but the zone itself is above it.
+    Unsaid,
+    /// At (true) or below a delegation with these records at its top.
+    Delegated(&'z [Record], bool),
+    /// Below a DNAME.
+    Renamed(&'z Record),
+}
+
+impl Plain {
+    /// No records yet.
+    pub(crate) fn new(origin: Name) -> Self {
+        Self { origin, names: HashMap::from([(Box::default(), Vec::new())]) }
+    }
+
+    /// Adds a record whose owner lies in the zone. One there already is passed over.
+    pub(crate) fn add(&mut self, record: Record) -> Result<(), String> {
+        if !self.origin.zone_of(&record.name) {
+            return Err(format!("{} does not lie in {}", record.name, self.origin));
+        }
+        let kind = record.record_type();
+        let wild = record.name.iter().next().is_some_and(|first| first == b"*");
+        if wild && matches!(kind, RecordType::NS | RecordType::DNAME) {
+            return Err(format!("{}: what {kind} at a wildcard means is not defined (RFC 4592 4)", record.name));
+        }
+        let relative = Relative::new(&record.name, &self.origin);
+        for above in relative.suffixes().skip(1) {
+            if !self.names.contains_key(above) {
+                self.names.insert(above.into(), Vec::new());
+            }
+        }
+        let records = self.names.entry(relative.wire().into()).or_default();
+        if records.iter().any(|known| known.data == record.data) {
+            return Ok(());
+        }
+        // The records of a set share one TTL (RFC 2181 5.2): the first one's.
+        let ttl = records.iter().find(|known| known.record_type() == kind).map_or(record.ttl, |known| known.ttl);
+        let holds_alias = records.iter().any(|known| known.record_type() == RecordType::CNAME);
+        if holds_alias || (kind == RecordType::CNAME && !records.is_empty()) {
+            return Err(format!("{} has a CNAME beside other records", record.name));
+        }
+        if kind == DNAME && records.iter().any(|known| known.record_type() == DNAME) {
+            return Err(format!("{} has two DNAMEs", record.name));
+        }
+        records.push(Record::from_rdata(record.name, ttl, record.data));
+        Ok(())
+    }
+
+    /// Where the search for a name ends.
+    pub(crate) fn find(&self, name: &Relative) -> Found<'_> {
+        let mut closest: &[u8] = &[];
+        for at in name.suffixes_from_the_zone() {
+            let Some(records) = self.names.get(at) else { return self.wildcard(closest) };
+            if !at.is_empty() && holds(records, RecordType::NS) {
+                return Found::Delegated(records, at == name.wire());
+            }
+            if at == name.wire() {
+                return if records.is_empty() { Found::Empty } else { Found::Here(records) };
+            }
+            if let Some(renamed) = records.iter().find(|record| record.record_type() == DNAME) {
+                return Found::Renamed(renamed);
+            }
+            closest = at;
+        }
+        Found::Unsaid
+    }
+
+    /// The records at a name of the zone itself or at an owner as it is, however occluded: for glue and additional data.
+    pub(crate) fn at(&self, name: &Name) -> &[Record] {
+        if !self.origin.zone_of(name) {
+            return &[];
+        }
+        self.names.get(Relative::new(name, &self.origin).wire()).map_or(&[], Vec::as_slice)
+    }
+
+    fn wildcard(&self, closest: &[u8]) -> Found<'_> {
+        let key = [&b"\x01*"[..], closest].concat();
+        match self.names.get(key.as_slice()) {
+            // A wildcard that is an empty non-terminal covers names all the same: with no records (RFC 4592 2.2.2).
+            Some(records) if records.is_empty() => Found::Empty,
+            Some(records) => Found::Here(records),
+            None if closest.is_empty() => Found::Unsaid,
+            None => Found::Missing,
+        }
+    }
+}
+
+/// A name relative to the zone: its labels in lower case, each after its length, the leftmost first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Relative {
+    wire: Vec<u8>,
+    /// Where each label begins.
+    starts: Vec<usize>,
+}
+
+impl Relative {
+    /// Of a name in the zone.
+    pub(crate) fn new(name: &Name, origin: &Name) -> Self {
+        let depth = usize::from(name.num_labels().saturating_sub(origin.num_labels()));
+        let (mut wire, mut starts) = (Vec::with_capacity(64), Vec::with_capacity(depth));
+        // num_labels leaves a leading "*" out, so that labels are counted from the end here.
+        let labels = name.iter().count().saturating_sub(origin.iter().count());
+        for label in name.iter().take(labels) {
+            starts.push(wire.len());
+            wire.push(u8::try_from(label.len()).unwrap_or(u8::MAX));
+            wire.extend(label.iter().map(u8::to_ascii_lowercase));
+        }
+        Self { wire, starts }
+    }
+
+    /// All of it.
+    pub(crate) fn wire(&self) -> &[u8] {
+        &self.wire
+    }
+
+    /// Its labels, the leftmost first.
+    pub(crate) fn labels(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+        let ends = self.starts.iter().skip(1).copied().chain([self.wire.len()]);
+        self.starts.iter().zip(ends.collect::<Vec<_>>()).filter_map(|(start, end)| self.wire.get(start + 1..end))
+    }
+
+    /// It and its ancestors below the zone and the zone's own, empty one.
+    fn suffixes(&self) -> impl Iterator<Item = &[u8]> {
+        self.starts.iter().filter_map(|start| self.wire.get(*start..)).chain([&[][..]])
+    }
+
+    fn suffixes_from_the_zone(&self) -> impl Iterator<Item = &[u8]> {
+        [&[][..]].into_iter().chain(self.starts.iter().rev().filter_map(|start| self.wire.get(*start..)))
+    }
+}
+
+/// Whether a name has records of a type.
+pub(crate) fn holds(records: &[Record], kind: RecordType) -> bool {
+    records.iter().any(|record| record.record_type() == kind)
+}
+
+/// The name that records point to and whose addresses help whoever reads them: of NS, MX and SRV.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the types are the protocol's, not ours; three of them point to hosts"
+)]
+pub(crate) fn host(data: &RData) -> Option<&Name> {
+    match data {
+        RData::NS(ns) => Some(&ns.0),
+        RData::MX(mx) => Some(&mx.exchange),
+        RData::SRV(srv) => Some(&srv.target),
+        _ => None,
+    }
+}

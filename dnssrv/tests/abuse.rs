@@ -1,0 +1,146 @@
+//! What others may do to this server, and with it to third parties: forged sources, floods, connections that never finish.
+
+use std::net::Ipv4Addr;
+
+use hickory_proto::rr::RecordType;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpStream, UdpSocket},
+    time::timeout,
+};
+
+use crate::support::*;
+
+const NAME: &str = "www.example.com.nyud.example";
+
+/// An option as OPT carries it.
+fn option(code: u8, data: &[u8]) -> Vec<u8> {
+    [&[0, code, 0, u8::try_from(data.len()).unwrap()], data].concat()
+}
+
+fn with_cookie(data: &[u8]) -> Vec<u8> {
+    with_opt(query(NAME, RecordType::A), 0, 1232, &option(10, data))
+}
+
+/// The cookie at the end of a reply: the client's part and the server's.
+fn cookie_of(reply: &[u8]) -> &[u8] {
+    let (rest, cookie) = reply.split_at(reply.len() - 24);
+    assert!(rest.ends_with(&[0, 10, 0, 24]), "{reply:02x?}");
+    cookie
+}
+
+#[tokio::test]
+async fn d08_a_cookie_is_given_known_again_and_malformed_ones_are_refused() {
+    let (_server, address) = alone(|_| {}).await;
+    let reply = exchange(address, &with_cookie(&[7; 8])).await;
+    let cookie = cookie_of(&reply).to_vec();
+    assert_eq!((&cookie[..8], cookie[8]), (&[7; 8][..], 1), "the client's part, then version 1");
+    let again = exchange(address, &with_cookie(&cookie)).await;
+    assert_eq!((again[3] & 0x0f, &cookie_of(&again)[..8]), (0, &[7; 8][..]));
+    // One of another server is no mistake: it is answered, with ours.
+    let foreign = exchange(address, &with_cookie(&[[7; 8].as_slice(), &[9; 8]].concat())).await;
+    assert_eq!((foreign[3] & 0x0f, cookie_of(&foreign)[8]), (0, 1));
+    for length in [0, 7, 9, 15, 41] {
+        assert_eq!(exchange(address, &with_cookie(&vec![1; length])).await[3] & 0x0f, 1, "{length} bytes");
+    }
+    let mut bare = with_cookie(&[7; 8]);
+    bare.drain(12..12 + query(NAME, RecordType::A).len() - 12);
+    bare[5] = 0;
+    let reply = exchange(address, &bare).await;
+    assert_eq!(
+        (reply[3] & 0x0f, reply[5], cookie_of(&reply)[8]),
+        (0, 0, 1),
+        "RFC 7873 5.4: a cookie without a question"
+    );
+    let (_server, address) = alone(|config| config.cookies = false).await;
+    assert!(exchange(address, &with_cookie(&[7; 8])).await.ends_with(&[0, 0]), "no option");
+}
+
+#[tokio::test]
+async fn d08_a_flood_from_one_prefix_gets_less_than_twice_its_bytes_and_a_cookie_lifts_the_limit() {
+    let (server, address) = alone(|config| {
+        config.rate_limit.exempt.clear();
+        config.rate_limit.per_second = 100;
+    })
+    .await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(address).await.unwrap();
+    let mut marked = query("l0.nyud.example", RecordType::A);
+    let (mut bytes_in, mut bytes_out, mut sent, mut cut) = (0, 0, 0_u64, 0_u64);
+    let mut buffer = [0; 4096];
+    while sent < 3_000 {
+        for _ in 0..30 {
+            marked[..2].copy_from_slice(&u16::try_from(sent).unwrap().to_be_bytes());
+            bytes_in += socket.send(&marked).await.unwrap();
+            sent += 1;
+        }
+        while let Ok(length) = socket.try_recv(&mut buffer) {
+            bytes_out += length;
+            cut += u64::from(buffer[2] & 2 != 0);
+        }
+        tokio::task::yield_now().await;
+    }
+    // All were looked at once a question over TCP, which no limit holds back, finds the counters complete.
+    let seen = async || {
+        assert_eq!(exchange_tcp(address, &marked).await[3] & 0x0f, 0);
+        let stats = server.stats();
+        let udp: u64 = stats.queries.iter().filter(|((.., transport), _)| *transport == "udp").map(|(_, n)| n).sum();
+        udp + stats.limited.get("drop").copied().unwrap_or(0) >= sent
+    };
+    until("every question was answered or dropped", seen).await;
+    while let Ok(length) = socket.try_recv(&mut buffer) {
+        bytes_out += length;
+        cut += u64::from(buffer[2] & 2 != 0);
+    }
+    let limited = server.stats().limited;
+    assert!(bytes_out <= 2 * bytes_in, "{bytes_in} in, {bytes_out} out");
+    assert!(cut > 0 && limited["slip"] > 1_000 && limited["drop"] > 1_000, "{cut} cut, {limited:?}");
+
+    let over_tcp = exchange_tcp(address, &with_cookie(&[7; 8])).await;
+    for _ in 0..200 {
+        let reply = exchange(address, &with_cookie(cookie_of(&over_tcp))).await;
+        assert_eq!(reply[2] & 2, 0, "not cut");
+    }
+}
+
+#[tokio::test]
+async fn d08_ports_that_answer_whatever_comes_are_never_answered() {
+    let (server, address) = alone(|_| {}).await;
+    // A port below 1024 is root's to take; elsewhere there is nothing to see.
+    let Ok(echo) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 19)).await else { return };
+    echo.send_to(&query(NAME, RecordType::A), address).await.unwrap();
+    until("it was dropped", async || server.stats().dropped == 1).await;
+    assert!(echo.try_recv(&mut [0; 512]).is_err());
+}
+
+#[tokio::test]
+async fn d10_a_thousand_pipelined_questions_and_a_half_closed_connection_are_answered() {
+    let (_server, address) = alone(|_| {}).await;
+    let (mut reader, mut writer) = TcpStream::connect(address).await.unwrap().into_split();
+    let bytes = query(NAME, RecordType::A);
+    let framed = [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], &bytes].concat();
+    let sending = tokio::spawn(async move {
+        writer.write_all(&framed.repeat(1_000)).await.unwrap();
+        writer.shutdown().await.unwrap();
+    });
+    let mut all = Vec::new();
+    timeout(DEADLINE, reader.read_to_end(&mut all)).await.expect("it ends in time").unwrap();
+    sending.await.unwrap();
+    let mut rest = all.as_slice();
+    let mut replies = 0;
+    while let [high, low, after @ ..] = rest {
+        rest = &after[usize::from(u16::from_be_bytes([*high, *low]))..];
+        replies += 1;
+    }
+    assert_eq!(replies, 1_000);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_is_told_how_long_its_connection_may_idle() {
+    let (_server, address) = alone(|config| config.limits.tcp_idle = std::time::Duration::from_millis(12_300)).await;
+    let asks = with_opt(query(NAME, RecordType::A), 0, 1232, &option(11, &[]));
+    assert!(exchange_tcp(address, &asks).await.ends_with(&[0, 11, 0, 2, 0, 123]), "in tenths of a second");
+    assert!(exchange(address, &asks).await.ends_with(&[0, 0]), "RFC 7828 3.2.1: not over UDP");
+    let tells = with_opt(query(NAME, RecordType::A), 0, 1232, &option(11, &[0, 1]));
+    assert_eq!(exchange_tcp(address, &tells).await[3] & 0x0f, 1, "RFC 7828 3.1: a client says no time");
+}

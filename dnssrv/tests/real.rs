@@ -1,0 +1,141 @@
+//! Real authoritative servers with a zone of the test's own, on a free port of 127.0.0.1, in a folder that goes with them.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use hickory_proto::rr::RecordType;
+
+use crate::support::{DEADLINE, query};
+
+/// A running server, ended when dropped.
+pub(crate) struct Real {
+    pub(crate) address: SocketAddr,
+    child: Child,
+    _folder: tempfile::TempDir,
+}
+
+/// Which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Nsd,
+    Knot,
+}
+
+impl Real {
+    /// Serves a zone and answers. A port that somebody else takes first is exchanged for another.
+    pub(crate) fn start(kind: Kind, zone: &str, text: &str) -> Self {
+        for _ in 0..5 {
+            if let Some(server) = Self::try_start(kind, zone, text) {
+                return server;
+            }
+        }
+        panic!("{kind:?} does not start");
+    }
+
+    fn try_start(kind: Kind, zone: &str, text: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let address = free();
+        fs::write(folder.path().join("zone"), text).unwrap();
+        let config = folder.path().join("config");
+        fs::write(&config, kind.config(zone, folder.path(), address)).unwrap();
+        let mut command = Command::new(kind.program());
+        match kind {
+            Kind::Nsd => command.arg("-d").arg("-c").arg(&config),
+            Kind::Knot => command.arg("-c").arg(&config).arg("-s").arg(folder.path().join("control")),
+        };
+        let log = fs::File::create(folder.path().join("log")).unwrap();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", kind.program().display()));
+        let mut server = Self { address, child, _folder: folder };
+        let began = Instant::now();
+        while began.elapsed() < DEADLINE {
+            if server.child.try_wait().unwrap().is_some() {
+                return None;
+            }
+            if let Some(reply) = ask(address, &query(zone, RecordType::SOA), Duration::from_millis(100))
+                && reply[3] & 0x0f == 0
+            {
+                return Some(server);
+            }
+        }
+        panic!("{kind:?} does not answer");
+    }
+}
+
+impl Drop for Real {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Kind {
+    fn program(self) -> PathBuf {
+        let name = match self {
+            Self::Nsd => "nsd",
+            Self::Knot => "knotd",
+        };
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from));
+        let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
+        found.unwrap_or_else(|| panic!("{name} is not installed; cargo xtask test --install brings it"))
+    }
+
+    fn config(self, zone: &str, folder: &Path, address: SocketAddr) -> String {
+        let (folder, ip, port) = (folder.display(), address.ip(), address.port());
+        match self {
+            Self::Nsd => format!(
+                "server:\n ip-address: {ip}@{port}\n do-ip6: no\n username: \"\"\n zonesdir: \"{folder}\"\n\
+                 pidfile: \"{folder}/pid\"\n xfrdfile: \"\"\n zonelistfile: \"{folder}/zones\"\n xfrdir: \"{folder}\"\n\
+                 server-count: 1\n rrl-ratelimit: 0\n minimal-responses: yes\n hide-version: yes\n\
+                 remote-control:\n control-enable: no\nzone:\n name: {zone}\n zonefile: zone\n"
+            ),
+            Self::Knot => format!(
+                "server:\n  rundir: {folder}\n  listen: {ip}@{port}\n  udp-workers: 1\n  tcp-workers: 1\n  background-workers: 1\n\
+                 database:\n  storage: {folder}\n\
+                 zone:\n  - domain: {zone}\n    storage: {folder}\n    file: zone\n    journal-content: none\n    zonefile-sync: -1\n"
+            ),
+        }
+    }
+}
+
+/// The reply to a datagram, if one comes in time.
+pub(crate) fn ask(address: SocketAddr, query: &[u8], patience: Duration) -> Option<Vec<u8>> {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.connect(address).unwrap();
+    socket.set_read_timeout(Some(patience)).unwrap();
+    socket.send(query).ok()?;
+    let mut buffer = vec![0; 65_535];
+    let length = socket.recv(&mut buffer).ok()?;
+    buffer.truncate(length);
+    Some(buffer)
+}
+
+/// The reply over a connection.
+pub(crate) fn ask_tcp(address: SocketAddr, query: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect_timeout(&address, DEADLINE).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(&[&u16::try_from(query.len()).unwrap().to_be_bytes()[..], query].concat()).unwrap();
+    let mut length = [0; 2];
+    stream.read_exact(&mut length).unwrap();
+    let mut reply = vec![0; u16::from_be_bytes(length).into()];
+    stream.read_exact(&mut reply).unwrap();
+    reply
+}
+
+/// An address whose port is free over both transports now.
+fn free() -> SocketAddr {
+    loop {
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = tcp.local_addr().unwrap();
+        if UdpSocket::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
