@@ -11,19 +11,23 @@ use crate::{
     announce::Announcer,
     config::{Any, Config, Origins},
     flight::{Answer, Flights},
+    freshness::Lifetime,
+    interim::Interim,
     memory::Memory,
+    meta::Meta,
     origin::{OriginClient, Upstream},
     reason::Failure,
     resolve::Resolver,
+    site::{Own, Sites},
     stats::Counters,
-    url::{Authority, OriginUrl, Scheme, UrlError, Zone},
+    url::{Authority, OriginUrl, UrlError, Zone},
 };
 
 /// See the file's head.
 pub(crate) struct Cache {
     pub(crate) config: Config,
     pub(crate) zone: Zone,
-    pub(crate) sites: std::collections::BTreeMap<String, Upstream>,
+    pub(crate) sites: Arc<Sites>,
     pub(crate) origins: OriginRules,
     pub(crate) store: Store,
     pub(crate) index: Arc<dyn Index>,
@@ -66,21 +70,16 @@ pub(crate) struct Wanted {
     pub(crate) key: Key,
     /// The fields sent to the origin.
     pub(crate) fields: HeaderMap,
+    /// The own site it is of.
+    pub(crate) site: Option<Arc<Own>>,
+    /// Who wants interim answers.
+    pub(crate) interim: Option<Interim>,
 }
 
 impl Wanted {
     /// The key of the variant that this request selects.
     pub(crate) fn variant(&self, names: &[String]) -> Key {
-        let mut text = self.url.to_string().into_bytes();
-        for name in names {
-            text.push(b'\n');
-            text.extend_from_slice(name.as_bytes());
-            for value in self.fields.get_all(name.as_str()) {
-                text.push(b':');
-                text.extend_from_slice(value.as_bytes());
-            }
-        }
-        Key::of(&text)
+        variant(&self.url, &self.fields, names)
     }
 
     /// Whether an answer only sends the same URL to https.
@@ -90,6 +89,38 @@ impl Wanted {
         matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
             && target.and_then(|target| OriginUrl::parse(target).ok()).is_some_and(|target| target == upgraded)
     }
+}
+
+/// The key of the variant that these request fields select.
+pub(crate) fn variant(url: &OriginUrl, fields: &HeaderMap, names: &[String]) -> Key {
+    let mut text = url.to_string().into_bytes();
+    for name in names {
+        text.push(b'\n');
+        text.extend_from_slice(name.as_bytes());
+        text.push(b':');
+        text.extend_from_slice(&normal(name, fields));
+    }
+    Key::of(&text)
+}
+
+/// A request field's value as variants tell it apart: several fields are one list, spaces around commas do not count, and of
+/// languages neither case nor the order of equals does [RFC 9111 4.1]. No field at all is told apart from an empty one.
+fn normal(name: &str, fields: &HeaderMap) -> Vec<u8> {
+    let mut members: Vec<Vec<u8>> = Vec::new();
+    for value in fields.get_all(name) {
+        members.extend(value.as_bytes().split(|byte| *byte == b',').map(|member| member.trim_ascii().to_vec()));
+    }
+    let none = members.is_empty();
+    if name == "accept-language" {
+        for member in &mut members {
+            member.make_ascii_lowercase();
+            member.retain(|byte| *byte != b' ');
+        }
+        if !members.iter().any(|member| member.contains(&b';')) {
+            members.sort_unstable();
+        }
+    }
+    if none { b"-".to_vec() } else { [b"=", members.join(&b","[..]).as_slice()].concat() }
 }
 
 /// The configured origins, checked.
@@ -145,25 +176,6 @@ impl OriginRules {
     }
 }
 
-/// The own host names with where each is fetched.
-pub(crate) fn sites(config: &Config) -> Result<std::collections::BTreeMap<String, Upstream>, (String, UrlError)> {
-    let parsed = config.sites.iter().map(|(host, site)| {
-        let setting = |error| (format!("sites.\"{host}\""), error);
-        let (scheme, rest) =
-            site.origin.split_once("://").ok_or_else(|| setting(UrlError::Malformed(site.origin.clone())))?;
-        let scheme = match scheme {
-            "http" => Scheme::Http,
-            "https" => Scheme::Https,
-            other => return Err(setting(UrlError::Scheme(other.to_owned()))),
-        };
-        let origin = Authority::parse(rest.trim_end_matches('/')).map_err(setting)?;
-        let host = Authority::parse(host).map_err(setting)?;
-        let port = origin.port().unwrap_or_else(|| scheme.port());
-        Ok((host.host().to_owned(), Upstream { scheme, host: origin.host().to_owned(), port, exempt: true }))
-    });
-    parsed.collect()
-}
-
 impl Cache {
     /// The shared part of a proxy that listens at these addresses.
     pub(crate) fn new(
@@ -178,7 +190,7 @@ impl Cache {
         let remembered = config.limits.remembered;
         Ok(Self {
             zone: Zone::new(&config.zone).map_err(|error| ("zone".to_owned(), error))?,
-            sites: sites(&config)?,
+            sites: Arc::new(Sites::new(&config)?),
             origins: OriginRules::new(&config.origins)?,
             origin: OriginClient::new(&config, resolver, Arc::clone(&counters)),
             flights: Flights::new(config.limits.flights, config.limits.waiters),
@@ -208,10 +220,27 @@ impl Cache {
         self.negative.put(key, negative, pause - jitter);
     }
 
+    /// Whether a key's origin failed just before; notes that it fails now.
+    pub(crate) fn failing(&self, key: Key) -> bool {
+        let before = self.pauses.get(&key).is_some();
+        if !before {
+            // Half of the first pause, so that the next failure begins with all of it.
+            let config = &self.config.freshness;
+            self.pauses.put(key, config.negative_first / 2, config.negative_most);
+        }
+        before
+    }
+
     /// Forgets the failures of a key.
     pub(crate) fn recovered(&self, key: Key) {
         self.negative.forget(&key);
         self.pauses.forget(&key);
+    }
+
+    /// How long an answer may be used in which way.
+    pub(crate) fn lifetime(&self, site: Option<&Own>, meta: &Meta) -> Lifetime {
+        let lifetime = meta.lifetime(&self.config.freshness);
+        site.map_or(lifetime, |site| site.bounded(lifetime))
     }
 
     /// What this node calls itself in CDN-Loop.
@@ -294,13 +323,32 @@ mod tests {
         assert!(OriginRules::new(&Origins::Listed(vec!["a b".to_owned()])).is_err());
     }
 
+    // RFC 9111 4.1: what means the same selects the same variant.
+    #[test]
+    fn request_fields_are_compared_in_their_normal_form() {
+        let of = |name: &str, values: &[&str]| {
+            let mut fields = HeaderMap::new();
+            for value in values {
+                fields.append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            }
+            normal(name, &fields)
+        };
+        assert_eq!(of("x", &["1, 2"]), of("x", &["1", " 2"]));
+        assert_eq!(of("x", &["1,2"]), of("x", &["1 , 2 "]));
+        assert_ne!(of("x", &["1, 2"]), of("x", &["2, 1"]));
+        assert_ne!(of("x", &["a"]), of("x", &["A"]));
+        assert_ne!(of("x", &[]), of("x", &[""]));
+        assert_eq!(of("accept-language", &["de, EN"]), of("accept-language", &["en,de"]));
+        assert_ne!(of("accept-language", &["de, en;q=0.5"]), of("accept-language", &["en;q=0.5, de"]));
+    }
+
     // O06: nothing but the same URL under https is followed.
     #[test]
     fn only_the_same_url_under_https_is_followed() {
         let check = |url: &str, status: u16, target: &str| {
             let url = OriginUrl::parse(url).unwrap();
             let upstream = Upstream::of(&url, false);
-            let wanted = Wanted { key: url.key(), url, upstream, fields: HeaderMap::new() };
+            let wanted = Wanted { key: url.key(), url, upstream, fields: HeaderMap::new(), site: None, interim: None };
             let fields = HeaderMap::from_iter([(header::LOCATION, target.parse().unwrap())]);
             wanted.is_sent_to_https(StatusCode::from_u16(status).unwrap(), &fields)
         };

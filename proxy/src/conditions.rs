@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderValue, header};
 
-use crate::{body::Part, freshness::date};
+use crate::{body::Part, freshness::date, meta::Meta};
 
 /// What a request's conditions come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,9 +27,9 @@ pub(crate) enum Ranged {
 }
 
 /// The conditions in their order [RFC 9110 13.2.2].
-pub(crate) fn conditions(request: &HeaderMap, answer: &HeaderMap) -> Verdict {
-    let tag = answer.get(header::ETAG);
-    let changed = date(answer, &header::LAST_MODIFIED);
+pub(crate) fn conditions(request: &HeaderMap, answer: &Meta) -> Verdict {
+    let tag = answer.fields.get(header::ETAG);
+    let changed = date(&answer.fields, &header::LAST_MODIFIED);
     if request.contains_key(header::IF_MATCH) {
         if !listed(request, &header::IF_MATCH, tag, strong_equal) {
             return Verdict::Failed;
@@ -46,8 +46,9 @@ pub(crate) fn conditions(request: &HeaderMap, answer: &HeaderMap) -> Verdict {
             Verdict::Send
         };
     }
-    let unchanged =
-        date(request, &header::IF_MODIFIED_SINCE).zip(changed).is_some_and(|(since, changed)| changed <= since);
+    // What does not say when it changed did so no later than it was made [RFC 9111 4.3.2].
+    let changed = changed.or_else(|| date(&answer.fields, &header::DATE)).unwrap_or(answer.received);
+    let unchanged = date(request, &header::IF_MODIFIED_SINCE).is_some_and(|since| changed <= since);
     if unchanged { Verdict::NotModified } else { Verdict::Send }
 }
 
@@ -164,12 +165,27 @@ mod tests {
             .collect()
     }
 
+    fn meta(fields: &[(&str, &str)]) -> Meta {
+        Meta {
+            url: String::new(),
+            status: http::StatusCode::OK,
+            fields: map(fields),
+            received: std::time::SystemTime::now(),
+            initial_age: std::time::Duration::ZERO,
+            validator: [0; 16],
+            length: None,
+            digest: None,
+            varies_by: Vec::new(),
+            variants: Vec::new(),
+        }
+    }
+
     const CHANGED: &str = "Sun, 06 Nov 1994 08:00:00 GMT";
     const LATER: &str = "Sun, 06 Nov 1994 09:00:00 GMT";
 
     #[test]
     fn conditions_come_in_their_order() {
-        let answer = map(&[("etag", "\"a\""), ("last-modified", CHANGED)]);
+        let answer = meta(&[("etag", "\"a\""), ("last-modified", CHANGED)]);
         let check = |request: &[(&str, &str)]| conditions(&map(request), &answer);
         assert_eq!(check(&[("if-none-match", "\"x,y\", W/\"a\"")]), Verdict::NotModified);
         assert_eq!(check(&[("if-none-match", "*")]), Verdict::NotModified);
@@ -179,6 +195,13 @@ mod tests {
         assert_eq!(check(&[("if-match", "W/\"a\"")]), Verdict::Failed);
         assert_eq!(check(&[("if-match", "\"a\""), ("if-none-match", "\"a\"")]), Verdict::NotModified);
         assert_eq!(check(&[("if-unmodified-since", "Sat, 05 Nov 1994 08:00:00 GMT")]), Verdict::Failed);
+    }
+
+    #[test]
+    fn what_has_no_date_of_change_has_that_of_its_making() {
+        let answer = meta(&[("date", CHANGED)]);
+        assert_eq!(conditions(&map(&[("if-modified-since", LATER)]), &answer), Verdict::NotModified);
+        assert_eq!(conditions(&map(&[("if-modified-since", "Sat, 05 Nov 1994 08:00:00 GMT")]), &answer), Verdict::Send);
     }
 
     // G03
@@ -220,7 +243,7 @@ mod tests {
             if let Ranged::Part(part) = range(&request, &HeaderMap::new(), Some(100)) {
                 assert!(part.from < part.to.unwrap() && part.to.unwrap() <= 100);
             }
-            conditions(&request, &map(&[("etag", "\"a\"")]));
+            conditions(&request, &meta(&[("etag", "\"a\"")]));
         });
     }
 }

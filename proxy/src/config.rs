@@ -10,7 +10,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{cache, error::StartError, guard::Range, limits::Limits, url::Zone};
+use crate::{cache, error::StartError, guard::Range, limits::Limits, site::Sites, url::Zone};
 
 /// Everything the proxy may be told.
 #[derive(Debug, Clone, Deserialize)]
@@ -25,7 +25,8 @@ pub struct Config {
     pub network: String,
     /// Which origins Coralized names may reach. Empty: none, so that a node is no open proxy by accident.
     pub origins: Origins,
-    /// Own host names: `"www.site.test" = { origin = "http://10.0.0.5:8080" }`. Their origins are exempt from the guard.
+    /// Own host names: `"www.site.test" = { origin = "http://10.0.0.5:8080" }`; `"*"` is every host that is no other's. Their
+    /// origins are exempt from the guard.
     pub sites: BTreeMap<String, Site>,
     /// Addresses of names that are not asked of DNS, for tests, demos and split horizons. The guard applies.
     pub hosts: BTreeMap<String, Vec<IpAddr>>,
@@ -74,7 +75,7 @@ impl Config {
     pub fn check(&self) -> Result<(), StartError> {
         let setting = |(setting, source)| StartError::Setting { setting, source };
         Zone::new(&self.zone).map_err(|source| setting(("zone".to_owned(), source)))?;
-        cache::sites(self).map_err(setting)?;
+        Sites::new(self).map_err(setting)?;
         cache::OriginRules::new(&self.origins).map_err(setting)?;
         Ok(())
     }
@@ -110,10 +111,85 @@ impl Default for Origins {
 
 /// One own host name.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub struct Site {
-    /// Scheme, host and port of where it is fetched, without a path: `"http://10.0.0.5:8080"`.
-    pub origin: String,
+    /// Scheme, host and port of where it is fetched, without a path: `"http://10.0.0.5:8080"`; or several, each asked when no
+    /// connection to those before can be made. 1 to 8.
+    pub origin: SiteOrigin,
+    /// The Host that the origin is sent. Unset: what the client sent.
+    pub host: Option<String>,
+    /// What becomes of queries, in the key as on the way to the origin. Less kept: more hits, and more that look alike.
+    pub query: Query,
+    /// Parameters left out of queries: names, or beginnings such as `"utm_*"`. Up to 64.
+    pub ignore_query: Vec<String>,
+    /// Whether answers that set cookies are stored. [RFC 9111 7.3]
+    pub set_cookie: SetCookie,
+    /// Whether Cache-Control of requests counts. Off: no client can make the origin be asked. [RFC 9111 5.2.1]
+    pub client_directives: bool,
+    /// Least freshness of what the origin lets be fresh at all. Up to 365d; unset: the origin's word. \[guess\]
+    #[serde(with = "maybe_span")]
+    pub ttl_least: Option<Duration>,
+    /// Most freshness, whatever the origin says. Up to 365d; unset: the origin's word. \[guess\]
+    #[serde(with = "maybe_span")]
+    pub ttl_most: Option<Duration>,
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self {
+            origin: SiteOrigin::Many(Vec::new()),
+            host: None,
+            query: Query::Keep,
+            ignore_query: Vec::new(),
+            set_cookie: SetCookie::Obey,
+            client_directives: true,
+            ttl_least: None,
+            ttl_most: None,
+        }
+    }
+}
+
+/// One origin or several.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "an origin is \"http://HOST:PORT\" or a list of these")]
+pub enum SiteOrigin {
+    /// One.
+    One(String),
+    /// The later ones stand in for the earlier.
+    Many(Vec<String>),
+}
+
+impl SiteOrigin {
+    /// As a list.
+    #[must_use]
+    pub fn list(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// What becomes of a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Query {
+    /// As it is.
+    Keep,
+    /// Parameters sorted, so that their order makes no difference.
+    Sort,
+    /// Left out.
+    Drop,
+}
+
+/// What becomes of answers that set cookies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SetCookie {
+    /// Stored with their cookies where the origin says how long they are fresh, never by a guess.
+    Obey,
+    /// Never stored.
+    Private,
 }
 
 /// How long each wait may last. Shorter cuts off the slow, longer lets them hold room.
@@ -285,6 +361,17 @@ pub(crate) mod span {
             "d" => seconds(86_400),
             _ => None,
         }
+    }
+}
+
+/// Durations as text that may be left out.
+pub(crate) mod maybe_span {
+    use std::time::Duration;
+
+    use serde::Deserializer;
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+        super::span::deserialize(from).map(Some)
     }
 }
 

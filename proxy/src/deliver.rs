@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use atoll_store::Object;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
     flight::{Answer, Waiter},
     meta::Meta,
     origin::OriginBody,
-    reason::{CacheStatus, Failure},
+    reason::{CacheStatus, Failure, Source},
     url::{OriginUrl, Scheme, Zone},
 };
 
@@ -44,8 +45,12 @@ pub(crate) enum Given {
     Object(Object),
     /// A flight.
     Flight(Waiter, Arc<Answer>),
+    /// A few bytes.
+    Bytes(Bytes),
     /// A source, passed on.
     Feed(OriginBody),
+    /// The origin's own answer to what the client sent it: nothing is left to judge.
+    Relayed(OriginBody),
 }
 
 /// The response to a client.
@@ -59,16 +64,20 @@ pub(crate) async fn deliver(
 ) -> Result<Response<Body>, Failure> {
     let mut fields = meta.fields.clone();
     shape(zone, url, client, &mut fields);
-    let age = meta.age(SystemTime::now()).as_secs();
-    fields.insert(header::AGE, HeaderValue::from(age));
+    // Age says that the origin was not asked for this very answer; what it said itself stays [RFC 9111 5.1].
+    let direct = status.forwarded.is_some() && !status.collapsed && status.source == Some(Source::Origin);
+    if !direct {
+        fields.insert(header::AGE, HeaderValue::from(meta.age(SystemTime::now()).as_secs()));
+    }
     fields.append(header::VIA, HeaderValue::from_static("1.1 atoll"));
     fields.append(CACHE_STATUS, status.value());
     let length = match &given {
         Given::Object(object) => Some(object.len()),
-        Given::Flight(..) | Given::Feed(_) => meta.length,
+        Given::Bytes(bytes) => Some(bytes.len() as u64),
+        Given::Flight(..) | Given::Feed(_) | Given::Relayed(_) => meta.length,
     };
-    let ok = meta.status == StatusCode::OK;
-    match if ok { conditions(&client.fields, &meta.fields) } else { Verdict::Send } {
+    let ok = meta.status == StatusCode::OK && !matches!(given, Given::Relayed(_));
+    match if ok { conditions(&client.fields, meta) } else { Verdict::Send } {
         Verdict::Send => {}
         Verdict::NotModified => {
             for name in DESCRIBES_BODY {
@@ -95,19 +104,24 @@ pub(crate) async fn deliver(
             return Ok(bodiless(StatusCode::RANGE_NOT_SATISFIABLE, fields));
         }
     };
-    fields.remove(header::CONTENT_LENGTH);
-    if let Some(to) = part.to
+    // A HEAD's, and a 304's, is of the body that is not there [RFC 9110 8.6].
+    let stated = client.head && matches!(given, Given::Relayed(_)) || code == StatusCode::NOT_MODIFIED;
+    if !stated {
+        fields.remove(header::CONTENT_LENGTH);
+    }
+    if let Some(to) = part.to.filter(|_| !stated)
         && code != StatusCode::NO_CONTENT
     {
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(to - part.from));
     }
-    if client.head {
+    if client.head || code == StatusCode::NOT_MODIFIED {
         return Ok(respond(code, fields, Body::empty()));
     }
     let body = match given {
         Given::Object(object) => Body::object(object, part).await?,
         Given::Flight(waiter, answer) => Body::flight(waiter, answer, part).await?,
-        Given::Feed(feed) => Body::feed(feed, length),
+        Given::Bytes(bytes) => Body::Whole(bytes),
+        Given::Feed(feed) | Given::Relayed(feed) => Body::feed(feed, length),
     };
     Ok(respond(code, fields, body))
 }
@@ -189,7 +203,7 @@ pub(crate) fn refuse(failure: Failure, why: &str, status: Option<&CacheStatus>) 
 }
 
 /// A short text of our own.
-pub(crate) fn text(code: StatusCode, body: impl Into<bytes::Bytes>) -> Response<Body> {
+pub(crate) fn text(code: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::Whole(body.into()));
     *response.status_mut() = code;
     let fields = response.headers_mut();

@@ -1,9 +1,12 @@
 //! Cache-Control fields as values (RFC 9111 5.2), tolerant as that section asks: unknown directives are skipped, a delta that
-//! overflows is the largest, one that is no number makes its directive mean the strictest.
+//! overflows is the largest, one that is no number makes its directive mean the strictest. Targeted fields (RFC 9213) say the same
+//! in a strict form of their own.
 
 use std::time::Duration;
 
 use http::{HeaderMap, header::HeaderName};
+
+use crate::structured::{Item, dictionary};
 
 /// What a response says of its caching.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -12,8 +15,12 @@ pub(crate) struct Directives {
     pub(crate) no_store: bool,
     /// Revalidated before every use.
     pub(crate) no_cache: bool,
+    /// These fields are not sent on from a stored answer.
+    pub(crate) no_cache_fields: Vec<HeaderName>,
     /// For one user only.
     pub(crate) private: bool,
+    /// These fields are for one user only.
+    pub(crate) private_fields: Vec<HeaderName>,
     /// For everyone, even where the request was authorised.
     pub(crate) public: bool,
     /// Never used stale.
@@ -33,26 +40,43 @@ pub(crate) struct Directives {
 }
 
 impl Directives {
-    /// Reads all fields of this name; several fields are one list. `None`: there is no such field.
-    pub(crate) fn of(headers: &HeaderMap, name: &HeaderName) -> Option<Self> {
-        let mut found = None;
+    /// Reads all Cache-Control fields; several are one list.
+    pub(crate) fn of(headers: &HeaderMap, name: &HeaderName) -> Self {
+        let mut found = Self::default();
         for value in headers.get_all(name) {
-            found.get_or_insert_with(Self::default).take(value.as_bytes());
+            found.take(value.as_bytes());
         }
         found
     }
 
+    /// Reads a targeted field [RFC 9213 2.1]. `None`: absent, empty or malformed, and so to be ignored.
+    pub(crate) fn targeted(headers: &HeaderMap, name: &HeaderName) -> Option<Self> {
+        let mut text = Vec::new();
+        for value in headers.get_all(name) {
+            if !text.is_empty() {
+                text.extend_from_slice(b", ");
+            }
+            text.extend_from_slice(value.as_bytes());
+        }
+        let mut found = Self::default();
+        for (key, item) in dictionary(&text)? {
+            let argument = match item {
+                Item::Boolean(false) => continue,
+                Item::Boolean(true) => None,
+                // Below zero, and what is no number, means none at all.
+                Item::Integer(number) => Some(number.to_string()),
+                Item::Text(text) if matches!(&*key, "no-cache" | "private") => Some(text),
+                Item::Text(_) | Item::Other => Some(String::new()),
+            };
+            found.directive(key.as_bytes(), argument.as_deref().map(str::as_bytes));
+        }
+        Some(found)
+    }
+
     /// Reads one field value.
     pub(crate) fn take(&mut self, value: &[u8]) {
-        for part in split(value) {
-            let (name, argument) = match part.iter().position(|byte| *byte == b'=') {
-                Some(at) => {
-                    let (name, rest) = part.split_at(at);
-                    (name.trim_ascii(), rest.get(1..).map(<[u8]>::trim_ascii))
-                }
-                None => (part.trim_ascii(), None),
-            };
-            self.directive(&name.to_ascii_lowercase(), argument);
+        for (name, argument) in members(value) {
+            self.directive(&name, argument);
         }
     }
 
@@ -64,9 +88,14 @@ impl Directives {
         };
         match name {
             b"no-store" => self.no_store = true,
-            // With field names both are qualified; treating them as unqualified is the allowed, stricter reading.
-            b"no-cache" => self.no_cache = true,
-            b"private" => self.private = true,
+            b"no-cache" => match field_names(argument) {
+                Some(names) => self.no_cache_fields.extend(names),
+                None => self.no_cache = true,
+            },
+            b"private" => match field_names(argument) {
+                Some(names) => self.private_fields.extend(names),
+                None => self.private = true,
+            },
             b"public" => self.public = true,
             b"must-revalidate" => self.must_revalidate = true,
             b"proxy-revalidate" => self.proxy_revalidate = true,
@@ -79,6 +108,35 @@ impl Directives {
         }
     }
 }
+
+/// The directives of a field with their arguments, names in lower case.
+pub(crate) fn members(value: &[u8]) -> impl Iterator<Item = (Vec<u8>, Option<&[u8]>)> {
+    split(value).map(|part| match part.iter().position(|byte| *byte == b'=') {
+        Some(at) => {
+            let (name, rest) = part.split_at(at);
+            // A space beside the sign stays in the argument: it makes a number none.
+            let spaced = name.ends_with(b" ") || name.ends_with(b"\t");
+            let argument = rest.get(1..).unwrap_or_default().trim_ascii_end();
+            (name.trim_ascii().to_ascii_lowercase(), Some(if spaced { SPACED } else { argument }))
+        }
+        None => (part.trim_ascii().to_ascii_lowercase(), None),
+    })
+}
+
+/// The names in the argument of a qualified directive. `None`: there are none, or not only names, so that the whole is meant.
+fn field_names(argument: Option<&[u8]>) -> Option<Vec<HeaderName>> {
+    let argument = argument?.trim_ascii();
+    let argument = argument.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(argument);
+    let names = argument.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|name| !name.is_empty());
+    let names: Result<Vec<_>, _> = names.map(HeaderName::from_bytes).collect();
+    names.ok().filter(|names| !names.is_empty() && names.len() <= NAMES)
+}
+
+/// In place of an argument that a space parts from its name: no number, no list of names.
+const SPACED: &[u8] = b" ";
+
+/// Fields that one directive may name; more and the whole is meant.
+const NAMES: usize = 64;
 
 /// The members of a list; commas inside quotes do not part them.
 fn split(value: &[u8]) -> impl Iterator<Item = &[u8]> {
@@ -97,7 +155,7 @@ fn split(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// Delta-seconds, with or without quotes [RFC 9111 1.2.2].
-fn delta(text: &[u8]) -> Option<Duration> {
+pub(crate) fn delta(text: &[u8]) -> Option<Duration> {
     let text = text.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(text);
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;
@@ -121,7 +179,7 @@ mod tests {
 
     #[test]
     fn directives_are_read_in_any_case_and_spacing() {
-        let read = read("Public , MAX-AGE=60,s-maxage = \"30\", x=\"a,no-store\", stale-if-error=5");
+        let read = read("Public , MAX-AGE=60,s-maxage=\"30\", x=\"a,no-store\", stale-if-error=5");
         assert!(read.public && !read.no_store);
         assert_eq!(read.max_age, Some(Duration::from_secs(60)));
         assert_eq!(read.s_maxage, Some(Duration::from_secs(30)));
@@ -130,17 +188,58 @@ mod tests {
 
     #[test]
     fn deltas_that_are_no_numbers_mean_zero_and_the_larger_ones_are_clamped() {
-        for wrong in ["max-age", "max-age=", "max-age=-1", "max-age=1.5", "max-age=a", "max-age=60, max-age=0"] {
+        for wrong in [
+            "max-age",
+            "max-age=",
+            "max-age=-1",
+            "max-age=1.5",
+            "max-age=a",
+            "max-age= 60",
+            "max-age =60",
+            "max-age=60, max-age=0",
+        ] {
             assert_eq!(read(wrong).max_age, Some(Duration::ZERO), "{wrong}");
         }
         assert_eq!(read("max-age=99999999999999999999").max_age, Some(Duration::from_secs(LARGEST_DELTA)));
     }
 
     #[test]
-    fn qualified_forms_count_as_unqualified() {
-        assert!(read("no-cache=\"set-cookie\"").no_cache);
-        assert!(read("private=\"x, y\", public").public);
-        assert!(read("private=x").private);
+    fn qualified_forms_name_fields_and_others_mean_all() {
+        let names = |list: &[HeaderName]| list.iter().map(|name| name.as_str().to_owned()).collect::<Vec<_>>();
+        let qualified = read("no-cache=\"set-cookie, A\", private=x, max-age=3");
+        assert!(!qualified.no_cache && !qualified.private);
+        assert_eq!(names(&qualified.no_cache_fields), ["set-cookie", "a"]);
+        assert_eq!(names(&qualified.private_fields), ["x"]);
+        for all in ["no-cache", "no-cache=", "no-cache=\"\"", "no-cache=\"a b\"", "no-cache=\"a", "no-cache =a"] {
+            assert!(read(all).no_cache, "{all}");
+        }
+        assert!(read("no-cache=\"a\", no-cache").no_cache);
+    }
+
+    // RFC 9213 2.1
+    #[test]
+    fn targeted_fields_are_strict_dictionaries() {
+        static NAME: HeaderName = HeaderName::from_static("cdn-cache-control");
+        let read = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(&NAME, value.parse().unwrap());
+            }
+            Directives::targeted(&headers, &NAME)
+        };
+        let age = |values: &[&str]| read(values).and_then(|it| it.max_age).map(|age| age.as_secs());
+        assert_eq!(age(&["max-age=60"]), Some(60));
+        assert_eq!(age(&["max-age=60, max-age=5"]), Some(5));
+        assert_eq!(age(&["no-store", "max-age=7"]), Some(7));
+        assert_eq!(age(&["max-age=999999999999"]), Some(LARGEST_DELTA));
+        for zero in ["max-age=-60", "max-age=\"60\"", "max-age=60.5", "max-age", "max-age=a"] {
+            assert_eq!(age(&[zero]), Some(0), "{zero}");
+        }
+        for ignored in ["", "MAX-AGE=60", "max-age =60", "max-age= 60", "max-age=60,", "max-age=60 no-store"] {
+            assert_eq!(read(&[ignored]), None, "{ignored}");
+        }
+        assert!(!read(&["no-store=?0, max-age=1"]).unwrap().no_store);
+        assert_eq!(read(&["private=\"a, b\""]).unwrap().private_fields.len(), 2);
     }
 
     #[test]

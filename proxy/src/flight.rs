@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -33,10 +33,11 @@ pub(crate) struct Flights {
 }
 
 /// One fetch.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Flight {
     progress: watch::Sender<Progress>,
     waiters: AtomicUsize,
+    overtaken: AtomicBool,
 }
 
 /// How far it is.
@@ -117,9 +118,23 @@ impl Flights {
         if open.len() >= self.limit {
             return Joined::Full;
         }
-        let flight = Arc::new(Flight { progress: watch::Sender::default(), waiters: AtomicUsize::new(0) });
+        let flight = Arc::new(Flight::default());
         open.insert(key, Arc::clone(&flight));
         Joined::Lead(Lead { flight, flights: Arc::clone(self), keys: vec![key] })
+    }
+
+    /// A flight that nobody else can join.
+    pub(crate) fn solo(self: &Arc<Self>) -> Lead {
+        let flight = Arc::new(Flight::default());
+        Lead { flight, flights: Arc::clone(self), keys: Vec::new() }
+    }
+
+    /// What is fetched under this key may be out of date before it is stored: it goes to those who wait, and no further.
+    pub(crate) fn overtake(&self, key: Key) {
+        let flight = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        if let Some(flight) = flight {
+            flight.overtaken.store(true, Ordering::SeqCst);
+        }
     }
 
     /// Joins the flight under a key, if there is one.
@@ -195,6 +210,11 @@ impl Lead {
         self.flight.progress.borrow().answer.is_some()
     }
 
+    /// Whether the answer may no longer be stored.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        self.flight.overtaken.load(Ordering::SeqCst)
+    }
+
     /// Ends the flight: new requests look in the store again.
     pub(crate) fn finish(self, end: End) {
         self.end(end);
@@ -203,7 +223,10 @@ impl Lead {
     fn end(&self, end: End) {
         let mut open = self.flights.open.lock().unwrap_or_else(PoisonError::into_inner);
         for key in &self.keys {
-            open.remove(key);
+            // One that was overtaken has made room for another.
+            if open.get(key).is_some_and(|other| Arc::ptr_eq(other, &self.flight)) {
+                open.remove(key);
+            }
         }
         drop(open);
         self.flight.progress.send_if_modified(|progress| {
@@ -257,6 +280,21 @@ impl Waiter {
             (None, Some(End::Whole)) | (None, None) => Err(End::Failed(Failure::Internal)),
             (None, Some(end)) => Err(end),
         }
+    }
+
+    /// Whether all of the answer has been shown, and only the end not said.
+    pub(crate) fn has_landed(&mut self) -> bool {
+        let progress = self.progress.borrow();
+        progress.answer.as_ref().is_some_and(|answer| match answer.content {
+            Content::Filling(_) => answer.meta.length.is_some_and(|length| progress.visible >= length),
+            Content::Stored(_) | Content::Bytes(_) | Content::Direct(_) => true,
+        })
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn ended(&mut self) {
+        // An error means that the leader is gone, which is an end too.
+        let _ = self.progress.wait_for(|progress| progress.end.is_some()).await;
     }
 
     /// How far it is now; the next [`Self::changed`] waits for what comes after.

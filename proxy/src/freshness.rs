@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
-use crate::{config::FreshnessConfig, directives::Directives, reason::Reason};
+use crate::{config::FreshnessConfig, date as dates, directives::Directives, reason::Reason};
 
 /// How long an answer may be used in which way, counted from the origin's own moment (age zero).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -17,6 +17,8 @@ pub(crate) struct Lifetime {
     pub(crate) while_revalidate: Duration,
     /// Beyond `fresh`: used while the origin fails.
     pub(crate) if_error: Duration,
+    /// A client may ask for it stale.
+    pub(crate) on_request: bool,
 }
 
 /// What may be done with an answer now.
@@ -45,13 +47,12 @@ impl Lifetime {
 
     /// The lifetime of an answer [RFC 9111 4.2.1].
     pub(crate) fn of(status: StatusCode, headers: &HeaderMap, received: SystemTime, config: &FreshnessConfig) -> Self {
-        let directives = directives(headers);
-        let explicit = explicit(&directives, headers, received);
-        let fresh = match explicit {
+        let said = Said::of(headers);
+        let directives = &said.directives;
+        let fresh = match said.explicit(headers, received) {
             _ if directives.no_cache => Duration::ZERO,
             Some(fresh) => fresh,
-            None if is_negative(status) => config.negative_most,
-            None => heuristic(headers, received, config),
+            None => heuristic(status, directives.public, headers, received, config),
         };
         let minimum = if directives.no_cache { Duration::ZERO } else { config.minimum };
         // s-maxage implies proxy-revalidate [RFC 9111 5.2.2.10].
@@ -64,39 +65,68 @@ impl Lifetime {
             fresh: fresh.max(minimum),
             while_revalidate: stale(directives.stale_while_revalidate.unwrap_or_default()),
             if_error: stale(directives.stale_if_error.unwrap_or(config.stale_if_error)),
+            on_request: !never_stale,
         }
     }
 }
 
+/// Of what request an answer is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Asker {
+    /// The request carried credentials.
+    pub(crate) authorised: bool,
+    /// The request carried cookies.
+    pub(crate) cookies: bool,
+    /// Answers that set cookies may be stored where the origin states how long: an own site's, by its rules.
+    pub(crate) stores_cookies: bool,
+}
+
 /// Whether a shared cache may store the answer to a GET [RFC 9111 3]; why not otherwise.
-pub(crate) fn storable(status: StatusCode, headers: &HeaderMap, authorised: bool) -> Result<(), Reason> {
-    let directives = directives(headers);
-    if directives.no_store && !(directives.must_understand && is_understood(status)) {
+pub(crate) fn storable(status: StatusCode, headers: &HeaderMap, asker: Asker) -> Result<(), Reason> {
+    let said = Said::of(headers);
+    let directives = &said.directives;
+    let understood = is_understood(status);
+    if directives.no_store && !(directives.must_understand && understood) {
         return Err(Reason::NoStore);
     }
     if directives.private {
         return Err(Reason::Private);
     }
-    if headers.contains_key(header::SET_COOKIE) {
+    let timed = directives.max_age.is_some() || directives.s_maxage.is_some() || said.expires(headers);
+    // Where cookies are about, no guess is good enough.
+    let said_so = timed || directives.public;
+    if headers.contains_key(header::SET_COOKIE) && !(asker.stores_cookies && said_so) {
         return Err(Reason::SetCookie);
     }
-    if authorised && !(directives.public || directives.s_maxage.is_some() || directives.must_revalidate) {
+    if asker.cookies && !said_so {
+        return Err(Reason::Cookie);
+    }
+    if asker.authorised && !(directives.public || directives.s_maxage.is_some() || directives.must_revalidate) {
         return Err(Reason::Authorization);
     }
-    if status.is_server_error() || status.is_informational() || !is_understood(status) {
-        return Err(Reason::Status);
-    }
-    let explicit = directives.public
-        || directives.max_age.is_some()
-        || directives.s_maxage.is_some()
-        || headers.contains_key(header::EXPIRES);
-    if !explicit && !is_heuristic(status) {
+    let never = status.is_informational()
+        || matches!(status, StatusCode::PARTIAL_CONTENT | StatusCode::NOT_MODIFIED)
+        || directives.must_understand && !understood;
+    if never || !(timed || directives.public || is_heuristic(status)) {
         return Err(Reason::Status);
     }
     match Vary::of(headers) {
         Vary::Star => Err(Reason::VaryStar),
         Vary::Nothing | Vary::Names(_) => Ok(()),
     }
+}
+
+/// Whether the origin says itself how long the answer may be used.
+pub(crate) fn is_timed(headers: &HeaderMap) -> bool {
+    let said = Said::of(headers);
+    said.directives.max_age.is_some() || said.directives.s_maxage.is_some() || said.expires(headers)
+}
+
+/// Fields of a stored answer that are not sent without asking the origin, and of these those that are not stored at all
+/// [RFC 9111 5.2.2.4, 5.2.2.7].
+pub(crate) fn withheld(headers: &HeaderMap) -> (Vec<HeaderName>, Vec<HeaderName>) {
+    let directives = Said::of(headers).directives;
+    (directives.no_cache_fields, directives.private_fields)
 }
 
 /// What an answer depends on beside its URL.
@@ -160,10 +190,16 @@ pub(crate) fn age_field(headers: &HeaderMap) -> Duration {
 
 /// A date field, if it holds one date.
 pub(crate) fn date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
-    httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok()
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?;
+    // Several are one only if they are equal.
+    if values.any(|other| other != value) {
+        return None;
+    }
+    dates::parse(value.to_str().ok()?)
 }
 
-/// The stored answer's fields after a 304 [RFC 9111 3.2]: those the 304 brings replace theirs, but what describes the body stays.
+/// The stored answer's fields after a 304 [RFC 9111 3.2]: those the 304 brings replace theirs, but the length stays.
 pub(crate) fn freshened(stored: &HeaderMap, update: &HeaderMap) -> HeaderMap {
     let mut fields = stored.clone();
     for name in update.keys() {
@@ -187,75 +223,71 @@ pub(crate) fn is_failure(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
 }
 
-/// The directives that count for us: those targeted at CDNs where there are any that parse, else everybody's [RFC 9213 2.2].
-fn directives(headers: &HeaderMap) -> Directives {
-    for name in [&ATOLL_CACHE_CONTROL, &CDN_CACHE_CONTROL] {
-        if is_dictionary(headers, name)
-            && let Some(directives) = Directives::of(headers, name)
-        {
-            return directives;
+/// What the origin says of caching: directives targeted at CDNs where there are any that parse, and then nothing else, or else
+/// everybody's and Expires [RFC 9213 2.2].
+struct Said {
+    directives: Directives,
+    targeted: bool,
+}
+
+impl Said {
+    fn of(headers: &HeaderMap) -> Self {
+        let targeted = [&ATOLL_CACHE_CONTROL, &CDN_CACHE_CONTROL]
+            .into_iter()
+            .find_map(|name| if headers.contains_key(name) { Directives::targeted(headers, name) } else { None });
+        match targeted {
+            Some(directives) => Self { directives, targeted: true },
+            None => Self { directives: Directives::of(headers, &header::CACHE_CONTROL), targeted: false },
         }
     }
-    Directives::of(headers, &header::CACHE_CONTROL).unwrap_or_default()
-}
 
-/// Whether targeted directives are present and at least look like a dictionary of RFC 9651; malformed ones are ignored.
-fn is_dictionary(headers: &HeaderMap, name: &HeaderName) -> bool {
-    let mut any = false;
-    for value in headers.get_all(name) {
-        let Ok(value) = value.to_str() else { return false };
-        for member in value.split(',').map(str::trim) {
-            let (key, argument) = member.split_once('=').map_or((member, None), |(key, rest)| (key, Some(rest)));
-            let plain = |text: &str| {
-                !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.*?\"".contains(&byte))
-            };
-            if !key.starts_with(|first: char| first.is_ascii_lowercase() || first == '*')
-                || !plain(key)
-                || !argument.is_none_or(plain)
-            {
-                return false;
-            }
-            any = true;
+    /// Whether there is an Expires that counts.
+    fn expires(&self, headers: &HeaderMap) -> bool {
+        !self.targeted && headers.contains_key(header::EXPIRES)
+    }
+
+    /// The freshness the origin states: s-maxage, max-age, or Expires.
+    fn explicit(&self, headers: &HeaderMap, received: SystemTime) -> Option<Duration> {
+        if let Some(fresh) = self.directives.s_maxage.or(self.directives.max_age) {
+            return Some(fresh);
         }
+        if !self.expires(headers) {
+            return None;
+        }
+        // A date that is none, such as "0", lies in the past.
+        let Some(expires) = date(headers, &header::EXPIRES) else { return Some(Duration::ZERO) };
+        let from = date(headers, &header::DATE).unwrap_or(received);
+        Some(expires.duration_since(from).unwrap_or_default())
     }
-    any
 }
 
-/// The freshness the origin states: s-maxage, max-age, or Expires, which counts only where no targeted directives stand.
-fn explicit(directives: &Directives, headers: &HeaderMap, received: SystemTime) -> Option<Duration> {
-    if let Some(fresh) = directives.s_maxage.or(directives.max_age) {
-        return Some(fresh);
+/// A tenth of the time since the last change [RFC 9111 4.2.2], where the status or `public` allows a guess.
+fn heuristic(
+    status: StatusCode,
+    public: bool,
+    headers: &HeaderMap,
+    received: SystemTime,
+    config: &FreshnessConfig,
+) -> Duration {
+    if !public && !is_heuristic(status) {
+        return Duration::ZERO;
     }
-    if is_dictionary(headers, &ATOLL_CACHE_CONTROL) || is_dictionary(headers, &CDN_CACHE_CONTROL) {
-        return None;
-    }
-    headers.get(header::EXPIRES)?;
-    // A date that is none, such as "0", lies in the past.
-    let Some(expires) = date(headers, &header::EXPIRES) else { return Some(Duration::ZERO) };
-    let from = date(headers, &header::DATE).unwrap_or(received);
-    Some(expires.duration_since(from).unwrap_or_default())
-}
-
-/// A tenth of the time since the last change [RFC 9111 4.2.2].
-fn heuristic(headers: &HeaderMap, received: SystemTime, config: &FreshnessConfig) -> Duration {
+    // Answers that say no are remembered for a short time.
+    let silent = if status.is_client_error() { config.negative_most } else { config.default };
     let from = date(headers, &header::DATE).unwrap_or(received);
     date(headers, &header::LAST_MODIFIED)
         .and_then(|changed| from.duration_since(changed).ok())
-        .map_or(config.default, |since| (since / 10).min(config.heuristic))
+        .map_or(silent, |since| (since / 10).min(config.heuristic))
 }
 
-/// Heuristically cacheable [RFC 9110 15.1]; partial content apart, which is not stored as such.
+/// Heuristically cacheable [RFC 9110 15.1]; partial content apart, which is kept as a part.
 fn is_heuristic(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414)
+    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
+/// What their caching requires is done here: what `must-understand` asks for.
 fn is_understood(status: StatusCode) -> bool {
-    is_heuristic(status) || matches!(status.as_u16(), 302 | 303 | 307 | 400 | 403 | 451)
-}
-
-/// Answers that say no and are remembered for a short time.
-fn is_negative(status: StatusCode) -> bool {
-    status.is_client_error()
+    is_heuristic(status) || matches!(status.as_u16(), 302 | 303 | 307 | 400 | 403 | 451 | 500 | 502 | 503 | 504)
 }
 
 /// Directives for this network alone.
@@ -264,15 +296,8 @@ static ATOLL_CACHE_CONTROL: HeaderName = HeaderName::from_static("atoll-cache-co
 /// Directives for every CDN [RFC 9213 3].
 static CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
-/// What a 304 may not change: it describes the body that is stored.
-static KEPT_BY_304: [HeaderName; 6] = [
-    header::CONTENT_LENGTH,
-    header::CONTENT_ENCODING,
-    header::CONTENT_TYPE,
-    header::CONTENT_RANGE,
-    header::TRANSFER_ENCODING,
-    header::CONNECTION,
-];
+/// What a 304 may not change [RFC 9111 3.2]: the length of the body that is stored, and what is of one connection.
+static KEPT_BY_304: [HeaderName; 3] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
 
 /// Names a Vary may list before it counts as `*`.
 const VARY_NAMES: usize = 10;

@@ -46,8 +46,12 @@ fn the_origins_word_comes_in_order() {
 fn targeted_directives_replace_the_general_ones() {
     assert_eq!(fresh(&[("cache-control", "no-store"), ("cdn-cache-control", "max-age=9")]), seconds(9));
     assert!(
-        storable(StatusCode::OK, &headers(&[("cache-control", "no-store"), ("cdn-cache-control", "max-age=9")]), false)
-            .is_ok()
+        storable(
+            StatusCode::OK,
+            &headers(&[("cache-control", "no-store"), ("cdn-cache-control", "max-age=9")]),
+            Asker::default()
+        )
+        .is_ok()
     );
     assert_eq!(fresh(&[("cache-control", "max-age=7"), ("cdn-cache-control", "max-age=9, &")]), seconds(7));
     assert_eq!(fresh(&[("atoll-cache-control", "max-age=3"), ("cdn-cache-control", "max-age=9")]), seconds(3));
@@ -57,18 +61,29 @@ fn targeted_directives_replace_the_general_ones() {
 #[test]
 fn what_is_one_users_is_not_stored() {
     let check = |status: u16, fields: &[(&str, &str)], authorised: bool| {
-        storable(StatusCode::from_u16(status).unwrap(), &headers(fields), authorised)
+        storable(StatusCode::from_u16(status).unwrap(), &headers(fields), Asker { authorised, ..Asker::default() })
     };
     assert_eq!(check(200, &[], false), Ok(()));
     assert_eq!(check(200, &[("set-cookie", "a=b"), ("cache-control", "max-age=60")], false), Err(Reason::SetCookie));
     assert_eq!(check(200, &[("cache-control", "private")], false), Err(Reason::Private));
-    assert_eq!(check(200, &[("cache-control", "private=\"x\", max-age=9")], false), Err(Reason::Private));
+    assert_eq!(check(200, &[("cache-control", "private=\"x\", max-age=9")], false), Ok(()));
     assert_eq!(check(200, &[("cache-control", "No-Store")], false), Err(Reason::NoStore));
     assert_eq!(check(200, &[("cache-control", "max-age=9")], true), Err(Reason::Authorization));
     assert_eq!(check(200, &[("cache-control", "public, max-age=9")], true), Ok(()));
     assert_eq!(check(200, &[("vary", "accept"), ("vary", "x, *")], false), Err(Reason::VaryStar));
     assert_eq!(check(206, &[("cache-control", "max-age=9")], false), Err(Reason::Status));
-    assert_eq!(check(503, &[("cache-control", "max-age=9")], false), Err(Reason::Status));
+    assert_eq!(check(503, &[("cache-control", "max-age=9")], false), Ok(()));
+    assert_eq!(check(503, &[], false), Err(Reason::Status));
+    assert_eq!(check(599, &[("cache-control", "public")], false), Ok(()));
+    let cookie = ("set-cookie", "a=b");
+    let site = |fields: &[(&str, &str)]| {
+        storable(StatusCode::OK, &headers(fields), Asker { stores_cookies: true, ..Asker::default() })
+    };
+    assert_eq!(site(&[cookie, ("cache-control", "max-age=60")]), Ok(()));
+    assert_eq!(site(&[cookie]), Err(Reason::SetCookie));
+    let cookies = Asker { cookies: true, ..Asker::default() };
+    assert_eq!(storable(StatusCode::OK, &headers(&[]), cookies), Err(Reason::Cookie));
+    assert_eq!(storable(StatusCode::OK, &headers(&[("cache-control", "max-age=60")]), cookies), Ok(()));
     assert_eq!(check(302, &[], false), Err(Reason::Status));
     assert_eq!(check(302, &[("cache-control", "max-age=9")], false), Ok(()));
     assert_eq!(check(299, &[("cache-control", "no-store, must-understand, max-age=9")], false), Err(Reason::NoStore));
@@ -112,7 +127,7 @@ fn age_counts_what_passed_before_us() {
 }
 
 #[test]
-fn a_304_renews_the_fields_but_not_what_describes_the_body() {
+fn a_304_renews_the_fields_but_not_the_length_of_the_body() {
     let stored = headers(&[
         ("content-length", "5"),
         ("content-type", "a/b"),

@@ -2,8 +2,8 @@
 //!
 //! The parser behind us is lenient where request smuggling begins (bare LF, a second equal Content-Length, Content-Length beside
 //! Transfer-Encoding), so every head is judged here on its bytes (RFC 9112 2.2, 3, 5, 6, 11.2), line by line as it arrives: a bad
-//! first line is refused without waiting for the rest. Only whole, good heads go on. No request with a body passes, so what
-//! follows a head is the next head.
+//! first line is refused without waiting for the rest. Only whole, good heads go on. On Coralized names GET and HEAD alone pass,
+//! and no request with a body, so what follows a head is the next head; own sites get what they are sent, in one framing only.
 
 #![cfg_attr(
     not(test),
@@ -37,6 +37,9 @@ pub(crate) enum Refusal {
     /// A version that is not spoken here.
     #[error("this version of HTTP is not spoken here")]
     Version,
+    /// Expect asks for what nobody here knows.
+    #[error("the expectation cannot be met")]
+    Expectation,
     /// A method that is not known.
     #[error("method not implemented")]
     UnknownMethod,
@@ -83,6 +86,7 @@ impl Refusal {
             | Self::Framing
             | Self::Body
             | Self::Host => StatusCode::BAD_REQUEST,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::UnknownMethod | Self::Coding => StatusCode::NOT_IMPLEMENTED,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
@@ -107,6 +111,29 @@ impl Refusal {
     }
 }
 
+/// A whole, good head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Passed {
+    /// Its bytes.
+    pub(crate) head: usize,
+    /// What follows it.
+    pub(crate) body: Following,
+}
+
+/// What follows a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Following {
+    /// The next head.
+    Head,
+    /// A body of so many bytes.
+    Length(u64),
+    /// A chunked body.
+    Chunks,
+}
+
+/// Whether a host is an own site, whose origin may be sent every method, and bodies.
+pub(crate) type OwnSite = dyn Fn(&Authority) -> bool + Send + Sync;
+
 /// One head under judgement; fed the same growing buffer until it is done.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
@@ -126,16 +153,26 @@ struct Head {
     target: Target,
     fields: usize,
     host: Option<Authority>,
-    length: bool,
-    coding: Option<Refusal>,
-    nonempty: bool,
+    length: Option<u64>,
+    coding: Option<Coding>,
+    expectation: bool,
+}
+
+/// What Transfer-Encoding says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Coding {
+    Chunked,
+    Bad(Refusal),
 }
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Method {
     #[default]
     Served,
+    /// Known, and passed on where a site is.
     Known,
+    /// Known, and served nowhere: they are about this proxy, not about a resource.
+    Never,
     Unknown,
 }
 
@@ -149,8 +186,8 @@ enum Target {
 }
 
 impl Gate {
-    /// Judges what has arrived. `Ok(Some(n))`: the first `n` bytes are a whole, good head. `Ok(None)`: more is needed.
-    pub(crate) fn judge(&mut self, bytes: &[u8], limits: HeadLimits) -> Result<Option<usize>, Refusal> {
+    /// Judges what has arrived. `Ok(None)`: more is needed.
+    pub(crate) fn judge(&mut self, bytes: &[u8], limits: HeadLimits, own: &OwnSite) -> Result<Option<Passed>, Refusal> {
         loop {
             let fresh = bytes.get(self.searched..).unwrap_or_default();
             let Some(at) = fresh.iter().position(|byte| *byte == b'\n') else {
@@ -172,15 +209,15 @@ impl Gate {
                 if !self.head.line {
                     return Err(Refusal::RequestLine);
                 }
-                self.head.verdict()?;
-                return Ok(Some(self.judged));
+                let body = self.head.verdict(own)?;
+                return Ok(Some(Passed { head: self.judged, body }));
             }
             self.head.take(line, limits)?;
         }
     }
 
     /// A line is still open: refuse what can no longer become good, so that it is not waited for.
-    fn unfinished(&self, bytes: &[u8], limits: HeadLimits) -> Result<Option<usize>, Refusal> {
+    fn unfinished(&self, bytes: &[u8], limits: HeadLimits) -> Result<Option<Passed>, Refusal> {
         let open = bytes.get(self.judged..).unwrap_or_default();
         if !self.head.line && open.len() > limits.target + REQUEST_LINE_REST {
             return Err(Refusal::TargetTooLong);
@@ -235,7 +272,8 @@ impl Head {
         };
         self.method = match method {
             "GET" | "HEAD" => Method::Served,
-            "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS" | "TRACE" | "CONNECT" | "PURGE" => Method::Known,
+            "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS" => Method::Known,
+            "TRACE" | "CONNECT" | "PURGE" | "PRI" => Method::Never,
             _ => Method::Unknown,
         };
         self.target = Self::target(method, target)?;
@@ -274,8 +312,11 @@ impl Head {
         if name.is_empty() || !name.iter().copied().all(is_token) {
             return Err(Refusal::FieldName);
         }
-        // The grammar lets bytes over 0x7f through as opaque; what they mean differs per server, so none pass.
-        if !value.iter().all(|byte| matches!(byte, b'\t' | 0x20..=0x7e)) {
+        // The grammar lets bytes over 0x7f through as opaque; what they mean differs per server, so none pass but in entity tags,
+        // which are compared and never read [RFC 9110 8.8.3].
+        let tag =
+            [b"if-none-match".as_slice(), b"if-match", b"if-range"].iter().any(|it| name.eq_ignore_ascii_case(it));
+        if !value.iter().all(|byte| matches!(byte, b'\t' | 0x20..=0x7e) || tag && *byte >= 0x80) {
             return Err(Refusal::FieldValue);
         }
         if name.eq_ignore_ascii_case(b"host") {
@@ -285,42 +326,68 @@ impl Head {
             }
         } else if name.eq_ignore_ascii_case(b"content-length") {
             let digits = !value.is_empty() && value.len() <= 19 && value.iter().all(u8::is_ascii_digit);
-            if self.length || !digits {
+            let length = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|digits| digits.parse().ok());
+            if self.length.replace(length.ok_or(Refusal::Framing)?).is_some() {
                 return Err(Refusal::Framing);
             }
-            self.length = true;
-            self.nonempty = value.iter().any(|digit| *digit != b'0');
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
-            let known = value.eq_ignore_ascii_case(b"chunked") || self.coding.is_some();
-            let coding = !value.is_empty() && value.iter().copied().all(is_token);
-            self.coding = Some(if known || !coding { Refusal::Framing } else { Refusal::Coding });
+            let token = !value.is_empty() && value.iter().copied().all(is_token);
+            self.coding = Some(match self.coding {
+                None if value.eq_ignore_ascii_case(b"chunked") => Coding::Chunked,
+                None if token => Coding::Bad(Refusal::Coding),
+                None | Some(_) => Coding::Bad(Refusal::Framing),
+            });
+        } else if name.eq_ignore_ascii_case(b"expect") && !value.eq_ignore_ascii_case(b"100-continue") {
+            self.expectation = true;
         }
         Ok(())
     }
 
     /// The head is whole: what only all of it can say. Framing first, because a wrong guess there costs most.
-    fn verdict(&self) -> Result<(), Refusal> {
-        if let Some(coding) = self.coding {
-            return Err(if self.length || self.http10 { Refusal::Framing } else { coding });
-        }
+    fn verdict(&self, own: &OwnSite) -> Result<Following, Refusal> {
+        let site = self.authority().is_some_and(own);
+        let open = site && self.method != Method::Never;
+        // A body in a GET has no meaning [RFC 9110 9.3.1], and two readers of one stream would have to agree on that.
+        let bodies = open && self.method != Method::Served;
+        let body = match (self.coding, self.length) {
+            (Some(_), Some(_)) => return Err(Refusal::Framing),
+            (Some(_), None) if self.http10 => return Err(Refusal::Framing),
+            (Some(Coding::Bad(refusal)), None) => return Err(refusal),
+            (Some(Coding::Chunked), None) if bodies => Following::Chunks,
+            (Some(Coding::Chunked), None) => return Err(Refusal::Framing),
+            (None, Some(length @ 1..)) => Following::Length(length),
+            (None, Some(0) | None) => Following::Head,
+        };
         match self.method {
             Method::Served => {}
-            Method::Known => return Err(Refusal::Method),
+            Method::Known | Method::Unknown if open => {}
+            Method::Known | Method::Never => return Err(Refusal::Method),
             Method::Unknown => return Err(Refusal::UnknownMethod),
         }
-        if self.nonempty {
+        if body != Following::Head && !bodies {
             return Err(Refusal::Body);
         }
         match (&self.target, &self.host) {
-            (Target::Other, _) => Err(Refusal::RequestLine),
-            (Target::Absolute(_), None) if self.http10 => Ok(()),
-            (Target::Origin | Target::Absolute(_), None) => Err(Refusal::Host),
+            (Target::Other, _) => return Err(Refusal::RequestLine),
+            (Target::Absolute(_), None) if self.http10 => {}
+            (Target::Origin | Target::Absolute(_), None) => return Err(Refusal::Host),
             // ":80" and nothing are one authority.
             (Target::Absolute(target), Some(host)) => {
                 let same = target.host() == host.host() && target.port().unwrap_or(80) == host.port().unwrap_or(80);
-                if same { Ok(()) } else { Err(Refusal::Host) }
+                if !same {
+                    return Err(Refusal::Host);
+                }
             }
-            (Target::Origin, Some(_)) => Ok(()),
+            (Target::Origin, Some(_)) => {}
+        }
+        if self.expectation { Err(Refusal::Expectation) } else { Ok(body) }
+    }
+
+    /// Whom the request is for.
+    fn authority(&self) -> Option<&Authority> {
+        match &self.target {
+            Target::Absolute(authority) => Some(authority),
+            Target::Origin | Target::Other => self.host.as_ref(),
         }
     }
 }

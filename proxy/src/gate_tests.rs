@@ -4,8 +4,18 @@ use super::*;
 
 const LIMITS: HeadLimits = HeadLimits { head: 4_096, target: 1_024, fields: 16 };
 
+fn own(authority: &Authority) -> bool {
+    authority.host() == "own.test"
+}
+
 fn judge(head: &[u8]) -> Result<Option<usize>, Refusal> {
-    Gate::default().judge(head, LIMITS)
+    let passed = Gate::default().judge(head, LIMITS, &own)?;
+    Ok(passed.map(|passed| passed.head))
+}
+
+fn site(method: &str, fields: &str) -> Result<Following, Refusal> {
+    let head = format!("{method} / HTTP/1.1\r\nHost: own.test\r\n{fields}\r\n");
+    Gate::default().judge(head.as_bytes(), LIMITS, &own).map(|passed| passed.unwrap().body)
 }
 
 fn with(fields: &str) -> Result<Option<usize>, Refusal> {
@@ -29,9 +39,9 @@ fn a_head_is_judged_alike_however_it_is_cut() {
     let head = b"GET http://a.test/ HTTP/1.1\r\nHost: a.test\r\nX-Y: z\r\n\r\n";
     let mut gate = Gate::default();
     for end in 0..head.len() {
-        assert_eq!(gate.judge(&head[..end], LIMITS), Ok(None), "{end}");
+        assert_eq!(gate.judge(&head[..end], LIMITS, &own), Ok(None), "{end}");
     }
-    assert_eq!(gate.judge(head, LIMITS), Ok(Some(head.len())));
+    assert_eq!(gate.judge(head, LIMITS, &own), Ok(Some(Passed { head: head.len(), body: Following::Head })));
 }
 
 #[test]
@@ -42,6 +52,34 @@ fn a_bad_line_is_refused_before_the_head_ends() {
     assert_eq!(judge(b"GET / HTTP/1.1\r\n Host: a"), Ok(None));
     assert_eq!(judge(b"GET / HTTP/1.1\r\n Host: a\r\n"), Err(Refusal::FieldName));
     assert_eq!(judge(b"GET / HT\rTP"), Err(Refusal::LineEnd));
+}
+
+#[test]
+fn own_sites_take_every_method_and_one_framing() {
+    assert_eq!(site("POST", "Content-Length: 5\r\n"), Ok(Following::Length(5)));
+    assert_eq!(site("PUT", "Transfer-Encoding: chunked\r\n"), Ok(Following::Chunks));
+    assert_eq!(site("M-SEARCH", ""), Ok(Following::Head));
+    assert_eq!(site("DELETE", "Expect: 100-continue\r\n"), Ok(Following::Head));
+    assert_eq!(site("GET", "Content-Length: 5\r\n"), Err(Refusal::Body));
+    assert_eq!(site("HEAD", "Transfer-Encoding: chunked\r\n"), Err(Refusal::Framing));
+    assert_eq!(site("POST", "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"), Err(Refusal::Framing));
+    assert_eq!(site("POST", "Transfer-Encoding: gzip\r\n"), Err(Refusal::Coding));
+    assert_eq!(site("POST", "Content-Length: 5\r\nContent-Length: 5\r\n"), Err(Refusal::Framing));
+    for never in ["TRACE", "PURGE"] {
+        assert_eq!(site(never, ""), Err(Refusal::Method));
+    }
+    assert_eq!(site("POST", "Expect: the-unexpected\r\n"), Err(Refusal::Expectation));
+}
+
+#[test]
+fn only_entity_tags_may_have_opaque_bytes() {
+    let with = |name: &str| {
+        let mut head = format!("GET / HTTP/1.1\r\nHost: a.test\r\n{name}: \"a").into_bytes();
+        head.extend_from_slice(b"\xfc\"\r\n\r\n");
+        judge(&head).map(|end| end.is_some())
+    };
+    assert_eq!(with("If-None-Match"), Ok(true));
+    assert_eq!(with("X"), Err(Refusal::FieldValue));
 }
 
 #[test]

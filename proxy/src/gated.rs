@@ -20,7 +20,9 @@ use tokio::{
 };
 
 use crate::{
-    gate::{Gate, HeadLimits, Refusal},
+    chunks::Chunks,
+    gate::{Following, Gate, HeadLimits, OwnSite, Passed, Refusal},
+    interim::Interim,
     stats::Counters,
 };
 
@@ -43,7 +45,10 @@ pub(crate) struct Gated<S> {
     buffer: BytesMut,
     /// Bytes at the front of `buffer` that the parser may have.
     passed: usize,
+    /// What comes after these.
+    following: Body,
     gate: Gate,
+    own: Arc<OwnSite>,
     /// An empty line before the current head was dropped already [RFC 9112 2.2].
     skipped: bool,
     deadline: Pin<Box<Sleep>>,
@@ -51,6 +56,11 @@ pub(crate) struct Gated<S> {
     waiting: Waiting,
     sending: Option<Pin<Box<Sleep>>>,
     state: State,
+    /// What is written beside the parser, and what of it is under way.
+    interim: Option<Interim>,
+    beside: BytesMut,
+    /// All that the parser's other half wrote is out: the next byte begins an answer.
+    between: bool,
     counters: Arc<Counters>,
 }
 
@@ -62,6 +72,16 @@ enum Waiting {
     First,
     /// For the rest of a head.
     Rest,
+    /// For more of a body.
+    Body,
+}
+
+/// A request's body on its way to the parser.
+#[derive(Debug)]
+enum Body {
+    None,
+    Length(u64),
+    Chunks(Chunks),
 }
 
 #[derive(Debug)]
@@ -76,21 +96,37 @@ enum State {
 
 impl<S> Gated<S> {
     /// A stream accepted at this moment.
-    pub(crate) fn new(inner: S, accepted: Instant, limits: HeadLimits, waits: Waits, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(
+        inner: S,
+        accepted: Instant,
+        (limits, waits): (HeadLimits, Waits),
+        own: Arc<OwnSite>,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
             inner,
             limits,
             waits,
             buffer: BytesMut::new(),
             passed: 0,
+            following: Body::None,
             gate: Gate::default(),
+            own,
             skipped: false,
             deadline: Box::pin(sleep_until(accepted + waits.head)),
             waiting: Waiting::Rest,
             sending: None,
             state: State::Open,
+            interim: None,
+            beside: BytesMut::new(),
+            between: true,
             counters,
         }
+    }
+
+    /// Where interim answers are left to be written here.
+    pub(crate) fn interim(&mut self) -> Interim {
+        self.interim.get_or_insert_with(Interim::default).clone()
     }
 
     /// Judges what is buffered: true if a head passed or the stream was refused.
@@ -102,9 +138,14 @@ impl<S> Gated<S> {
         if self.buffer.is_empty() || self.buffer[..] == b"\r"[..] {
             return false;
         }
-        match self.gate.judge(&self.buffer, self.limits) {
-            Ok(Some(end)) => {
-                self.passed = end;
+        match self.gate.judge(&self.buffer, self.limits, &*self.own) {
+            Ok(Some(Passed { head, body })) => {
+                self.passed = head;
+                self.following = match body {
+                    Following::Head => Body::None,
+                    Following::Length(length) => Body::Length(length),
+                    Following::Chunks => Body::Chunks(Chunks::default()),
+                };
                 self.gate = Gate::default();
                 self.skipped = false;
                 self.waiting = Waiting::Nothing;
@@ -116,6 +157,28 @@ impl<S> Gated<S> {
                 true
             }
         }
+    }
+
+    /// Lets what is buffered of a body pass: true if there was some, or the body has ended.
+    fn follow(&mut self) -> io::Result<bool> {
+        match &mut self.following {
+            Body::None => return Ok(true),
+            Body::Length(left) => {
+                self.passed = usize::try_from(*left).unwrap_or(usize::MAX).min(self.buffer.len());
+                *left -= u64::try_from(self.passed).unwrap_or(*left);
+                if *left == 0 {
+                    self.following = Body::None;
+                }
+            }
+            Body::Chunks(chunks) => {
+                self.passed = chunks.take(&self.buffer).map_err(|_| io::ErrorKind::InvalidData)?;
+                if chunks.is_done() {
+                    self.following = Body::None;
+                }
+            }
+        }
+        self.waiting = Waiting::Nothing;
+        Ok(self.passed > 0)
     }
 
     fn refuse(&mut self, refusal: Refusal) {
@@ -135,7 +198,9 @@ impl<S> Gated<S> {
 impl<S: AsyncRead + Unpin> Gated<S> {
     /// Reads more of a head: ready once there is more, an end, or a refusal.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.buffer.is_empty() && !self.skipped {
+        if !matches!(self.following, Body::None) {
+            self.wait_for(Waiting::Body, self.waits.send);
+        } else if self.buffer.is_empty() && !self.skipped {
             // The first head's deadline runs from accept, whatever has come of it.
             if self.waiting == Waiting::Nothing {
                 self.wait_for(Waiting::First, self.waits.keep_alive);
@@ -144,6 +209,9 @@ impl<S: AsyncRead + Unpin> Gated<S> {
             self.wait_for(Waiting::Rest, self.waits.head);
         }
         if self.deadline.as_mut().poll(cx).is_ready() {
+            if self.waiting == Waiting::Body {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
             if self.buffer.is_empty() {
                 self.state = State::Ended;
             } else {
@@ -192,7 +260,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gated<S> {
             if !matches!(this.state, State::Open) {
                 return Poll::Ready(Ok(()));
             }
-            if !this.judge() {
+            let more = if matches!(this.following, Body::None) { this.judge() } else { this.follow()? };
+            if !more {
                 ready!(this.poll_fill(cx))?;
             }
         }
@@ -200,6 +269,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gated<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Gated<S> {
+    /// Writes what waits beside, where an answer may begin.
+    fn poll_beside(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(interim) = self.interim.as_ref().filter(|_| self.between) {
+            self.beside.unsplit(interim.take(cx));
+        }
+        while !self.beside.is_empty() {
+            let polled = Pin::new(&mut self.inner).poll_write(cx, &self.beside);
+            let count = ready!(self.sent(cx, polled))?;
+            self.beside.advance(count.min(self.beside.len()));
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Bounds how long the other side may take nothing.
     fn sent(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if polled.is_ready() {
@@ -215,6 +297,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gated<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gated<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_beside(cx))?;
+        self.between = false;
         let polled = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.sent(cx, polled)
     }
@@ -224,6 +308,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gated<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_beside(cx))?;
+        self.between = false;
         let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
         self.sent(cx, polled)
     }
@@ -233,6 +319,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gated<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Asked only once nothing waits to be written.
+        self.between = true;
+        ready!(self.poll_beside(cx))?;
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 

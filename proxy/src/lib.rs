@@ -15,7 +15,7 @@
 //! Read [`Proxy`] first, then `step.rs`: the life of one request.
 
 mod config;
-pub use config::{Any, Config, FreshnessConfig, Origins, Peers, Site, Timeouts};
+pub use config::{Any, Config, FreshnessConfig, Origins, Peers, Query, SetCookie, Site, SiteOrigin, Timeouts};
 mod error;
 pub use error::StartError;
 
@@ -24,8 +24,10 @@ pub use server::Proxy;
 mod stats;
 pub use stats::{Served, Stats};
 
+mod chunks;
 mod gate;
 mod gated;
+mod interim;
 mod limits;
 pub use limits::Limits;
 
@@ -37,13 +39,20 @@ mod cache;
 mod conditions;
 mod deliver;
 mod flight;
+mod forward;
+mod part;
 mod reason;
+mod receive;
+mod respond;
+mod site;
 mod step;
+mod wish;
 pub use reason::{Failure, Reason, Source};
 
 mod announce;
 mod fetch;
 mod frames;
+mod from_origin;
 mod keeper;
 mod memory;
 mod peer;
@@ -56,6 +65,8 @@ mod origin;
 mod resolve;
 pub use guard::{Range, RangeError};
 
+mod date;
 mod directives;
 mod freshness;
 mod meta;
+mod structured;

@@ -24,6 +24,8 @@ pub struct Limits {
     pub flights: usize,
     /// Clients waiting on one fetch; past it 503. [users C5]
     pub waiters: usize,
+    /// Variants of one URL; of more the oldest is forgotten. [bad-inputs C06]
+    pub variants: usize,
     /// Bytes of a request head; past it 431. [bad-inputs H15]
     #[serde(deserialize_with = "size::deserialize")]
     pub head: u64,
@@ -56,6 +58,7 @@ impl Default for Limits {
             requests: 10_000,
             flights: 4_096,
             waiters: 10_000,
+            variants: 32,
             head: 32 << 10,
             target: 16 << 10,
             fields: 96,

@@ -9,11 +9,15 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use atoll_overlay::Key;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use prost::Message as _;
 
-use crate::{config::FreshnessConfig, freshness::Lifetime};
+use crate::{
+    config::FreshnessConfig,
+    freshness::{self, Lifetime},
+};
 
 /// One answer without its body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +40,8 @@ pub(crate) struct Meta {
     pub(crate) digest: Option<blake3::Hash>,
     /// Not an answer but the list of request fields that answers to this URL vary by.
     pub(crate) varies_by: Vec<String>,
+    /// The keys of the variants that are stored, oldest first.
+    pub(crate) variants: Vec<Key>,
 }
 
 impl Meta {
@@ -48,6 +54,21 @@ impl Meta {
     pub(crate) fn lifetime(&self, config: &FreshnessConfig) -> Lifetime {
         // Directives are counted from the origin's moment; a Date in the fields is the origin's own.
         Lifetime::of(self.status, &self.fields, self.received, config)
+    }
+
+    /// Takes out what may not be sent on without asking the origin [RFC 9111 5.2.2.4].
+    pub(crate) fn withhold(&mut self) {
+        let (unasked, private) = freshness::withheld(&self.fields);
+        for name in unasked.iter().chain(&private) {
+            self.fields.remove(name);
+        }
+    }
+
+    /// Takes out what may not be stored by a shared cache [RFC 9111 5.2.2.7].
+    pub(crate) fn withhold_private(&mut self) {
+        for name in freshness::withheld(&self.fields).1 {
+            self.fields.remove(name);
+        }
     }
 
     /// As bytes, its age as of now.
@@ -67,6 +88,7 @@ impl Meta {
             length: self.length,
             digest: self.digest.map(|digest| Bytes::copy_from_slice(digest.as_bytes())).unwrap_or_default(),
             varies_by: self.varies_by.clone(),
+            variants: self.variants.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect(),
         }
         .encode_to_vec()
         .into()
@@ -105,6 +127,11 @@ impl Meta {
             length: written.length,
             digest: written.digest.as_ref().try_into().ok().map(blake3::Hash::from_bytes),
             varies_by: written.varies_by,
+            variants: written
+                .variants
+                .iter()
+                .map(|key| key.as_ref().try_into().ok().map(Key::from_bytes))
+                .collect::<Option<_>>()?,
         })
     }
 }
@@ -165,6 +192,9 @@ struct Written {
     digest: Bytes,
     #[prost(string, repeated, tag = "10")]
     varies_by: Vec<String>,
+    /// 20 bytes each.
+    #[prost(bytes = "bytes", repeated, tag = "11")]
+    variants: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -176,12 +206,13 @@ struct Field {
 }
 
 /// Never kept, never passed on.
-static HOP_BY_HOP: [HeaderName; 9] = [
+static HOP_BY_HOP: [HeaderName; 10] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
+    HeaderName::from_static("proxy-authentication-info"),
     header::TE,
     header::TRAILER,
     header::TRANSFER_ENCODING,
@@ -215,6 +246,7 @@ mod tests {
             length: Some(9),
             digest: Some(blake3::hash(b"body")),
             varies_by: vec!["accept".to_owned()],
+            variants: vec![Key::of(b"one")],
         }
     }
 

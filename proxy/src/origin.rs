@@ -1,18 +1,21 @@
 //! The origin client: HTTP/1.1 in clear or over TLS, on bounded pools of kept connections, with a limit on every wait.
 //!
-//! A request on a kept connection that dies before the answer begins is sent once more on a new one: only GET is ever sent.
+//! A request on a kept connection that dies before the answer begins is sent once more on a new one, if sending it twice is
+//! safe; others go on a new connection at once [RFC 9112 9.3.1]. Interim answers (1xx) go to whoever asked for them.
 //! Framing that a smuggler could use is refused here, after the parser, which keeps all the fields it read (RFC 9112 6.3).
 
 use std::{
     collections::HashMap,
     path::PathBuf,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, Version, header, response::Parts};
-use http_body_util::{BodyExt as _, Empty};
+use http::{HeaderMap, Method, Request, StatusCode, Version, header, response::Parts};
+use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
@@ -25,6 +28,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     config::Config,
+    interim::Interim,
     reason::Failure,
     resolve::Resolver,
     stats::Counters,
@@ -39,12 +43,14 @@ pub(crate) struct Upstream {
     pub(crate) port: u16,
     /// The operator named it: the guard lets its addresses pass.
     pub(crate) exempt: bool,
+    /// Where else to go when no connection can be made.
+    pub(crate) next: Option<Arc<Self>>,
 }
 
 impl Upstream {
     /// Where a URL itself points.
     pub(crate) fn of(url: &OriginUrl, exempt: bool) -> Self {
-        Self { scheme: url.scheme(), host: url.host().to_owned(), port: url.port(), exempt }
+        Self { scheme: url.scheme(), host: url.host().to_owned(), port: url.port(), exempt, next: None }
     }
 }
 
@@ -70,9 +76,76 @@ struct Pool {
 
 /// One connection.
 struct Connection {
-    sender: http1::SendRequest<Empty<Bytes>>,
+    sender: http1::SendRequest<RequestBody>,
     /// When it was last used.
     since: Instant,
+}
+
+/// What is asked of an origin.
+pub(crate) struct OriginRequest<'a> {
+    pub(crate) method: &'a Method,
+    pub(crate) target: &'a str,
+    pub(crate) fields: &'a HeaderMap,
+    /// The client's, passed on as it comes; taken by the first who sends it.
+    pub(crate) body: Option<Incoming>,
+    /// Who wants interim answers.
+    pub(crate) interim: Option<Interim>,
+}
+
+impl<'a> OriginRequest<'a> {
+    /// A GET.
+    pub(crate) fn get(target: &'a str, fields: &'a HeaderMap) -> Self {
+        Self { method: &Method::GET, target, fields, body: None, interim: None }
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.body.is_none() && matches!(*self.method, Method::GET | Method::HEAD | Method::OPTIONS)
+    }
+
+    fn outgoing(&mut self) -> Result<Request<RequestBody>, http::Error> {
+        let body = self.body.take().map_or(RequestBody::None, RequestBody::Client);
+        let mut request = Request::builder().method(self.method.clone()).uri(self.target).body(body)?;
+        request.headers_mut().clone_from(self.fields);
+        if let Some(interim) = self.interim.clone() {
+            hyper::ext::on_informational(&mut request, move |answer| interim.push(answer.status(), answer.headers()));
+        }
+        Ok(request)
+    }
+}
+
+/// A request's body: none, or the client's.
+pub(crate) enum RequestBody {
+    None,
+    Client(Incoming),
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, hyper::Error>>> {
+        match &mut *self {
+            Self::None => Poll::Ready(None),
+            Self::Client(incoming) => Pin::new(incoming).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::None => true,
+            Self::Client(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        match self {
+            Self::None => http_body::SizeHint::with_exact(0),
+            Self::Client(incoming) => incoming.size_hint(),
+        }
+    }
 }
 
 /// An answer whose body is still to come.
@@ -108,33 +181,54 @@ impl OriginClient {
         }
     }
 
-    /// Sends a GET of this target and fields and waits for the head of the answer.
-    pub(crate) async fn get(&self, to: &Upstream, target: &str, fields: &HeaderMap) -> Result<OriginAnswer, Failure> {
+    /// Sends a request and waits for the head of the answer.
+    pub(crate) async fn ask(&self, to: &Upstream, request: OriginRequest<'_>) -> Result<OriginAnswer, Failure> {
         self.counters.origin_request();
-        let found = self.get_in_turn(to, target, fields).await;
+        let found = self.ask_each(to, request).await;
         self.counters.origin_answer(found.as_ref().map(|answer| answer.status).map_err(|failure| *failure));
         found
     }
 
-    async fn get_in_turn(&self, to: &Upstream, target: &str, fields: &HeaderMap) -> Result<OriginAnswer, Failure> {
+    /// Goes on to the next origin where no connection can be made.
+    async fn ask_each(&self, mut to: &Upstream, mut request: OriginRequest<'_>) -> Result<OriginAnswer, Failure> {
+        loop {
+            let found = self.ask_in_turn(to, &mut request).await;
+            let unreachable = matches!(
+                found,
+                Err(Failure::ConnectRefused
+                    | Failure::ConnectTimeout
+                    | Failure::DnsError
+                    | Failure::DnsTimeout
+                    | Failure::Tls)
+            );
+            match to.next.as_deref().filter(|_| unreachable) {
+                Some(next) => to = next,
+                None => return found,
+            }
+        }
+    }
+
+    async fn ask_in_turn(&self, to: &Upstream, request: &mut OriginRequest<'_>) -> Result<OriginAnswer, Failure> {
         // Held while the answer is read; a kept connection that nobody uses holds none.
         let Ok(Ok(place)) = timeout(self.timeouts.connect, self.places(to).acquire_owned()).await else {
             return Err(Failure::Busy);
         };
-        let mut answer = self.get_placed(to, target, fields).await?;
+        let mut answer = self.ask_placed(to, request).await?;
         answer.body.place = Some(place);
         Ok(answer)
     }
 
-    async fn get_placed(&self, to: &Upstream, target: &str, fields: &HeaderMap) -> Result<OriginAnswer, Failure> {
-        if let Some(kept) = self.kept(to) {
-            match self.send(kept, to, target, fields).await {
+    async fn ask_placed(&self, to: &Upstream, request: &mut OriginRequest<'_>) -> Result<OriginAnswer, Failure> {
+        if request.is_repeatable()
+            && let Some(kept) = self.kept(to)
+        {
+            match self.send(kept, to, request).await {
                 Ok(answer) => return answer,
                 Err(Unsent) => tracing::debug!(host = to.host, "a kept connection had died; once more on a new one"),
             }
         }
         let fresh = self.connect(to).await?;
-        self.send(fresh, to, target, fields).await.unwrap_or(Err(Failure::ResponseIncomplete))
+        self.send(fresh, to, request).await.unwrap_or(Err(Failure::ResponseIncomplete))
     }
 
     /// `Err(Unsent)`: the connection closed before any of an answer came.
@@ -142,12 +236,10 @@ impl OriginClient {
         &self,
         mut connection: Connection,
         to: &Upstream,
-        target: &str,
-        fields: &HeaderMap,
+        request: &mut OriginRequest<'_>,
     ) -> Result<Result<OriginAnswer, Failure>, Unsent> {
-        let Ok(mut request) = Request::get(target).body(Empty::new()) else { return Ok(Err(Failure::Request)) };
-        request.headers_mut().clone_from(fields);
-        let response = match timeout(self.timeouts.first_byte, connection.sender.send_request(request)).await {
+        let Ok(outgoing) = request.outgoing() else { return Ok(Err(Failure::Request)) };
+        let response = match timeout(self.timeouts.first_byte, connection.sender.send_request(outgoing)).await {
             Err(_) => return Ok(Err(Failure::ResponseTimeout)),
             Ok(Err(error)) if error.is_canceled() || error.is_closed() || error.is_incomplete_message() => {
                 return Err(Unsent);
@@ -163,6 +255,8 @@ impl OriginClient {
             if framing.drop_length {
                 fields.remove(header::CONTENT_LENGTH);
             }
+            let bodiless = *request.method == Method::HEAD
+                || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
             let keep = framing.reusable.then(|| (connection, to.clone(), Arc::clone(&self.pools)));
             let body = OriginBody {
                 incoming,
@@ -172,7 +266,8 @@ impl OriginClient {
                 place: None,
                 idle_limit: self.limits.origin_idle,
             };
-            OriginAnswer { status: parts.status, fields, length: framing.length, body }
+            let length = if bodiless { Some(0) } else { framing.length };
+            OriginAnswer { status: parts.status, fields, length, body }
         }))
     }
 
@@ -210,7 +305,7 @@ impl OriginClient {
         Ok(Connection { sender, since: Instant::now() })
     }
 
-    async fn handshake<S>(&self, stream: S) -> Result<http1::SendRequest<Empty<Bytes>>, Failure>
+    async fn handshake<S>(&self, stream: S) -> Result<http1::SendRequest<RequestBody>, Failure>
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
     {

@@ -42,6 +42,8 @@ pub enum Reason {
     Private,
     /// It sets cookies.
     SetCookie,
+    /// The request carried cookies, and the origin does not say how long its answer is fresh.
+    Cookie,
     /// The request was authorised and nothing allows sharing.
     Authorization,
     /// Vary: `*`, or more names than we follow.
@@ -58,6 +60,18 @@ pub enum Reason {
     StaleWhileRevalidate,
     /// The origin failed a moment ago and is not asked again yet.
     Negative,
+    /// The client asked for it although it is stale.
+    MaxStale,
+    /// The client asked that nothing be stored.
+    RequestNoStore,
+    /// The client's own condition was passed on, and holds.
+    Conditional,
+    /// Only a part, which cannot be joined to others.
+    Partial,
+    /// The method's answers are not stored.
+    Method,
+    /// An error, or a refusal in place of a copy that was good.
+    KeptGood,
 }
 
 impl Reason {
@@ -68,6 +82,7 @@ impl Reason {
             Self::NoStore => "no-store",
             Self::Private => "private",
             Self::SetCookie => "set-cookie",
+            Self::Cookie => "cookie",
             Self::Authorization => "authorization",
             Self::VaryStar => "vary-star",
             Self::Status => "status",
@@ -76,6 +91,12 @@ impl Reason {
             Self::StaleIfError => "stale-if-error",
             Self::StaleWhileRevalidate => "stale-while-revalidate",
             Self::Negative => "negative",
+            Self::MaxStale => "max-stale",
+            Self::RequestNoStore => "request-no-store",
+            Self::Conditional => "conditional",
+            Self::Partial => "partial",
+            Self::Method => "method",
+            Self::KeptGood => "kept-good",
         }
     }
 }
@@ -91,6 +112,10 @@ pub(crate) enum Forwarded {
     Stale,
     /// The cache was not to be used.
     Bypass,
+    /// The request's own directives wanted it.
+    Request,
+    /// The method is not answered from a cache.
+    Method,
 }
 
 /// What Cache-Status says of one answer.
@@ -141,6 +166,8 @@ impl fmt::Display for CacheStatus {
             Some(Forwarded::VaryMiss) => f.write_str("; fwd=vary-miss")?,
             Some(Forwarded::Stale) => f.write_str("; fwd=stale")?,
             Some(Forwarded::Bypass) => f.write_str("; fwd=bypass")?,
+            Some(Forwarded::Request) => f.write_str("; fwd=request")?,
+            Some(Forwarded::Method) => f.write_str("; fwd=method")?,
         }
         if let Some(status) = self.status {
             write!(f, "; fwd-status={}", status.as_u16())?;
@@ -205,6 +232,12 @@ pub enum Failure {
     /// The request is malformed.
     #[error("http_request_error")]
     Request,
+    /// The method is not served.
+    #[error("http_request_error")]
+    Method,
+    /// Only a stored answer was wanted, and there is none.
+    #[error("http_request_denied")]
+    OnlyIfCached,
     /// The host is none of ours.
     #[error("destination_not_found")]
     NotOurs,
@@ -231,6 +264,8 @@ impl Failure {
             Self::Prohibited | Self::Denied => StatusCode::FORBIDDEN,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Request => StatusCode::BAD_REQUEST,
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::OnlyIfCached => StatusCode::GATEWAY_TIMEOUT,
             Self::NotOurs => StatusCode::MISDIRECTED_REQUEST,
             Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -254,6 +289,8 @@ impl Failure {
             | Self::Loop
             | Self::Denied
             | Self::Request
+            | Self::Method
+            | Self::OnlyIfCached
             | Self::NotOurs
             | Self::Busy
             | Self::Internal => false,

@@ -71,7 +71,7 @@ async fn whole(cache: &Cache, asked: &Asked) -> Option<(Object, Meta)> {
     let object = cache.store.get(&store_key(asked.key)).await?;
     let meta = Meta::decode_stored(&object.head().metadata)?;
     let good = asked.fits(&meta) && !object.soft_purged() && meta.digest.is_some();
-    (good && !fresh_for(cache, &meta).is_zero()).then_some((object, meta))
+    (good && !fresh_for(cache, None, &meta).is_zero()).then_some((object, meta))
 }
 
 type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Failure>> + Send>>;
@@ -195,7 +195,9 @@ impl Following {
         match &answer.content {
             Content::Filling(partial) if answer.key == self.asked.key && self.asked.fits(&answer.meta) => {
                 self.at = At::Body(partial.clone(), from);
-                Frame::Head(answer.meta.encode(SystemTime::now())).head()
+                let mut meta = answer.meta.clone();
+                meta.withhold_private();
+                Frame::Head(meta.encode(SystemTime::now())).head()
             }
             // A renewed copy is in the store: asked again, it is found there.
             Content::Stored(_) | Content::Filling(_) => Frame::Abort(Abort::Broken).head(),

@@ -33,9 +33,11 @@ use crate::{
     gate::HeadLimits,
     gated::{Gated, Waits},
     limits::PerClient,
+    receive::Origin,
     serve_peer,
     stats::Stats,
     step,
+    url::Authority,
 };
 
 /// A running proxy. Dropping it stops it at once.
@@ -186,9 +188,16 @@ fn accept(
         let _held = (place, count);
         let timeouts = &cache.config.timeouts;
         let waits = Waits { head: timeouts.head, keep_alive: timeouts.keep_alive, send: timeouts.send };
-        let gated = Gated::new(stream, accepted, head_limits(&cache), waits, Arc::clone(&cache.counters));
+        let sites = Arc::clone(&cache.sites);
+        let own = Arc::new(move |authority: &Authority| sites.find(authority).is_some());
+        let mut gated = Gated::new(stream, accepted, (head_limits(&cache), waits), own, Arc::clone(&cache.counters));
+        let from = Origin { client, secure: false, interim: Some(gated.interim()) };
         let served = Arc::clone(&cache);
-        serve(gated, phases, true, move |request| step::handle(Arc::clone(&served), request)).await;
+        let handle = move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(from.clone());
+            step::handle(Arc::clone(&served), request)
+        };
+        serve(gated, phases, true, handle).await;
     });
 }
 
@@ -208,7 +217,9 @@ async fn serve_peers(cache: Arc<Cache>, shared: Arc<Shared>, phases: watch::Rece
                         let _held = count;
                         let (head, send) = (cache.config.timeouts.head, cache.config.timeouts.send);
                         let waits = Waits { head, keep_alive: head, send };
-                        let gated = Gated::new(stream, Instant::now(), head_limits(&cache), waits, Arc::clone(&cache.counters));
+                        let own = Arc::new(|_: &Authority| false);
+                        let counters = Arc::clone(&cache.counters);
+                        let gated = Gated::new(stream, Instant::now(), (head_limits(&cache), waits), own, counters);
                         let served = Arc::clone(&cache);
                         serve(gated, phases, false, move |request| serve_peer::handle(Arc::clone(&served), request)).await;
                     });

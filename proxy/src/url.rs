@@ -162,6 +162,14 @@ impl OriginUrl {
         Ok(Self { scheme, host: host.to_owned(), port, path })
     }
 
+    /// An own site's URL: any host that clients may name, addresses too. `named`: the host alone says which site it is.
+    pub(crate) fn of_site(scheme: Scheme, authority: &Authority, named: bool, path: &str) -> Result<Self, UrlError> {
+        let port = authority.port().filter(|_| !named).unwrap_or_else(|| scheme.port());
+        let placeholder = Authority { host: "site".to_owned(), port: None };
+        let path = Self::new(scheme, &placeholder, path)?.path;
+        Ok(Self { scheme, host: authority.host().to_owned(), port, path })
+    }
+
     /// Reads `http://host:port/path?query`. A fragment is dropped: it is never sent.
     pub fn parse(text: &str) -> Result<Self, UrlError> {
         let malformed = || UrlError::Malformed(text.chars().take(64).collect());
@@ -222,6 +230,41 @@ impl OriginUrl {
     /// This host with another path.
     pub(crate) fn with_path(&self, path: &str) -> Result<Self, UrlError> {
         Self::new(self.scheme, &Authority { host: self.host.clone(), port: Some(self.port) }, path)
+    }
+
+    /// What a reference in an answer of this URL means, if it lies on the same host, port and scheme.
+    pub(crate) fn joined(&self, reference: &str) -> Option<Self> {
+        let reference = reference.split_once('#').map_or(reference, |(before, _)| before);
+        let rest = reference.strip_prefix("//").or_else(|| {
+            let (scheme, rest) = reference.split_once("://")?;
+            scheme.eq_ignore_ascii_case(self.scheme.name()).then_some(rest)
+        });
+        let path = match rest {
+            Some(rest) => {
+                let end = rest.find(['/', '?']).unwrap_or(rest.len());
+                let (authority, path) = rest.split_at_checked(end)?;
+                let authority = Authority::parse(authority).ok()?;
+                let here =
+                    authority.host == self.host && authority.port.unwrap_or_else(|| self.scheme.port()) == self.port;
+                if !here {
+                    return None;
+                }
+                path.to_owned()
+            }
+            None if reference.contains("://") || reference.is_empty() => return None,
+            None if reference.starts_with('/') => reference.to_owned(),
+            None => {
+                let before = self.path.split('?').next().unwrap_or_default();
+                if reference.starts_with('?') {
+                    format!("{before}{reference}")
+                } else {
+                    let folder = before.rsplit_once('/').map_or("", |(folder, _)| folder);
+                    format!("{folder}/{}", reference.strip_prefix("./").unwrap_or(reference))
+                }
+            }
+        };
+        let placeholder = Authority { host: "site".to_owned(), port: None };
+        Self::new(self.scheme, &placeholder, &path).ok().map(|it| Self { path: it.path, ..self.clone() })
     }
 
     /// The path form that every node and manager serves on its own address.

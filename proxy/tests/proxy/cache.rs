@@ -16,7 +16,9 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::support::{Do, Origin, alone, alone_with, config, config_for, get, get_with, noise, ok, raw, soon, until};
+use crate::support::{
+    Do, Origin, alone, alone_with, config, config_for, get, get_with, noise, ok, raw, site_of, soon, until,
+};
 
 #[tokio::test]
 async fn the_origin_is_asked_once_and_the_second_answer_comes_from_the_store() {
@@ -481,7 +483,7 @@ async fn requests_and_flights_have_ceilings_that_answer_503() {
 async fn own_sites_and_manager_paths_are_served_and_other_hosts_are_not() {
     let origin = Origin::with_body(Bytes::from_static(b"hello")).await;
     let mut config = config_for(&origin);
-    let site = atoll_proxy::Site { origin: format!("http://{}", origin.address) };
+    let site = site_of(&origin);
     config.sites.insert("www.own.test".to_owned(), site);
     let proxy = alone(config).await;
     assert_eq!(get(&proxy, "www.own.test", "/x").await.body, b"hello");

@@ -2,9 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail a test by panicking")]
 
+mod reuse;
+mod script;
 mod support;
 
 mod cache;
+mod fresh;
 mod heads;
 mod network;
 mod origin;

@@ -16,7 +16,7 @@ use atoll_overlay::{
     Acquire, Acquired, Alone, Beat, ByteStream, Found, Index, IndexError, Key, Lease, Level, LevelInfo, Levels, Marker,
     NodeId, NodeInfo, NodesQuery, Prefix, Put, Roles, Spread, Stored, StreamError, Streams, Value,
 };
-use atoll_proxy::{Any, Config, Origins, Proxy};
+use atoll_proxy::{Any, Config, Origins, Proxy, Site, SiteOrigin};
 use atoll_store::Store;
 use bytes::Bytes;
 use tokio::{
@@ -172,6 +172,18 @@ pub(crate) fn config_for(origin: &Origin) -> Config {
     Config { origins: Origins::Listed(vec![format!("site.test:{}", origin.address.port())]), ..config() }
 }
 
+/// A site fetched from this origin.
+pub(crate) fn site_of(origin: &Origin) -> Site {
+    Site { origin: SiteOrigin::One(format!("http://{}", origin.address)), ..Site::default() }
+}
+
+/// One site for every host, with this origin.
+pub(crate) fn config_site(origin: &Origin) -> Config {
+    let mut config = Config { origins: Origins::default(), ..config() };
+    config.sites.insert("*".to_owned(), site_of(origin));
+    config
+}
+
 /// `origins = "any"`.
 pub(crate) fn config_any() -> Config {
     Config { origins: Origins::Any(Any::Any), ..config() }
@@ -233,7 +245,7 @@ impl Response {
         self.field("cache-status").unwrap_or_default()
     }
 
-    fn read(bytes: &[u8], head_only: bool) -> Self {
+    pub(crate) fn read(bytes: &[u8], head_only: bool) -> Self {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
         let head = std::str::from_utf8(&bytes[..end]).unwrap();
         let mut lines = head.split("\r\n");

@@ -1,0 +1,163 @@
+//! Requests that no stored answer can serve, passed to an own site's origin with their bodies: unsafe methods, which make what is
+//! stored of their URL invalid (RFC 9111 4.4), and HEAD where there is no fresh copy, which may confirm or refute a stale one
+//! (RFC 9111 4.3.5).
+
+use std::{sync::Arc, time::SystemTime};
+
+use http::{HeaderMap, Method, Response, StatusCode, header};
+use hyper::body::Body as _;
+
+use crate::{
+    body::Body,
+    cache::{Cache, store_key},
+    deliver::{Given, deliver, refuse},
+    freshness,
+    from_origin::dated,
+    meta::{Meta, strip_hop_by_hop},
+    origin::{OriginAnswer, OriginRequest},
+    part,
+    reason::{CacheStatus, Forwarded, Reason, Source},
+    receive::{Asked, CONDITIONS},
+    respond::bypass,
+    step::Told,
+    url::OriginUrl,
+};
+
+/// Passes a request on and its answer back.
+pub(crate) async fn forward(cache: &Arc<Cache>, asked: Asked) -> (Response<Body>, Option<Told>) {
+    let mut fields = asked.fields.clone();
+    if asked.client.head {
+        for name in CONDITIONS.iter().chain([&header::RANGE]) {
+            for value in asked.client.fields.get_all(name) {
+                fields.append(name, value.clone());
+            }
+        }
+    }
+    let body = Some(asked.body).filter(|body| !asked.client.head && !body.is_end_stream());
+    let began = SystemTime::now();
+    let request = OriginRequest {
+        method: &asked.method,
+        target: asked.url.path(),
+        fields: &fields,
+        body,
+        interim: asked.interim.clone(),
+    };
+    let mut answer = match cache.origin.ask(&asked.upstream, request).await {
+        Ok(answer) => answer,
+        Err(failure) => {
+            let why = format!("{} could not be asked: {failure}", asked.url.host());
+            let status = bypass(failure.status(), None, Reason::Method);
+            return (refuse(failure, &why, Some(&status)), Some(Told::default()));
+        }
+    };
+    let received = SystemTime::now();
+    strip_hop_by_hop(&mut answer.fields);
+    dated(&mut answer.fields, received);
+    if asked.client.head {
+        confirm(cache, &asked.url, &asked.fields, &answer, (began, received)).await;
+    } else if !is_safe(&asked.method) && (answer.status.is_success() || answer.status.is_redirection()) {
+        invalidate_all(cache, &asked.url, &answer.fields).await;
+    }
+    let meta = Meta {
+        url: asked.url.to_string(),
+        status: answer.status,
+        initial_age: freshness::initial_age(&answer.fields, began, received),
+        fields: answer.fields,
+        received,
+        validator: [0; 16],
+        length: answer.length,
+        digest: None,
+        varies_by: Vec::new(),
+        variants: Vec::new(),
+    };
+    let status = CacheStatus {
+        forwarded: Some(if asked.client.head { Forwarded::UriMiss } else { Forwarded::Method }),
+        ..bypass(meta.status, Some(Source::Origin), Reason::Method)
+    };
+    cache.counters.not_stored(Reason::Method);
+    let told = Told { source: Some(Source::Origin), ..Told::default() };
+    match deliver(&cache.zone, &asked.url, &asked.client, &meta, Given::Relayed(answer.body), &status).await {
+        Ok(response) => (response, Some(told)),
+        Err(failure) => (refuse(failure, "the answer could not be passed on", Some(&status)), Some(told)),
+    }
+}
+
+/// RFC 9110 9.2.1, and the safe ones of other RFCs. A method that is not known may change anything.
+fn is_safe(method: &Method) -> bool {
+    matches!(method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "QUERY" | "PROPFIND" | "REPORT" | "SEARCH")
+}
+
+/// What the URL and those that the answer names have in store is no longer good. Others' URLs are not ours to touch.
+async fn invalidate_all(cache: &Cache, url: &OriginUrl, answer: &HeaderMap) {
+    invalidate(cache, url).await;
+    for name in [header::LOCATION, header::CONTENT_LOCATION] {
+        let named = answer.get(&name).and_then(|value| value.to_str().ok()).and_then(|target| url.joined(target));
+        if let Some(named) = named.filter(|named| named != url) {
+            invalidate(cache, &named).await;
+        }
+    }
+}
+
+/// Gives up every variant and part of a URL, and what is being fetched of it.
+pub(crate) async fn invalidate(cache: &Cache, url: &OriginUrl) {
+    let key = url.key();
+    let mut keys = vec![key, part::key(key)];
+    if let Some(object) = cache.store.get(&store_key(key)).await
+        && let Some(meta) = Meta::decode_stored(&object.head().metadata)
+    {
+        keys.extend(meta.variants.iter().flat_map(|variant| [*variant, part::key(*variant)]));
+    }
+    for key in keys {
+        cache.flights.overtake(key);
+        cache.recovered(key);
+        if let Err(error) = cache.store.remove(&store_key(key)).await {
+            tracing::warn!(%error, "an answer that is no longer good could not be removed");
+        }
+    }
+    if let Err(error) = cache.index.withdraw(key).await {
+        tracing::debug!(%error, "a reference could not be withdrawn; it ends by itself");
+    }
+}
+
+/// What a HEAD says of the copy that is stored: renewed if they agree, given up if not.
+async fn confirm(
+    cache: &Cache,
+    url: &OriginUrl,
+    fields: &HeaderMap,
+    answer: &OriginAnswer,
+    (began, received): (SystemTime, SystemTime),
+) {
+    if answer.status != StatusCode::OK {
+        return;
+    }
+    let mut key = url.key();
+    let mut found = cache.store.get(&store_key(key)).await;
+    let mut meta = found.as_ref().and_then(|object| Meta::decode_stored(&object.head().metadata));
+    if let Some(list) = meta.as_ref().filter(|meta| !meta.varies_by.is_empty()) {
+        key = crate::cache::variant(url, fields, &list.varies_by);
+        found = cache.store.get(&store_key(key)).await;
+        meta = found.as_ref().and_then(|object| Meta::decode_stored(&object.head().metadata));
+    }
+    let (Some(object), Some(meta)) = (found, meta) else { return };
+    if meta.status != StatusCode::OK {
+        return;
+    }
+    let length = answer.fields.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let agrees = [header::ETAG, header::LAST_MODIFIED]
+        .iter()
+        .all(|name| answer.fields.get(name).is_none_or(|new| meta.fields.get(name) == Some(new)))
+        && length.is_none_or(|length| length == object.len().to_string());
+    let changed = if agrees {
+        let initial_age = freshness::initial_age(&answer.fields, began, received);
+        let fields = freshness::freshened(&meta.fields, &answer.fields);
+        let mut renewed = Meta { fields, received, initial_age, ..meta };
+        renewed.withhold_private();
+        let expires = received + cache.lifetime(None, &renewed).fresh + cache.config.freshness.keep;
+        cache.store.freshen(&store_key(key), renewed.encode(received), Some(expires)).await.map(|_| ())
+    } else {
+        cache.store.remove(&store_key(key)).await.map(|_| ())
+    };
+    if let Err(error) = changed {
+        tracing::warn!(%error, "what a HEAD said of a copy could not be noted");
+    }
+}

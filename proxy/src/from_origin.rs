@@ -1,0 +1,405 @@
+//! One flight's answer from the origin: stored, confirmed, relayed to one client alone, or an error that is remembered.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use atoll_overlay::{Key, Marker};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use crate::{
+    cache::{Negative, store_key},
+    conditions::if_changed,
+    fetch::{Fetch, Filling, Mode, Outcome, wide},
+    flight::{Answer, Content, End},
+    freshness::{self, Asker, Vary},
+    keeper::Kept,
+    meta::{Meta, strip_hop_by_hop, validator},
+    origin::{OriginAnswer, OriginBody, OriginRequest},
+    part,
+    reason::{Failure, Reason, Source},
+    receive::CONDITIONS,
+    reference::Reference,
+    site::Own,
+};
+
+impl Fetch {
+    /// Asks the origin: for all of it, for the rest, or whether the stale copy is still good.
+    pub(crate) async fn ask_origin(&mut self) -> Outcome {
+        let mut fields = self.wanted.fields.clone();
+        if let Some(filling) = &self.filling {
+            // Only a strong tag makes the rest belong to what is there; else all of it is asked for and compared.
+            let tag = filling.answer.meta.fields.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""));
+            if let Some(tag) = tag {
+                fields.insert(header::IF_RANGE, tag.clone());
+                fields.insert(header::RANGE, ascii(&format!("bytes={}-", filling.at)));
+            }
+        } else if let Some(stale) = &self.stale {
+            if_changed(&mut fields, &stale.meta.fields);
+        }
+        let asked = SystemTime::now();
+        let cache = Arc::clone(&self.cache);
+        let mut request = OriginRequest::get(self.wanted.url.path(), &fields);
+        request.interim = self.wanted.interim.clone();
+        let get = cache.origin.ask(&self.wanted.upstream, request);
+        let answer = match self.keeper.alive(&self.lead, get).await {
+            Kept::Ready(Ok(answer)) => answer,
+            Kept::Ready(Err(failure)) => return Outcome::End(End::Failed(failure)),
+            Kept::Superseded(value) => return Outcome::Superseded(value),
+        };
+        if self.filling.is_some() {
+            return Outcome::End(self.resume(answer).await);
+        }
+        Outcome::End(self.answered(answer, asked).await)
+    }
+
+    /// The origin answered a whole or conditional request.
+    async fn answered(&mut self, mut answer: OriginAnswer, asked: SystemTime) -> End {
+        let received = SystemTime::now();
+        strip_hop_by_hop(&mut answer.fields);
+        dated(&mut answer.fields, received);
+        if answer.status == StatusCode::NOT_MODIFIED && self.stale.is_some() {
+            return self.confirmed(answer, asked).await;
+        }
+        let conditional = CONDITIONS.iter().any(|name| self.wanted.fields.contains_key(name));
+        let ranged = self.wanted.fields.contains_key(header::RANGE);
+        match answer.status {
+            StatusCode::NOT_MODIFIED if !conditional => return End::Failed(Failure::Protocol),
+            StatusCode::PARTIAL_CONTENT if !ranged => return End::Failed(Failure::Protocol),
+            status if status.is_informational() => return End::Failed(Failure::Protocol),
+            _ => {}
+        }
+        if self.wanted.is_sent_to_https(answer.status, &answer.fields) {
+            self.cache.upgraded.put(self.wanted.url.host().to_owned(), (), UPGRADE_KEPT);
+            self.keeper.pass(Marker::Pass(UPGRADE_PASS));
+            return End::Again;
+        }
+        let length = if answer.status == StatusCode::NO_CONTENT { Some(0) } else { answer.length };
+        let url = self.wanted.url.to_string();
+        let meta = Meta {
+            validator: validator(&url, &answer.fields, length, rand::random()),
+            url,
+            status: answer.status,
+            initial_age: freshness::initial_age(&answer.fields, asked, received),
+            fields: answer.fields,
+            received,
+            length,
+            digest: None,
+            varies_by: Vec::new(),
+            variants: Vec::new(),
+        };
+        self.judged(meta, answer.body).await
+    }
+
+    /// What becomes of an answer: stored, or told to one, or to everybody for a moment.
+    async fn judged(&mut self, meta: Meta, body: OriginBody) -> End {
+        let storable = freshness::storable(meta.status, &meta.fields, self.asker());
+        match meta.status {
+            StatusCode::NOT_MODIFIED => return self.unshared(meta, body, Reason::Conditional),
+            _ if self.mode == Mode::Unstored => return self.unshared(meta, body, Reason::RequestNoStore),
+            StatusCode::PARTIAL_CONTENT => return self.partial(meta, body).await,
+            status if status.is_server_error() && (storable.is_err() || self.replaces_good()) => {
+                return self.origin_error(meta, body).await;
+            }
+            _ => {}
+        }
+        if let Err(reason) = storable {
+            return self.unshared(meta, body, reason);
+        }
+        // Only what says that the thing is gone may take a good copy's place [bad-inputs C03].
+        let gone = matches!(meta.status, StatusCode::NOT_FOUND | StatusCode::GONE);
+        if meta.status.is_client_error() && !gone && !freshness::is_timed(&meta.fields) && self.replaces_good() {
+            return self.unshared(meta, body, Reason::KeptGood);
+        }
+        if let Vary::Names(names) = Vary::of(&meta.fields) {
+            self.varies(&names).await;
+        }
+        match self.begin(meta.clone(), Source::Origin) {
+            Ok(()) => {}
+            Err(End::Failed(Failure::BodyTooLarge)) => return self.unshared(meta, body, Reason::TooLarge),
+            Err(end) => return end,
+        }
+        self.cache.passing.forget(&self.wanted.key);
+        self.pump(body, 0).await
+    }
+
+    /// What of the request bears on storing its answer.
+    fn asker(&self) -> Asker {
+        Asker {
+            authorised: self.wanted.fields.contains_key(header::AUTHORIZATION),
+            cookies: self.wanted.fields.contains_key(header::COOKIE),
+            stores_cookies: self.wanted.site.as_deref().is_some_and(Own::stores_cookies),
+        }
+    }
+
+    /// Whether a success is stored, which this answer would replace.
+    fn replaces_good(&self) -> bool {
+        self.stale.as_ref().is_some_and(|stale| stale.meta.status.is_success())
+    }
+
+    /// A part of the whole, as one client asked for it: kept as that part, if it is clear which.
+    async fn partial(&mut self, meta: Meta, body: OriginBody) -> End {
+        let storable = freshness::storable(StatusCode::OK, &meta.fields, self.asker());
+        let known = part::Span::of(&meta.fields).filter(|span| meta.length == Some(span.length()));
+        let varies = Vary::of(&meta.fields) != Vary::Nothing;
+        if storable.is_err() || known.is_none() || varies {
+            return self.unshared(meta, body, storable.err().unwrap_or(Reason::Partial));
+        }
+        self.wanted.key = part::key(self.wanted.key);
+        match self.begin(meta.clone(), Source::Origin) {
+            Ok(()) => self.pump(body, 0).await,
+            Err(_) => self.unshared(meta, body, Reason::TooLarge),
+        }
+    }
+
+    /// Reads an origin's body to its end. Its first `known` bytes must be those that are there already.
+    async fn pump(&mut self, mut body: OriginBody, known: u64) -> End {
+        let mut compared = 0;
+        loop {
+            let mut data = match self.keeper.beating(&self.lead, body.next()).await {
+                Ok(Some(data)) => data,
+                Ok(None) => break,
+                Err(failure) => return End::Failed(failure),
+            };
+            let again = usize::try_from(known - compared).unwrap_or(usize::MAX).min(data.len());
+            let again = data.split_to(again);
+            if !self.has(compared, &again).await {
+                return End::Failed(Failure::ResponseIncomplete);
+            }
+            compared += wide(again.len());
+            if !data.is_empty()
+                && let Err(end) = self.take(data).await
+            {
+                return end;
+            }
+        }
+        let short = self.filling.as_ref().is_some_and(|it| it.answer.meta.length.is_some_and(|length| length != it.at));
+        if short || compared < known { End::Failed(Failure::ResponseIncomplete) } else { self.complete().await }
+    }
+
+    /// Whether these bytes are there at this place.
+    async fn has(&self, mut at: u64, bytes: &[u8]) -> bool {
+        let Some(Filling { answer, .. }) = &self.filling else { return false };
+        let Content::Filling(partial) = &answer.content else { return false };
+        let mut left = bytes;
+        while !left.is_empty() {
+            let Ok(there) = partial.read(at, left.len()).await else { return false };
+            let Some(rest) = left.strip_prefix(&there[..]).filter(|rest| rest.len() < left.len()) else { return false };
+            at += wide(there.len());
+            left = rest;
+        }
+        true
+    }
+
+    /// The rest of a body whose peer was lost, from the origin: exactly the bytes asked for, or all of a body that begins with
+    /// what is there. Either way what clients get is one answer of the origin's.
+    async fn resume(&mut self, answer: OriginAnswer) -> End {
+        let Some(filling) = &self.filling else { return End::Failed(Failure::Internal) };
+        let range = answer.fields.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+        let length = filling.answer.meta.length;
+        let expected = length.map(|length| format!("bytes {}-{}/{length}", filling.at, length.saturating_sub(1)));
+        if answer.status == StatusCode::OK && filling.answer.meta.status == StatusCode::OK && answer.length == length {
+            let known = filling.at;
+            return self.pump(answer.body, known).await;
+        }
+        let same = answer.fields.get(header::ETAG) == filling.answer.meta.fields.get(header::ETAG);
+        if answer.status != StatusCode::PARTIAL_CONTENT || !same || expected.as_deref() != range {
+            return End::Failed(Failure::ResponseIncomplete);
+        }
+        self.pump(answer.body, 0).await
+    }
+
+    /// The stale copy is still good [RFC 9111 4.3.4].
+    async fn confirmed(&mut self, answer: OriginAnswer, asked: SystemTime) -> End {
+        let Some(stale) = self.stale.take() else { return End::Failed(Failure::Protocol) };
+        let received = SystemTime::now();
+        if !same_entity(&stale.meta.fields, &answer.fields) {
+            // It confirms something else than was asked about: nothing may be made of it [RFC 9111 4.3.4].
+            return End::Failed(Failure::Protocol);
+        }
+        let fields = freshness::freshened(&stale.meta.fields, &answer.fields);
+        let initial_age = freshness::initial_age(&answer.fields, asked, received);
+        let meta = Meta { fields, received, initial_age, ..stale.meta };
+        // It may say now that it is for nobody else.
+        if freshness::storable(meta.status, &meta.fields, self.asker()).is_err() {
+            return self.confirmed_unshared(meta, stale.key).await;
+        }
+        let mut kept = meta.clone();
+        kept.withhold_private();
+        let expires = self.expires(&meta);
+        let freshened = self
+            .cache
+            .store
+            .freshen_since(&store_key(stale.key), kept.encode(received), Some(expires), self.born)
+            .await;
+        let object = match freshened {
+            Ok(Some(object)) => object,
+            // Purged or evicted meanwhile: the next request fetches it whole.
+            Ok(None) => return End::Again,
+            Err(error) => {
+                tracing::warn!(%error, "a renewed answer could not be stored");
+                return End::Failed(Failure::Internal);
+            }
+        };
+        self.cache.recovered(self.wanted.key);
+        self.keeper.whole(stale.key, Reference::whole_of(&meta), self.fresh_for(&meta));
+        let varies_by = freshness::varies_by(&meta.fields);
+        let content = Content::Stored(object);
+        let answer = Answer { meta, key: stale.key, varies_by, source: Source::Origin, reason: None, content };
+        self.lead.head(Arc::new(answer));
+        End::Whole
+    }
+
+    /// The stale copy is good for this once; the next request finds none.
+    async fn confirmed_unshared(&mut self, meta: Meta, key: Key) -> End {
+        let Some(object) = self.cache.store.get(&store_key(key)).await else { return End::Again };
+        if let Err(error) = self.cache.store.remove(&store_key(key)).await {
+            tracing::warn!(%error, "an answer that is private now could not be removed");
+        }
+        self.cache.counters.not_stored(Reason::NoStore);
+        let (varies_by, content) = (freshness::varies_by(&meta.fields), Content::Stored(object));
+        let answer = Answer { meta, key, varies_by, source: Source::Origin, reason: Some(Reason::NoStore), content };
+        self.lead.head(Arc::new(answer));
+        End::Whole
+    }
+
+    /// An error of the origin: small ones are repeated to everyone for a moment, none is stored.
+    async fn origin_error(&mut self, mut meta: Meta, mut body: OriginBody) -> End {
+        let mut bytes = Vec::new();
+        loop {
+            match self.keeper.beating(&self.lead, body.next()).await {
+                Ok(Some(data)) if bytes.len() + data.len() <= ERROR_BODY => bytes.extend_from_slice(&data),
+                Ok(None) => break,
+                // Too much to repeat or cut short: the status says enough.
+                Ok(Some(_)) | Err(_) => {
+                    bytes.clear();
+                    for name in [header::CONTENT_TYPE, header::CONTENT_ENCODING, header::ETAG] {
+                        meta.fields.remove(name);
+                    }
+                    break;
+                }
+            }
+        }
+        meta.length = Some(wide(bytes.len()));
+        meta.fields.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        self.cache.counters.not_stored(Reason::Status);
+        let answer = Arc::new(Answer {
+            meta,
+            key: self.wanted.key,
+            varies_by: Vec::new(),
+            source: Source::Origin,
+            reason: Some(Reason::Status),
+            content: Content::Bytes(bytes.into()),
+        });
+        // Of an own site the first goes to those who waited; one more, and it is the origin's state. Others' origins are spared at
+        // once.
+        let site = self.wanted.site.is_some();
+        if self.mode == Mode::Shared && (!site || self.cache.failing(self.wanted.key)) {
+            self.cache.failed(self.wanted.key, Negative::Answer(Arc::clone(&answer)));
+        }
+        self.lead.head(answer);
+        End::Whole
+    }
+
+    /// The answer is for one request alone: its body goes to whoever takes it first, the others ask for themselves.
+    fn unshared(&mut self, meta: Meta, body: OriginBody, reason: Reason) -> End {
+        self.cache.counters.not_stored(reason);
+        let span = self.cache.config.freshness.pass;
+        // These say something about this request, the others about the thing asked for.
+        if !matches!(reason, Reason::Conditional | Reason::RequestNoStore | Reason::Partial | Reason::KeptGood) {
+            self.cache.passing.put(self.wanted.key, (), span);
+        }
+        let content = Content::Direct(std::sync::Mutex::new(Some(body)));
+        let (key, source) = (self.wanted.key, Source::Origin);
+        let answer = Answer { meta, key, varies_by: Vec::new(), source, reason: Some(reason), content };
+        self.lead.head(Arc::new(answer));
+        self.keeper.pass(Marker::Pass(span));
+        End::Whole
+    }
+
+    /// The answer varies: the URL's key says by what, here and in the index, and the answer stands under the variant's.
+    async fn varies(&mut self, list: &[String]) {
+        let variant = self.wanted.variant(list);
+        self.remember_vary(list, Some(variant)).await;
+        if variant == self.wanted.key {
+            return;
+        }
+        self.lead.also(variant);
+        self.wanted.key = variant;
+        self.keeper.vary(list.to_vec(), variant);
+    }
+
+    /// Keeps, under the URL's key, the list of fields its answers vary by, and the variants there are. Of too many the oldest
+    /// goes.
+    pub(crate) async fn remember_vary(&self, list: &[String], variant: Option<Key>) {
+        let place = self.wanted.url.key();
+        let known = match self.cache.store.get(&store_key(place)).await {
+            Some(object) => Meta::decode_stored(&object.head().metadata),
+            None => None,
+        };
+        let mut variants =
+            known.filter(|known| known.varies_by == list).map(|known| known.variants).unwrap_or_default();
+        if variant.is_some_and(|variant| variants.contains(&variant)) {
+            return;
+        }
+        variants.extend(variant);
+        while variants.len() > self.cache.config.limits.variants {
+            let oldest = variants.remove(0);
+            if let Err(error) = self.cache.store.remove(&store_key(oldest)).await {
+                tracing::debug!(%error, "a variant too many could not be removed");
+            }
+        }
+        let now = SystemTime::now();
+        let meta = Meta {
+            url: self.wanted.url.to_string(),
+            status: StatusCode::OK,
+            fields: HeaderMap::new(),
+            received: now,
+            initial_age: Duration::ZERO,
+            validator: [0; 16],
+            length: Some(0),
+            digest: None,
+            varies_by: list.to_vec(),
+            variants,
+        };
+        let stored = match self.cache.store.writer(self.head(place, &meta, now + VARY_KEPT)) {
+            Ok(writer) => writer.commit(None).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = stored {
+            tracing::debug!(%error, "a list of varying fields could not be kept");
+        }
+    }
+}
+
+/// Whether a 304 is about the answer that is stored: a strong tag that differs says that it is not.
+fn same_entity(stored: &HeaderMap, update: &HeaderMap) -> bool {
+    let strong = |fields: &HeaderMap| fields.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\"")).cloned();
+    strong(update).zip(strong(stored)).is_none_or(|(new, old)| new == old)
+}
+
+/// An answer without a date is of the moment it came [RFC 9110 6.6.1].
+pub(crate) fn dated(fields: &mut HeaderMap, received: SystemTime) {
+    if !fields.contains_key(header::DATE)
+        && let Ok(date) = httpdate::fmt_http_date(received).try_into()
+    {
+        fields.insert(header::DATE, date);
+    }
+}
+
+fn ascii(text: &str) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// A host's redirect to https is remembered so long.
+pub(crate) const UPGRADE_KEPT: Duration = Duration::from_secs(3_600);
+
+/// Others find out about the redirect by themselves for so long.
+const UPGRADE_PASS: Duration = Duration::from_secs(30);
+
+/// The list of fields that a URL's answers vary by is kept so long.
+const VARY_KEPT: Duration = Duration::from_secs(86_400);
+
+/// Bytes of an origin's error that are repeated to others.
+const ERROR_BODY: usize = 64 << 10;

@@ -1,0 +1,156 @@
+//! Parts of an answer that came as 206 (RFC 9110 15.3.7): one stretch of bytes per URL is kept beside the whole, and serves ranges
+//! that lie within it.
+
+use std::{fmt::Write as _, time::SystemTime};
+
+use atoll_overlay::Key;
+use atoll_store::{Object, Tier};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+
+use crate::{
+    body::{Body, Part},
+    cache::{Cache, store_key},
+    conditions::{Ranged, Verdict, conditions, range},
+    deliver::{CACHE_STATUS, refuse},
+    meta::Meta,
+    reason::{CacheStatus, Source},
+    receive::Asked,
+    step::{Found, Told, seconds},
+};
+
+/// Which bytes of how many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    /// Bytes of the whole.
+    pub(crate) total: u64,
+}
+
+impl Span {
+    /// What Content-Range says: `bytes 0-4/10`, the whole known.
+    pub(crate) fn of(fields: &HeaderMap) -> Option<Self> {
+        let mut values = fields.get_all(header::CONTENT_RANGE).iter();
+        let (value, None) = (values.next()?, values.next()) else { return None };
+        let (unit, rest) = value.to_str().ok()?.trim().split_once(' ')?;
+        let (span, total) = rest.trim().split_once('/')?;
+        let (first, last) = span.split_once('-')?;
+        let number = |text: &str| {
+            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            digits.then(|| text.parse::<u64>().ok()).flatten()
+        };
+        let found = Self { first: number(first)?, last: number(last)?, total: number(total)? };
+        let good = unit.eq_ignore_ascii_case("bytes") && found.first <= found.last && found.last < found.total;
+        good.then_some(found)
+    }
+
+    /// How many bytes.
+    pub(crate) const fn length(self) -> u64 {
+        self.last - self.first + 1
+    }
+}
+
+/// Where the part of what stands under a key stands.
+pub(crate) fn key(whole: Key) -> Key {
+    let mut text = whole.as_bytes().to_vec();
+    text.extend_from_slice(b"part");
+    Key::of(&text)
+}
+
+/// A part that has what was asked for.
+pub(crate) struct Held {
+    object: Object,
+    meta: Meta,
+    /// Within the object.
+    part: Part,
+    /// Within the whole.
+    span: Span,
+    ttl: i64,
+}
+
+/// A fresh part that has the range asked for.
+pub(crate) async fn stored(cache: &Cache, asked: &Asked, whole: Key) -> Option<Found> {
+    if asked.client.head || asked.wish.no_cache {
+        return None;
+    }
+    let object = cache.store.get(&store_key(key(whole))).await?;
+    let mut meta = Meta::decode_stored(&object.head().metadata)?;
+    let held = Span::of(&meta.fields)?;
+    let (age, lifetime) = (meta.age(SystemTime::now()), cache.lifetime(asked.site.as_deref(), &meta));
+    let good = meta.url == asked.url.to_string()
+        && object.len() == held.length()
+        && age < lifetime.fresh
+        && !object.soft_purged();
+    if !good || conditions(&asked.client.fields, &meta) != Verdict::Send {
+        return None;
+    }
+    let Ranged::Part(part) = range(&asked.client.fields, &meta.fields, Some(held.total)) else { return None };
+    let to = part.to?;
+    if part.from < held.first || to > held.last + 1 {
+        return None;
+    }
+    meta.withhold();
+    let span = Span { first: part.from, last: to - 1, total: held.total };
+    let part = Part { from: part.from - held.first, to: Some(to - held.first) };
+    let ttl = seconds(lifetime.fresh) - seconds(age);
+    Some(Found::Part(Box::new(Held { object, meta, part, span, ttl })))
+}
+
+impl Held {
+    /// The response.
+    pub(crate) async fn respond(self, asked: &Asked) -> (Response<Body>, Option<Told>) {
+        let Self { object, meta, part, span, ttl } = self;
+        let source = if object.tier() == Tier::Memory { Source::Memory } else { Source::Disk };
+        let status = CacheStatus::hit(source, ttl, None);
+        let told = Some(Told { source: Some(source), ..Told::default() });
+        let body = match Body::object(object, part).await {
+            Ok(body) => body,
+            Err(failure) => return (refuse(failure, "the part could not be read", Some(&status)), told),
+        };
+        let mut fields = meta.fields.clone();
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = write!(text, "bytes {}-{}/{}", span.first, span.last, span.total);
+        if let Ok(range) = text.try_into() {
+            fields.insert(header::CONTENT_RANGE, range);
+        }
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(span.length()));
+        fields.insert(header::AGE, HeaderValue::from(meta.age(SystemTime::now()).as_secs()));
+        fields.append(header::VIA, HeaderValue::from_static("1.1 atoll"));
+        fields.append(CACHE_STATUS, status.value());
+        tracing::trace!(url = %asked.url, "a range out of a part");
+        let mut response = Response::new(body);
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        *response.headers_mut() = fields;
+        (response, told)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_stretch_of_a_known_whole_is_a_part() {
+        let of = |text: &str| Span::of(&HeaderMap::from_iter([(header::CONTENT_RANGE, text.parse().unwrap())]));
+        assert_eq!(of("bytes 2-4/10"), Some(Span { first: 2, last: 4, total: 10 }));
+        assert_eq!(of("Bytes 0-0/1").map(Span::length), Some(1));
+        for wrong in [
+            "bytes 2-4/*",
+            "bytes */10",
+            "bytes 4-2/10",
+            "bytes 2-10/10",
+            "2-4/10",
+            "items 2-4/10",
+            "bytes +2-4/10",
+            "",
+        ] {
+            assert_eq!(of(wrong), None, "{wrong}");
+        }
+        bolero::check!().with_iterations(20_000).for_each(|bytes: &[u8]| {
+            if let Ok(value) = HeaderValue::from_bytes(bytes) {
+                Span::of(&HeaderMap::from_iter([(header::CONTENT_RANGE, value)]));
+            }
+        });
+    }
+}

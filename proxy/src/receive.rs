@@ -1,0 +1,324 @@
+//! Whose a request is and what it wants: from its head to the URL, the origin, and the fields that go there.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
+use hyper::body::Incoming;
+
+use crate::{
+    cache::Cache,
+    deliver::{Client, Links},
+    interim::Interim,
+    meta::strip_hop_by_hop,
+    origin::Upstream,
+    reason::Failure,
+    site::Own,
+    url::{Authority, OriginUrl, Scheme, UrlError},
+    wish::Wish,
+};
+
+/// A request understood.
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    pub(crate) client: Client,
+    pub(crate) url: OriginUrl,
+    pub(crate) upstream: Upstream,
+    /// What the origin is sent.
+    pub(crate) fields: HeaderMap,
+    pub(crate) site: Option<Arc<Own>>,
+    pub(crate) wish: Wish,
+    /// It carries credentials or cookies: its answer may be for one alone.
+    pub(crate) personal: bool,
+    pub(crate) interim: Option<Interim>,
+    /// What was sent with it; only own sites take any.
+    pub(crate) body: Incoming,
+}
+
+pub(crate) enum Received {
+    Asked(Box<Asked>),
+    Robots,
+    /// A link relative to the root of a page in the manager form: what it means stands here.
+    Linked(HeaderValue),
+}
+
+/// Where a request came from, as the server says beside it.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    pub(crate) client: SocketAddr,
+    /// It came over TLS.
+    pub(crate) secure: bool,
+    /// Where interim answers can be written.
+    pub(crate) interim: Option<Interim>,
+}
+
+/// What a request is for.
+struct Meant {
+    url: OriginUrl,
+    upstream: Upstream,
+    links: Links,
+    site: Option<Arc<Own>>,
+}
+
+/// Reads a request.
+pub(crate) fn receive(cache: &Cache, request: Request<Incoming>) -> Result<Received, (Failure, String)> {
+    // The gate saw to it that target and Host agree.
+    let authority = match request.uri().authority() {
+        Some(authority) => Authority::parse(authority.as_str()),
+        None => Authority::parse(
+            request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
+        ),
+    }
+    .map_err(bad)?;
+    let path = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let loops = request.headers().get_all(CDN_LOOP).iter().filter_map(|value| value.to_str().ok());
+    if loops
+        .flat_map(|value| value.split(','))
+        .any(|id| id.split(';').next().unwrap_or_default().trim() == cache.loop_id())
+    {
+        metrics::counter!("atoll_origin_denied_total", "reason" => "loop").increment(1);
+        return Err((Failure::Loop, "this request has been here before".to_owned()));
+    }
+    let meant = if let Some((site, named)) = cache.sites.find(&authority) {
+        own(site, named, &authority, path).map_err(bad)?
+    } else if let Some(coralized) = cache.zone.decode(authority.host()) {
+        let coralized = coralized.map_err(bad)?;
+        if path == "/robots.txt" {
+            return Ok(Received::Robots);
+        }
+        let url = coralized_url(cache, &coralized.host, coralized.port, path).map_err(bad)?;
+        let upstream = permitted(cache, &url)?;
+        let links = Links::Coralized(authority.port().filter(|port| *port != Scheme::Http.port()));
+        Meant { url, upstream, links, site: None }
+    } else if let Some(url) = OriginUrl::from_manager_path(path) {
+        let url = upgraded(cache, url.map_err(bad)?);
+        if cache.zone.covers(url.host()) {
+            return Err((Failure::Loop, format!("{} is Coralized already", url.host())));
+        }
+        let upstream = permitted(cache, &url)?;
+        Meant { url, upstream, links: Links::Manager, site: None }
+    } else if let Some(location) = linked(request.headers(), &authority, path) {
+        return Ok(Received::Linked(location));
+    } else {
+        return Err((Failure::NotOurs, format!("{} is not served here", authority.host())));
+    };
+    understood(cache, request, meant).map(|asked| Received::Asked(Box::new(asked)))
+}
+
+/// What follows from knowing what a request is for.
+fn understood(cache: &Cache, request: Request<Incoming>, meant: Meant) -> Result<Asked, (Failure, String)> {
+    let Meant { url, upstream, links, site } = meant;
+    let (parts, body) = request.into_parts();
+    let client = Client { head: parts.method == Method::HEAD, fields: parts.headers, links };
+    let from = parts.extensions.get::<Origin>();
+    let fields = match &site {
+        Some(own) => sent_on(cache, own, &parts.method, &client.fields, &url, from),
+        None if matches!(parts.method, Method::GET | Method::HEAD) => allowed(cache, &client.fields, &url),
+        None => return Err((Failure::Method, "only GET and HEAD are served".to_owned())),
+    };
+    let wish = match &site {
+        Some(own) if own.rules.client_directives => Wish::of(&client.fields),
+        Some(_) | None => Wish { only_if_cached: Wish::of(&client.fields).only_if_cached, ..Wish::default() },
+    };
+    // Only HTTP/1.1 knows interim answers here.
+    let interim = from.filter(|_| parts.version == Version::HTTP_11).and_then(|from| from.interim.clone());
+    let interim = interim.filter(|_| site.is_some());
+    let personal = site.is_some()
+        && (client.fields.contains_key(header::AUTHORIZATION) || client.fields.contains_key(header::COOKIE));
+    Ok(Asked { method: parts.method, client, url, upstream, fields, site, wish, personal, interim, body })
+}
+
+fn bad(error: UrlError) -> (Failure, String) {
+    let failure = match error {
+        UrlError::Nested(_) => Failure::Loop,
+        UrlError::Literal(_) => Failure::Denied,
+        _ => Failure::Request,
+    };
+    (failure, error.to_string())
+}
+
+/// A site with a name to itself has one key whatever port of ours was named; the others are told apart by all of it.
+fn own(site: &Arc<Own>, named: bool, authority: &Authority, path: &str) -> Result<Meant, UrlError> {
+    let url = OriginUrl::of_site(site.upstream.scheme, authority, named, &site.target(path))?;
+    Ok(Meant { url, upstream: site.upstream.clone(), links: Links::Site, site: Some(Arc::clone(site)) })
+}
+
+/// Where a path leads that is asked of a node's own address by a page in the manager form.
+fn linked(headers: &HeaderMap, here: &Authority, path: &str) -> Option<HeaderValue> {
+    let referer = headers.get(header::REFERER)?.to_str().ok()?;
+    let page = OriginUrl::page_linking(referer, here)?;
+    HeaderValue::from_str(&format!("{page}{path}")).ok()
+}
+
+/// The scheme of a Coralized name: https by its port label or by what its host redirected to before, else http.
+fn coralized_url(cache: &Cache, host: &str, port: Option<u16>, path: &str) -> Result<OriginUrl, UrlError> {
+    let scheme = if port == Some(Scheme::Https.port()) { Scheme::Https } else { Scheme::Http };
+    let authority = match port {
+        Some(port) => Authority::parse(&format!("{host}:{port}"))?,
+        None => Authority::parse(host)?,
+    };
+    Ok(upgraded(cache, OriginUrl::new(scheme, &authority, path)?))
+}
+
+/// The URL under https, if its host sends everybody there.
+pub(crate) fn upgraded(cache: &Cache, url: OriginUrl) -> OriginUrl {
+    match url.upgraded() {
+        Some(upgraded) if cache.upgraded.get(&url.host().to_owned()).is_some() => upgraded,
+        Some(_) | None => url,
+    }
+}
+
+fn permitted(cache: &Cache, url: &OriginUrl) -> Result<Upstream, (Failure, String)> {
+    let exempt = cache.origins.permit(url).ok_or_else(|| {
+        metrics::counter!("atoll_origin_denied_total", "reason" => "policy").increment(1);
+        (Failure::Denied, format!("{} port {} is not among the origins served here", url.host(), url.port()))
+    })?;
+    Ok(Upstream::of(url, exempt))
+}
+
+/// On Coralized names an origin sees an allow-list, so that nothing it could answer by is missing from the key unless it says
+/// Vary.
+fn allowed(cache: &Cache, client: &HeaderMap, url: &OriginUrl) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    fields.insert(header::USER_AGENT, HeaderValue::from_static(concat!("atoll/", env!("CARGO_PKG_VERSION"))));
+    for name in [header::ACCEPT, header::ACCEPT_LANGUAGE, TRACEPARENT, TRACESTATE] {
+        if let Some(value) = client.get(&name) {
+            fields.insert(name, value.clone());
+        }
+    }
+    marked(client, url.authority(), &mut fields);
+    for value in client.get_all(CDN_LOOP) {
+        fields.append(CDN_LOOP, value.clone());
+    }
+    looped(cache, &mut fields);
+    fields
+}
+
+/// An own site's origin sees what the client sent, but for what concerns one hop, what this cache answers itself, and what would
+/// let a client say where it is.
+fn sent_on(
+    cache: &Cache,
+    site: &Own,
+    method: &Method,
+    client: &HeaderMap,
+    url: &OriginUrl,
+    from: Option<&Origin>,
+) -> HeaderMap {
+    let mut fields = client.clone();
+    strip_hop_by_hop(&mut fields);
+    for name in &NOT_SENT_ON {
+        fields.remove(name);
+    }
+    if matches!(*method, Method::GET | Method::HEAD) {
+        for name in CONDITIONS.iter().chain([&header::RANGE]) {
+            fields.remove(name);
+        }
+    }
+    if let Some(from) = from {
+        if let Ok(address) = HeaderValue::from_str(&from.client.ip().to_canonical().to_string()) {
+            fields.insert(X_FORWARDED_FOR, address);
+        }
+        let scheme = if from.secure { Scheme::Https } else { Scheme::Http };
+        fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme.name()));
+    }
+    marked(client, site.host.clone().unwrap_or_else(|| url.authority()), &mut fields);
+    looped(cache, &mut fields);
+    fields
+}
+
+/// What every request of ours says.
+fn marked(client: &HeaderMap, host: String, fields: &mut HeaderMap) {
+    if let Ok(host) = host.try_into() {
+        fields.insert(header::HOST, host);
+    }
+    fields.remove(header::ACCEPT_ENCODING);
+    let codings = codings(client);
+    if !codings.is_empty() {
+        fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(codings));
+    }
+    fields.append(header::VIA, HeaderValue::from_static("1.1 atoll"));
+}
+
+fn looped(cache: &Cache, fields: &mut HeaderMap) {
+    if let Ok(id) = cache.loop_id().try_into() {
+        fields.append(CDN_LOOP, id);
+    }
+}
+
+/// The client's content codings as one of a few classes, so that they make few variants; garbage is none.
+fn codings(client: &HeaderMap) -> &'static str {
+    let mut accepted = [false; 2];
+    for value in client.get_all(header::ACCEPT_ENCODING) {
+        for member in value.to_str().unwrap_or_default().split(',') {
+            let (name, rest) = member.split_once(';').unwrap_or((member, ""));
+            let zero = rest.split_once('=').is_some_and(|(_, q)| q.trim().parse::<f32>().is_ok_and(|q| q <= 0.0));
+            match name.trim().to_ascii_lowercase().as_str() {
+                "gzip" | "x-gzip" => accepted[0] = !zero,
+                "br" => accepted[1] = !zero,
+                _ => {}
+            }
+        }
+    }
+    match accepted {
+        [true, true] => "br, gzip",
+        [true, false] => "gzip",
+        [false, true] => "br",
+        [false, false] => "",
+    }
+}
+
+/// RFC 8586.
+const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// What makes a request conditional.
+pub(crate) static CONDITIONS: [HeaderName; 5] =
+    [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_MATCH, header::IF_UNMODIFIED_SINCE, header::IF_RANGE];
+
+/// What no origin is sent by us in a client's name: framing, which is made anew, and what servers read as another host, path,
+/// method or address than the ones that are in the key [bad-inputs C02].
+static NOT_SENT_ON: [HeaderName; 18] = [
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    header::FORWARDED,
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-forwarded-server"),
+    HeaderName::from_static("x-forwarded-prefix"),
+    HeaderName::from_static("x-forwarded-scheme"),
+    HeaderName::from_static("x-forwarded-ssl"),
+    HeaderName::from_static("x-host"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-original-url"),
+    HeaderName::from_static("x-original-host"),
+    HeaderName::from_static("x-rewrite-url"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-method-override"),
+    HeaderName::from_static("max-forwards"),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // C07
+    #[test]
+    fn codings_fall_into_few_classes() {
+        let check = |value: &str| codings(&HeaderMap::from_iter([(header::ACCEPT_ENCODING, value.parse().unwrap())]));
+        for (value, class) in [
+            ("gzip, deflate, br, zstd", "br, gzip"),
+            ("br;q=1.0, GZIP;q=0.8", "br, gzip"),
+            ("gzip;q=0, br", "br"),
+            ("gzip; q=0.000", ""),
+            ("*;q=0", ""),
+            ("garbage/;;==,,", ""),
+            ("identity", ""),
+        ] {
+            assert_eq!(check(value), class, "{value}");
+        }
+    }
+}

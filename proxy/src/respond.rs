@@ -1,0 +1,80 @@
+//! From where an answer was found to the response: what Cache-Status says of it, and what is withheld of a copy.
+
+use atoll_store::Tier;
+use http::{Response, StatusCode};
+
+use crate::{
+    body::Body,
+    cache::Cache,
+    deliver::{Given, deliver, refuse},
+    fetch::fresh_for,
+    flight::Content,
+    reason::{CacheStatus, Failure, Forwarded, Reason, Source},
+    receive::Asked,
+    step::{Found, Told, seconds},
+};
+
+/// The response, and what is counted of it.
+pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (Response<Body>, Option<Told>) {
+    let (meta, given, status, told) = match found {
+        Found::Stored { object, mut meta, ttl, reason } => {
+            meta.withhold();
+            let source = if object.tier() == Tier::Memory { Source::Memory } else { Source::Disk };
+            let told = Told { source: Some(source), collapsed: false, stale: reason.is_some() };
+            (meta, Given::Object(object), CacheStatus::hit(source, ttl, reason), told)
+        }
+        Found::Flown { waiter, answer, collapsed, forwarded } => {
+            let status = CacheStatus {
+                forwarded: Some(forwarded),
+                status: Some(answer.meta.status),
+                ttl: Some(seconds(fresh_for(cache, asked.site.as_deref(), &answer.meta))),
+                stored: answer.reason.is_none(),
+                collapsed,
+                source: Some(answer.source),
+                reason: answer.reason,
+            };
+            let told = Told { source: Some(answer.source), collapsed, stale: false };
+            let mut meta = answer.meta.clone();
+            if collapsed || answer.source != Source::Origin {
+                meta.withhold();
+            }
+            (meta, Given::Flight(waiter, answer), status, told)
+        }
+        Found::Passed { meta, feed, reason } => {
+            let status = bypass(meta.status, Some(Source::Origin), reason);
+            (meta, Given::Feed(feed), status, Told { source: Some(Source::Origin), ..Told::default() })
+        }
+        Found::Repeated(answer) => {
+            let Content::Bytes(bytes) = &answer.content else {
+                return (refuse(Failure::Internal, "no answer is kept", None), Some(Told::default()));
+            };
+            let status = CacheStatus { reason: Some(Reason::Negative), ..CacheStatus::hit(Source::Memory, 0, None) };
+            (answer.meta.clone(), Given::Bytes(bytes.clone()), status, Told::default())
+        }
+        Found::Failed(failure, reason) => {
+            let status = reason.map(|reason| bypass(failure.status(), None, reason));
+            let why = format!("{} could not be fetched: {failure}", asked.url.host());
+            return (refuse(failure, &why, status.as_ref()), Some(Told::default()));
+        }
+        Found::Part(part) => return part.respond(&asked).await,
+        Found::AskHead => {
+            return (refuse(Failure::Internal, "a HEAD was not asked", None), Some(Told::default()));
+        }
+    };
+    match deliver(&cache.zone, &asked.url, &asked.client, &meta, given, &status).await {
+        Ok(response) => (response, Some(told)),
+        Err(failure) => (refuse(failure, "the copy could not be read", Some(&status)), Some(Told::default())),
+    }
+}
+
+pub(crate) fn bypass(code: StatusCode, source: Option<Source>, reason: Reason) -> CacheStatus {
+    CacheStatus {
+        forwarded: Some(Forwarded::Bypass),
+        status: Some(code),
+        ttl: None,
+        stored: false,
+        collapsed: false,
+        source,
+        reason: Some(reason),
+    }
+}

@@ -1,0 +1,163 @@
+//! Own host names: which origin each is fetched from, and by what rules. Their origins are the operator's own word, so the guard
+//! lets them pass; every method and body reaches them, and the answers are cached as the standards say.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use crate::{
+    config::{Config, Query, SetCookie, Site},
+    freshness::Lifetime,
+    origin::Upstream,
+    url::{Authority, Scheme, UrlError, Zone},
+};
+
+/// One site, checked.
+#[derive(Debug)]
+pub(crate) struct Own {
+    /// Where it is fetched; one leads to the next.
+    pub(crate) upstream: Upstream,
+    /// What the origin is told the host is, instead of what the client said.
+    pub(crate) host: Option<String>,
+    pub(crate) rules: Site,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Sites {
+    named: BTreeMap<String, Arc<Own>>,
+    /// For every other host.
+    any: Option<Arc<Own>>,
+    zone: Option<Zone>,
+}
+
+impl Sites {
+    /// The sites of a configuration; the error names the setting.
+    pub(crate) fn new(config: &Config) -> Result<Self, (String, UrlError)> {
+        let mut sites = Self { zone: Zone::new(&config.zone).ok(), ..Self::default() };
+        for (host, site) in &config.sites {
+            let setting = |error| (format!("sites.\"{host}\""), error);
+            let own = Arc::new(own(site).map_err(setting)?);
+            if host == ANY {
+                sites.any = Some(own);
+            } else {
+                let name = Authority::parse(host).map_err(setting)?;
+                sites.named.insert(name.host().to_owned(), own);
+            }
+        }
+        Ok(sites)
+    }
+
+    /// The site that a host is, and whether it has the name to itself.
+    pub(crate) fn find(&self, authority: &Authority) -> Option<(&Arc<Own>, bool)> {
+        if let Some(own) = self.named.get(authority.host()) {
+            return Some((own, true));
+        }
+        let coralized = self.zone.as_ref().is_some_and(|zone| zone.covers(authority.host()));
+        self.any.as_ref().filter(|_| !coralized).map(|own| (own, false))
+    }
+}
+
+fn own(site: &Site) -> Result<Own, UrlError> {
+    let mut upstream = None;
+    for origin in site.origin.list().iter().rev() {
+        let (scheme, rest) = origin.split_once("://").ok_or_else(|| UrlError::Malformed(origin.clone()))?;
+        let scheme = match scheme {
+            "http" => Scheme::Http,
+            "https" => Scheme::Https,
+            other => return Err(UrlError::Scheme(other.to_owned())),
+        };
+        let authority = Authority::parse(rest.trim_end_matches('/'))?;
+        let port = authority.port().unwrap_or_else(|| scheme.port());
+        let next = upstream.map(Arc::new);
+        upstream = Some(Upstream { scheme, host: authority.host().to_owned(), port, exempt: true, next });
+    }
+    let host = site.host.as_deref().map(|host| Authority::parse(host).map(|_| host.to_owned())).transpose()?;
+    let upstream = upstream.ok_or_else(|| UrlError::Malformed(String::new()))?;
+    Ok(Own { upstream, host, rules: site.clone() })
+}
+
+impl Own {
+    /// Whether answers that set cookies may be stored where the origin says how long.
+    pub(crate) fn stores_cookies(&self) -> bool {
+        self.rules.set_cookie == SetCookie::Obey
+    }
+
+    /// Path and query as they are keyed and sent: the two are always the same bytes.
+    pub(crate) fn target(&self, target: &str) -> String {
+        let Some((path, query)) = target.split_once('?') else { return target.to_owned() };
+        let kept = query.split('&').filter(|pair| {
+            let name = pair.split('=').next().unwrap_or_default();
+            !self.rules.ignore_query.iter().any(|pattern| matches(pattern, name))
+        });
+        match self.rules.query {
+            Query::Keep if self.rules.ignore_query.is_empty() => target.to_owned(),
+            Query::Drop => path.to_owned(),
+            Query::Keep | Query::Sort => {
+                let mut kept: Vec<_> = kept.collect();
+                if self.rules.query == Query::Sort {
+                    kept.sort_unstable();
+                }
+                if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) }
+            }
+        }
+    }
+
+    /// A lifetime within what the operator allows, whatever the origin says.
+    pub(crate) fn bounded(&self, mut lifetime: Lifetime) -> Lifetime {
+        if let Some(most) = self.rules.ttl_most {
+            lifetime.fresh = lifetime.fresh.min(most);
+        }
+        if lifetime.fresh > Duration::ZERO
+            && let Some(least) = self.rules.ttl_least
+        {
+            lifetime.fresh = lifetime.fresh.max(least);
+        }
+        lifetime
+    }
+}
+
+/// `utm_*` is every name that begins so; anything else is itself.
+fn matches(pattern: &str, name: &str) -> bool {
+    pattern.strip_suffix('*').map_or(pattern == name, |start| name.starts_with(start))
+}
+
+/// The host that stands for every other.
+const ANY: &str = "*";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SiteOrigin;
+
+    fn site(rules: Site) -> Own {
+        own(&Site { origin: SiteOrigin::One("http://10.0.0.5:8080".to_owned()), ..rules }).unwrap()
+    }
+
+    #[test]
+    fn queries_are_kept_dropped_or_sorted_by_the_rules() {
+        let all = "/a?b=2&utm_x=1&a=1&b=1&c";
+        assert_eq!(site(Site::default()).target(all), all);
+        assert_eq!(site(Site { query: Query::Drop, ..Site::default() }).target(all), "/a");
+        assert_eq!(site(Site { query: Query::Sort, ..Site::default() }).target(all), "/a?a=1&b=1&b=2&c&utm_x=1");
+        let ignore = Site { ignore_query: vec!["utm_*".to_owned(), "c".to_owned()], ..Site::default() };
+        assert_eq!(site(ignore.clone()).target(all), "/a?b=2&a=1&b=1");
+        assert_eq!(site(ignore).target("/a?utm_y=1"), "/a");
+    }
+
+    #[test]
+    fn origins_follow_each_other_and_the_star_is_everyone_else() {
+        let origins = SiteOrigin::Many(vec!["https://a.test".to_owned(), "http://b.test:81".to_owned()]);
+        let found = own(&Site { origin: origins, ..Site::default() }).unwrap().upstream;
+        assert_eq!((found.host.as_str(), found.port), ("a.test", 443));
+        assert_eq!(found.next.map(|next| (next.host.clone(), next.port)), Some(("b.test".to_owned(), 81)));
+        let mut config = Config::default();
+        let rules = Site { origin: SiteOrigin::One("http://c.test".to_owned()), ..Site::default() };
+        config.sites.insert("*".to_owned(), rules.clone());
+        config.sites.insert("Own.test".to_owned(), rules);
+        let sites = Sites::new(&config).unwrap();
+        let find = |host: &str| sites.find(&Authority::parse(host).unwrap()).map(|(_, named)| named);
+        assert_eq!(find("own.test:8080"), Some(true));
+        assert_eq!(find("127.0.0.1:8080"), Some(false));
+        assert_eq!(find("a.test.nyud.example"), None);
+        assert!(own(&Site::default()).is_err());
+    }
+}

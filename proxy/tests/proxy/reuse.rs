@@ -1,0 +1,375 @@
+//! RFC 9111 3, 4.1, 4.3, 4.4 and RFC 9110 13-15 as conversations: what of an answer is stored and sent again, variants, validation,
+//! parts, what makes stored answers invalid.
+
+use crate::script::{Ask, check, check_with, get};
+
+const HOUR: &str = "Cache-Control: max-age=3600";
+const MINUTE: &str = "Cache-Control: max-age=60";
+const STALE: &str = "Age: 120";
+
+#[tokio::test]
+async fn variants_are_selected_by_what_their_fields_mean() {
+    let foo = |value: &'static str| get(&[HOUR, "Vary: Foo"]).with(&[value]);
+    let two = |fields: &[&str]| get(&[HOUR, "Vary: Foo, Bar"]).with(fields);
+    let lang = |value: &'static str| get(&[HOUR, "Vary: Accept-Language"]).with(&[value]);
+    check(vec![
+        ("match", vec![foo("Foo: 1"), foo("Foo: 1").stored(0)]),
+        ("other", vec![foo("Foo: 1"), foo("Foo: 2")]),
+        ("omitted", vec![foo("Foo: 1"), get(&[HOUR, "Vary: Foo"])]),
+        ("added", vec![get(&[HOUR, "Vary: Foo"]), foo("Foo: 1")]),
+        ("both kept", vec![foo("Foo: 1"), foo("Foo: 2"), foo("Foo: 1").stored(0), foo("Foo: 2").stored(1)]),
+        ("spaces", vec![foo("Foo: 1,2"), foo("Foo: 1 , 2").stored(0)]),
+        ("lines are a list", vec![foo("Foo: 1, 2"), get(&[HOUR, "Vary: Foo"]).with(&["Foo: 1", "Foo: 2"]).stored(0)]),
+        ("two", vec![two(&["Foo: 1", "Bar: a"]), two(&["Bar: a", "Foo: 1"]).stored(0)]),
+        ("two, one other", vec![two(&["Foo: 1", "Bar: a"]), two(&["Foo: 1", "Bar: b"])]),
+        ("two, one omitted", vec![two(&["Foo: 1", "Bar: a"]), two(&["Foo: 1"])]),
+        ("languages in another case", vec![lang("Accept-Language: en, de"), lang("Accept-Language: eN, De").stored(0)]),
+        ("languages in another order", vec![lang("Accept-Language: en, de"), lang("Accept-Language: de,en").stored(0)]),
+        ("empty", vec![get(&[HOUR, "Vary: "]), get(&[HOUR]).stored(0)]),
+    ])
+    .await;
+}
+
+// C06
+#[tokio::test]
+async fn variants_of_one_url_are_bounded_and_the_oldest_goes() {
+    let of = |value: usize| get(&[HOUR, "Vary: Foo"]).with(&[format!("Foo: {value}").as_str()]);
+    let mut asks: Vec<_> = (0..5).map(of).collect();
+    asks.push(of(4).stored(4));
+    asks.push(of(1).stored(1));
+    asks.push(of(0));
+    check_with(vec![("five where four may be", asks)], |config| config.limits.variants = 4).await;
+}
+
+#[tokio::test]
+async fn fields_of_one_hop_are_neither_stored_nor_passed_on() {
+    let mut cases = Vec::new();
+    for field in [
+        "Connection: x-foo",
+        "Keep-Alive: x",
+        "Proxy-Authenticate: x",
+        "Proxy-Authentication-Info: x",
+        "Proxy-Authorization: x",
+        "Proxy-Connection: x",
+        "TE: x",
+        "Upgrade: x",
+    ] {
+        let name = field.split(':').next().unwrap().to_ascii_lowercase();
+        let name: &'static str = name.leak();
+        let second = get(&[HOUR]).stored(0);
+        cases.push((field, vec![get(&[HOUR, field]), if name == "connection" { second } else { second.lacks(name) }]));
+    }
+    cases.push((
+        "listed in Connection",
+        vec![get(&[HOUR, "Connection: a, B", "A: 1", "B: 2"]).lacks("a"), get(&[HOUR]).stored(0).lacks("a").lacks("b")],
+    ));
+    cases.push((
+        "of the request",
+        vec![
+            get(&[HOUR])
+                .with(&["Connection: close, x-foo", "X-Foo: 1", "TE: trailers", "Keep-Alive: 1", "X-Bar: 2"])
+                .saw("x-bar: 2")
+                .unseen("x-foo")
+                .unseen("\r\nte:")
+                .unseen("keep-alive"),
+        ],
+    ));
+    check(cases).await;
+}
+
+#[tokio::test]
+async fn all_other_fields_are_stored_and_sent_again() {
+    let mut cases = Vec::new();
+    for field in [
+        "Test-Header: a",
+        "X-Content-Foo: a",
+        "Content-Encoding: a",
+        "Content-Location: /a",
+        "Content-MD5: a",
+        "Content-Range: a",
+        "Content-Security-Policy: a",
+        "Content-Type: a/b",
+        "Clear-Site-Data: a",
+        "ETag: \"a\"",
+        "Public-Key-Pins: a",
+        "Set-Cookie: a=b",
+        "Set-Cookie2: a",
+        "X-Frame-Options: a",
+        "X-XSS-Protection: a",
+    ] {
+        let (name, value) = field.split_once(": ").unwrap();
+        let name: &'static str = name.to_ascii_lowercase().leak();
+        cases.push((field, vec![get(&[HOUR, field]), get(&[HOUR]).stored(0).has(name, value)]));
+    }
+    check(cases).await;
+}
+
+#[tokio::test]
+async fn fields_named_in_no_cache_or_private_are_withheld() {
+    let mut cases = Vec::new();
+    for control in [
+        "Cache-Control: max-age=3600, no-cache=\"a, B\"",
+        "Cache-Control: no-cache=\"b\",no-cache=a, max-age=3600",
+        "Cache-Control: max-age=3600, private=\"A,  b\"",
+        "CDN-Cache-Control: max-age=3600, private=\"a,b\"",
+    ] {
+        let first = get(&[control, "A: 1", "B: 2", "C: 3"]).has("a", "1");
+        cases.push((control, vec![first, get(&[HOUR]).stored(0).has("c", "3").lacks("a").lacks("b")]));
+    }
+    check(cases).await;
+}
+
+// C01, RFC 9111 3.5
+#[tokio::test]
+async fn authorised_answers_are_shared_only_where_the_origin_says_so() {
+    let mut cases = Vec::new();
+    for (control, shared) in [
+        ("Cache-Control: max-age=3600", false),
+        ("Cache-Control: max-age=3600, public", true),
+        ("Cache-Control: max-age=3600, must-revalidate", true),
+        ("Cache-Control: s-maxage=3600", true),
+    ] {
+        let ask = || get(&[control]).with(&["Authorization: x"]).saw("Authorization: x");
+        let second = get(&[control]).with(&["Authorization: x"]);
+        cases.push((control, vec![ask(), if shared { second.stored(0) } else { second }]));
+    }
+    cases.push((
+        "cookies of requests",
+        vec![get(&[HOUR]).with(&["Cookie: a=b"]).saw("Cookie: a=b"), get(&[HOUR]).stored(0)],
+    ));
+    cases.push((
+        "a guess is not enough for cookies",
+        vec![get(&["Set-Cookie: a=b", "Last-Modified: Thu, 18 Aug 2005 02:01:18 GMT"]), get(&[])],
+    ));
+    check(cases).await;
+}
+
+// RFC 9110 13
+#[tokio::test]
+async fn conditions_are_answered_out_of_the_store() {
+    let tagged = |tag: &'static str| get(&[HOUR, tag]);
+    let asks = |condition: &'static str| get(&[HOUR]).with(&[condition]);
+    let dated = || get(&[HOUR, "Last-Modified: Wed, 18 Aug 2010 02:01:18 GMT"]);
+    let undated = || get(&["Cache-Control: max-age=3600", "Date: Thu, 18 Aug 2050 02:01:18 GMT"]);
+    let row = |name, first: Ask, condition, status| (name, vec![first, asks(condition).gets(status)]);
+    check(vec![
+        row("strong", tagged("ETag: \"a\""), "If-None-Match: \"a\"", 304),
+        row("weak", tagged("ETag: W/\"a\""), "If-None-Match: W/\"a\"", 304),
+        row("weakly equal", tagged("ETag: \"a\""), "If-None-Match: W/\"a\"", 304),
+        row("first of several", tagged("ETag: \"a\""), "If-None-Match: \"a\", \"b\"", 304),
+        row("last of several", tagged("ETag: \"a\""), "If-None-Match: \"b,c\" ,\"a\"", 304),
+        row("none of several", tagged("ETag: \"a\""), "If-None-Match: \"b\", \"c\"", 200),
+        row("opaque bytes", tagged("ETag: \"a\u{e9}\""), "If-None-Match: \"a\u{e9}\"", 304),
+        row("same date", dated(), "If-Modified-Since: Wed, 18 Aug 2010 02:01:18 GMT", 304),
+        row("later date", dated(), "If-Modified-Since: Thu, 18 Aug 2011 02:01:18 GMT", 304),
+        row("earlier date", dated(), "If-Modified-Since: Tue, 18 Aug 2009 02:01:18 GMT", 200),
+        row("another format", dated(), "If-Modified-Since: Wednesday, 18-Aug-10 02:01:18 GMT", 304),
+        row("no date of change", undated(), "If-Modified-Since: Thu, 18 Aug 2050 02:01:18 GMT", 304),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn stale_answers_are_validated_with_what_they_have() {
+    let tagged = || get(&[MINUTE, STALE, "ETag: \"a\"", "X: old"]);
+    let weak = || get(&[MINUTE, STALE, "ETag: W/\"a\""]);
+    let changed = "Last-Modified: Wed, 18 Aug 2010 02:01:18 GMT";
+    let not = |fields: &[&str]| get(fields).status("304 Not Modified").gets(200);
+    check(vec![
+        (
+            "strong",
+            vec![tagged(), not(&[HOUR, "X: new"]).saw("If-None-Match: \"a\"").has("x", "new"), get(&[]).stored(1)],
+        ),
+        ("weak", vec![weak(), not(&[HOUR]).saw("If-None-Match: W/\"a\"")]),
+        (
+            "by date",
+            vec![get(&[MINUTE, STALE, changed]), not(&[HOUR]).saw("If-Modified-Since: Wed, 18 Aug 2010 02:01:18 GMT")],
+        ),
+        ("neither", vec![get(&[MINUTE, STALE]), get(&[HOUR]).unseen("if-none-match").unseen("if-modified-since")]),
+        (
+            "the length stays, all else is renewed",
+            vec![
+                tagged(),
+                not(&[HOUR, "Content-Length: 3", "Content-Type: c/d", "Y: 1"])
+                    .given("0123456789")
+                    .has("content-length", "10"),
+                get(&[]).stored(1).has("content-type", "c/d").has("y", "1").has("content-length", "10"),
+            ],
+        ),
+        ("another's", vec![tagged(), get(&["ETag: \"b\"", "X: new"]).status("304 X").gets(200).has("x", "old")]),
+        ("no longer shared", vec![tagged(), not(&["Cache-Control: no-store"]), get(&[HOUR])]),
+        (
+            "a client's own condition",
+            vec![
+                get(&[HOUR]).status("304 X").with(&["If-None-Match: \"c\""]).saw("If-None-Match: \"c\"").gets(304),
+                get(&[HOUR]),
+                get(&[HOUR]).stored(1),
+            ],
+        ),
+    ])
+    .await;
+}
+
+// RFC 9111 4.4
+#[tokio::test]
+async fn unsafe_methods_make_stored_answers_invalid_unless_they_fail() {
+    let mut cases = Vec::new();
+    for method in ["POST", "PUT", "DELETE", "PATCH", "M-SEARCH"] {
+        let change = || get(&[]).method(method).with(&["Content-Length: 0"]).saw(method);
+        cases.push((method, vec![get(&[HOUR]), change(), get(&[HOUR]), get(&[HOUR]).stored(2)]));
+        cases.push((method, vec![get(&[HOUR]), change().status("500 X"), get(&[HOUR]).stored(0)]));
+    }
+    for method in ["OPTIONS", "QUERY", "PROPFIND"] {
+        cases.push((method, vec![get(&[HOUR]), get(&[HOUR]).method(method), get(&[HOUR]).stored(0)]));
+    }
+    for field in ["Location: /y", "Content-Location: y", "Content-Location: ./y"] {
+        let change = get(&[field]).method("POST").with(&["Content-Length: 0"]);
+        cases.push((field, vec![get(&[HOUR]).path("/y"), change, get(&[HOUR]).path("/y")]));
+    }
+    let elsewhere = get(&["Location: http://other.test/y"]).method("POST").with(&["Content-Length: 0"]);
+    cases.push(("elsewhere", vec![get(&[HOUR]).path("/y"), elsewhere, get(&[HOUR]).path("/y").stored(0)]));
+    let foo = |value: &'static str| get(&[HOUR, "Vary: Foo"]).with(&[value]);
+    cases.push((
+        "all variants",
+        vec![
+            foo("Foo: 1"),
+            foo("Foo: 2"),
+            get(&[]).method("DELETE"),
+            foo("Foo: 1"),
+            foo("Foo: 2"),
+            foo("Foo: 1").stored(3),
+        ],
+    ));
+    cases.push((
+        "answers to POST are not stored",
+        vec![get(&[HOUR]).method("POST").with(&["Content-Length: 0"]), get(&[HOUR])],
+    ));
+    check(cases).await;
+}
+
+// RFC 9111 4.3.5
+#[tokio::test]
+async fn head_is_answered_from_get_and_confirms_or_refutes_it() {
+    let tagged = || get(&[MINUTE, STALE, "ETag: \"a\""]);
+    check(vec![
+        (
+            "fresh",
+            vec![get(&[HOUR]), get(&[]).method("HEAD").stored(0).has("content-length", "10"), get(&[]).stored(0)],
+        ),
+        ("asked on", vec![get(&[HOUR]).method("HEAD").saw("HEAD "), get(&[HOUR])]),
+        (
+            "confirmed",
+            vec![tagged(), get(&[HOUR, "ETag: \"a\"", "X: new"]).method("HEAD"), get(&[]).stored(1).has("x", "new")],
+        ),
+        ("refuted by tag", vec![tagged(), get(&[HOUR, "ETag: \"b\""]).method("HEAD"), get(&[HOUR])]),
+        ("refuted by length", vec![tagged(), get(&[HOUR]).method("HEAD").body("012"), get(&[HOUR])]),
+        ("gone", vec![tagged(), get(&[HOUR]).method("HEAD").status("410 Gone"), get(&[HOUR])]),
+    ])
+    .await;
+}
+
+// RFC 9110 14, RFC 9111 3.3, 3.4
+#[tokio::test]
+async fn ranges_come_out_of_wholes_and_parts() {
+    let whole = || get(&[HOUR, "ETag: \"a\""]);
+    let ask = |range: &'static str| get(&[HOUR]).with(&[range]);
+    let part = || {
+        get(&[HOUR, "ETag: \"a\"", "Content-Range: bytes 2-6/10"])
+            .status("206 Partial Content")
+            .body("23456")
+            .with(&["Range: bytes=2-6"])
+            .saw("Range: bytes=2-6")
+            .has("content-range", "bytes 2-6/10")
+            .given("23456")
+    };
+    check(vec![
+        (
+            "of a whole",
+            vec![whole(), ask("Range: bytes=2-4").stored(0).given("234").has("content-range", "bytes 2-4/10")],
+        ),
+        ("to the end", vec![whole(), ask("Range: bytes=7-").stored(0).given("789")]),
+        ("the last", vec![whole(), ask("Range: bytes=-2").stored(0).given("89").has("content-range", "bytes 8-9/10")]),
+        ("beyond", vec![whole(), ask("Range: bytes=10-").gets(416).has("content-range", "bytes */10")]),
+        (
+            "If-Range",
+            vec![whole(), get(&[]).with(&["Range: bytes=2-4", "If-Range: \"b\""]).stored(0).given("0123456789")],
+        ),
+        ("asked on", vec![part()]),
+        ("a part again", vec![part(), ask("Range: bytes=2-6").stored(0).given("23456")]),
+        (
+            "within a part",
+            vec![part(), ask("Range: bytes=3-4").stored(0).given("34").has("content-range", "bytes 3-4/10")],
+        ),
+        ("outside a part", vec![part(), get(&[HOUR]).with(&["Range: bytes=0-3"])]),
+        ("a part is not the whole", vec![part(), get(&[HOUR]).given("0123456789")]),
+        (
+            "a stale part",
+            vec![
+                get(&[MINUTE, STALE, "Content-Range: bytes 2-6/10"])
+                    .status("206 X")
+                    .body("23456")
+                    .with(&["Range: bytes=2-6"]),
+                ask("Range: bytes=2-6"),
+            ],
+        ),
+        (
+            "a private part",
+            vec![
+                get(&["Cache-Control: private, max-age=60", "Content-Range: bytes 2-6/10"])
+                    .status("206 X")
+                    .body("23456")
+                    .with(&["Range: bytes=2-6"]),
+                ask("Range: bytes=2-6"),
+            ],
+        ),
+        ("the whole where a part was asked", vec![ask("Range: bytes=2-4").given("234"), get(&[]).stored(0)]),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn queries_tell_objects_apart_by_the_site_s_rules() {
+    let ask = |path: &'static str| get(&[HOUR]).path(path);
+    check(vec![("as written", vec![ask("/x?a=1&b=2"), ask("/x?b=2&a=1"), ask("/x"), ask("/x?a=1&b=2").stored(0)])])
+        .await;
+    let rules = |query| {
+        move |config: &mut atoll_proxy::Config| {
+            let site = config.sites.get_mut("*").unwrap();
+            site.query = query;
+            site.ignore_query = vec!["utm_*".to_owned()];
+        }
+    };
+    let sorted = vec![ask("/x?b=2&utm_x=1&a=1").saw("GET /x?a=1&b=2 "), ask("/x?a=1&b=2&utm_y=3").stored(0)];
+    check_with(vec![("sorted", sorted)], rules(atoll_proxy::Query::Sort)).await;
+    let dropped = vec![ask("/x?b=2").saw("GET /x "), ask("/x?a=1").stored(0)];
+    check_with(vec![("dropped", dropped)], rules(atoll_proxy::Query::Drop)).await;
+}
+
+// C02, C03
+#[tokio::test]
+async fn nothing_that_is_not_in_the_key_says_where_or_how_a_request_was_made() {
+    let tricks = [
+        "X-Forwarded-Host: evil",
+        "X-Forwarded-Port: 1",
+        "X-Forwarded-Proto: evil",
+        "Forwarded: host=evil",
+        "X-Original-URL: /evil",
+        "X-Rewrite-URL: /evil",
+        "X-HTTP-Method-Override: DELETE",
+        "X-Forwarded-For: evil",
+    ];
+    check(vec![
+        ("tricks", vec![get(&[HOUR]).with(&tricks).unseen("evil").unseen("delete").saw("x-forwarded-for: 127.0.0.1")]),
+        (
+            "an error keeps the good copy",
+            vec![
+                get(&[MINUTE, STALE]),
+                get(&[HOUR]).status("500 X").stored(0),
+                get(&[]).status("400 Bad").gets(400),
+                get(&[HOUR]).status("404 Gone"),
+                get(&[]).stored(3),
+            ],
+        ),
+    ])
+    .await;
+}

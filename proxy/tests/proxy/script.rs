@@ -1,0 +1,221 @@
+//! Conversations as tables: what a client asks in turn, what the origin would answer to each, and whose answer must come.
+//!
+//! Every request carries its number to the origin, which answers by it and writes it into the answer: so each response says for
+//! which request it was made. Staleness is made by Age and Date, never by waiting.
+
+use std::fmt::Write as _;
+
+use atoll_proxy::{Config, Proxy};
+use bytes::Bytes;
+
+use crate::support::{Do, Origin, Response, alone, config_site, exchange, until};
+
+/// One request.
+#[derive(Clone)]
+pub(crate) struct Ask {
+    method: &'static str,
+    path: &'static str,
+    fields: String,
+    answer: String,
+    body: &'static str,
+    cut: bool,
+    expect: Expect,
+    has: Vec<(&'static str, &'static str)>,
+    lacks: Vec<&'static str>,
+    saw: Vec<&'static str>,
+    unseen: Vec<&'static str>,
+    given: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expect {
+    /// The origin's answer to this very request.
+    Own,
+    /// A stored one: the answer to the request of this number.
+    Stored(usize),
+    /// This status, whoever made it.
+    Status(u16),
+}
+
+/// A request whose answer has these fields, lines without their ends.
+pub(crate) fn get(answer: &[&str]) -> Ask {
+    Ask {
+        method: "GET",
+        path: "/x",
+        fields: String::new(),
+        answer: format!("HTTP/1.1 200 OK\r\n{}", lines(answer)),
+        body: "0123456789",
+        cut: false,
+        expect: Expect::Own,
+        has: Vec::new(),
+        lacks: Vec::new(),
+        saw: Vec::new(),
+        unseen: Vec::new(),
+        given: None,
+    }
+}
+
+fn lines(fields: &[&str]) -> String {
+    fields.iter().fold(String::new(), |mut text, line| {
+        write!(text, "{line}\r\n").unwrap();
+        text
+    })
+}
+
+impl Ask {
+    pub(crate) fn method(self, method: &'static str) -> Self {
+        Self { method, ..self }
+    }
+
+    pub(crate) fn path(self, path: &'static str) -> Self {
+        Self { path, ..self }
+    }
+
+    /// The request's fields.
+    pub(crate) fn with(self, fields: &[&str]) -> Self {
+        Self { fields: lines(fields), ..self }
+    }
+
+    /// The answer's status, with reason.
+    pub(crate) fn status(self, status: &str) -> Self {
+        let rest = self.answer.split_once("\r\n").unwrap().1.to_owned();
+        Self { answer: format!("HTTP/1.1 {status}\r\n{rest}"), ..self }
+    }
+
+    pub(crate) fn body(self, body: &'static str) -> Self {
+        Self { body, ..self }
+    }
+
+    /// The origin closes instead of answering.
+    pub(crate) fn cut(self) -> Self {
+        Self { cut: true, ..self }
+    }
+
+    /// The answer to an earlier request must come.
+    pub(crate) fn stored(self, number: usize) -> Self {
+        Self { expect: Expect::Stored(number), ..self }
+    }
+
+    /// This status must come, whoever makes it.
+    pub(crate) fn gets(self, status: u16) -> Self {
+        Self { expect: Expect::Status(status), ..self }
+    }
+
+    /// The response must have this field.
+    pub(crate) fn has(mut self, name: &'static str, value: &'static str) -> Self {
+        self.has.push((name, value));
+        self
+    }
+
+    pub(crate) fn lacks(mut self, name: &'static str) -> Self {
+        self.lacks.push(name);
+        self
+    }
+
+    /// The response must have this body.
+    pub(crate) fn given(self, body: &'static str) -> Self {
+        Self { given: Some(body), ..self }
+    }
+
+    /// The origin must have been asked with this line.
+    pub(crate) fn saw(mut self, line: &'static str) -> Self {
+        self.saw.push(line);
+        self
+    }
+
+    /// The origin must have been asked without this.
+    pub(crate) fn unseen(mut self, text: &'static str) -> Self {
+        self.unseen.push(text);
+        self
+    }
+}
+
+/// Plays each conversation against a proxy of its own.
+pub(crate) async fn check(cases: Vec<(&str, Vec<Ask>)>) {
+    check_with(cases, |_| {}).await;
+}
+
+pub(crate) async fn check_with(cases: Vec<(&str, Vec<Ask>)>, settings: impl Fn(&mut Config)) {
+    let mut wrong = Vec::new();
+    for (name, asks) in cases {
+        let script = asks.clone();
+        let origin = Origin::start(move |_, head| answer(&script, head)).await;
+        let mut config = config_site(&origin);
+        settings(&mut config);
+        let proxy = alone(config).await;
+        for (number, ask) in asks.iter().enumerate() {
+            let response = play(&proxy, &origin, number, ask).await;
+            let heads = origin.heads();
+            let head = heads.iter().rev().find(|head| asked(head) == Some(number)).cloned();
+            if let Err(why) = judge(number, ask, &response, head.as_deref()) {
+                wrong.push(format!("{name}: request {number}: {why}: {} {:?}", response.status, response.fields));
+            }
+            until(|| proxy.stats().flights == 0).await;
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+fn asked(head: &str) -> Option<usize> {
+    head.to_ascii_lowercase().split("\r\nnumber: ").nth(1)?.split("\r\n").next()?.parse().ok()
+}
+
+fn answer(script: &[Ask], head: &str) -> Vec<Do> {
+    let number = asked(head).unwrap();
+    let Some(ask) = script.get(number).filter(|ask| !ask.cut) else { return vec![Do::Close] };
+    let bodiless = ask.answer.contains(" 304 ") || ask.answer.contains(" 204 ");
+    let length = if bodiless { String::new() } else { format!("Content-Length: {}\r\n", ask.body.len()) };
+    let body = if bodiless || head.starts_with("HEAD ") { "" } else { ask.body };
+    let answer = format!("{}Served: {number}\r\n{length}\r\n{body}", ask.answer);
+    vec![Do::Send(Bytes::from(answer))]
+}
+
+async fn play(proxy: &Proxy, origin: &Origin, number: usize, ask: &Ask) -> Response {
+    let Ask { method, path, fields, .. } = ask;
+    let host = origin.address;
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nNumber: {number}\r\n{fields}\r\n");
+    Response::read(&exchange(proxy.local_addrs()[0], request.as_bytes()).await, *method == "HEAD")
+}
+
+fn judge(number: usize, ask: &Ask, response: &Response, head: Option<&str>) -> Result<(), String> {
+    let served = response.field("served");
+    match ask.expect {
+        Expect::Own if served != Some(number.to_string()) => return Err(format!("served {served:?}, not its own")),
+        Expect::Stored(from) if served != Some(from.to_string()) => {
+            return Err(format!("served {served:?}, not stored {from}"));
+        }
+        Expect::Status(status) if response.status != status => return Err(format!("not {status}")),
+        Expect::Stored(_) if response.field("age").is_none() && head.is_none() => return Err("no Age".to_owned()),
+        Expect::Own | Expect::Stored(_) | Expect::Status(_) => {}
+    }
+    for (name, value) in &ask.has {
+        if response.field(name).as_deref() != Some(value) {
+            return Err(format!("{name} is not {value}"));
+        }
+    }
+    for name in &ask.lacks {
+        if response.field(name).is_some() {
+            return Err(format!("{name} is there"));
+        }
+    }
+    if let Some(body) = ask.given
+        && response.body != body.as_bytes()
+    {
+        return Err(format!("the body is {:?}", String::from_utf8_lossy(&response.body)));
+    }
+    let head = head.unwrap_or_default().to_ascii_lowercase();
+    for line in &ask.saw {
+        if !head.contains(&format!("\r\n{}\r\n", line.to_ascii_lowercase()))
+            && !head.starts_with(&line.to_ascii_lowercase())
+        {
+            return Err(format!("the origin did not see {line}: {head}"));
+        }
+    }
+    for text in &ask.unseen {
+        if head.contains(&text.to_ascii_lowercase()) {
+            return Err(format!("the origin saw {text}: {head}"));
+        }
+    }
+    Ok(())
+}
