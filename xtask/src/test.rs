@@ -1,4 +1,5 @@
-//! `cargo xtask test`: every test of the workspace, then the dependency check, then one line with the totals.
+//! `cargo xtask test`: every test of the workspace, then the lab's scenarios, then the dependency check, then one line with the
+//! totals.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -16,7 +17,7 @@ pub(crate) struct Options {
     /// Fetch the real servers that the tests talk to, by the system's package manager, after naming them
     #[arg(long)]
     install: bool,
-    /// Run at full scale: longer simulations, more clients
+    /// Run at full scale: longer simulations, more clients, whole scenarios in the lab
     #[arg(long)]
     long: bool,
 }
@@ -45,6 +46,7 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
         totals.add(count(&mut command)?);
         say(&format!("   took {:.0?}", start.elapsed()));
     }
+    totals.add(lab(options)?);
     say("checking the dependency tree with cargo-deny");
     must(cargo().args(["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]))?;
     say(&format!("{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped));
@@ -53,6 +55,22 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
         Totals { failed: 0, broken: 0, .. } => Err("no test ran".to_owned()),
         Totals { failed, broken, .. } => Err(format!("{failed} tests failed, {broken} test programs did not end well")),
     }
+}
+
+/// Runs the lab's scenarios: with the programs that the tests have just built, or, at full scale, with optimised ones.
+fn lab(options: &Options) -> Result<Totals, String> {
+    let start = Instant::now();
+    let mut command = match options.long {
+        true => crate::built("atoll-lab", "release")?,
+        false => crate::beside("atoll-lab")?,
+    };
+    command.args(["test", "--or-skip"]);
+    if options.long {
+        command.arg("--long");
+    }
+    let totals = count(&mut command)?;
+    say(&format!("   took {:.0?}", start.elapsed()));
+    Ok(totals)
 }
 
 /// What `cargo test` is asked for: one selection, so that each dependency is built once.
@@ -94,19 +112,20 @@ impl Totals {
     }
 }
 
-/// Runs cargo with its output shown, and counts.
+/// Runs a command that prints results as test runners do, its output shown, and counts.
 fn count(command: &mut Command) -> Result<Totals, String> {
     say(&format!("running {}", line(command)));
-    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| format!("cargo did not start: {error}"))?;
+    let mut child =
+        command.stdout(Stdio::piped()).spawn().map_err(|error| format!("{} did not start: {error}", line(command)))?;
     let mut totals = Totals::default();
     if let Some(output) = child.stdout.take() {
         for text in BufReader::new(output).lines() {
-            let text = text.map_err(|error| format!("cargo's output broke off: {error}"))?;
+            let text = text.map_err(|error| format!("its output broke off: {error}"))?;
             totals.read(&text);
             say(&text);
         }
     }
-    let status = child.wait().map_err(|error| format!("cargo is gone: {error}"))?;
+    let status = child.wait().map_err(|error| format!("it is gone: {error}"))?;
     if !status.success() && totals.failed == 0 {
         totals.broken += 1;
     }

@@ -66,7 +66,7 @@ fn describe(scenario: &Scenario, host: &Host) -> String {
         Role::Node { dns, seed, .. } => {
             format!("Atoll node{}{}", if *dns { ", DNS" } else { "" }, if *seed { ", seed" } else { "" })
         }
-        Role::Client => "client".into(),
+        Role::Client { browser } => if *browser { "client with a browser" } else { "client" }.into(),
         Role::Plain => "host".into(),
     };
     let narrow = host.up.map(|up| format!(", {up} up")).unwrap_or_default();

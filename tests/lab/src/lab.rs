@@ -7,8 +7,10 @@
 use std::{
     fs,
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    slice,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -91,6 +93,32 @@ impl Lab {
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = self.namespace(host)?.spawn(&mut command, &folder.join(RESOLV_CONF))?;
         child.wait_with_output().doing(|| format!("wait for {program}"))
+    }
+
+    /// Loads a page in a host's browser and keeps a picture of it. Returns the page as its scripts left it; an error if that took
+    /// longer than `patience`.
+    pub fn browse(&self, host: &str, url: &str, picture: &Path, patience: Duration) -> Result<String, Error> {
+        let folder = self.folder(host)?;
+        let (page, errors) = (folder.join("page.html"), folder.join(LOG));
+        let to = |path: &Path| fs::File::create(path).doing(|| format!("write {}", path.display()));
+        let mut command = programs::browser_command(self.scenario.host(host)?, &folder, url, picture)?;
+        command.stdin(Stdio::null()).stdout(to(&page)?).stderr(to(&errors)?).process_group(0);
+        let mut child = self.namespace(host)?.spawn(&mut command, &folder.join(RESOLV_CONF))?;
+        let deadline = Instant::now() + patience;
+        loop {
+            if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
+                return fs::read_to_string(&page).doing(|| format!("read {}", page.display()));
+            }
+            if self.check_stop().is_err() || Instant::now() > deadline {
+                let _ = child.kill();
+                // Its helpers are in the host too, where nothing else of a client runs.
+                netns::empty(slice::from_ref(self.namespace(host)?));
+                let _ = child.wait();
+                self.check_stop()?;
+                return Err(Error::Refused { message: format!("host `{host}`: no page at {url} within {patience:?}") });
+            }
+            sleep(POLL);
+        }
     }
 
     /// Changes the wide area; in force when this returns.

@@ -31,7 +31,9 @@ pub(crate) fn served_by(scenario: &Scenario, host: &Host) -> Vec<Zone> {
         Role::Root(_) => vec![String::new()],
         Role::Tld(_, tlds) => tlds.iter().map(|zone| tidy(zone)).collect(),
         Role::Nameserver(_, zone, _) => vec![tidy(zone)],
-        Role::Resolver { .. } | Role::Origin { .. } | Role::Node { .. } | Role::Client | Role::Plain => Vec::new(),
+        Role::Resolver { .. } | Role::Origin { .. } | Role::Node { .. } | Role::Client { .. } | Role::Plain => {
+            Vec::new()
+        }
     };
     names.into_iter().map(|name| Zone { text: text_of(scenario, &name), name }).collect()
 }
@@ -49,7 +51,7 @@ fn cuts(scenario: &Scenario) -> Vec<(String, Vec<&Host>)> {
             Role::Tld(_, tlds) => tlds.iter().for_each(|zone| serve(tidy(zone), host)),
             Role::Nameserver(_, zone, _) => serve(tidy(zone), host),
             Role::Node { apex: true, .. } => serve(scenario.zone.clone(), host),
-            Role::Node { .. } | Role::Resolver { .. } | Role::Origin { .. } | Role::Client | Role::Plain => {}
+            Role::Node { .. } | Role::Resolver { .. } | Role::Origin { .. } | Role::Client { .. } | Role::Plain => {}
         }
     }
     cuts

@@ -27,6 +27,18 @@ pub(crate) enum Part {
     ProxyNetwork,
 }
 
+impl Part {
+    /// As the list writes it.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Overlay => "overlay",
+            Self::Dnssrv => "dnssrv",
+            Self::Store => "store",
+            Self::ProxyNetwork => "proxy-network",
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct List {

@@ -12,6 +12,7 @@ mod load;
 mod locked_in;
 mod names;
 mod outcome;
+mod page;
 mod partition;
 mod right_place;
 mod stage;
@@ -66,21 +67,36 @@ pub(crate) fn all(only: &[String], setting: &Setting, say: &mut dyn FnMut(&str))
     }
     let known = known::list();
     let mut rows = Vec::new();
-    let mut good = true;
-    for definition in ALL.iter().filter(|definition| only.is_empty() || only.iter().any(|name| name == definition.name))
-    {
+    let chosen = ALL.iter().filter(|definition| only.is_empty() || only.iter().any(|name| name == definition.name));
+    for definition in chosen {
         let outcome = run(definition, setting);
         if setting.stop.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
         say(outcome.to_string().trim_end());
-        let (word, fine) = judge(&outcome, &known, say);
-        good &= fine;
-        rows.push(format!("{:<14} {:<50} {word:<8} {:>5.0} s", definition.name, definition.about, outcome.seconds));
+        let verdict = judge(&outcome, &known, say);
+        rows.push((definition, verdict, outcome.seconds));
     }
     say("");
-    rows.iter().for_each(|row| say(row));
-    Ok(good)
+    for (Definition { name, about, .. }, verdict, seconds) in &rows {
+        say(&format!("{name:<14} {about:<46} {seconds:>4.0} s  {:<8} {}", verdict.word(), verdict.why()));
+    }
+    let count = |is: fn(&Verdict) -> bool| rows.iter().filter(|(_, verdict, _)| is(verdict)).count();
+    let failed = count(|verdict| matches!(verdict, Verdict::Fails(_)));
+    let known = count(|verdict| matches!(verdict, Verdict::Known(_)));
+    say(&result_line(rows.len() - failed - known, failed, known));
+    Ok(failed == 0)
+}
+
+/// What is printed where no scenario can run.
+pub(crate) fn skipped() -> String {
+    result_line(0, 0, ALL.len())
+}
+
+/// As test runners print it; a scenario that fails as is known counts as ignored.
+fn result_line(passed: usize, failed: usize, ignored: usize) -> String {
+    let word = if failed == 0 { "ok" } else { "FAILED" };
+    format!("lab test result: {word}. {passed} passed; {failed} failed; {ignored} ignored")
 }
 
 /// Runs one scenario.
@@ -108,27 +124,65 @@ fn run(definition: &Definition, setting: &Setting) -> Outcome {
     }
 }
 
-/// The word for the table, and whether it may stand.
-fn judge(outcome: &Outcome, known: &[Known], say: &mut dyn FnMut(&str)) -> (&'static str, bool) {
-    let failed = outcome.failed();
-    let strange: Vec<&String> =
-        failed.iter().filter(|claim| !known.iter().any(|known| known.covers(&outcome.scenario, claim))).collect();
-    for claim in &failed {
-        if let Some(known) = known.iter().find(|known| known.covers(&outcome.scenario, claim)) {
-            say(&format!("  known failure of {:?}: {claim} (when entered: {})", known.part, known.figure));
+/// What a scenario has come to.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Holds,
+    /// It holds, and entries on the list say it would not: their claims.
+    Mended(Vec<String>),
+    /// It fails as the list says: claims with the part that owns each.
+    Known(Vec<String>),
+    /// It fails otherwise: the claims that nobody owns yet.
+    Fails(Vec<String>),
+}
+
+impl Verdict {
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Holds => "holds",
+            Self::Mended(_) => "mended",
+            Self::Known(_) => "known",
+            Self::Fails(_) => "FAILS",
         }
     }
-    let mine = known.iter().filter(|known| known.scenario == outcome.scenario);
-    let mended: Vec<&Known> =
-        mine.filter(|known| !failed.iter().any(|claim| known.covers(&outcome.scenario, claim))).collect();
-    for known in &mended {
-        say(&format!("  `{}` holds again: take it off known-failures.toml", known.claim));
+
+    fn why(&self) -> String {
+        match self {
+            Self::Holds => String::new(),
+            Self::Mended(claims) => format!("take off the list: {}", claims.join(", ")),
+            Self::Known(claims) | Self::Fails(claims) => claims.join(", "),
+        }
     }
-    match (failed.is_empty(), strange.is_empty()) {
-        (true, _) if mended.is_empty() => ("holds", true),
-        (true, _) => ("mended", true),
-        (false, true) => ("known", true),
-        (false, false) => ("FAILS", false),
+}
+
+fn judge(outcome: &Outcome, known: &[Known], say: &mut dyn FnMut(&str)) -> Verdict {
+    let failed = outcome.failed();
+    let entry = |claim: &str| known.iter().find(|known| known.covers(&outcome.scenario, claim));
+    let mut owned = Vec::new();
+    let mut strange = Vec::new();
+    for claim in failed {
+        match entry(&claim) {
+            Some(known) => {
+                say(&format!("  known failure of {}: {claim} (when entered: {})", known.part.word(), known.figure));
+                owned.push(format!("{claim} ({})", known.part.word()));
+            }
+            None => strange.push(claim),
+        }
+    }
+    let failed = outcome.failed();
+    let mine = known.iter().filter(|known| known.scenario == outcome.scenario);
+    let mended: Vec<String> = mine
+        .filter(|known| !failed.iter().any(|claim| known.covers(&outcome.scenario, claim)))
+        .map(|known| known.claim.clone())
+        .collect();
+    for claim in &mended {
+        say(&format!("  `{claim}` holds again: if it does every time, take it off known-failures.toml"));
+    }
+    match (strange.is_empty(), owned.is_empty(), mended.is_empty()) {
+        (false, ..) => Verdict::Fails(strange),
+        (true, false, _) => Verdict::Known(owned),
+        (true, true, false) => Verdict::Mended(mended),
+        (true, true, true) => Verdict::Holds,
     }
 }
 
@@ -149,12 +203,14 @@ mod tests {
     fn only_what_is_on_the_list_may_fail() {
         let entry =
             |claim: &str| Known { scenario: "s".into(), claim: claim.into(), part: Part::Dnssrv, figure: "0".into() };
-        let word = |outcome: &Outcome, known: &[Known]| judge(outcome, known, &mut |_| ());
-        assert_eq!(word(&outcome(1.0, None), &[]), ("holds", true));
-        assert_eq!(word(&outcome(0.0, None), &[]), ("FAILS", false));
-        assert_eq!(word(&outcome(0.0, None), &[entry("a/*")]), ("known", true));
-        assert_eq!(word(&outcome(0.0, Some("died")), &[entry("a/b")]), ("FAILS", false));
-        assert_eq!(word(&outcome(0.0, Some("died")), &[entry("a/b"), entry("ran")]), ("known", true));
-        assert_eq!(word(&outcome(1.0, None), &[entry("a/b")]), ("mended", true));
+        let verdict = |outcome: &Outcome, known: &[Known]| judge(outcome, known, &mut |_| ());
+        let of = |claims: &[&str]| claims.iter().map(|claim| (*claim).to_owned()).collect::<Vec<_>>();
+        assert_eq!(verdict(&outcome(1.0, None), &[]), Verdict::Holds);
+        assert_eq!(verdict(&outcome(0.0, None), &[]), Verdict::Fails(of(&["a/b"])));
+        assert_eq!(verdict(&outcome(0.0, None), &[entry("a/*")]), Verdict::Known(of(&["a/b (dnssrv)"])));
+        assert_eq!(verdict(&outcome(0.0, Some("died")), &[entry("a/b")]), Verdict::Fails(of(&["ran"])));
+        let both = of(&["ran (dnssrv)", "a/b (dnssrv)"]);
+        assert_eq!(verdict(&outcome(0.0, Some("died")), &[entry("a/b"), entry("ran")]), Verdict::Known(both));
+        assert_eq!(verdict(&outcome(1.0, None), &[entry("a/b")]), Verdict::Mended(of(&["a/b"])));
     }
 }

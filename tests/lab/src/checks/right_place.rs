@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     outcome::{Wanted, percent, quantile},
+    page,
     stage::{MIDDLE, NEAR, Stage, clients, look_up, ms, named, nodes},
 };
 use crate::{
@@ -28,6 +29,9 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
         let settled = stage.wait_for_clusters(&lab, Duration::from_secs(stage.by_scale(40, 120)))?;
         stage.figure(format!("{}/clusters_after", mode.word()), settled, "s");
         show_mode(stage, &lab, mode)?;
+        if mode == DnsMode::Levels {
+            page::show(stage, &lab, mode.word())?;
+        }
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::outcome::{Claim, Wanted};
 use crate::{
     address::HostId,
     config::Config,
-    error::Error,
+    error::{Doing, Error},
     lab::{Lab, Stop},
     measure::{Answer, Recursion, ask},
     scenario::{Host, Role, Scale, Scenario},
@@ -27,6 +27,8 @@ pub(crate) struct Setting {
     /// In place of the files' own.
     pub(crate) matrix: Option<PathBuf>,
     pub(crate) scale: Scale,
+    /// Where pictures are kept.
+    pub(crate) artefacts: PathBuf,
     pub(crate) stop: Stop,
 }
 
@@ -83,6 +85,13 @@ impl<'s> Stage<'s> {
     /// A figure to print.
     pub(crate) fn figure(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
         self.claim(name, value, unit, Wanted::Nothing);
+    }
+
+    /// The path of a file that is to outlive the run; its folder is there.
+    pub(crate) fn artefact(&self, name: &str) -> Result<PathBuf, Error> {
+        let folder = &self.setting.artefacts;
+        let path = std::fs::create_dir_all(folder).and_then(|()| std::path::absolute(folder));
+        Ok(path.doing(|| format!("make {}", folder.display()))?.join(format!("{}-{name}", self.name)))
     }
 
     pub(crate) fn claims(self) -> Vec<Claim> {
@@ -160,7 +169,7 @@ pub(crate) fn nodes(lab: &Lab) -> Vec<&Host> {
 
 /// The clients, in order.
 pub(crate) fn clients(lab: &Lab) -> Vec<&Host> {
-    lab.scenario().with_role(|role| matches!(role, Role::Client)).collect()
+    lab.scenario().with_role(|role| matches!(role, Role::Client { .. })).collect()
 }
 
 /// A client's question to its own resolver, over IPv4.

@@ -28,6 +28,9 @@ pub(crate) struct Common {
     /// An RTT matrix (.tri16) or a CSV of cities, in place of the scenario's own.
     #[arg(long, global = true)]
     pub(crate) matrix: Option<PathBuf>,
+    /// Where `test` and `run` keep pictures.
+    #[arg(long, global = true, default_value = "target/lab")]
+    pub(crate) artefacts: PathBuf,
     /// At full scale: more hosts, longer runs.
     #[arg(long, global = true)]
     pub(crate) long: bool,
@@ -119,6 +122,9 @@ pub(crate) enum Command {
     Test {
         /// Only these scenarios.
         only: Vec<String>,
+        /// Where labs cannot be made, say so and count the scenarios as skipped.
+        #[arg(long)]
+        or_skip: bool,
     },
     /// Run one scenario and print its figures.
     Run {

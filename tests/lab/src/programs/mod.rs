@@ -1,14 +1,16 @@
 //! What each host runs: real servers, each with a configuration written into the host's folder and run in the foreground.
 //!
 //! `authority` (nsd, knot), `resolver` (unbound, BIND, Knot Resolver, PowerDNS Recursor), `origin` (nginx) and `node`
-//! (Atoll) each turn a host of the scenario into a [`Program`]; [`crate::lab`] starts it. Servers run without changing user:
+//! (Atoll) each turn a host of the scenario into a [`Program`]; [`crate::lab`] starts it. `browser` (Chromium) is run page by page. Servers run without changing user:
 //! the namespace is their only home, and it ends with the lab.
 
 mod authority;
+mod browser;
 mod node;
 mod origin;
 mod resolver;
 
+pub(crate) use self::browser::command as browser_command;
 pub(crate) use self::node::binary as atoll_binary;
 pub use self::origin::content as origin_content;
 
@@ -55,7 +57,8 @@ pub(crate) fn of(scenario: &Scenario, host: &Host, folder: &Path, config: &Confi
         Role::Resolver { program, ecs } => resolver::program(*program, *ecs, scenario, host, folder).map(Some),
         Role::Origin { files, .. } => origin::program(host, files, folder).map(Some),
         Role::Node { .. } => node::program(scenario, host, folder, config).map(Some),
-        Role::Client | Role::Plain => Ok(None),
+        Role::Client { browser: true } => browser::find(host).map(|_| None),
+        Role::Client { browser: false } | Role::Plain => Ok(None),
     }
 }
 

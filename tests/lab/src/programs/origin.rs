@@ -32,7 +32,7 @@ fn content_with(path: &str, size: Size, images: &[&str]) -> Vec<u8> {
     let length = usize::try_from(size.0).unwrap_or(usize::MAX);
     if path.ends_with(".html") {
         let images: String = images.iter().map(|image| format!("<img src=\"{image}\" alt=\"{image}\">\n")).collect();
-        let mut page = format!("<!doctype html>\n<title>{path}</title>\n{images}").into_bytes();
+        let mut page = format!("<!doctype html>\n<title>{path}</title>\n{images}{REPORT}").into_bytes();
         page.resize(page.len().max(length), b' ');
         return page;
     }
@@ -73,6 +73,22 @@ fn configuration(host: &Host, at: &str) -> String {
     )
 }
 
+/// What a page says of itself once loaded, for whoever reads it as the browser left it: images that are whole, and those whose
+/// response (asked for again, so out of the browser's cache) names a proxy's cache.
+const REPORT: &str = "<script>addEventListener('load', () => {
+  const images = [...document.images];
+  const proxied = image => {
+    const again = new XMLHttpRequest();
+    again.open('GET', image.src, false);
+    again.send();
+    return again.getResponseHeader('cache-status') !== null;
+  };
+  const said = document.documentElement.dataset;
+  said.whole = images.filter(image => image.complete && image.naturalWidth > 0).length;
+  said.proxied = images.filter(proxied).length;
+  said.milliseconds = Math.round(performance.timing.loadEventStart - performance.timing.navigationStart);
+})</script>
+";
 const BMP_HEAD: usize = 54;
 const BMP_WIDTH: usize = 64;
 

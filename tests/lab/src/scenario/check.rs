@@ -190,17 +190,17 @@ impl<'a> Check<'a> {
                     |most: &Option<Spanned<usize>>, default| number <= most.as_ref().map_or(default, |n| *n.get_ref());
                 Role::Node { dns, apex: dns && among(&keys.apex, MOST_APEX), seed: among(&keys.seeds, 1), template }
             }
-            RoleName::Client => Role::Client,
+            RoleName::Client => Role::Client { browser: self.is_browser(keys)? },
             RoleName::Plain => Role::Plain,
         })
     }
 
     /// A key that this role does not know is as wrong as an unknown one.
     fn refuse_strangers(&self, keys: &HostKeys) -> Result<(), Error> {
-        use RoleName::{Nameserver, Node, Origin, Resolver, Root, Tld};
+        use RoleName::{Client, Nameserver, Node, Origin, Resolver, Root, Tld};
         let role = *keys.role.get_ref();
         let given: [Given<'_>; 11] = [
-            ("program", keys.program.as_ref().map(Spanned::span), &[Root, Tld, Nameserver, Resolver]),
+            ("program", keys.program.as_ref().map(Spanned::span), &[Root, Tld, Nameserver, Resolver, Client]),
             ("tlds", keys.tlds.as_ref().map(Spanned::span), &[Tld]),
             ("zone", keys.zone.as_ref().map(Spanned::span), &[Nameserver]),
             ("records", keys.records.as_ref().map(Spanned::span), &[Nameserver]),
@@ -235,6 +235,17 @@ impl<'a> Check<'a> {
                 "knot" => Ok(Authority::Knot),
                 other => Err(self.error(&program.span(), format!("`program`: `{other}` is neither nsd nor knot"))),
             },
+        }
+    }
+
+    fn is_browser(&self, keys: &HostKeys) -> Result<bool, Error> {
+        match &keys.program {
+            None => Ok(false),
+            Some(program) if program.get_ref() == "chromium" => Ok(true),
+            Some(program) => {
+                let message = format!("`program`: `{}` is no browser; chromium is", program.get_ref());
+                Err(self.error(&program.span(), message))
+            }
         }
     }
 

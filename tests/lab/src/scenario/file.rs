@@ -76,6 +76,7 @@ pub(super) struct HostKeys {
     pub(super) queue: Option<Size>,
 
     /// Root, TLD, nameserver: `nsd` or `knot`. Resolver: `unbound`, `bind9`, `knot-resolver` or `pdns-recursor`.
+    /// Client: `chromium`, to load pages; absent: it has what this machine has (curl, dig).
     pub(super) program: Option<Spanned<String>>,
     /// TLD: the zones it serves.
     pub(super) tlds: Option<Spanned<Vec<String>>>,

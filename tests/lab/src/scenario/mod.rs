@@ -103,7 +103,10 @@ pub enum Role {
         template: Option<PathBuf>,
     },
     /// Asks; runs nothing by itself.
-    Client,
+    Client {
+        /// Chromium is there, to load pages as people do.
+        browser: bool,
+    },
     /// Runs nothing, is nobody.
     Plain,
 }
@@ -233,7 +236,7 @@ impl Host {
             Role::Resolver { .. } => "resolver",
             Role::Origin { .. } => "origin",
             Role::Node { .. } => "node",
-            Role::Client => "client",
+            Role::Client { .. } => "client",
             Role::Plain => "plain",
         }
     }

@@ -69,6 +69,10 @@ fn a_wrong_file_is_one_line_with_file_line_and_key() {
         (TWO.replace("at = 1", "at = 1\nup = \"fast\""), "x.toml:10: `fast` is not a rate"),
         (TWO.replace("at = 1", "at = 1\necs = true"), "x.toml:10: `ecs`: unknown for role = \"plain\""),
         (
+            TWO.replace("\"plain\"\nat = 1", "\"client\"\nprogram = \"lynx\"\nat = 1"),
+            "x.toml:9: `program`: `lynx` is no browser; chromium is",
+        ),
+        (
             TWO.replace("at = 1", "at = 1\nresolver = \"a\""),
             "x.toml:10: `resolver`: no host `a` with role = \"resolver\"",
         ),
