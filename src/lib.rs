@@ -23,7 +23,11 @@ pub use status::{Status, StatusSource};
 
 pub mod admin;
 
+mod front;
+
 pub mod manager;
+
+pub mod peer;
 
 pub mod url_command;
 

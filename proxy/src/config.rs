@@ -114,6 +114,9 @@ impl Default for Origins {
 pub struct Site {
     /// Scheme, host and port of where it is fetched, without a path: `"http://10.0.0.5:8080"`.
     pub origin: String,
+    /// The Host field sent to it. Unset: the own host name.
+    #[serde(default)]
+    pub host: Option<String>,
 }
 
 /// How long each wait may last. Shorter cuts off the slow, longer lets them hold room.

@@ -14,6 +14,7 @@ use std::{
 
 use atoll_overlay::{Index, Streams};
 use atoll_store::Store;
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -33,6 +34,7 @@ use crate::{
     gate::HeadLimits,
     gated::{Gated, Waits},
     limits::PerClient,
+    reason::Failure,
     serve_peer,
     stats::Stats,
     step,
@@ -107,6 +109,26 @@ impl Proxy {
             peer_streams: self.shared.peer_streams.load(Ordering::Relaxed),
             ..self.cache.counters.stats()
         }
+    }
+
+    /// Answers one request as the listeners would, for a front with listeners of its own. The request is to come through
+    /// [`Self::behind_gate`]. A body that breaks ends in its error: the connection is then to be cut.
+    pub async fn answer<B>(
+        &self,
+        request: Request<B>,
+    ) -> Response<impl http_body::Body<Data = Bytes, Error = Failure> + Send + Unpin + use<B>> {
+        step::handle(Arc::clone(&self.cache), request).await
+    }
+
+    /// A client's stream with every head on it judged before a parser sees it, and slow clients cut, as the listeners do. The
+    /// parser behind it must keep half-closed connections and take at least 256 fields.
+    pub fn behind_gate<S>(&self, stream: S) -> impl AsyncRead + AsyncWrite + Send + Unpin + use<S>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let timeouts = &self.cache.config.timeouts;
+        let waits = Waits { head: timeouts.head, keep_alive: timeouts.keep_alive, send: timeouts.send };
+        Gated::new(stream, Instant::now(), head_limits(&self.cache), waits, Arc::clone(&self.cache.counters))
     }
 
     /// Takes nobody new and waits until what runs has finished, at most this long; then stops. True if all finished.

@@ -138,7 +138,11 @@ fn receive<B>(cache: &Cache, request: &Request<B>) -> Result<Received, (Failure,
     } else {
         return Err((Failure::NotOurs, format!("{} is not served here", authority.host())));
     };
-    let fields = forwarded(cache, request.headers(), &url);
+    let mut fields = forwarded(cache, request.headers(), &url);
+    let host = cache.config.sites.get(url.host()).filter(|_| matches!(links, Links::Site));
+    if let Some(host) = host.and_then(|site| site.host.as_deref()).and_then(|host| host.try_into().ok()) {
+        fields.insert(header::HOST, host);
+    }
     let client = Client { head: request.method() == Method::HEAD, fields: request.headers().clone(), links };
     Ok(Received::Asked(Box::new(Asked { client, url, upstream, fields })))
 }

@@ -481,7 +481,7 @@ async fn requests_and_flights_have_ceilings_that_answer_503() {
 async fn own_sites_and_manager_paths_are_served_and_other_hosts_are_not() {
     let origin = Origin::with_body(Bytes::from_static(b"hello")).await;
     let mut config = config_for(&origin);
-    let site = atoll_proxy::Site { origin: format!("http://{}", origin.address) };
+    let site = atoll_proxy::Site { origin: format!("http://{}", origin.address), host: None };
     config.sites.insert("www.own.test".to_owned(), site);
     let proxy = alone(config).await;
     assert_eq!(get(&proxy, "www.own.test", "/x").await.body, b"hello");
