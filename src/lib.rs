@@ -23,9 +23,12 @@ pub use status::{Status, StatusSource};
 
 pub mod admin;
 
+mod front;
+
 pub mod manager;
 
 pub mod cache;
+pub mod peer;
 
 pub mod url_command;
 

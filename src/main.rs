@@ -11,8 +11,9 @@ use atoll::{
     cli::{CacheArgs, CheckArgs, Cli, Command, DemoArgs, NodeArgs, StatusArgs, UrlArgs},
     config::{Config, LogConfig, NodeConfig},
     log::Log,
+    manager,
     out::{complain, say},
-    run, url_command,
+    peer, run, url_command,
 };
 
 fn main() -> ExitCode {
@@ -21,6 +22,8 @@ fn main() -> ExitCode {
         Command::Node(args) => node(&args),
         Command::Cache(args) => cache(&args),
         Command::Demo(args) => demo(&args),
+        Command::Manager(args) => with_runtime(manager::run(args)),
+        Command::Peer(args) => with_runtime(peer::run(args)),
         Command::Check(args) => check(&args),
         Command::Status(args) => status(&args),
     }

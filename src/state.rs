@@ -27,6 +27,10 @@ pub enum Kept {
     DnsSet,
     /// The admin API's token.
     Token,
+    /// A manager's network, tokens, peers it admitted or removed.
+    Manager,
+    /// What a lent machine is to its managers: its name, its quota used.
+    Peer,
 }
 
 impl State {
@@ -93,6 +97,8 @@ impl Kept {
             Self::Peers => "peers",
             Self::DnsSet => "dns-set",
             Self::Token => "admin.token",
+            Self::Manager => "manager.json",
+            Self::Peer => "peer.json",
         }
     }
 }

@@ -24,7 +24,20 @@ const HOMES: &[(&str, &[&str])] = &[
     ("libp2p", &["overlay/src/driver/"]),
     ("hickory_server", &[]),
     ("hickory_resolver", &["proxy/src/resolve"]),
-    ("hyper", &["proxy/", "src/accept.rs", "src/admin/", "src/manager/", "src/cache", "src/demo/", "bench/"]),
+    (
+        "hyper",
+        &[
+            "proxy/",
+            "src/accept.rs",
+            "src/admin/",
+            "src/manager/",
+            "src/front/",
+            "src/peer/",
+            "src/cache",
+            "src/demo/",
+            "bench/",
+        ],
+    ),
     ("clap", &["src/cli", "xtask/", "bench/", "tests/lab/"]),
     ("toml", &["src/config", "tests/lab/"]),
 ];

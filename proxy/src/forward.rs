@@ -33,7 +33,7 @@ pub(crate) async fn forward(cache: &Arc<Cache>, asked: Asked) -> (Response<Body>
             }
         }
     }
-    let body = Some(asked.body).filter(|body| !asked.client.head && !body.is_end_stream());
+    let body = asked.body.filter(|body| !asked.client.head && !body.is_end_stream());
     let began = SystemTime::now();
     let request = OriginRequest {
         method: &asked.method,

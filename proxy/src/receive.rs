@@ -31,7 +31,7 @@ pub(crate) struct Asked {
     pub(crate) personal: bool,
     pub(crate) interim: Option<Interim>,
     /// What was sent with it; only own sites take any.
-    pub(crate) body: Incoming,
+    pub(crate) body: Option<Incoming>,
 }
 
 pub(crate) enum Received {
@@ -60,7 +60,7 @@ struct Meant {
 }
 
 /// Reads a request.
-pub(crate) fn receive(cache: &Cache, request: Request<Incoming>) -> Result<Received, (Failure, String)> {
+pub(crate) fn receive(cache: &Cache, request: Request<Option<Incoming>>) -> Result<Received, (Failure, String)> {
     // The gate saw to it that target and Host agree.
     let authority = match request.uri().authority() {
         Some(authority) => Authority::parse(authority.as_str()),
@@ -105,7 +105,7 @@ pub(crate) fn receive(cache: &Cache, request: Request<Incoming>) -> Result<Recei
 }
 
 /// What follows from knowing what a request is for.
-fn understood(cache: &Cache, request: Request<Incoming>, meant: Meant) -> Result<Asked, (Failure, String)> {
+fn understood(cache: &Cache, request: Request<Option<Incoming>>, meant: Meant) -> Result<Asked, (Failure, String)> {
     let Meant { url, upstream, links, site } = meant;
     let (parts, body) = request.into_parts();
     let client = Client { head: parts.method == Method::HEAD, fields: parts.headers, links };

@@ -14,6 +14,7 @@ use std::{
 
 use atoll_overlay::{Index, Streams};
 use atoll_store::Store;
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -33,6 +34,7 @@ use crate::{
     gate::HeadLimits,
     gated::{Gated, Waits},
     limits::PerClient,
+    reason::Failure,
     receive::Origin,
     serve_peer,
     stats::Stats,
@@ -109,6 +111,28 @@ impl Proxy {
             peer_streams: self.shared.peer_streams.load(Ordering::Relaxed),
             ..self.cache.counters.stats()
         }
+    }
+
+    /// Answers one request without a body as the listeners would, for a front with listeners of its own. The request is to come
+    /// through [`Self::behind_gate`]. A body that breaks ends in its error: the connection is then to be cut.
+    pub async fn answer<B>(
+        &self,
+        request: Request<B>,
+    ) -> Response<impl http_body::Body<Data = Bytes, Error = Failure> + Send + Unpin + use<B>> {
+        step::handle(Arc::clone(&self.cache), request.map(|_| None)).await
+    }
+
+    /// A client's stream with every head on it judged before a parser sees it, and slow clients cut, as the listeners do. The
+    /// parser behind it must keep half-closed connections and take at least 256 fields.
+    pub fn behind_gate<S>(&self, stream: S) -> impl AsyncRead + AsyncWrite + Send + Unpin + use<S>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin,
+    {
+        let timeouts = &self.cache.config.timeouts;
+        let waits = Waits { head: timeouts.head, keep_alive: timeouts.keep_alive, send: timeouts.send };
+        let own = Arc::new(|_: &Authority| false);
+        let counters = Arc::clone(&self.cache.counters);
+        Gated::new(stream, Instant::now(), (head_limits(&self.cache), waits), own, counters)
     }
 
     /// Takes nobody new and waits until what runs has finished, at most this long; then stops. True if all finished.
@@ -195,7 +219,7 @@ fn accept(
         let served = Arc::clone(&cache);
         let handle = move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(from.clone());
-            step::handle(Arc::clone(&served), request)
+            step::handle(Arc::clone(&served), request.map(Some))
         };
         serve(gated, phases, true, handle).await;
     });

@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// Answers one request of a client.
-pub(crate) async fn handle(cache: Arc<Cache>, request: Request<Incoming>) -> Response<Body> {
+pub(crate) async fn handle(cache: Arc<Cache>, request: Request<Option<Incoming>>) -> Response<Body> {
     let Ok(place) = Arc::clone(&cache.places).try_acquire_owned() else {
         cache.counters.refused();
         return refuse(Failure::Busy, "too many requests at once", None);
@@ -64,7 +64,7 @@ pub(crate) struct Told {
     pub(crate) stale: bool,
 }
 
-async fn answer(cache: &Arc<Cache>, request: Request<Incoming>) -> (Response<Body>, Option<Told>) {
+async fn answer(cache: &Arc<Cache>, request: Request<Option<Incoming>>) -> (Response<Body>, Option<Told>) {
     if request.uri().path() == HEALTH {
         return (text(StatusCode::OK, "ok\n"), None);
     }

@@ -2,6 +2,11 @@
 
 use std::path::PathBuf;
 
+mod manager;
+pub use manager::ManagerArgs;
+mod peer;
+pub use peer::PeerArgs;
+
 use clap::{Args, Parser, Subcommand};
 
 mod cache;
@@ -34,6 +39,10 @@ pub enum Command {
     Cache(CacheArgs),
     /// Run a whole CDN on this machine, without root, and show what it does
     Demo(DemoArgs),
+    /// Stand before a backend and lead its downloads to machines that others lend
+    Manager(ManagerArgs),
+    /// Lend this machine to a manager
+    Peer(PeerArgs),
     /// Check a configuration file and say what it means; starts nothing
     Check(CheckArgs),
     /// Ask the node on this machine how it is

@@ -1,219 +1,41 @@
-//! Role manager: the redirector for those who cannot have a zone delegated to them. It sends a client to a near, live proxy by
-//! HTTP where dnssrv does so by DNS.
+//! Managers: they lead clients to machines that serve, by HTTP, where no zone can be delegated.
 //!
-//! | asked for | answer |
-//! |---|---|
-//! | `/~/https/www.example.com/x` | 302 to `http://ADDRESS:PORT/~/https/www.example.com/x` at a near proxy |
-//! | any path, Host `www.example.com.ZONE` | 302 to `http://ADDRESS:PORT/~/http/www.example.com/...` likewise |
-//! | a path without `/~/`, Referer `http://HERE/~/SCHEME/HOST/...` | 302 to `/~/SCHEME/HOST/...` here: a root-relative link |
-//! | no proxy alive | 503 with Retry-After |
+//! There are two. [`Redirector`] is the role of a node for Coralized names. `atoll manager` stands before one backend and leads
+//! each download to a machine that somebody lent with `atoll peer`; alone, it serves by itself.
 //!
-//! Path and query are handed on byte for byte. A redirect is for one client now: nobody may keep it.
+//! ```text
+//!   peer --join (token proved)--> ledger        client --> desk --> choose --302--> peer
+//!        --beat twice a second--> roster --live-->  ^         \--none live--> own proxy
+//!        <--drain, checks, warm--    ^
+//!                                 watch: dials back, samples bytes
+//! ```
+//!
+//! Read [`roster::Roster`] first, then [`choose`], then [`desk`].
 
-use std::{net::SocketAddr, sync::Arc};
+mod redirector;
+pub use redirector::{Manager, ManagerError};
 
-use atoll_overlay::{Index, Key, NodeId, NodeInfo, NodesQuery, Roles};
-use atoll_proxy::{Authority, OriginUrl, Scheme, UrlError, Zone};
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use tokio::{net::TcpListener, task::JoinSet};
+pub(crate) mod token;
+pub(crate) mod wire;
 
-use crate::{
-    accept::{self, Answer, Limits},
-    config::ManagerConfig,
-    port_holder::{Protocol, bind_error},
-};
+mod ledger;
 
-/// The running redirector. Dropping it stops it.
-#[derive(Debug)]
-pub struct Manager {
-    addresses: Vec<SocketAddr>,
-    tasks: JoinSet<()>,
-}
+mod choose;
+mod roster;
 
-impl Manager {
-    /// Opens the addresses of the configuration, or none of them. The zone may be "": then only the `/~/` form is known.
-    pub async fn start(config: &ManagerConfig, zone: &str, index: Arc<dyn Index>) -> Result<Self, ManagerError> {
-        let zone = if zone.is_empty() { None } else { Some(Zone::new(zone).map_err(ManagerError::Zone)?) };
-        let redirector = Redirector { index, zone: Arc::new(zone), config: Arc::new(config.clone()) };
-        let limits = Limits { connections: config.connections, head_timeout: config.head_timeout };
-        let mut manager = Self { addresses: Vec::new(), tasks: JoinSet::new() };
-        for address in &config.listen {
-            let listener = TcpListener::bind(address).await;
-            let listener =
-                listener.map_err(|error| ManagerError::Listen(bind_error(&error, *address, Protocol::Tcp)))?;
-            manager.addresses.push(listener.local_addr().map_err(|error| ManagerError::Listen(error.to_string()))?);
-            manager.tasks.spawn(accept::serve(listener, limits, redirector.clone()));
-        }
-        Ok(manager)
-    }
+mod explain;
+mod journal;
+mod login;
 
-    /// The addresses it listens on, with the ports it got.
-    #[must_use]
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
-    }
+mod control;
+mod desk;
+mod office;
+mod page;
+mod sample;
+mod warm;
+mod watch;
 
-    /// Stops listening and cuts what is open: a redirect is one small answer, and the client asks another manager.
-    pub async fn stop(mut self) {
-        self.tasks.shutdown().await;
-    }
-}
+mod run;
+pub use run::run;
 
-/// Why the redirector could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum ManagerError {
-    /// An address cannot be had.
-    #[error("the manager cannot listen: {0}")]
-    Listen(String),
-    /// The zone is none.
-    #[error("the manager has no zone: {0}")]
-    Zone(UrlError),
-}
-
-/// Answers requests from what the index knows.
-#[derive(Clone)]
-struct Redirector {
-    index: Arc<dyn Index>,
-    zone: Arc<Option<Zone>>,
-    config: Arc<ManagerConfig>,
-}
-
-impl Answer<SocketAddr> for Redirector {
-    async fn answer(&self, client: SocketAddr, request: Request<Incoming>) -> Response<Full<Bytes>> {
-        // The body, if any, is left unread: hyper then closes the connection.
-        let (head, _) = request.into_parts();
-        self.redirect(client, &head)
-    }
-}
-
-impl Redirector {
-    fn redirect(&self, client: SocketAddr, head: &request::Parts) -> Response<Full<Bytes>> {
-        let (result, answer) = match destination(self.zone.as_ref().as_ref(), head) {
-            Destination::Origin(url) => match self.near_proxy(client, &url) {
-                Some(proxy) => ("proxy", found(&format!("http://{proxy}{}", url.manager_path()))),
-                None => ("no_proxy", self.nobody()),
-            },
-            Destination::Here(path) => ("referer", found(&path)),
-            Destination::Refused(status, why) => ("refused", told(status, &why)),
-        };
-        metrics::counter!("atoll_manager_requests_total", "result" => result).increment(1);
-        answer
-    }
-
-    /// A live proxy of the nearest level that has one: of the few nearest there the one this site's requests meet in.
-    fn near_proxy(&self, client: SocketAddr, url: &OriginUrl) -> Option<SocketAddr> {
-        let levels = self.index.levels();
-        levels.iter().rev().find_map(|level| {
-            let target = Some(client.ip());
-            let query = NodesQuery { level: level.level, count: CANDIDATES, target, services: Roles::PROXY };
-            let takes_clients = |node: &&NodeInfo| !node.draining && node.weight > 0 && node.quota_left != Some(0);
-            let nodes = self.index.nodes(&query);
-            let near =
-                nodes.iter().filter(takes_clients).filter_map(|node| Some((node.id, address_for(client, node)?)));
-            // Rendezvous hashing: each site falls to the same node wherever it is asked, and only its own sites move when
-            // a node goes.
-            let rank = |id: &NodeId| Key::of(format!("{} {id}", url.authority()).as_bytes());
-            near.take(self.config.spread).min_by_key(|(id, _)| rank(id)).map(|(_, address)| address)
-        })
-    }
-
-    fn nobody(&self) -> Response<Full<Bytes>> {
-        let mut answer = told(StatusCode::SERVICE_UNAVAILABLE, "no proxy is alive; ask again later");
-        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(self.config.retry_after.as_secs()));
-        answer
-    }
-}
-
-/// What a request is led to.
-#[derive(Debug, PartialEq, Eq)]
-enum Destination {
-    /// This URL, by way of a proxy.
-    Origin(OriginUrl),
-    /// Another path of this manager.
-    Here(String),
-    /// Nothing.
-    Refused(StatusCode, String),
-}
-
-/// Reads a request; pure.
-fn destination(zone: Option<&Zone>, head: &request::Parts) -> Destination {
-    if !matches!(head.method, Method::GET | Method::HEAD) {
-        return Destination::Refused(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are led on".to_owned());
-    }
-    let refused = |error: UrlError| Destination::Refused(StatusCode::BAD_REQUEST, error.to_string());
-    let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    if let Some(url) = OriginUrl::from_manager_path(target) {
-        return url.map_or_else(refused, Destination::Origin);
-    }
-    let Some(here) = authority(&head.uri, &head.headers) else {
-        return Destination::Refused(StatusCode::BAD_REQUEST, "one Host is needed".to_owned());
-    };
-    if let Some(coralized) = zone.and_then(|zone| zone.decode(here.host())) {
-        let url = coralized.and_then(|name| {
-            let scheme = if name.port == Some(Scheme::Https.port()) { Scheme::Https } else { Scheme::Http };
-            let port = name.port.map_or_else(String::new, |port| format!(":{port}"));
-            OriginUrl::new(scheme, &Authority::parse(&format!("{}{port}", name.host))?, target)
-        });
-        return url.map_or_else(refused, Destination::Origin);
-    }
-    let referer = head.headers.get(header::REFERER).and_then(|referer| referer.to_str().ok());
-    match referer.and_then(|referer| OriginUrl::page_linking(referer, &here)) {
-        Some(page) => Destination::Here(format!("{page}{target}")),
-        None => Destination::Refused(
-            StatusCode::NOT_FOUND,
-            "ask for /~/https/www.example.com/ to be led to https://www.example.com/ through a near proxy".to_owned(),
-        ),
-    }
-}
-
-/// The host the client asked: of the request target if that names one [RFC 9112 3.2.2], else of the one Host field.
-fn authority(uri: &Uri, headers: &HeaderMap) -> Option<Authority> {
-    if let Some(authority) = uri.authority() {
-        return Authority::parse(authority.as_str()).ok();
-    }
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let (Some(host), None) = (hosts.next(), hosts.next()) else { return None };
-    Authority::parse(host.to_str().ok()?).ok()
-}
-
-/// Where a client reaches a node: in the client's own address family if the node has one, at its first port, which is the
-/// cleartext one.
-fn address_for(client: SocketAddr, node: &NodeInfo) -> Option<SocketAddr> {
-    let port = *node.http_ports.first()?;
-    let v4 = node.v4.first().map(|v4| SocketAddr::from((*v4, port)));
-    let v6 = node.v6.first().map(|v6| SocketAddr::from((*v6, port)));
-    if client.ip().to_canonical().is_ipv4() { v4.or(v6) } else { v6.or(v4) }
-}
-
-fn found(location: &str) -> Response<Full<Bytes>> {
-    // Both forms are made of checked names and of a path of printable ASCII.
-    let Ok(location) = HeaderValue::from_str(location) else {
-        return told(StatusCode::BAD_REQUEST, "the path cannot be handed on");
-    };
-    let mut answer = told(StatusCode::FOUND, "");
-    answer.headers_mut().insert(header::LOCATION, location);
-    answer
-}
-
-fn told(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
-    let mut answer =
-        Response::new(Full::new(Bytes::from(if text.is_empty() { String::new() } else { format!("{text}\n") })));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    if status == StatusCode::METHOD_NOT_ALLOWED {
-        headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
-    }
-    answer
-}
-
-/// Proxies looked at per level.
-const CANDIDATES: usize = 16;
-
-#[cfg(test)]
-mod tests;
+pub(crate) use desk::HEALTH;

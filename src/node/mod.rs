@@ -82,6 +82,12 @@ impl Node {
         self.parts.index()
     }
 
+    /// Its proxy, for a front that has listeners of its own; none without the role.
+    #[must_use]
+    pub fn proxy(&self) -> Option<Arc<atoll_proxy::Proxy>> {
+        self.parts.proxy()
+    }
+
     /// The node as it is now.
     #[must_use]
     pub fn status(&self) -> Status {

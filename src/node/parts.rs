@@ -34,7 +34,7 @@ pub(super) struct Parts {
     drain: watch::Sender<bool>,
     store: Store,
     overlay: Overlay,
-    proxy: Option<atoll_proxy::Proxy>,
+    proxy: Option<Arc<atoll_proxy::Proxy>>,
     dns: Slot<atoll_dnssrv::Server>,
     manager: Slot<Manager>,
     listen: Mutex<Vec<Listening>>,
@@ -70,7 +70,7 @@ impl Parts {
         if self.config.node.runs(Role::Proxy) {
             let streams: Arc<dyn Streams> = Arc::new(self.overlay.clone());
             let proxy = atoll_proxy::Proxy::start(self.config.proxy.clone(), self.index(), streams, self.store.clone());
-            self.proxy = Some(proxy.map_err(proxy_failed)?);
+            self.proxy = Some(Arc::new(proxy.map_err(proxy_failed)?));
         }
         // The dnssrv watches what the index says of this node: it must know the ports by then.
         self.describe();
@@ -88,6 +88,10 @@ impl Parts {
 
     pub(super) fn index(&self) -> Arc<dyn Index> {
         Arc::new(self.overlay.clone())
+    }
+
+    pub(super) fn proxy(&self) -> Option<Arc<atoll_proxy::Proxy>> {
+        self.proxy.clone()
     }
 
     pub(super) const fn state(&self) -> &State {
@@ -173,7 +177,7 @@ impl Parts {
     }
 
     fn http(&self) -> Vec<SocketAddr> {
-        self.proxy.as_ref().map(atoll_proxy::Proxy::local_addrs).unwrap_or_default()
+        self.proxy.as_ref().map(|proxy| proxy.local_addrs()).unwrap_or_default()
     }
 
     /// How busy the proxy is, by its connections: 0 to 100.

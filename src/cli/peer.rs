@@ -1,0 +1,37 @@
+//! `atoll peer`: lends this machine to a manager.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+
+/// `atoll peer`
+#[derive(Debug, Args)]
+pub struct PeerArgs {
+    /// The manager; without it, the one that the token names
+    #[arg(long, value_name = "URL")]
+    pub manager: Option<String>,
+    /// The token that the manager's operator gave; not needed once admitted
+    #[arg(long, value_name = "T")]
+    pub token: Option<String>,
+    /// Where clients come in; without it the first free port from 5001
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// The URL clients are led to, if it is not the address that the manager sees
+    #[arg(long, value_name = "URL")]
+    pub advertise: Option<String>,
+    /// What clients may take together, such as 50mbit or 6MB/s
+    #[arg(long, value_name = "RATE")]
+    pub rate: Option<String>,
+    /// What may be sent in a day (UTC), such as 15GB
+    #[arg(long, value_name = "SIZE")]
+    pub daily: Option<String>,
+    /// What may be sent in a month (UTC), such as 300GB
+    #[arg(long, value_name = "SIZE")]
+    pub monthly: Option<String>,
+    /// How long running downloads may take to end when the peer leaves
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub grace: String,
+    /// The directory it writes to; without it one among the user's state
+    #[arg(long, value_name = "DIRECTORY")]
+    pub state: Option<PathBuf>,
+}

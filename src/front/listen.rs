@@ -1,0 +1,212 @@
+//! Accepting clients. A connection whose first bytes ask for the program itself (`/_atoll/`, `/_log`, or a POST) is a plain one;
+//! every other runs behind the proxy's gate. Draining takes nobody new and lets what runs finish.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::{Instant, sleep, timeout},
+};
+
+use super::body::FrontBody;
+
+/// Answers what comes in at the front.
+pub(crate) trait Desk: Send + Sync + 'static {
+    /// A client's stream behind the gate.
+    type Gated: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// Puts a client's stream behind the gate.
+    fn gate(&self, stream: TcpStream) -> Self::Gated;
+
+    /// Answers one request. Those with a body come only by plain connections.
+    fn answer(&self, client: Client, request: Request<Incoming>) -> impl Future<Output = Response<FrontBody>> + Send;
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Client {
+    pub(crate) address: SocketAddr,
+    /// The round trip to it when it connected, in microseconds, where the system tells.
+    pub(crate) rtt_us: Option<u64>,
+}
+
+/// A listener with what it accepted. Dropping it cuts all.
+#[derive(Debug)]
+pub(crate) struct Front {
+    address: SocketAddr,
+    phase: watch::Sender<bool>,
+    task: JoinSet<()>,
+}
+
+impl Front {
+    /// Binds; nothing is accepted before [`Self::serve`], so that the port may be told to others first.
+    pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    }
+
+    /// Serves until drained or dropped, at most so many connections at once.
+    pub(crate) fn serve<D: Desk>(listener: TcpListener, connections: usize, desk: Arc<D>) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let (phase, phases) = watch::channel(false);
+        let mut task = JoinSet::new();
+        task.spawn(accept(listener, connections, desk, phases));
+        Ok(Self { address, phase, task })
+    }
+
+    /// Where it listens.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Takes nobody new; idle connections are closed, busy ones after their answer.
+    pub(crate) fn close(&self) {
+        self.phase.send_replace(true);
+    }
+
+    /// Waits until all connections have ended, at most this long; then cuts them. True if all ended.
+    pub(crate) async fn finish(mut self, most: Duration) -> bool {
+        self.close();
+        let ended = timeout(most, async { while self.task.join_next().await.is_some() {} }).await.is_ok();
+        self.task.shutdown().await;
+        ended
+    }
+}
+
+async fn accept<D: Desk>(listener: TcpListener, most: usize, desk: Arc<D>, phases: watch::Receiver<bool>) {
+    let slots = Arc::new(Semaphore::new(most));
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, address)) => {
+                    let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+                        // One try, never waited for; the kernel's buffer has room for it.
+                        let _ = stream.try_write(BUSY);
+                        continue;
+                    };
+                    let rtt = atoll_sys::tcp::round_trip(&stream).ok().flatten();
+                    let rtt_us = rtt.and_then(|rtt| u64::try_from(rtt.smoothed.as_micros()).ok());
+                    let (desk, phases) = (Arc::clone(&desk), phases.clone());
+                    connections.spawn(async move {
+                        let _slot = slot;
+                        converse(desk, Client { address, rtt_us }, stream, phases).await;
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            () = closing(phases.clone()) => break,
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn converse<D: Desk>(desk: Arc<D>, client: Client, stream: TcpStream, phases: watch::Receiver<bool>) {
+    // A client that left at once is noticed soon enough.
+    let _ = stream.set_nodelay(true);
+    let plain = tokio::select! {
+        plain = is_plain(&stream) => plain,
+        () = closing(phases.clone()) => return,
+    };
+    let Some(plain) = plain else { return };
+    let mut builder = http1::Builder::new();
+    builder.max_headers(MAX_FIELDS);
+    let service = {
+        let desk = Arc::clone(&desk);
+        service_fn(move |request| {
+            let desk = Arc::clone(&desk);
+            async move { Ok::<_, Infallible>(desk.answer(client, request).await) }
+        })
+    };
+    if plain {
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
+        run(builder.serve_connection(TokioIo::new(stream), service), phases).await;
+    } else {
+        // Half-closed connections are kept: the parser then never reads ahead of its answers, as the gate needs.
+        builder.half_close(true);
+        run(builder.serve_connection(TokioIo::new(desk.gate(stream)), service), phases).await;
+    }
+}
+
+async fn run<I, S>(connection: http1::Connection<I, S>, phases: watch::Receiver<bool>)
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    S: hyper::service::HttpService<Incoming, ResBody = FrontBody>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closing(phases) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::trace!(%error, "a connection ended early");
+    }
+}
+
+/// Whether the first bytes ask for the program itself; none if nothing comes.
+async fn is_plain(stream: &TcpStream) -> Option<bool> {
+    let deadline = Instant::now() + HEAD_TIMEOUT;
+    let mut first = [0; 16];
+    while Instant::now() < deadline {
+        let count = timeout(HEAD_TIMEOUT, stream.peek(&mut first)).await.ok()?.ok()?;
+        let seen = first.get(..count)?;
+        if seen.is_empty() {
+            return None;
+        }
+        if OWN.iter().any(|own| seen.starts_with(own)) {
+            return Some(true);
+        }
+        if !OWN.iter().any(|own| own.starts_with(seen)) {
+            return Some(false);
+        }
+        // The beginning of one of them: the rest is on its way.
+        sleep(PEEK_PAUSE).await;
+    }
+    None
+}
+
+/// Ready once the front closes, or is gone.
+async fn closing(mut phases: watch::Receiver<bool>) {
+    let _ = phases.wait_for(|closing| *closing).await;
+}
+
+/// How requests for the program itself begin.
+const OWN: [&[u8]; 5] = [b"POST ", b"GET /_atoll/", b"HEAD /_atoll/", b"GET /_log", b"HEAD /_log"];
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4_096;
+
+/// After a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Between two looks at a head that dawdles.
+const PEEK_PAUSE: Duration = Duration::from_millis(10);
+
+/// For the first bytes, and for a plain connection's heads.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of a plain connection's head.
+const MAX_HEAD: usize = 64 << 10;
+
+/// Fields of a head; the gate's own limit is under it.
+const MAX_FIELDS: usize = 256;
+
+/// To those who find no place.
+const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nServer: atoll\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";

@@ -1,0 +1,237 @@
+//! The life of one request of a client at the manager: to the program itself, led to a peer, or served here.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use atoll_overlay::ByteStream;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::{Body as _, Incoming};
+use tokio::net::TcpStream;
+
+use super::{
+    control,
+    explain::{self, Explained},
+    office::Office,
+    roster::{Choice, Wish},
+};
+use crate::front::{
+    body::{self, FrontBody, text, typed, whole},
+    listen::{Client, Desk},
+    record::{Asker, truncated},
+};
+
+impl Desk for Office {
+    type Gated = ByteStream;
+
+    fn gate(&self, stream: TcpStream) -> ByteStream {
+        Box::new(self.proxy.behind_gate(stream))
+    }
+
+    async fn answer(&self, client: Client, request: Request<Incoming>) -> Response<FrontBody> {
+        let path = request.uri().path();
+        if path == "/_log" || path.starts_with("/_atoll/") || path == "/_atoll" {
+            return control::answer(self, client, request).await;
+        }
+        if path == "/_ws" || path.starts_with("/_ws/") {
+            return text(
+                StatusCode::GONE,
+                "machines join with `atoll peer --manager URL --token T`; see docs/manager.md",
+            );
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served");
+        }
+        if !request.body().is_end_stream() {
+            let mut answer = text(StatusCode::BAD_REQUEST, "requests with a body are not served");
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            return answer;
+        }
+        serve_client(self, client, &request.map(|_| ())).await
+    }
+}
+
+async fn serve_client(office: &Office, client: Client, request: &Request<()>) -> Response<FrontBody> {
+    if request.uri().path() == HEALTH {
+        return health(office);
+    }
+    if is_loop(office, request) {
+        return loop_found();
+    }
+    let target = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let asked = Asked::read(target, |said| office.roster().names(said));
+    if let Some(form) = asked.list {
+        return mirror_list(office, client, &asked, form, request);
+    }
+    asked.not.iter().for_each(|not| office.roster().complain(not));
+    let small = office.rules.redirect_above > 0
+        && office.size(&asked.file).is_some_and(|size| size <= office.rules.redirect_above);
+    if !small && !office.rules.secure {
+        let wish = Wish { file: &asked.file, client: client.address.ip(), not: &asked.not };
+        let choices = office.roster().lead(Instant::now(), &wish);
+        if let Some(answer) = choices.first().and_then(|first| led(office, &asked.file, first, &choices)) {
+            office.totals.redirects.fetch_add(1, Ordering::Relaxed);
+            return answer;
+        }
+    }
+    serve(office, client, &asked.file, request).await
+}
+
+/// From the own cache, as a peer would.
+pub(crate) async fn serve(office: &Office, client: Client, file: &str, request: &Request<()>) -> Response<FrontBody> {
+    let Some(inner) = office.site.request(file, request) else {
+        return text(StatusCode::BAD_REQUEST, "the path cannot be handed on");
+    };
+    let mut answer = office.proxy.answer(inner).await;
+    office.site.turn(answer.headers_mut());
+    let asker = Asker::of(client.address, client.rtt_us, file, request.headers());
+    office.meter.metered(asker, answer)
+}
+
+/// A redirect to the first of these. None if the path cannot stand in a header.
+fn led(office: &Office, file: &str, first: &Choice, choices: &[Choice]) -> Option<Response<FrontBody>> {
+    let location = HeaderValue::from_str(&format!("{}{file}", first.url)).ok()?;
+    let mut answer = Response::new(whole(""));
+    *answer.status_mut() = office.rules.redirect_status;
+    let headers = answer.headers_mut();
+    headers.insert(header::LOCATION, location);
+    // For this client, now.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Ok(name) = HeaderValue::from_str(&first.name) {
+        headers.insert(NODE, name);
+    }
+    if let Some(links) = explain::duplicates(file, choices).and_then(|links| HeaderValue::try_from(links).ok()) {
+        headers.insert(header::LINK, links);
+    }
+    Some(answer)
+}
+
+fn mirror_list(
+    office: &Office,
+    client: Client,
+    asked: &Asked,
+    form: ListForm,
+    request: &Request<()>,
+) -> Response<FrontBody> {
+    let now = Instant::now();
+    let wish = Wish { file: &asked.file, client: client.address.ip(), not: &asked.not };
+    let (choices, views) = {
+        let roster = office.roster();
+        (roster.explain(now, &wish), roster.views(now))
+    };
+    let network = truncated(client.address.ip()).to_string();
+    let explained = Explained::new(&asked.file, network, &choices, views, &asked.not);
+    let accepts = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let is_json = form == ListForm::Json || accepts.contains("application/json");
+    if is_json {
+        return body::json(StatusCode::OK, &explained);
+    }
+    let mut page = typed(StatusCode::OK, "text/html; charset=utf-8", explained.page());
+    let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
+    page
+}
+
+/// 200 while clients may come, 503 once the manager is leaving.
+fn health(office: &Office) -> Response<FrontBody> {
+    if office.draining.load(Ordering::Relaxed) {
+        text(StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else {
+        text(StatusCode::OK, "ok")
+    }
+}
+
+/// Whether a node of this network sends the request: then the backend leads back to us [RFC 8586].
+fn is_loop(office: &Office, request: &Request<()>) -> bool {
+    let own = format!("atoll-{}", office.network.name);
+    let values = request.headers().get_all("cdn-loop").iter().filter_map(|value| value.to_str().ok());
+    let mut ids = values.flat_map(|value| value.split(',')).map(|id| id.split(';').next().unwrap_or_default().trim());
+    ids.any(|id| id == own)
+}
+
+/// See [`is_loop`].
+pub(crate) fn loop_found() -> Response<FrontBody> {
+    let mut answer = text(StatusCode::LOOP_DETECTED, "the backend leads back here: this request has been here before");
+    let status = HeaderValue::from_static("atoll; error=proxy_loop_detected");
+    answer.headers_mut().insert(HeaderName::from_static("proxy-status"), status);
+    answer
+}
+
+/// A target, with what is meant for the manager taken out of its query.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// Path and query as the backend is to see them.
+    pub(crate) file: String,
+    /// Peers that failed this client.
+    pub(crate) not: Vec<String>,
+    pub(crate) list: Option<ListForm>,
+}
+
+/// How a mirror list is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ListForm {
+    Page,
+    Json,
+}
+
+impl Asked {
+    /// Reads a target. `not=X` is the manager's only if X names a peer, and `mirrorlist` only as it stands in the manual: all else
+    /// is the backend's, byte for byte.
+    pub(crate) fn read(target: &str, names: impl Fn(&str) -> bool) -> Self {
+        let whole = || Self { file: target.to_owned(), not: Vec::new(), list: None };
+        let Some((path, query)) = target.split_once('?') else { return whole() };
+        let mut asked = whole();
+        let mut kept = Vec::new();
+        for part in query.split('&') {
+            match part.split_once('=') {
+                Some(("not", said)) if names(said) => asked.not.push(said.to_owned()),
+                None if part == "mirrorlist" => asked.list = Some(ListForm::Page),
+                Some(("mirrorlist", "json")) => asked.list = Some(ListForm::Json),
+                _ => kept.push(part),
+            }
+        }
+        if asked.not.is_empty() && asked.list.is_none() {
+            return asked;
+        }
+        asked.not.truncate(NOTS);
+        asked.file = if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) };
+        asked
+    }
+}
+
+/// Shares the office with the front.
+pub(crate) type Shared = Arc<Office>;
+
+/// Answered by every node on every name.
+pub(crate) const HEALTH: &str = "/.well-known/atoll/health";
+
+/// The name of the peer a client is led to, for `?not=`.
+const NODE: HeaderName = HeaderName::from_static("atoll-node");
+
+/// Peers a client may refuse at once.
+const NOTS: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(target: &str) -> (String, Vec<String>, Option<ListForm>) {
+        let asked = Asked::read(target, |said| said == "0123456789abcdef" || said == "10.0.0.1:5001");
+        (asked.file, asked.not, asked.list)
+    }
+
+    #[test]
+    fn only_what_is_the_managers_leaves_the_query() {
+        let kept = |target: &str| assert_eq!(read(target), (target.to_owned(), Vec::new(), None));
+        for target in
+            ["/", "/a?", "/a?b&&c=", "/a?not=me", "/a?mirrorlist=html", "/a?x=mirrorlist", "/a?not", "/%2e%2e/?%00"]
+        {
+            kept(target);
+        }
+        let not = vec!["0123456789abcdef".to_owned(), "10.0.0.1:5001".to_owned()];
+        assert_eq!(read("/a?x=1&not=0123456789abcdef&y&not=10.0.0.1:5001"), ("/a?x=1&y".into(), not, None));
+        assert_eq!(read("/a?mirrorlist"), ("/a".into(), Vec::new(), Some(ListForm::Page)));
+        assert_eq!(read("/a?b=1&mirrorlist=json"), ("/a?b=1".into(), Vec::new(), Some(ListForm::Json)));
+    }
+}

@@ -1,0 +1,295 @@
+//! The manager's log of requests: one JSON object a line, to a file that turns when it is large, and the last lines in memory for
+//! `/_log`.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File, OpenOptions},
+    io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use tokio::sync::broadcast;
+
+use crate::front::record::Record;
+
+/// See the file's head.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    inner: Mutex<Inner>,
+    fresh: broadcast::Sender<Arc<Line>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: Option<Turning>,
+    last: VecDeque<Arc<Line>>,
+    bytes: usize,
+    failed: u64,
+}
+
+/// One line, with what it is filtered by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Line {
+    /// With its newline.
+    pub(crate) text: Bytes,
+    key: String,
+    peer: String,
+}
+
+/// Which lines are wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Filter {
+    /// What the key begins with.
+    pub(crate) key: Option<String>,
+    /// The peer, by its URL or its host and port.
+    pub(crate) peer: Option<String>,
+}
+
+impl Journal {
+    /// A log to this file, or to memory alone. What a file holds already is read for the last lines.
+    pub(crate) fn open(path: Option<&Path>) -> io::Result<Self> {
+        let mut inner = Inner { file: None, last: VecDeque::new(), bytes: 0, failed: 0 };
+        if let Some(path) = path {
+            let lines = tail(path)?;
+            inner.file = Some(Turning::open(path, TURN_AT)?);
+            lines.into_iter().for_each(|line| inner.remember(Arc::new(line)));
+        }
+        Ok(Self { inner: Mutex::new(inner), fresh: broadcast::Sender::new(FOLLOWED) })
+    }
+
+    /// Writes records. A file that cannot be written loses them, not the manager; the loss is counted.
+    pub(crate) fn append(&self, records: &[Record]) {
+        let lines: Vec<Arc<Line>> = records.iter().map(|record| Arc::new(Line::of(record))).collect();
+        let mut inner = self.lock();
+        for line in &lines {
+            let written = inner.file.as_mut().map_or(Ok(()), |file| file.write(&line.text));
+            if let Err(error) = written {
+                if inner.failed == 0 {
+                    tracing::warn!(%error, "the log of requests cannot be written; lines are lost");
+                }
+                inner.failed += 1;
+            }
+            inner.remember(Arc::clone(line));
+        }
+        drop(inner);
+        for line in lines {
+            // Nobody follows: then it is nobody's business.
+            let _ = self.fresh.send(line);
+        }
+    }
+
+    /// The last lines that fit the filter, oldest first, and those to come. A follower that lags by more than [`FOLLOWED`] lines
+    /// loses the oldest.
+    pub(crate) fn follow(&self, filter: &Filter, most: usize) -> (Vec<Bytes>, broadcast::Receiver<Arc<Line>>) {
+        let inner = self.lock();
+        let wanted = inner.last.iter().rev().filter(|line| filter.wants(line)).take(most);
+        let mut lines: Vec<Bytes> = wanted.map(|line| line.text.clone()).collect();
+        lines.reverse();
+        (lines, self.fresh.subscribe())
+    }
+
+    /// Opens the file anew, after it was moved away.
+    pub(crate) fn reopen(&self) -> io::Result<()> {
+        let mut inner = self.lock();
+        if let Some(file) = &inner.file {
+            inner.file = Some(Turning::open(&file.path, file.turn_at)?);
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn remember(&mut self, line: Arc<Line>) {
+        self.bytes += line.text.len();
+        self.last.push_back(line);
+        while self.last.len() > LINES || self.bytes > LINES_BYTES {
+            let Some(gone) = self.last.pop_front() else { return };
+            self.bytes -= gone.text.len();
+        }
+    }
+}
+
+impl Line {
+    fn of(record: &Record) -> Self {
+        let mut text = serde_json::to_vec(record).unwrap_or_default();
+        text.push(b'\n');
+        Self { text: text.into(), key: record.data.key.clone(), peer: record.peer.clone() }
+    }
+}
+
+impl Filter {
+    /// Whether a line fits.
+    pub(crate) fn wants(&self, line: &Line) -> bool {
+        let bare = |peer: &str| peer.strip_prefix("http://").unwrap_or(peer).trim_end_matches('/').to_owned();
+        self.key.as_ref().is_none_or(|key| line.key.starts_with(key.as_str()))
+            && self.peer.as_ref().is_none_or(|peer| bare(peer) == bare(&line.peer))
+    }
+}
+
+/// A file that is moved to NAME.1 (and that to NAME.2, up to [`KEPT`]) when it is large.
+#[derive(Debug)]
+struct Turning {
+    path: PathBuf,
+    file: File,
+    size: u64,
+    turn_at: u64,
+}
+
+impl Turning {
+    fn open(path: &Path, turn_at: u64) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.create(true).append(true);
+        // It says who fetched what.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(path)?;
+        let size = file.metadata()?.len();
+        Ok(Self { path: path.to_owned(), file, size, turn_at })
+    }
+
+    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        if self.size >= self.turn_at {
+            self.turn()?;
+        }
+        self.file.write_all(line)?;
+        self.size += u64::try_from(line.len()).unwrap_or(u64::MAX);
+        Ok(())
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        for number in (1..KEPT).rev() {
+            let from = numbered(&self.path, number);
+            if from.exists() {
+                fs::rename(from, numbered(&self.path, number + 1))?;
+            }
+        }
+        fs::rename(&self.path, numbered(&self.path, 1))?;
+        *self = Self::open(&self.path, self.turn_at)?;
+        Ok(())
+    }
+}
+
+fn numbered(path: &Path, number: u32) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{number}"));
+    path.with_file_name(name)
+}
+
+/// The last lines of a file that may not be there yet; lines that are none of ours are left out.
+fn tail(path: &Path) -> io::Result<Vec<Line>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let mut lines = Vec::new();
+    for text in BufReader::new(file).split(b'\n') {
+        if let Ok(record) = serde_json::from_slice::<Record>(&text?) {
+            lines.push(Line::of(&record));
+        }
+    }
+    Ok(lines)
+}
+
+/// Bytes at which the file turns. `[guess]`
+const TURN_AT: u64 = 64 << 20;
+
+/// Old files kept beside the one written.
+const KEPT: u32 = 4;
+
+/// Lines in memory for `/_log`. `[guess]`
+pub(crate) const LINES: usize = 10_000;
+
+/// Bytes of them.
+const LINES_BYTES: usize = 8 << 20;
+
+/// Bytes read of a file at start.
+const TAIL: u64 = 4 << 20;
+
+/// Lines a follower may lag by.
+const FOLLOWED: usize = 4_096;
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::front::record::{Asker, Outcome};
+
+    fn record(key: &str, peer: &str) -> Record {
+        let outcome =
+            Outcome { success: true, status: 200, bytes: 1, total: None, milliseconds: 0, source: String::new() };
+        Asker::of(([192, 0, 2, 1], 1).into(), None, key, &HeaderMap::new()).record(&outcome, peer, 1, false)
+    }
+
+    fn keys(lines: &[Bytes]) -> Vec<String> {
+        let key = |line: &Bytes| serde_json::from_slice::<Record>(line).unwrap().data.key;
+        lines.iter().map(key).collect()
+    }
+
+    #[test]
+    fn the_last_lines_are_filtered_by_key_and_peer_and_survive_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("requests.log");
+        let journal = Journal::open(Some(&path)).unwrap();
+        journal.append(&[record("/a/1", "http://p:1"), record("/b/1", "http://p:1"), record("/a/2", "http://q:2")]);
+        drop(journal);
+        std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"no line of ours\n").unwrap();
+        let journal = Journal::open(Some(&path)).unwrap();
+        let ask = |key: Option<&str>, peer: Option<&str>, most| {
+            let filter = Filter { key: key.map(str::to_owned), peer: peer.map(str::to_owned) };
+            keys(&journal.follow(&filter, most).0)
+        };
+        assert_eq!(ask(None, None, 9), ["/a/1", "/b/1", "/a/2"]);
+        assert_eq!(ask(None, None, 2), ["/b/1", "/a/2"]);
+        assert_eq!(ask(Some("/a"), None, 9), ["/a/1", "/a/2"]);
+        assert_eq!(ask(None, Some("p:1"), 9), ["/a/1", "/b/1"]);
+        assert_eq!(ask(Some("/a"), Some("http://q:2/"), 9), ["/a/2"]);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn followers_hear_what_comes() {
+        let journal = Journal::open(None).unwrap();
+        let (before, mut fresh) = journal.follow(&Filter::default(), 9);
+        assert!(before.is_empty());
+        journal.append(&[record("/a", "p")]);
+        assert_eq!(fresh.try_recv().unwrap().key, "/a");
+    }
+
+    #[test]
+    fn a_large_file_turns_and_few_old_ones_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut file = Turning::open(&path, 10).unwrap();
+        for number in 0..8 {
+            file.write(format!("line number {number}\n").as_bytes()).unwrap();
+        }
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).ok();
+        assert_eq!(read("log").as_deref(), Some("line number 7\n"));
+        assert_eq!(read("log.1").as_deref(), Some("line number 6\n"));
+        assert_eq!(read("log.4").as_deref(), Some("line number 3\n"));
+        assert_eq!(read("log.5"), None);
+    }
+
+    #[test]
+    fn memory_holds_a_bounded_number_of_lines() {
+        let journal = Journal::open(None).unwrap();
+        let many: Vec<Record> = (0..LINES + 5).map(|n| record(&format!("/{n}"), "p")).collect();
+        journal.append(&many);
+        let lines = journal.follow(&Filter::default(), usize::MAX).0;
+        assert_eq!((lines.len(), keys(&lines[..1])), (LINES, vec!["/5".to_owned()]));
+    }
+}

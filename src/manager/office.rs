@@ -1,0 +1,275 @@
+//! What a running manager holds, and what its desk, its control and its watch share.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use atoll_proxy::Proxy;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    journal::Journal,
+    ledger::Ledger,
+    login::Login,
+    roster::Roster,
+    token::{NetworkId, Token},
+    warm::Warms,
+};
+use crate::{
+    Node,
+    front::{ask::Place, meter::Meter, record::Record, site::Site},
+    state::{Kept, State},
+};
+
+/// See the file's head.
+pub(crate) struct Office {
+    pub(crate) site: Site,
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) meter: Arc<Meter>,
+    pub(crate) journal: Journal,
+    pub(crate) login: Login,
+    pub(crate) rules: Rules,
+    /// Where others reach this manager.
+    pub(crate) own: Place,
+    pub(crate) network: Network,
+    pub(crate) overlay_port: u16,
+    pub(crate) started: Instant,
+    pub(crate) draining: AtomicBool,
+    /// The operator asked for the manager itself to leave.
+    pub(crate) leave: tokio::sync::Notify,
+    pub(crate) totals: Totals,
+    pub(crate) warms: Warms,
+    node: Mutex<Option<Node>>,
+    state: State,
+    roster: Mutex<Roster>,
+    ledger: Mutex<Ledger>,
+    sizes: Mutex<BTreeMap<String, u64>>,
+    files: Mutex<BTreeMap<String, Popular>>,
+}
+
+/// What the operator set.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    /// Files up to this size are served here.
+    pub(crate) redirect_above: u64,
+    pub(crate) redirect_status: http::StatusCode,
+    pub(crate) private: bool,
+    /// Clients come over https, by whatever stands before us: peers, which speak http, are no good to them.
+    pub(crate) secure: bool,
+}
+
+/// The private network.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Network {
+    /// The name, which strangers do not know.
+    pub(crate) name: String,
+    /// Where its first node listened last.
+    #[serde(default)]
+    pub(crate) port: u16,
+}
+
+impl Network {
+    /// A new one.
+    pub(crate) fn make() -> Self {
+        Self { name: format!("m-{:032x}", rand::random::<u128>()), port: 0 }
+    }
+
+    /// What it is told apart by: tells nothing of the name.
+    pub(crate) fn id(&self) -> NetworkId {
+        let hash = blake3::derive_key("atoll manager network id v1", self.name.as_bytes());
+        let mut id = NetworkId::default();
+        id.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
+        id
+    }
+
+    /// The id as text.
+    pub(crate) fn id_text(&self) -> String {
+        self.id().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// What peers did, those that have gone included.
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    /// Body bytes that peers sent to clients.
+    pub(crate) by_peers: AtomicU64,
+    /// Redirects.
+    pub(crate) redirects: AtomicU64,
+    /// Peers ejected.
+    pub(crate) ejected: AtomicU64,
+}
+
+/// A file and how often it was asked for.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(crate) struct Popular {
+    pub(crate) downloads: u64,
+    pub(crate) bytes: u64,
+}
+
+/// What survives a restart.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Kepts {
+    pub(crate) network: Network,
+    #[serde(default)]
+    pub(crate) ledger: Ledger,
+}
+
+/// The parts of an office that are made one by one.
+pub(crate) struct Furniture {
+    pub(crate) site: Site,
+    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) node: Node,
+    pub(crate) meter: Arc<Meter>,
+    pub(crate) journal: Journal,
+    pub(crate) login: Login,
+    pub(crate) rules: Rules,
+    pub(crate) own: Place,
+    pub(crate) network: Network,
+    pub(crate) overlay_port: u16,
+    pub(crate) state: State,
+    pub(crate) ledger: Ledger,
+}
+
+impl Office {
+    pub(crate) fn new(furniture: Furniture) -> Self {
+        let Furniture { site, proxy, node, meter, journal, login, rules, own, network, overlay_port, state, ledger } =
+            furniture;
+        Self {
+            site,
+            proxy,
+            node: Mutex::new(Some(node)),
+            meter,
+            journal,
+            login,
+            rules,
+            own,
+            network,
+            overlay_port,
+            started: Instant::now(),
+            draining: AtomicBool::new(false),
+            leave: tokio::sync::Notify::new(),
+            totals: Totals::default(),
+            warms: Warms::default(),
+            state,
+            roster: Mutex::default(),
+            ledger: Mutex::new(ledger),
+            sizes: Mutex::default(),
+            files: Mutex::default(),
+        }
+    }
+
+    /// Stops the node behind.
+    pub(crate) async fn close(&self) {
+        let node = lock(&self.node).take();
+        if let Some(node) = node {
+            node.stop().await;
+        }
+    }
+
+    /// The peers. Held for no longer than a look.
+    pub(crate) fn roster(&self) -> MutexGuard<'_, Roster> {
+        lock(&self.roster)
+    }
+
+    /// Who may join.
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
+    }
+
+    /// Writes what must survive. What cannot be written is said.
+    pub(crate) fn save(&self) {
+        let kept = Kepts { network: self.network.clone(), ledger: self.ledger().clone() };
+        let bytes = serde_json::to_vec(&kept).unwrap_or_default();
+        if let Err(error) = self.state.save(Kept::Manager, &bytes) {
+            tracing::warn!(%error, "who may join could not be saved");
+        }
+    }
+
+    /// A new token.
+    pub(crate) fn make_token(&self, uses: u32, expires: u64) -> Token {
+        let token = Token::make(self.network.id(), &self.own);
+        self.ledger().grant(&token, uses, expires);
+        self.save();
+        token
+    }
+
+    /// Nobody is led to a peer any more, and it is let in no more.
+    pub(crate) fn eject(&self, name: &str, why: &str) -> bool {
+        let known = self.roster().eject(name, why);
+        if known {
+            self.ledger().remove(name, why);
+            self.save();
+            self.totals.ejected.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(peer = name, why, "ejected: nobody is led there any more, and it may not join again");
+        }
+        known
+    }
+
+    /// Takes in what somebody served.
+    pub(crate) fn note(&self, records: &[Record], by_peer: bool) {
+        let (mut sizes, mut files) = (lock(&self.sizes), lock(&self.files));
+        for Record { data, .. } in records {
+            if by_peer {
+                self.totals.by_peers.fetch_add(data.bytes, Ordering::Relaxed);
+            }
+            if let (200, Some(total)) = (data.status, data.total) {
+                if sizes.len() >= FILES {
+                    sizes.clear();
+                }
+                sizes.insert(data.key.clone(), total);
+            }
+            if files.len() >= FILES && !files.contains_key(&data.key) {
+                // The long tail is forgotten, what is asked for often stays.
+                files.retain(|_, popular| popular.downloads > 1);
+                if files.len() >= FILES {
+                    continue;
+                }
+            }
+            let popular = files.entry(data.key.clone()).or_default();
+            popular.downloads += 1;
+            popular.bytes = popular.bytes.saturating_add(data.bytes);
+        }
+        drop((sizes, files));
+        self.journal.append(records);
+    }
+
+    /// The size of a file that somebody served.
+    pub(crate) fn size(&self, file: &str) -> Option<u64> {
+        lock(&self.sizes).get(file).copied()
+    }
+
+    /// The files that most bytes were sent of.
+    pub(crate) fn top_files(&self, most: usize) -> Vec<(String, Popular)> {
+        let mut files: Vec<(String, Popular)> =
+            lock(&self.files).iter().map(|(file, popular)| (file.clone(), *popular)).collect();
+        files.sort_by_key(|(_, popular)| std::cmp::Reverse(popular.bytes));
+        files.truncate(most);
+        files
+    }
+
+    /// Files of which bytes were sent, for samples.
+    pub(crate) fn some_files(&self) -> Vec<(String, u64)> {
+        lock(&self.sizes).iter().map(|(file, size)| (file.clone(), *size)).take(SAMPLED).collect()
+    }
+}
+
+/// Where a peer that comes from there and listens at a port is reached.
+pub(crate) fn seen_at(client: SocketAddr, port: u16) -> Place {
+    Place::of(SocketAddr::new(client.ip(), port))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Files remembered with their size, and with their downloads. `[guess]`
+const FILES: usize = 65_536;
+
+/// Files that samples are drawn from.
+const SAMPLED: usize = 1_024;

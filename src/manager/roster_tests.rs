@@ -1,0 +1,1 @@
+//! What makes a peer one that clients are led to.

@@ -1,0 +1,294 @@
+//! `atoll manager`: from the command line to a running manager, and its end.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use http::StatusCode;
+use tokio::{net::TcpListener, time::timeout};
+
+use super::{
+    desk::Shared,
+    journal::Journal,
+    ledger::Ledger,
+    login::Login,
+    office::{Furniture, Kepts, Network, Office, Rules},
+    token::Token,
+    watch,
+};
+use crate::{
+    Node,
+    cli::ManagerArgs,
+    config::{LogConfig, units::parse_duration},
+    front::{
+        amount,
+        ask::Place,
+        home,
+        listen::Front,
+        meter::{Lent, Meter, unix_now},
+        node::{Behind, overlay_port},
+        quota::Used,
+        site::Site,
+        stop::{Signals, warm_close},
+    },
+    log::Log,
+    node::STOP_LIMIT,
+    out::{complain, say},
+    port_holder::{Protocol, bind_error},
+    state::{Kept, State},
+};
+
+/// Runs a manager until it is ended.
+pub async fn run(args: ManagerArgs) -> ExitCode {
+    let asked = match Asked::read(args) {
+        Ok(asked) => asked,
+        Err(error) => {
+            complain(error);
+            return ExitCode::from(2);
+        }
+    };
+    if let Err(error) = Log::start(&LogConfig { level: LEVEL.to_owned(), file: None }) {
+        complain(error);
+        return ExitCode::FAILURE;
+    }
+    // Every connection is a file; what the system refuses, it refuses.
+    let _ = atoll_sys::limits::raise_open_files();
+    match start(asked).await {
+        Ok(code) => code,
+        Err(error) => {
+            complain(error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The command line, understood.
+struct Asked {
+    site: Site,
+    token: Option<Token>,
+    expires: Duration,
+    public: Option<Place>,
+    rules: Rules,
+    grace: Duration,
+    args: ManagerArgs,
+}
+
+impl Asked {
+    fn read(args: ManagerArgs) -> Result<Self, String> {
+        let time = |name: &str, text: &str| {
+            parse_duration(text).ok_or_else(|| format!("--{name} {text:?} is no time such as 30s, 10m or 7d"))
+        };
+        let above = args
+            .redirect_above
+            .as_deref()
+            .map(|text| amount::size(text).ok_or_else(|| format!("--redirect-above {text:?} is no size such as 1MB")));
+        let secure = args.public.as_deref().is_some_and(|url| url.starts_with("https://"));
+        let public = args.public.as_deref().map(|url| {
+            let bare = url.strip_prefix("https://").unwrap_or(url);
+            Place::parse(bare).map_err(|why| format!("--public {why}"))
+        });
+        Ok(Self {
+            site: Site::parse(&args.origin)?,
+            token: args.token.as_deref().map(Token::parse).transpose().map_err(|why| format!("--token: {why}"))?,
+            expires: time("expires", &args.expires)?,
+            grace: time("grace", &args.grace)?,
+            public: public.transpose()?,
+            rules: Rules {
+                redirect_above: above.transpose()?.unwrap_or(0),
+                redirect_status: match args.redirect_status {
+                    307 => StatusCode::TEMPORARY_REDIRECT,
+                    302 => StatusCode::FOUND,
+                    other => return Err(format!("--redirect-status {other}: 302 or 307")),
+                },
+                private: args.private,
+                secure,
+            },
+            args,
+        })
+    }
+}
+
+/// Why a manager did not start.
+#[derive(Debug)]
+struct Failed(String);
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn failed(error: impl fmt::Display) -> Failed {
+    Failed(error.to_string())
+}
+
+async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
+    let state = home::open(asked.args.state.take(), "manager").map_err(failed)?;
+    let kept = load(&state)?;
+    let listen = asked.args.listen;
+    let listener = Front::bind(listen)
+        .map_err(|error| Failed(format!("the manager cannot listen: {}", bind_error(&error, listen, Protocol::Tcp))))?;
+    let mut signals = Signals::new().map_err(failed)?;
+    let (login, text) = Login::load(&state).map_err(failed)?;
+    let office = open(&asked, state, kept, login, &listener).await?;
+    let front = Front::serve(listener, CONNECTIONS, Arc::clone(&office)).map_err(failed)?;
+    greet(&asked, &office, &front, &text);
+    tokio::spawn(probe_origin(Arc::clone(&office)));
+    let watching = tokio::spawn(watch::watch(Arc::clone(&office)));
+    let reopen = || {
+        if let Err(error) = office.journal.reopen() {
+            tracing::warn!(%error, "the log of requests was not reopened");
+        }
+    };
+    tokio::select! {
+        () = signals.end(reopen) => {}
+        () = office.leave.notified() => {}
+    }
+    office.draining.store(true, Ordering::Relaxed);
+    tokio::select! {
+        _ = warm_close(front, &office.meter, asked.grace) => {}
+        () = signals.end(reopen) => say("stopped at once"),
+    }
+    watching.abort();
+    watch::collect(&office);
+    if timeout(STOP_LIMIT, office.close()).await.is_err() {
+        tracing::warn!(limit = ?STOP_LIMIT, "some part did not stop in time");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the office: the node behind it runs when this returns.
+async fn open(
+    asked: &Asked,
+    state: State,
+    mut kept: Kepts,
+    login: Login,
+    listener: &TcpListener,
+) -> Result<Shared, Failed> {
+    let address = listener.local_addr().map_err(failed)?;
+    let own = asked.public.clone().unwrap_or_else(|| Place::of(reachable(address)));
+    let journal = match asked.args.log.as_deref() {
+        Some(path) if path == Path::new("-") => Some(PathBuf::from("/dev/stdout")),
+        Some(path) if path == Path::new("none") => None,
+        Some(path) => Some(path.to_owned()),
+        None => Some(state.directory().join("requests.log")),
+    };
+    let shown = journal.as_ref().map_or_else(String::new, |path| path.display().to_string());
+    let journal = Journal::open(journal.as_deref())
+        .map_err(|error| Failed(format!("the log {shown} cannot be opened: {error}")))?;
+    let behind = |port| Behind {
+        state: state.directory(),
+        site: &asked.site,
+        network: &kept.network.name,
+        bootstrap: Vec::new(),
+        overlay: (listener_ip(address), port),
+        url: &own,
+        grace: asked.grace,
+    };
+    // The port of last time, so that peers find the network again; any other if somebody has it now.
+    let node = match Node::start(behind(kept.network.port).config()).await {
+        Err(_) if kept.network.port != 0 => Node::start(behind(0).config()).await,
+        started => started,
+    };
+    let node = node.map_err(failed)?;
+    let port = overlay_port(&node.status()).ok_or_else(|| failed("the overlay listens nowhere"))?;
+    kept.network.port = port;
+    let meter = Arc::new(Meter::new(&Lent::default(), Used::default(), asked.rules.private));
+    meter.set_url(&own.to_string());
+    let office = Office::new(Furniture {
+        site: asked.site.clone(),
+        proxy: node.proxy().ok_or_else(|| failed("the node has no proxy"))?,
+        node,
+        meter,
+        journal,
+        login,
+        rules: asked.rules.clone(),
+        own,
+        network: kept.network,
+        overlay_port: port,
+        state,
+        ledger: kept.ledger,
+    });
+    office.save();
+    Ok(Arc::new(office))
+}
+
+/// What was kept, or a new network.
+fn load(state: &State) -> Result<Kepts, Failed> {
+    let Some(bytes) = state.load(Kept::Manager).map_err(failed)? else {
+        return Ok(Kepts { network: Network::make(), ledger: Ledger::default() });
+    };
+    let path = state.path(Kept::Manager);
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Failed(format!("{} cannot be read: {error}; move it away to begin a new network", path.display()))
+    })
+}
+
+/// Tells the operator where everything is. Secrets go to the terminal, not to the log.
+fn greet(asked: &Asked, office: &Office, front: &Front, login: &str) {
+    let expires = unix_now().saturating_add(asked.expires.as_secs());
+    let token = match &asked.token {
+        Some(token) if office.ledger().knows(token) => token.clone(),
+        Some(token) => {
+            office.ledger().grant(token, asked.args.uses, expires);
+            office.save();
+            token.clone()
+        }
+        None => office.make_token(asked.args.uses, expires),
+    };
+    say(format_args!("manager of  {}\nlistens on  http://{}", office.site.url(), front.address()));
+    say(format_args!("downloads   {}/PATH", office.own));
+    say(format_args!("page        {}/_atoll/#token={login}", office.own));
+    say(format_args!("log         curl -u :{login} {}/_log", office.own));
+    say(format_args!(
+        "lend one    atoll peer --manager {} --token {}\n            (admits {} machines within {})",
+        office.own,
+        token.reveal(),
+        asked.args.uses,
+        asked.args.expires
+    ));
+}
+
+/// Says so if the backend does not answer now; it is asked again with every miss.
+async fn probe_origin(office: Shared) {
+    let Some(request) = office.site.get("/") else { return };
+    let answer = office.proxy.answer(request).await;
+    if answer.status() == StatusCode::BAD_GATEWAY || answer.status() == StatusCode::GATEWAY_TIMEOUT {
+        let why = answer.headers().get("proxy-status").and_then(|why| why.to_str().ok()).unwrap_or_default().to_owned();
+        tracing::warn!(
+            origin = office.site.url(),
+            why,
+            "the backend cannot be reached now; clients get 502 until it can"
+        );
+    }
+}
+
+/// Where others reach a listener on all addresses: at the address this machine talks to the world from, if it has one.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if !address.ip().is_unspecified() {
+        return address;
+    }
+    // Connecting a datagram socket sends nothing; it only asks the system for its route.
+    let route = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        socket.local_addr()
+    });
+    let ip = route.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |route| route.ip());
+    SocketAddr::new(ip, address.port())
+}
+
+/// The overlay listens where the front does.
+const fn listener_ip(address: SocketAddr) -> IpAddr {
+    address.ip()
+}
+
+/// What is logged on standard error.
+const LEVEL: &str = "info,atoll_overlay=warn,atoll_proxy=warn,libp2p=warn";
+
+/// Connections of clients and peers at once. `[guess]`
+const CONNECTIONS: usize = 65_536;

@@ -1,0 +1,274 @@
+//! `atoll peer`: from the command line to a running peer, and its end.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    process::ExitCode,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpListener,
+    sync::Notify,
+    time::{sleep, timeout},
+};
+
+use super::{
+    beat::{Heart, Stopped},
+    join::{Applicant, JoinError, Joined, join},
+    kept::Kept,
+    lender::{Lender, Session},
+};
+use crate::{
+    Node,
+    cli::PeerArgs,
+    config::{LogConfig, units::parse_duration},
+    front::{
+        amount,
+        ask::Place,
+        home,
+        listen::Front,
+        meter::{Lent, Meter},
+        node::Behind,
+        site::Site,
+        stop::{Signals, warm_close},
+    },
+    log::Log,
+    manager::{token::Token, wire::Welcome},
+    node::STOP_LIMIT,
+    out::{complain, say},
+    port_holder::{Protocol, bind_error},
+    state::State,
+};
+
+/// Runs a peer until it is ended, or its manager ends it.
+pub async fn run(args: PeerArgs) -> ExitCode {
+    let asked = match Asked::read(args) {
+        Ok(asked) => asked,
+        Err(error) => {
+            complain(error);
+            return ExitCode::from(2);
+        }
+    };
+    if let Err(error) = Log::start(&LogConfig { level: LEVEL.to_owned(), file: None }) {
+        complain(error);
+        return ExitCode::FAILURE;
+    }
+    // Every connection is a file; what the system refuses, it refuses.
+    let _ = atoll_sys::limits::raise_open_files();
+    match start(asked).await {
+        Ok(code) => code,
+        Err(error) => {
+            complain(error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The command line, understood.
+struct Asked {
+    manager: Place,
+    token: Option<Token>,
+    advertise: Option<Place>,
+    lent: Lent,
+    grace: Duration,
+    args: PeerArgs,
+}
+
+impl Asked {
+    fn read(args: PeerArgs) -> Result<Self, String> {
+        let token = args.token.as_deref().map(Token::parse).transpose().map_err(|why| format!("--token: {why}"))?;
+        let manager = match (&args.manager, token.as_ref().and_then(|token| token.manager.clone())) {
+            (Some(manager), _) => Place::parse(manager).map_err(|why| format!("--manager {why}"))?,
+            (None, Some(manager)) => manager,
+            (None, None) => return Err("--manager URL is needed: this token does not name one".to_owned()),
+        };
+        let amount = |name: &str, text: &Option<String>, read: fn(&str) -> Option<u64>, example: &str| {
+            let read =
+                |text: &String| read(text).ok_or_else(|| format!("--{name} {text:?} is none, such as {example}"));
+            text.as_ref().map(read).transpose()
+        };
+        Ok(Self {
+            manager,
+            token,
+            advertise: args
+                .advertise
+                .as_deref()
+                .map(Place::parse)
+                .transpose()
+                .map_err(|why| format!("--advertise {why}"))?,
+            lent: Lent {
+                rate: amount("rate", &args.rate, amount::rate, "50mbit")?,
+                daily: amount("daily", &args.daily, amount::size, "15GB")?,
+                monthly: amount("monthly", &args.monthly, amount::size, "300GB")?,
+            },
+            grace: parse_duration(&args.grace)
+                .ok_or_else(|| format!("--grace {:?} is no time such as 30s", args.grace))?,
+            args,
+        })
+    }
+}
+
+/// Why a peer did not start.
+#[derive(Debug)]
+struct Failed(String);
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn failed(error: impl fmt::Display) -> Failed {
+    Failed(error.to_string())
+}
+
+async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
+    let state = home::open(asked.args.state.take(), "peer").map_err(failed)?;
+    let mut kept = Kept::load(&state).map_err(failed)?;
+    let mut signals = Signals::new().map_err(failed)?;
+    let listener = listen(asked.args.listen, kept.port)?;
+    let address = listener.local_addr().map_err(failed)?;
+    kept.port = address.port();
+    let advertise = asked.advertise.as_ref().map_or_else(String::new, ToString::to_string);
+    let applicant = Applicant { token: asked.token.clone(), advertise, port: address.port() };
+    let (welcome, session) = tokio::select! {
+        admitted = admitted(&asked, &mut kept, &applicant) => admitted?,
+        () = signals.end(|| {}) => return Ok(ExitCode::SUCCESS),
+    };
+    kept.save(&state);
+    let lender = open(&asked, &state, &kept, &welcome, address).await?;
+    lender.set_session(session);
+    let front = Front::serve(listener, CONNECTIONS, Arc::clone(&lender)).map_err(failed)?;
+    say(format_args!(
+        "lent to     {}\nserves      {} at {}\nCtrl-C leaves well, a second one at once",
+        asked.manager, welcome.origin, welcome.url
+    ));
+    let mut heart = Heart::new(Arc::clone(&lender), state, kept, applicant);
+    let wake = Notify::new();
+    let mut code = ExitCode::SUCCESS;
+    let mut refused = false;
+    tokio::select! {
+        stopped = heart.run(&wake) => match stopped {
+            Stopped::Drain => say("the manager asks this machine to leave"),
+            Stopped::Refused(why) => {
+                complain(format_args!("the manager turns this machine away: {why}"));
+                code = ExitCode::FAILURE;
+                refused = true;
+            }
+        },
+        () = signals.end(|| {}) => {}
+    }
+    lender.draining.store(true, Ordering::Relaxed);
+    tokio::select! {
+        () = leave(&asked, &lender, &mut heart, front, refused) => {}
+        () = signals.end(|| {}) => say("stopped at once"),
+    }
+    heart.save();
+    if timeout(STOP_LIMIT, lender.close()).await.is_err() {
+        tracing::warn!(limit = ?STOP_LIMIT, "some part did not stop in time");
+    }
+    Ok(code)
+}
+
+/// Joins; waits for a manager that is away, unless it may serve with what was said last time.
+async fn admitted(asked: &Asked, kept: &mut Kept, applicant: &Applicant) -> Result<(Welcome, Option<Session>), Failed> {
+    let mut pause = Duration::from_millis(500);
+    loop {
+        match join(&asked.manager, kept, applicant).await {
+            Ok(Joined { session, welcome }) => {
+                let url = welcome.url.clone();
+                return Ok((welcome, Some(Session { key: session, url })));
+            }
+            Err(JoinError::Never(why)) => {
+                return Err(Failed(format!("the manager {} turns this machine away: {why}", asked.manager)));
+            }
+            Err(JoinError::Later(error)) => {
+                if let Some(welcome) = kept.welcome.clone() {
+                    say(format_args!("the manager is away: {error}; serving what it said last time"));
+                    return Ok((welcome, None));
+                }
+                complain(format_args!("{error}; asking again"));
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_secs(5));
+    }
+}
+
+/// Starts the node behind.
+async fn open(
+    asked: &Asked,
+    state: &State,
+    kept: &Kept,
+    welcome: &Welcome,
+    address: SocketAddr,
+) -> Result<Arc<Lender>, Failed> {
+    let site = Site::parse(&welcome.origin).map_err(failed)?;
+    let url = Place::parse(&welcome.url).map_err(failed)?;
+    let behind = Behind {
+        state: state.directory(),
+        site: &site,
+        network: &welcome.network,
+        bootstrap: welcome.bootstrap.clone(),
+        overlay: (address.ip(), 0),
+        url: &url,
+        grace: asked.grace,
+    };
+    let node = Node::start(behind.config()).await.map_err(failed)?;
+    let proxy = node.proxy().ok_or_else(|| failed("the node has no proxy"))?;
+    let meter = Arc::new(Meter::new(&asked.lent, kept.used, welcome.private));
+    meter.set_url(&welcome.url);
+    Ok(Arc::new(Lender::new(kept.name.clone(), asked.manager.clone(), site, node, proxy, meter)))
+}
+
+/// Withdraws, finishes what runs, and hands over the last records.
+async fn leave(asked: &Asked, lender: &Lender, heart: &mut Heart, front: Front, refused: bool) {
+    // Once the manager knows, nobody new is led here; who was led just before still comes.
+    if !refused && matches!(timeout(TELL, heart.beat()).await, Ok(Ok(_))) {
+        sleep(SETTLE).await;
+    }
+    warm_close(front, &lender.meter, asked.grace).await;
+    if !refused {
+        // What cannot be told by then is lost with the process.
+        let _ = timeout(TELL, heart.beat()).await;
+    }
+}
+
+/// The address asked for; else the port of last time or the first free one from 5001.
+fn listen(asked: Option<SocketAddr>, last: u16) -> Result<TcpListener, Failed> {
+    if let Some(address) = asked {
+        return Front::bind(address).map_err(|error| {
+            Failed(format!("the peer cannot listen: {}", bind_error(&error, address, Protocol::Tcp)))
+        });
+    }
+    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let ports = std::iter::once(last).filter(|port| *port != 0).chain(PORTS).chain([0]);
+    let mut error = None;
+    for port in ports {
+        match Front::bind((any, port).into()) {
+            Ok(listener) => return Ok(listener),
+            Err(why) => error = Some(why),
+        }
+    }
+    Err(Failed(format!(
+        "the peer cannot listen on any port: {}",
+        error.map_or_else(String::new, |why| why.to_string())
+    )))
+}
+
+/// What is logged on standard error.
+const LEVEL: &str = "info,atoll_overlay=warn,atoll_proxy=warn,libp2p=warn";
+
+/// Where peers listen unless told.
+const PORTS: std::ops::RangeInclusive<u16> = 5_001..=5_064;
+
+/// Connections at once. `[guess]`
+const CONNECTIONS: usize = 20_000;
+
+/// For the manager to hear that the peer leaves.
+const TELL: Duration = Duration::from_secs(2);
+
+/// For clients that were led here just before.
+const SETTLE: Duration = Duration::from_millis(500);
