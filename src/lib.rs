@@ -27,6 +27,8 @@ pub mod manager;
 
 pub mod url_command;
 
+pub mod key;
+
 pub mod log;
 
 mod accept;

@@ -8,8 +8,9 @@ use std::{
 
 use atoll::{
     admin,
-    cli::{CheckArgs, Cli, Command, DemoArgs, NodeArgs, StatusArgs, UrlArgs},
+    cli::{CheckArgs, Cli, Command, DemoArgs, KeyArgs, NodeArgs, StatusArgs, UrlArgs},
     config::{Config, LogConfig, NodeConfig},
+    key,
     log::Log,
     out::{complain, say},
     run, url_command,
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo(&args),
         Command::Check(args) => check(&args),
         Command::Status(args) => status(&args),
+        Command::Key(args) => key(&args),
     }
 }
 
@@ -119,6 +121,20 @@ fn url(args: &UrlArgs) -> ExitCode {
         Err(error) => {
             complain(error);
             ExitCode::from(2)
+        }
+    }
+}
+
+/// `atoll key`
+fn key(args: &KeyArgs) -> ExitCode {
+    match key::run(args) {
+        Ok(told) => {
+            say(told);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(error);
+            ExitCode::FAILURE
         }
     }
 }

@@ -27,6 +27,10 @@ pub enum Kept {
     DnsSet,
     /// The admin API's token.
     Token,
+    /// Its certificate in a closed network, put there by the operator.
+    Certificate,
+    /// The revocations it knows of.
+    Revocations,
 }
 
 impl State {
@@ -87,12 +91,14 @@ impl State {
 }
 
 impl Kept {
-    const fn file_name(self) -> &'static str {
+    pub(crate) const fn file_name(self) -> &'static str {
         match self {
             Self::Identity => "identity.key",
             Self::Peers => "peers",
             Self::DnsSet => "dns-set",
             Self::Token => "admin.token",
+            Self::Certificate => "certificate",
+            Self::Revocations => "revocations",
         }
     }
 }
@@ -143,7 +149,7 @@ impl std::error::Error for StateError {
 }
 
 /// Reads a file of bounded size.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(State::FILE_LIMIT + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > State::FILE_LIMIT {
@@ -172,7 +178,8 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder(folder)
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file that must not exist yet, and that only its owner can read.
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
