@@ -84,6 +84,8 @@ async fn renew(parts: &Parts, shown: &mut Option<Vec<u8>>) {
 async fn take(parts: &Parts, file: &Path) {
     let outcome = match state::read(file).map(|bytes| Revocation::from_text(&String::from_utf8_lossy(&bytes))) {
         Ok(Ok(revocation)) => parts.overlay().revoke(revocation).await.map_err(|error: RevokeError| error.to_string()),
+        // Half a file may be one that is still being written.
+        Ok(Err(_)) if is_fresh(file) => return,
         Ok(Err(error)) => Err(error.to_string()),
         Err(error) => Err(error.to_string()),
     };
@@ -110,6 +112,12 @@ fn revocations(folder: &Path) -> Vec<PathBuf> {
     files.filter(|path| path.is_file() && path.extension().is_none_or(|end| end != REFUSED)).take(AT_ONCE).collect()
 }
 
+/// Whether a file was written to lately.
+fn is_fresh(file: &Path) -> bool {
+    let changed = fs::metadata(file).and_then(|about| about.modified()).ok();
+    changed.and_then(|changed| changed.elapsed().ok()).is_some_and(|age| age < FRESH)
+}
+
 fn aside(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".");
@@ -128,6 +136,9 @@ enum RenewError {
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// A file that has not changed for so long is whole.
+const FRESH: Duration = Duration::from_secs(10);
 
 /// Files taken in one look.
 const AT_ONCE: usize = 64;
