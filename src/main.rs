@@ -8,8 +8,9 @@ use std::{
 
 use atoll::{
     admin,
-    cli::{CacheArgs, CheckArgs, Cli, Command, DemoArgs, NodeArgs, StatusArgs, UrlArgs},
+    cli::{CacheArgs, CheckArgs, Cli, Command, DemoArgs, KeyArgs, NodeArgs, StatusArgs, UrlArgs},
     config::{Config, LogConfig, NodeConfig},
+    key,
     log::Log,
     manager,
     out::{complain, say},
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
         Command::Peer(args) => with_runtime(peer::run(args)),
         Command::Check(args) => check(&args),
         Command::Status(args) => status(&args),
+        Command::Key(args) => key(&args),
     }
 }
 
@@ -153,6 +155,20 @@ fn url(args: &UrlArgs) -> ExitCode {
         Err(error) => {
             complain(error);
             ExitCode::from(2)
+        }
+    }
+}
+
+/// `atoll key`
+fn key(args: &KeyArgs) -> ExitCode {
+    match key::run(args) {
+        Ok(told) => {
+            say(told);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(error);
+            ExitCode::FAILURE
         }
     }
 }

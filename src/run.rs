@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Runs a node until SIGTERM or SIGINT. The first one lets it leave well (warm close), a second one stops it now (cold close).
-/// SIGUSR1 reopens the log.
+/// SIGUSR1 reopens the log, SIGHUP looks for a renewed certificate.
 pub async fn node(config: Config, log: Log) -> ExitCode {
     raise_open_files();
     let node = match Node::start(config).await {
@@ -43,12 +43,14 @@ pub async fn node(config: Config, log: Log) -> ExitCode {
         tracing::info!(token = %path.display(), "the admin API's token is in this file");
     }
     tokio::select! {
-        () = signals.end(&log, || {}) => {}
+        () = signals.end(&log, || {}, || node.reread()) => {}
         () = node.drain_asked() => {}
     }
     tokio::select! {
         () = node.drain() => tracing::info!("left well"),
-        () = signals.end(&log, || {}) => tracing::warn!("stopped at once, downloads under way are cut"),
+        () = signals.end(&log, || {}, || node.reread()) => {
+            tracing::warn!("stopped at once, downloads under way are cut");
+        }
     }
     if timeout(STOP_LIMIT, node.stop()).await.is_err() {
         tracing::warn!(limit = ?STOP_LIMIT, "some part did not stop in time");
@@ -100,10 +102,10 @@ pub async fn cache(config: Config, log: Log) -> ExitCode {
     for address in cache.addresses() {
         tracing::info!(service = "cache", %address, "listening");
     }
-    signals.end(&log, || cache.reopen_log()).await;
+    signals.end(&log, || cache.reopen_log(), || {}).await;
     tokio::select! {
         finished = cache.drain() => tracing::info!(finished, "left well"),
-        () = signals.end(&log, || {}) => tracing::warn!("stopped at once, requests under way are cut"),
+        () = signals.end(&log, || {}, || {}) => tracing::warn!("stopped at once, requests under way are cut"),
     }
     if timeout(STOP_LIMIT, async {
         cache.stop().await;
@@ -193,6 +195,7 @@ struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     reopen: tokio::signal::unix::Signal,
+    reread: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -201,15 +204,17 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             reopen: signal(SignalKind::user_defined1())?,
+            reread: signal(SignalKind::hangup())?,
         })
     }
 
-    /// Waits for a signal to end, reopening the log, and whatever else, when asked meanwhile.
-    async fn end(&mut self, log: &Log, reopen: impl Fn()) {
+    /// Waits for a signal to end; meanwhile reopens the log, and whatever else, and reads anew what may have changed, when asked.
+    async fn end(&mut self, log: &Log, reopen: impl Fn(), reread: impl Fn()) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
+                _ = self.reread.recv() => reread(),
                 _ = self.reopen.recv() => {
                     reopen();
                     if let Err(error) = log.reopen() {

@@ -12,5 +12,6 @@ mod demo;
 mod faults;
 mod flash_crowd;
 mod manager;
+mod membership;
 mod redirect;
 mod tidy;

@@ -11,6 +11,8 @@ use clap::{Args, Parser, Subcommand};
 
 mod cache;
 pub use cache::CacheArgs;
+mod key;
+pub use key::{AdmissionArgs, AdmitArgs, KeyArgs, KeyCommand, NetworkArgs, NodeKeyArgs, RevokeArgs, RoleWord};
 
 /// A CDN that your own machines form: DNS leads each client to a near copy, the origin is asked once.
 #[derive(Debug, Parser)]
@@ -49,6 +51,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Print every form under which a URL is served by the CDN
     Url(UrlArgs),
+    /// Make the keys of a closed network, and admit nodes to it
+    Key(KeyArgs),
 }
 
 /// `atoll node`
