@@ -48,6 +48,7 @@ struct Scenario {
 
 /// A server under measurement and what the rounds found.
 struct Contender {
+    name: String,
     process: Process,
     address: SocketAddr,
     /// Microseconds of CPU a request, requests a second, and the latency of 99 of 100.
@@ -72,13 +73,13 @@ fn scenario(report: &mut Report, scenario: &Scenario, atoll: &Path, folder: &Pat
     for contender in std::iter::once(&ours).chain(&peers) {
         let once = Load { requests: 2 * scenario.objects, zipf: 0.0, ..load(contender.address, &targets, 1) };
         for load in [Load { requests: REQUESTS / 2, ..load(contender.address, &targets, 1) }, once] {
-            checked(load.run()?)?;
+            contender.run(&load)?;
         }
     }
     for round in 0..ROUNDS {
         for contender in std::iter::once(&mut ours).chain(&mut peers) {
             let before = contender.process.cpu_seconds()?;
-            let outcome = checked(load(contender.address, &targets, round + 2).run()?)?;
+            let outcome = contender.run(&load(contender.address, &targets, round + 2))?;
             let used = contender.process.cpu_seconds()? - before;
             let found = [used * 1e6 / (outcome.rate() * outcome.seconds), outcome.rate(), outcome.percentile(0.99)];
             contender.found.iter_mut().zip(found).for_each(|(all, one)| all.push(one));
@@ -98,8 +99,16 @@ fn load(address: SocketAddr, targets: &[Target], seed: u64) -> Load<'_> {
     Load { address, host: "bench", connections: CONNECTIONS, requests: REQUESTS, targets, zipf: 0.9, seed, core: 1 }
 }
 
-fn checked(outcome: Outcome) -> Result<Outcome, String> {
-    if outcome.failed == 0 { Ok(outcome) } else { Err(format!("{} answers were wrong", outcome.failed)) }
+impl Contender {
+    /// Every answer must be right.
+    fn run(&self, load: &Load<'_>) -> Result<Outcome, String> {
+        let outcome = load.run().map_err(|error| format!("{}: {error}", self.name))?;
+        if outcome.failed == 0 {
+            Ok(outcome)
+        } else {
+            Err(format!("{}: {} answers were wrong", self.name, outcome.failed))
+        }
+    }
 }
 
 /// Sizes from 2 KB to 70 KB, 24 KB in the mean, the same each time: most are small, few are large.
@@ -165,7 +174,8 @@ fn start(command: &mut Command, address: SocketAddr) -> Result<Contender, String
         }
         sleep(Duration::from_millis(20));
     }
-    Ok(Contender { process, address, found: Default::default() })
+    let name = command.get_program().display().to_string();
+    Ok(Contender { name, process, address, found: Default::default() })
 }
 
 fn put(address: SocketAddr, path: &str, body: &[u8]) -> Result<(), String> {

@@ -24,6 +24,8 @@ use std::{
     thread::JoinHandle,
 };
 
+use super::answer::push_number;
+
 /// One request.
 #[derive(Debug)]
 pub(super) struct Line<'l> {
@@ -127,8 +129,8 @@ impl Gathered {
 impl Line<'_> {
     fn write(&self, to: &mut Vec<u8>) {
         let number = |value: u64, to: &mut Vec<u8>| {
-            // Writing to memory does not fail.
-            let _ = write!(to, "{value} ");
+            push_number(to, value);
+            to.push(b' ');
         };
         to.extend_from_slice(b"10000 ");
         number(self.time, to);
@@ -164,6 +166,7 @@ fn column(text: &[u8], limit: usize, to: &mut Vec<u8>) {
             if byte.is_ascii_graphic() {
                 to.push(*byte);
             } else {
+                // Writing to memory does not fail.
                 let _ = write!(to, "%{byte:02X}");
             }
         }

@@ -69,15 +69,8 @@ impl Out {
 
     /// Adds a number in decimal digits.
     pub(super) fn number(&mut self, number: u64) -> &mut Self {
-        let mut digits = [0; 20];
-        let mut left = number;
-        let mut at = digits.len();
-        while at == digits.len() || left > 0 {
-            at -= 1;
-            digits[at] = b'0' + u8::try_from(left % 10).unwrap_or_default();
-            left /= 10;
-        }
-        self.raw(&digits[at..])
+        push_number(&mut self.bytes, number);
+        self
     }
 
     /// Adds a field with a number.
@@ -151,6 +144,19 @@ impl Told {
             out.text(&self.line).text("\n");
         }
     }
+}
+
+/// Adds a number in decimal digits.
+pub(super) fn push_number(bytes: &mut Vec<u8>, number: u64) {
+    let mut digits = [0; 20];
+    let mut left = number;
+    let mut at = digits.len();
+    while at == digits.len() || left > 0 {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(left % 10).unwrap_or_default();
+        left /= 10;
+    }
+    bytes.extend_from_slice(&digits[at..]);
 }
 
 /// Whole seconds since 1970.

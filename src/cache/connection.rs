@@ -83,7 +83,9 @@ impl Connection {
     /// Serves it to its end.
     pub(super) async fn serve(mut self) {
         self.link.settle().await;
-        let mut wait = self.service.config.head_timeout;
+        // One handle a connection: a count that all cores share is not touched for each request.
+        let service = Arc::clone(&self.service);
+        let mut wait = service.config.head_timeout;
         loop {
             self.link.within(wait);
             match self.read_head().await {
@@ -91,8 +93,9 @@ impl Connection {
                 Ok(false) => return,
                 Err(malformed) => return self.give_up(malformed).await,
             }
-            match self.request().await {
-                Next::Request => wait = self.service.config.idle_timeout,
+            self.link.at_work();
+            match self.request(&service).await {
+                Next::Request => wait = service.config.idle_timeout,
                 Next::Close => return self.link.linger().await,
                 Next::Gone => return,
             }
@@ -153,24 +156,24 @@ impl Connection {
     }
 
     /// Answers the request whose head was read.
-    async fn request(&mut self) -> Next {
+    async fn request(&mut self, service: &Service) -> Next {
         let (started, now) = (Instant::now(), SystemTime::now());
         let asked = self.asked();
         if self.log.is_some() {
             self.keep_for_log();
         }
         let done = match asked {
-            Ok(Asked::Get { name, head_only }) => self.get(name, head_only, now).await,
+            Ok(Asked::Get { name, head_only }) => self.get(service, name, head_only, now).await,
             Ok(Asked::Put { name, tags, expire }) => {
-                let expires = self.service.expires(now, expire);
-                self.put(name, tags, expires, now).await
+                let expires = service.expires(now, expire);
+                self.put(service, name, tags, expires, now).await
             }
             Ok(Asked::Delete(deletion)) => {
-                let (told, purge) = self.service.delete(deletion).await;
+                let (told, purge) = service.delete(deletion).await;
                 Done { purge, ..self.tell(&told, now).await }
             }
             Ok(Asked::Progress { number, .. }) => {
-                let told = self.service.progress(number);
+                let told = service.progress(number);
                 self.tell(&told, now).await
             }
             Err(told) => self.tell(&told, now).await,
@@ -205,8 +208,7 @@ impl Connection {
         Ok(asked)
     }
 
-    async fn get(&mut self, name: Name, head_only: bool, now: SystemTime) -> Done {
-        let service = Arc::clone(&self.service);
+    async fn get(&mut self, service: &Service, name: Name, head_only: bool, now: SystemTime) -> Done {
         let found = service.store.get(&name.key()).await;
         let Some((object, meta)) = found.as_ref().and_then(|it| Some((it, Meta::read(&it.head().metadata)?))) else {
             return self.tell(&service.absent(), now).await;
@@ -261,19 +263,29 @@ impl Connection {
         let mut sent = first.len() as u64;
         drop(first);
         while sent < length {
-            let chunk = object.read(from + sent, most(length - sent)).await.unwrap_or_default();
-            if chunk.is_empty() {
+            let chunk = match object.read(from + sent, most(length - sent)).await {
+                Ok(chunk) if !chunk.is_empty() => chunk,
                 // The client sees a body that is too short, never a wrong byte.
-                return Err("object lost while it was sent");
-            }
+                Ok(_) => return Err("object-lost"),
+                Err(error) => {
+                    tracing::warn!(%error, "an object could not be read to its end");
+                    return Err("object-lost");
+                }
+            };
             self.link.write(&[], &chunk).await.map_err(|error| blame(&error))?;
             sent += chunk.len() as u64;
         }
         Ok(())
     }
 
-    async fn put(&mut self, name: Name, tags: Tags, expires: Option<SystemTime>, now: SystemTime) -> Done {
-        let service = Arc::clone(&self.service);
+    async fn put(
+        &mut self,
+        service: &Service,
+        name: Name,
+        tags: Tags,
+        expires: Option<SystemTime>,
+        now: SystemTime,
+    ) -> Done {
         let length = self.head.body.unwrap_or_default();
         // What is deleted from here on deletes also this.
         let born = service.store.purge_number();

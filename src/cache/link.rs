@@ -2,7 +2,8 @@
 //!
 //! A worker looks at the deadlines of all its connections a few times a second ([`Watches::sweep`]); one that is over marks its
 //! connection and wakes it, and the connection finds that out only where it would have to wait. So a client whose bytes are
-//! there is never cut off, and one that lets us wait past its deadline is.
+//! there is never cut off, and one that lets us wait past its deadline is. While we are at work ourselves there is no deadline:
+//! a slow disk is not the client's fault.
 
 use std::{
     collections::HashMap,
@@ -30,6 +31,8 @@ pub(super) struct Watch {
     /// Milliseconds after `epoch`.
     deadline: AtomicU64,
     over: AtomicBool,
+    /// It is to end at once.
+    cut: AtomicBool,
     /// Between two requests, with nothing read of the next.
     idle: AtomicBool,
     /// Idle connections are to end.
@@ -38,6 +41,19 @@ pub(super) struct Watch {
 }
 
 impl Watch {
+    /// Whether the client is not to be waited for any longer.
+    fn ended(&self) -> bool {
+        let drained = self.idle.load(Ordering::Relaxed) && self.draining.load(Ordering::Relaxed);
+        drained || self.cut.load(Ordering::Relaxed) || (self.over.load(Ordering::Relaxed) && self.is_over())
+    }
+
+    /// Whether the deadline that was found over is still the one that holds.
+    fn is_over(&self) -> bool {
+        let over = self.deadline.load(Ordering::Relaxed) <= milliseconds(self.epoch.elapsed());
+        self.over.store(over, Ordering::Relaxed);
+        over
+    }
+
     fn wake(&self) {
         if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
             waker.wake_by_ref();
@@ -81,8 +97,7 @@ impl Watches {
     /// Ends every connection that waits for its client.
     pub(super) fn cut(&self) {
         self.each(|watch| {
-            watch.over.store(true, Ordering::Relaxed);
-            watch.draining.store(true, Ordering::Relaxed);
+            watch.cut.store(true, Ordering::Relaxed);
             watch.wake();
         });
     }
@@ -116,6 +131,7 @@ impl Link {
             epoch: watches.epoch,
             deadline: AtomicU64::new(u64::MAX),
             over: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             idle: AtomicBool::new(true),
             draining: AtomicBool::new(false),
             waker: Mutex::new(None),
@@ -139,6 +155,11 @@ impl Link {
     pub(super) fn within(&self, span: Duration) {
         let deadline = milliseconds(self.watch.epoch.elapsed().saturating_add(span));
         self.watch.deadline.store(deadline, Ordering::Relaxed);
+    }
+
+    /// From now on it is not the client that is waited for.
+    pub(super) fn at_work(&self) {
+        self.watch.deadline.store(u64::MAX, Ordering::Relaxed);
     }
 
     /// Whether the next byte read is a request's first.
@@ -252,12 +273,8 @@ impl Drop for Link {
 /// Lets a read or write wait for the client until its deadline.
 async fn watched<T>(watch: &Watch, action: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let mut action = pin!(action);
-    let ended = || {
-        let idle = watch.idle.load(Ordering::Relaxed) && watch.draining.load(Ordering::Relaxed);
-        idle || watch.over.load(Ordering::Relaxed)
-    };
     poll_fn(|cx| match action.as_mut().poll(cx) {
-        Poll::Pending if ended() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+        Poll::Pending if watch.ended() => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
         polled => polled,
     })
     .await
