@@ -295,6 +295,15 @@ pub struct Probes {
     /// How long a prefix that is far from here counts as unknown, while those it was referred to measure it. \[guess\]
     #[serde(with = "duration")]
     pub settle: Duration,
+    /// Servers of other clusters that are sent at a time to measure a prefix, so that it is handed to the nearest cluster; three
+    /// times as many at most. More: nearer, and more probes in all. 0: none, a far prefix is measured by whomever it happens
+    /// to ask. \[guess\]
+    pub scouts: usize,
+    /// The least time between two such searches for one prefix. Longer: one that moved is found later. \[guess\]
+    #[serde(with = "duration")]
+    pub scout_again: Duration,
+    /// The port at which other servers of the network take questions. \[RFC 1035\]
+    pub scout_port: u16,
 }
 
 impl Default for Probes {
@@ -309,6 +318,9 @@ impl Default for Probes {
             window: Duration::from_secs(1800),
             ask_again: Duration::from_secs(3),
             settle: Duration::from_secs(60),
+            scouts: 6,
+            scout_again: Duration::from_secs(600),
+            scout_port: 53,
         }
     }
 }

@@ -59,6 +59,7 @@ async fn probe(redirector: Arc<Redirector>, address: IpAddr, known: Option<onesh
             redirector.measured(Instant::now(), prefix, source, rtt);
         }
     }
+    redirector.send_scouts(Instant::now(), address);
     if let Some(known) = known {
         // Whoever waited may have been answered meanwhile.
         let _ = known.send(());

@@ -2,7 +2,7 @@
 //! one expect. What must wait for others (probes, the index) is left as an errand in a bounded queue and helps the next query.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use atoll_overlay::{Index, Level, NodeId, Prefix};
+use atoll_overlay::{Index, Level, Prefix};
 use hickory_proto::{op::ResponseCode, rr::DNSClass};
 use rand::RngExt as _;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -21,10 +21,11 @@ use crate::{
     client::{Clients, Placement},
     config::secret,
     cookie::{Cookie, Cookies},
-    gap::{Followed, Gaps, Sent},
+    gap::{Gaps, Sent},
     limit::{Action, Limiter},
     near::Near,
-    question::{Edns, Header, Query, Refusal, Subnet},
+    placing::AskedFor,
+    question::{Edns, Header, Query, Refusal},
     reply::{Frame, code_name, encode, truncated},
     roster::Roster,
     stats::{Counters, kind_name},
@@ -56,7 +57,7 @@ pub(crate) struct Redirector {
 #[derive(Debug)]
 pub(crate) struct Probe {
     /// Whom to probe.
-    pub(crate) address: std::net::IpAddr,
+    pub(crate) address: IpAddr,
     /// Told when it is known, if a question waits for it.
     pub(crate) known: Option<oneshot::Sender<()>>,
 }
@@ -66,8 +67,12 @@ pub(crate) struct Probe {
 pub(crate) enum Errand {
     /// Ask who is near a prefix.
     Ask(Prefix),
+    /// The same in a moment, when others have had the time to say so.
+    AskSoon(Prefix),
     /// Say that this server's cluster is.
     Tell(Prefix, Near),
+    /// Find the cluster nearest to an address's prefix.
+    Search(IpAddr),
 }
 
 /// What becomes of a query.
@@ -92,6 +97,8 @@ pub struct Explanation {
     pub measured: Vec<(Source, Duration)>,
     /// The foreign cluster it is handed to, with the RTT measured there, if one is nearer than this server's.
     pub near: Option<(atoll_overlay::Key, Duration)>,
+    /// How far nodes are from it by their own measurements.
+    pub nodes: Vec<(IpAddr, Duration)>,
     /// Whether this is known well enough for answers to be kept long.
     pub settled: bool,
 }
@@ -199,41 +206,6 @@ impl Redirector {
         u32::try_from(seconds).unwrap_or_default()
     }
 
-    /// An RTT was measured.
-    pub(crate) fn measured(&self, now: Instant, prefix: Prefix, source: Source, rtt: Duration) {
-        self.clients().measured(now, prefix, source, rtt);
-        self.counters.measured(source);
-        self.index.observe(prefix, rtt);
-    }
-
-    /// The index was asked about a prefix: who is near, and what RTTs nodes saw (proxies, of their clients, among them). A
-    /// neighbour's RTT is as good as our own at the levels we share.
-    pub(crate) fn asked(
-        &self,
-        now: Instant,
-        prefix: Prefix,
-        near: Option<(Near, Duration)>,
-        seen: Vec<(NodeId, Duration)>,
-    ) {
-        let roster = self.roster();
-        let mut clients = self.clients();
-        for (node, rtt) in seen {
-            let shared = roster.rings.iter().rposition(|ring| ring.members.contains(&node));
-            // At level 0 everybody is a neighbour, which says nothing.
-            let others = roster.me.as_ref().is_none_or(|me| me.id != node);
-            let Some(shared) = shared.filter(|shared| *shared > 0 && others) else { continue };
-            // Not nearer than the innermost level we share with it.
-            let least = self.config.thresholds.get(shared).copied().unwrap_or_default();
-            clients.measured(now, prefix, Source::Neighbour, rtt.max(least));
-        }
-        clients.asked(now, prefix, near);
-    }
-
-    /// Whether the index is to be asked about a prefix (again).
-    pub(crate) fn is_to_ask(&self, now: Instant, prefix: Prefix) -> bool {
-        self.clients().is_to_ask(now, prefix)
-    }
-
     /// Who is there from now on.
     pub(crate) fn set_roster(&self, roster: Roster) {
         *self.roster.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(roster);
@@ -242,19 +214,6 @@ impl Redirector {
     /// Who is there.
     pub(crate) fn roster(&self) -> Arc<Roster> {
         Arc::clone(&self.roster.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Where a prefix is served, and why.
-    pub(crate) fn explain(&self, now: Instant, prefix: Prefix) -> Explanation {
-        let clients = self.clients();
-        let placement = clients.placement(now, prefix, self.config.sources.hints);
-        Explanation {
-            prefix,
-            level: placement.level,
-            measured: clients.minima(now, prefix),
-            near: placement.near.map(|near| (near.cluster, near.rtt)),
-            settled: placement.settled,
-        }
     }
 
     /// The counters now.
@@ -271,23 +230,25 @@ impl Redirector {
     fn resolve(&self, now: Instant, query: &Query, from: SocketAddr, may_wait: bool) -> Resolved {
         let place = self.zone.locate(&query.name);
         let resolver = from.ip().to_canonical();
-        let followed = self.gaps().came(now, resolver, &place, query.kind);
+        let followed = self.gaps().came(now, resolver, &place);
         if let Some(followed) = followed {
             self.learn(now, Prefix::of(resolver), followed);
         }
-        let asked_for = self.asked_for(now, query, Prefix::of(resolver));
+        if matches!(place, Place::Missing(_))
+            && let Some(report) = self.report(now, query, resolver, may_wait)
+        {
+            return report;
+        }
+        let asked_for = self.asked_for(now, query, resolver, &place);
         if self.depends_on_who_asks(&place)
-            && let Some(known) = self.find_out(now, &asked_for, resolver, may_wait && self.is_worth_waiting(&place))
+            && let Some(known) = self.find_out(now, &asked_for, may_wait && self.is_worth_waiting(&place))
         {
             return Resolved::Wait(known);
         }
-        let AskedFor { prefix, placement, scope } = asked_for;
+        let AskedFor { prefix, placement, scope, .. } = asked_for;
         let roster = self.roster();
-        let may_sound = self.config.sources.referral_gap
-            && prefix == Prefix::of(resolver)
-            && !self.gaps().is_sounding(now, resolver);
         let below = matches!(place, Place::Cut(cut) if self.gaps().is_sent(now, resolver, Sent::Referral(cut)));
-        let view = View { placement: &placement, roster: &roster, prefix, may_sound, below };
+        let view = View { placement: &placement, roster: &roster, prefix, below };
         let answer = answer(&self.zone, &self.config, place, &query.name, query.kind, view);
         if let Some(sent) = answer.sent {
             self.gaps().sent(now, resolver, sent, &self.zone.sites_above(&query.name));
@@ -300,83 +261,6 @@ impl Redirector {
             }
             // What depends on nobody holds for everybody.
             None => Resolved::Answer(answer, 0),
-        }
-    }
-
-    /// Whose distance counts: the client's if its subnet came along and something is known of it, else the resolver's.
-    fn asked_for(&self, now: Instant, query: &Query, resolver: Prefix) -> AskedFor {
-        let hints = self.config.sources.hints;
-        let subnet = query.edns.and_then(|edns| edns.subnet).filter(|_| self.config.sources.client_subnet);
-        let clients = self.clients();
-        if let Some((prefix, scope)) = subnet.and_then(whole_prefix) {
-            let placement = clients.placement(now, prefix, hints);
-            if placement.rtt.is_some() || placement.near.is_some() {
-                return AskedFor { prefix, placement, scope };
-            }
-            let ask = hints && clients.is_to_ask(now, prefix);
-            let placement = clients.placement(now, resolver, hints);
-            drop(clients);
-            if ask {
-                self.errand(Errand::Ask(prefix));
-            }
-            return AskedFor { prefix: resolver, placement, scope: 0 };
-        }
-        AskedFor { prefix: resolver, placement: clients.placement(now, resolver, hints), scope: 0 }
-    }
-
-    /// Has a resolver measured and the index asked, if it is time. Says what to wait for, if this question is to wait.
-    fn find_out(
-        &self,
-        now: Instant,
-        asked_for: &AskedFor,
-        resolver: std::net::IpAddr,
-        may_wait: bool,
-    ) -> Option<oneshot::Receiver<()>> {
-        let AskedFor { prefix, placement, .. } = asked_for;
-        if self.config.sources.hints
-            && placement.level < self.zone.innermost()
-            && self.clients().is_to_ask(now, *prefix)
-        {
-            self.errand(Errand::Ask(*prefix));
-        }
-        let active = self.config.sources.tcp_connect || self.config.sources.icmp;
-        if !active || placement.rtt.is_some() || *prefix != Prefix::of(resolver) {
-            return None;
-        }
-        let (tell, known) = oneshot::channel();
-        let waits = may_wait && self.config.wait && placement.near.is_none();
-        // A full queue means a flood: the question is answered as it is.
-        let queued = self.probes.try_send(Probe { address: resolver, known: waits.then_some(tell) }).is_ok();
-        (queued && waits).then_some(known)
-    }
-
-    /// Tells the index of a prefix near this server, so that farther servers hand it over.
-    fn tell(&self, now: Instant, prefix: Prefix, placement: &Placement, roster: &Roster) {
-        let own = placement.level > Level::GLOBAL && placement.near.is_none();
-        let (Some(rtt), true, Some(ring)) = (placement.rtt, own, roster.rings.get(usize::from(placement.level.0)))
-        else {
-            return;
-        };
-        if !self.config.sources.hints || ring.live.is_empty() || self.is_leaving() {
-            return;
-        }
-        let servers: Vec<_> = roster.me.iter().chain(&ring.servers).take(3).cloned().collect();
-        if servers.is_empty() {
-            return;
-        }
-        let near = Near { level: placement.level, rtt, cluster: ring.cluster, servers, proxies: ring.live.clone() };
-        if self.clients().is_to_tell(now, prefix, &near) {
-            self.errand(Errand::Tell(prefix, near));
-        }
-    }
-
-    fn learn(&self, now: Instant, resolver: Prefix, followed: Followed) {
-        let (source, on) = match followed.sent {
-            Sent::Alias(_) => (Source::CnameGap, self.config.sources.cname_gap),
-            Sent::Referral(..) | Sent::Sounding(..) => (Source::ReferralGap, self.config.sources.referral_gap),
-        };
-        if on {
-            self.measured(now, resolver, source, followed.gap);
         }
     }
 
@@ -395,10 +279,13 @@ impl Redirector {
         self.config.mode == Mode::Direct || !matches!(place, Place::Public(_))
     }
 
-    fn errand(&self, errand: Errand) {
-        if self.errands.try_send(errand).is_err() {
+    /// Leaves an errand; false if there is no room.
+    pub(crate) fn errand(&self, errand: Errand) -> bool {
+        let left = self.errands.try_send(errand).is_ok();
+        if !left {
             metrics::counter!("atoll_dns_errands_dropped_total").increment(1);
         }
+        left
     }
 
     fn refuse(&self, asked: &Asked<'_>, header: Header, edns: Option<Edns>, code: ResponseCode) -> Outcome {
@@ -429,7 +316,18 @@ impl Redirector {
         }
     }
 
-    fn clients(&self) -> MutexGuard<'_, Clients> {
+    /// The names it answers for.
+    pub(crate) const fn zone(&self) -> &Zone {
+        &self.zone
+    }
+
+    /// Where wishes for a measurement go.
+    pub(crate) const fn probes(&self) -> &mpsc::Sender<Probe> {
+        &self.probes
+    }
+
+    /// What is known of prefixes; held for no longer than a look.
+    pub(crate) fn clients(&self) -> MutexGuard<'_, Clients> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -446,15 +344,10 @@ struct Asked<'a> {
     transport: Transport,
 }
 
-enum Resolved {
+/// An answer with the scope it holds for, or what to wait for first.
+pub(crate) enum Resolved {
     Answer(Answer, u8),
     Wait(oneshot::Receiver<()>),
-}
-
-struct AskedFor {
-    prefix: Prefix,
-    placement: Placement,
-    scope: u8,
 }
 
 /// What is answered whatever the name: other versions, classes and types that are no data.
@@ -473,13 +366,6 @@ fn unanswerable(query: &Query) -> Option<Answer> {
         // Any other there may be records of, and if there are none, that is the answer (RFC 8906 3.1.4).
         _ => None,
     }
-}
-
-/// The prefix a client subnet lies in, if it is no wider than we tell apart, and its bits as the answer's scope.
-fn whole_prefix(subnet: Subnet) -> Option<(Prefix, u8)> {
-    let address = subnet.address?;
-    let unit = if address.is_ipv4() { 24 } else { 48 };
-    (subnet.prefix >= unit).then(|| (Prefix::of(address), unit))
 }
 
 const fn reason(placement: &Placement) -> &'static str {

@@ -101,16 +101,24 @@ pub(crate) struct Choice {
 }
 
 impl Roster {
-    /// Proxies for a site from this level, else wider ones, else the last good ones, else any. None if no proxy
-    /// is known at all.
-    pub(crate) fn choose(&self, site: Site, level: Level, family: Family, count: usize) -> Option<Choice> {
-        let live = |ring: &Ring| ring.live.clone();
+    /// Proxies for a site from this level, else wider ones, else the last good ones, else any; `nearest` says which of a level's
+    /// live ones are near enough to whoever asks. None if no proxy is known at all.
+    pub(crate) fn choose(
+        &self,
+        site: Site,
+        level: Level,
+        family: Family,
+        count: usize,
+        nearest: &dyn Fn(Level, &[Proxy]) -> Vec<Proxy>,
+    ) -> Option<Choice> {
+        let level_of = |at: usize| Level(u8::try_from(at).unwrap_or(u8::MAX));
+        let live = |at: usize, ring: &Ring| nearest(level_of(at), &ring.live);
         let unseen = |ring: &Ring| ring.unseen.clone();
         let last = |at: usize| self.last_good.get(at).cloned().unwrap_or_default();
         let inward = usize::from(level.0).min(self.rings.len().saturating_sub(1));
         let rings = || (0..=inward).rev().filter_map(|at| Some((at, self.rings.get(at)?)));
         let ways = rings()
-            .map(|(at, ring)| (Standing::Live, at, live(ring)))
+            .map(|(at, ring)| (Standing::Live, at, live(at, ring)))
             .chain((0..=inward).rev().map(|at| (Standing::LastGood, at, last(at))))
             .chain(rings().map(|(at, ring)| (Standing::Unseen, at, unseen(ring))));
         for (standing, at, proxies) in ways {
@@ -118,7 +126,7 @@ impl Roster {
             // A level whose proxies lack the family asked for has them all the same: another level must not add what would
             // lead IPv6 clients farther than IPv4 ones.
             if !addresses.is_empty() || !proxies.is_empty() {
-                return Some(Choice { addresses, standing, level: Level(u8::try_from(at).unwrap_or(u8::MAX)) });
+                return Some(Choice { addresses, standing, level: level_of(at) });
             }
         }
         None
@@ -175,15 +183,25 @@ impl Roster {
 
     /// Servers of a foreign cluster, and one of the widest level.
     pub(crate) fn servers_near(&self, near: &Near, prefix: Prefix) -> Vec<Server> {
-        let mut set: Vec<Server> = near.servers.iter().take(OF_CLUSTER).cloned().collect();
+        let living = near.servers.iter().filter(|server| self.is_living(server));
+        let mut set: Vec<Server> = living.take(OF_CLUSTER).cloned().collect();
         let known = |server: &Server| near.servers.iter().any(|near| near.id == server.id);
         let wider = self.ranked(0, prefix).chain(self.me.clone()).find(|server| !known(server));
         set.extend(wider);
         set
     }
 
+    fn is_living(&self, server: &Server) -> bool {
+        let dead = |address: Option<IpAddr>| address.is_none_or(|address| self.dead.contains(&address));
+        !(dead(server.v4.map(Into::into)) && dead(server.v6.map(Into::into)))
+    }
+
     fn ranked(&self, level: usize, prefix: Prefix) -> impl Iterator<Item = Server> + use<> {
         let mut servers = self.rings.get(level).map(|ring| ring.servers.clone()).unwrap_or_default();
+        // Dead as a proxy, dead as a server: both are one node, and this is heard of sooner than what the index says.
+        if servers.iter().any(|server| self.is_living(server)) {
+            servers.retain(|server| self.is_living(server));
+        }
         servers.sort_by_cached_key(|server| {
             let mut hash = SipHasher24::new();
             hash.write(prefix.key().as_bytes());

@@ -28,7 +28,7 @@ use nix::{
 use crate::{
     config::Config,
     error::{Doing, Error},
-    measure::{Recursion, ask},
+    measure::{Recursion, STUB_ATTEMPTS, STUB_TIMEOUT, ask},
     netns::{self, Namespace},
     programs::{self, LOG, Program, Ready},
     router::{Access, Change, Link, Report, Router, Wan, Weather},
@@ -266,7 +266,10 @@ impl Lab {
 
     fn write_resolv_conf(&self, host: &Host) -> Result<(), Error> {
         let text = match host.resolver.map(|id| &self.scenario.hosts[id.index()]) {
-            Some(resolver) => format!("nameserver {}\noptions timeout:3 attempts:2\n", resolver.id.v4()),
+            Some(resolver) => {
+                let (seconds, address) = (STUB_TIMEOUT.as_secs(), resolver.id.v4());
+                format!("nameserver {address}\noptions timeout:{seconds} attempts:{STUB_ATTEMPTS}\n")
+            }
             None => String::new(),
         };
         let path = self.state.host(&host.name)?.join(RESOLV_CONF);

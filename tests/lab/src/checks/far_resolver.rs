@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     outcome::{Wanted, percent, quantile},
-    stage::{MIDDLE, NEAR, Stage, clients, look_up, ms, named, nodes},
+    stage::{MIDDLE, NEAR, Stage, look_up_all, ms, named, nodes},
 };
 use crate::error::Error;
 
@@ -12,13 +12,12 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let lab = stage.up(|_| ())?;
     stage.wait_for_clusters(&lab, Duration::from_secs(60))?;
     let zone = &lab.scenario().zone;
-    clients(&lab).iter().for_each(|client| drop(look_up(&lab, client, &format!("www.site.test.{zone}."))));
+    look_up_all(&lab, &format!("www.site.test.{zone}."));
     stage.wait(stage.refresh())?;
     let (mut near, mut could, mut asked, mut answered, mut rtts) = (0, 0, 0, 0, Vec::new());
     for site in 0..stage.by_scale(3, 10) {
-        for client in clients(&lab) {
+        for (client, answer) in look_up_all(&lab, &format!("www.site{site}.test.{zone}.")) {
             asked += 1;
-            let answer = look_up(&lab, client, &format!("www.site{site}.test.{zone}."));
             let Some(to) = answer.ok().and_then(|answer| named(&answer).first().copied()) else { continue };
             answered += 1;
             let rtt = |node| lab.scenario().rtt(client.id, node);

@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 use super::{
     load::{Crowd, Request, run},
     outcome::{Wanted, quantile},
-    stage::{Stage, nodes},
+    stage::{Stage, nodes, say_aside},
 };
 use crate::{
     address::HostId,
@@ -135,13 +135,11 @@ fn failed(requests: &[Request], counts: impl Fn(&Request) -> bool) -> f64 {
     requests.iter().filter(|request| request.failure.is_some() && counts(request)).count() as f64
 }
 
-/// A few failures in words, on stderr: a count alone helps nobody.
+/// A few failures in words.
 fn explain(requests: &[Request]) {
-    use std::io::Write;
     let failed: Vec<&Request> = requests.iter().filter(|request| request.failure.is_some()).collect();
     for request in failed.iter().step_by(failed.len() / 8 + 1) {
         let failure = request.failure.as_deref().unwrap_or_default();
-        let _ =
-            writeln!(std::io::stderr(), "  at {:.1} s, file {}: {failure}", request.due.as_secs_f64(), request.file);
+        say_aside(&format!("  at {:.1} s, file {}: {failure}", request.due.as_secs_f64(), request.file));
     }
 }

@@ -15,7 +15,7 @@ use hickory_proto::rr::RecordType;
 use crate::{
     error::Error,
     lab::Lab,
-    measure::{Recursion, ask, fetch},
+    measure::{fetch, stub},
     programs::origin_content,
     scenario::{Host, OriginFile},
 };
@@ -143,7 +143,7 @@ fn get(crowd: &Crowd<'_>, addresses: &[IpAddr], file: &OriginFile) -> (Result<()
 fn resolve(lab: &Lab, crowd: &Crowd<'_>, client: &Host) -> Result<Vec<IpAddr>, String> {
     let resolver = client.resolver.map(|id| lab.scenario().hosts[id.index()].id.v4()).ok_or("no resolver")?;
     let server = SocketAddr::from((resolver, 53));
-    let answer = ask(server, &format!("{}.", crowd.name), RecordType::A, Recursion::Wanted, DNS_PATIENCE);
+    let answer = stub(server, &format!("{}.", crowd.name), RecordType::A);
     let answer = answer.map_err(|error| format!("{resolver}: {error}"))?;
     let addresses: Vec<IpAddr> = answer.addresses.iter().map(|(address, _)| *address).collect();
     if addresses.is_empty() {
@@ -155,6 +155,5 @@ fn resolve(lab: &Lab, crowd: &Crowd<'_>, client: &Host) -> Result<Vec<IpAddr>, S
 
 /// Requests one client has under way at most.
 const HANDS: usize = 24;
-const DNS_PATIENCE: Duration = Duration::from_secs(8);
 const PATIENCE: Duration = Duration::from_secs(20);
 const LONGEST: usize = 1 << 20;

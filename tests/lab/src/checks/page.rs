@@ -1,11 +1,11 @@
 //! The page of scenario 1: a browser loads it through Atoll by its own resolver; every image must be whole and come from a proxy.
 
-use std::{io::Write, time::Duration};
+use std::time::Duration;
 
 use super::{
     flash_crowd::{origin, origin_log},
     outcome::Wanted,
-    stage::Stage,
+    stage::{Stage, say_aside},
 };
 use crate::{
     error::{Doing, Error},
@@ -36,8 +36,7 @@ pub(super) fn show(stage: &mut Stage<'_>, lab: &Lab, of: &str) -> Result<(), Err
     stage.claim(format!("{of}/page_requests_past_the_proxies"), past as f64, "", Wanted::Exactly(0.0));
     let length = std::fs::metadata(&picture).doing(|| format!("keep a picture of {url}"))?.len();
     stage.claim(format!("{of}/page_picture"), length as f64, "bytes", Wanted::AtLeast(1000.0));
-    // A closed stderr is its reader's choice.
-    let _ = writeln!(std::io::stderr(), "  the page as {} saw it: {}", client.name, picture.display());
+    say_aside(&format!("  the page as {} saw it: {}", client.name, picture.display()));
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     outcome::{Wanted, percent, quantile},
     page,
-    stage::{MIDDLE, NEAR, Stage, clients, look_up, ms, named, nodes},
+    stage::{MIDDLE, NEAR, Stage, look_up_all, ms, named, nodes, say_aside},
 };
 use crate::{
     error::Error,
@@ -40,8 +40,8 @@ fn show_mode(stage: &mut Stage<'_>, lab: &Lab, mode: DnsMode) -> Result<(), Erro
     let mode = mode.word();
     let zone = &lab.scenario().zone;
     let mut first: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
-    for client in clients(lab) {
-        if let Ok(answer) = look_up(lab, client, &format!("www.site.test.{zone}.")) {
+    for (client, answer) in look_up_all(lab, &format!("www.site.test.{zone}.")) {
+        if let Ok(answer) = answer {
             first.entry(program(lab, client)).or_default().push(ms(answer.took));
         }
     }
@@ -52,9 +52,9 @@ fn show_mode(stage: &mut Stage<'_>, lab: &Lab, mode: DnsMode) -> Result<(), Erro
     stage.wait(stage.refresh())?;
     let (mut sent, mut asked, mut wrong) = (Vec::new(), 0, Vec::new());
     for site in 0..stage.by_scale(4, 12) {
-        for client in clients(lab) {
+        for (client, answer) in look_up_all(lab, &format!("www.site{site}.test.{zone}.")) {
             asked += 1;
-            match look_up(lab, client, &format!("www.site{site}.test.{zone}.")) {
+            match answer {
                 Ok(answer) => match named(&answer).first() {
                     Some(to) => sent.push(judge(lab, client, *to)),
                     None => wrong.push(format!("{} got {} without an address", client.name, answer.code)),
@@ -66,6 +66,7 @@ fn show_mode(stage: &mut Stage<'_>, lab: &Lab, mode: DnsMode) -> Result<(), Erro
     stage.claim(format!("{mode}/answered"), percent(sent.len(), asked), "%", Wanted::AtLeast(100.0));
     claims(stage, mode, &sent.iter().collect::<Vec<_>>());
     explain(mode, &sent);
+    wrong.iter().for_each(|line| say_aside(&format!("  {mode}: {line}")));
     for program in first.keys() {
         let of: Vec<&Sent> = sent.iter().filter(|sent| sent.program == *program).collect();
         // At short scale a program has two resolvers: too few to judge it alone.
@@ -84,28 +85,17 @@ fn judge(lab: &Lab, client: &Host, to: crate::address::HostId) -> Sent {
     Sent { client: client.name.clone(), node, program: program(lab, client), to: scenario.rtt(client.id, to), best }
 }
 
-/// Who was sent too far, on stderr: a share alone helps nobody.
+/// Who was sent too far.
 fn explain(mode: &str, sent: &[Sent]) {
-    use std::io::Write;
     let limit = |sent: &Sent| if sent.best < NEAR { NEAR } else { MIDDLE };
-    let mut lines: Vec<String> = sent
-        .iter()
-        .filter(|sent| sent.best < MIDDLE && sent.to >= limit(sent))
-        .map(|sent| {
-            format!(
-                "  {mode}: {} sent to {} at {} ms, one is at {} ms",
-                sent.client,
-                sent.node,
-                millis(sent.to),
-                millis(sent.best)
-            )
-        })
-        .collect();
+    let far = sent.iter().filter(|sent| sent.best < MIDDLE && sent.to >= limit(sent)).map(|sent| {
+        let (to, best) = (millis(sent.to), millis(sent.best));
+        format!("  {mode}: {} sent to {} at {to} ms, one is at {best} ms", sent.client, sent.node)
+    });
+    let mut lines: Vec<String> = far.collect();
     lines.sort();
     lines.dedup();
-    for line in lines {
-        let _ = writeln!(std::io::stderr(), "{line}");
-    }
+    lines.iter().for_each(|line| say_aside(line));
 }
 
 fn figures(stage: &mut Stage<'_>, of: &str, sent: &[&Sent]) {

@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     error::{Doing, Error},
     lab::{Lab, Stop},
-    measure::{Answer, Recursion, ask},
+    measure::{Answer, stub},
     scenario::{Host, Role, Scale, Scenario},
 };
 
@@ -147,8 +147,33 @@ impl<'s> Stage<'s> {
     pub(crate) fn wait_for_clusters(&self, lab: &Lab, patience: Duration) -> Result<f64, Error> {
         let start = Instant::now();
         let settled = self.wait_until(patience, || are_settled(lab))?;
+        if !settled {
+            explain_clusters(lab);
+        }
         Ok(if settled { start.elapsed().as_secs_f64() } else { f64::NAN })
     }
+}
+
+/// Who has not found its neighbours, on stderr.
+fn explain_clusters(lab: &Lab) {
+    for node in nodes(lab) {
+        let near = |other: &&&Host| other.id != node.id && lab.scenario().rtt(node.id, other.id) < NEAR;
+        let levels = lab.node_status(&node.name).map(|status| status["levels"].clone()).unwrap_or_default();
+        let sizes: Vec<u64> = (0..3).map(|level: usize| levels[level]["size"].as_u64().unwrap_or(0)).collect();
+        let living = nodes(lab);
+        let near: Vec<&str> = living.iter().filter(near).map(|near| near.name.as_str()).collect();
+        if sizes[2] <= 1 && !near.is_empty() {
+            let name = &node.name;
+            say_aside(&format!("  {name} is alone at level 2 (cluster sizes {sizes:?}), near it: {}", near.join(", ")));
+        }
+    }
+}
+
+/// What explains a figure goes to stderr: a figure alone helps nobody.
+pub(crate) fn say_aside(line: &str) {
+    use std::io::Write;
+    // A closed stderr is its reader's choice.
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Whether every living node knows a near cluster where it has near nodes, and some others anyway.
@@ -176,8 +201,18 @@ pub(crate) fn clients(lab: &Lab) -> Vec<&Host> {
 pub(crate) fn look_up(lab: &Lab, client: &Host, name: &str) -> Result<Answer, String> {
     let resolver = client.resolver.map(|id| &lab.scenario().hosts[id.index()]).ok_or("it has no resolver")?;
     let server = SocketAddr::from((resolver.id.v4(), 53));
-    let asked = lab.within(&client.name, || ask(server, name, RecordType::A, Recursion::Wanted, PATIENCE));
+    let asked = lab.within(&client.name, || stub(server, name, RecordType::A));
     asked.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
+}
+
+/// The same of all clients at once, each with its outcome.
+pub(crate) fn look_up_all<'l>(lab: &'l Lab, name: &str) -> Vec<(&'l Host, Result<Answer, String>)> {
+    std::thread::scope(|scope| {
+        let clients = clients(lab).into_iter();
+        let asked: Vec<_> = clients.map(|client| (client, scope.spawn(move || look_up(lab, client, name)))).collect();
+        let died = |_| Err("its thread died".to_owned());
+        asked.into_iter().map(|(client, thread)| (client, thread.join().unwrap_or_else(died))).collect()
+    })
 }
 
 /// The nodes an answer names, in its order.
@@ -204,5 +239,3 @@ fn folder() -> PathBuf {
 pub(crate) const NEAR: Duration = Duration::from_millis(20);
 /// Level 1.
 pub(crate) const MIDDLE: Duration = Duration::from_millis(60);
-/// As long as a stub resolver would wait, its second attempt included.
-const PATIENCE: Duration = Duration::from_secs(12);

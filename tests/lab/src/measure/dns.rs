@@ -33,6 +33,25 @@ pub enum Recursion {
     NotWanted,
 }
 
+/// Asks as a program's stub resolver does, with the patience that hosts' /etc/resolv.conf gives it: resolvers answer late
+/// questions only when they are asked again (Unbound from 1.9 s on). The time counts from the first attempt.
+pub fn stub(server: SocketAddr, name: &str, kind: RecordType) -> io::Result<Answer> {
+    let start = Instant::now();
+    let mut last = io::ErrorKind::TimedOut.into();
+    for _ in 0..STUB_ATTEMPTS {
+        match ask(server, name, kind, Recursion::Wanted, STUB_TIMEOUT) {
+            Ok(answer) => return Ok(Answer { took: start.elapsed(), ..answer }),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// What a stub resolver waits for an answer before it asks again.
+pub(crate) const STUB_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often it asks.
+pub(crate) const STUB_ATTEMPTS: u32 = 3;
+
 /// Asks `server` once; `ErrorKind::WouldBlock` or `TimedOut` if nothing came in `patience`.
 pub fn ask(
     server: SocketAddr,

@@ -3,5 +3,6 @@
 mod dns;
 mod http;
 
-pub use self::dns::{Answer, Recursion, ask};
+pub use self::dns::{Answer, Recursion, ask, stub};
+pub(crate) use self::dns::{STUB_ATTEMPTS, STUB_TIMEOUT};
 pub use self::http::{Fetched, fetch};
