@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use crate::{
     body::{Body, Part},
     conditions::{Ranged, Verdict, conditions, range},
-    flight::{Answer, Waiter},
+    flight::{Answer, Content, Waiter},
     meta::Meta,
     origin::OriginBody,
     reason::{CacheStatus, Failure, Source},
@@ -89,13 +89,16 @@ pub(crate) async fn deliver(
     }
     // Range is defined for GET alone [RFC 9110 14.2].
     let ranged = if ok && !client.head { range(&client.fields, &meta.fields, length) } else { Ranged::Whole };
-    let ranged = if matches!(given, Given::Feed(_)) { Ranged::Whole } else { ranged };
     let (code, part) = match ranged {
+        Ranged::Parts(parts) => match given.whole() {
+            Some(object) => return Ok(several(object.clone(), &parts, fields)),
+            // What is still on its way is sent from its beginning on.
+            None => (meta.status, Part::all(length)),
+        },
+        Ranged::Part(_) | Ranged::Unsatisfiable if matches!(given, Given::Feed(_)) => (meta.status, Part::all(length)),
         Ranged::Whole => (meta.status, Part::all(length)),
         Ranged::Part(part) => {
-            let last = part.to.unwrap_or_default().saturating_sub(1);
-            let text = format!("bytes {}-{last}/{}", part.from, length.unwrap_or_default());
-            fields.insert(header::CONTENT_RANGE, text.try_into().map_err(|_| Failure::Internal)?);
+            fields.insert(header::CONTENT_RANGE, content_range(part, length)?);
             (StatusCode::PARTIAL_CONTENT, part)
         }
         Ranged::Unsatisfiable => {
@@ -124,6 +127,56 @@ pub(crate) async fn deliver(
         Given::Feed(feed) | Given::Relayed(feed) => Body::feed(feed, length),
     };
     Ok(respond(code, fields, body))
+}
+
+fn content_range(part: Part, length: Option<u64>) -> Result<HeaderValue, Failure> {
+    let last = part.to.unwrap_or_default().saturating_sub(1);
+    let text = format!("bytes {}-{last}/{}", part.from, length.unwrap_or_default());
+    text.try_into().map_err(|_| Failure::Internal)
+}
+
+/// Several ranges, as a message of parts [RFC 9110 14.6].
+fn several(object: Object, parts: &[Part], mut fields: HeaderMap) -> Response<Body> {
+    let boundary = format!("{:032x}", rand::random::<u128>());
+    let kind = fields.remove(header::CONTENT_TYPE);
+    let mut with_heads = Vec::with_capacity(parts.len());
+    for part in parts {
+        let mut head = format!("\r\n--{boundary}\r\n").into_bytes();
+        if let Some(kind) = &kind {
+            head.extend_from_slice(b"Content-Type: ");
+            head.extend_from_slice(kind.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        if let Ok(range) = content_range(*part, Some(object.len())) {
+            head.extend_from_slice(b"Content-Range: ");
+            head.extend_from_slice(range.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"\r\n");
+        with_heads.push((Bytes::from(head), *part));
+    }
+    let body = Body::parts(object, with_heads, Bytes::from(format!("\r\n--{boundary}--\r\n")));
+    if let Body::Stream(_, Some(length)) = &body {
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(*length));
+    }
+    if let Ok(kind) = format!("multipart/byteranges; boundary={boundary}").try_into() {
+        fields.insert(header::CONTENT_TYPE, kind);
+    }
+    respond(StatusCode::PARTIAL_CONTENT, fields, body)
+}
+
+impl Given {
+    /// The object, where it is whole in the store.
+    fn whole(&self) -> Option<&Object> {
+        match self {
+            Self::Object(object) => Some(object),
+            Self::Flight(_, answer) => match &answer.content {
+                Content::Stored(object) => Some(object),
+                Content::Filling(_) | Content::Bytes(_) | Content::Direct(_) => None,
+            },
+            Self::Bytes(_) | Self::Feed(_) | Self::Relayed(_) => None,
+        }
+    }
 }
 
 /// Takes out what must not reach the client, and turns redirects round.

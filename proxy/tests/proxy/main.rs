@@ -4,6 +4,7 @@
 
 mod reuse;
 mod script;
+mod sites;
 mod support;
 
 mod cache;
