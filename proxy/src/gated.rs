@@ -177,7 +177,9 @@ impl<S> Gated<S> {
                 }
             }
         }
-        self.waiting = Waiting::Nothing;
+        if self.passed > 0 {
+            self.waiting = Waiting::Nothing;
+        }
         Ok(self.passed > 0)
     }
 
