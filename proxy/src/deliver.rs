@@ -3,7 +3,7 @@
 //! On Coralized names all sites share one zone: cookies and what else would reach beyond one site are taken out, and redirects
 //! are turned into Coralized ones.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use atoll_store::Object;
 use bytes::Bytes;
@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::{
     body::{Body, Part},
+    clock,
     conditions::{Ranged, Verdict, conditions, range},
     flight::{Answer, Content, Waiter},
     meta::Meta,
@@ -33,8 +34,8 @@ pub(crate) struct Client {
 pub(crate) enum Links {
     /// By an own host name: redirects pass.
     Site,
-    /// By a Coralized name, at this port of ours if it is not 80.
-    Coralized(Option<u16>),
+    /// By a Coralized name, in clear or over TLS, at this port of ours if it is not the scheme's own.
+    Coralized(Scheme, Option<u16>),
     /// By `/~/SCHEME/HOST/PATH` on a node's address.
     Manager,
 }
@@ -67,7 +68,7 @@ pub(crate) async fn deliver(
     // Age says that the origin was not asked for this very answer; what it said itself stays [RFC 9111 5.1].
     let direct = status.forwarded.is_some() && !status.collapsed && status.source == Some(Source::Origin);
     if !direct {
-        fields.insert(header::AGE, HeaderValue::from(meta.age(SystemTime::now()).as_secs()));
+        fields.insert(header::AGE, HeaderValue::from(meta.age(clock::now()).as_secs()));
     }
     fields.append(header::VIA, HeaderValue::from_static("1.1 atoll"));
     fields.append(CACHE_STATUS, status.value());
@@ -208,11 +209,11 @@ fn coralize(zone: &Zone, url: &OriginUrl, links: &Links, target: &str) -> Option
     };
     match links {
         Links::Site => None,
-        Links::Coralized(port) => {
+        Links::Coralized(here, port) => {
             let absolute = absolute?;
             let host = zone.host(&absolute).ok()?;
             let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-            Some(format!("{}://{host}{port}{}", Scheme::Http.name(), absolute.path()))
+            Some(format!("{}://{host}{port}{}", here.name(), absolute.path()))
         }
         Links::Manager => match absolute {
             Some(absolute) => Some(absolute.manager_path()),
@@ -302,7 +303,7 @@ mod tests {
 
     #[test]
     fn redirects_stay_inside_the_form_they_were_asked_in() {
-        let dotted = Links::Coralized(Some(8080));
+        let dotted = Links::Coralized(Scheme::Http, Some(8080));
         assert_eq!(check(&dotted, "http://b.test/x?y").as_deref(), Some("http://b.test.nyud.example:8080/x?y"));
         assert_eq!(check(&dotted, "https://b.test/x").as_deref(), Some("http://b.test.443.nyud.example:8080/x"));
         assert_eq!(check(&dotted, "//b.test/").as_deref(), Some("http://b.test.nyud.example:8080/"));

@@ -12,3 +12,4 @@ mod fresh;
 mod heads;
 mod network;
 mod origin;
+mod two;
