@@ -9,7 +9,7 @@ use std::{
 
 use atoll_store::Object;
 use bytes::Bytes;
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt as _, stream};
 use http_body::{Frame, SizeHint};
 
 use crate::{
@@ -76,6 +76,24 @@ impl Body {
             Ok(Some((bytes, (object, next))))
         });
         Ok(Self::Stream(Box::pin(pieces), Some(length)))
+    }
+
+    /// Several parts of a stored object, each after its head, and what ends them.
+    pub(crate) fn parts(object: Object, parts: Vec<(Bytes, Part)>, end: Bytes) -> Self {
+        let length = parts.iter().filter_map(|(head, part)| Some(head.len() as u64 + part.length()?)).sum::<u64>();
+        let length = length + end.len() as u64;
+        let parts = stream::iter(parts).then(move |(head, part)| {
+            let object = object.clone();
+            async move {
+                let head = stream::iter([Ok(head)]);
+                match Self::object(object, part).await {
+                    Ok(Self::Whole(bytes)) => head.chain(stream::iter([Ok(bytes)])).boxed(),
+                    Ok(Self::Stream(pieces, _)) => head.chain(pieces).boxed(),
+                    Err(failure) => stream::iter([Err(failure)]).boxed(),
+                }
+            }
+        });
+        Self::Stream(parts.flatten().chain(stream::iter([Ok(end)])).boxed(), Some(length))
     }
 
     /// A part of what a flight brings.

@@ -16,12 +16,14 @@ pub(crate) enum Verdict {
 }
 
 /// What a request's Range comes to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Ranged {
-    /// All of it: no range, one that is to be ignored, or several.
+    /// All of it: no range, or one that is to be ignored.
     Whole,
     /// This part.
     Part(Part),
+    /// These parts, two or more, in the order asked for; no byte is in two of them.
+    Parts(Vec<Part>),
     /// 416.
     Unsatisfiable,
 }
@@ -62,38 +64,58 @@ pub(crate) fn if_changed(request: &mut HeaderMap, stale: &HeaderMap) {
     }
 }
 
-/// The one range that is served; several are answered with the whole, as 14.2 allows.
+/// The ranges to serve. Too many, overlapping, or together no less than the whole are answered with the whole, as 14.2 allows.
 pub(crate) fn range(request: &HeaderMap, answer: &HeaderMap, length: Option<u64>) -> Ranged {
     let mut values = request.get_all(header::RANGE).iter();
     let (Some(value), None, Some(length)) = (values.next(), values.next(), length) else { return Ranged::Whole };
     if !if_range(request, answer) {
         return Ranged::Whole;
     }
-    let Some(spec) = value.to_str().ok().and_then(|text| text.split_once('=')) else { return Ranged::Whole };
-    let (unit, spec) = (spec.0.trim(), spec.1.trim());
-    if !unit.eq_ignore_ascii_case("bytes") || spec.contains(',') {
+    let Some((unit, set)) = value.to_str().ok().and_then(|text| text.split_once('=')) else { return Ranged::Whole };
+    if !unit.trim().eq_ignore_ascii_case("bytes") {
         return Ranged::Whole;
     }
-    let Some((first, last)) = spec.split_once('-') else { return Ranged::Whole };
-    match (number(first), number(last)) {
-        (Some(Number::None), Some(Number::Is(suffix))) => {
-            if suffix == 0 || length == 0 {
-                return Ranged::Unsatisfiable;
+    let mut parts: Vec<Part> = Vec::new();
+    for (count, spec) in set.split(',').map(str::trim).enumerate() {
+        match one(spec, length) {
+            _ if count >= RANGES => return Ranged::Whole,
+            // Invalid: the field is ignored.
+            None => return Ranged::Whole,
+            Some(None) => {}
+            Some(Some(part)) => {
+                let apart = |other: &Part| other.to <= Some(part.from) || part.to <= Some(other.from);
+                if !parts.iter().all(apart) {
+                    return Ranged::Whole;
+                }
+                parts.push(part);
             }
-            Ranged::Part(Part { from: length.saturating_sub(suffix), to: Some(length) })
         }
-        (Some(Number::Is(first)), Some(Number::None)) => part(first, u64::MAX, length),
-        (Some(Number::Is(first)), Some(Number::Is(last))) if first <= last => part(first, last, length),
-        // Invalid: the field is ignored.
-        (Some(_), Some(_)) | (None, _) | (_, None) => Ranged::Whole,
+    }
+    let together: u64 = parts.iter().filter_map(|part| Some(part.to? - part.from + PART_HEAD)).sum();
+    match parts.as_slice() {
+        [] => Ranged::Unsatisfiable,
+        [part] => Ranged::Part(*part),
+        _ if together >= length => Ranged::Whole,
+        _ => Ranged::Parts(parts),
     }
 }
 
-fn part(first: u64, last: u64, length: u64) -> Ranged {
-    if first >= length {
-        return Ranged::Unsatisfiable;
+/// One range: `None` if it is invalid, `Some(None)` if there is no such part.
+fn one(spec: &str, length: u64) -> Option<Option<Part>> {
+    let (first, last) = spec.split_once('-')?;
+    match (number(first)?, number(last)?) {
+        (Number::None, Number::Is(suffix)) => {
+            let some = suffix > 0 && length > 0;
+            Some(some.then(|| Part { from: length.saturating_sub(suffix), to: Some(length) }))
+        }
+        (Number::Is(first), Number::None) => Some(part(first, u64::MAX, length)),
+        (Number::Is(first), Number::Is(last)) if first <= last => Some(part(first, last, length)),
+        (Number::None, Number::None) | (Number::Is(_), Number::Is(_)) => None,
     }
-    Ranged::Part(Part { from: first, to: Some(last.saturating_add(1).min(length)) })
+}
+
+fn part(first: u64, last: u64, length: u64) -> Option<Part> {
+    (first < length).then(|| Part { from: first, to: Some(last.saturating_add(1).min(length)) })
 }
 
 enum Number {
@@ -145,6 +167,12 @@ fn tags(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     });
     parts.map(<[u8]>::trim_ascii)
 }
+
+/// Ranges one request may name; of more none is served [bad-inputs G02].
+const RANGES: usize = 16;
+
+/// About what each part of several costs beside its bytes.
+const PART_HEAD: u64 = 128;
 
 fn strong_equal(one: &[u8], other: &[u8]) -> bool {
     one == other && one.starts_with(b"\"")
@@ -217,10 +245,39 @@ mod tests {
         for unsatisfiable in ["bytes=10-", "bytes=-0", "bytes=99-100"] {
             assert_eq!(check(unsatisfiable), Ranged::Unsatisfiable, "{unsatisfiable}");
         }
-        for ignored in
-            ["bytes=", "bytes=5-2", "abc=0-1", "bytes=0-1,3-4", "bytes=a-b", "bytes", "bytes=--1", "bytes=+1-2"]
-        {
+        for ignored in [
+            "bytes=",
+            "bytes=5-2",
+            "abc=0-1",
+            "bytes=a-b",
+            "bytes",
+            "bytes=--1",
+            "bytes=+1-2",
+            "bytes=-",
+            "bytes=0-1,",
+            "bytes=0-1,5-2",
+        ] {
             assert_eq!(check(ignored), Ranged::Whole, "{ignored}");
+        }
+    }
+
+    // G02, G05
+    #[test]
+    fn several_ranges_are_served_if_they_are_few_and_apart() {
+        let check = |value: &str| range(&map(&[("range", value)]), &HeaderMap::new(), Some(10_000));
+        let part = |from, to| Part { from, to: Some(to) };
+        assert_eq!(
+            check("bytes=0-1, 500-599 ,-10"),
+            Ranged::Parts(vec![part(0, 2), part(500, 600), part(9_990, 10_000)])
+        );
+        assert_eq!(check("bytes=500-599,0-1"), Ranged::Parts(vec![part(500, 600), part(0, 2)]));
+        assert_eq!(check("bytes=0-1,20000-"), Ranged::Part(part(0, 2)));
+        assert_eq!(check("bytes=20000-,30000-"), Ranged::Unsatisfiable);
+        let many = |count: u32| (0..count).map(|at| format!("{}-{}", at * 10, at * 10)).collect::<Vec<_>>().join(",");
+        assert!(matches!(check(&format!("bytes={}", many(16))), Ranged::Parts(_)));
+        assert_eq!(check(&format!("bytes={}", many(17))), Ranged::Whole);
+        for whole in ["bytes=0-,0-", "bytes=0-10,5-20", "bytes=0-4999,5000-9999", "bytes=0-1,-9999"] {
+            assert_eq!(check(whole), Ranged::Whole, "{whole}");
         }
     }
 
@@ -240,9 +297,13 @@ mod tests {
         bolero::check!().with_iterations(20_000).for_each(|bytes: &[u8]| {
             let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
             let request = HeaderMap::from_iter([(header::RANGE, value.clone()), (header::IF_NONE_MATCH, value)]);
-            if let Ranged::Part(part) = range(&request, &HeaderMap::new(), Some(100)) {
-                assert!(part.from < part.to.unwrap() && part.to.unwrap() <= 100);
-            }
+            let parts = match range(&request, &HeaderMap::new(), Some(10_000)) {
+                Ranged::Part(part) => vec![part],
+                Ranged::Parts(parts) => parts,
+                Ranged::Whole | Ranged::Unsatisfiable => Vec::new(),
+            };
+            let total: u64 = parts.iter().map(|part| part.to.unwrap() - part.from).sum();
+            assert!(total <= 10_000 && parts.iter().all(|part| part.from < part.to.unwrap()));
             conditions(&request, &meta(&[("etag", "\"a\"")]));
         });
     }

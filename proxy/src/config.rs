@@ -16,8 +16,13 @@ use crate::{cache, error::StartError, guard::Range, limits::Limits, site::Sites,
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where clients are served, cleartext HTTP/1.1. All are bound or the start fails. Port 0 takes a free one. \[guess\]
+    /// Where clients are served in clear, HTTP/1.1 and, where a client begins with it, HTTP/2. All are bound or the start fails. Port 0 takes a free one. \[guess\]
     pub listen: Vec<SocketAddr>,
+    /// Where clients are served over TLS, HTTP/1.1 and HTTP/2. Needs certificates. \[guess\]
+    pub listen_tls: Vec<SocketAddr>,
+    /// Certificate chains with their keys, PEM files; chosen by the name that a client asks for, the first if none fits. Read
+    /// again within 10 s when a file changes. \[guess\]
+    pub certificates: Vec<Certificate>,
     /// The zone whose names are Coralized: `www.example.com.ZONE` is served from `www.example.com`. No leading dot.
     pub zone: String,
     /// The network's name, sent as `atoll-NETWORK` in CDN-Loop. Two networks of one name would break each other's chains
@@ -53,6 +58,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 8080))],
+            listen_tls: Vec::new(),
+            certificates: Vec::new(),
             zone: "nyud.example".to_owned(),
             network: "default".to_owned(),
             origins: Origins::default(),
@@ -76,9 +83,22 @@ impl Config {
         let setting = |(setting, source)| StartError::Setting { setting, source };
         Zone::new(&self.zone).map_err(|source| setting(("zone".to_owned(), source)))?;
         Sites::new(self).map_err(setting)?;
+        if !self.listen_tls.is_empty() && self.certificates.is_empty() {
+            return Err(StartError::NoCertificate);
+        }
         cache::OriginRules::new(&self.origins).map_err(setting)?;
         Ok(())
     }
+}
+
+/// A certificate with its key.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Certificate {
+    /// The chain, leaf first.
+    pub certificate: PathBuf,
+    /// The leaf's key.
+    pub key: PathBuf,
 }
 
 /// Which origins Coralized names may reach.

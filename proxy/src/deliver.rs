@@ -3,7 +3,7 @@
 //! On Coralized names all sites share one zone: cookies and what else would reach beyond one site are taken out, and redirects
 //! are turned into Coralized ones.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use atoll_store::Object;
 use bytes::Bytes;
@@ -11,8 +11,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::{
     body::{Body, Part},
+    clock,
     conditions::{Ranged, Verdict, conditions, range},
-    flight::{Answer, Waiter},
+    flight::{Answer, Content, Waiter},
     meta::Meta,
     origin::OriginBody,
     reason::{CacheStatus, Failure, Source},
@@ -33,8 +34,8 @@ pub(crate) struct Client {
 pub(crate) enum Links {
     /// By an own host name: redirects pass.
     Site,
-    /// By a Coralized name, at this port of ours if it is not 80.
-    Coralized(Option<u16>),
+    /// By a Coralized name, in clear or over TLS, at this port of ours if it is not the scheme's own.
+    Coralized(Scheme, Option<u16>),
     /// By `/~/SCHEME/HOST/PATH` on a node's address.
     Manager,
 }
@@ -67,7 +68,7 @@ pub(crate) async fn deliver(
     // Age says that the origin was not asked for this very answer; what it said itself stays [RFC 9111 5.1].
     let direct = status.forwarded.is_some() && !status.collapsed && status.source == Some(Source::Origin);
     if !direct {
-        fields.insert(header::AGE, HeaderValue::from(meta.age(SystemTime::now()).as_secs()));
+        fields.insert(header::AGE, HeaderValue::from(meta.age(clock::now()).as_secs()));
     }
     fields.append(header::VIA, HeaderValue::from_static("1.1 atoll"));
     fields.append(CACHE_STATUS, status.value());
@@ -89,13 +90,16 @@ pub(crate) async fn deliver(
     }
     // Range is defined for GET alone [RFC 9110 14.2].
     let ranged = if ok && !client.head { range(&client.fields, &meta.fields, length) } else { Ranged::Whole };
-    let ranged = if matches!(given, Given::Feed(_)) { Ranged::Whole } else { ranged };
     let (code, part) = match ranged {
+        Ranged::Parts(parts) => match given.whole() {
+            Some(object) => return Ok(several(object.clone(), &parts, fields)),
+            // What is still on its way is sent from its beginning on.
+            None => (meta.status, Part::all(length)),
+        },
+        Ranged::Part(_) | Ranged::Unsatisfiable if matches!(given, Given::Feed(_)) => (meta.status, Part::all(length)),
         Ranged::Whole => (meta.status, Part::all(length)),
         Ranged::Part(part) => {
-            let last = part.to.unwrap_or_default().saturating_sub(1);
-            let text = format!("bytes {}-{last}/{}", part.from, length.unwrap_or_default());
-            fields.insert(header::CONTENT_RANGE, text.try_into().map_err(|_| Failure::Internal)?);
+            fields.insert(header::CONTENT_RANGE, content_range(part, length)?);
             (StatusCode::PARTIAL_CONTENT, part)
         }
         Ranged::Unsatisfiable => {
@@ -124,6 +128,56 @@ pub(crate) async fn deliver(
         Given::Feed(feed) | Given::Relayed(feed) => Body::feed(feed, length),
     };
     Ok(respond(code, fields, body))
+}
+
+fn content_range(part: Part, length: Option<u64>) -> Result<HeaderValue, Failure> {
+    let last = part.to.unwrap_or_default().saturating_sub(1);
+    let text = format!("bytes {}-{last}/{}", part.from, length.unwrap_or_default());
+    text.try_into().map_err(|_| Failure::Internal)
+}
+
+/// Several ranges, as a message of parts [RFC 9110 14.6].
+fn several(object: Object, parts: &[Part], mut fields: HeaderMap) -> Response<Body> {
+    let boundary = format!("{:032x}", rand::random::<u128>());
+    let kind = fields.remove(header::CONTENT_TYPE);
+    let mut with_heads = Vec::with_capacity(parts.len());
+    for part in parts {
+        let mut head = format!("\r\n--{boundary}\r\n").into_bytes();
+        if let Some(kind) = &kind {
+            head.extend_from_slice(b"Content-Type: ");
+            head.extend_from_slice(kind.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        if let Ok(range) = content_range(*part, Some(object.len())) {
+            head.extend_from_slice(b"Content-Range: ");
+            head.extend_from_slice(range.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        head.extend_from_slice(b"\r\n");
+        with_heads.push((Bytes::from(head), *part));
+    }
+    let body = Body::parts(object, with_heads, Bytes::from(format!("\r\n--{boundary}--\r\n")));
+    if let Body::Stream(_, Some(length)) = &body {
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(*length));
+    }
+    if let Ok(kind) = format!("multipart/byteranges; boundary={boundary}").try_into() {
+        fields.insert(header::CONTENT_TYPE, kind);
+    }
+    respond(StatusCode::PARTIAL_CONTENT, fields, body)
+}
+
+impl Given {
+    /// The object, where it is whole in the store.
+    fn whole(&self) -> Option<&Object> {
+        match self {
+            Self::Object(object) => Some(object),
+            Self::Flight(_, answer) => match &answer.content {
+                Content::Stored(object) => Some(object),
+                Content::Filling(_) | Content::Bytes(_) | Content::Direct(_) => None,
+            },
+            Self::Bytes(_) | Self::Feed(_) | Self::Relayed(_) => None,
+        }
+    }
 }
 
 /// Takes out what must not reach the client, and turns redirects round.
@@ -155,11 +209,11 @@ fn coralize(zone: &Zone, url: &OriginUrl, links: &Links, target: &str) -> Option
     };
     match links {
         Links::Site => None,
-        Links::Coralized(port) => {
+        Links::Coralized(here, port) => {
             let absolute = absolute?;
             let host = zone.host(&absolute).ok()?;
             let port = port.map(|port| format!(":{port}")).unwrap_or_default();
-            Some(format!("{}://{host}{port}{}", Scheme::Http.name(), absolute.path()))
+            Some(format!("{}://{host}{port}{}", here.name(), absolute.path()))
         }
         Links::Manager => match absolute {
             Some(absolute) => Some(absolute.manager_path()),
@@ -249,7 +303,7 @@ mod tests {
 
     #[test]
     fn redirects_stay_inside_the_form_they_were_asked_in() {
-        let dotted = Links::Coralized(Some(8080));
+        let dotted = Links::Coralized(Scheme::Http, Some(8080));
         assert_eq!(check(&dotted, "http://b.test/x?y").as_deref(), Some("http://b.test.nyud.example:8080/x?y"));
         assert_eq!(check(&dotted, "https://b.test/x").as_deref(), Some("http://b.test.443.nyud.example:8080/x"));
         assert_eq!(check(&dotted, "//b.test/").as_deref(), Some("http://b.test.nyud.example:8080/"));

@@ -1,7 +1,7 @@
 //! What can go wrong when a proxy starts, grouped by who must act. What goes wrong with one request is a
 //! [`crate::reason::Failure`].
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, path::PathBuf};
 
 use crate::url::UrlError;
 
@@ -24,4 +24,21 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// A certificate or key cannot be read or used: the operator must change the file.
+    #[error("{}: {why}", file.display())]
+    Certificate {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// TLS cannot be set up.
+    #[error("TLS cannot be served: {source}")]
+    Tls {
+        /// What the library said.
+        source: rustls::Error,
+    },
+    /// TLS is listened for and there is no certificate.
+    #[error("listen_tls needs at least one certificate")]
+    NoCertificate,
 }

@@ -18,6 +18,7 @@ use http::StatusCode;
 
 use crate::{
     cache::{Cache, Negative, Wanted, directory, store_key},
+    clock,
     flight::{Answer, Content, End, Lead},
     frames::Frame,
     freshness,
@@ -316,7 +317,7 @@ impl Fetch {
             filling.writer.abort();
             return End::Whole;
         }
-        let written = meta.encode(SystemTime::now());
+        let written = meta.encode(clock::now());
         if let Err(error) = filling.writer.commit(Some(written)).await {
             tracing::warn!(%error, url = %self.wanted.url, "a whole object could not be stored");
             return End::Failed(Failure::Internal);
@@ -340,7 +341,7 @@ impl Fetch {
             directory: directory(&self.wanted.url),
             tags: Tags::default(),
             expires: Some(expires),
-            metadata: meta.encode(SystemTime::now()),
+            metadata: meta.encode(clock::now()),
             length: meta.length,
             born: self.born,
         }
@@ -348,7 +349,7 @@ impl Fetch {
 
     /// When even a stale copy is of no more use.
     pub(crate) fn expires(&self, meta: &Meta) -> SystemTime {
-        let now = SystemTime::now();
+        let now = clock::now();
         let fresh = self.fresh_for(meta);
         now + fresh + self.cache.config.freshness.keep
     }
@@ -356,7 +357,7 @@ impl Fetch {
 
 /// Freshness left.
 pub(crate) fn fresh_for(cache: &Cache, site: Option<&Own>, meta: &Meta) -> Duration {
-    cache.lifetime(site, meta).fresh.saturating_sub(meta.age(SystemTime::now()))
+    cache.lifetime(site, meta).fresh.saturating_sub(meta.age(clock::now()))
 }
 
 pub(crate) fn wide(count: usize) -> u64 {

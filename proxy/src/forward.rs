@@ -10,6 +10,7 @@ use hyper::body::Body as _;
 use crate::{
     body::Body,
     cache::{Cache, store_key},
+    clock,
     deliver::{Given, deliver, refuse},
     freshness,
     from_origin::dated,
@@ -34,7 +35,7 @@ pub(crate) async fn forward(cache: &Arc<Cache>, asked: Asked) -> (Response<Body>
         }
     }
     let body = asked.body.filter(|body| !asked.client.head && !body.is_end_stream());
-    let began = SystemTime::now();
+    let began = clock::now();
     let request = OriginRequest {
         method: &asked.method,
         target: asked.url.path(),
@@ -50,7 +51,7 @@ pub(crate) async fn forward(cache: &Arc<Cache>, asked: Asked) -> (Response<Body>
             return (refuse(failure, &why, Some(&status)), Some(Told::default()));
         }
     };
-    let received = SystemTime::now();
+    let received = clock::now();
     strip_hop_by_hop(&mut answer.fields);
     dated(&mut answer.fields, received);
     if asked.client.head {

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::{
     cache::{Negative, store_key},
+    clock,
     conditions::if_changed,
     fetch::{Fetch, Filling, Mode, Outcome, wide},
     flight::{Answer, Content, End},
@@ -38,7 +39,7 @@ impl Fetch {
         } else if let Some(stale) = &self.stale {
             if_changed(&mut fields, &stale.meta.fields);
         }
-        let asked = SystemTime::now();
+        let asked = clock::now();
         let cache = Arc::clone(&self.cache);
         let mut request = OriginRequest::get(self.wanted.url.path(), &fields);
         request.interim = self.wanted.interim.clone();
@@ -56,7 +57,7 @@ impl Fetch {
 
     /// The origin answered a whole or conditional request.
     async fn answered(&mut self, mut answer: OriginAnswer, asked: SystemTime) -> End {
-        let received = SystemTime::now();
+        let received = clock::now();
         strip_hop_by_hop(&mut answer.fields);
         dated(&mut answer.fields, received);
         if answer.status == StatusCode::NOT_MODIFIED && self.stale.is_some() {
@@ -213,7 +214,7 @@ impl Fetch {
     /// The stale copy is still good [RFC 9111 4.3.4].
     async fn confirmed(&mut self, answer: OriginAnswer, asked: SystemTime) -> End {
         let Some(stale) = self.stale.take() else { return End::Failed(Failure::Protocol) };
-        let received = SystemTime::now();
+        let received = clock::now();
         if !same_entity(&stale.meta.fields, &answer.fields) {
             // It confirms something else than was asked about: nothing may be made of it [RFC 9111 4.3.4].
             return End::Failed(Failure::Protocol);
@@ -350,7 +351,7 @@ impl Fetch {
                 tracing::debug!(%error, "a variant too many could not be removed");
             }
         }
-        let now = SystemTime::now();
+        let now = clock::now();
         let meta = Meta {
             url: self.wanted.url.to_string(),
             status: StatusCode::OK,

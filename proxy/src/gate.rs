@@ -270,14 +270,18 @@ impl Head {
             }
             Some(_) | None => return Err(Refusal::RequestLine),
         };
-        self.method = match method {
+        self.method = Self::method(method);
+        self.target = Self::target(method, target)?;
+        Ok(())
+    }
+
+    fn method(method: &str) -> Method {
+        match method {
             "GET" | "HEAD" => Method::Served,
             "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS" => Method::Known,
             "TRACE" | "CONNECT" | "PURGE" | "PRI" => Method::Never,
             _ => Method::Unknown,
-        };
-        self.target = Self::target(method, target)?;
-        Ok(())
+        }
     }
 
     /// RFC 9112 3.2: the form must fit the method.
@@ -390,6 +394,45 @@ impl Head {
             Target::Origin | Target::Other => self.host.as_ref(),
         }
     }
+}
+
+/// The gate's rules for a head that HTTP/2's parser has read: what it lets pass of what no HTTP/1 head may say [bad-inputs H18].
+pub(crate) fn judge_parsed<B: http_body::Body>(
+    request: &http::Request<B>,
+    limits: HeadLimits,
+    own: &OwnSite,
+) -> Result<(), Refusal> {
+    let target = request.uri().path_and_query().map_or("", http::uri::PathAndQuery::as_str);
+    if target.len() > limits.target {
+        return Err(Refusal::TargetTooLong);
+    }
+    if request.headers().len() > limits.fields {
+        return Err(Refusal::TooLarge);
+    }
+    let authority = request.uri().authority().ok_or(Refusal::Host)?;
+    let authority = Authority::parse(authority.as_str()).map_err(|_| Refusal::Host)?;
+    let mut head = Head { target: Target::Absolute(authority), ..Head::default() };
+    head.method = Head::method(request.method().as_str());
+    if !target.starts_with('/') || Head::target(request.method().as_str(), target).is_err() {
+        return Err(Refusal::RequestLine);
+    }
+    for (name, value) in request.headers() {
+        if value.as_bytes() != value.as_bytes().trim_ascii() {
+            return Err(Refusal::FieldValue);
+        }
+        let line = [name.as_str().as_bytes(), b":", value.as_bytes()].concat();
+        head.field(&line)?;
+    }
+    if head.host.is_none() {
+        head.host = head.authority().cloned();
+    }
+    let body = head.verdict(own)?;
+    // Without a length, only the stream says whether there is a body.
+    if body == Following::Head && head.length.is_none() && !request.body().is_end_stream() {
+        let takes = head.authority().is_some_and(own) && head.method != Method::Served;
+        return if takes { Ok(()) } else { Err(Refusal::Body) };
+    }
+    Ok(())
 }
 
 /// RFC 9110 5.6.2.

@@ -124,6 +124,11 @@ impl<S> Gated<S> {
         }
     }
 
+    /// What was read of the stream before.
+    pub(crate) fn read_before(&mut self, before: BytesMut) {
+        self.buffer = before;
+    }
+
     /// Where interim answers are left to be written here.
     pub(crate) fn interim(&mut self) -> Interim {
         self.interim.get_or_insert_with(Interim::default).clone()
@@ -177,7 +182,9 @@ impl<S> Gated<S> {
                 }
             }
         }
-        self.waiting = Waiting::Nothing;
+        if self.passed > 0 {
+            self.waiting = Waiting::Nothing;
+        }
         Ok(self.passed > 0)
     }
 

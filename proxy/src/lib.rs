@@ -15,14 +15,20 @@
 //! Read [`Proxy`] first, then `step.rs`: the life of one request.
 
 mod config;
-pub use config::{Any, Config, FreshnessConfig, Origins, Peers, Query, SetCookie, Site, SiteOrigin, Timeouts};
+pub use config::{
+    Any, Certificate, Config, FreshnessConfig, Origins, Peers, Query, SetCookie, Site, SiteOrigin, Timeouts,
+};
 mod error;
 pub use error::StartError;
 
+mod connection;
 mod server;
 pub use server::Proxy;
 mod stats;
 pub use stats::{Served, Stats};
+
+mod tls;
+mod wire;
 
 mod chunks;
 mod gate;
@@ -36,6 +42,7 @@ pub use url::{Authority, Coralized, Forms, OriginUrl, Scheme, UrlError, Zone};
 
 mod body;
 mod cache;
+mod clock;
 mod conditions;
 mod deliver;
 mod flight;

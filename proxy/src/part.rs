@@ -1,7 +1,7 @@
 //! Parts of an answer that came as 206 (RFC 9110 15.3.7): one stretch of bytes per URL is kept beside the whole, and serves ranges
 //! that lie within it.
 
-use std::{fmt::Write as _, time::SystemTime};
+use std::fmt::Write as _;
 
 use atoll_overlay::Key;
 use atoll_store::{Object, Tier};
@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use crate::{
     body::{Body, Part},
     cache::{Cache, store_key},
+    clock,
     conditions::{Ranged, Verdict, conditions, range},
     deliver::{CACHE_STATUS, refuse},
     meta::Meta,
@@ -76,7 +77,7 @@ pub(crate) async fn stored(cache: &Cache, asked: &Asked, whole: Key) -> Option<F
     let object = cache.store.get(&store_key(key(whole))).await?;
     let mut meta = Meta::decode_stored(&object.head().metadata)?;
     let held = Span::of(&meta.fields)?;
-    let (age, lifetime) = (meta.age(SystemTime::now()), cache.lifetime(asked.site.as_deref(), &meta));
+    let (age, lifetime) = (meta.age(clock::now()), cache.lifetime(asked.site.as_deref(), &meta));
     let good = meta.url == asked.url.to_string()
         && object.len() == held.length()
         && age < lifetime.fresh
@@ -115,7 +116,7 @@ impl Held {
             fields.insert(header::CONTENT_RANGE, range);
         }
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(span.length()));
-        fields.insert(header::AGE, HeaderValue::from(meta.age(SystemTime::now()).as_secs()));
+        fields.insert(header::AGE, HeaderValue::from(meta.age(clock::now()).as_secs()));
         fields.append(header::VIA, HeaderValue::from_static("1.1 atoll"));
         fields.append(CACHE_STATUS, status.value());
         tracing::trace!(url = %asked.url, "a range out of a part");

@@ -13,7 +13,7 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use atoll_overlay::{Key, NodeId, Streams, Value};
@@ -25,6 +25,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 
 use crate::{
+    clock,
     frames::{Abort, Frame, Frames},
     meta::Meta,
     reference::Reference,
@@ -128,7 +129,7 @@ pub(crate) async fn ask(
         match next(&mut body, &mut frames, stall).await? {
             Frame::Wait => life.touch(),
             Frame::Head(bytes) => {
-                let meta = Meta::decode_received(&bytes, SystemTime::now()).ok_or(PeerError::Misbehaved)?;
+                let meta = Meta::decode_received(&bytes, clock::now()).ok_or(PeerError::Misbehaved)?;
                 let same = meta.url == request.url.to_string() && meta.varies_by.is_empty();
                 if !same || request.from.is_some_and(|(_, validator)| validator != meta.validator) {
                     return Err(PeerError::Misbehaved);

@@ -85,9 +85,11 @@ pub(crate) fn receive(cache: &Cache, request: Request<Option<Incoming>>) -> Resu
         if path == "/robots.txt" {
             return Ok(Received::Robots);
         }
-        let url = coralized_url(cache, &coralized.host, coralized.port, path).map_err(bad)?;
+        let secure = request.extensions().get::<Origin>().is_some_and(|from| from.secure);
+        let here = if secure { Scheme::Https } else { Scheme::Http };
+        let url = coralized_url(cache, &coralized.host, coralized.port, here, path).map_err(bad)?;
         let upstream = permitted(cache, &url)?;
-        let links = Links::Coralized(authority.port().filter(|port| *port != Scheme::Http.port()));
+        let links = Links::Coralized(here, authority.port().filter(|port| *port != here.port()));
         Meant { url, upstream, links, site: None }
     } else if let Some(url) = OriginUrl::from_manager_path(path) {
         let url = upgraded(cache, url.map_err(bad)?);
@@ -149,9 +151,20 @@ fn linked(headers: &HeaderMap, here: &Authority, path: &str) -> Option<HeaderVal
     HeaderValue::from_str(&format!("{page}{path}")).ok()
 }
 
-/// The scheme of a Coralized name: https by its port label or by what its host redirected to before, else http.
-fn coralized_url(cache: &Cache, host: &str, port: Option<u16>, path: &str) -> Result<OriginUrl, UrlError> {
-    let scheme = if port == Some(Scheme::Https.port()) { Scheme::Https } else { Scheme::Http };
+/// The scheme of a Coralized name: https by its port label, by how the client came if there is none, or by what its host
+/// redirected to before, else http.
+fn coralized_url(
+    cache: &Cache,
+    host: &str,
+    port: Option<u16>,
+    here: Scheme,
+    path: &str,
+) -> Result<OriginUrl, UrlError> {
+    let scheme = match port {
+        Some(443) => Scheme::Https,
+        Some(_) => Scheme::Http,
+        None => here,
+    };
     let authority = match port {
         Some(port) => Authority::parse(&format!("{host}:{port}"))?,
         None => Authority::parse(host)?,

@@ -1,6 +1,6 @@
 //! Answering peers: the copy in the store, or the flight under way as it grows; never a fetch on their behalf.
 
-use std::{pin::Pin, sync::Arc, time::SystemTime};
+use std::{pin::Pin, sync::Arc};
 
 use atoll_overlay::Key;
 use atoll_store::{Object, Partial};
@@ -11,6 +11,7 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 use crate::{
     body::Body,
     cache::{Cache, store_key},
+    clock,
     deliver::text,
     fetch::fresh_for,
     flight::{Answer, Content, End, Waiter},
@@ -87,7 +88,7 @@ fn stored(object: Object, meta: Meta, from: u64) -> Frames {
     Box::pin(stream::try_unfold((object, At::Head(Box::new(meta))), move |(object, at)| async move {
         match at {
             At::Head(meta) => {
-                let head = Frame::Head(meta.encode(SystemTime::now())).head();
+                let head = Frame::Head(meta.encode(clock::now())).head();
                 Ok(Some((head, (object, At::Body(from)))))
             }
             At::Body(at) if at < object.len() => {
@@ -197,7 +198,7 @@ impl Following {
                 self.at = At::Body(partial.clone(), from);
                 let mut meta = answer.meta.clone();
                 meta.withhold_private();
-                Frame::Head(meta.encode(SystemTime::now())).head()
+                Frame::Head(meta.encode(clock::now())).head()
             }
             // A renewed copy is in the store: asked again, it is found there.
             Content::Stored(_) | Content::Filling(_) => Frame::Abort(Abort::Broken).head(),

@@ -2,7 +2,6 @@
 //! lets what runs finish.
 
 use std::{
-    convert::Infallible,
     io,
     net::SocketAddr,
     sync::{
@@ -16,8 +15,6 @@ use atoll_overlay::{Index, Streams};
 use atoll_store::Store;
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -25,20 +22,19 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
+use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    body::Body,
     cache::Cache,
     config::Config,
+    connection::{self, head_limits},
     error::StartError,
-    gate::HeadLimits,
     gated::{Gated, Waits},
     limits::PerClient,
     reason::Failure,
-    receive::Origin,
-    serve_peer,
     stats::Stats,
     step,
+    tls::{self, Certificates},
     url::Authority,
 };
 
@@ -46,6 +42,8 @@ use crate::{
 pub struct Proxy {
     cache: Arc<Cache>,
     local: Vec<SocketAddr>,
+    secure: Vec<SocketAddr>,
+    certificates: Arc<Certificates>,
     phase: watch::Sender<Phase>,
     tasks: Mutex<JoinSet<()>>,
     shared: Arc<Shared>,
@@ -60,7 +58,7 @@ struct Shared {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(crate) enum Phase {
     Running,
     /// Nobody new; what runs finishes.
     Draining,
@@ -74,15 +72,19 @@ impl Proxy {
         streams: Arc<dyn Streams>,
         store: Store,
     ) -> Result<Self, StartError> {
+        let certificates = Certificates::load(&config.certificates)?;
+        let acceptor = TlsAcceptor::from(certificates.server()?);
         let mut listeners = Vec::new();
-        let mut local = Vec::new();
-        for address in &config.listen {
+        let (mut local, mut secure) = (Vec::new(), Vec::new());
+        let plain = config.listen.iter().map(|address| (address, false));
+        for (address, tls) in plain.chain(config.listen_tls.iter().map(|address| (address, true))) {
             let bind = |source| StartError::Bind { address: *address, source };
             let listener = listen(*address).map_err(bind)?;
-            local.push(listener.local_addr().map_err(bind)?);
-            listeners.push(listener);
+            if tls { &mut secure } else { &mut local }.push(listener.local_addr().map_err(bind)?);
+            listeners.push((listener, tls.then(|| acceptor.clone())));
         }
-        let cache = Cache::new(config, (index, streams, store), local.clone())
+        let all = local.iter().chain(&secure).copied().collect();
+        let cache = Cache::new(config, (index, streams, store), all)
             .map_err(|(setting, source)| StartError::Setting { setting, source })?;
         let cache = Arc::new(cache);
         let (phase, phases) = watch::channel(Phase::Running);
@@ -92,14 +94,26 @@ impl Proxy {
             tasks.spawn(serve_clients(Arc::clone(&cache), listener, Arc::clone(&shared), phases.clone()));
         }
         tasks.spawn(serve_peers(Arc::clone(&cache), Arc::clone(&shared), phases.clone()));
-        tasks.spawn(announce(Arc::clone(&cache), phases));
-        Ok(Self { cache, local, phase, tasks: Mutex::new(tasks), shared })
+        tasks.spawn(announce(Arc::clone(&cache), phases.clone()));
+        tasks.spawn(look_at(Arc::clone(&certificates), phases));
+        Ok(Self { cache, local, secure, certificates, phase, tasks: Mutex::new(tasks), shared })
     }
 
     /// The addresses that are served, in the order of [`Config::listen`], with the ports that were free.
     #[must_use]
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.local.clone()
+    }
+
+    /// As [`Self::local_addrs`], of [`Config::listen_tls`].
+    #[must_use]
+    pub fn tls_addrs(&self) -> Vec<SocketAddr> {
+        self.secure.clone()
+    }
+
+    /// Reads changed certificates at once instead of within seconds; true if they were changed and good.
+    pub fn reload_certificates(&self) -> bool {
+        self.certificates.refresh()
     }
 
     /// What happened so far.
@@ -166,12 +180,17 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-async fn serve_clients(cache: Arc<Cache>, listener: TcpListener, shared: Arc<Shared>, phases: watch::Receiver<Phase>) {
+async fn serve_clients(
+    cache: Arc<Cache>,
+    (listener, tls): (TcpListener, Option<TlsAcceptor>),
+    shared: Arc<Shared>,
+    phases: watch::Receiver<Phase>,
+) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, client)) => accept(&cache, &shared, &phases, &mut connections, stream, client),
+                Ok((stream, client)) => accept(&cache, &shared, &phases, &mut connections, tls.as_ref(), (stream, client)),
                 Err(error) => {
                     // Out of descriptors, or a client that left already: others are served on, and no loop spins.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -191,8 +210,8 @@ fn accept(
     shared: &Arc<Shared>,
     phases: &watch::Receiver<Phase>,
     connections: &mut JoinSet<()>,
-    stream: TcpStream,
-    client: SocketAddr,
+    tls: Option<&TlsAcceptor>,
+    (stream, client): (TcpStream, SocketAddr),
 ) {
     let limits = &cache.config.limits;
     let place = shared.clients.enter(client.ip(), limits.connections_per_client);
@@ -208,20 +227,10 @@ fn accept(
     }
     let (cache, phases) = (Arc::clone(cache), phases.clone());
     let accepted = Instant::now();
+    let tls = tls.cloned();
     connections.spawn(async move {
         let _held = (place, count);
-        let timeouts = &cache.config.timeouts;
-        let waits = Waits { head: timeouts.head, keep_alive: timeouts.keep_alive, send: timeouts.send };
-        let sites = Arc::clone(&cache.sites);
-        let own = Arc::new(move |authority: &Authority| sites.find(authority).is_some());
-        let mut gated = Gated::new(stream, accepted, (head_limits(&cache), waits), own, Arc::clone(&cache.counters));
-        let from = Origin { client, secure: false, interim: Some(gated.interim()) };
-        let served = Arc::clone(&cache);
-        let handle = move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(from.clone());
-            step::handle(Arc::clone(&served), request.map(Some))
-        };
-        serve(gated, phases, true, handle).await;
+        connection::serve(cache, stream, client, tls, (accepted, phases)).await;
     });
 }
 
@@ -239,13 +248,7 @@ async fn serve_peers(cache: Arc<Cache>, shared: Arc<Shared>, phases: watch::Rece
                     let (cache, phases) = (Arc::clone(&cache), phases.clone());
                     streams.spawn(async move {
                         let _held = count;
-                        let (head, send) = (cache.config.timeouts.head, cache.config.timeouts.send);
-                        let waits = Waits { head, keep_alive: head, send };
-                        let own = Arc::new(|_: &Authority| false);
-                        let counters = Arc::clone(&cache.counters);
-                        let gated = Gated::new(stream, Instant::now(), (head_limits(&cache), waits), own, counters);
-                        let served = Arc::clone(&cache);
-                        serve(gated, phases, false, move |request| serve_peer::handle(Arc::clone(&served), request)).await;
+                        connection::serve_peer(cache, stream, phases).await;
                     });
                 }
                 Err(error) => {
@@ -267,45 +270,23 @@ async fn announce(cache: Arc<Cache>, phases: watch::Receiver<Phase>) {
     }
 }
 
-/// Serves one gated stream to its end.
-async fn serve<S, F, R>(gated: Gated<S>, phases: watch::Receiver<Phase>, keep_alive: bool, handle: F)
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    F: Fn(Request<Incoming>) -> R,
-    R: Future<Output = Response<Body>>,
-{
-    let service = service_fn(|request| {
-        let response = handle(request);
-        async move { Ok::<_, Infallible>(response.await) }
-    });
-    // Half-closed connections are kept: the parser then never reads ahead of its answers, as the gate needs.
-    let connection = http1::Builder::new()
-        .half_close(true)
-        .keep_alive(keep_alive)
-        .max_headers(PARSER_FIELDS)
-        .serve_connection(TokioIo::new(gated), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = draining(phases) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+/// Has changed certificates read.
+async fn look_at(certificates: Arc<Certificates>, phases: watch::Receiver<Phase>) {
+    let look = async {
+        loop {
+            sleep(tls::LOOK).await;
+            certificates.refresh();
         }
     };
-    if let Err(error) = ended {
-        tracing::trace!(%error, "a connection ended early");
+    tokio::select! {
+        () = look => {}
+        () = draining(phases) => {}
     }
 }
 
 /// Ready once the proxy drains, or is gone.
-async fn draining(mut phases: watch::Receiver<Phase>) {
+pub(crate) async fn draining(mut phases: watch::Receiver<Phase>) {
     let _ = phases.wait_for(|phase| *phase == Phase::Draining).await;
-}
-
-fn head_limits(cache: &Cache) -> HeadLimits {
-    let limits = &cache.config.limits;
-    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    HeadLimits { head: size(limits.head), target: size(limits.target), fields: limits.fields.min(PARSER_FIELDS) }
 }
 
 /// One of those counted in [`Shared`], until dropped.
@@ -333,9 +314,6 @@ const BACKLOG: u32 = 4_096;
 
 /// After a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Fields the parser behind the gate takes; the gate's limit is never above it.
-const PARSER_FIELDS: usize = 256;
 
 /// To those who find no place.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nServer: atoll\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";

@@ -9,7 +9,7 @@
 
 use std::{
     sync::{Arc, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use atoll_overlay::Key;
@@ -20,6 +20,7 @@ use hyper::body::Incoming;
 use crate::{
     body::Body,
     cache::{Cache, Negative, Wanted, store_key},
+    clock,
     deliver::{Links, refuse, text},
     fetch::{self, Mode, Stale},
     flight::{Answer, Content, End, Joined, Waiter},
@@ -213,7 +214,7 @@ impl OldCopy {
 /// The store has a copy: fresh, good enough while it is renewed, or stale.
 fn hit(cache: &Arc<Cache>, asked: &Asked, wanted: &Wanted, object: Object, meta: Meta) -> Hit {
     let lifetime = cache.lifetime(wanted.site.as_deref(), &meta);
-    let age = meta.age(SystemTime::now());
+    let age = meta.age(clock::now());
     let ttl = seconds(lifetime.fresh) - seconds(age);
     let use_ = match asked.wish.judge(lifetime, age) {
         Use::Send(_) | Use::SendAndRenew if object.soft_purged() => {

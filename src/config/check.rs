@@ -235,6 +235,7 @@ pub(super) fn listens(config: &Config) -> impl Iterator<Item = Listen> {
     }
     if config.node.runs(Role::Proxy) {
         add("proxy.listen", &config.proxy.listen, false);
+        add("proxy.listen_tls", &config.proxy.listen_tls, false);
     }
     if config.node.runs(Role::Dnssrv) {
         add("dns.listen", &config.dns.listen, true);

@@ -106,7 +106,7 @@ async fn h06_request_lines_that_are_not_three_parts_are_refused() {
         ("GET / HTTP/1.2\r\nHost: {H}\r\n\r\n", 505),
         ("G=\":<> / HTTP/1.1\r\nHost: {H}\r\n\r\n", 400),
         ("GET /\r\n", 400),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        ("PRI * HTTP/2.0\r\n\r\nSX\r\n\r\n", 505),
         ("GET /a#b HTTP/1.1\r\nHost: {H}\r\n\r\n", 400),
         ("GET /\u{e9} HTTP/1.1\r\nHost: {H}\r\n\r\n", 400),
     ])

@@ -4,6 +4,7 @@
 
 mod reuse;
 mod script;
+mod sites;
 mod support;
 
 mod cache;
@@ -11,3 +12,4 @@ mod fresh;
 mod heads;
 mod network;
 mod origin;
+mod two;

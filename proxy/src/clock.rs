@@ -1,0 +1,29 @@
+//! The time of day as this process has it: read once, and counted on by a clock that nobody sets. So a jump of the system's clock
+//! makes nothing stored older or younger [bad-inputs C08]; what was stored before a start is dated by the clock then.
+
+use std::{
+    sync::OnceLock,
+    time::{Instant, SystemTime},
+};
+
+/// Now.
+pub(crate) fn now() -> SystemTime {
+    static START: OnceLock<(Instant, SystemTime)> = OnceLock::new();
+    let (start, at) = START.get_or_init(|| (Instant::now(), SystemTime::now()));
+    *at + start.elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_never_goes_back() {
+        let mut last = now();
+        for _ in 0..10_000 {
+            let next = now();
+            assert!(next >= last);
+            last = next;
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! One connection from its accept to its end: TLS if it is wanted, then what is spoken on it, HTTP/1.1 behind the gate or HTTP/2
+//! behind its like. The head's deadline runs from accept, through all of that.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    body::Body,
+    cache::Cache,
+    deliver::refuse,
+    gate::{HeadLimits, OwnSite, judge_parsed},
+    gated::{Gated, Waits},
+    reason::Failure,
+    receive::Origin,
+    serve_peer,
+    server::{Phase, draining},
+    step,
+    url::Authority,
+    wire::{Rewound, Spoken, sniff},
+};
+
+/// Serves one client's connection to its end.
+pub(crate) async fn serve(
+    cache: Arc<Cache>,
+    mut stream: TcpStream,
+    client: SocketAddr,
+    tls: Option<TlsAcceptor>,
+    (accepted, phases): (Instant, watch::Receiver<Phase>),
+) {
+    let until = accepted + cache.config.timeouts.head;
+    // Who has said nothing yet is owed nothing.
+    let drained = draining(phases.clone());
+    let secure = tls.is_some();
+    let Some(tls) = tls else {
+        let Some(Ok((before, spoken))) = unless(drained, sniff(&mut stream, until)).await else { return };
+        return Client { cache, client, secure, accepted, phases }.speak(stream, before, spoken).await;
+    };
+    // A handshake is a head too: whoever dawdles over it is let go.
+    let begun = async {
+        let mut stream = timeout_at(until, tls.accept(stream)).await??;
+        if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+            return Ok::<_, io::Error>((stream, BytesMut::new(), Spoken::Two));
+        }
+        let (before, spoken) = sniff(&mut stream, until).await?;
+        Ok((stream, before, spoken))
+    };
+    let Some(Ok((stream, before, spoken))) = unless(drained, begun).await else { return };
+    Client { cache, client, secure, accepted, phases }.speak(stream, before, spoken).await;
+}
+
+/// What comes of a future, unless something else happens first.
+async fn unless<T>(before: impl Future<Output = ()>, future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        found = future => Some(found),
+        () = before => None,
+    }
+}
+
+struct Client {
+    cache: Arc<Cache>,
+    client: SocketAddr,
+    secure: bool,
+    accepted: Instant,
+    phases: watch::Receiver<Phase>,
+}
+
+impl Client {
+    async fn speak<S>(self, stream: S, before: BytesMut, spoken: Spoken)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        match spoken {
+            Spoken::One => self.one(stream, before).await,
+            Spoken::Two => self.two(stream, before).await,
+        }
+    }
+
+    async fn one<S>(self, stream: S, before: BytesMut)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Self { cache, client, secure, accepted, phases } = self;
+        let timeouts = &cache.config.timeouts;
+        let waits = Waits { head: timeouts.head, keep_alive: timeouts.keep_alive, send: timeouts.send };
+        let own = own_sites(&cache);
+        let mut gated = Gated::new(stream, accepted, (head_limits(&cache), waits), own, Arc::clone(&cache.counters));
+        gated.read_before(before);
+        let from = Origin { client, secure, interim: Some(gated.interim()) };
+        let served = Arc::clone(&cache);
+        let handle = move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(from.clone());
+            step::handle(Arc::clone(&served), request.map(Some))
+        };
+        serve_one(gated, phases, true, handle).await;
+    }
+
+    async fn two<S>(self, stream: S, before: BytesMut)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Self { cache, client, secure, phases, .. } = self;
+        let limits = head_limits(&cache);
+        let (keep_alive, send) = (cache.config.timeouts.keep_alive, cache.config.timeouts.send);
+        let from = Origin { client, secure, interim: None };
+        let requests = Arc::new(Requests::default());
+        let counted = Arc::clone(&requests);
+        let own = own_sites(&cache);
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(from.clone());
+            let (cache, counted, own) = (Arc::clone(&cache), Arc::clone(&counted), Arc::clone(&own));
+            async move {
+                let _running = Running::of(&counted);
+                Ok::<_, Infallible>(match judge_parsed(&request, limits, &*own) {
+                    Ok(()) => step::handle(Arc::clone(&cache), request.map(Some)).await,
+                    Err(refusal) => {
+                        cache.counters.head_refused(refusal.status());
+                        let mut response = refuse(Failure::Request, &refusal.to_string(), None);
+                        *response.status_mut() = refusal.status();
+                        response
+                    }
+                })
+            }
+        });
+        let list = u32::try_from(limits.head).unwrap_or(u32::MAX);
+        let stream = Rewound::new(stream, before, send);
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(list)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_pending_accept_reset_streams(RESETS)
+            .max_local_error_reset_streams(RESETS)
+            .keep_alive_interval(keep_alive)
+            .keep_alive_timeout(PONG)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = idle(&requests, keep_alive) => {
+                connection.as_mut().graceful_shutdown();
+                // Nothing is owed to a client that does not even say goodbye.
+                timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
+            }
+            () = draining(phases) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::trace!(%error, "a connection ended early");
+        }
+    }
+}
+
+/// The requests of one HTTP/2 connection.
+#[derive(Default)]
+struct Requests {
+    begun: AtomicU64,
+    running: AtomicU64,
+}
+
+/// One of them, until its answer begins.
+struct Running(Arc<Requests>);
+
+impl Running {
+    fn of(requests: &Arc<Requests>) -> Self {
+        requests.begun.fetch_add(1, Ordering::Relaxed);
+        requests.running.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(requests))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Ready once nothing was asked for a whole span.
+async fn idle(requests: &Requests, span: Duration) {
+    loop {
+        let before = requests.begun.load(Ordering::Relaxed);
+        sleep(span).await;
+        if requests.running.load(Ordering::Relaxed) == 0 && requests.begun.load(Ordering::Relaxed) == before {
+            return;
+        }
+    }
+}
+
+/// Serves one stream that a peer opened.
+pub(crate) async fn serve_peer<S>(cache: Arc<Cache>, stream: S, phases: watch::Receiver<Phase>)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (head, send) = (cache.config.timeouts.head, cache.config.timeouts.send);
+    let waits = Waits { head, keep_alive: head, send };
+    let own = Arc::new(|_: &Authority| false);
+    let gated = Gated::new(stream, Instant::now(), (head_limits(&cache), waits), own, Arc::clone(&cache.counters));
+    serve_one(gated, phases, false, move |request| serve_peer::handle(Arc::clone(&cache), request)).await;
+}
+
+/// Serves one gated stream to its end.
+async fn serve_one<S, F, R>(gated: Gated<S>, phases: watch::Receiver<Phase>, keep_alive: bool, handle: F)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    F: Fn(Request<Incoming>) -> R,
+    R: Future<Output = Response<Body>>,
+{
+    let service = service_fn(|request| {
+        let response = handle(request);
+        async move { Ok::<_, Infallible>(response.await) }
+    });
+    // Half-closed connections are kept: the parser then never reads ahead of its answers, as the gate needs.
+    let connection = http1::Builder::new()
+        .half_close(true)
+        .keep_alive(keep_alive)
+        .max_headers(PARSER_FIELDS)
+        .serve_connection(TokioIo::new(gated), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = draining(phases) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::trace!(%error, "a connection ended early");
+    }
+}
+
+/// What the gate asks about a host.
+fn own_sites(cache: &Cache) -> Arc<OwnSite> {
+    let sites = Arc::clone(&cache.sites);
+    Arc::new(move |authority| sites.find(authority).is_some())
+}
+
+pub(crate) fn head_limits(cache: &Cache) -> HeadLimits {
+    let limits = &cache.config.limits;
+    let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    HeadLimits { head: size(limits.head), target: size(limits.target), fields: limits.fields.min(PARSER_FIELDS) }
+}
+
+/// Fields the parser behind the gate takes; the gate's limit is never above it.
+const PARSER_FIELDS: usize = 256;
+
+/// Requests of one HTTP/2 connection at a time [RFC 9113 6.5.2: at least 100].
+const STREAMS: u32 = 128;
+
+/// Bytes of one stream's answer that wait for the client's window [bad-inputs H14].
+const SEND_BUFFER: usize = 64 << 10;
+
+/// Streams that a client, or an error of its, may reset before the connection ends [bad-inputs H17].
+const RESETS: usize = 32;
+
+/// How long an idle client may take to leave.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// How long a client may leave a ping unanswered.
+const PONG: Duration = Duration::from_secs(20);

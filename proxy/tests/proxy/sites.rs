@@ -1,0 +1,226 @@
+//! Own sites on raw sockets: bodies in one framing (H01-H04, H11, H12), interim answers, several origins, several ranges (G02, G05).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+
+use crate::support::{
+    Do, Origin, Response, alone, config, config_site, exchange, get, get_with, noise, ok, site_of, soon, until,
+};
+
+/// An origin that keeps the bytes after each head for itself and says what it got.
+struct Sink {
+    address: std::net::SocketAddr,
+    got: Arc<std::sync::Mutex<Vec<u8>>>,
+}
+
+impl Sink {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let got = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let kept = Arc::clone(&got);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let kept = Arc::clone(&kept);
+                tokio::spawn(async move {
+                    let mut all = Vec::new();
+                    while let Ok(1..) = stream.read_buf(&mut all).await {
+                        kept.lock().unwrap().clone_from(&all);
+                        if all.ends_with(b"END") || all.ends_with(b"END\r\n0\r\n\r\n") {
+                            stream.write_all(b"HTTP/1.1 201 Made\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        Self { address, got }
+    }
+
+    fn config(&self) -> atoll_proxy::Config {
+        let mut config = config();
+        let origin = atoll_proxy::SiteOrigin::One(format!("http://{}", self.address));
+        config.sites.insert("own.test".to_owned(), atoll_proxy::Site { origin, ..atoll_proxy::Site::default() });
+        config
+    }
+
+    fn got(&self) -> String {
+        String::from_utf8_lossy(&self.got.lock().unwrap()).to_ascii_lowercase()
+    }
+}
+
+#[tokio::test]
+async fn bodies_reach_the_origin_in_one_framing_and_what_follows_is_the_next_request() {
+    let sink = Sink::start().await;
+    let proxy = alone(sink.config()).await;
+    let next = "GET /.well-known/atoll/health HTTP/1.1\r\nHost: own.test\r\nConnection: close\r\n\r\n";
+    for (fields, body) in [
+        ("Content-Length: 8\r\n", "body END"),
+        ("Transfer-Encoding: chunked\r\n", "5\r\nbody \r\n3;x=y\r\nEND\r\n0\r\n\r\n"),
+        ("Expect: 100-continue\r\nContent-Length: 8\r\n", "body END"),
+    ] {
+        let request = format!("POST /a HTTP/1.1\r\nHost: own.test\r\n{fields}\r\n{body}{next}");
+        let answer = exchange(proxy.local_addrs()[0], request.as_bytes()).await;
+        let text = String::from_utf8_lossy(&answer);
+        assert!(text.contains("HTTP/1.1 201 ") && text.contains("HTTP/1.1 200 OK"), "{fields} {text}");
+        let got = sink.got();
+        assert!(got.starts_with("post /a http/1.1\r\n") && got.contains("host: own.test\r\n"), "{got}");
+        let length = got.contains("content-length: 8\r\n");
+        assert!(length != got.contains("transfer-encoding: chunked\r\n"), "one framing: {got}");
+        assert!(!got.contains("expect") && !got.contains("x=y"), "{got}");
+    }
+}
+
+// H01-H04 where bodies are taken.
+#[tokio::test]
+async fn ambiguous_bodies_are_refused_or_cut_and_what_follows_is_never_a_request() {
+    let origin = Origin::with_body(noise(10)).await;
+    let proxy = alone(config_site(&origin)).await;
+    let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (fields, body, status) in [
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n", Some(400)),
+        ("Content-Length: 5\r\nContent-Length: 5\r\n", "hello", Some(400)),
+        ("Content-Length: 5, 5\r\n", "hello", Some(400)),
+        ("Content-Length: +5\r\n", "hello", Some(400)),
+        ("Transfer-Encoding: chunked, identity\r\n", "0\r\n\r\n", Some(400)),
+        ("Transfer-Encoding: xchunked\r\n", "0\r\n\r\n", Some(501)),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n", Some(400)),
+        ("Transfer-Encoding : chunked\r\n", "0\r\n\r\n", Some(400)),
+        ("Expect: 200-ok\r\n", "", Some(417)),
+        ("Transfer-Encoding: chunked\r\n", "0x5\r\nhello\r\n0\r\n\r\n", None),
+        ("Transfer-Encoding: chunked\r\n", "5\nhello\r\n0\r\n\r\n", None),
+        ("Transfer-Encoding: chunked\r\n", "5 \r\nhello\r\n0\r\n\r\n", None),
+        ("Transfer-Encoding: chunked\r\n", "5;a\nb\r\nhello\r\n0\r\n\r\n", None),
+        ("Transfer-Encoding: chunked\r\n", "fffffffffffffffff\r\nhello\r\n0\r\n\r\n", None),
+    ] {
+        let request = format!("POST /a HTTP/1.1\r\nHost: a\r\n{fields}\r\n{body}{smuggled}");
+        let answer = exchange(proxy.local_addrs()[0], request.as_bytes()).await;
+        let text = String::from_utf8_lossy(&answer);
+        if let Some(status) = status {
+            assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{fields} {text}");
+        }
+        assert!(text.matches("HTTP/1.1 ").count() <= 1, "{fields} {body:?} {text}");
+        assert!(!origin.heads().join("").contains("smuggled"), "{fields} {body:?}");
+    }
+}
+
+// H11
+#[tokio::test]
+async fn a_get_with_a_body_is_refused_even_where_bodies_are_taken() {
+    let origin = Origin::with_body(noise(10)).await;
+    let proxy = alone(config_site(&origin)).await;
+    let request = b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 31\r\n\r\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n     ";
+    let text = String::from_utf8_lossy(&exchange(proxy.local_addrs()[0], request).await).into_owned();
+    assert!(text.starts_with("HTTP/1.1 400 ") && text.matches("HTTP/1.1").count() == 1, "{text}");
+    assert_eq!(origin.count(), 0);
+}
+
+// H12: a body that never comes.
+#[tokio::test]
+async fn a_body_that_does_not_come_is_not_waited_for_for_ever() {
+    let sink = Sink::start().await;
+    let mut config = sink.config();
+    config.timeouts.send = std::time::Duration::from_millis(200);
+    let proxy = alone(config).await;
+    let head = b"POST / HTTP/1.1\r\nHost: own.test\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n";
+    let text = String::from_utf8_lossy(&exchange(proxy.local_addrs()[0], head).await).into_owned();
+    assert!(text.starts_with("HTTP/1.1 100 ") || text.is_empty() || text.starts_with("HTTP/1.1 5"), "{text}");
+    until(|| proxy.stats().connections == 0).await;
+}
+
+#[tokio::test]
+async fn methods_about_the_proxy_itself_are_never_passed_on() {
+    let origin = Origin::with_body(noise(10)).await;
+    let proxy = alone(config_site(&origin)).await;
+    for line in ["TRACE /", "PURGE /", "CONNECT a:443"] {
+        let request = format!("{line} HTTP/1.1\r\nHost: a:443\r\n\r\n");
+        let answer = exchange(proxy.local_addrs()[0], request.as_bytes()).await;
+        assert!(answer.starts_with(b"HTTP/1.1 405 "), "{line} {}", String::from_utf8_lossy(&answer));
+    }
+    assert_eq!(origin.count(), 0);
+}
+
+// RFC 9110 15.2; C12
+#[tokio::test]
+async fn interim_answers_come_before_their_answer_and_are_not_kept() {
+    let gate = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    let origin = Origin::start(move |_, _| {
+        let early = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nX-Early: 1\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n";
+        let mut steps = vec![Do::Send(early.into()), Do::Wait(Arc::clone(&held))];
+        steps.extend(ok("Cache-Control: max-age=60\r\n", &Bytes::from_static(b"x")));
+        steps
+    })
+    .await;
+    let proxy = alone(config_site(&origin)).await;
+    let mut client = TcpStream::connect(proxy.local_addrs()[0]).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut early = Vec::new();
+    soon(async {
+        while !String::from_utf8_lossy(&early).contains("102 Processing\r\n\r\n") {
+            client.read_buf(&mut early).await.unwrap();
+        }
+    })
+    .await;
+    assert!(early.starts_with(b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n"), "{}", String::from_utf8_lossy(&early));
+    gate.add_permits(1);
+    let mut rest = Vec::new();
+    soon(client.read_to_end(&mut rest)).await.unwrap();
+    let last = Response::read(&rest, false);
+    assert_eq!((last.status, last.field("link"), last.field("x-early")), (200, None, None));
+    until(|| proxy.stats().flights == 0).await;
+    let again = get(&proxy, "a", "/").await;
+    assert!(again.cache_status().contains("hit") && again.field("link").is_none());
+}
+
+#[tokio::test]
+async fn an_origin_that_cannot_be_reached_is_stood_in_for_by_the_next() {
+    let origin = Origin::with_body(noise(10)).await;
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let mut config = config();
+    let origins = vec![format!("http://{gone}"), format!("http://{}", origin.address)];
+    let rules = atoll_proxy::Site {
+        origin: atoll_proxy::SiteOrigin::Many(origins),
+        host: Some("inside.test".to_owned()),
+        ..site_of(&origin)
+    };
+    config.sites.insert("own.test".to_owned(), rules);
+    let proxy = alone(config).await;
+    assert_eq!(get(&proxy, "own.test", "/").await.status, 200);
+    assert!(origin.heads()[0].contains("host: inside.test\r\n"));
+    assert_eq!(get(&proxy, "other.test", "/").await.status, 421);
+}
+
+// G02, G05
+#[tokio::test]
+async fn several_ranges_are_a_message_of_parts() {
+    let body = noise(10_000);
+    let served = body.clone();
+    let origin = Origin::start(move |_, _| ok("Cache-Control: max-age=60\r\nContent-Type: a/b\r\n", &served)).await;
+    let proxy = alone(config_site(&origin)).await;
+    assert_eq!(get(&proxy, "a", "/").await.body, body);
+    until(|| proxy.stats().flights == 0).await;
+    let ask = async |range: &str| get_with(&proxy, "GET", "a", "/", &format!("Range: bytes={range}\r\n")).await;
+    let parts = ask("500-509,0-1").await;
+    assert_eq!((parts.status, parts.complete), (206, true));
+    let kind = parts.field("content-type").unwrap();
+    let boundary = kind.strip_prefix("multipart/byteranges; boundary=").unwrap();
+    let mut expected = Vec::new();
+    for (from, to) in [(500, 510), (0, 2)] {
+        let head =
+            format!("\r\n--{boundary}\r\nContent-Type: a/b\r\nContent-Range: bytes {from}-{}/10000\r\n\r\n", to - 1);
+        expected.extend_from_slice(head.as_bytes());
+        expected.extend_from_slice(&body[from..to]);
+    }
+    expected.extend_from_slice(format!("\r\n--{boundary}--\r\n").as_bytes());
+    assert!(parts.body == expected, "{}", String::from_utf8_lossy(&parts.body));
+    let thousand = vec!["0-"; 1_000].join(",");
+    let whole = ask(&thousand).await;
+    assert_eq!((whole.status, whole.body.len()), (200, 10_000));
+    assert_eq!(origin.count(), 1);
+}
