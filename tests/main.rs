@@ -11,5 +11,6 @@ mod demo;
 mod faults;
 mod flash_crowd;
 mod manager;
+mod manager_storm;
 mod redirect;
 mod tidy;

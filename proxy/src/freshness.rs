@@ -241,7 +241,7 @@ fn heuristic(headers: &HeaderMap, received: SystemTime, config: &FreshnessConfig
     let from = date(headers, &header::DATE).unwrap_or(received);
     date(headers, &header::LAST_MODIFIED)
         .and_then(|changed| from.duration_since(changed).ok())
-        .map_or(config.default, |since| (since / 10).min(config.heuristic))
+        .map_or(config.default, |since| (since / 10).min(config.heuristic).max(config.default))
 }
 
 /// Heuristically cacheable [RFC 9110 15.1]; partial content apart, which is not stored as such.

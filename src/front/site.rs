@@ -48,6 +48,14 @@ impl Site {
         format!("{}{}", self.origin, self.base)
     }
 
+    /// Host and port to connect to.
+    pub(crate) fn dialled(&self) -> String {
+        let has_port =
+            self.host.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+        let scheme = if self.origin.starts_with("https:") { 443 } else { 80 };
+        if has_port { self.host.clone() } else { format!("{}:{scheme}", self.host) }
+    }
+
     /// The proxy's name for it, and what the proxy is told.
     pub(crate) fn configured(&self) -> (String, ProxySite) {
         (self.name.clone(), ProxySite { origin: self.origin.clone(), host: Some(self.host.clone()) })

@@ -10,7 +10,10 @@ use std::{
 };
 
 use http::StatusCode;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
 
 use super::{
     desk::Shared,
@@ -254,18 +257,15 @@ fn greet(asked: &Asked, office: &Office, front: &Front, login: &str) {
     ));
 }
 
-/// Says so if the backend does not answer now; it is asked again with every miss.
+/// Says so if the backend cannot be reached now; it is asked again with every miss.
 async fn probe_origin(office: Shared) {
-    let Some(request) = office.site.get("/") else { return };
-    let answer = office.proxy.answer(request).await;
-    if answer.status() == StatusCode::BAD_GATEWAY || answer.status() == StatusCode::GATEWAY_TIMEOUT {
-        let why = answer.headers().get("proxy-status").and_then(|why| why.to_str().ok()).unwrap_or_default().to_owned();
-        tracing::warn!(
-            origin = office.site.url(),
-            why,
-            "the backend cannot be reached now; clients get 502 until it can"
-        );
-    }
+    let connected = timeout(PROBE, TcpStream::connect(office.site.dialled())).await;
+    let why = match connected {
+        Ok(Ok(_)) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no connection within {PROBE:?}"),
+    };
+    tracing::warn!(origin = office.site.url(), why, "the backend cannot be reached now; clients get 502 until it can");
 }
 
 /// Where others reach a listener on all addresses: at the address this machine talks to the world from, if it has one.
@@ -289,6 +289,9 @@ const fn listener_ip(address: SocketAddr) -> IpAddr {
 
 /// What is logged on standard error.
 const LEVEL: &str = "info,atoll_overlay=warn,atoll_proxy=warn,libp2p=warn";
+
+/// For the backend to take a connection at start.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// Connections of clients and peers at once. `[guess]`
 const CONNECTIONS: usize = 65_536;

@@ -142,8 +142,11 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     lender.set_session(session);
     let front = Front::serve(listener, CONNECTIONS, Arc::clone(&lender)).map_err(failed)?;
     say(format_args!(
-        "lent to     {}\nserves      {} at {}\nCtrl-C leaves well, a second one at once",
-        asked.manager, welcome.origin, welcome.url
+        "lent to     {}\nlistens on  http://{}\nserves      {} at {}\nCtrl-C leaves well, a second one at once",
+        asked.manager,
+        front.address(),
+        welcome.origin,
+        welcome.url
     ));
     let mut heart = Heart::new(Arc::clone(&lender), state, kept, applicant);
     let wake = Notify::new();
