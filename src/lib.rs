@@ -31,6 +31,8 @@ pub mod peer;
 
 pub mod url_command;
 
+pub mod key;
+
 pub mod log;
 
 mod accept;

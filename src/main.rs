@@ -8,8 +8,9 @@ use std::{
 
 use atoll::{
     admin,
-    cli::{CheckArgs, Cli, Command, DemoArgs, NodeArgs, StatusArgs, UrlArgs},
+    cli::{CheckArgs, Cli, Command, DemoArgs, KeyArgs, NodeArgs, StatusArgs, UrlArgs},
     config::{Config, LogConfig, NodeConfig},
+    key,
     log::Log,
     manager,
     out::{complain, say},
@@ -23,8 +24,11 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo(&args),
         Command::Manager(args) => with_runtime(manager::run(args)),
         Command::Peer(args) => with_runtime(peer::run(args)),
+        Command::Warm(args) => with_runtime(manager::warm_up(args)),
+        Command::Drain(args) => with_runtime(manager::drain(args)),
         Command::Check(args) => check(&args),
         Command::Status(args) => status(&args),
+        Command::Key(args) => key(&args),
     }
 }
 
@@ -122,6 +126,20 @@ fn url(args: &UrlArgs) -> ExitCode {
         Err(error) => {
             complain(error);
             ExitCode::from(2)
+        }
+    }
+}
+
+/// `atoll key`
+fn key(args: &KeyArgs) -> ExitCode {
+    match key::run(args) {
+        Ok(told) => {
+            say(told);
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(error);
+            ExitCode::FAILURE
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Runs a node until SIGTERM or SIGINT. The first one lets it leave well (warm close), a second one stops it now (cold close).
-/// SIGUSR1 reopens the log.
+/// SIGUSR1 reopens the log, SIGHUP looks for a renewed certificate.
 pub async fn node(config: Config, log: Log) -> ExitCode {
     raise_open_files();
     let node = match Node::start(config).await {
@@ -41,12 +41,12 @@ pub async fn node(config: Config, log: Log) -> ExitCode {
         tracing::info!(token = %path.display(), "the admin API's token is in this file");
     }
     tokio::select! {
-        () = signals.end(&log) => {}
+        () = signals.end(&log, &node) => {}
         () = node.drain_asked() => {}
     }
     tokio::select! {
         () = node.drain() => tracing::info!("left well"),
-        () = signals.end(&log) => tracing::warn!("stopped at once, downloads under way are cut"),
+        () = signals.end(&log, &node) => tracing::warn!("stopped at once, downloads under way are cut"),
     }
     if timeout(STOP_LIMIT, node.stop()).await.is_err() {
         tracing::warn!(limit = ?STOP_LIMIT, "some part did not stop in time");
@@ -130,6 +130,7 @@ struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
     reopen: tokio::signal::unix::Signal,
+    reread: tokio::signal::unix::Signal,
 }
 
 impl Signals {
@@ -138,15 +139,17 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             reopen: signal(SignalKind::user_defined1())?,
+            reread: signal(SignalKind::hangup())?,
         })
     }
 
-    /// Waits for a signal to end, reopening the log when asked meanwhile.
-    async fn end(&mut self, log: &Log) {
+    /// Waits for a signal to end, doing meanwhile what the others ask for.
+    async fn end(&mut self, log: &Log, node: &Node) {
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
+                _ = self.reread.recv() => node.reread(),
                 _ = self.reopen.recv() => {
                     if let Err(error) = log.reopen() {
                         tracing::warn!(%error, "the log was not reopened");

@@ -31,6 +31,10 @@ pub enum Kept {
     Manager,
     /// What a lent machine is to its managers: its name, its quota used.
     Peer,
+    /// Its certificate in a closed network, put there by the operator.
+    Certificate,
+    /// The revocations it knows of.
+    Revocations,
 }
 
 impl State {
@@ -91,7 +95,7 @@ impl State {
 }
 
 impl Kept {
-    const fn file_name(self) -> &'static str {
+    pub(crate) const fn file_name(self) -> &'static str {
         match self {
             Self::Identity => "identity.key",
             Self::Peers => "peers",
@@ -99,6 +103,8 @@ impl Kept {
             Self::Token => "admin.token",
             Self::Manager => "manager.json",
             Self::Peer => "peer.json",
+            Self::Certificate => "certificate",
+            Self::Revocations => "revocations",
         }
     }
 }
@@ -149,7 +155,7 @@ impl std::error::Error for StateError {
 }
 
 /// Reads a file of bounded size.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(State::FILE_LIMIT + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > State::FILE_LIMIT {
@@ -178,7 +184,8 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder(folder)
 }
 
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a file that must not exist yet, and that only its owner can read.
+pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

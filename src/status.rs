@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use atoll_overlay::{LevelInfo, NodeInfo, Roles};
+use atoll_overlay::{
+    LevelInfo, NodeInfo, Roles,
+    membership::{Membership, UnixTime},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::out::plain;
@@ -32,6 +35,8 @@ pub struct Status {
     pub draining: bool,
     /// The network it belongs to.
     pub network: String,
+    /// Who may be a member of it, and until when this node is.
+    pub admission: Admitted,
     /// The zone, "" if none.
     pub zone: String,
     /// The operator's word for where it stands.
@@ -46,6 +51,44 @@ pub struct Status {
     pub proxy: ProxyStatus,
     /// What its dnssrv did.
     pub dns: DnsStatus,
+}
+
+/// Who may be a member of the network, and until when this node is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Admitted {
+    /// `open` or `closed`.
+    pub mode: String,
+    /// In a closed network, the public key that names it; else "".
+    pub network_key: String,
+    /// In a closed network, the end of this node's certificate, in seconds since the Unix epoch; else 0.
+    pub until: u64,
+}
+
+impl Admitted {
+    /// As the membership says; none is an open network.
+    #[must_use]
+    pub fn of(membership: Option<&Membership>) -> Self {
+        match membership {
+            None => Self { mode: "open".to_owned(), ..Self::default() },
+            Some(Membership { network, certificate }) => Self {
+                mode: "closed".to_owned(),
+                network_key: network.to_string(),
+                until: certificate.term.not_after.0,
+            },
+        }
+    }
+}
+
+impl fmt::Display for Admitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.mode.as_str() {
+            "closed" => {
+                write!(f, "closed, key {}, member until {}", plain(&self.network_key), UnixTime(self.until))
+            }
+            _ => f.write_str("OPEN: anybody may join, for experiments only"),
+        }
+    }
 }
 
 /// One listening address.
@@ -222,6 +265,7 @@ impl fmt::Display for Status {
         let state = if self.draining { "draining" } else { "running" };
         writeln!(f, "node {}  {state}  up {}  version {}", plain(&self.id), Uptime(self.uptime), plain(&self.version))?;
         writeln!(f, "  roles {}  network {}  zone {}", words(&self.roles), word(&self.network), word(&self.zone))?;
+        writeln!(f, "  admission {}", self.admission)?;
         for listening in &self.listen {
             writeln!(f, "  {:<8} {}", plain(&listening.service), plain(&listening.address))?;
         }

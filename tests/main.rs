@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed; helpers count as tests here")]
 #![expect(clippy::print_stdout, reason = "what was skipped, and why, is said where the runner shows it")]
 
+mod browser;
 mod namespace;
 mod support;
 
@@ -11,6 +12,7 @@ mod demo;
 mod faults;
 mod flash_crowd;
 mod manager;
+mod manager_inputs;
 mod manager_storm;
 mod redirect;
 mod tidy;

@@ -23,15 +23,15 @@ use crate::support::{Answer, Origin, PATIENCE, digest, eventually, get, get_with
 const TOKEN: &str = "a-token-for-the-tests-only";
 
 /// One process of `atoll manager` or `atoll peer`, ended with the test.
-struct Lent {
+pub(crate) struct Lent {
     child: Child,
     folder: PathBuf,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 impl Lent {
     /// Starts a manager and returns once it says where it listens.
-    async fn manager(folder: &Path, origin: SocketAddr, more: &[&str]) -> Self {
+    pub(crate) async fn manager(folder: &Path, origin: SocketAddr, more: &[&str]) -> Self {
         let origin = format!("http://{origin}");
         let mut words = vec!["manager", "--origin", &origin, "--log", "none"];
         if !more.contains(&"--listen") {
@@ -45,7 +45,7 @@ impl Lent {
     }
 
     /// Starts a peer and returns once it says where it serves.
-    async fn peer(folder: &Path, name: &str, manager: &Self, more: &[&str]) -> Self {
+    pub(crate) async fn peer(folder: &Path, name: &str, manager: &Self, more: &[&str]) -> Self {
         let manager = format!("http://{}", manager.address);
         let mut words = vec!["peer", "--manager", &manager, "--listen", "127.0.0.1:0"];
         if !more.contains(&"--token") {
@@ -90,12 +90,12 @@ impl Lent {
         self.child.wait().unwrap();
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         lent_log(&self.folder)
     }
 
     /// Waits until it has ended; its exit code.
-    async fn ended(&mut self) -> Option<i32> {
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -106,7 +106,7 @@ impl Lent {
         }
     }
 
-    fn login(&self) -> String {
+    pub(crate) fn login(&self) -> String {
         let token = std::fs::read_to_string(self.folder.join("state/admin.token")).unwrap();
         format!("Bearer {}", token.trim())
     }
@@ -118,7 +118,7 @@ impl Lent {
     }
 
     /// Peers that take clients, by their URLs.
-    async fn live(&self) -> BTreeSet<String> {
+    pub(crate) async fn live(&self) -> BTreeSet<String> {
         let state = self.state().await;
         let peers = state["peers"].as_array().cloned().unwrap_or_default();
         let live = peers.iter().filter(|peer| peer["live"] == true);
@@ -126,7 +126,7 @@ impl Lent {
     }
 
     /// Waits until exactly these take clients.
-    async fn is_with(&self, peers: &[&Self]) {
+    pub(crate) async fn is_with(&self, peers: &[&Self]) {
         let wanted: BTreeSet<String> = peers.iter().map(|peer| format!("http://{}", peer.address)).collect();
         let deadline = Instant::now() + PATIENCE;
         while self.live().await != wanted {
@@ -141,7 +141,7 @@ impl Lent {
     }
 
     /// What one peer's line of the page says.
-    async fn says_of(&self, peer: &Self, field: &str) -> serde_json::Value {
+    pub(crate) async fn says_of(&self, peer: &Self, field: &str) -> serde_json::Value {
         let url = format!("http://{}", peer.address);
         let state = self.state().await;
         let peers = state["peers"].as_array().cloned().unwrap_or_default();
@@ -160,7 +160,7 @@ fn lent_log(folder: &Path) -> String {
     std::fs::read_to_string(folder.join("log")).unwrap_or_default()
 }
 
-fn location(answer: &Answer) -> Option<String> {
+pub(crate) fn location(answer: &Answer) -> Option<String> {
     Some(answer.headers.get(header::LOCATION)?.to_str().unwrap().to_owned())
 }
 
@@ -168,12 +168,12 @@ fn is_long() -> bool {
     std::env::var_os("ATOLL_TEST_LONG").is_some()
 }
 
-fn body(size: usize) -> Bytes {
+pub(crate) fn body(size: usize) -> Bytes {
     (0..size).map(|place| u8::try_from(place.wrapping_mul(2_654_435_761) >> 13 & 0xFF).unwrap()).collect()
 }
 
 /// One client: led by the manager, served by whom it says; the digest, and the server.
-async fn download(manager: SocketAddr, path: &str) -> Result<(String, String), String> {
+pub(crate) async fn download(manager: SocketAddr, path: &str) -> Result<(String, String), String> {
     let led = get(manager, "manager.test", path).await.map_err(|error| error.to_string())?;
     let Some(location) = location(&led) else {
         return Ok((format!("{} {}", led.status.as_u16(), blake3::hash(&led.body)), manager.to_string()));
@@ -221,7 +221,7 @@ async fn a_storm_on_three_lent_machines_costs_the_origin_one_copy() {
     assert!(carried.values().all(|share| (20..=45).contains(&(share * 100 / clients))), "{carried:?}");
     // The operator sees it: every record arrives, and what the backend was spared.
     let total = (clients * size) as u64;
-    eventually("all records arrive", async || manager.state().await["sent_by_peers"].as_u64() == Some(total)).await;
+    eventually("all records arrive", async || manager.state().await["sent_by_peers"].as_u64() >= Some(total)).await;
     let state = manager.state().await;
     assert!(state["saved"].as_u64().unwrap() >= total - size as u64, "{state:#}");
     assert_eq!(state["files"][0]["file"], "/storm?v=1");
@@ -239,7 +239,9 @@ async fn log_shows_every_download(manager: &Lent, clients: usize, total: u64) {
         let text = String::from_utf8(answer.body.to_vec()).unwrap();
         text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()).collect::<Vec<_>>()
     };
-    let lines = ask("?key=/storm").await;
+    // The manager's own samples are ranges.
+    let mut lines = ask("?key=/storm").await;
+    lines.retain(|line| line["data"]["status"] == 200);
     assert_eq!(lines.len(), clients);
     assert_eq!(lines.iter().map(|line| line["data"]["bytes"].as_u64().unwrap()).sum::<u64>(), total);
     assert!(lines.iter().all(|line| line["data"]["success"] == true && line["data"]["action"] == "LOG"));

@@ -38,6 +38,8 @@ pub use config::{Config, Mode};
 pub mod core;
 pub use core::id::{Key, Level, NodeId};
 
+pub mod membership;
+
 #[cfg(feature = "libp2p")]
 pub mod driver;
 

@@ -78,6 +78,12 @@ impl Roles {
         self.0 & other.0 == other.0
     }
 
+    /// What is in both sets.
+    #[must_use]
+    pub const fn within(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// The set as bits, for the wire.
     #[must_use]
     pub const fn bits(self) -> u8 {

@@ -3,11 +3,14 @@
 use std::path::PathBuf;
 
 mod manager;
-pub use manager::ManagerArgs;
+pub use manager::{DrainArgs, ManagerArgs, WarmArgs};
 mod peer;
 pub use peer::PeerArgs;
 
 use clap::{Args, Parser, Subcommand};
+
+mod key;
+pub use key::{AdmissionArgs, AdmitArgs, KeyArgs, KeyCommand, NetworkArgs, NodeKeyArgs, RevokeArgs, RoleWord};
 
 /// A CDN that your own machines form: DNS leads each client to a near copy, the origin is asked once.
 #[derive(Debug, Parser)]
@@ -38,12 +41,18 @@ pub enum Command {
     Manager(ManagerArgs),
     /// Lend this machine to a manager
     Peer(PeerArgs),
+    /// Put files on a manager's machines before a storm
+    Warm(WarmArgs),
+    /// Let a node, a peer or a manager finish what runs and leave
+    Drain(DrainArgs),
     /// Check a configuration file and say what it means; starts nothing
     Check(CheckArgs),
     /// Ask the node on this machine how it is
     Status(StatusArgs),
     /// Print every form under which a URL is served by the CDN
     Url(UrlArgs),
+    /// Make the keys of a closed network, and admit nodes to it
+    Key(KeyArgs),
 }
 
 /// `atoll node`

@@ -17,6 +17,8 @@ pub(crate) struct Site {
     host: String,
     /// The proxy's own name for it.
     name: String,
+    /// What is dialled in its place.
+    via: Option<String>,
 }
 
 impl Site {
@@ -40,12 +42,19 @@ impl Site {
         // The same backend under another base is another site: their paths differ in meaning.
         let mut name = Key::of(format!("{origin}{base}").as_bytes()).to_string();
         name.truncate(20);
-        Ok(Self { origin, base: base.to_owned(), host, name: format!("o{name}.origin.internal") })
+        Ok(Self { origin, base: base.to_owned(), host, name: format!("o{name}.origin.internal"), via: None })
     }
 
     /// The URL it was made of, in its one form.
     pub(crate) fn url(&self) -> String {
         format!("{}{}", self.origin, self.base)
+    }
+
+    /// The same, dialled at another `HOST:PORT`, which carries bytes to it. Only for http: a certificate is for its host.
+    pub(crate) fn via(mut self, place: &str) -> Self {
+        let http = self.origin.starts_with("http:") && !place.is_empty();
+        self.via = http.then(|| format!("http://{place}"));
+        self
     }
 
     /// Host and port to connect to.
@@ -58,7 +67,8 @@ impl Site {
 
     /// The proxy's name for it, and what the proxy is told.
     pub(crate) fn configured(&self) -> (String, ProxySite) {
-        (self.name.clone(), ProxySite { origin: self.origin.clone(), host: Some(self.host.clone()) })
+        let origin = self.via.as_ref().unwrap_or(&self.origin).clone();
+        (self.name.clone(), ProxySite { origin, host: Some(self.host.clone()) })
     }
 
     /// The proxy's request for a path and query of this site. None if these cannot be handed on.

@@ -25,7 +25,7 @@ impl Bench {
     fn join(&mut self, name: &str) {
         let port = 5_000 + u16::from(name.as_bytes()[0]);
         let url = Place::of(([10, 0, 0, 1], port).into());
-        assert!(self.roster.join(self.now, name, url, Self::secret(name)));
+        assert!(self.roster.join(self.now, name, (url, [10, 0, 0, 1].into()), Self::secret(name)));
         self.beat(name, |_| {});
     }
 
@@ -203,7 +203,7 @@ fn a_repeated_beat_and_a_foreign_answer_change_nothing() {
 #[test]
 fn peers_and_networks_of_clients_are_bounded() {
     let mut bench = Bench::new();
-    let url = || Place::of(([10, 0, 0, 1], 1).into());
+    let url = || (Place::of(([10, 0, 0, 1], 1).into()), [10, 0, 0, 1].into());
     for number in 0..PEERS {
         assert!(bench.roster.join(bench.now, &format!("{number:016x}"), url(), Bench::secret("p")));
     }

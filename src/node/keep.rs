@@ -25,6 +25,7 @@ pub(super) async fn keep(parts: Arc<Parts>) {
 pub(super) async fn save(parts: &Arc<Parts>) {
     let parts = Arc::clone(parts);
     let write = move || {
+        save_revocations(&parts);
         for (kept, bytes) in [(Kept::Peers, parts.peers()), (Kept::DnsSet, parts.dns_set())] {
             let Some(bytes) = bytes else { continue };
             if let Err(error) = parts.state().save(kept, &bytes) {
@@ -34,6 +35,15 @@ pub(super) async fn save(parts: &Arc<Parts>) {
     };
     // Syncing a file may take its time.
     let _ = tokio::task::spawn_blocking(write).await;
+}
+
+/// Writes the revocations known, unless it is an open network.
+pub(super) fn save_revocations(parts: &Parts) {
+    if let Some(bytes) = parts.overlay().save_revocations()
+        && let Err(error) = parts.state().save(Kept::Revocations, &bytes)
+    {
+        tracing::warn!(%error, "revocations could not be saved");
+    }
 }
 
 /// How often peers hear of this node's load.

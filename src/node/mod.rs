@@ -7,12 +7,13 @@
 //! ```
 
 mod keep;
+mod member;
 mod parts;
 
 use std::{sync::Arc, time::Duration};
 
 use atoll_overlay::Index;
-use tokio::task::JoinHandle;
+use tokio::{sync::Notify, task::JoinHandle};
 
 use self::parts::Parts;
 use crate::{
@@ -27,6 +28,8 @@ pub struct Node {
     parts: Arc<Parts>,
     admin: Admin,
     keeper: JoinHandle<()>,
+    watcher: JoinHandle<()>,
+    look: Arc<Notify>,
 }
 
 /// Why a node did not start. What had been started by then has been stopped again.
@@ -43,6 +46,9 @@ pub enum StartError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The node is no member of its closed network.
+    #[error("{0}")]
+    Membership(String),
     /// The cache cannot be opened.
     #[error("the store did not open: {0}")]
     Store(#[from] atoll_store::OpenError),
@@ -73,7 +79,9 @@ impl Node {
         };
         parts.add_admin(&admin);
         let keeper = tokio::spawn(keep::keep(Arc::clone(&parts)));
-        Ok(Self { parts, admin, keeper })
+        let look = Arc::new(Notify::new());
+        let watcher = tokio::spawn(member::watch(Arc::clone(&parts), Arc::clone(&look)));
+        Ok(Self { parts, admin, keeper, watcher, look })
     }
 
     /// Its index, for those who watch the network through it.
@@ -106,9 +114,15 @@ impl Node {
         self.admin.token_path()
     }
 
+    /// Looks at once for a renewed certificate and for revocations to spread; otherwise every few seconds.
+    pub fn reread(&self) {
+        self.look.notify_one();
+    }
+
     /// Waits until the operator asks the node to leave, by the admin API.
-    pub async fn drain_asked(&self) {
-        self.parts.drain_asked().await;
+    pub fn drain_asked(&self) -> impl Future<Output = ()> + Send + use<> {
+        let parts = Arc::clone(&self.parts);
+        async move { parts.drain_asked().await }
     }
 
     /// Leaves DNS, waits as long as answers naming this node live, then until what runs is done or the grace is over.
@@ -119,6 +133,7 @@ impl Node {
     /// Stops everything now.
     pub async fn stop(self) {
         self.keeper.abort();
+        self.watcher.abort();
         self.admin.stop().await;
         keep::save(&self.parts).await;
         self.parts.stop().await;

@@ -10,20 +10,22 @@ use std::{
 
 use atoll_overlay::{
     Index, NodeId, NodeInfo, Streams,
-    driver::{self, Identity, Overlay},
+    driver::{self, Identity, Overlay, Saved},
 };
 use atoll_store::{DiskState, Store};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::StartError;
+use super::{StartError, member};
 use crate::{
     admin::Admin,
     config::{Config, Role},
     manager::Manager,
     port_holder::{Protocol, bind_error},
     state::{Kept, State},
-    status::{DnsStatus, LevelStatus, Listening, ProxyStatus, Served, Status, StatusSource, StoreStatus, role_words},
+    status::{
+        Admitted, DnsStatus, LevelStatus, Listening, ProxyStatus, Served, Status, StatusSource, StoreStatus, role_words,
+    },
 };
 
 /// Everything that runs.
@@ -92,6 +94,10 @@ impl Parts {
 
     pub(super) fn proxy(&self) -> Option<Arc<atoll_proxy::Proxy>> {
         self.proxy.clone()
+    }
+
+    pub(super) const fn overlay(&self) -> &Overlay {
+        &self.overlay
     }
 
     pub(super) const fn state(&self) -> &State {
@@ -165,6 +171,9 @@ impl Parts {
         add("http", &self.http());
         self.dns.with(|dns| add("dns", dns.local_addrs()));
         self.manager.with(|manager| add("manager", manager.addresses()));
+        // Not HOST:PORT, by which nobody could tell it from TCP.
+        let quic = self.overlay.listen_multiaddrs().into_iter().filter(|address| address.ends_with("/quic-v1"));
+        listening.extend(quic.map(|address| Listening { service: "overlay".to_owned(), address }));
     }
 
     fn listening(&self) -> std::sync::MutexGuard<'_, Vec<Listening>> {
@@ -252,6 +261,7 @@ impl StatusSource for Parts {
             uptime: self.started.elapsed().as_secs(),
             draining: *self.drain.borrow(),
             network: node.network.clone(),
+            admission: Admitted::of(self.overlay.membership().as_ref()),
             zone: node.zone.clone(),
             site: node.site.clone(),
             listen: self.listening().clone(),
@@ -305,10 +315,16 @@ async fn start_overlay(config: &Config, state: &State) -> Result<Overlay, StartE
             identity
         }
     };
+    let saved = Saved {
+        peers: state.load(Kept::Peers)?.map(Bytes::from),
+        revocations: state.load(Kept::Revocations)?.map(Bytes::from),
+        membership: member::load(config, state)?,
+    };
+    // The driver knows the node's place better.
     let info = describe(config, identity.node_id(&config.node.network, 0), &[]);
-    let peers = state.load(Kept::Peers)?.map(Bytes::from);
-    let started = driver::start(config.overlay.clone(), config.index.clone(), &identity, info, peers).await;
+    let started = driver::start(config.overlay.clone(), config.index.clone(), &identity, info, saved).await;
     started.map_err(|error| match error {
+        driver::StartError::Membership(error) => member::failed(state, &error),
         driver::StartError::Listen { address, source } => part("overlay", listen_failed(&address, &source)),
         other => part("overlay", other),
     })

@@ -18,7 +18,7 @@ pub(crate) struct Program {
 }
 
 /// All of them.
-pub(crate) const PROGRAMS: [Program; 12] = [
+pub(crate) const PROGRAMS: [Program; 13] = [
     Program { name: "curl", purpose: "fetches pages as a user would", packages: ["curl", "curl", "curl", "curl"] },
     Program {
         name: "dig",
@@ -50,6 +50,11 @@ pub(crate) const PROGRAMS: [Program; 12] = [
         packages: ["iputils-ping", "iputils", "iputils", "iputils"],
     },
     Program { name: "nginx", purpose: "a real origin", packages: ["nginx-light", "nginx-core", "nginx", "nginx"] },
+    Program {
+        name: "chromium",
+        purpose: "opens the manager's page as a user would",
+        packages: ["chromium", "chromium", "chromium", "chromium"],
+    },
     Program { name: "cargo-deny", purpose: "checks the dependency tree", packages: ["", "", "", ""] },
 ];
 

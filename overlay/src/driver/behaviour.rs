@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,19 +18,27 @@ use libp2p::{
         ToSwarm,
     },
 };
-use tokio::sync::mpsc;
-use tracing::debug;
+use tokio::{
+    sync::mpsc,
+    time::{Interval, MissedTickBehavior},
+};
+use tracing::{debug, error, info, warn};
 
 use super::{
-    address,
+    address::{self, Carrier},
     book::Name,
-    certificate::{CertError, Greeting, NodeCert, Purpose, Rules},
+    certificate::{CertError, Greeting, Purpose},
     clock::Clock,
-    config::{Admission, Config},
+    config::Config,
     counters::Counters,
     door::Door,
+    gate::{Believed, Gate, MembershipError},
     handler::{LinkHandler, Open, Order, Queues, Report, Terms},
     protocol::Names,
+};
+use crate::{
+    Roles,
+    membership::{Membership, NotMember, Revocation, Taken},
 };
 
 /// Everything that runs on a connection.
@@ -50,6 +59,8 @@ pub(super) enum Event {
     Frame(ConnectionId, Bytes),
     /// An admitted peer opened a byte stream.
     Incoming(ConnectionId, Stream),
+    /// The peer of an admitted connection is a member no longer; the connection is being closed.
+    Expelled(ConnectionId),
     /// A keep-alive ping ended.
     Ping(ping::Event),
 }
@@ -59,6 +70,10 @@ pub(super) enum Event {
 pub(super) struct Admitted {
     pub(super) connection: ConnectionId,
     pub(super) name: Name,
+    /// What the peer may run.
+    pub(super) roles: Roles,
+    /// What carries the connection; none if it was accepted.
+    pub(super) carrier: Option<Carrier>,
     pub(super) addresses: Vec<Multiaddr>,
     pub(super) way: Way,
 }
@@ -78,10 +93,11 @@ pub(super) struct Way {
 
 /// The connections and what is known of each.
 pub(super) struct Links {
-    me: PeerId,
     names: Names,
-    network: String,
-    admission: Admission,
+    gate: Gate,
+    /// When to look again at who is believed, and how often that was done.
+    sweep: Interval,
+    sweeps: u32,
     clock: Clock,
     advertised: Vec<Multiaddr>,
     terms: Terms,
@@ -99,13 +115,17 @@ pub(super) struct Links {
 struct Waiting {
     frames: mpsc::Sender<Bytes>,
     opens: mpsc::Sender<Open>,
-    /// What this node dialled it for; none if it was accepted.
-    dialled: Option<Purpose>,
+    /// What this node dialled it for, and by what; none if it was accepted.
+    dialled: Option<(Purpose, Carrier)>,
+    /// How often this node's certificate had been renewed when the greeting was made.
+    renewals: u32,
 }
 
 impl Behaviour {
-    /// The behaviour of a node with this peer id.
-    pub(super) fn new(me: PeerId, names: Names, config: &Config, clock: Clock, counters: Counters) -> Self {
+    /// The behaviour of a node that lets in whom this gate lets in.
+    pub(super) fn new(gate: Gate, names: Names, config: &Config, clock: Clock, counters: Counters) -> Self {
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let limits = connection_limits::ConnectionLimits::default()
             .with_max_pending_outgoing(Some(config.dials))
             .with_max_established(Some(config.connections))
@@ -115,10 +135,10 @@ impl Behaviour {
             limits: connection_limits::Behaviour::new(limits),
             ping: ping::Behaviour::new(ping),
             links: Links {
-                me,
                 names,
-                network: config.network.clone(),
-                admission: config.admission,
+                gate,
+                sweep,
+                sweeps: 0,
                 clock,
                 advertised: Vec::new(),
                 terms: Terms {
@@ -153,6 +173,57 @@ impl Links {
         self.tell(peer, connection, Order::Keep(keep));
     }
 
+    /// Shows a later certificate from now on, on the connections that stand too.
+    pub(super) fn renew(&mut self, membership: Membership) -> Result<(), MembershipError> {
+        self.gate.renew(membership, self.clock.unix())?;
+        let greeting = self.greeting(Purpose::Link);
+        for (connection, peer) in self.gate.admitted() {
+            self.tell(peer, connection, Order::Renew(greeting.clone()));
+        }
+        Ok(())
+    }
+
+    /// Takes a revocation in, and cuts whom it concerns. None in an open network.
+    pub(super) fn revoke(&mut self, revocation: Revocation) -> Option<Result<Taken, NotMember>> {
+        let taken = self.gate.revoke(revocation, self.clock.unix());
+        if taken == Some(Ok(Taken::New)) {
+            self.expel();
+        }
+        taken
+    }
+
+    /// Who is let in.
+    pub(super) const fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Cuts whoever is a member no longer.
+    fn expel(&mut self) {
+        let void = self.gate.void(self.clock.unix());
+        void.iter().for_each(|(connection, ..)| self.gate.leave(*connection));
+        for (connection, peer, why) in void {
+            info!(%peer, %why, "a peer is a member no longer, and is cut");
+            self.counters.expelled.add();
+            // Of two connections one may have been shown a renewal.
+            if !self.gate.believes(&peer) {
+                self.events.push_back(ToSwarm::GenerateEvent(Event::Expelled(connection)));
+            }
+            self.cut(peer, connection);
+        }
+    }
+
+    /// Tells the operator, before others do, that this node's certificate ends.
+    fn warn_of_own(&self) {
+        let now = self.clock.unix();
+        let Some(own) = self.gate.membership() else { return };
+        let until = own.certificate.term.not_after;
+        if let Some(why) = self.gate.own_fault(now) {
+            error!(%why, "THIS NODE IS NO MEMBER: others refuse its certificate, and it serves alone until it is renewed");
+        } else if own.certificate.term.wants_renewal(now) {
+            warn!(%until, "this node's certificate ends soon: have it renewed");
+        }
+    }
+
     fn tell(&mut self, peer_id: PeerId, connection: ConnectionId, event: Order) {
         self.events.push_back(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::One(connection), event });
     }
@@ -162,43 +233,62 @@ impl Links {
     }
 
     fn greeting(&self, purpose: Purpose) -> Vec<u8> {
-        let cert = NodeCert::self_made(&self.network, &self.me, self.clock.unix());
-        Greeting { cert, purpose, addresses: self.advertised.clone() }.encode()
+        let papers = self.gate.papers(self.clock.unix());
+        Greeting { papers, purpose, addresses: self.advertised.clone() }.encode()
     }
 
-    fn handler(&mut self, connection: ConnectionId, dialled: Option<Purpose>) -> LinkHandler {
+    fn handler(&mut self, connection: ConnectionId, dialled: Option<(Purpose, Carrier)>) -> LinkHandler {
         let (frames, frames_end) = mpsc::channel(self.link_queue);
         let (opens, opens_end) = mpsc::channel(self.terms.streams);
-        self.waiting.insert(connection, Waiting { frames, opens, dialled });
+        let renewals = self.gate.renewals();
+        self.waiting.insert(connection, Waiting { frames, opens, dialled, renewals });
         let queues = Queues { frames: frames_end, opens: opens_end };
-        LinkHandler::new(self.names.clone(), dialled.map(|purpose| self.greeting(purpose)), queues, self.terms)
+        LinkHandler::new(self.names.clone(), dialled.map(|(purpose, _)| self.greeting(purpose)), queues, self.terms)
     }
 
-    fn check(&self, peer: &PeerId, bytes: &[u8]) -> Result<Greeting, CertError> {
+    fn check(&self, peer: &PeerId, bytes: &[u8]) -> Result<(Greeting, Believed), CertError> {
         let greeting = Greeting::decode(bytes)?;
-        let rules = Rules { network: &self.network, admission: self.admission, now_unix: self.clock.unix() };
-        greeting.cert.check(&rules, peer)?;
-        Ok(greeting)
+        let believed = self.gate.check(peer, &greeting.papers, self.clock.unix())?;
+        Ok((greeting, believed))
     }
 
     fn on_greeting(&mut self, peer: PeerId, connection: ConnectionId, bytes: &[u8]) {
-        let greeting = match self.check(&peer, bytes) {
-            Ok(greeting) => greeting,
+        let (greeting, believed) = match self.check(&peer, bytes) {
+            Ok(checked) => checked,
             Err(error) => {
                 debug!(%peer, %error, "a peer is no member");
                 self.counters.strangers.add();
                 return self.cut(peer, connection);
             }
         };
-        let Some(Waiting { frames, opens, dialled }) = self.waiting.remove(&connection) else { return };
+        let Some(Waiting { frames, opens, dialled, renewals }) = self.waiting.remove(&connection) else { return };
         self.door.leave(connection);
-        let purpose = dialled.unwrap_or(greeting.purpose);
+        self.gate.admit(connection, peer, &greeting.papers);
+        let purpose = dialled.map_or(greeting.purpose, |(purpose, _)| purpose);
         let reply = dialled.is_none().then(|| self.greeting(purpose));
         self.tell(peer, connection, Order::Welcome { reply });
+        if dialled.is_some() && renewals != self.gate.renewals() {
+            self.tell(peer, connection, Order::Renew(self.greeting(purpose)));
+        }
         let way = Way { connection, purpose, dialled: dialled.is_some(), frames, opens };
-        let name = Name { peer_id: peer, serial: greeting.cert.serial };
-        let admitted = Admitted { connection, name, addresses: greeting.addresses, way };
+        let name = Name { peer_id: peer, serial: believed.serial };
+        let admitted = Admitted {
+            connection,
+            name,
+            roles: believed.roles,
+            carrier: dialled.map(|(_, carrier)| carrier),
+            addresses: greeting.addresses,
+            way,
+        };
         self.events.push_back(ToSwarm::GenerateEvent(Event::Admitted(Box::new(admitted))));
+    }
+
+    /// An admitted peer shows papers again: a later certificate. Worse ones than it had change nothing, they end as they would.
+    fn on_renewal(&mut self, peer: PeerId, connection: ConnectionId, bytes: &[u8]) {
+        match self.check(&peer, bytes) {
+            Ok((greeting, _)) => self.gate.admit(connection, peer, &greeting.papers),
+            Err(error) => debug!(%peer, %error, "a renewal is not believed"),
+        }
     }
 }
 
@@ -234,12 +324,12 @@ impl NetworkBehaviour for Links {
         &mut self,
         connection: ConnectionId,
         _: PeerId,
-        _: &Multiaddr,
+        at: &Multiaddr,
         _: Endpoint,
         _: PortUse,
     ) -> Result<LinkHandler, ConnectionDenied> {
         let purpose = self.dials.remove(&connection).unwrap_or(Purpose::Link);
-        Ok(self.handler(connection, Some(purpose)))
+        Ok(self.handler(connection, Some((purpose, address::carrier(at)))))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -252,12 +342,14 @@ impl NetworkBehaviour for Links {
         };
         self.dials.remove(&gone);
         self.waiting.remove(&gone);
+        self.gate.leave(gone);
         self.door.leave(gone);
     }
 
     fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, report: Report) {
         match report {
             Report::Greeting(bytes) => self.on_greeting(peer, connection, &bytes),
+            Report::Renewal(bytes) => self.on_renewal(peer, connection, &bytes),
             Report::Frame(bytes) => self.events.push_back(ToSwarm::GenerateEvent(Event::Frame(connection, bytes))),
             Report::Incoming(stream) => {
                 self.events.push_back(ToSwarm::GenerateEvent(Event::Incoming(connection, stream)));
@@ -270,8 +362,15 @@ impl NetworkBehaviour for Links {
         }
     }
 
-    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<Event, THandlerInEvent<Self>>> {
-        // Everything that fills this queue happens inside the swarm's own poll, or just before the loop polls it again.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<ToSwarm<Event, THandlerInEvent<Self>>> {
+        while self.sweep.poll_tick(cx).is_ready() {
+            self.expel();
+            if self.sweeps.is_multiple_of(WARN_EVERY) {
+                self.warn_of_own();
+            }
+            self.sweeps = self.sweeps.wrapping_add(1);
+        }
+        // What else fills this queue happens inside the swarm's own poll, or just before the loop polls it again.
         self.events.pop_front().map_or(Poll::Pending, Poll::Ready)
     }
 }
@@ -287,3 +386,9 @@ impl From<std::convert::Infallible> for Event {
         match never {}
     }
 }
+
+/// How often certificates are looked at again: one that ends is good for so much longer. Costs five map look-ups a connection.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// Sweeps between two warnings of the same: ten minutes.
+const WARN_EVERY: u32 = 600;

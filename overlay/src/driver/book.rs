@@ -11,7 +11,7 @@ use bytes::Bytes;
 use libp2p::{Multiaddr, PeerId};
 use prost::Message as _;
 
-use super::address;
+use super::address::{self, Carrier};
 use crate::{
     NodeId,
     core::{Contact, Peer, wire},
@@ -39,6 +39,8 @@ struct Entry {
     serial: u64,
     addresses: Vec<Multiaddr>,
     record: Option<Bytes>,
+    /// The carrier by which it was dialled last with success.
+    reached: Option<Carrier>,
     told: Told,
     held: bool,
     used: u64,
@@ -55,6 +57,14 @@ enum Told {
     ByOthers,
     /// From anybody, and the last dial failed: newer word replaces them.
     InVain,
+}
+
+/// How a node can be dialled: by the addresses of one carrier, and if they all fail by those of the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) peer_id: PeerId,
+    pub(super) first: Vec<Multiaddr>,
+    pub(super) second: Vec<Multiaddr>,
 }
 
 /// A node as its certificate names it.
@@ -167,11 +177,23 @@ impl AddressBook {
         Some(self.entries.get(&peer)?.peer_id)
     }
 
-    /// Whom to dial and where; counts as a use.
-    pub(super) fn route(&mut self, peer: Peer) -> Option<(PeerId, Vec<Multiaddr>)> {
+    /// Whom to dial and where, by each carrier that reaches it: the one that did last goes first, else the one preferred. Counts as
+    /// a use.
+    pub(super) fn route(&mut self, peer: Peer, preferred: Carrier) -> Option<Route> {
         self.touch(peer);
         let entry = self.entries.get(&peer)?;
-        (!entry.addresses.is_empty()).then(|| (entry.peer_id, entry.addresses.clone()))
+        let first = entry.reached.unwrap_or(preferred);
+        let (one, other): (Vec<_>, Vec<_>) =
+            entry.addresses.iter().cloned().partition(|at| address::carrier(at) == first);
+        let (first, second) = if one.is_empty() { (other, one) } else { (one, other) };
+        (!first.is_empty()).then_some(Route { peer_id: entry.peer_id, first, second })
+    }
+
+    /// This node was dialled by that carrier, and answered.
+    pub(super) fn reached(&mut self, peer: Peer, by: Carrier) {
+        if let Some(entry) = self.entries.get_mut(&peer) {
+            entry.reached = Some(by);
+        }
     }
 
     /// The handle of the node at this place, if it is known.
@@ -208,6 +230,7 @@ impl AddressBook {
             serial,
             addresses: Vec::new(),
             record: None,
+            reached: None,
             told,
             held: false,
             used: self.uses,
@@ -310,7 +333,7 @@ struct RecordWire {
 
 #[cfg(test)]
 mod tests {
-    use super::{AddressBook, Multiaddr, Name, PeerId, read_record, wire::Book as _, write_record};
+    use super::{AddressBook, Carrier, Multiaddr, Name, PeerId, read_record, wire::Book as _, write_record};
     use crate::core::wire::RECORD_LIMIT;
 
     fn name() -> Name {
@@ -330,7 +353,8 @@ mod tests {
         let record = here.record(met.peer).unwrap();
         let heard = there.intern(&record).unwrap();
         assert_eq!(heard.id, met.id);
-        assert_eq!(there.route(heard.peer), Some((c.peer_id, at("127.0.0.3"))));
+        let route = there.route(heard.peer, Carrier::Tcp).unwrap();
+        assert_eq!((route.peer_id, route.first, route.second), (c.peer_id, at("127.0.0.3"), Vec::new()));
         assert_eq!(there.peer(met.id), Some(heard.peer));
         assert_eq!(there.intern(&here.record(AddressBook::ME).unwrap_or_default()), None, "no address, no record");
         here.advertise(at("127.0.0.1"));
@@ -343,10 +367,23 @@ mod tests {
         let mut book = AddressBook::new("net", name(), 16, true);
         let peer = book.meet(c, at("192.0.2.1")).peer;
         book.hear(c, at("192.0.2.2"));
-        assert_eq!(book.route(peer).unwrap().1, at("192.0.2.1"));
+        assert_eq!(book.route(peer, Carrier::Tcp).unwrap().first, at("192.0.2.1"));
         book.in_vain(peer);
         book.hear(c, at("192.0.2.2"));
-        assert_eq!(book.route(peer).unwrap().1, at("192.0.2.2"));
+        assert_eq!(book.route(peer, Carrier::Tcp).unwrap().first, at("192.0.2.2"));
+    }
+
+    #[test]
+    fn the_carrier_that_reached_a_node_last_goes_before_the_preferred_one() {
+        let mut book = AddressBook::new("net", name(), 16, true);
+        let quic: Vec<Multiaddr> = vec!["/ip4/192.0.2.1/udp/7400/quic-v1".parse().unwrap()];
+        let peer = book.meet(name(), [at("192.0.2.1"), quic.clone()].concat()).peer;
+        let route = |book: &mut AddressBook| book.route(peer, Carrier::Tcp).unwrap();
+        assert_eq!((route(&mut book).first, route(&mut book).second), (at("192.0.2.1"), quic.clone()));
+        book.reached(peer, Carrier::Quic);
+        assert_eq!((route(&mut book).first, route(&mut book).second), (quic.clone(), at("192.0.2.1")));
+        let alone = book.meet(name(), quic.clone()).peer;
+        assert_eq!(book.route(alone, Carrier::Tcp).unwrap().first, quic);
     }
 
     #[test]
@@ -363,9 +400,9 @@ mod tests {
         book.hold(held.peer);
         let old = book.hear(name(), at("192.0.2.2")).unwrap();
         let used = book.hear(name(), at("192.0.2.3")).unwrap();
-        book.route(old.peer);
-        book.route(used.peer);
-        book.route(old.peer);
+        for peer in [old.peer, used.peer, old.peer] {
+            book.route(peer, Carrier::Tcp);
+        }
         let new = book.hear(name(), at("192.0.2.4")).unwrap();
         assert_eq!(book.len(), 4);
         assert_eq!(book.peer(used.id), None);

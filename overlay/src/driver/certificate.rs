@@ -1,17 +1,30 @@
-//! What a node shows on connect over `/atoll/NETWORK/auth/1`, and what is believed of it. The Noise handshake has proved who holds
-//! the peer id's key, so there is no challenge: the certificate must name that peer id, this network, and not have expired.
-//! Layout (protobuf), both ways one frame: greeting = { 1: certificate, 2: purpose, 3: addresses, at most 3 multiaddrs };
-//! certificate = { 1: network, 2: peer id, 3: serial, 4: roles, 5: not after (Unix seconds) }.
+//! What a node shows on connect over `/atoll/NETWORK/auth/1`. The handshake (Noise, or TLS in QUIC) has proved who holds the peer
+//! id's key, so there is no challenge: the papers must name that peer id; the rest is for the `gate`.
+//! Layout (protobuf), both ways one frame: greeting = { 1: self-made certificate, 2: purpose, 3: addresses, at most 3 multiaddrs,
+//! 4: signed certificate, in the layout of [`Certificate`] }, with one of 1 and 4; self-made certificate = { 1: network, 2: peer id,
+//! 3: serial, 4: roles, 5: not after (Unix seconds) }. A frame with 1 or 4 alone, later on the same connection, is a renewal.
 //!
 //! An open network accepts what a node says of itself, with serial 0.
 
 use libp2p::{Multiaddr, PeerId};
 use prost::Message as _;
 
-use super::{address, config::Admission};
-use crate::Roles;
+use super::address;
+use crate::{
+    Roles,
+    membership::{Certificate, NotMember},
+};
 
-/// A node's membership: who may take part as what, until when.
+/// What makes a peer a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Papers {
+    /// Its own word: enough in an open network, nothing in a closed one.
+    SelfMade(NodeCert),
+    /// A certificate that a closed network's key stands behind.
+    Signed(Certificate),
+}
+
+/// What a node of an open network says of itself: who takes part as what, until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeCert {
     /// The network it is for.
@@ -49,10 +62,7 @@ impl NodeCert {
         if self.not_after < rules.now_unix {
             return Err(CertError::Expired { seconds: rules.now_unix - self.not_after });
         }
-        match rules.admission {
-            Admission::Open if self.serial != 0 => Err(CertError::Serial(self.serial)),
-            Admission::Open => Ok(()),
-        }
+        if self.serial == 0 { Ok(()) } else { Err(CertError::Serial(self.serial)) }
     }
 }
 
@@ -60,7 +70,6 @@ impl NodeCert {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules<'a> {
     pub(super) network: &'a str,
-    pub(super) admission: Admission,
     pub(super) now_unix: u64,
 }
 
@@ -76,7 +85,7 @@ pub(super) enum Purpose {
 /// The one frame that each side shows before anything else is said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Greeting {
-    pub(super) cert: NodeCert,
+    pub(super) papers: Papers,
     pub(super) purpose: Purpose,
     /// Where the sender can be dialled.
     pub(super) addresses: Vec<Multiaddr>,
@@ -85,15 +94,14 @@ pub(super) struct Greeting {
 impl Greeting {
     /// The frame's bytes, at most [`GREETING_LIMIT`].
     pub(super) fn encode(&self) -> Vec<u8> {
-        let Self { cert, purpose, addresses } = self;
+        let Self { papers, purpose, addresses } = self;
+        let (cert, signed) = match papers {
+            Papers::SelfMade(cert) => (Some(CertWire::of(cert)), Vec::new()),
+            Papers::Signed(certificate) => (None, certificate.to_bytes()),
+        };
         GreetingWire {
-            cert: Some(CertWire {
-                network: cert.network.clone(),
-                peer_id: cert.peer_id.clone(),
-                serial: cert.serial,
-                roles: u32::from(cert.roles.bits()),
-                not_after: cert.not_after,
-            }),
+            cert,
+            signed,
             purpose: match purpose {
                 Purpose::Link => 0,
                 Purpose::Bulk => 1,
@@ -109,16 +117,13 @@ impl Greeting {
             return Err(CertError::Malformed);
         }
         let wire = GreetingWire::decode(bytes).map_err(|_| CertError::Malformed)?;
-        let cert = wire.cert.ok_or(CertError::Malformed)?;
+        let papers = match wire.cert {
+            Some(cert) if wire.signed.is_empty() => Papers::SelfMade(cert.read()),
+            None => Papers::Signed(Certificate::from_bytes(&wire.signed).map_err(|_| CertError::Malformed)?),
+            Some(_) => return Err(CertError::Malformed),
+        };
         Ok(Self {
-            cert: NodeCert {
-                network: cert.network,
-                peer_id: cert.peer_id,
-                serial: cert.serial,
-                // Bits of later versions are dropped before they could be cut off.
-                roles: Roles::from_bits(u8::try_from(cert.roles & 0xff).unwrap_or(0)),
-                not_after: cert.not_after,
-            },
+            papers,
             purpose: if wire.purpose == 0 { Purpose::Link } else { Purpose::Bulk },
             addresses: wire.addresses.iter().take(address::LIMIT).filter_map(|bytes| address::parse(bytes)).collect(),
         })
@@ -138,6 +143,12 @@ pub(super) enum CertError {
     Expired { seconds: u64 },
     #[error("serial {0} in an open network")]
     Serial(u64),
+    #[error("the certificate is self-made, and this network is closed")]
+    SelfMade,
+    #[error("the certificate is one of a closed network, and this one is open")]
+    ForClosed,
+    #[error("of its certificate: {0}")]
+    NotMember(#[from] NotMember),
 }
 
 /// Bytes of a greeting at most.
@@ -154,6 +165,8 @@ struct GreetingWire {
     purpose: u32,
     #[prost(bytes = "vec", repeated, tag = "3")]
     addresses: Vec<Vec<u8>>,
+    #[prost(bytes = "vec", tag = "4")]
+    signed: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -170,12 +183,35 @@ struct CertWire {
     not_after: u64,
 }
 
+impl CertWire {
+    fn of(cert: &NodeCert) -> Self {
+        Self {
+            network: cert.network.clone(),
+            peer_id: cert.peer_id.clone(),
+            serial: cert.serial,
+            roles: u32::from(cert.roles.bits()),
+            not_after: cert.not_after,
+        }
+    }
+
+    fn read(self) -> NodeCert {
+        NodeCert {
+            network: self.network,
+            peer_id: self.peer_id,
+            serial: self.serial,
+            // Bits of later versions are dropped before they could be cut off.
+            roles: Roles::from_bits(u8::try_from(self.roles & 0xff).unwrap_or(0)),
+            not_after: self.not_after,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Admission, CertError, Greeting, NodeCert, PeerId, Purpose, Rules};
+    use super::{CertError, Greeting, NodeCert, Papers, PeerId, Purpose, Rules};
 
     const NOW: u64 = 1_000_000_000;
-    const RULES: Rules<'_> = Rules { network: "net", admission: Admission::Open, now_unix: NOW };
+    const RULES: Rules<'_> = Rules { network: "net", now_unix: NOW };
 
     #[test]
     fn only_a_living_certificate_for_this_peer_in_this_network_is_believed() {
@@ -197,7 +233,7 @@ mod tests {
     fn a_greeting_survives_the_wire() {
         let peer = PeerId::random();
         let greeting = Greeting {
-            cert: NodeCert::self_made("net", &peer, NOW),
+            papers: Papers::SelfMade(NodeCert::self_made("net", &peer, NOW)),
             purpose: Purpose::Bulk,
             addresses: vec!["/ip4/127.1.0.1/tcp/7400".parse().unwrap(), "/dns/a.test/tcp/1".parse().unwrap()],
         };

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::core::time::Instant;
+use crate::{core::time::Instant, membership::UnixTime};
 
 /// Time since the node started, and the calendar for certificates.
 #[derive(Debug, Clone, Copy)]
@@ -22,10 +22,10 @@ impl Clock {
         Instant::at(self.start.elapsed())
     }
 
-    /// Seconds since the Unix epoch; zero if the system's calendar is before it.
+    /// The calendar; zero if the system's is before the Unix epoch.
     #[expect(clippy::disallowed_methods, reason = "certificates expire by the calendar")]
-    pub(super) fn unix(self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+    pub(super) fn unix(self) -> UnixTime {
+        UnixTime(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs())
     }
 
     /// How long from now until then; zero if it has passed.

@@ -20,6 +20,7 @@ pub(super) struct Live {
     pub(super) admitted: Counter,
     pub(super) closed: Counter,
     pub(super) strangers: Counter,
+    pub(super) expelled: Counter,
     pub(super) crowded: Counter,
     pub(super) broken: Counter,
     pub(super) streams_opened: Counter,
@@ -52,6 +53,8 @@ pub struct Counts {
     pub connections_closed: u64,
     /// Peers cut because their certificate was not believed.
     pub strangers: u64,
+    /// Connections cut because their peer's certificate ended or was revoked meanwhile.
+    pub expelled: u64,
     /// Incoming connections refused because too many wait without certificate.
     pub crowded: u64,
     /// Connections given up because the peer broke the rules or was too slow to show a certificate.
@@ -77,6 +80,7 @@ impl Counters {
             connections_admitted: self.admitted.get(),
             connections_closed: self.closed.get(),
             strangers: self.strangers.get(),
+            expelled: self.expelled.get(),
             crowded: self.crowded.get(),
             broken: self.broken.get(),
             streams_opened: self.streams_opened.get(),

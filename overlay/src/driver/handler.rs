@@ -35,9 +35,10 @@ use tokio::{
 };
 
 use super::{
-    auth::{Auth, AuthError, Step},
+    auth::{self, Auth, AuthError},
     frame::{FrameError, FrameReader, FrameWriter},
     protocol::{Names, Offer},
+    renewal::{self, Renewal},
     stream::PeerStream,
 };
 use crate::core::message::Message;
@@ -52,6 +53,8 @@ pub(super) enum Order {
     },
     /// Whether to stay open while idle.
     Keep(bool),
+    /// This side has a later certificate: the peer is shown this greeting.
+    Renew(Vec<u8>),
 }
 
 /// What a connection tells the behaviour.
@@ -59,6 +62,8 @@ pub(super) enum Order {
 pub(super) enum Report {
     /// The peer's greeting, unchecked.
     Greeting(Bytes),
+    /// A later greeting of an admitted peer, unchecked.
+    Renewal(Bytes),
     /// A message, undecoded, from an admitted peer.
     Frame(Bytes),
     /// A byte stream that an admitted peer opened.
@@ -101,6 +106,7 @@ pub(super) struct Terms {
 #[derive(Debug)]
 pub(super) enum Want {
     Auth,
+    Renewal(Vec<u8>),
     Messages,
     Bytes(Open, OwnedSemaphorePermit),
 }
@@ -118,6 +124,7 @@ pub(super) struct LinkHandler {
     early: Vec<Stream>,
     /// One permit for each byte stream that this side may still open. Past what yamux allows it would end the connection.
     room: Arc<Semaphore>,
+    renewal: Renewal,
     kept: bool,
     /// Whether anything moved since the last tick, and in the span before it.
     moved: (bool, bool),
@@ -151,6 +158,7 @@ impl LinkHandler {
             writer: FrameWriter::default(),
             early: Vec::new(),
             room: Arc::new(Semaphore::new(terms.streams)),
+            renewal: Renewal::default(),
             kept: false,
             moved: (true, true),
             tick,
@@ -168,10 +176,10 @@ impl LinkHandler {
     /// Advances the exchange of certificates until it waits for something.
     fn poll_auth(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         match ready!(self.auth.poll(cx)) {
-            Step::Ask => return Poll::Ready(ask(self.names.auth(), Want::Auth)),
-            Step::Check(greeting) => self.reports.push_back(Report::Greeting(greeting)),
-            Step::Admitted => self.reports.extend(self.early.drain(..).map(Report::Incoming)),
-            Step::Failed(error) => self.fail(error.into()),
+            auth::Step::Ask => return Poll::Ready(ask(self.names.auth(), Want::Auth)),
+            auth::Step::Check(greeting) => self.reports.push_back(Report::Greeting(greeting)),
+            auth::Step::Admitted => self.reports.extend(self.early.drain(..).map(Report::Incoming)),
+            auth::Step::Failed(error) => self.fail(error.into()),
         }
         Poll::Pending
     }
@@ -190,6 +198,15 @@ impl LinkHandler {
         }
         if let Poll::Ready(event) = self.poll_outgoing(cx) {
             return Poll::Ready(event);
+        }
+        match self.renewal.poll(cx) {
+            Poll::Ready(renewal::Step::Ask(greeting)) => {
+                return Poll::Ready(ask(self.names.auth(), Want::Renewal(greeting)));
+            }
+            Poll::Ready(renewal::Step::Came(greeting)) => {
+                return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(Report::Renewal(greeting)));
+            }
+            Poll::Pending => {}
         }
         let Some((reader, stream)) = &mut self.incoming else { return Poll::Pending };
         match ready!(reader.poll_next(stream, cx)) {
@@ -241,7 +258,9 @@ impl LinkHandler {
     }
 
     fn on_inbound(&mut self, mut stream: Stream, name: &StreamProtocol) {
-        if *name == self.names.auth {
+        if *name == self.names.auth && self.auth.is_admitted() {
+            self.renewal.on_inbound(stream);
+        } else if *name == self.names.auth {
             self.auth.on_inbound(stream);
         } else if *name == self.names.messages {
             // A second one takes the place of the first: the peer may have lost it.
@@ -258,6 +277,7 @@ impl LinkHandler {
     fn on_outbound(&mut self, mut stream: Stream, want: Want) {
         match want {
             Want::Auth => self.auth.on_outbound(stream),
+            Want::Renewal(greeting) => self.renewal.on_outbound(stream, greeting),
             Want::Messages => {
                 stream.ignore_for_keep_alive();
                 self.outgoing = Outgoing::Open(stream);
@@ -270,6 +290,8 @@ impl LinkHandler {
     fn on_refused(&mut self, want: Want, why: String) {
         match want {
             Want::Auth => self.fail(AuthError::Refused(why).into()),
+            // A peer of an earlier version; the connection ends with the certificate it knows.
+            Want::Renewal(_) => {}
             Want::Messages => self.fail(Broken::Refused(why)),
             Want::Bytes(open, _) => drop(open.send(Err(why))),
         }
@@ -330,6 +352,7 @@ impl ConnectionHandler for LinkHandler {
     fn on_behaviour_event(&mut self, order: Order) {
         match order {
             Order::Keep(kept) => self.kept = kept,
+            Order::Renew(greeting) => self.renewal.show(greeting),
             Order::Welcome { reply } => self.auth.on_checked(reply),
         }
     }

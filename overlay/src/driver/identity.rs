@@ -1,11 +1,11 @@
 //! A node's key pair. Its public half is the libp2p peer id, from which, with the serial that the operator picks, the node's
-//! place in the id space follows.
+//! place in the id space follows. What makes it a member is in [`crate::membership`].
 
 use std::fmt;
 
 use libp2p::identity::{Keypair, PeerId};
 
-use crate::NodeId;
+use crate::{NodeId, membership::PublicKey};
 
 /// An Ed25519 key pair. The node keeps its bytes in the state directory, readable by nobody else.
 #[derive(Clone)]
@@ -48,6 +48,13 @@ impl Identity {
         self.peer_id().to_base58()
     }
 
+    /// The public half, by which an operator admits the node to a closed network.
+    #[must_use]
+    pub fn public_key(&self) -> PublicKey {
+        let key = self.0.public().try_into_ed25519();
+        PublicKey(key.map_or_else(|_| unreachable!("only Ed25519 pairs become identities"), |key| key.to_bytes()))
+    }
+
     pub(super) fn peer_id(&self) -> PeerId {
         self.0.public().to_peer_id()
     }
@@ -79,6 +86,7 @@ mod tests {
         assert_eq!(identity.node_id("net", 0), again.node_id("net", 0));
         assert_ne!(identity.node_id("net", 0), identity.node_id("net", 1));
         assert_ne!(identity.node_id("net", 0), identity.node_id("other", 0));
+        assert_eq!(identity.public_key().peer_id(), identity.peer_id().to_bytes());
         assert!(Identity::from_bytes(b"").is_err());
         assert!(Identity::from_bytes(&[0xff; 68]).is_err());
     }

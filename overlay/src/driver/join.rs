@@ -14,7 +14,7 @@ use super::{
     address::Seed,
     certificate::Purpose,
     config::Config,
-    run::{Driver, Target},
+    run::{Dial, Driver, Target},
 };
 use crate::core::{Input, Peer, time::Instant};
 
@@ -101,14 +101,14 @@ impl Driver {
                 .build(),
             None => DialOpts::unknown_peer_id().address(address).allocate_new_port().build(),
         };
-        self.begin(Target::Seed(place), Purpose::Link, opts);
+        self.begin(Dial { target: Target::Seed(place), other: None }, Purpose::Link, opts);
     }
 
     /// A seed that turns out to be this node, under a name or another address, is not dialled again. Where this side's listener is
     /// quicker to refuse itself than its dialler, that shows only at the next dial.
     pub(super) fn note_own_address(&mut self, connection: ConnectionId, error: &DialError) {
         if matches!(error, DialError::LocalPeerId { .. })
-            && let Some(Target::Seed(place)) = self.dials.get(&connection)
+            && let Some(Dial { target: Target::Seed(place), .. }) = self.dials.get(&connection)
             && let Some(known) = self.join.seeds.get_mut(*place)
         {
             known.own = true;

@@ -9,13 +9,13 @@
 //! Read [`fn@start`] first, then `run`.
 
 mod start;
-pub use start::{StartError, start};
+pub use start::{Saved, StartError, start};
 
 mod config;
 pub use config::{Admission, Config, ConfigError};
 
 mod overlay;
-pub use overlay::Overlay;
+pub use overlay::{Overlay, RevokeError};
 
 mod run;
 
@@ -23,13 +23,20 @@ mod roads;
 
 mod join;
 
+mod expulsion;
+
 mod behaviour;
 
 mod handler;
 
 mod auth;
 
+mod renewal;
+
 mod door;
+
+mod gate;
+pub use gate::MembershipError;
 
 mod certificate;
 pub use certificate::NodeCert;
@@ -37,7 +44,7 @@ pub use certificate::NodeCert;
 mod book;
 
 mod address;
-pub use address::AddressError;
+pub use address::{AddressError, Carrier};
 
 mod saved;
 

@@ -16,9 +16,10 @@ use libp2p::Multiaddr;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::{
-    address,
+    address::{self, Carrier},
     book::AddressBook,
     counters::{Counters, Counts},
+    gate::MembershipError,
     handler::Open,
     saved,
 };
@@ -26,6 +27,7 @@ use crate::{
     Acquire, Acquired, Beat, ByteStream, Found, Index, IndexError, Key, Lease, LevelInfo, Levels, Marker, NodeId,
     NodeInfo, NodesQuery, Prefix, Put, Spread, Stored, StreamError, Streams,
     core::{Command, Node, Op, Outcome, Output},
+    membership::{Membership, NotMember, Revocation},
 };
 
 /// A node's part in the overlay. Cheap to clone; when the last clone is dropped, the driver says farewell and ends.
@@ -55,6 +57,10 @@ pub(super) enum Request {
     Observe { prefix: Prefix, rtt: Duration },
     /// A byte stream is wanted.
     Open { to: NodeId, open: Open },
+    /// The node's certificate was renewed.
+    Renew(Membership, oneshot::Sender<Result<(), MembershipError>>),
+    /// Somebody's place is taken back.
+    Revoke(Revocation, oneshot::Sender<Result<(), RevokeError>>),
     /// Say farewell and end.
     Stop(oneshot::Sender<()>),
 }
@@ -100,17 +106,61 @@ impl Overlay {
         self.0.id
     }
 
-    /// Where the node listens now: with ports chosen, and one per interface for an unspecified address. Each, as text, is a
+    /// Where the node listens by TCP now: with ports chosen, and one per interface for an unspecified address. Each, as text, is a
     /// HOST:PORT that another node on the same host can join by.
     #[must_use]
     pub fn listen_addrs(&self) -> Vec<SocketAddr> {
-        lock(&self.0.shared.listening).clone()
+        let listening = lock(&self.0.shared.listening);
+        listening.iter().filter(|(carrier, _)| *carrier == Carrier::Tcp).map(|(_, socket)| *socket).collect()
+    }
+
+    /// The same whatever the carrier, as multiaddrs.
+    #[must_use]
+    pub fn listen_multiaddrs(&self) -> Vec<String> {
+        let listening = lock(&self.0.shared.listening);
+        listening.iter().map(|(carrier, socket)| address::of_socket(*carrier, *socket).to_string()).collect()
     }
 
     /// The peers met last, as bytes for the state directory; hand them to the next start. Also after [`Overlay::stop`].
     #[must_use]
     pub fn save_peers(&self) -> Bytes {
         saved::write(self.0.shared.book().met(self.0.saved_peers))
+    }
+
+    /// The revocations known, as bytes for the state directory; hand them to the next start. Also after [`Overlay::stop`]. None in
+    /// an open network.
+    #[must_use]
+    pub fn save_revocations(&self) -> Option<Bytes> {
+        let known = self.0.shared.membership()?.revocations;
+        Some(saved::write(known.iter().map(|one| one.to_bytes().into()).collect()))
+    }
+
+    /// The node's place in a closed network, as shown to others now; none in an open network.
+    #[must_use]
+    pub fn membership(&self) -> Option<Membership> {
+        self.0.shared.membership().map(|view| view.own)
+    }
+
+    /// Shows a later certificate for the same place from now on, on the connections that stand too.
+    ///
+    /// # Errors
+    /// The certificate is of no use to this node, or the driver has ended.
+    pub async fn renew(&self, membership: Membership) -> Result<(), MembershipError> {
+        let (done, outcome) = oneshot::channel();
+        let sent = self.0.requests.send(Request::Renew(membership, done)).await;
+        sent.map_err(|_| MembershipError::Stopped)?;
+        outcome.await.map_err(|_| MembershipError::Stopped)?
+    }
+
+    /// Takes back somebody's place: here at once, and at every other node as the record spreads.
+    ///
+    /// # Errors
+    /// Nobody who may revoke this signed it, the network is open, there is no room, or the driver has ended.
+    pub async fn revoke(&self, revocation: Revocation) -> Result<(), RevokeError> {
+        let (done, outcome) = oneshot::channel();
+        let sent = self.0.requests.send(Request::Revoke(revocation, done)).await;
+        sent.map_err(|_| RevokeError::Stopped)?;
+        outcome.await.map_err(|_| RevokeError::Stopped)?
     }
 
     /// What the driver has counted since its start.
@@ -257,14 +307,39 @@ impl Streams for Overlay {
     }
 }
 
+/// Why a revocation had no effect.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RevokeError {
+    /// Nobody who may revoke this signed it.
+    #[error("the revocation is not believed: {0}")]
+    NotBelieved(#[from] NotMember),
+    /// There are members only in closed networks.
+    #[error("the network is open (admission = \"open\"): nobody can be shut out of it")]
+    Open,
+    /// As many are known as are kept.
+    #[error("there is no room for more revocations")]
+    NoRoom,
+    /// The driver has ended.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
 /// What the handle reads and the loop writes.
 pub(super) struct Shared {
     node: Mutex<Node>,
     book: Mutex<AddressBook>,
-    listening: Mutex<Vec<SocketAddr>>,
+    listening: Mutex<Vec<(Carrier, SocketAddr)>>,
     /// Whether this node lives inside loopback only.
     loopback: bool,
     spreads: broadcast::Sender<Spread>,
+    membership: Mutex<Option<View>>,
+}
+
+/// The node's place in a closed network, for those who read it.
+#[derive(Debug, Clone)]
+pub(super) struct View {
+    pub(super) own: Membership,
+    pub(super) revocations: Arc<[Revocation]>,
 }
 
 impl Shared {
@@ -275,6 +350,7 @@ impl Shared {
             listening: Mutex::default(),
             loopback,
             spreads: broadcast::Sender::new(SPREADS_KEPT),
+            membership: Mutex::default(),
         }
     }
 
@@ -301,19 +377,29 @@ impl Shared {
         let _ = self.spreads.send(spread);
     }
 
+    /// The node's place as it is now; none in an open network.
+    pub(super) fn membership(&self) -> Option<View> {
+        lock(&self.membership).clone()
+    }
+
+    /// Sets it.
+    pub(super) fn set_membership(&self, view: Option<View>) {
+        *lock(&self.membership) = view;
+    }
+
     /// The node listens there.
     pub(super) fn listens(&self, at: &Multiaddr) {
         if let Some(socket) = address::socket(at) {
-            let mut listening = lock(&self.listening);
-            listening.retain(|known| *known != socket);
-            listening.push(socket);
+            let (mut listening, place) = (lock(&self.listening), (address::carrier(at), socket));
+            listening.retain(|known| *known != place);
+            listening.push(place);
         }
     }
 
     /// The node no longer listens there.
     pub(super) fn listens_no_more(&self, at: &Multiaddr) {
         if let Some(socket) = address::socket(at) {
-            lock(&self.listening).retain(|known| *known != socket);
+            lock(&self.listening).retain(|known| *known != (address::carrier(at), socket));
         }
     }
 
@@ -324,14 +410,16 @@ impl Shared {
 
     /// Whether this node listens there.
     pub(super) fn is_mine(&self, at: &Multiaddr) -> bool {
-        address::socket(at).is_some_and(|socket| lock(&self.listening).contains(&socket))
+        address::socket(at).is_some_and(|socket| lock(&self.listening).contains(&(address::carrier(at), socket)))
     }
 
     /// The addresses listened on that others can dial: inside loopback only if the node lives there.
     pub(super) fn dialable(&self) -> Vec<Multiaddr> {
         let listening = lock(&self.listening);
-        let dialable = listening.iter().filter(|socket| self.loopback || !socket.ip().to_canonical().is_loopback());
-        dialable.map(|socket| address::of_socket(*socket)).filter(address::is_dialable).take(address::LIMIT).collect()
+        let dialable =
+            listening.iter().filter(|(_, socket)| self.loopback || !socket.ip().to_canonical().is_loopback());
+        let dialable = dialable.map(|(carrier, socket)| address::of_socket(*carrier, *socket));
+        dialable.filter(address::is_dialable).take(address::LIMIT).collect()
     }
 }
 

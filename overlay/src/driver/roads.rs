@@ -11,7 +11,10 @@ use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::{behaviour::Way, certificate::Purpose, handler::Open};
-use crate::core::{Contact, Peer};
+use crate::{
+    Roles,
+    core::{Contact, Peer},
+};
 
 /// All peers that are linked, dialled or kept.
 #[derive(Debug, Default)]
@@ -40,6 +43,8 @@ struct Road {
 pub(super) struct Member {
     pub(super) contact: Contact,
     pub(super) peer_id: PeerId,
+    /// What its certificate allows it to run.
+    pub(super) roles: Roles,
 }
 
 /// What became of a message or wish handed over.

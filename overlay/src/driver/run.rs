@@ -20,7 +20,7 @@ use tracing::{debug, info, trace};
 
 use super::{
     behaviour::{Admitted, Behaviour, Event},
-    book::AddressBook,
+    book::{AddressBook, Route},
     certificate::Purpose,
     clock::Clock,
     config::Config,
@@ -33,7 +33,12 @@ use super::{
 };
 use crate::{
     ByteStream, NodeId, NodeInfo,
-    core::{Contact, Input, Op, Outcome, Output, Peer, message::Message, time::Instant},
+    core::{
+        Contact, Input, Op, Outcome, Output, Peer,
+        message::{Body, Message},
+        time::Instant,
+    },
+    membership::Revocation,
 };
 
 /// Everything the loop owns.
@@ -55,10 +60,20 @@ pub(super) struct Driver {
     pub(super) accepted: mpsc::Sender<(NodeId, ByteStream)>,
     pub(super) roads: Roads,
     pub(super) members: BTreeMap<Peer, Member>,
-    pub(super) dials: BTreeMap<ConnectionId, Target>,
+    pub(super) dials: BTreeMap<ConnectionId, Dial>,
     pub(super) waiting: BTreeMap<Op, oneshot::Sender<Outcome>>,
     pub(super) inputs: VecDeque<Input>,
     pub(super) rejoin_at: Instant,
+    /// Commands of the driver's own so far.
+    pub(super) own_ops: u64,
+}
+
+/// A dial under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Dial {
+    pub(super) target: Target,
+    /// What to do if it fails: the same for these addresses, by the other carrier.
+    pub(super) other: Other,
 }
 
 /// Whom a dial is for.
@@ -69,6 +84,9 @@ pub(super) enum Target {
     /// The seed at this place in the list, whoever answers there.
     Seed(usize),
 }
+
+/// What is left to be dialled if a dial fails.
+type Other = Option<(Purpose, PeerId, Vec<Multiaddr>)>;
 
 impl Driver {
     /// Runs until told to stop or nobody holds the overlay any more.
@@ -142,6 +160,8 @@ impl Driver {
                     let _ = caller.send(outcome);
                 }
             }
+            // Who is a member is the driver's business; the rest of the node hears all other records.
+            Output::Heard(spread) if Revocation::is_one(&spread.record) => self.on_revocation(&spread.record),
             Output::Heard(spread) => self.shared.heard(spread),
         }
     }
@@ -167,20 +187,23 @@ impl Driver {
 
     /// Dials a peer where the book says it is.
     fn dial(&mut self, peer: Peer, purpose: Purpose) {
-        let route = self.shared.book().route(peer);
-        let opts = route.map(|(peer_id, addresses)| {
-            DialOpts::peer_id(peer_id).condition(PeerCondition::Always).addresses(addresses).allocate_new_port().build()
-        });
-        let Some(opts) = opts else { return self.dial_failed(peer, None, "no address") };
-        let connection = opts.connection_id();
-        self.roads.dialling(peer, connection, purpose);
-        self.begin(Target::Peer(peer), purpose, opts);
+        let route = self.shared.book().route(peer, self.config.carrier);
+        let Some(Route { peer_id, first, second }) = route else { return self.dial_failed(peer, None, "no address") };
+        let other = (!second.is_empty()).then_some((purpose, peer_id, second));
+        self.dial_at(peer, purpose, peer_id, first, other);
     }
 
-    pub(super) fn begin(&mut self, target: Target, purpose: Purpose, opts: DialOpts) {
+    fn dial_at(&mut self, peer: Peer, purpose: Purpose, peer_id: PeerId, at: Vec<Multiaddr>, other: Other) {
+        let opts =
+            DialOpts::peer_id(peer_id).condition(PeerCondition::Always).addresses(at).allocate_new_port().build();
+        self.roads.dialling(peer, opts.connection_id(), purpose);
+        self.begin(Dial { target: Target::Peer(peer), other }, purpose, opts);
+    }
+
+    pub(super) fn begin(&mut self, dial: Dial, purpose: Purpose, opts: DialOpts) {
         let connection = opts.connection_id();
         self.counters.dials.add();
-        self.dials.insert(connection, target);
+        self.dials.insert(connection, dial);
         self.swarm.behaviour_mut().links.dialling(connection, purpose);
         if let Err(error) = self.swarm.dial(opts) {
             self.on_dial_failed(connection, &error.to_string());
@@ -189,10 +212,15 @@ impl Driver {
 
     /// A dial led to nothing, at whatever stage.
     fn on_dial_failed(&mut self, connection: ConnectionId, why: &str) {
-        let Some(target) = self.dials.remove(&connection) else { return };
+        let Some(Dial { target, other }) = self.dials.remove(&connection) else { return };
         self.counters.dials_failed.add();
         match target {
             Target::Peer(peer) => {
+                if let Some((purpose, peer_id, at)) = other {
+                    // What waits goes on waiting: the second dial stands in the road before the first is taken out.
+                    self.dial_at(peer, purpose, peer_id, at, None);
+                    return self.dial_failed(peer, Some(connection), why);
+                }
                 self.shared.book().in_vain(peer);
                 self.dial_failed(peer, Some(connection), why);
             }
@@ -218,6 +246,7 @@ impl Driver {
             SwarmEvent::Behaviour(Event::Admitted(admitted)) => self.on_admitted(*admitted),
             SwarmEvent::Behaviour(Event::Frame(connection, bytes)) => self.on_frame(connection, &bytes),
             SwarmEvent::Behaviour(Event::Incoming(connection, stream)) => self.on_stream(connection, stream),
+            SwarmEvent::Behaviour(Event::Expelled(connection)) => self.on_expelled(connection),
             SwarmEvent::Behaviour(Event::Ping(ping)) => {
                 if let Err(error) = ping.result {
                     debug!(peer = %ping.peer, %error, "a link no longer answers");
@@ -253,7 +282,7 @@ impl Driver {
     }
 
     fn on_admitted(&mut self, admitted: Admitted) {
-        let Admitted { connection, name, addresses, way } = admitted;
+        let Admitted { connection, name, roles, carrier, addresses, way } = admitted;
         let contact = self.shared.book().meet(name, addresses);
         let peer = contact.peer;
         if peer == AddressBook::ME {
@@ -261,9 +290,14 @@ impl Driver {
             return;
         }
         let purpose = way.purpose;
-        self.members.insert(peer, Member { contact, peer_id: name.peer_id });
+        self.members.insert(peer, Member { contact, peer_id: name.peer_id, roles });
         self.shared.book().hold(peer);
-        let target = self.dials.remove(&connection);
+        let target = self.dials.remove(&connection).map(|dial| dial.target);
+        if target.is_some()
+            && let Some(by) = carrier
+        {
+            self.shared.book().reached(peer, by);
+        }
         if let Some(Target::Peer(meant)) = target.filter(|target| *target != Target::Peer(peer)) {
             // The book forgot the handle while it was dialled, and met the peer under a new one.
             self.dial_failed(meant, Some(connection), "it was forgotten");
@@ -319,8 +353,11 @@ impl Driver {
         };
         let decoded = Message::decode(bytes, &mut *self.shared.book());
         match decoded {
-            Ok(message) => {
+            Ok(mut message) => {
                 self.counters.received.add();
+                if let Body::Hello(hello) = &mut message.body {
+                    hello.info.roles = hello.info.roles.within(member.roles);
+                }
                 self.feed(Input::Received { from: member.contact, message });
             }
             // A later version may say what this one does not understand: that alone is no reason to cut it.
@@ -352,6 +389,14 @@ impl Driver {
             }
             Request::Observe { prefix, rtt } => self.feed(Input::Observe { prefix, rtt }),
             Request::Open { to, open } => self.open(to, open),
+            Request::Renew(membership, done) => {
+                // The caller may have gone meanwhile, as below.
+                let _ = done.send(self.swarm.behaviour_mut().links.renew(membership));
+                self.share_gate();
+            }
+            Request::Revoke(revocation, done) => {
+                let _ = done.send(self.revoke(revocation));
+            }
             Request::Stop(_) => unreachable!("the loop ends by it"),
         }
     }

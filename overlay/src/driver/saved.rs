@@ -1,6 +1,7 @@
-//! The peers worth remembering over a restart, as bytes that the node keeps in its state directory.
-//! Layout (protobuf): { 1: version, now 1; 2: contact records, latest met first }. Bytes that are none are no peers: a node that has
-//! forgotten everybody can still be joined.
+//! What is worth remembering over a restart, as bytes that the node keeps in its state directory: the peers met last, and the
+//! revocations heard.
+//! Layout of each (protobuf): { 1: version, now 1; 2: records }, the records being contacts, latest met first, or revocations. Bytes
+//! that are none are nobody: a node that has forgotten everything can still be joined, and hears of revocations again.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -10,9 +11,9 @@ pub(super) fn write(records: Vec<Bytes>) -> Bytes {
     SavedWire { version: VERSION, records }.encode_to_vec().into()
 }
 
-/// The contact records kept, at most this many. None if the bytes are of another version or damaged.
+/// The records kept, at most this many. None if the bytes are of another version or damaged.
 pub(super) fn read(bytes: &[u8], count: usize) -> Option<Vec<Bytes>> {
-    if bytes.len() > LIMIT {
+    if bytes.len() > count.saturating_mul(RECORD) {
         return None;
     }
     let mut wire = SavedWire::decode(bytes).ok().filter(|wire| wire.version == VERSION)?;
@@ -22,8 +23,8 @@ pub(super) fn read(bytes: &[u8], count: usize) -> Option<Vec<Bytes>> {
 
 const VERSION: u32 = 1;
 
-/// Bytes looked at, at most: 1,024 records of 256 bytes and their lengths.
-const LIMIT: usize = 1_024 * 260;
+/// Bytes of a record with its length, at most.
+const RECORD: usize = 260;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct SavedWire {
@@ -43,6 +44,7 @@ mod tests {
         let bytes = write(records.clone());
         assert_eq!(read(&bytes, 9), Some(records.clone()));
         assert_eq!(read(&bytes, 1), Some(records[..1].to_vec()));
+        assert_eq!(read(&write(vec![Bytes::from_static(&[0; 100]); 3]), 1), None, "more than one can have");
         assert_eq!(read(b"", 9), None);
         bolero::check!().for_each(|bytes: &[u8]| drop(read(bytes, 9)));
     }

@@ -10,12 +10,13 @@ use rand_pcg::Pcg64Mcg;
 use tracing::{info, warn};
 
 use super::{
-    address::{self, AddressError, Seed},
+    address::{self, AddressError, Carrier, Seed},
     behaviour::Behaviour,
     book::{AddressBook, Name},
     clock::Clock,
     config::{Admission, Config, ConfigError},
     counters::Counters,
+    gate::{self, Gate, MembershipError},
     identity::Identity,
     join::Join,
     overlay::{Overlay, Shared, Sizes},
@@ -27,36 +28,50 @@ use super::{
 use crate::{
     NodeInfo,
     core::{Contact, Node, time::Instant, wire::Book as _},
+    membership::{Limits, Membership, Revocation, Revocations},
 };
 
 /// Starts a node of the overlay on the current tokio runtime, listening when this returns. `info.id` is ignored: the place follows from
-/// the identity. `saved_peers` are the bytes that [`Overlay::save_peers`] gave in an earlier life, if there was one.
+/// the identity, and from the membership where there is one.
 ///
 /// # Errors
-/// A setting that cannot work, or an address that cannot be listened on. Nothing runs then.
+/// A setting that cannot work, a membership that is missing or of no use, or an address that cannot be listened on. Nothing runs then.
 pub async fn start(
     config: Config,
     index: crate::Config,
     identity: &Identity,
     info: NodeInfo,
-    saved_peers: Option<Bytes>,
+    saved: impl Into<Saved>,
 ) -> Result<Overlay, StartError> {
+    let saved = saved.into();
     config.check()?;
     let addresses = Addresses::read(&config)?;
     let names =
         Names::of(&config.network).ok_or(ConfigError { field: "network", reason: "it makes no protocol name" })?;
-    warn_if_open(&config);
-
     let clock = Clock::start();
     let counters = Counters::default();
     let me = identity.peer_id();
+    let membership = admitted(&config, me, &info, saved.membership, clock)?;
     let mut random = Pcg64Mcg::seed_from_u64(system_seed()?);
     let loopback = addresses.listen.iter().all(address::is_loopback);
-    let mut book = AddressBook::new(&config.network, Name { peer_id: me, serial: 0 }, config.known_peers, loopback);
+    // A closed network's id is its key, an open one's its name.
+    let (id, serial) = membership
+        .as_ref()
+        .map_or_else(|| (config.network.clone(), 0), |own| (own.network.to_string(), own.certificate.serial));
+    let mut book = AddressBook::new(&id, Name { peer_id: me, serial }, config.known_peers, loopback);
     let info = NodeInfo { id: book.me().id, ..info };
     let seed = rand::Rng::next_u64(&mut random);
     let node = Node::new(index, AddressBook::ME, info.clone(), seed);
-    let saved = read_saved(&config, &mut book, saved_peers);
+    let revocations = read_revocations(membership.as_ref(), saved.revocations, clock);
+    let saved = read_saved(&config, &mut book, saved.peers);
+    let settings = transport::Settings {
+        prologue: membership.as_ref().map_or_else(|| format!("atoll {}", config.network), |_| format!("atoll {id}")),
+        source: config.bind_source,
+        streams: config.streams,
+        timeout: config.handshake_timeout,
+        keep_alive: config.ping_interval,
+    };
+    let gate = Gate::new(me, &config.network, membership, revocations);
     let shared = Arc::new(Shared::new(node, book, loopback));
     let sizes = Sizes {
         commands: config.commands,
@@ -67,7 +82,7 @@ pub async fn start(
     let (overlay, ends) = Overlay::new(info, Arc::clone(&shared), counters.clone(), &sizes);
     let mut driver = Driver {
         me,
-        swarm: build_swarm(&config, identity, names, clock, counters.clone())?,
+        swarm: build_swarm(identity, &settings, Behaviour::new(gate, names, &config, clock, counters.clone()))?,
         shared,
         clock,
         counters,
@@ -84,10 +99,12 @@ pub async fn start(
         waiting: BTreeMap::new(),
         inputs: VecDeque::new(),
         rejoin_at: Instant::START,
+        own_ops: 0,
         config,
     };
     driver.listen(&addresses.listen).await?;
-    info!(node = %overlay.id(), peer = %me, at = ?overlay.listen_addrs(), "the overlay listens");
+    driver.recall_revocations();
+    info!(node = %overlay.id(), peer = %me, at = ?overlay.listen_multiaddrs(), "the overlay listens");
     tokio::spawn(driver.run());
     Ok(overlay)
 }
@@ -112,13 +129,65 @@ impl Addresses {
     }
 }
 
-fn warn_if_open(config: &Config) {
-    match config.admission {
-        Admission::Open => warn!(
-            network = config.network,
-            "THIS NETWORK IS OPEN: anybody who knows its name can join it, read the index and choose a place in it; for experiments only"
-        ),
+/// What a node has from an earlier life, or from its operator.
+#[derive(Debug, Clone, Default)]
+pub struct Saved {
+    /// What [`Overlay::save_peers`] gave.
+    pub peers: Option<Bytes>,
+    /// What [`Overlay::save_revocations`] gave.
+    pub revocations: Option<Bytes>,
+    /// The node's place in a closed network; of no use in an open one.
+    pub membership: Option<Membership>,
+}
+
+/// Peers alone, as in an open network.
+impl From<Option<Bytes>> for Saved {
+    fn from(peers: Option<Bytes>) -> Self {
+        Self { peers, ..Self::default() }
     }
+}
+
+/// The membership that the node runs by: none in an open network, of which it is loudly warned.
+fn admitted(
+    config: &Config,
+    me: PeerId,
+    info: &NodeInfo,
+    membership: Option<Membership>,
+    clock: Clock,
+) -> Result<Option<Membership>, MembershipError> {
+    match config.admission {
+        Admission::Open => {
+            warn!(
+                network = config.network,
+                "THIS NETWORK IS OPEN: anybody who knows its name can join it, read the index and choose a place in it; for experiments only"
+            );
+            Ok(None)
+        }
+        Admission::Closed => {
+            let membership = membership.ok_or(MembershipError::Missing)?;
+            gate::check_own(&me, &membership, clock.unix())?;
+            if !membership.certificate.roles().contain(info.roles) {
+                return Err(MembershipError::Roles);
+            }
+            info!(network = %membership.network, until = %membership.certificate.term.not_after, "a member of a closed network");
+            Ok(Some(membership))
+        }
+    }
+}
+
+fn read_revocations(membership: Option<&Membership>, bytes: Option<Bytes>, clock: Clock) -> Revocations {
+    let mut known = Revocations::default();
+    let (Some(membership), Some(bytes)) = (membership, bytes) else { return known };
+    let Some(records) = saved::read(&bytes, Limits::default().all) else {
+        warn!("the saved revocations cannot be read; they are heard from the network again");
+        return known;
+    };
+    for record in records {
+        let revocation = Revocation::from_bytes(&record).ok();
+        // One that is not believed was of another network that this node was a member of.
+        revocation.map(|revocation| known.add(&membership.network, clock.unix(), revocation));
+    }
+    known
 }
 
 fn system_seed() -> Result<u64, StartError> {
@@ -138,27 +207,17 @@ fn read_saved(config: &Config, book: &mut AddressBook, bytes: Option<Bytes>) -> 
 }
 
 fn build_swarm(
-    config: &Config,
     identity: &Identity,
-    names: Names,
-    clock: Clock,
-    counters: Counters,
+    settings: &transport::Settings,
+    behaviour: Behaviour,
 ) -> Result<Swarm<Behaviour>, StartError> {
-    let settings = transport::Settings {
-        network: config.network.clone(),
-        source: config.bind_source,
-        streams: config.streams,
-        timeout: config.handshake_timeout,
-    };
-    let transport = transport::build(identity, &settings).map_err(StartError::Transport)?;
-    let me: PeerId = identity.peer_id();
-    let behaviour = Behaviour::new(me, names, config, clock, counters);
+    let transport = transport::build(identity, settings).map_err(StartError::Transport)?;
     // The handlers say when a connection is idle; libp2p's own time-out only has to be short after that. V1Lazy: with one name
     // offered, a substream costs no round trip.
     let swarm = swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(IDLE_GRACE)
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
-    Ok(Swarm::new(transport, behaviour, me, swarm))
+    Ok(Swarm::new(transport, behaviour, identity.peer_id(), swarm))
 }
 
 impl Driver {
@@ -168,7 +227,7 @@ impl Driver {
         // All are tried before any is taken: an IPv6 address that is unspecified collides with the IPv4 one of the same port.
         for at in addresses {
             if let Some(socket) = address::socket(at).filter(|socket| socket.port() != 0) {
-                free(socket).map_err(|error| failed(at, error))?;
+                free(address::carrier(at), socket).map_err(|error| failed(at, error))?;
             }
         }
         for at in addresses {
@@ -191,7 +250,10 @@ impl Driver {
 }
 
 /// Whether the port can be had for oneself. libp2p listens with SO_REUSEPORT, which lets two nodes of one user share a port unawares.
-fn free(socket: SocketAddr) -> io::Result<()> {
+fn free(carrier: Carrier, socket: SocketAddr) -> io::Result<()> {
+    if carrier == Carrier::Quic {
+        return std::net::UdpSocket::bind(socket).map(drop);
+    }
     let probe = if socket.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
     probe.set_reuseaddr(true)?;
     probe.bind(socket)
@@ -214,6 +276,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// The node is no member of its network.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
     /// The machine lacks what the transport needs.
     #[error("the transport cannot be built: {0}")]
     Transport(String),

@@ -1,5 +1,6 @@
-//! How bytes reach another node: names resolved, TCP, Noise with the network's name as prologue (so that nodes of different networks
-//! fail in the handshake), yamux.
+//! How bytes reach another node. Names are resolved; then TCP, Noise with the network's name as prologue (so that nodes of different
+//! networks fail in the handshake) and yamux, or QUIC, where TLS has no place for it and the exchange of certificates tells networks
+//! apart. QUIC sends at most three times what it received before an address has answered [RFC 9000 8.1].
 //!
 //! libp2p's own TCP dials either from wherever the system likes or, with port reuse, from the listening port, which allows one
 //! connection per peer address and silently falls back to the former. [`Tcp`] dials from a configured source address and any port.
@@ -17,23 +18,31 @@ use libp2p::{
     Multiaddr, PeerId,
     core::{
         muxing::StreamMuxerBox,
-        transport::{Boxed, DialOpts, ListenerId, Transport, TransportError, TransportEvent},
+        transport::{
+            Boxed, DialOpts, ListenerId, PortUse, Transport, TransportError, TransportEvent, timeout::TransportTimeout,
+        },
         upgrade::Version,
     },
-    dns, noise, tcp, yamux,
+    dns, noise, quic, tcp, yamux,
 };
 use tokio::net::{TcpSocket, TcpStream};
 use tracing::warn;
 
-use super::{address, identity::Identity};
+use super::{
+    address::{self, Carrier},
+    identity::Identity,
+};
 
 /// What the transport needs to know of the configuration.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
-    pub(super) network: String,
+    /// What both ends of a handshake must know.
+    pub(super) prologue: String,
     pub(super) source: Option<IpAddr>,
     pub(super) streams: usize,
     pub(super) timeout: Duration,
+    /// An idle QUIC connection says that often that it lives; twice that without a word, and it is dead.
+    pub(super) keep_alive: Duration,
 }
 
 /// The whole stack.
@@ -41,18 +50,84 @@ pub(super) fn build(identity: &Identity, settings: &Settings) -> Result<Boxed<(P
     let noise = noise::Config::new(identity.keypair()).map_err(|error| error.to_string())?;
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(settings.streams);
-    let tcp =
-        || Tcp { inner: tcp::tokio::Transport::new(tcp::Config::default().nodelay(true)), source: settings.source };
-    let named = dns::tokio::Transport::system(tcp()).unwrap_or_else(|error| {
+    let noise = noise.with_prologue(settings.prologue.clone().into_bytes());
+    let both = || {
+        let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+        let tcp = Tcp { inner: tcp, source: settings.source }
+            .upgrade(Version::V1Lazy)
+            .authenticate(noise.clone())
+            .multiplex(yamux.clone())
+            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+        let quic = quic::tokio::Transport::new(quic_config(identity, settings));
+        let quic = Quic { inner: quic, source: settings.source, listens: Vec::new() }
+            .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
+        tcp.or_transport(quic).map(|either, _| either.into_inner())
+    };
+    let named = dns::tokio::Transport::system(both()).unwrap_or_else(|error| {
         warn!(%error, "the system's resolver configuration cannot be read: nodes are dialled by address only");
-        dns::tokio::Transport::custom(tcp(), dns::ResolverConfig::default(), dns::ResolverOpts::default())
+        dns::tokio::Transport::custom(both(), dns::ResolverConfig::default(), dns::ResolverOpts::default())
     });
-    Ok(named
-        .upgrade(Version::V1Lazy)
-        .authenticate(noise.with_prologue(format!("atoll {}", settings.network).into_bytes()))
-        .multiplex(yamux)
-        .timeout(settings.timeout)
-        .boxed())
+    Ok(TransportTimeout::new(named, settings.timeout).boxed())
+}
+
+fn quic_config(identity: &Identity, settings: &Settings) -> quic::Config {
+    let mut config = quic::Config::new(identity.keypair());
+    config.handshake_timeout = settings.timeout;
+    config.keep_alive_interval = settings.keep_alive;
+    config.max_idle_timeout = u32::try_from(settings.keep_alive.as_millis().saturating_mul(2)).unwrap_or(u32::MAX);
+    // As in yamux, half of the streams are for each side.
+    config.max_concurrent_stream_limit = u32::try_from(settings.streams / 2).unwrap_or(u32::MAX);
+    config.max_stream_data = STREAM_WINDOW;
+    config.max_connection_data = CONNECTION_WINDOW;
+    config
+}
+
+/// Bytes that a peer may send ahead of their being read, on one QUIC stream and on one connection: what fills 100 ms at 160 and at
+/// 640 Mbit/s. They bound the memory that a peer can hold. `[guess]`
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// libp2p's QUIC, but for the address that dials start from: always a listening one, where there is one.
+struct Quic {
+    inner: quic::tokio::Transport,
+    source: Option<IpAddr>,
+    /// What this node listens on by QUIC.
+    listens: Vec<IpAddr>,
+}
+
+impl Transport for Quic {
+    type Output = <quic::tokio::Transport as Transport>::Output;
+    type Error = quic::Error;
+    type ListenerUpgrade = <quic::tokio::Transport as Transport>::ListenerUpgrade;
+    type Dial = <quic::tokio::Transport as Transport>::Dial;
+
+    fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<quic::Error>> {
+        let ip = address::ip(&address);
+        self.inner.listen_on(id, address)?;
+        self.listens.extend(ip);
+        Ok(())
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.remove_listener(id)
+    }
+
+    fn dial(&mut self, address: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<quic::Error>> {
+        let source =
+            self.source.filter(|source| Some(source.is_ipv4()) == address::ip(&address).map(|ip| ip.is_ipv4()));
+        if source.is_some_and(|source| !self.listens.contains(&source)) {
+            // It would leave from another address than the one configured.
+            return Err(TransportError::MultiaddrNotSupported(address));
+        }
+        self.inner.dial(address, DialOpts { port_use: PortUse::Reuse, ..opts })
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, quic::Error>> {
+        Pin::new(&mut self.inner).poll(cx)
+    }
 }
 
 /// libp2p's TCP transport, but for the address that dials start from.
@@ -76,7 +151,8 @@ impl Transport for Tcp {
     }
 
     fn dial(&mut self, address: Multiaddr, _: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
-        let Some(to) = address::socket(&address) else { return Err(TransportError::MultiaddrNotSupported(address)) };
+        let to = address::socket(&address).filter(|_| address::carrier(&address) == Carrier::Tcp);
+        let Some(to) = to else { return Err(TransportError::MultiaddrNotSupported(address)) };
         let source = self.source.filter(|source| source.is_ipv4() == to.is_ipv4());
         Ok(Box::pin(connect(to, source)))
     }

@@ -10,6 +10,7 @@ use tokio::{
 use super::{Config, Identity, Overlay, StartError, start};
 use crate::{NodeId, NodeInfo, Roles, StreamError, Streams as _};
 
+mod closed;
 mod network;
 mod stranger;
 use stranger::Stranger;

@@ -3,11 +3,12 @@
 use std::{net::SocketAddr, time::Duration};
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _};
-use libp2p::{PeerId, StreamProtocol, Swarm, swarm};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, swarm};
+use tokio::sync::oneshot;
 
 use super::super::{
-    Identity, NodeCert, address,
-    certificate::{GREETING_LIMIT, Greeting, Purpose},
+    Carrier, Identity, NodeCert, address,
+    certificate::{GREETING_LIMIT, Greeting, Papers, Purpose},
     frame::{FrameReader, FrameWriter},
     transport,
 };
@@ -24,19 +25,15 @@ pub(super) struct Stranger {
 impl Stranger {
     /// Dials a member, with the handshake of this network.
     pub(super) async fn connect(network: &str, to: SocketAddr) -> Self {
-        let identity = Identity::generate();
-        let settings = transport::Settings {
-            network: network.to_owned(),
-            source: None,
-            streams: 16,
-            timeout: Duration::from_secs(5),
-        };
-        let transport = transport::build(&identity, &settings).unwrap();
-        let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(60));
-        let mut swarm = Swarm::new(transport, libp2p_stream::Behaviour::new(), identity.peer_id(), config);
+        Self::connect_as(&Identity::generate(), &format!("atoll {network}"), address::of_socket(Carrier::Tcp, to)).await
+    }
+
+    /// The same with this key, this prologue and any carrier.
+    pub(super) async fn connect_as(identity: &Identity, prologue: &str, to: Multiaddr) -> Self {
+        let mut swarm = swarm(identity, prologue);
         // It takes messages and reads none: what is not taken would be a reason to cut it.
         let messages = swarm.behaviour().new_control().accept(StreamProtocol::new("/atoll/test/rpc/1")).unwrap();
-        swarm.dial(address::of_socket(to)).unwrap();
+        swarm.dial(to).unwrap();
         let member = loop {
             match swarm.select_next_some().await {
                 swarm::SwarmEvent::ConnectionEstablished { peer_id, .. } => break Some(peer_id),
@@ -45,6 +42,43 @@ impl Stranger {
             }
         };
         Self { swarm, me: identity.peer_id(), member, messages, taken: Vec::new() }
+    }
+
+    /// Listens where a member will dial it, and answers the member's greeting with these papers, or not at all. Returns what of the
+    /// overlay the member sent until it hung up: bytes on substreams for messages or byte streams.
+    pub(super) async fn pose(
+        identity: &Identity,
+        prologue: &str,
+        carrier: Carrier,
+        papers: Option<Papers>,
+        told: oneshot::Sender<Multiaddr>,
+    ) -> Vec<u8> {
+        let mut swarm = swarm(identity, prologue);
+        let listen = address::of_socket(carrier, SocketAddr::from(([127, 0, 0, 1], 0)));
+        swarm.listen_on(listen).unwrap();
+        let mut control = swarm.behaviour().new_control();
+        let mut auth = control.accept(StreamProtocol::new("/atoll/test/auth/1")).unwrap();
+        let mut rpc = control.accept(StreamProtocol::new("/atoll/test/rpc/1")).unwrap();
+        let mut http = control.accept(StreamProtocol::new("/http/1.1")).unwrap();
+        let (mut told, mut leaked, mut greeted) = (Some(told), Vec::new(), Vec::new());
+        loop {
+            tokio::select! {
+                event = swarm.select_next_some() => match event {
+                    swarm::SwarmEvent::NewListenAddr { address, .. } => told.take().unwrap().send(address).unwrap(),
+                    swarm::SwarmEvent::ConnectionClosed { .. } => return leaked,
+                    _ => {}
+                },
+                Some((_, mut stream)) = auth.next() => {
+                    if let Some(papers) = papers.clone() {
+                        let greeting = Greeting { papers, purpose: Purpose::Link, addresses: Vec::new() }.encode();
+                        FrameWriter::send(&mut stream, &greeting).await.unwrap();
+                    }
+                    greeted.push(stream);
+                }
+                Some((_, mut stream)) = rpc.next() => drop(stream.read_to_end(&mut leaked).await),
+                Some((_, mut stream)) = http.next() => drop(stream.read_to_end(&mut leaked).await),
+            }
+        }
     }
 
     /// Whether the handshake failed.
@@ -79,7 +113,12 @@ impl Stranger {
     pub(super) async fn greet(&mut self, spoil: fn(&mut NodeCert)) -> Option<Greeting> {
         let mut cert = NodeCert::self_made("test", &self.me, 4_000_000_000);
         spoil(&mut cert);
-        let greeting = Greeting { cert, purpose: Purpose::Link, addresses: Vec::new() }.encode();
+        self.show(Papers::SelfMade(cert)).await
+    }
+
+    /// Shows these papers, and returns the member's greeting, if it shows one.
+    pub(super) async fn show(&mut self, papers: Papers) -> Option<Greeting> {
+        let greeting = Greeting { papers, purpose: Purpose::Link, addresses: Vec::new() }.encode();
         let mut frame = Vec::new();
         FrameWriter::send(&mut frame, &greeting).await.unwrap();
         let answer = self.say("/atoll/test/auth/1", &frame).await;
@@ -96,6 +135,19 @@ impl Stranger {
             self.swarm.select_next_some().await;
         }
     }
+}
+
+fn swarm(identity: &Identity, prologue: &str) -> Swarm<libp2p_stream::Behaviour> {
+    let settings = transport::Settings {
+        prologue: prologue.to_owned(),
+        source: None,
+        streams: 16,
+        timeout: Duration::from_secs(5),
+        keep_alive: Duration::from_secs(30),
+    };
+    let transport = transport::build(identity, &settings).unwrap();
+    let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(60));
+    Swarm::new(transport, libp2p_stream::Behaviour::new(), identity.peer_id(), config)
 }
 
 pub(super) fn other_network(cert: &mut NodeCert) {
