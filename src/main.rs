@@ -25,6 +25,8 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo(&args),
         Command::Manager(args) => with_runtime(manager::run(args)),
         Command::Peer(args) => with_runtime(peer::run(args)),
+        Command::Warm(args) => with_runtime(manager::warm_up(args)),
+        Command::Drain(args) => with_runtime(manager::drain(args)),
         Command::Check(args) => check(&args),
         Command::Status(args) => status(&args),
         Command::Key(args) => key(&args),

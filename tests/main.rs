@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed; helpers count as tests here")]
 #![expect(clippy::print_stdout, reason = "what was skipped, and why, is said where the runner shows it")]
 
+mod browser;
 mod namespace;
 mod support;
 
@@ -12,6 +13,8 @@ mod demo;
 mod faults;
 mod flash_crowd;
 mod manager;
+mod manager_inputs;
+mod manager_storm;
 mod membership;
 mod redirect;
 mod tidy;

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -192,6 +192,25 @@ pub(crate) async fn get(proxy: SocketAddr, host: &str, path: &str) -> Result<Ans
     let stream = TcpStream::connect(proxy).await?;
     let request = Request::get(path).header(header::HOST, host).body(Empty::<Bytes>::new())?;
     exchange(stream, request).await
+}
+
+/// Asks for a path with fields of the request's own.
+pub(crate) async fn get_with(to: SocketAddr, path: &str, fields: &[(&str, &str)]) -> Result<Answer, BoxedError> {
+    ask(Method::GET, to, path, fields).await
+}
+
+/// Posts nothing to a path.
+pub(crate) async fn post(to: SocketAddr, path: &str, fields: &[(&str, &str)]) -> Result<Answer, BoxedError> {
+    ask(Method::POST, to, path, fields).await
+}
+
+async fn ask(method: Method, to: SocketAddr, path: &str, fields: &[(&str, &str)]) -> Result<Answer, BoxedError> {
+    let stream = TcpStream::connect(to).await?;
+    let mut request = Request::builder().method(method).uri(path).header(header::HOST, to.to_string());
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    exchange(stream, request.body(Empty::<Bytes>::new())?).await
 }
 
 /// Asks a proxy for a path of a host and keeps only the digest of the body, so that a crowd fits into memory.

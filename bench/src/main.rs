@@ -9,6 +9,7 @@
 
 mod cache;
 mod load;
+mod manager;
 mod process;
 mod report;
 mod rounds;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         What::Store(options) => store::run(&options),
         What::StoreChild(task) => return ended(store::run_task(task)),
         What::Cache => cache::bench(),
+        What::Manager => manager::run(),
     };
     ended(measured.and_then(|report| report.deliver(&arguments.output)))
 }
@@ -71,6 +73,8 @@ enum What {
     StoreChild(store::Task),
     /// `atoll cache` beside nginx: hits from RAM, and from a set larger than RAM
     Cache,
+    /// Redirects per CPU-second of a manager beside nginx, and its memory
+    Manager,
 }
 
 /// The machine itself: one core hashing with the standard hasher, and one round trip through a pipe to a child.

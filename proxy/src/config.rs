@@ -261,7 +261,7 @@ impl Default for Timeouts {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FreshnessConfig {
-    /// Freshness of an answer that says nothing and has no Last-Modified to guess from. Coral: 12 h. Zero: revalidated every time. [RFC 9111 4.2.2]
+    /// Freshness of an answer that says nothing, at least, whatever its Last-Modified lets guess. Coral: 12 h. Zero: revalidated every time. [RFC 9111 4.2.2]
     #[serde(with = "span")]
     pub default: Duration,
     /// Least freshness of anything stored. Coral: 5 min. Above zero the origin's word is overruled. \[design\]

@@ -277,7 +277,7 @@ fn heuristic(
     let from = date(headers, &header::DATE).unwrap_or(received);
     date(headers, &header::LAST_MODIFIED)
         .and_then(|changed| from.duration_since(changed).ok())
-        .map_or(silent, |since| (since / 10).min(config.heuristic))
+        .map_or(silent, |since| (since / 10).min(config.heuristic).max(silent.min(config.default)))
 }
 
 /// Heuristically cacheable [RFC 9110 15.1]; partial content apart, which is kept as a part.

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use http::Method;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 
@@ -34,21 +35,30 @@ pub enum ClientError {
 
 /// Asks the node behind this socket, for at most five seconds.
 pub async fn fetch_status(socket: &Path) -> Result<Status, ClientError> {
-    let strange = |reason: String| ClientError::Strange { path: socket.to_owned(), reason };
-    let answer = tokio::time::timeout(PATIENCE, ask(socket)).await;
-    let body = answer.map_err(|_| strange(format!("no answer within {PATIENCE:?}")))??;
-    serde_json::from_slice(&body).map_err(|error| strange(error.to_string()))
+    let body = ask_patiently(socket, Method::GET, "/status").await?;
+    serde_json::from_slice(&body)
+        .map_err(|error| ClientError::Strange { path: socket.to_owned(), reason: error.to_string() })
+}
+
+/// Asks the node behind this socket to leave well. Returns at once.
+pub async fn ask_drain(socket: &Path) -> Result<(), ClientError> {
+    ask_patiently(socket, Method::POST, "/drain").await.map(|_| ())
+}
+
+async fn ask_patiently(socket: &Path, method: Method, path: &str) -> Result<bytes::Bytes, ClientError> {
+    let late = |_| ClientError::Strange { path: socket.to_owned(), reason: format!("no answer within {PATIENCE:?}") };
+    tokio::time::timeout(PATIENCE, ask(socket, method, path)).await.map_err(late)?
 }
 
 #[cfg(unix)]
-async fn ask(socket: &Path) -> Result<bytes::Bytes, ClientError> {
+async fn ask(socket: &Path, method: Method, path: &str) -> Result<bytes::Bytes, ClientError> {
     let unreachable = |error| ClientError::Unreachable { path: socket.to_owned(), error };
     let strange = |reason: String| ClientError::Strange { path: socket.to_owned(), reason };
     let stream = tokio::net::UnixStream::connect(socket).await.map_err(unreachable)?;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| strange(error.to_string()))?;
-    let request =
-        http::Request::get("/status").header(http::header::HOST, "localhost").body(Empty::<bytes::Bytes>::new());
+    let request = http::Request::builder().method(method).uri(path).header(http::header::HOST, "localhost");
+    let request = request.body(Empty::<bytes::Bytes>::new());
     let request = request.map_err(|error| strange(error.to_string()))?;
     let exchange = async {
         let answer = sender.send_request(request).await.map_err(|error| strange(error.to_string()))?;
@@ -65,7 +75,7 @@ async fn ask(socket: &Path) -> Result<bytes::Bytes, ClientError> {
 }
 
 #[cfg(not(unix))]
-async fn ask(socket: &Path) -> Result<bytes::Bytes, ClientError> {
+async fn ask(socket: &Path, _: Method, _: &str) -> Result<bytes::Bytes, ClientError> {
     let error = io::Error::from(io::ErrorKind::Unsupported);
     std::future::ready(Err(ClientError::Unreachable { path: socket.to_owned(), error })).await
 }

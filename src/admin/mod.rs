@@ -22,7 +22,7 @@ mod token;
 mod metrics;
 
 mod client;
-pub use client::{ClientError, fetch_status};
+pub use client::{ClientError, ask_drain, fetch_status};
 
 #[cfg(test)]
 mod tests;

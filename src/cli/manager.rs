@@ -44,3 +44,43 @@ pub struct ManagerArgs {
     #[arg(long, value_name = "DIRECTORY")]
     pub state: Option<PathBuf>,
 }
+
+/// `atoll warm`
+#[derive(Debug, Args)]
+pub struct WarmArgs {
+    /// The files, as paths of the backend or as URLs
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<String>,
+    /// The manager
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:5000")]
+    pub manager: String,
+    /// How many machines are to have each file
+    #[arg(long, value_name = "K", default_value_t = 2)]
+    pub copies: usize,
+    /// The login of the manager's page; without it the one of a manager among this user's state
+    #[arg(long, value_name = "TOKEN")]
+    pub login: Option<String>,
+}
+
+/// `atoll drain`
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// Ask this manager instead of a process on this machine
+    #[arg(long, value_name = "URL")]
+    pub manager: Option<String>,
+    /// The peer that is to leave, by the name that the manager's page shows; without it the manager itself
+    #[arg(long, value_name = "NODE", requires = "manager")]
+    pub node: Option<String>,
+    /// The login of the manager's page; without it the one of a manager among this user's state
+    #[arg(long, value_name = "TOKEN", requires = "manager")]
+    pub login: Option<String>,
+    /// The state directory of the manager or peer on this machine
+    #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["manager", "socket", "config"])]
+    pub state: Option<PathBuf>,
+    /// The admin socket of the process on this machine
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["manager", "config"])]
+    pub socket: Option<PathBuf>,
+    /// The configuration file of the node on this machine, which names its socket
+    #[arg(long, value_name = "FILE", conflicts_with = "manager")]
+    pub config: Option<PathBuf>,
+}

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 mod manager;
-pub use manager::ManagerArgs;
+pub use manager::{DrainArgs, ManagerArgs, WarmArgs};
 mod peer;
 pub use peer::PeerArgs;
 
@@ -45,6 +45,10 @@ pub enum Command {
     Manager(ManagerArgs),
     /// Lend this machine to a manager
     Peer(PeerArgs),
+    /// Put files on a manager's machines before a storm
+    Warm(WarmArgs),
+    /// Let a node, a peer or a manager finish what runs and leave
+    Drain(DrainArgs),
     /// Check a configuration file and say what it means; starts nothing
     Check(CheckArgs),
     /// Ask the node on this machine how it is

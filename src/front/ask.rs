@@ -1,7 +1,7 @@
 //! Asking another manager or peer over HTTP: small answers, bounded in time and bytes, over a connection of its own or one that is
 //! kept.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use atoll_proxy::Authority;
 use bytes::Bytes;
@@ -35,7 +35,7 @@ impl Place {
     }
 
     /// An address as a place.
-    pub(crate) fn of(address: std::net::SocketAddr) -> Self {
+    pub(crate) fn of(address: SocketAddr) -> Self {
         let host = match address.ip().to_canonical() {
             std::net::IpAddr::V4(v4) => v4.to_string(),
             std::net::IpAddr::V6(v6) => format!("[{v6}]"),
@@ -153,17 +153,23 @@ pub(crate) struct Line {
     place: Place,
     open: Option<(SendRequest<Full<Bytes>>, Driver)>,
     round_trip: Option<Duration>,
+    local: Option<SocketAddr>,
 }
 
 impl Line {
     /// A line to this place; nothing is dialled yet.
     pub(crate) const fn to(place: Place) -> Self {
-        Self { place, open: None, round_trip: None }
+        Self { place, open: None, round_trip: None, local: None }
     }
 
     /// How long the last connect took: one round trip, and none if nothing was dialled.
     pub(crate) const fn round_trip(&self) -> Option<Duration> {
         self.round_trip
+    }
+
+    /// The own end of the last connection: what the other side logs as its client.
+    pub(crate) const fn local(&self) -> Option<SocketAddr> {
+        self.local
     }
 
     /// Asks once. After an error the next question dials anew.
@@ -201,6 +207,7 @@ impl Line {
         let begun = Instant::now();
         let stream = TcpStream::connect(self.place.authority()).await.map_err(unreachable)?;
         self.round_trip = Some(begun.elapsed());
+        self.local = stream.local_addr().ok();
         // Costs a delay at worst.
         let _ = stream.set_nodelay(true);
         let (sender, connection) =

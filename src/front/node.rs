@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, path::Path, time::Duration};
 
+use atoll_overlay::driver::Admission;
+
 use super::{ask::Place, site::Site};
 use crate::config::{Config, Role};
 
@@ -39,6 +41,8 @@ impl Behind<'_> {
         let host = self.url.host().trim_start_matches('[').trim_end_matches(']');
         config.node.addresses = host.parse().into_iter().collect();
         config.node.http_ports = vec![self.url.port()];
+        // Members show a certificate, which the manager puts in the node's directory.
+        config.overlay.admission = Admission::Closed;
         config.overlay.network = self.network.to_owned();
         config.overlay.bootstrap.clone_from(&self.bootstrap);
         let (address, port) = self.overlay;

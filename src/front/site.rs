@@ -17,6 +17,8 @@ pub(crate) struct Site {
     host: String,
     /// The proxy's own name for it.
     name: String,
+    /// What is dialled in its place.
+    via: Option<String>,
 }
 
 impl Site {
@@ -40,7 +42,7 @@ impl Site {
         // The same backend under another base is another site: their paths differ in meaning.
         let mut name = Key::of(format!("{origin}{base}").as_bytes()).to_string();
         name.truncate(20);
-        Ok(Self { origin, base: base.to_owned(), host, name: format!("o{name}.origin.internal") })
+        Ok(Self { origin, base: base.to_owned(), host, name: format!("o{name}.origin.internal"), via: None })
     }
 
     /// The URL it was made of, in its one form.
@@ -48,9 +50,24 @@ impl Site {
         format!("{}{}", self.origin, self.base)
     }
 
+    /// The same, dialled at another `HOST:PORT`, which carries bytes to it. Only for http: a certificate is for its host.
+    pub(crate) fn via(mut self, place: &str) -> Self {
+        let http = self.origin.starts_with("http:") && !place.is_empty();
+        self.via = http.then(|| format!("http://{place}"));
+        self
+    }
+
+    /// Host and port to connect to.
+    pub(crate) fn dialled(&self) -> String {
+        let has_port =
+            self.host.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+        let scheme = if self.origin.starts_with("https:") { 443 } else { 80 };
+        if has_port { self.host.clone() } else { format!("{}:{scheme}", self.host) }
+    }
+
     /// The proxy's name for it, and what the proxy is told.
     pub(crate) fn configured(&self) -> (String, ProxySite) {
-        let origin = SiteOrigin::One(self.origin.clone());
+        let origin = SiteOrigin::One(self.via.as_ref().unwrap_or(&self.origin).clone());
         (self.name.clone(), ProxySite { origin, host: Some(self.host.clone()), ..ProxySite::default() })
     }
 

@@ -26,6 +26,7 @@ use tokio::{
 };
 
 use super::{
+    door,
     journal::{Filter, LINES},
     ledger::Refusal,
     office::{Office, seen_at},
@@ -63,9 +64,9 @@ pub(super) async fn answer(office: &Office, client: Client, request: Request<Inc
         _ if !office.login.opens(&head.headers) => {
             let mut answer =
                 text(StatusCode::UNAUTHORIZED, "log in with the token that the manager printed for its page");
-            answer
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"atoll manager\""));
+            // A browser that is offered a basic login puts up a window of its own, which the page's fetches would wait for.
+            let how = if path == "/_log" { "Basic realm=\"atoll manager\"" } else { "Bearer" };
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(how));
             answer
         }
         (["_log"], true) => log(office, &query(&head)),
@@ -105,27 +106,31 @@ fn join(office: &Office, client: Client, head: &request::Parts, bytes: &[u8]) ->
         Err(Refusal::Unknown) => return text(StatusCode::UNAUTHORIZED, &Refusal::Unknown.to_string()),
         Err(why) => return refused(&why.to_string()),
     };
-    if admission.new {
-        office.save();
-    }
+    let certificate = match office.certify(&join.peer, &join.node) {
+        Ok(certificate) => certificate,
+        Err(why) => return refused(&why),
+    };
     let url =
         if join.advertise.is_empty() { Ok(seen_at(client.address, join.port)) } else { Place::parse(&join.advertise) };
     let url = match url {
         Ok(url) => url,
         Err(why) => return refused(&why),
     };
-    if !office.roster().join(Instant::now(), &join.peer, url.clone(), admission.session) {
+    if !office.roster().join(Instant::now(), &join.peer, (url.clone(), client.address.ip()), admission.session) {
         return refused(&Refusal::Full.to_string());
     }
-    tracing::info!(peer = join.peer, url = %url, "a machine joined; its address is now dialled");
+    let came = if admission.new { "a machine joined" } else { "a machine is back" };
+    tracing::info!(peer = join.peer, url = %url, "{came}; its address is now dialled");
     let host =
         head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).and_then(|host| Place::parse(host).ok());
     let host = host.unwrap_or_else(|| office.own.clone());
     let welcome = Welcome {
         url: url.to_string(),
         origin: office.site.url(),
+        via: door::for_peer(office, client.address, host.host()),
         network: office.network.name.clone(),
         network_id: office.network.id_text(),
+        certificate,
         bootstrap: vec![format!("{}:{}", host.host(), office.overlay_port)],
         private: office.rules.private,
         proof: String::new(),

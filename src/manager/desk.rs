@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use super::{
     control,
     explain::{self, Explained},
+    metalink,
     office::Office,
     roster::{Choice, Wish},
 };
@@ -64,6 +65,9 @@ async fn serve_client(office: &Office, client: Client, request: &Request<()>) ->
     if let Some(form) = asked.list {
         return mirror_list(office, client, &asked, form, request);
     }
+    if let Some(answer) = metalink::answer(office, client, &asked.file).await {
+        return answer;
+    }
     asked.not.iter().for_each(|not| office.roster().complain(not));
     let small = office.rules.redirect_above > 0
         && office.size(&asked.file).is_some_and(|size| size <= office.rules.redirect_above);
@@ -101,8 +105,9 @@ fn led(office: &Office, file: &str, first: &Choice, choices: &[Choice]) -> Optio
     if let Ok(name) = HeaderValue::from_str(&first.name) {
         headers.insert(NODE, name);
     }
-    if let Some(links) = explain::duplicates(file, choices).and_then(|links| HeaderValue::try_from(links).ok()) {
-        headers.insert(header::LINK, links);
+    let links = explain::duplicates(file, choices).into_iter().chain(metalink::described_by(office, file));
+    for links in links.filter_map(|links| HeaderValue::try_from(links).ok()) {
+        headers.append(header::LINK, links);
     }
     Some(answer)
 }

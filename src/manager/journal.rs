@@ -242,7 +242,7 @@ mod tests {
         let journal = Journal::open(Some(&path)).unwrap();
         journal.append(&[record("/a/1", "http://p:1"), record("/b/1", "http://p:1"), record("/a/2", "http://q:2")]);
         drop(journal);
-        std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"no line of ours\n").unwrap();
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"no line of ours\n").unwrap();
         let journal = Journal::open(Some(&path)).unwrap();
         let ask = |key: Option<&str>, peer: Option<&str>, most| {
             let filter = Filter { key: key.map(str::to_owned), peer: peer.map(str::to_owned) };
@@ -256,7 +256,7 @@ mod tests {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt as _;
-            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         }
     }
 
@@ -277,7 +277,7 @@ mod tests {
         for number in 0..8 {
             file.write(format!("line number {number}\n").as_bytes()).unwrap();
         }
-        let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).ok();
+        let read = |name: &str| fs::read_to_string(folder.path().join(name)).ok();
         assert_eq!(read("log").as_deref(), Some("line number 7\n"));
         assert_eq!(read("log.1").as_deref(), Some("line number 6\n"));
         assert_eq!(read("log.4").as_deref(), Some("line number 3\n"));

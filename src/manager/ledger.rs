@@ -43,6 +43,9 @@ struct Member {
     token: String,
     /// Its node's public key in the network.
     node: String,
+    /// What places that node in the network; 0: none yet.
+    #[serde(default)]
+    serial: u64,
 }
 
 /// One removed peer.
@@ -144,7 +147,10 @@ impl Ledger {
         let member = self.admitted.get_mut(&join.peer).ok_or(Refusal::Unknown)?;
         let credential = Secret::from_hex(&member.credential).filter(|credential| join.is_proved(credential));
         let credential = credential.ok_or(Refusal::Unknown)?;
-        member.node.clone_from(&join.node);
+        if member.node != join.node {
+            member.node.clone_from(&join.node);
+            member.serial = 0;
+        }
         Ok(Admission { session: join.session(&credential), new: false })
     }
 
@@ -173,9 +179,19 @@ impl Ledger {
         }
         grant.uses -= 1;
         let credential = join.credential(&secret).to_hex();
-        let member = Member { credential, token: join.token.clone(), node: join.node.clone() };
+        let member = Member { credential, token: join.token.clone(), node: join.node.clone(), serial: 0 };
         self.admitted.insert(join.peer.clone(), member);
         Ok(Admission { session: join.session(&secret), new: true })
+    }
+
+    /// The serial of an admitted peer's node: what it had, or the fresh one if it has another key.
+    pub(crate) fn serial(&mut self, peer: &str, node: &str, fresh: u64) -> u64 {
+        let Some(member) = self.admitted.get_mut(peer) else { return fresh };
+        if member.serial == 0 || member.node != node {
+            node.clone_into(&mut member.node);
+            member.serial = fresh;
+        }
+        member.serial
     }
 
     /// Removes a peer: it is let in no more, nor is anybody new with the token it came with. Its node's public key, if it was one.

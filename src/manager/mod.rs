@@ -29,11 +29,18 @@ mod login;
 
 mod control;
 mod desk;
+mod door;
+mod metalink;
 mod office;
 mod page;
 mod sample;
 mod warm;
 mod watch;
+
+mod remote;
+pub use remote::{drain, warm as warm_up};
+
+pub(crate) mod membership;
 
 mod run;
 pub use run::run;

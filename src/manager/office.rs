@@ -1,7 +1,7 @@
 //! What a running manager holds, and what its desk, its control and its watch share.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -17,6 +17,8 @@ use super::{
     journal::Journal,
     ledger::Ledger,
     login::Login,
+    membership::{self, Keys},
+    metalink::Metalinks,
     roster::Roster,
     token::{NetworkId, Token},
     warm::Warms,
@@ -39,18 +41,24 @@ pub(crate) struct Office {
     pub(crate) own: Place,
     pub(crate) network: Network,
     pub(crate) overlay_port: u16,
+    /// The port by which peers elsewhere reach a backend that only this machine can reach.
+    pub(crate) door: Option<u16>,
     pub(crate) started: Instant,
     pub(crate) draining: AtomicBool,
     /// The operator asked for the manager itself to leave.
     pub(crate) leave: tokio::sync::Notify,
     pub(crate) totals: Totals,
     pub(crate) warms: Warms,
+    pub(crate) metalinks: Metalinks,
     node: Mutex<Option<Node>>,
     state: State,
     roster: Mutex<Roster>,
+    keys: Mutex<Keys>,
     ledger: Mutex<Ledger>,
     sizes: Mutex<BTreeMap<String, u64>>,
     files: Mutex<BTreeMap<String, Popular>>,
+    /// The last samples, by the address they came from: no requests of clients.
+    samples: Mutex<VecDeque<String>>,
 }
 
 /// What the operator set.
@@ -116,6 +124,7 @@ pub(crate) struct Popular {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Kepts {
     pub(crate) network: Network,
+    pub(crate) keys: Keys,
     #[serde(default)]
     pub(crate) ledger: Ledger,
 }
@@ -132,14 +141,30 @@ pub(crate) struct Furniture {
     pub(crate) own: Place,
     pub(crate) network: Network,
     pub(crate) overlay_port: u16,
+    pub(crate) door: Option<u16>,
     pub(crate) state: State,
+    pub(crate) keys: Keys,
     pub(crate) ledger: Ledger,
 }
 
 impl Office {
     pub(crate) fn new(furniture: Furniture) -> Self {
-        let Furniture { site, proxy, node, meter, journal, login, rules, own, network, overlay_port, state, ledger } =
-            furniture;
+        let Furniture {
+            site,
+            proxy,
+            node,
+            meter,
+            journal,
+            login,
+            rules,
+            own,
+            network,
+            overlay_port,
+            door,
+            state,
+            keys,
+            ledger,
+        } = furniture;
         Self {
             site,
             proxy,
@@ -151,16 +176,31 @@ impl Office {
             own,
             network,
             overlay_port,
+            door,
             started: Instant::now(),
             draining: AtomicBool::new(false),
             leave: tokio::sync::Notify::new(),
             totals: Totals::default(),
             warms: Warms::default(),
+            metalinks: Metalinks::default(),
             state,
             roster: Mutex::default(),
+            keys: Mutex::new(keys),
             ledger: Mutex::new(ledger),
             sizes: Mutex::default(),
             files: Mutex::default(),
+            samples: Mutex::default(),
+        }
+    }
+
+    /// Waits until the operator asks the node behind to leave, by its admin API.
+    pub(crate) fn drain_asked(&self) -> impl Future<Output = ()> + Send + use<> {
+        let asked = lock(&self.node).as_ref().map(Node::drain_asked);
+        async move {
+            match asked {
+                Some(asked) => asked.await,
+                None => std::future::pending().await,
+            }
         }
     }
 
@@ -184,7 +224,8 @@ impl Office {
 
     /// Writes what must survive. What cannot be written is said.
     pub(crate) fn save(&self) {
-        let kept = Kepts { network: self.network.clone(), ledger: self.ledger().clone() };
+        let keys = lock(&self.keys).clone();
+        let kept = Kepts { network: self.network.clone(), keys, ledger: self.ledger().clone() };
         let bytes = serde_json::to_vec(&kept).unwrap_or_default();
         if let Err(error) = self.state.save(Kept::Manager, &bytes) {
             tracing::warn!(%error, "who may join could not be saved");
@@ -203,18 +244,48 @@ impl Office {
     pub(crate) fn eject(&self, name: &str, why: &str) -> bool {
         let known = self.roster().eject(name, why);
         if known {
-            self.ledger().remove(name, why);
+            let node = self.ledger().remove(name, why);
             self.save();
+            if let Some(node) = node
+                && let Err(error) = self.shut_out(name, &node)
+            {
+                tracing::warn!(peer = name, error, "its place in the network could not be taken back");
+            }
             self.totals.ejected.fetch_add(1, Ordering::Relaxed);
             tracing::warn!(peer = name, why, "ejected: nobody is led there any more, and it may not join again");
         }
         known
     }
 
+    /// Takes a node's place in the network back.
+    fn shut_out(&self, name: &str, node: &str) -> Result<(), String> {
+        let revocation = lock(&self.keys).revoke(node)?;
+        membership::put_revocation(&self.node_directory(), name, &revocation)?;
+        if let Some(node) = lock(&self.node).as_ref() {
+            node.reread();
+        }
+        Ok(())
+    }
+
+    /// A certificate for the node of an admitted peer.
+    pub(crate) fn certify(&self, name: &str, node: &str) -> Result<String, String> {
+        let serial = self.ledger().serial(name, node, membership::fresh_serial()?);
+        let (certificate, _) = lock(&self.keys).admit(node, serial)?;
+        self.save();
+        Ok(certificate)
+    }
+
+    fn node_directory(&self) -> std::path::PathBuf {
+        self.state.directory().join("node")
+    }
+
     /// Takes in what somebody served.
     pub(crate) fn note(&self, records: &[Record], by_peer: bool) {
+        let samples = lock(&self.samples).clone();
+        let records: Vec<Record> =
+            records.iter().filter(|record| !samples.contains(&record.data.remote_addr)).cloned().collect();
         let (mut sizes, mut files) = (lock(&self.sizes), lock(&self.files));
-        for Record { data, .. } in records {
+        for Record { data, .. } in &records {
             if by_peer {
                 self.totals.by_peers.fetch_add(data.bytes, Ordering::Relaxed);
             }
@@ -236,7 +307,16 @@ impl Office {
             popular.bytes = popular.bytes.saturating_add(data.bytes);
         }
         drop((sizes, files));
-        self.journal.append(records);
+        self.journal.append(&records);
+    }
+
+    /// A sample was taken from this address: what a peer logs of it is left out, unless a translator of addresses is between.
+    pub(crate) fn is_no_client(&self, address: Option<SocketAddr>) {
+        let mut samples = lock(&self.samples);
+        if samples.len() >= SAMPLES {
+            samples.pop_front();
+        }
+        samples.extend(address.map(|address| address.to_string()));
     }
 
     /// The size of a file that somebody served.
@@ -270,6 +350,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Files remembered with their size, and with their downloads. `[guess]`
 const FILES: usize = 65_536;
+
+/// Samples remembered until their records arrive.
+const SAMPLES: usize = 64;
 
 /// Files that samples are drawn from.
 const SAMPLED: usize = 1_024;

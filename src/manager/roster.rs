@@ -30,6 +30,8 @@ pub(crate) struct Roster {
 #[derive(Debug)]
 struct Peer {
     url: Place,
+    /// Where it came from.
+    from: IpAddr,
     session: Secret,
     seed: u64,
     joined: Instant,
@@ -111,13 +113,14 @@ pub(crate) struct Choice {
 
 impl Roster {
     /// A peer was admitted and says that it is here. The one of that name before it is gone. False if there is no room.
-    pub(crate) fn join(&mut self, now: Instant, name: &str, url: Place, session: Secret) -> bool {
+    pub(crate) fn join(&mut self, now: Instant, name: &str, (url, from): (Place, IpAddr), session: Secret) -> bool {
         if self.peers.len() >= PEERS && !self.peers.contains_key(name) {
             return false;
         }
         let peer = Peer {
             seed: choose::seed(name),
             url,
+            from,
             session,
             joined: now,
             beaten: None,
@@ -133,6 +136,12 @@ impl Roster {
         };
         self.peers.insert(name.to_owned(), peer);
         true
+    }
+
+    /// Whether a peer that was not ejected came from there.
+    pub(crate) fn is_from(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.peers.values().any(|peer| peer.ejected.is_none() && peer.from.to_canonical() == address)
     }
 
     /// The key of a peer's session.

@@ -1,1 +1,224 @@
 //! What makes a peer one that clients are led to.
+
+use super::*;
+use crate::manager::wire::hello_proof;
+
+const A: &str = "aaaaaaaaaaaaaaaa";
+const B: &str = "bbbbbbbbbbbbbbbb";
+
+/// A roster with a clock that is moved by hand.
+struct Bench {
+    roster: Roster,
+    now: Instant,
+    numbers: BTreeMap<String, u64>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self { roster: Roster::default(), now: Instant::now(), numbers: BTreeMap::new() }
+    }
+
+    fn secret(name: &str) -> Secret {
+        super::super::token::Token::parse(&format!("the token of {name} alone").replace(' ', "-")).unwrap().secret()
+    }
+
+    fn join(&mut self, name: &str) {
+        let port = 5_000 + u16::from(name.as_bytes()[0]);
+        let url = Place::of(([10, 0, 0, 1], port).into());
+        assert!(self.roster.join(self.now, name, (url, [10, 0, 0, 1].into()), Self::secret(name)));
+        self.beat(name, |_| {});
+    }
+
+    fn beat(&mut self, name: &str, change: impl FnOnce(&mut Beat)) {
+        let number = self.numbers.entry(name.to_owned()).or_default();
+        *number += 1;
+        let mut beat = Beat { peer: name.to_owned(), number: *number, neighbours: 1, ..Beat::default() };
+        change(&mut beat);
+        assert!(self.roster.beat(self.now, beat));
+    }
+
+    fn found(&mut self, name: &str) {
+        self.roster.dialled(self.now, name, Ok(Duration::from_millis(1)));
+    }
+
+    /// Lets the second find the first, or not.
+    fn checks(&mut self, by: &str, name: &str, finds: bool) -> Option<String> {
+        let check = self.roster.to_check(self.now, by).into_iter().find(|check| check.peer == name).unwrap();
+        let secret = Self::secret(if finds { name } else { "a stranger" });
+        let proof = hello_proof(&secret, &check.nonce, &check.url);
+        let came = Checked { peer: name.to_owned(), nonce: check.nonce, proof, error: String::new() };
+        self.roster.checked(self.now, by, &came)
+    }
+
+    fn live(&self) -> Vec<String> {
+        self.roster.live(self.now).into_iter().map(|(name, _)| name).collect()
+    }
+
+    fn lead(&mut self, file: &str, not: &[String]) -> Option<String> {
+        let wish = Wish { file, client: [192, 0, 2, 1].into(), not };
+        self.roster.lead(self.now, &wish).first().map(|choice| choice.name.clone())
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now += Duration::from_millis(millis);
+    }
+
+    /// A and B, both taking clients.
+    fn two() -> Self {
+        let mut bench = Self::new();
+        bench.join(A);
+        bench.found(A);
+        bench.join(B);
+        bench.found(B);
+        bench.checks(A, B, true);
+        assert_eq!(bench.live(), [A, B]);
+        bench
+    }
+}
+
+#[test]
+fn the_first_peer_is_dialled_from_here_and_the_second_from_the_first_too() {
+    let mut bench = Bench::new();
+    bench.join(A);
+    assert!(bench.live().is_empty() && bench.lead("/f", &[]).is_none());
+    assert_eq!(bench.roster.to_dial(bench.now).len(), 1);
+    bench.found(A);
+    assert_eq!(bench.live(), [A]);
+    bench.join(B);
+    bench.found(B);
+    assert_eq!(bench.live(), [A], "B is not yet found by A");
+    assert!(bench.roster.standing(bench.now, B).unwrap().to_string().contains("from another peer"));
+    bench.checks(A, B, true);
+    assert_eq!(bench.live(), [A, B]);
+}
+
+#[test]
+fn a_peer_that_is_not_where_it_says_gets_nobody_and_the_reason_is_kept() {
+    let mut bench = Bench::new();
+    bench.join(A);
+    bench.roster.dialled(bench.now, A, Err("connection refused".to_owned()));
+    assert!(bench.live().is_empty());
+    assert!(bench.roster.standing(bench.now, A).unwrap().to_string().contains("connection refused"));
+    assert!(bench.roster.to_dial(bench.now).is_empty(), "not dialled at once again");
+    bench.pass(600);
+    bench.beat(A, |_| {});
+    assert_eq!(bench.roster.to_dial(bench.now).len(), 1);
+    bench.found(A);
+    assert_eq!(bench.live(), [A]);
+    // Another peer's word keeps a newcomer out.
+    bench.join(B);
+    bench.found(B);
+    bench.checks(A, B, false);
+    assert_eq!(bench.live(), [A]);
+    let standing = bench.roster.standing(bench.now, B).unwrap().to_string();
+    assert!(standing.contains(A) && standing.contains("another machine"), "{standing}");
+}
+
+#[test]
+fn one_failed_look_at_a_peer_that_beats_is_a_hiccup_two_are_not() {
+    let mut bench = Bench::two();
+    assert!(!bench.roster.dialled(bench.now, A, Err("late".to_owned())));
+    assert_eq!(bench.live(), [A, B]);
+    assert!(bench.roster.dialled(bench.now, A, Err("late".to_owned())));
+    assert_eq!(bench.live(), [B]);
+}
+
+#[test]
+fn a_silent_peer_gets_nobody_within_two_seconds_and_is_back_with_its_next_beat() {
+    let mut bench = Bench::two();
+    bench.pass(1_400);
+    bench.beat(B, |_| {});
+    bench.pass(599);
+    assert_eq!(bench.live(), [B]);
+    assert!(bench.roster.standing(bench.now, A).unwrap().to_string().contains("said nothing"));
+    bench.beat(A, |_| {});
+    assert_eq!(bench.live(), [A, B]);
+}
+
+#[test]
+fn a_leaving_a_full_a_lonely_and_an_ejected_peer_get_nobody() {
+    let mut bench = Bench::two();
+    bench.beat(A, |beat| beat.draining = true);
+    assert_eq!(bench.live(), [B]);
+    bench.beat(A, |beat| beat.quota_left = Some(0));
+    assert_eq!(bench.live(), [B]);
+    bench.beat(A, |beat| beat.neighbours = 0);
+    assert_eq!(bench.live(), [B]);
+    bench.beat(A, |_| {});
+    assert_eq!(bench.live(), [A, B]);
+    assert!(bench.roster.drain(A) && bench.roster.is_to_drain(A));
+    assert!(bench.roster.eject(B, "it lied"));
+    assert!(bench.live().is_empty());
+    assert_eq!(bench.roster.standing(bench.now, B), Some(Standing::Ejected("it lied".to_owned())));
+    assert!(bench.roster.to_dial(bench.now).iter().all(|(name, ..)| name != B));
+    assert!(!bench.roster.drain("nobody") && !bench.roster.eject("nobody", ""));
+}
+
+#[test]
+fn clients_on_their_way_count_until_the_beats_can_show_them() {
+    let mut bench = Bench::two();
+    let mut led = BTreeMap::new();
+    for _ in 0..20 {
+        *led.entry(bench.lead("/f", &[]).unwrap()).or_insert(0) += 1;
+    }
+    assert!(led.values().all(|led| (9..=11).contains(led)), "{led:?}");
+    // A has them in flight now; B's have finished.
+    bench.beat(A, |beat| beat.in_flight = 10);
+    bench.beat(B, |_| {});
+    bench.beat(A, |beat| beat.in_flight = 10);
+    bench.beat(B, |_| {});
+    assert!((0..9).all(|_| bench.lead("/f", &[]).unwrap() == B));
+}
+
+#[test]
+fn a_client_whose_peer_failed_is_led_elsewhere_and_the_peer_is_dialled_at_once() {
+    let mut bench = Bench::two();
+    for not in [A.to_owned(), "10.0.0.1:5097".to_owned(), "http://10.0.0.1:5097".to_owned()] {
+        assert!(bench.roster.names(&not), "{not}");
+        assert_eq!(bench.lead("/f", &[not]).as_deref(), Some(B));
+    }
+    assert_eq!(bench.lead("/f", &[A.to_owned(), B.to_owned()]), None);
+    assert!(bench.roster.to_dial(bench.now).is_empty());
+    bench.roster.complain(A);
+    assert_eq!(bench.roster.to_dial(bench.now)[0].0, A);
+    assert_eq!(bench.live(), [A, B], "a client's word alone takes nobody out");
+}
+
+#[test]
+fn a_repeated_beat_and_a_foreign_answer_change_nothing() {
+    let mut bench = Bench::two();
+    let old = Beat { peer: A.to_owned(), number: 1, draining: true, ..Beat::default() };
+    assert!(!bench.roster.beat(bench.now, old));
+    bench.pass(61_000);
+    bench.beat(A, |_| {});
+    bench.beat(B, |_| {});
+    let check = bench.roster.to_check(bench.now, A).remove(0);
+    let forged = Checked { peer: B.to_owned(), nonce: "0".to_owned(), proof: String::new(), error: "gone".to_owned() };
+    assert_eq!(bench.roster.checked(bench.now, A, &forged), None);
+    let by_other = Checked { nonce: check.nonce, ..forged };
+    assert_eq!(bench.roster.checked(bench.now, B, &by_other), None);
+    assert_eq!(bench.live(), [A, B]);
+}
+
+#[test]
+fn peers_and_networks_of_clients_are_bounded() {
+    let mut bench = Bench::new();
+    let url = || (Place::of(([10, 0, 0, 1], 1).into()), [10, 0, 0, 1].into());
+    for number in 0..PEERS {
+        assert!(bench.roster.join(bench.now, &format!("{number:016x}"), url(), Bench::secret("p")));
+    }
+    assert!(!bench.roster.join(bench.now, "ffffffffffffffff", url(), Bench::secret("p")));
+    assert!(bench.roster.join(bench.now, "0000000000000001", url(), Bench::secret("p")));
+    bench.pass(600_000);
+    bench.roster.forget(bench.now);
+    assert!(bench.roster.views(bench.now).is_empty());
+    let mut near = Near::default();
+    for number in 0..u32::try_from(PREFIXES).unwrap() + 1 {
+        near.note(std::net::Ipv4Addr::from(number << 8).into(), A, 5);
+    }
+    assert_eq!(near.prefixes.len(), PREFIXES);
+    for peer in 0..100 {
+        near.note([9, 9, 9, 9].into(), &peer.to_string(), 5);
+    }
+    assert_eq!(near.of([9, 9, 9, 1].into()).unwrap().len(), PEERS_PER_PREFIX);
+}

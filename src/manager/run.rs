@@ -10,13 +10,19 @@ use std::{
 };
 
 use http::StatusCode;
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::timeout,
+};
 
 use super::{
     desk::Shared,
+    door,
     journal::Journal,
     ledger::Ledger,
     login::Login,
+    membership::{self, Keys},
     office::{Furniture, Kepts, Network, Office, Rules},
     token::Token,
     watch,
@@ -135,7 +141,17 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
         .map_err(|error| Failed(format!("the manager cannot listen: {}", bind_error(&error, listen, Protocol::Tcp))))?;
     let mut signals = Signals::new().map_err(failed)?;
     let (login, text) = Login::load(&state).map_err(failed)?;
-    let office = open(&asked, state, kept, login, &listener).await?;
+    let door = if door::is_needed(&asked.site.dialled()) {
+        Some(Front::bind((listen.ip(), 0).into()).map_err(failed)?)
+    } else {
+        None
+    };
+    let port = door.as_ref().map(TcpListener::local_addr).transpose().map_err(failed)?.map(|address| address.port());
+    let office = open(&asked, state, kept, login, (&listener, port)).await?;
+    let mut carrying = JoinSet::new();
+    if let Some(door) = door {
+        carrying.spawn(door::serve(door, Arc::clone(&office)));
+    }
     let front = Front::serve(listener, CONNECTIONS, Arc::clone(&office)).map_err(failed)?;
     greet(&asked, &office, &front, &text);
     tokio::spawn(probe_origin(Arc::clone(&office)));
@@ -145,9 +161,11 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
             tracing::warn!(%error, "the log of requests was not reopened");
         }
     };
+    let drain_asked = office.drain_asked();
     tokio::select! {
         () = signals.end(reopen) => {}
         () = office.leave.notified() => {}
+        () = drain_asked => {}
     }
     office.draining.store(true, Ordering::Relaxed);
     tokio::select! {
@@ -168,7 +186,7 @@ async fn open(
     state: State,
     mut kept: Kepts,
     login: Login,
-    listener: &TcpListener,
+    (listener, door): (&TcpListener, Option<u16>),
 ) -> Result<Shared, Failed> {
     let address = listener.local_addr().map_err(failed)?;
     let own = asked.public.clone().unwrap_or_else(|| Place::of(reachable(address)));
@@ -190,6 +208,10 @@ async fn open(
         url: &own,
         grace: asked.grace,
     };
+    let directory = state.directory().join("node");
+    let key = membership::node_key(&directory).map_err(Failed)?;
+    let (certificate, _) = kept.keys.admit(&key, membership::fresh_serial().map_err(Failed)?).map_err(Failed)?;
+    membership::put_certificate(&directory, &certificate).map_err(Failed)?;
     // The port of last time, so that peers find the network again; any other if somebody has it now.
     let node = match Node::start(behind(kept.network.port).config()).await {
         Err(_) if kept.network.port != 0 => Node::start(behind(0).config()).await,
@@ -211,7 +233,9 @@ async fn open(
         own,
         network: kept.network,
         overlay_port: port,
+        door,
         state,
+        keys: kept.keys,
         ledger: kept.ledger,
     });
     office.save();
@@ -221,7 +245,8 @@ async fn open(
 /// What was kept, or a new network.
 fn load(state: &State) -> Result<Kepts, Failed> {
     let Some(bytes) = state.load(Kept::Manager).map_err(failed)? else {
-        return Ok(Kepts { network: Network::make(), ledger: Ledger::default() });
+        let keys = Keys::make().map_err(failed)?;
+        return Ok(Kepts { network: Network::make(), keys, ledger: Ledger::default() });
     };
     let path = state.path(Kept::Manager);
     serde_json::from_slice(&bytes).map_err(|error| {
@@ -254,18 +279,15 @@ fn greet(asked: &Asked, office: &Office, front: &Front, login: &str) {
     ));
 }
 
-/// Says so if the backend does not answer now; it is asked again with every miss.
+/// Says so if the backend cannot be reached now; it is asked again with every miss.
 async fn probe_origin(office: Shared) {
-    let Some(request) = office.site.get("/") else { return };
-    let answer = office.proxy.answer(request).await;
-    if answer.status() == StatusCode::BAD_GATEWAY || answer.status() == StatusCode::GATEWAY_TIMEOUT {
-        let why = answer.headers().get("proxy-status").and_then(|why| why.to_str().ok()).unwrap_or_default().to_owned();
-        tracing::warn!(
-            origin = office.site.url(),
-            why,
-            "the backend cannot be reached now; clients get 502 until it can"
-        );
-    }
+    let connected = timeout(PROBE, TcpStream::connect(office.site.dialled())).await;
+    let why = match connected {
+        Ok(Ok(_)) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no connection within {PROBE:?}"),
+    };
+    tracing::warn!(origin = office.site.url(), why, "the backend cannot be reached now; clients get 502 until it can");
 }
 
 /// Where others reach a listener on all addresses: at the address this machine talks to the world from, if it has one.
@@ -289,6 +311,9 @@ const fn listener_ip(address: SocketAddr) -> IpAddr {
 
 /// What is logged on standard error.
 const LEVEL: &str = "info,atoll_overlay=warn,atoll_proxy=warn,libp2p=warn";
+
+/// For the backend to take a connection at start.
+const PROBE: Duration = Duration::from_secs(5);
 
 /// Connections of clients and peers at once. `[guess]`
 const CONNECTIONS: usize = 65_536;

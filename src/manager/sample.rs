@@ -13,7 +13,7 @@ use http_body_util::{BodyExt as _, Limited};
 use rand::seq::IndexedRandom as _;
 
 use super::office::Office;
-use crate::front::ask::{Bounds, Place, Question, ask};
+use crate::front::ask::{Bounds, Line, Place, Question};
 
 /// One range of a file as somebody has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,14 +38,14 @@ pub(super) async fn one(office: Arc<Office>) {
     let (file, size) = &file;
     let Some(from) = size.checked_sub(1).map(|last| rand::random_range(0..=last.saturating_sub(PART))) else { return };
     let range = format!("bytes={from}-{}", (from + PART - 1).min(size - 1));
-    let Some(theirs) = of_peer(place, file, &range).await else { return };
+    let Some(theirs) = of_peer(&office, place, file, &range).await else { return };
     let Some(ours) = of_own(&office, file, &range).await else { return };
     if !is_lie(&ours, &theirs) {
         return;
     }
     // The manager itself may be the one who is wrong: a second peer decides.
     if let Some((_, second)) = live.iter().find(|(other, _)| other != name)
-        && of_peer(second, file, &range).await.is_none_or(|second| is_lie(&ours, &second))
+        && of_peer(&office, second, file, &range).await.is_none_or(|second| is_lie(&ours, &second))
     {
         tracing::warn!(peer = name, file, range, "this copy differs from the manager's, and so does another peer's");
         return;
@@ -58,9 +58,12 @@ fn is_lie(ours: &Part, theirs: &Part) -> bool {
     ours.validators == theirs.validators && ours.range == theirs.range && ours.digest != theirs.digest
 }
 
-async fn of_peer(place: &Place, file: &str, range: &str) -> Option<Part> {
+async fn of_peer(office: &Office, place: &Place, file: &str, range: &str) -> Option<Part> {
     let question = Question::get(file).with(header::RANGE, range);
-    let (reply, _) = ask(place, question, SAMPLE).await.ok()?;
+    let mut line = Line::to(place.clone());
+    let reply = line.ask(question, SAMPLE).await;
+    office.is_no_client(line.local());
+    let reply = reply.ok()?;
     (reply.status == StatusCode::PARTIAL_CONTENT).then(|| Part::of(&reply.fields, &reply.body))
 }
 

@@ -88,10 +88,14 @@ pub(crate) struct Welcome {
     pub(crate) url: String,
     /// The backend.
     pub(crate) origin: String,
+    /// `HOST:PORT` to dial for it, "" for its own.
+    pub(crate) via: String,
     /// The name of the private network.
     pub(crate) network: String,
     /// The network's id, 16 hexadecimal digits.
     pub(crate) network_id: String,
+    /// The certificate of the peer's node there.
+    pub(crate) certificate: String,
     /// Nodes of it to ask first, `HOST:PORT`.
     pub(crate) bootstrap: Vec<String>,
     /// Whether addresses are to be truncated before they leave the peer.

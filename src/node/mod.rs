@@ -120,8 +120,9 @@ impl Node {
     }
 
     /// Waits until the operator asks the node to leave, by the admin API.
-    pub async fn drain_asked(&self) {
-        self.parts.drain_asked().await;
+    pub fn drain_asked(&self) -> impl Future<Output = ()> + Send + use<> {
+        let parts = Arc::clone(&self.parts);
+        async move { parts.drain_asked().await }
     }
 
     /// Leaves DNS, waits as long as answers naming this node live, then until what runs is done or the grace is over.

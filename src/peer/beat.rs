@@ -19,7 +19,10 @@ use super::{
 };
 use crate::{
     front::ask::{Bounds, Line, Question, Reply},
-    manager::wire::{self, Beat, Orders},
+    manager::{
+        membership::RENEWED,
+        wire::{self, Beat, Orders},
+    },
     out::{plain, say},
     state::State,
 };
@@ -46,6 +49,7 @@ pub(crate) struct Heart {
     standing: String,
     alone: bool,
     saved: Instant,
+    joined: Instant,
 }
 
 impl Heart {
@@ -62,6 +66,7 @@ impl Heart {
             standing: String::new(),
             alone: false,
             saved: Instant::now(),
+            joined: Instant::now(),
         }
     }
 
@@ -79,6 +84,10 @@ impl Heart {
                     }
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
+            }
+            if self.joined.elapsed() >= RENEWED {
+                // Joining again brings a new certificate.
+                self.lender.set_session(None);
             }
             if self.saved.elapsed() >= SAVE {
                 self.save();
@@ -135,6 +144,7 @@ impl Heart {
             Ok(joined) => {
                 let session = Session { key: joined.session, url: joined.welcome.url };
                 self.lender.set_session(Some(session.clone()));
+                self.joined = Instant::now();
                 self.save();
                 if std::mem::replace(&mut self.alone, false) {
                     say("the manager is back");

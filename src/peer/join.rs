@@ -1,6 +1,6 @@
 //! Joining: a knock, a proof, a welcome that is itself proved. First by what an earlier join gave, then by the token.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use http::StatusCode;
 
@@ -8,6 +8,7 @@ use super::kept::Kept;
 use crate::{
     front::ask::{AskError, Bounds, Line, Place, Question},
     manager::{
+        membership::put_certificate,
         token::{Secret, Token, nonce},
         wire::{Challenge, Join, Welcome},
     },
@@ -20,6 +21,10 @@ pub(crate) struct Applicant {
     /// "" if the manager is to see for itself.
     pub(crate) advertise: String,
     pub(crate) port: u16,
+    /// The public key of its node.
+    pub(crate) node: String,
+    /// Where that node looks for its certificate.
+    pub(crate) directory: PathBuf,
 }
 
 /// It was admitted.
@@ -87,7 +92,7 @@ async fn attempt(
         own_nonce: nonce(),
         advertise: applicant.advertise.clone(),
         port: applicant.port,
-        node: String::new(),
+        node: applicant.node.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         proof: String::new(),
     };
@@ -106,6 +111,7 @@ async fn attempt(
             "what answers there does not know the token: it is no manager of yours".to_owned(),
         ));
     }
+    put_certificate(&applicant.directory, &welcome.certificate).map_err(JoinError::Never)?;
     if first {
         kept.admitted(&welcome.network_id, &join.credential(&secret));
     }

@@ -92,6 +92,17 @@ impl Lender {
         (u64::try_from(neighbours).unwrap_or(u64::MAX), node.status().store.objects)
     }
 
+    /// Waits until the operator asks the node behind to leave, by its admin API.
+    pub(crate) fn drain_asked(&self) -> impl Future<Output = ()> + Send + use<> {
+        let asked = lock(&self.node).as_ref().map(Node::drain_asked);
+        async move {
+            match asked {
+                Some(asked) => asked.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     /// Stops the node behind.
     pub(crate) async fn close(&self) {
         let node = lock(&self.node).take();

@@ -35,7 +35,7 @@ use crate::{
         stop::{Signals, warm_close},
     },
     log::Log,
-    manager::{token::Token, wire::Welcome},
+    manager::{membership::node_key, token::Token, wire::Welcome},
     node::STOP_LIMIT,
     out::{complain, say},
     port_holder::{Protocol, bind_error},
@@ -132,7 +132,9 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     let address = listener.local_addr().map_err(failed)?;
     kept.port = address.port();
     let advertise = asked.advertise.as_ref().map_or_else(String::new, ToString::to_string);
-    let applicant = Applicant { token: asked.token.clone(), advertise, port: address.port() };
+    let directory = state.directory().join("node");
+    let node = node_key(&directory).map_err(Failed)?;
+    let applicant = Applicant { token: asked.token.clone(), advertise, port: address.port(), node, directory };
     let (welcome, session) = tokio::select! {
         admitted = admitted(&asked, &mut kept, &applicant) => admitted?,
         () = signals.end(|| {}) => return Ok(ExitCode::SUCCESS),
@@ -142,11 +144,15 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     lender.set_session(session);
     let front = Front::serve(listener, CONNECTIONS, Arc::clone(&lender)).map_err(failed)?;
     say(format_args!(
-        "lent to     {}\nserves      {} at {}\nCtrl-C leaves well, a second one at once",
-        asked.manager, welcome.origin, welcome.url
+        "lent to     {}\nlistens on  http://{}\nserves      {} at {}\nCtrl-C leaves well, a second one at once",
+        asked.manager,
+        front.address(),
+        welcome.origin,
+        welcome.url
     ));
     let mut heart = Heart::new(Arc::clone(&lender), state, kept, applicant);
     let wake = Notify::new();
+    let drain_asked = lender.drain_asked();
     let mut code = ExitCode::SUCCESS;
     let mut refused = false;
     tokio::select! {
@@ -159,6 +165,7 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
             }
         },
         () = signals.end(|| {}) => {}
+        () = drain_asked => {}
     }
     lender.draining.store(true, Ordering::Relaxed);
     tokio::select! {
@@ -205,7 +212,7 @@ async fn open(
     welcome: &Welcome,
     address: SocketAddr,
 ) -> Result<Arc<Lender>, Failed> {
-    let site = Site::parse(&welcome.origin).map_err(failed)?;
+    let site = Site::parse(&welcome.origin).map_err(failed)?.via(&welcome.via);
     let url = Place::parse(&welcome.url).map_err(failed)?;
     let behind = Behind {
         state: state.directory(),

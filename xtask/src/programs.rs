@@ -52,7 +52,7 @@ pub(crate) const PROGRAMS: [Program; 13] = [
     Program { name: "nginx", purpose: "a real origin", packages: ["nginx-light", "nginx-core", "nginx", "nginx"] },
     Program {
         name: "chromium",
-        purpose: "a real browser, for the lab",
+        purpose: "a real browser, for the lab and the manager's page",
         packages: ["chromium", "chromium", "chromium", "chromium"],
     },
     Program { name: "cargo-deny", purpose: "checks the dependency tree", packages: ["", "", "", ""] },
