@@ -207,6 +207,13 @@ pub struct Sources {
     pub client_subnet: bool,
 }
 
+impl Sources {
+    /// Whether anything is sent to measure.
+    pub(crate) const fn is_active(&self) -> bool {
+        self.tcp_connect || self.icmp
+    }
+}
+
 impl Default for Sources {
     fn default() -> Self {
         Self { cname_gap: true, referral_gap: true, tcp_connect: true, icmp: true, hints: true, client_subnet: true }

@@ -118,7 +118,7 @@ impl Redirector {
         {
             self.errand(Errand::Ask(*prefix));
         }
-        if placement.rtt.is_some() {
+        if placement.rtt.is_some() || !self.config.sources.is_active() {
             self.send_scouts(now, *address);
             return None;
         }
@@ -127,7 +127,7 @@ impl Redirector {
 
     /// Has an address measured from here; if `waits`, what comes back is told when it is.
     fn probe(&self, address: IpAddr, waits: bool) -> Option<oneshot::Receiver<()>> {
-        if !(self.config.sources.tcp_connect || self.config.sources.icmp) {
+        if !self.config.sources.is_active() {
             return None;
         }
         let (tell, known) = oneshot::channel();
