@@ -271,9 +271,12 @@ impl Asked<'_> {
 
     fn lifetime(&self, choice: &Choice) -> Duration {
         let ttl = &self.config.ttl;
+        let others = self.view.roster.rings.first().is_some_and(|ring| ring.live.len() > 1);
         match choice.standing {
             Standing::LastGood | Standing::Unseen => ttl.unknown,
             Standing::Live if !self.view.placement.settled => ttl.unknown,
+            // Others are too far to be named as well: the sooner they are asked for if this one dies, the better.
+            Standing::Live if choice.addresses.len() == 1 && others => ttl.near.min(ttl.unknown.saturating_mul(2)),
             Standing::Live if choice.level == Level::GLOBAL => ttl.global,
             Standing::Live => ttl.near,
         }

@@ -187,12 +187,12 @@ impl Clients {
             let long_known = now.saturating_duration_since(known.since) >= self.probe.settle;
             match known.scouted {
                 Some((_, back)) => back || long_known,
-                None if self.probe.scouts > 0 => long_known,
+                None if self.probe.sends_scouts() => long_known,
                 // Nobody is sent: those it is referred to measure it, and say so in the index.
                 None => !hints || innermost || (known.asked.is_some() && (own > Level::GLOBAL || long_known)),
             }
         });
-        let handed_over = near.is_some() && (innermost || self.probe.scouts == 0);
+        let handed_over = near.is_some() && (innermost || !self.probe.sends_scouts());
         let settled = handed_over || ((rtt.is_some() || near.is_some()) && looked);
         let distances = known.map(|known| known.distances.clone()).unwrap_or_default();
         Placement { level, rtt, near, settled, distances }

@@ -92,6 +92,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether anything is sent from here to measure.
+    pub(crate) const fn probes(&self) -> bool {
+        self.probe.per_second > 0 && (self.sources.tcp_connect || self.sources.icmp)
+    }
+
     /// Whether a server could start with these settings: each in its range, the zone and its records well formed.
     pub fn check(&self) -> Result<(), ServeError> {
         let wrong = |field: &str, reason: &str| Err(ServeError::config(field, reason));
@@ -279,7 +284,8 @@ pub struct Probes {
     /// The least time between two probes of one prefix, lengthened by up to a half at random. Shorter: complaints. \[guess\]
     #[serde(with = "duration")]
     pub interval: Duration,
-    /// Probes begun in one second, all prefixes together. More: complaints under a flood of strange sources. \[guess\]
+    /// Probes begun in one second, all prefixes together. More: complaints under a flood of strange sources. 0: none, and no
+    /// scouts are sent; what costs nobody anything still measures. \[guess\]
     pub per_second: u32,
     /// Prefixes queued for a probe; past it, requests for probes are dropped. \[guess\]
     pub queue: usize,
@@ -304,6 +310,13 @@ pub struct Probes {
     pub scout_again: Duration,
     /// The port at which other servers of the network take questions. \[RFC 1035\]
     pub scout_port: u16,
+}
+
+impl Probes {
+    /// Whether other servers are asked to measure.
+    pub(crate) const fn sends_scouts(&self) -> bool {
+        self.per_second > 0 && self.scouts > 0
+    }
 }
 
 impl Default for Probes {

@@ -118,7 +118,7 @@ impl Redirector {
         {
             self.errand(Errand::Ask(*prefix));
         }
-        if placement.rtt.is_some() {
+        if placement.rtt.is_some() || !self.config.probes() {
             self.send_scouts(now, *address);
             return None;
         }
@@ -127,7 +127,7 @@ impl Redirector {
 
     /// Has an address measured from here; if `waits`, what comes back is told when it is.
     fn probe(&self, address: IpAddr, waits: bool) -> Option<oneshot::Receiver<()>> {
-        if !(self.config.sources.tcp_connect || self.config.sources.icmp) {
+        if !self.config.probes() {
             return None;
         }
         let (tell, known) = oneshot::channel();
@@ -139,7 +139,7 @@ impl Redirector {
     /// Sends scouts to an address's prefix if it is time.
     pub(crate) fn send_scouts(&self, now: Instant, address: IpAddr) {
         let prefix = Prefix::of(address);
-        if self.config.probe.scouts == 0 || !self.clients().is_to_scout(now, prefix) {
+        if !self.config.probe.sends_scouts() || !self.clients().is_to_scout(now, prefix) {
             return;
         }
         if !self.errand(Errand::Search(address)) {

@@ -215,6 +215,40 @@ async fn a_node_that_leaves_or_drains_is_named_no_more() {
 }
 
 #[tokio::test]
+async fn a_prefix_is_handed_to_the_cluster_whose_scout_is_near_it() {
+    let (far, near) = (Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 24, 0, 1));
+    let proxy = Proxy::at((near, 0).into()).await;
+    let nodes = [node(1, far, 1, proxy.port()), node(2, near, 2, proxy.port())];
+    let (all, pointers) = ([&nodes[0], &nodes[1]], Arc::default());
+    let near_index = Fake::new(&nodes[1], &[&all, &all[1..], &all[1..]], &pointers);
+    let mut near_config = config((near, 0).into());
+    // The resolver refuses, which measures.
+    near_config.sources.tcp_connect = true;
+    near_config.probe.port = 1;
+    near_config.probe.wait = DEADLINE;
+    let scout = serve(near_config, near_index, None).await.expect("a free port");
+    // Far from everybody, for all it knows: it measures nothing itself.
+    let far_index = Fake::new(&nodes[0], &[&all, &all[..1], &all[..1]], &pointers);
+    let mut far_config = config((far, 0).into());
+    far_config.sources.hints = false;
+    far_config.probe.scouts = 2;
+    far_config.probe.scout_port = scout.local_addrs()[0].port();
+    far_config.probe.timeout = DEADLINE;
+    let apex = serve(far_config, far_index, None).await.expect("a free port");
+    until("the scout saw its proxy", async || scout.stats().live == [1, 1, 1]).await;
+    until("the prefix is handed over", async || {
+        let reply = exchange_from(RESOLVER, apex.local_addrs()[0], &query(TARGET, RecordType::A)).await;
+        addresses(&message(&reply)) == [IpAddr::from(near)] && message(&reply).answers[0].ttl > 5
+    })
+    .await;
+    assert_eq!(apex.explain(Prefix::of(RESOLVER.into())).level.0, 2);
+    // A stranger's question is one for a name that does not exist.
+    let scouting = query("0000000000000001.7f140035.scout.ns.nyud.example", RecordType::TXT);
+    let stranger = message(&exchange_from(RESOLVER, scout.local_addrs()[0], &scouting).await);
+    assert_eq!(stranger.metadata.response_code, hickory_proto::op::ResponseCode::NXDomain);
+}
+
+#[tokio::test]
 async fn with_wait_on_the_first_answer_already_knows_the_distance() {
     // Whatever answers, or refuses, at the port counts as the resolver's own.
     let (server, address) = alone(|config| {

@@ -69,6 +69,18 @@ pub(crate) fn ends_of(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
+/// Whether an IP packet is a datagram to the port of DNS: a question.
+pub(crate) fn is_question(packet: &[u8]) -> bool {
+    let (protocol, ports) = match packet.first().map(|first| first >> 4) {
+        Some(4) => (packet.get(9), usize::from(packet[0] & 15) * 4),
+        Some(6) => (packet.get(6), 40),
+        _ => return false,
+    };
+    protocol == Some(&UDP) && packet.get(ports + 2..ports + 4) == Some(&[0, 53])
+}
+
+const UDP: u8 = 17;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -90,6 +102,7 @@ mod tests {
     #[test]
     fn no_bytes_from_a_device_can_upset_the_reading_of_a_header() {
         bolero::check!().for_each(|packet: &[u8]| {
+            let _ = is_question(packet);
             if let Some((source, destination)) = ends_of(packet) {
                 assert_eq!(source.is_ipv4(), destination.is_ipv4());
                 assert!(packet.len() >= 20);

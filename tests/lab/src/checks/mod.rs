@@ -30,21 +30,63 @@ struct Definition {
     name: &'static str,
     /// What it is about, for the table.
     about: &'static str,
+    /// Whether it mostly waits and claims nothing about speed or distance: such ones run side by side.
+    patient: bool,
     /// Makes its claims; an error is the claim `ran` failing.
     show: fn(&mut Stage<'_>) -> Result<(), Error>,
 }
 
 /// In the order `lab test` runs them.
 const ALL: [Definition; 9] = [
-    Definition { name: "distances", about: "the lab's own distances under load", show: distances::show },
-    Definition { name: "names", about: "four resolvers, a delegation chain, a thin origin", show: names::show },
-    Definition { name: "right-place", about: "clients are sent to near proxies", show: right_place::show },
-    Definition { name: "locked-in", about: "refreshes stay with the near cluster", show: locked_in::show },
-    Definition { name: "flash-crowd", about: "a crowd, one origin fetch per object", show: flash_crowd::show },
-    Definition { name: "death", about: "a third of the nodes die in a crowd", show: flash_crowd::show_death },
-    Definition { name: "partition", about: "the world in two, and whole again", show: partition::show },
-    Definition { name: "far-resolver", about: "ECS finds the client, not its resolver", show: far_resolver::show },
-    Definition { name: "cold-start", about: "no seed reachable, and a restart of all", show: cold_start::show },
+    Definition {
+        name: "distances",
+        patient: false,
+        about: "the lab's own distances under load",
+        show: distances::show,
+    },
+    Definition {
+        name: "names",
+        patient: false,
+        about: "four resolvers, a delegation chain, a thin origin",
+        show: names::show,
+    },
+    Definition {
+        name: "right-place",
+        patient: false,
+        about: "clients are sent to near proxies",
+        show: right_place::show,
+    },
+    Definition {
+        name: "locked-in",
+        patient: false,
+        about: "refreshes stay with the near cluster",
+        show: locked_in::show,
+    },
+    Definition {
+        name: "flash-crowd",
+        patient: false,
+        about: "a crowd, one origin fetch per object",
+        show: flash_crowd::show,
+    },
+    Definition {
+        name: "death",
+        patient: false,
+        about: "a third of the nodes die in a crowd",
+        show: flash_crowd::show_death,
+    },
+    Definition { name: "partition", patient: true, about: "the world in two, and whole again", show: partition::show },
+    Definition {
+        name: "far-resolver",
+        patient: false,
+        about: "ECS finds the client, not its resolver",
+        show: far_resolver::show,
+    },
+    Definition {
+        name: "cold-start",
+        patient: true,
+        about: "no seed reachable, and a restart of all",
+        show: cold_start::show,
+    },
 ];
 
 /// Their names.
@@ -66,16 +108,22 @@ pub(crate) fn all(only: &[String], setting: &Setting, say: &mut dyn FnMut(&str))
         find(name)?;
     }
     let known = known::list();
-    let mut rows = Vec::new();
     let chosen = ALL.iter().filter(|definition| only.is_empty() || only.iter().any(|name| name == definition.name));
-    for definition in chosen {
-        let outcome = run(definition, setting);
-        if setting.stop.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
+    let (patient, alone): (Vec<_>, Vec<_>) = chosen.partition(|definition| definition.patient);
+    let mut rows = Vec::new();
+    let mut note = |definition, outcome: Outcome, say: &mut dyn FnMut(&str)| {
         say(outcome.to_string().trim_end());
         let verdict = judge(&outcome, &known, say);
         rows.push((definition, verdict, outcome.seconds));
+    };
+    for definition in alone {
+        let outcome = run(definition, setting);
+        stopped(setting)?;
+        note(definition, outcome, say);
+    }
+    for (definition, outcome) in side_by_side(&patient, setting) {
+        stopped(setting)?;
+        note(definition, outcome, say);
     }
     say("");
     for (Definition { name, about, .. }, verdict, seconds) in &rows {
@@ -86,6 +134,26 @@ pub(crate) fn all(only: &[String], setting: &Setting, say: &mut dyn FnMut(&str))
     let known = count(|verdict| matches!(verdict, Verdict::Known(_)));
     say(&result_line(rows.len() - failed - known, failed, known));
     Ok(failed == 0)
+}
+
+/// Runs scenarios that mostly wait at the same time.
+fn side_by_side(definitions: &[&'static Definition], setting: &Setting) -> Vec<(&'static Definition, Outcome)> {
+    std::thread::scope(|scope| {
+        let started: Vec<_> =
+            definitions.iter().map(|definition| (*definition, scope.spawn(|| run(definition, setting)))).collect();
+        let ended = started.into_iter().map(|(definition, thread)| match thread.join() {
+            Ok(outcome) => (definition, outcome),
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        ended.collect()
+    })
+}
+
+fn stopped(setting: &Setting) -> Result<(), Error> {
+    match setting.stop.load(std::sync::atomic::Ordering::Relaxed) {
+        true => Err(Error::Interrupted),
+        false => Ok(()),
+    }
 }
 
 /// What is printed where no scenario can run.

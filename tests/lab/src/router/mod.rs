@@ -12,6 +12,7 @@ mod link;
 mod wan;
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{self, Read, Write},
     os::{fd::AsFd, unix::net::UnixStream},
@@ -78,6 +79,9 @@ pub struct Report {
     pub realtime: bool,
 }
 
+/// DNS questions by who asked whom.
+pub(crate) type Questions = BTreeMap<(HostId, HostId), u64>;
+
 /// A handle to the running router; dropping it stops the thread and thereby removes the devices.
 pub struct Router {
     orders: SyncSender<Order>,
@@ -88,6 +92,7 @@ pub struct Router {
 enum Order {
     Change(Change, SyncSender<()>),
     Report(SyncSender<Report>),
+    Questions(SyncSender<Questions>),
     Stop,
 }
 
@@ -131,6 +136,13 @@ impl Router {
     pub fn report(&self) -> Report {
         let (sender, receiver) = sync_channel(1);
         self.order(Order::Report(sender));
+        receiver.recv().unwrap_or_default()
+    }
+
+    /// The DNS questions that went over UDP so far.
+    pub(crate) fn questions(&self) -> Questions {
+        let (sender, receiver) = sync_channel(1);
+        self.order(Order::Questions(sender));
         receiver.recv().unwrap_or_default()
     }
 
@@ -182,6 +194,7 @@ impl Loop {
                         let _ = done.send(());
                     }
                     Order::Report(sender) => drop(sender.send(self.summary())),
+                    Order::Questions(sender) => drop(sender.send(self.wan.questions().clone())),
                     Order::Stop => return,
                 }
             }
