@@ -47,6 +47,14 @@ pub(super) fn is_dialable(address: &Multiaddr) -> bool {
     host && port != 0 && address.len() <= BYTES
 }
 
+/// The address alone: libp2p says behind it whom it expects there.
+pub(super) fn without_peer(mut address: Multiaddr) -> Multiaddr {
+    if matches!(address.iter().last(), Some(Protocol::P2p(_))) {
+        address.pop();
+    }
+    address
+}
+
 /// What carries connections to this address. Of no meaning for one that cannot be dialled.
 pub(super) fn carrier(address: &Multiaddr) -> Carrier {
     if matches!(address.iter().nth(1), Some(Protocol::Udp(_))) { Carrier::Quic } else { Carrier::Tcp }

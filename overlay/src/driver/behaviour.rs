@@ -25,7 +25,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use super::{
-    address::{self, Carrier},
+    address,
     book::Name,
     certificate::{CertError, Greeting, Purpose},
     clock::Clock,
@@ -72,8 +72,8 @@ pub(super) struct Admitted {
     pub(super) name: Name,
     /// What the peer may run.
     pub(super) roles: Roles,
-    /// What carries the connection; none if it was accepted.
-    pub(super) carrier: Option<Carrier>,
+    /// Where it was dialled; none if it was accepted.
+    pub(super) at: Option<Multiaddr>,
     pub(super) addresses: Vec<Multiaddr>,
     pub(super) way: Way,
 }
@@ -115,8 +115,8 @@ pub(super) struct Links {
 struct Waiting {
     frames: mpsc::Sender<Bytes>,
     opens: mpsc::Sender<Open>,
-    /// What this node dialled it for, and by what; none if it was accepted.
-    dialled: Option<(Purpose, Carrier)>,
+    /// What this node dialled it for, and where; none if it was accepted.
+    dialled: Option<(Purpose, Multiaddr)>,
     /// How often this node's certificate had been renewed when the greeting was made.
     renewals: u32,
 }
@@ -237,13 +237,14 @@ impl Links {
         Greeting { papers, purpose, addresses: self.advertised.clone() }.encode()
     }
 
-    fn handler(&mut self, connection: ConnectionId, dialled: Option<(Purpose, Carrier)>) -> LinkHandler {
+    fn handler(&mut self, connection: ConnectionId, dialled: Option<(Purpose, Multiaddr)>) -> LinkHandler {
         let (frames, frames_end) = mpsc::channel(self.link_queue);
         let (opens, opens_end) = mpsc::channel(self.terms.streams);
+        let greeting = dialled.as_ref().map(|(purpose, _)| self.greeting(*purpose));
         let renewals = self.gate.renewals();
         self.waiting.insert(connection, Waiting { frames, opens, dialled, renewals });
         let queues = Queues { frames: frames_end, opens: opens_end };
-        LinkHandler::new(self.names.clone(), dialled.map(|(purpose, _)| self.greeting(purpose)), queues, self.terms)
+        LinkHandler::new(self.names.clone(), greeting, queues, self.terms)
     }
 
     fn check(&self, peer: &PeerId, bytes: &[u8]) -> Result<(Greeting, Believed), CertError> {
@@ -264,7 +265,7 @@ impl Links {
         let Some(Waiting { frames, opens, dialled, renewals }) = self.waiting.remove(&connection) else { return };
         self.door.leave(connection);
         self.gate.admit(connection, peer, &greeting.papers);
-        let purpose = dialled.map_or(greeting.purpose, |(purpose, _)| purpose);
+        let purpose = dialled.as_ref().map_or(greeting.purpose, |(purpose, _)| *purpose);
         let reply = dialled.is_none().then(|| self.greeting(purpose));
         self.tell(peer, connection, Order::Welcome { reply });
         if dialled.is_some() && renewals != self.gate.renewals() {
@@ -276,7 +277,7 @@ impl Links {
             connection,
             name,
             roles: believed.roles,
-            carrier: dialled.map(|(_, carrier)| carrier),
+            at: dialled.map(|(_, at)| at),
             addresses: greeting.addresses,
             way,
         };
@@ -329,7 +330,7 @@ impl NetworkBehaviour for Links {
         _: PortUse,
     ) -> Result<LinkHandler, ConnectionDenied> {
         let purpose = self.dials.remove(&connection).unwrap_or(Purpose::Link);
-        Ok(self.handler(connection, Some((purpose, address::carrier(at)))))
+        Ok(self.handler(connection, Some((purpose, address::without_peer(at.clone())))))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {

@@ -2,10 +2,11 @@
 //! which nodes name one another.
 //! Layout of a record (protobuf, at most 256 bytes): { 1: peer id, 2: serial, 3: addresses, at most 3 multiaddrs }.
 //!
-//! What a node says of itself on connect goes before what others say of it. The book is bounded: past its limit the longest unused
+//! What a node says of itself on connect goes before what others say of it, and is told to nobody before it was dialled there with
+//! success: else whoever is connected could send the network to any address. The book is bounded: past its limit the longest unused
 //! node that is not held (linked) is forgotten, and its handle never comes back.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use libp2p::{Multiaddr, PeerId};
@@ -14,7 +15,7 @@ use prost::Message as _;
 use super::address::{self, Carrier};
 use crate::{
     NodeId,
-    core::{Contact, Peer, wire},
+    core::{Contact, Peer, time::Instant, wire},
 };
 
 /// All nodes this one has met or heard of.
@@ -38,6 +39,10 @@ struct Entry {
     peer_id: PeerId,
     serial: u64,
     addresses: Vec<Multiaddr>,
+    /// Those of the addresses at which it was itself dialled, and answered.
+    verified: Vec<Multiaddr>,
+    /// When its own word was last put to the test.
+    tested: Option<Instant>,
     record: Option<Bytes>,
     /// The carrier by which it was dialled last with success.
     reached: Option<Carrier>,
@@ -189,11 +194,33 @@ impl AddressBook {
         (!first.is_empty()).then_some(Route { peer_id: entry.peer_id, first, second })
     }
 
-    /// This node was dialled by that carrier, and answered.
-    pub(super) fn reached(&mut self, peer: Peer, by: Carrier) {
-        if let Some(entry) = self.entries.get_mut(&peer) {
-            entry.reached = Some(by);
+    /// This node was dialled there, and answered.
+    pub(super) fn reached(&mut self, peer: Peer, at: &Multiaddr) {
+        let Some(entry) = self.entries.get_mut(&peer) else { return };
+        entry.reached = Some(address::carrier(at));
+        if entry.addresses.contains(at) && !entry.verified.contains(at) {
+            entry.verified.push(at.clone());
+            entry.write();
         }
+    }
+
+    /// Whether this node is where it says, as far as is known: at one of its addresses at least.
+    pub(super) fn is_verified(&self, peer: Peer) -> bool {
+        self.entries.get(&peer).is_some_and(|entry| !entry.verified.is_empty())
+    }
+
+    /// Where this node says it is and was not found yet, to be dialled now: none if that was tried within the last `pause`.
+    pub(super) fn due_test(&mut self, peer: Peer, now: Instant, pause: Duration) -> Option<(PeerId, Vec<Multiaddr>)> {
+        let entry = self.entries.get_mut(&peer).filter(|entry| entry.told == Told::ByItself)?;
+        if entry.tested.is_some_and(|tested| now.since(tested) < pause) {
+            return None;
+        }
+        let unproved: Vec<_> = entry.addresses.iter().filter(|at| !entry.verified.contains(at)).cloned().collect();
+        if unproved.is_empty() {
+            return None;
+        }
+        entry.tested = Some(now);
+        Some((entry.peer_id, unproved))
     }
 
     /// The handle of the node at this place, if it is known.
@@ -229,6 +256,8 @@ impl AddressBook {
             peer_id,
             serial,
             addresses: Vec::new(),
+            verified: Vec::new(),
+            tested: None,
             record: None,
             reached: None,
             told,
@@ -290,11 +319,27 @@ impl Name {
 
 impl Entry {
     fn set(&mut self, addresses: Vec<Multiaddr>, told: Told) {
-        self.told = told;
-        if self.addresses != addresses {
-            self.record = (!addresses.is_empty()).then(|| write_record(self.peer_id, self.serial, &addresses));
-            self.addresses = addresses;
+        if self.told == told && self.addresses == addresses {
+            return;
         }
+        if self.addresses != addresses {
+            // Another word is put to the test at once.
+            self.tested = None;
+        }
+        self.told = told;
+        self.verified.retain(|at| addresses.contains(at));
+        self.addresses = addresses;
+        self.write();
+    }
+
+    /// Makes the record anew: hearsay is passed on as heard, its own word as far as it was found true.
+    fn write(&mut self) {
+        let mine = self.contact.peer == AddressBook::ME;
+        let told = match self.told {
+            Told::ByItself if !mine => &self.verified,
+            Told::ByItself | Told::ByOthers | Told::InVain => &self.addresses,
+        };
+        self.record = (!told.is_empty()).then(|| write_record(self.peer_id, self.serial, told));
     }
 }
 
@@ -333,7 +378,9 @@ struct RecordWire {
 
 #[cfg(test)]
 mod tests {
-    use super::{AddressBook, Carrier, Multiaddr, Name, PeerId, read_record, wire::Book as _, write_record};
+    use super::{
+        AddressBook, Carrier, Duration, Instant, Multiaddr, Name, PeerId, read_record, wire::Book as _, write_record,
+    };
     use crate::core::wire::RECORD_LIMIT;
 
     fn name() -> Name {
@@ -350,6 +397,7 @@ mod tests {
         let mut here = AddressBook::new("net", a, 16, true);
         let mut there = AddressBook::new("net", b, 16, true);
         let met = here.meet(c, at("127.0.0.3"));
+        here.reached(met.peer, &at("127.0.0.3")[0]);
         let record = here.record(met.peer).unwrap();
         let heard = there.intern(&record).unwrap();
         assert_eq!(heard.id, met.id);
@@ -380,10 +428,32 @@ mod tests {
         let peer = book.meet(name(), [at("192.0.2.1"), quic.clone()].concat()).peer;
         let route = |book: &mut AddressBook| book.route(peer, Carrier::Tcp).unwrap();
         assert_eq!((route(&mut book).first, route(&mut book).second), (at("192.0.2.1"), quic.clone()));
-        book.reached(peer, Carrier::Quic);
+        book.reached(peer, &quic[0]);
         assert_eq!((route(&mut book).first, route(&mut book).second), (quic.clone(), at("192.0.2.1")));
         let alone = book.meet(name(), quic.clone()).peer;
         assert_eq!(book.route(alone, Carrier::Tcp).unwrap().first, quic);
+    }
+
+    #[test]
+    fn what_a_node_says_of_itself_is_told_on_only_where_it_was_found() {
+        let (now, pause) = (Instant::START, Duration::from_secs(60));
+        let mut book = AddressBook::new("net", name(), 16, true);
+        let both = [at("192.0.2.1"), at("192.0.2.2")].concat();
+        let peer = book.meet(name(), both.clone()).peer;
+        assert_eq!((book.record(peer), book.is_verified(peer)), (None, false));
+        assert_eq!(book.due_test(peer, now, pause).unwrap().1, both);
+        assert_eq!(book.due_test(peer, now, pause), None, "once in a while");
+        book.reached(peer, &both[1]);
+        assert_eq!(read_record(&book.record(peer).unwrap()).unwrap().1, both[1..]);
+        assert_eq!(
+            book.due_test(peer, now + pause, pause).unwrap().1,
+            both[..1],
+            "the other one is not believed by that"
+        );
+        // Found elsewhere than it says, it is not told on.
+        let other = book.meet(name(), at("192.0.2.3")).peer;
+        book.reached(other, &both[0]);
+        assert_eq!((book.record(other), book.is_verified(other)), (None, false));
     }
 
     #[test]
@@ -423,7 +493,12 @@ mod tests {
         let old = book.hear(name(), at("192.0.2.1")).unwrap();
         book.keep_saved(old.peer);
         book.hear(name(), at("192.0.2.2"));
-        let met = [3, 4].map(|last| book.meet(name(), at(&format!("192.0.2.{last}"))));
+        let met = [3, 4].map(|last| {
+            let there = at(&format!("192.0.2.{last}"));
+            let met = book.meet(name(), there.clone());
+            book.reached(met.peer, &there[0]);
+            met
+        });
         let records = [met[1], met[0], old].map(|contact| book.record(contact.peer).unwrap());
         assert_eq!(book.met(9), records);
         assert_eq!(book.met(1), records[..1]);

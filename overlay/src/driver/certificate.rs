@@ -80,6 +80,8 @@ pub(super) enum Purpose {
     Link,
     /// Byte streams between proxies.
     Bulk,
+    /// Nothing: the dialler looks whether the other side is where it says it is.
+    Check,
 }
 
 /// The one frame that each side shows before anything else is said.
@@ -105,6 +107,7 @@ impl Greeting {
             purpose: match purpose {
                 Purpose::Link => 0,
                 Purpose::Bulk => 1,
+                Purpose::Check => 2,
             },
             addresses: addresses.iter().take(address::LIMIT).map(Multiaddr::to_vec).collect(),
         }
@@ -124,7 +127,11 @@ impl Greeting {
         };
         Ok(Self {
             papers,
-            purpose: if wire.purpose == 0 { Purpose::Link } else { Purpose::Bulk },
+            purpose: match wire.purpose {
+                0 => Purpose::Link,
+                2 => Purpose::Check,
+                _ => Purpose::Bulk,
+            },
             addresses: wire.addresses.iter().take(address::LIMIT).filter_map(|bytes| address::parse(bytes)).collect(),
         })
     }

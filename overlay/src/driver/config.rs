@@ -84,7 +84,7 @@ pub struct Config {
     pub streams: usize,
     /// Established connections, both ways together. 16 to 65,536, about 25 KiB each: fewer refuse members. `[facts C]`
     pub connections: u32,
-    /// Connections to one peer, links and bulk together. 2 to 16: fewer break simultaneous dials, more let one peer hold slots.
+    /// Connections to one peer: links, bulk, and those that look whether it is where it says. 2 to 16: fewer break simultaneous dials, more let one peer hold slots.
     /// `[guess]`
     pub connections_per_peer: u32,
     /// Incoming connections that have not shown a certificate, all together. 16 to 65,536: fewer let a flood keep members out,
@@ -136,7 +136,7 @@ impl Default for Config {
             accept_queue: 256,
             streams: 512,
             connections: 1_024,
-            connections_per_peer: 6,
+            connections_per_peer: 8,
             knocks: 512,
             knocks_per_prefix: 16,
             known_peers: 65_536,

@@ -25,6 +25,8 @@ mod join;
 
 mod expulsion;
 
+mod dialback;
+
 mod behaviour;
 
 mod handler;

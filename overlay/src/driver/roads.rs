@@ -45,6 +45,10 @@ pub(super) struct Member {
     pub(super) peer_id: PeerId,
     /// What its certificate allows it to run.
     pub(super) roles: Roles,
+    /// Whether the core was told of its link: not before it was found where it says it is.
+    pub(super) told: bool,
+    /// Dials under way that look whether it is.
+    pub(super) checks: usize,
 }
 
 /// What became of a message or wish handed over.
@@ -141,6 +145,35 @@ impl Roads {
         }
         road.opens.push_back(open);
         road.waits(Purpose::Bulk)
+    }
+
+    /// Lets a message wait for a peer to be found where it says it is. At most `limit` wait.
+    pub(super) fn wait(&mut self, peer: Peer, frame: Bytes, limit: usize) -> Handed {
+        let road = self.peers.entry(peer).or_default();
+        if road.messages.len() >= limit {
+            return Handed::Dropped;
+        }
+        road.messages.push_back(frame);
+        Handed::Waits
+    }
+
+    /// What waits for a peer goes over the links that stand.
+    pub(super) fn flush(&mut self, peer: Peer) {
+        let Some(road) = self.peers.get_mut(&peer) else { return };
+        if let Some(way) = road.ways.iter().find(|way| way.purpose == Purpose::Link) {
+            while let Some(message) = road.messages.pop_front() {
+                let _ = way.frames.try_send(message);
+            }
+        }
+    }
+
+    /// What waits for a peer is dropped. Returns how many messages.
+    pub(super) fn drop_waiting(&mut self, peer: Peer) -> usize {
+        let Some(road) = self.peers.get_mut(&peer) else { return 0 };
+        let dropped = road.messages.len();
+        road.messages.clear();
+        self.forget_if_idle(peer);
+        dropped
     }
 
     /// A connection was admitted. What waited goes over it.

@@ -83,6 +83,8 @@ pub(super) enum Target {
     Peer(Peer),
     /// The seed at this place in the list, whoever answers there.
     Seed(usize),
+    /// A peer that is linked, to see whether it is where it says.
+    Check(Peer),
 }
 
 /// What is left to be dialled if a dial fails.
@@ -172,6 +174,16 @@ impl Driver {
             (message.encode(&*book), book.peer_id(to))
         };
         let Some(peer_id) = peer_id.filter(|_| to != AddressBook::ME) else { return self.undeliverable(to, 1) };
+        if matches!(message.body, Body::Request { .. })
+            && let Some(member) = self.members.get(&to).filter(|member| !member.told)
+        {
+            // An answer would put it into tables: it is asked nothing before it was found where it says it is.
+            let waits = member.checks > 0 && self.roads.wait(to, frame, self.config.dial_queue) == Handed::Waits;
+            if !waits {
+                self.undeliverable(to, 1);
+            }
+            return;
+        }
         match self.roads.send(to, frame, self.me, peer_id, self.config.dial_queue) {
             Handed::Over => self.counters.sent.add(),
             Handed::Waits => {}
@@ -180,7 +192,7 @@ impl Driver {
         }
     }
 
-    fn undeliverable(&mut self, to: Peer, count: usize) {
+    pub(super) fn undeliverable(&mut self, to: Peer, count: usize) {
         self.counters.dropped.add_many(count);
         self.inputs.push_back(Input::Unreachable(to));
     }
@@ -230,6 +242,7 @@ impl Driver {
                     known.dialled = false;
                 }
             }
+            Target::Check(peer) => self.on_checked(peer, false),
         }
     }
 
@@ -282,7 +295,7 @@ impl Driver {
     }
 
     fn on_admitted(&mut self, admitted: Admitted) {
-        let Admitted { connection, name, roles, carrier, addresses, way } = admitted;
+        let Admitted { connection, name, roles, at, addresses, way } = admitted;
         let contact = self.shared.book().meet(name, addresses);
         let peer = contact.peer;
         if peer == AddressBook::ME {
@@ -290,14 +303,26 @@ impl Driver {
             return;
         }
         let purpose = way.purpose;
-        self.members.insert(peer, Member { contact, peer_id: name.peer_id, roles });
-        self.shared.book().hold(peer);
         let target = self.dials.remove(&connection).map(|dial| dial.target);
-        if target.is_some()
-            && let Some(by) = carrier
-        {
-            self.shared.book().reached(peer, by);
+        if let Some(at) = &at {
+            self.shared.book().reached(peer, at);
         }
+        if purpose == Purpose::Check {
+            // Whoever dialled it closes it; here nothing is sent over it.
+            if let Some(Target::Check(meant)) = target {
+                self.swarm.close_connection(connection);
+                self.on_checked(meant, true);
+            }
+            return;
+        }
+        self.members.entry(peer).and_modify(|member| member.roles = roles).or_insert(Member {
+            contact,
+            peer_id: name.peer_id,
+            roles,
+            told: false,
+            checks: 0,
+        });
+        self.shared.book().hold(peer);
         if let Some(Target::Peer(meant)) = target.filter(|target| *target != Target::Peer(peer)) {
             // The book forgot the handle while it was dialled, and met the peer under a new one.
             self.dial_failed(meant, Some(connection), "it was forgotten");
@@ -306,9 +331,10 @@ impl Driver {
         self.counters.admitted.add();
         self.keep_links(peer);
         debug!(%contact.id, ?purpose, "connected");
-        if change == Change::Linked {
-            self.feed(Input::Connected(contact));
+        if change == Change::Linked && target.is_some() || self.shared.book().is_verified(peer) {
+            self.tell_linked(peer);
         }
+        self.check(peer);
         if let Some(Target::Seed(place)) = target
             && let Some(known) = self.join.seeds.get_mut(place)
         {
@@ -325,18 +351,21 @@ impl Driver {
             return self.on_dial_failed(connection, why);
         };
         self.counters.closed.add();
-        if !self.roads.is_reached(peer) {
-            self.members.remove(&peer);
-            self.shared.book().release(peer);
-        }
         if change == Change::Unlinked {
             debug!(?peer, why, "a link is gone");
-            self.feed(Input::Disconnected(peer));
+            let told = self.members.get_mut(&peer).is_none_or(|member| std::mem::take(&mut member.told));
+            if told {
+                self.feed(Input::Disconnected(peer));
+            }
             if self.roads.is_alone() {
                 self.rejoin_at = self.clock.now() + self.join.pause(true, &mut self.random);
             }
         } else {
             self.keep_links(peer);
+        }
+        if !self.roads.is_reached(peer) {
+            self.members.remove(&peer);
+            self.shared.book().release(peer);
         }
     }
 

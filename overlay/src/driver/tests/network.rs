@@ -138,6 +138,33 @@ async fn damaged_saved_peers_are_nobody() {
 }
 
 #[tokio::test]
+async fn a_peer_that_is_not_where_it_says_enters_no_table_and_no_answer() {
+    let seed = node(config(&[])).await;
+    // Nothing listens where this one says it is.
+    let nowhere = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let advertise = vec![format!("/ip4/127.0.0.1/tcp/{}", nowhere.port())];
+    let liar = node(Config { advertise, ..config(&[at(&seed)]) }).await;
+    until("the seed known to the liar", || knows(&liar, &seed)).await;
+    let honest = node(config(&[at(&seed)])).await;
+    until("the honest one known", || knows(&seed, &honest) && knows(&honest, &seed)).await;
+    until("the dial-back failed", || seed.counts().dials_failed > 0).await;
+    // It can ask, and is answered; what it stores is told to nobody who could not reach it.
+    soon("a put", liar.put(put(Key::of(b"lie"), b"here"))).await.unwrap();
+    assert_eq!(soon("a get", honest.get(Key::of(b"lie"), Levels::All)).await, Ok(Found::Nothing));
+    assert!(!knows(&seed, &liar) && !knows(&honest, &liar));
+}
+
+#[tokio::test]
+async fn a_peer_that_says_it_is_somebody_else_is_not_believed() {
+    // The address is that of another node: the handshake there tells.
+    let (seed, victim) = (node(config(&[])).await, node(config(&[])).await);
+    let advertise = vec![format!("/ip4/127.0.0.1/tcp/{}", at(&victim).port())];
+    let liar = node(Config { advertise, ..config(&[at(&seed)]) }).await;
+    until("the dial-back failed", || seed.counts().dials_failed > 0).await;
+    assert!(!knows(&seed, &liar) && known(&victim) == 0);
+}
+
+#[tokio::test]
 async fn a_changed_description_reaches_the_others() {
     let nodes = network(3).await;
     let mut changed = nodes[1].me();
