@@ -6,7 +6,7 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
@@ -59,10 +59,11 @@ fn scenario(report: &mut Report, scenario: &Scenario, atoll: &Path, folder: &Pat
     fs::create_dir_all(folder.join("files/1")).map_err(|error| error.to_string())?;
     let targets: Vec<Target> = (1..=scenario.objects).map(target).collect();
     let mut ours = start_atoll(atoll, scenario, folder)?;
+    let mut filler = Filler::connect(ours.address)?;
     for (target, id) in targets.iter().zip(1..) {
         let body = body(id, target.length);
         fs::write(folder.join("files").join(format!("1/{id}")), &body).map_err(|error| error.to_string())?;
-        put(ours.address, &target.path, &body)?;
+        filler.put(&target.path, &body)?;
     }
     let mut peers = Vec::new();
     match start_nginx(scenario, folder) {
@@ -178,23 +179,36 @@ fn start(command: &mut Command, address: SocketAddr) -> Result<Contender, String
     Ok(Contender { name, process, address, found: Default::default() })
 }
 
-fn put(address: SocketAddr, path: &str, body: &[u8]) -> Result<(), String> {
-    let told = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect(address)?;
+/// Fills a cache over one connection.
+struct Filler {
+    stream: BufReader<TcpStream>,
+}
+
+impl Filler {
+    fn connect(address: SocketAddr) -> Result<Self, String> {
+        let stream = TcpStream::connect(address).map_err(|error| format!("{address}: {error}"))?;
+        Ok(Self { stream: BufReader::new(stream) })
+    }
+
+    fn put(&mut self, path: &str, body: &[u8]) -> Result<(), String> {
+        let told = self.exchange(path, body).map_err(|error| format!("PUT {path}: {error}"))?;
+        if told.starts_with("HTTP/1.1 201") { Ok(()) } else { Err(format!("PUT {path}: {told}")) }
+    }
+
+    /// The head of the answer; the line after it is read too.
+    fn exchange(&mut self, path: &str, body: &[u8]) -> std::io::Result<String> {
         let length = body.len();
-        let head = format!(
-            "PUT {path}?expire=86400 HTTP/1.1\r\nHost: bench\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
-        );
-        stream.write_all(head.as_bytes())?;
-        stream.write_all(body)?;
-        let mut line = String::new();
-        let mut reader = BufReader::new(stream);
-        reader.read_line(&mut line)?;
-        reader.read_to_end(&mut Vec::new())?;
-        Ok(line)
-    };
-    let line = told().map_err(|error| format!("PUT {path}: {error}"))?;
-    if line.starts_with("HTTP/1.1 201") { Ok(()) } else { Err(format!("PUT {path}: {}", line.trim())) }
+        let head = format!("PUT {path}?expire=86400 HTTP/1.1\r\nHost: bench\r\nContent-Length: {length}\r\n\r\n");
+        self.stream.get_mut().write_all(&[head.as_bytes(), body].concat())?;
+        let mut told = String::new();
+        while !told.ends_with("\r\n\r\n") {
+            if self.stream.read_line(&mut told)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        self.stream.read_line(&mut String::new())?;
+        Ok(told)
+    }
 }
 
 fn free_address() -> Result<SocketAddr, String> {
@@ -221,7 +235,7 @@ fn atoll() -> Result<PathBuf, String> {
 const CONNECTIONS: usize = 64;
 
 /// Requests of a round.
-const REQUESTS: u64 = 60_000;
+const REQUESTS: u64 = 30_000;
 
 /// Rounds.
 const ROUNDS: u64 = 5;

@@ -21,6 +21,10 @@ use clap::{Args, Parser, Subcommand};
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Err(error) = process::end_with_us() {
+        report::print(&format!("bench: {error}"));
+        return ExitCode::FAILURE;
+    }
     let measured = match arguments.what {
         What::Anchor => anchor(),
         What::Store(options) => store::run(&options),

@@ -1,9 +1,11 @@
-//! A server under measurement: started on cores of its own, asked what it has used, ended by its pid.
+//! A server under measurement: started on cores of its own, asked what it has used, ended by its pid, also if the bench itself is
+//! told to end: what it left behind would go on using the machine, and hold the locks that it inherited.
 
 use std::{
     fs,
     os::unix::process::CommandExt as _,
     process::{Child, Command, Stdio},
+    sync::{Mutex, PoisonError},
 };
 
 use nix::{
@@ -22,6 +24,7 @@ impl Process {
         command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().map_err(|error| format!("{}: {error}", command.get_program().display()))?;
         let process = Self { child };
+        running().push(process.id());
         pin(process.id(), cores)?;
         Ok(process)
     }
@@ -43,12 +46,51 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if let Ok(id) = i32::try_from(self.id()) {
-            let _ = nix::sys::signal::killpg(Pid::from_raw(id), nix::sys::signal::Signal::SIGKILL);
-        }
+        end(self.id());
         let _ = self.child.wait();
+        running().retain(|id| *id != self.id());
     }
 }
+
+/// Ends everything that was started, then this process, when that is told to end.
+pub(crate) fn end_with_us() -> Result<(), String> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    let entered = runtime.enter();
+    let signals =
+        signal(SignalKind::terminate()).and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
+    let (mut terminate, mut interrupt) = signals.map_err(|error| error.to_string())?;
+    drop(entered);
+    std::thread::spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+        running().iter().for_each(|id| end(*id));
+        std::process::exit(ENDED);
+    });
+    Ok(())
+}
+
+/// The ids of the processes that live.
+fn running() -> std::sync::MutexGuard<'static, Vec<u32>> {
+    static RUNNING: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends a process of ours and its group.
+fn end(process: u32) {
+    if let Ok(id) = i32::try_from(process) {
+        let _ = nix::sys::signal::killpg(Pid::from_raw(id), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+/// The exit code of one that was told to end.
+const ENDED: i32 = 143;
 
 /// Keeps a process, and what it starts from now on, on these cores.
 pub(crate) fn pin(process: u32, cores: &[usize]) -> Result<(), String> {
