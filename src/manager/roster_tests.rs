@@ -43,7 +43,7 @@ impl Bench {
 
     /// Lets the second find the first, or not.
     fn checks(&mut self, by: &str, name: &str, finds: bool) -> Option<String> {
-        let check = self.roster.to_check(self.now, by).into_iter().find(|check| check.peer == name).unwrap();
+        let check = self.roster.checks_due(self.now, by).into_iter().find(|check| check.peer == name).unwrap();
         let secret = Self::secret(if finds { name } else { "a stranger" });
         let proof = hello_proof(&secret, &check.nonce, &check.url);
         let came = Checked { peer: name.to_owned(), nonce: check.nonce, proof, error: String::new() };
@@ -192,7 +192,7 @@ fn a_repeated_beat_and_a_foreign_answer_change_nothing() {
     bench.pass(61_000);
     bench.beat(A, |_| {});
     bench.beat(B, |_| {});
-    let check = bench.roster.to_check(bench.now, A).remove(0);
+    let check = bench.roster.checks_due(bench.now, A).remove(0);
     let forged = Checked { peer: B.to_owned(), nonce: "0".to_owned(), proof: String::new(), error: "gone".to_owned() };
     assert_eq!(bench.roster.checked(bench.now, A, &forged), None);
     let by_other = Checked { nonce: check.nonce, ..forged };
