@@ -284,12 +284,7 @@ impl Asked<'_> {
 
     /// The servers of the cluster of whoever asks.
     fn servers(&self) -> Vec<Server> {
-        let View { placement, roster, prefix, .. } = self.view;
-        match &placement.near {
-            Some(near) => roster.servers_near(near, prefix),
-            None if placement.level > Level::GLOBAL => roster.servers_at(placement.level, prefix),
-            None => roster.servers_apart(prefix, false),
-        }
+        self.view.roster.servers_for(self.view.placement, self.view.prefix)
     }
 
     fn referral(&self, cut: Level, servers: &[Server]) -> Answer {

@@ -36,9 +36,9 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut errands: mpsc::Receiver
                 each.tick().await;
                 searches.spawn(ask_soon(Arc::clone(&redirector), prefix));
             }
-            Errand::Search(address) => {
+            Errand::Search(address, servers) => {
                 each.tick().await;
-                searches.spawn(scout::search(Arc::clone(&redirector), address));
+                searches.spawn(scout::search(Arc::clone(&redirector), address, servers));
             }
             Errand::Tell(prefix, near) => {
                 each.tick().await;

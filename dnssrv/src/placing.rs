@@ -31,6 +31,8 @@ pub(crate) struct AskedFor {
     pub(crate) placement: Placement,
     /// Bits of the client subnet that the answer holds for.
     pub(crate) scope: u8,
+    /// Who asks.
+    pub(crate) resolver: Prefix,
 }
 
 impl Redirector {
@@ -98,20 +100,21 @@ impl Redirector {
         let by_client = self.config.sources.client_subnet && !matches!(place, Place::Cut(_));
         let subnet = query.edns.and_then(|edns| edns.subnet).filter(|_| by_client).and_then(whole_prefix);
         let clients = self.clients();
-        let own = clients.placement(now, Prefix::of(resolver), hints);
+        let (address, resolver) = (resolver, Prefix::of(resolver));
+        let own = clients.placement(now, resolver, hints);
         let Some((prefix, scope)) = subnet else {
-            return AskedFor { prefix: Prefix::of(resolver), address: resolver, placement: own, scope: 0 };
+            return AskedFor { prefix: resolver, address, placement: own, scope: 0, resolver };
         };
         let theirs = clients.placement(now, prefix, hints);
         let known = theirs.rtt.is_some() || theirs.near.is_some();
         // Nothing is known of them yet: they are answered as their resolver would be, for a moment.
         let placement = if known { theirs } else { Placement { rtt: None, settled: false, ..own } };
-        AskedFor { prefix, address: first_host(prefix), placement, scope }
+        AskedFor { prefix, address: first_host(prefix), placement, scope, resolver }
     }
 
     /// Has a prefix measured and others asked, if it is time. Says what to wait for, if this question is to wait.
     pub(crate) fn find_out(&self, now: Instant, asked_for: &AskedFor, may_wait: bool) -> Option<oneshot::Receiver<()>> {
-        let AskedFor { prefix, address, placement, .. } = asked_for;
+        let AskedFor { prefix, address, placement, resolver, .. } = asked_for;
         if self.config.sources.hints
             && placement.level < self.zone().innermost()
             && self.clients().is_to_ask(now, *prefix)
@@ -119,7 +122,7 @@ impl Redirector {
             self.errand(Errand::Ask(*prefix));
         }
         if placement.rtt.is_some() || !self.config.probes() {
-            self.send_scouts(now, *address);
+            self.send_scouts(now, *address, *resolver);
             return None;
         }
         self.probe(*address, may_wait && self.config.wait && placement.near.is_none())
@@ -136,13 +139,16 @@ impl Redirector {
         (queued && waits).then_some(known)
     }
 
-    /// Sends scouts to an address's prefix if it is time.
-    pub(crate) fn send_scouts(&self, now: Instant, address: IpAddr) {
+    /// Sends scouts to an address's prefix if it is time. The servers that `resolver` is referred to are among them: they are
+    /// asked next, and then know it.
+    pub(crate) fn send_scouts(&self, now: Instant, address: IpAddr, resolver: Prefix) {
         let prefix = Prefix::of(address);
         if !self.config.probe.sends_scouts() || !self.clients().is_to_scout(now, prefix) {
             return;
         }
-        if !self.errand(Errand::Search(address)) {
+        let placement = self.clients().placement(now, resolver, self.config.sources.hints);
+        let servers = self.roster().servers_for(&placement, resolver);
+        if !self.errand(Errand::Search(address, servers.iter().map(|server| server.id).collect())) {
             self.clients().scouts_stayed(prefix);
         }
     }
@@ -188,7 +194,7 @@ impl Redirector {
         let own = self.own_cluster(&placement, &roster);
         if own.is_some() {
             // Near itself, it looks for who is nearer still.
-            self.send_scouts(now, address);
+            self.send_scouts(now, address, prefix);
             self.tell(now, prefix, &placement, &roster);
         } else if self.config.sources.hints && placement.near.is_none() {
             // Somebody else may be near, and will have said so by then.

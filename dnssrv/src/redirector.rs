@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use atoll_overlay::{Index, Level, Prefix};
+use atoll_overlay::{Index, Level, NodeId, Prefix};
 use hickory_proto::{op::ResponseCode, rr::DNSClass};
 use rand::RngExt as _;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -71,8 +71,8 @@ pub(crate) enum Errand {
     AskSoon(Prefix),
     /// Say that this server's cluster is.
     Tell(Prefix, Near),
-    /// Find the cluster nearest to an address's prefix.
-    Search(IpAddr),
+    /// Find the cluster nearest to an address's prefix; these servers are to know of it, too.
+    Search(IpAddr, Vec<NodeId>),
 }
 
 /// What becomes of a query.

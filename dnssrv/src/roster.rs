@@ -11,7 +11,7 @@ use std::{
 use atoll_overlay::{Key, Level, NodeId, Prefix};
 use siphasher::sip::SipHasher24;
 
-use crate::{near::Near, site::Site};
+use crate::{client::Placement, near::Near, site::Site};
 
 /// The network as this server sees it at one moment.
 #[derive(Debug, Clone, Default)]
@@ -143,6 +143,15 @@ impl Roster {
             .collect();
         let addresses = pick(site, &proxies, family, count);
         (!proxies.is_empty()).then_some(Choice { addresses, standing: Standing::Live, level: near.level })
+    }
+
+    /// Servers for a resolver that belongs there.
+    pub(crate) fn servers_for(&self, placement: &Placement, prefix: Prefix) -> Vec<Server> {
+        match &placement.near {
+            Some(near) => self.servers_near(near, prefix),
+            None if placement.level > Level::GLOBAL => self.servers_at(placement.level, prefix),
+            None => self.servers_apart(prefix, false),
+        }
     }
 
     /// Servers for a resolver that belongs to this server's cluster at a level: this one, two more of the cluster and one of the

@@ -24,7 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use atoll_overlay::{Key, Level, NodeInfo, NodesQuery, Prefix, Roles};
+use atoll_overlay::{Key, Level, NodeId, NodeInfo, NodesQuery, Prefix, Roles};
 use bytes::{BufMut as _, BytesMut};
 use hickory_proto::{
     op::{Message, Query, ResponseCode},
@@ -49,8 +49,8 @@ pub(crate) struct Report {
     pub(crate) near: Option<Near>,
 }
 
-/// Finds the cluster nearest to an address, and how far the nodes asked are from it.
-pub(crate) async fn search(redirector: Arc<Redirector>, address: IpAddr) {
+/// Finds the cluster nearest to an address, and how far the nodes asked are from it; `servers` are asked whatever their distance.
+pub(crate) async fn search(redirector: Arc<Redirector>, address: IpAddr, servers: Vec<NodeId>) {
     let prefix = Prefix::of(address);
     let probe = &redirector.config.probe;
     let (own, rtt) = redirector.own(Instant::now(), prefix);
@@ -59,7 +59,14 @@ pub(crate) async fn search(redirector: Arc<Redirector>, address: IpAddr) {
     let innermost = usize::from(own.0) == redirector.config.thresholds.len();
     let chosen = if innermost { fellows(&me, nodes) } else { abroad(&me, nodes, own, rtt) };
     let mut near: Option<Near> = None;
-    for round in rounds(redirector.zone(), chosen, probe.scouts) {
+    // Of wider clusters some may be.
+    let known = |node: &NodeInfo, nodes: &[NodeInfo]| nodes.iter().any(|other| other.id == node.id);
+    let all = redirector.index.nodes(&NodesQuery { level: Level::GLOBAL, ..query });
+    let first: Vec<NodeInfo> = all
+        .into_iter()
+        .filter(|node| servers.contains(&node.id) && node.id != me.id && !known(node, &chosen))
+        .collect();
+    for round in rounds(redirector.zone(), &servers, [first, chosen].concat(), probe.scouts) {
         let mut asked = JoinSet::new();
         for node in round {
             let redirector = Arc::clone(&redirector);
@@ -145,20 +152,20 @@ fn abroad(me: &NodeInfo, mut nodes: Vec<NodeInfo>, own: Level, rtt: Option<Durat
     nodes
 }
 
-/// Whom to ask together, and whom next. The apex's servers are told of the prefix in the first round whatever their distance:
-/// whoever asks here for the first time may ask one of them next.
-fn rounds(zone: &Zone, mut chosen: Vec<NodeInfo>, scouts: usize) -> Vec<Vec<NodeInfo>> {
+/// Whom to ask together, and whom next. Certain servers and those of the apex are told of the prefix in the first round whatever
+/// their distance: whoever asks here for the first time may ask one of them next.
+fn rounds(zone: &Zone, servers: &[NodeId], mut chosen: Vec<NodeInfo>, scouts: usize) -> Vec<Vec<NodeInfo>> {
     let named: Vec<IpAddr> =
         zone.servers().iter().flat_map(|(_, records)| records).filter_map(|r| r.data.ip_addr()).collect();
-    let is_apex = |node: &NodeInfo| {
+    let is_told = |node: &NodeInfo| {
         let addresses = node.v4.iter().copied().map(IpAddr::V4).chain(node.v6.iter().copied().map(IpAddr::V6));
-        addresses.into_iter().any(|address| named.contains(&address))
+        servers.contains(&node.id) || addresses.into_iter().any(|address| named.contains(&address))
     };
-    let of_apex: Vec<NodeInfo> = chosen.extract_if(.., |node| is_apex(node)).collect();
+    let told: Vec<NodeInfo> = chosen.extract_if(.., |node| is_told(node)).collect();
     let mut rounds: Vec<Vec<NodeInfo>> = chosen.chunks(scouts.max(1)).take(ROUNDS).map(<[_]>::to_vec).collect();
     match rounds.first_mut() {
-        Some(first) => first.extend(of_apex),
-        None => rounds.push(of_apex),
+        Some(first) => first.extend(told),
+        None => rounds.push(told),
     }
     rounds
 }
@@ -238,8 +245,6 @@ const LOOKS_ON: Duration = Duration::from_millis(300);
 
 #[cfg(test)]
 mod tests {
-    use atoll_overlay::NodeId;
-
     use super::*;
 
     fn node(last: u8, rtt: Option<u64>, clusters: [u8; 2]) -> NodeInfo {
