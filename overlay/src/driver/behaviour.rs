@@ -31,7 +31,7 @@ use super::{
     clock::Clock,
     config::Config,
     counters::Counters,
-    door::Door,
+    door::{Door, Places},
     gate::{Believed, Gate, MembershipError},
     handler::{LinkHandler, Open, Order, Queues, Report, Terms},
     protocol::Names,
@@ -147,7 +147,11 @@ impl Behaviour {
                     streams: config.streams_each_way(),
                 },
                 link_queue: config.link_queue,
-                door: Door::new(config.knocks, config.knocks_per_prefix),
+                door: Door::new(Places {
+                    knocks: config.knocks,
+                    knocks_per_prefix: config.knocks_per_prefix,
+                    guests_per_prefix: config.connections_per_prefix,
+                }),
                 counters,
                 dials: BTreeMap::new(),
                 waiting: BTreeMap::new(),
@@ -244,7 +248,7 @@ impl Links {
         let renewals = self.gate.renewals();
         self.waiting.insert(connection, Waiting { frames, opens, dialled, renewals });
         let queues = Queues { frames: frames_end, opens: opens_end };
-        LinkHandler::new(self.names.clone(), greeting, queues, self.terms)
+        LinkHandler::new(self.names.clone(), greeting, queues, self.terms, self.counters.clone())
     }
 
     fn check(&self, peer: &PeerId, bytes: &[u8]) -> Result<(Greeting, Believed), CertError> {
@@ -263,7 +267,7 @@ impl Links {
             }
         };
         let Some(Waiting { frames, opens, dialled, renewals }) = self.waiting.remove(&connection) else { return };
-        self.door.leave(connection);
+        self.door.enter(connection);
         self.gate.admit(connection, peer, &greeting.papers);
         let purpose = dialled.as_ref().map_or(greeting.purpose, |(purpose, _)| *purpose);
         let reply = dialled.is_none().then(|| self.greeting(purpose));

@@ -93,6 +93,12 @@ pub struct Config {
     /// The same from one /24 or /48 (from one address inside loopback). 1 to 1,024: fewer slow a site's restart, more help a
     /// flood. `[guess]`
     pub knocks_per_prefix: usize,
+    /// Admitted incoming connections from one /24 or /48 (from one address inside loopback). 1 to 65,536: fewer refuse members of a
+    /// large site, more let one network hold the places of others. `[guess]`
+    pub connections_per_prefix: usize,
+    /// Messages read from one peer per second, twice as many at once; more are dropped unread. 10 to 1,000,000: fewer slow busy
+    /// peers down, more let one peer take the node's time. `[guess]`
+    pub messages_per_peer: u32,
     /// Peers remembered with their addresses; past it the longest unused that is not linked is forgotten. 256 to 2^22, about 500
     /// bytes each: fewer forget holders of pointers. `[guess]`
     pub known_peers: usize,
@@ -139,6 +145,8 @@ impl Default for Config {
             connections_per_peer: 8,
             knocks: 512,
             knocks_per_prefix: 16,
+            connections_per_prefix: 512,
+            messages_per_peer: 2_000,
             known_peers: 65_536,
             saved_peers: 128,
         }
@@ -188,6 +196,8 @@ impl Config {
             ("streams", self.streams, 32),
             ("knocks", self.knocks, 1),
             ("knocks_per_prefix", self.knocks_per_prefix, 1),
+            ("connections_per_prefix", self.connections_per_prefix, 1),
+            ("messages_per_peer", usize::try_from(self.messages_per_peer).unwrap_or(usize::MAX), 10),
             ("known_peers", self.known_peers, 16),
         ];
         if let Some((field, ..)) = counts.iter().find(|(_, count, least)| count < least) {

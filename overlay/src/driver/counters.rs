@@ -23,6 +23,8 @@ pub(super) struct Live {
     pub(super) expelled: Counter,
     pub(super) crowded: Counter,
     pub(super) broken: Counter,
+    pub(super) flooded: Counter,
+    pub(super) substreams: Counter,
     pub(super) streams_opened: Counter,
     pub(super) streams_accepted: Counter,
     pub(super) streams_refused: Counter,
@@ -59,6 +61,10 @@ pub struct Counts {
     pub crowded: u64,
     /// Connections given up because the peer broke the rules or was too slow to show a certificate.
     pub broken: u64,
+    /// Messages of peers dropped unread because they sent more than their budget.
+    pub flooded: u64,
+    /// Substreams asked for on connections, whatever for: none for a message on a warm link.
+    pub substreams: u64,
     /// Byte streams opened by this node.
     pub streams_opened: u64,
     /// Byte streams accepted from peers.
@@ -83,6 +89,8 @@ impl Counters {
             expelled: self.expelled.get(),
             crowded: self.crowded.get(),
             broken: self.broken.get(),
+            flooded: self.flooded.get(),
+            substreams: self.substreams.get(),
             streams_opened: self.streams_opened.get(),
             streams_accepted: self.streams_accepted.get(),
             streams_refused: self.streams_refused.get(),

@@ -1,5 +1,5 @@
-//! Who may knock: incoming connections that have not shown a certificate yet hold a place, and places are bounded, all together and
-//! per prefix, so that half-open connections from one network cannot keep members of others out.
+//! Who may knock, and who may stay: incoming connections hold a place, first among those that have not shown a certificate, then among
+//! the guests. Places are bounded, all together and per prefix, so that no network can keep members of others out.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -10,41 +10,66 @@ use crate::Prefix;
 /// The places.
 #[derive(Debug)]
 pub(super) struct Door {
-    total: usize,
-    per_prefix: usize,
+    places: Places,
     knocks: BTreeMap<ConnectionId, IpAddr>,
-    prefixes: BTreeMap<IpAddr, usize>,
+    guests: BTreeMap<ConnectionId, IpAddr>,
+    /// Of each prefix: how many knock, how many were admitted.
+    prefixes: BTreeMap<IpAddr, (usize, usize)>,
+}
+
+/// How many there are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Places {
+    /// For connections without certificate, all together.
+    pub(super) knocks: usize,
+    /// For those of one prefix.
+    pub(super) knocks_per_prefix: usize,
+    /// For admitted ones of one prefix.
+    pub(super) guests_per_prefix: usize,
 }
 
 impl Door {
-    /// A door with this many places, and this many for one prefix.
-    pub(super) const fn new(total: usize, per_prefix: usize) -> Self {
-        Self { total, per_prefix, knocks: BTreeMap::new(), prefixes: BTreeMap::new() }
+    /// A door with these places.
+    pub(super) const fn new(places: Places) -> Self {
+        Self { places, knocks: BTreeMap::new(), guests: BTreeMap::new(), prefixes: BTreeMap::new() }
     }
 
     /// Takes a place for a connection from there, if there is one.
     pub(super) fn knock(&mut self, connection: ConnectionId, from: IpAddr) -> Result<(), Crowded> {
         let prefix = prefix(from);
-        let count = self.prefixes.get(&prefix).copied().unwrap_or(0);
-        if self.knocks.len() >= self.total {
-            return Err(Crowded::Everywhere(self.total));
+        let (knocks, guests) = self.prefixes.get(&prefix).copied().unwrap_or_default();
+        if self.knocks.len() >= self.places.knocks {
+            return Err(Crowded::Everywhere(self.places.knocks));
         }
-        if count >= self.per_prefix {
-            return Err(Crowded::From(prefix, self.per_prefix));
+        if knocks >= self.places.knocks_per_prefix {
+            return Err(Crowded::From(prefix, self.places.knocks_per_prefix));
         }
-        self.prefixes.insert(prefix, count + 1);
+        if guests >= self.places.guests_per_prefix {
+            return Err(Crowded::Guests(prefix, self.places.guests_per_prefix));
+        }
+        self.prefixes.insert(prefix, (knocks + 1, guests));
         self.knocks.insert(connection, prefix);
         Ok(())
     }
 
-    /// Gives the place back: the connection is admitted or gone. Harmless if it has none.
-    pub(super) fn leave(&mut self, connection: ConnectionId) {
+    /// The connection is admitted: its place becomes one among the prefix's guests. Harmless if it has none, as one that was dialled.
+    pub(super) fn enter(&mut self, connection: ConnectionId) {
         let Some(prefix) = self.knocks.remove(&connection) else { return };
-        if let Some(count) = self.prefixes.get_mut(&prefix) {
-            *count -= 1;
-            if *count == 0 {
-                self.prefixes.remove(&prefix);
-            }
+        let (knocks, guests) = self.prefixes.entry(prefix).or_default();
+        *knocks = knocks.saturating_sub(1);
+        *guests += 1;
+        self.guests.insert(connection, prefix);
+    }
+
+    /// Gives the place back: the connection is gone. Harmless if it has none.
+    pub(super) fn leave(&mut self, connection: ConnectionId) {
+        let (knock, guest) = (self.knocks.remove(&connection), self.guests.remove(&connection));
+        let Some(prefix) = knock.or(guest) else { return };
+        let (knocks, guests) = self.prefixes.entry(prefix).or_default();
+        *knocks = knocks.saturating_sub(usize::from(knock.is_some()));
+        *guests = guests.saturating_sub(usize::from(guest.is_some()));
+        if (*knocks, *guests) == (0, 0) {
+            self.prefixes.remove(&prefix);
         }
     }
 }
@@ -62,6 +87,8 @@ pub(super) enum Crowded {
     Everywhere(usize),
     #[error("{1} connections without certificate from {0}")]
     From(IpAddr, usize),
+    #[error("{1} admitted connections from {0}")]
+    Guests(IpAddr, usize),
 }
 
 #[cfg(test)]
@@ -70,7 +97,7 @@ mod tests {
 
     use libp2p::swarm::ConnectionId;
 
-    use super::{Crowded, Door};
+    use super::{Crowded, Door, Places};
 
     const fn host(a: u8, d: u8) -> IpAddr {
         IpAddr::V4(Ipv4Addr::new(a, 0, 2, d))
@@ -78,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_crowd_from_one_prefix_leaves_places_to_others() {
-        let mut door = Door::new(4, 2);
+        let mut door = Door::new(Places { knocks: 4, knocks_per_prefix: 2, guests_per_prefix: 9 });
         let knocks = |door: &mut Door, number, from| door.knock(ConnectionId::new_unchecked(number), from);
         assert_eq!(knocks(&mut door, 1, host(192, 1)), Ok(()));
         assert_eq!(knocks(&mut door, 2, host(192, 2)), Ok(()));
@@ -89,5 +116,24 @@ mod tests {
         door.leave(ConnectionId::new_unchecked(1));
         door.leave(ConnectionId::new_unchecked(1));
         assert_eq!(knocks(&mut door, 7, host(192, 3)), Ok(()));
+    }
+
+    #[test]
+    fn those_of_one_prefix_leave_room_for_guests_of_others() {
+        let mut door = Door::new(Places { knocks: 9, knocks_per_prefix: 9, guests_per_prefix: 2 });
+        let id = ConnectionId::new_unchecked;
+        for number in 1..=2 {
+            assert_eq!(door.knock(id(number), host(192, 1)), Ok(()));
+            door.enter(id(number));
+        }
+        assert_eq!(door.knock(id(3), host(192, 9)), Err(Crowded::Guests(host(192, 0), 2)));
+        assert_eq!(door.knock(id(4), host(198, 1)), Ok(()));
+        door.leave(id(1));
+        door.leave(id(1));
+        assert_eq!(door.knock(id(5), host(192, 9)), Ok(()));
+        for number in 2..=5 {
+            door.leave(id(number));
+        }
+        assert!(door.prefixes.is_empty());
     }
 }

@@ -36,6 +36,7 @@ use tokio::{
 
 use super::{
     auth::{self, Auth, AuthError},
+    counters::Counters,
     frame::{FrameError, FrameReader, FrameWriter},
     protocol::{Names, Offer},
     renewal::{self, Renewal},
@@ -124,6 +125,7 @@ pub(super) struct LinkHandler {
     early: Vec<Stream>,
     /// One permit for each byte stream that this side may still open. Past what yamux allows it would end the connection.
     room: Arc<Semaphore>,
+    counters: Counters,
     renewal: Renewal,
     kept: bool,
     /// Whether anything moved since the last tick, and in the span before it.
@@ -142,7 +144,13 @@ type Event = ConnectionHandlerEvent<Offer, Want, Report>;
 
 impl LinkHandler {
     /// A connection that this node dialled if it has a greeting to show, else one that it accepted.
-    pub(super) fn new(names: Names, greeting: Option<Vec<u8>>, queues: Queues, terms: Terms) -> Self {
+    pub(super) fn new(
+        names: Names,
+        greeting: Option<Vec<u8>>,
+        queues: Queues,
+        terms: Terms,
+        counters: Counters,
+    ) -> Self {
         let mut tick = tokio::time::interval(terms.idle / 2);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
@@ -158,11 +166,17 @@ impl LinkHandler {
             writer: FrameWriter::default(),
             early: Vec::new(),
             room: Arc::new(Semaphore::new(terms.streams)),
+            counters,
             renewal: Renewal::default(),
             kept: false,
             moved: (true, true),
             tick,
         }
+    }
+
+    fn ask(&self, offer: Offer, want: Want) -> Event {
+        self.counters.substreams.add();
+        ConnectionHandlerEvent::OutboundSubstreamRequest { protocol: SubstreamProtocol::new(offer, want) }
     }
 
     fn fail(&mut self, why: Broken) {
@@ -176,7 +190,7 @@ impl LinkHandler {
     /// Advances the exchange of certificates until it waits for something.
     fn poll_auth(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         match ready!(self.auth.poll(cx)) {
-            auth::Step::Ask => return Poll::Ready(ask(self.names.auth(), Want::Auth)),
+            auth::Step::Ask => return Poll::Ready(self.ask(self.names.auth(), Want::Auth)),
             auth::Step::Check(greeting) => self.reports.push_back(Report::Greeting(greeting)),
             auth::Step::Admitted => self.reports.extend(self.early.drain(..).map(Report::Incoming)),
             auth::Step::Failed(error) => self.fail(error.into()),
@@ -191,7 +205,7 @@ impl LinkHandler {
                 Ok(_) if open.is_closed() => {}
                 Ok(permit) => {
                     self.moved.0 = true;
-                    return Poll::Ready(ask(self.names.bytes(), Want::Bytes(open, permit)));
+                    return Poll::Ready(self.ask(self.names.bytes(), Want::Bytes(open, permit)));
                 }
                 Err(_) => drop(open.send(Err("too many streams to it are open".to_owned()))),
             }
@@ -201,7 +215,7 @@ impl LinkHandler {
         }
         match self.renewal.poll(cx) {
             Poll::Ready(renewal::Step::Ask(greeting)) => {
-                return Poll::Ready(ask(self.names.auth(), Want::Renewal(greeting)));
+                return Poll::Ready(self.ask(self.names.auth(), Want::Renewal(greeting)));
             }
             Poll::Ready(renewal::Step::Came(greeting)) => {
                 return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(Report::Renewal(greeting)));
@@ -232,7 +246,7 @@ impl LinkHandler {
                 Outgoing::None if self.writer.is_empty() => return Poll::Pending,
                 Outgoing::None => {
                     self.outgoing = Outgoing::Asked;
-                    return Poll::Ready(ask(self.names.messages(), Want::Messages));
+                    return Poll::Ready(self.ask(self.names.messages(), Want::Messages));
                 }
                 Outgoing::Asked => return Poll::Pending,
                 Outgoing::Open(stream) => {
@@ -375,10 +389,6 @@ impl ConnectionHandler for LinkHandler {
             _ => {}
         }
     }
-}
-
-fn ask(offer: Offer, want: Want) -> Event {
-    ConnectionHandlerEvent::OutboundSubstreamRequest { protocol: SubstreamProtocol::new(offer, want) }
 }
 
 /// Byte streams kept for a peer that opens them just before its certificate is believed. `[guess]`

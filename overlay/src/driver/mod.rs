@@ -33,6 +33,8 @@ mod handler;
 
 mod auth;
 
+mod budget;
+
 mod renewal;
 
 mod door;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use libp2p::{PeerId, swarm::ConnectionId};
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::{behaviour::Way, certificate::Purpose, handler::Open};
+use super::{behaviour::Way, budget::Budget, certificate::Purpose, handler::Open};
 use crate::{
     Roles,
     core::{Contact, Peer},
@@ -49,6 +49,8 @@ pub(super) struct Member {
     pub(super) told: bool,
     /// Dials under way that look whether it is.
     pub(super) checks: usize,
+    /// What it may still send.
+    pub(super) budget: Budget,
 }
 
 /// What became of a message or wish handed over.

@@ -21,6 +21,7 @@ use tracing::{debug, info, trace};
 use super::{
     behaviour::{Admitted, Behaviour, Event},
     book::{AddressBook, Route},
+    budget::Budget,
     certificate::Purpose,
     clock::Clock,
     config::Config,
@@ -315,12 +316,14 @@ impl Driver {
             }
             return;
         }
+        let budget = Budget::full(self.clock.now(), self.config.messages_per_peer);
         self.members.entry(peer).and_modify(|member| member.roles = roles).or_insert(Member {
             contact,
             peer_id: name.peer_id,
             roles,
             told: false,
             checks: 0,
+            budget,
         });
         self.shared.book().hold(peer);
         if let Some(Target::Peer(meant)) = target.filter(|target| *target != Target::Peer(peer)) {
@@ -377,9 +380,13 @@ impl Driver {
     }
 
     fn on_frame(&mut self, connection: ConnectionId, bytes: &[u8]) {
-        let Some(member) = self.roads.owner(connection).and_then(|peer| self.members.get(&peer)).copied() else {
-            return;
-        };
+        let (now, rate) = (self.clock.now(), self.config.messages_per_peer);
+        let member = self.roads.owner(connection).and_then(|peer| self.members.get_mut(&peer));
+        let Some(member) = member else { return };
+        if !member.budget.take(now, rate) {
+            return self.counters.flooded.add();
+        }
+        let member = *member;
         let decoded = Message::decode(bytes, &mut *self.shared.book());
         match decoded {
             Ok(mut message) => {

@@ -388,6 +388,56 @@ async fn frames_that_are_no_messages_are_counted_and_change_nothing() {
 }
 
 #[tokio::test]
+async fn a_flood_of_messages_is_dropped_unread_past_the_budget() {
+    let member = node(Config { messages_per_peer: 10, ..config(&[]) }).await;
+    let mut admitted = Stranger::connect("test", at(&member)).await;
+    assert!(soon("a greeting", admitted.greet(|_| ())).await.is_some());
+    let frames = [0, 0, 0, 3, 0xff, 0xff, 0xff].repeat(1_000);
+    let say = admitted.say("/atoll/test/rpc/1", &frames);
+    tokio::select! {
+        _ = say => panic!("a flood is no reason to cut a member"),
+        () = until("all arrived", || member.counts().flooded + member.counts().messages_malformed == 1_000) => {}
+    }
+    // Twenty at once, and ten for each second that the rest took.
+    let read = member.counts().messages_malformed;
+    assert!((20..1_000).contains(&read), "{read}");
+}
+
+/// A datagram cut out of a handshake, from an address that never answers, as a spoofed one does not.
+#[tokio::test]
+async fn quic_sends_an_unproven_address_at_most_three_times_what_came_from_it() {
+    let listen = vec!["/ip4/127.0.0.1/udp/0/quic-v1".to_owned()];
+    let member = node(Config { listen, handshake_timeout: Duration::from_secs(2), ..config(&[]) }).await;
+    let address: libp2p::Multiaddr = member.listen_multiaddrs().swap_remove(0).parse().unwrap();
+    let to = super::address::socket(&address).unwrap();
+    let trap = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let bait = super::address::of_socket(super::Carrier::Quic, trap.local_addr().unwrap());
+    let dial = tokio::spawn(async move {
+        Stranger::connect_as(&Identity::generate(), "atoll test", bait).await;
+    });
+    let mut buffer = vec![0; 2_048];
+    // The whole first flight, since a large key share takes two datagrams.
+    let mut flight =
+        vec![soon("an initial packet", trap.recv_from(&mut buffer)).await.map(|(n, _)| buffer[..n].to_vec())];
+    while let Ok(more) = tokio::time::timeout(Duration::from_millis(100), trap.recv_from(&mut buffer)).await {
+        flight.push(more.map(|(n, _)| buffer[..n].to_vec()));
+    }
+    let flight: Vec<Vec<u8>> = flight.into_iter().map(Result::unwrap).collect();
+    let spoofed = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    for datagram in &flight {
+        spoofed.send_to(datagram, to).await.unwrap();
+    }
+    let came: usize = flight.iter().map(Vec::len).sum();
+    let (mut sent, mut most) = (0, vec![0; 2_048]);
+    // Retransmissions count: it goes on until the member has given the handshake up.
+    while let Ok(received) = tokio::time::timeout(Duration::from_secs(3), spoofed.recv_from(&mut most)).await {
+        sent += received.unwrap().0;
+    }
+    dial.abort();
+    assert!(sent > 0 && sent <= 3 * came, "{sent} bytes for {came}");
+}
+
+#[tokio::test]
 async fn a_thousand_half_open_connections_do_not_keep_a_member_out() {
     let member = node(config(&[])).await;
     let mut silent = Vec::new();
