@@ -8,11 +8,11 @@ use std::{
 
 use atoll::{
     admin,
-    cli::{CheckArgs, Cli, Command, DemoArgs, NodeArgs, StatusArgs, UrlArgs},
+    cli::{CheckArgs, Cli, Command, DemoArgs, NodeArgs, StatusArgs, StoreArgs, UrlArgs},
     config::{Config, LogConfig, NodeConfig},
     log::Log,
     out::{complain, say},
-    run, url_command,
+    run, store_command, url_command,
 };
 
 fn main() -> ExitCode {
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo(&args),
         Command::Check(args) => check(&args),
         Command::Status(args) => status(&args),
+        Command::Store(args) => store(&args),
     }
 }
 
@@ -121,6 +122,19 @@ fn url(args: &UrlArgs) -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// `atoll store`
+fn store(args: &StoreArgs) -> ExitCode {
+    with_runtime(async {
+        match store_command::run(&args.action).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&error);
+                if error.asked_wrongly() { ExitCode::from(2) } else { ExitCode::FAILURE }
+            }
+        }
+    })
 }
 
 /// The configuration, or its mistakes told and exit code 2.
