@@ -29,6 +29,7 @@ pub mod manager;
 
 pub mod cache;
 pub mod peer;
+pub mod store_command;
 
 pub mod url_command;
 

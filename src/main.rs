@@ -8,13 +8,13 @@ use std::{
 
 use atoll::{
     admin,
-    cli::{CacheArgs, CheckArgs, Cli, Command, DemoArgs, KeyArgs, NodeArgs, StatusArgs, UrlArgs},
+    cli::{CacheArgs, CheckArgs, Cli, Command, DemoArgs, KeyArgs, NodeArgs, StatusArgs, StoreArgs, UrlArgs},
     config::{Config, LogConfig, NodeConfig},
     key,
     log::Log,
     manager,
     out::{complain, say},
-    peer, run, url_command,
+    peer, run, store_command, url_command,
 };
 
 fn main() -> ExitCode {
@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         Command::Check(args) => check(&args),
         Command::Status(args) => status(&args),
         Command::Key(args) => key(&args),
+        Command::Store(args) => store(&args),
     }
 }
 
@@ -173,6 +174,19 @@ fn key(args: &KeyArgs) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// `atoll store`
+fn store(args: &StoreArgs) -> ExitCode {
+    with_runtime(async {
+        match store_command::run(&args.action).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                complain(&error);
+                if error.asked_wrongly() { ExitCode::from(2) } else { ExitCode::FAILURE }
+            }
+        }
+    })
 }
 
 /// The configuration, or its mistakes told and exit code 2.

@@ -168,3 +168,60 @@ fn a_second_node_on_one_state_directory_is_told_so() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(stderr(&output).contains("belongs to a node that is running"), "{}", stderr(&output));
 }
+
+#[test]
+fn store_looks_into_a_store_checks_it_and_carries_it_elsewhere() {
+    use atoll_store::{Config, Head, Key, PurgeNumber, Store, Tags};
+
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (first, second, file) = (path("first"), path("second"), path("exported"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let open = |directory: &str| {
+        let config = Config { directory: Some(directory.into()), ..Config::default() };
+        runtime.block_on(Store::open(config)).unwrap()
+    };
+    let store = open(&first);
+    for (n, length) in [(1, 10), (2, 0), (3, 5 << 20)] {
+        let (key, tags, born) = (Key::from_bytes([n; 20]), Tags::default(), PurgeNumber(0));
+        let head = Head { key, directory: 1, tags, expires: None, metadata: "meta".into(), length: None, born };
+        runtime.block_on(async {
+            let mut writer = store.writer(head).unwrap();
+            writer.append(vec![n; length].into()).await.unwrap();
+            writer.commit(None).await.unwrap();
+        });
+    }
+    let output = atoll(&["store", "stat", "--directory", &first]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("in use by another process: stop the node first"), "{}", stderr(&output));
+    runtime.block_on(store.close());
+
+    let told = |arguments: &[&str]| {
+        let output = atoll(arguments);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        stdout(&output)
+    };
+    assert!(told(&["store", "stat", "--directory", &first]).starts_with("objects   3\n"));
+    assert!(told(&["store", "verify", "--directory", &first]).contains(" records, 3 objects"));
+    assert_eq!(told(&["store", "get", "--directory", &first, &"01".repeat(20)]).as_bytes(), [1; 10]);
+    assert!(told(&["store", "export", "--directory", &first, &file]).starts_with("OK 3 objects"));
+    assert!(told(&["store", "import", "--directory", &second, &file]).starts_with("OK 3 objects"));
+    let store = open(&second);
+    let object = runtime.block_on(store.get(&Key::from_bytes([3; 20]))).unwrap();
+    assert_eq!((object.len(), &object.head().metadata[..]), (5 << 20, &b"meta"[..]));
+    drop(object);
+    runtime.block_on(store.close());
+
+    assert_eq!(atoll(&["store", "get", "--directory", &first, "xyz"]).status.code(), Some(2));
+    assert_eq!(atoll(&["store", "stat", "--directory", &path("nowhere")]).status.code(), Some(1));
+    assert!(!folder.path().join("nowhere").exists(), "looking makes no store");
+    let segments = std::fs::read_dir(&first).unwrap().map(|entry| entry.unwrap().path());
+    for segment in segments.filter(|it| it.extension().is_some_and(|it| it == "segment")) {
+        let mut bytes = std::fs::read(&segment).unwrap();
+        bytes[400_000] ^= 1;
+        std::fs::write(&segment, bytes).unwrap();
+    }
+    let output = atoll(&["store", "verify", "--directory", &first]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("records are damaged"), "{}", stderr(&output));
+}

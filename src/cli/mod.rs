@@ -13,6 +13,8 @@ mod cache;
 pub use cache::CacheArgs;
 mod key;
 pub use key::{AdmissionArgs, AdmitArgs, KeyArgs, KeyCommand, NetworkArgs, NodeKeyArgs, RevokeArgs, RoleWord};
+mod store;
+pub use store::{StoreAction, StoreArgs, StorePlace};
 
 /// A CDN that your own machines form: DNS leads each client to a near copy, the origin is asked once.
 #[derive(Debug, Parser)]
@@ -57,6 +59,8 @@ pub enum Command {
     Url(UrlArgs),
     /// Make the keys of a closed network, and admit nodes to it
     Key(KeyArgs),
+    /// Look into a store that no node has open: stat, verify, get, export, import
+    Store(StoreArgs),
 }
 
 /// `atoll node`

@@ -6,7 +6,7 @@
 //! the others. It is used again once emptied, since what it held may be older than what took its place.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -86,6 +86,11 @@ impl Disks {
     /// A disk by its number.
     pub(crate) fn at(&self, number: usize) -> Option<&Engine> {
         self.engines.get(number)
+    }
+
+    /// The directory of a disk.
+    pub(crate) fn place(&self, number: usize) -> &Path {
+        self.places.get(number).map_or_else(|| Path::new(""), PathBuf::as_path)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Engine> {

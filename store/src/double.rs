@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -16,6 +17,8 @@ use crate::disk::{Disk, DiskFile};
 pub(crate) struct Double {
     state: Arc<Mutex<State>>,
     held: Arc<Mutex<Option<Arc<()>>>>,
+    /// Writes hang while it is set.
+    hang: Arc<AtomicBool>,
 }
 
 /// When the double fails.
@@ -37,6 +40,8 @@ struct State {
     names: BTreeMap<String, Arc<Mutex<Image>>>,
     synced_names: BTreeMap<String, Arc<Mutex<Image>>>,
     plan: Plan,
+    /// The plan that `resume` puts in force.
+    next_plan: Option<Plan>,
     calls: u64,
     written: u64,
     read: u64,
@@ -63,9 +68,34 @@ struct OpenFile {
 }
 
 impl Double {
+    /// A directory whose random numbers are others than those of another `chance`.
+    pub(crate) fn drawn(chance: u64) -> Self {
+        let double = Self::default();
+        double.state().chance = chance;
+        double
+    }
+
     pub(crate) fn plan(&self, plan: Plan) {
         let mut state = self.state();
         (state.plan, state.calls, state.written) = (plan, 0, 0);
+    }
+
+    /// Makes a plan that is in force, and counts, from `resume` on.
+    pub(crate) fn hold(&self, plan: Plan) {
+        self.state().next_plan = Some(plan);
+    }
+
+    /// Puts the plan in force that was held back, if there is one.
+    pub(crate) fn resume(&self) {
+        let held = self.state().next_plan.take();
+        if let Some(plan) = held {
+            self.plan(plan);
+        }
+    }
+
+    /// Lets writes hang, or go on.
+    pub(crate) fn hang(&self, hang: bool) {
+        self.hang.store(hang, Ordering::Relaxed);
     }
 
     /// Calls that could have failed, and bytes written, since the plan was made.
@@ -157,7 +187,7 @@ impl Double {
             seconds: state.seconds + 60,
             ..State::default()
         };
-        Self { state: Arc::new(Mutex::new(next)), held: Arc::default() }
+        Self { state: Arc::new(Mutex::new(next)), ..Self::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -275,6 +305,9 @@ impl DiskFile for OpenFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        while self.double.hang.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
         self.double.step()?;
         let mut state = self.double.state();
         let before = state.written;

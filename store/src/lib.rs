@@ -26,6 +26,10 @@ mod purge_frame;
 mod purge_log;
 mod sweep;
 
+mod scan;
+pub use scan::{Batch, Damage, Depth, Scan};
+mod walk;
+
 mod reads;
 mod tiers;
 
@@ -42,7 +46,6 @@ mod load;
 mod record;
 mod recover;
 mod segment;
-mod walk;
 
 mod config;
 pub use config::{ByteSize, Config, Eviction};
@@ -58,5 +61,7 @@ mod pool;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod disk_tests;
 #[cfg(test)]
 mod double;

@@ -16,6 +16,7 @@ use crate::key::{Head, Key, PurgeNumber};
 use crate::object::Object;
 use crate::purge::{Filter, PurgeKind, PurgeProgress, Selector};
 use crate::purge_log::{Book, FILTER_LIMIT};
+use crate::scan::{Depth, Scan};
 use crate::stats::Stats;
 use crate::sweep;
 use crate::tiers::Tiers;
@@ -24,7 +25,7 @@ use crate::writer::Writer;
 /// A handle on a store; clones are the same store.
 #[derive(Clone)]
 pub struct Store {
-    tiers: Arc<Tiers>,
+    pub(crate) tiers: Arc<Tiers>,
 }
 
 impl Store {
@@ -179,6 +180,11 @@ impl Store {
     /// Without one, such a purge takes every object whose bits match.
     pub fn set_filter(&self, filter: Arc<Filter>) {
         self.tiers.book.set_filter(filter);
+    }
+
+    /// A pass over everything on disk, as it is now.
+    pub fn scan(&self, depth: Depth) -> Scan {
+        Scan::new(Arc::clone(&self.tiers), depth)
     }
 
     /// What the store holds and has met.

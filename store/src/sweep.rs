@@ -89,7 +89,9 @@ impl Sweeps {
 
     /// Whether the table is to be settled and nobody is at it: run a pass.
     pub(crate) fn settle(&self) -> bool {
-        !std::mem::replace(&mut self.state().running, true)
+        let mut state = self.state();
+        state.closed = false;
+        !std::mem::replace(&mut state.running, true)
     }
 
     pub(crate) fn progress(&self, number: PurgeNumber) -> Option<PurgeProgress> {
@@ -123,7 +125,10 @@ impl State {
 /// Runs passes until no purge waits, the store closes or nobody has it open any more. Blocks, mostly resting.
 pub(crate) fn run(store: &Weak<Tiers>) {
     let mut broken_off = BrokenOff(Some(store));
-    while let Some(mut pass) = store.upgrade().and_then(|tiers| Pass::begin(&tiers)) {
+    // What could not be settled is tried again with the next purge, not over and over.
+    let mut settling = true;
+    while let Some(mut pass) = store.upgrade().and_then(|tiers| Pass::begin(&tiers, settling)) {
+        let was_to_settle = pass.settles.is_some();
         loop {
             let Some(tiers) = store.upgrade() else { return };
             if tiers.sweeps.state().closed {
@@ -140,6 +145,7 @@ pub(crate) fn run(store: &Weak<Tiers>) {
             }
             std::thread::sleep(rest.min(LONGEST_REST));
         }
+        settling &= !was_to_settle || pass.settles.is_some();
     }
     // Whoever found nothing to do has said so already, under the lock that the next purge takes.
     broken_off.0 = None;
@@ -158,8 +164,8 @@ impl Drop for BrokenOff<'_> {
 
 impl Pass {
     /// The next pass, its part in RAM done; `None` if there is nothing to do.
-    fn begin(tiers: &Arc<Tiers>) -> Option<Self> {
-        let settles = tiers.book.settles_to();
+    fn begin(tiers: &Arc<Tiers>, settling: bool) -> Option<Self> {
+        let settles = tiers.book.settles_to().filter(|_| settling);
         let purges = {
             let mut state = tiers.sweeps.state();
             if state.waiting.is_empty() && settles.is_none() {
@@ -271,10 +277,11 @@ impl Pass {
         let Some(number) = self.settles else { return };
         let lasting = tiers.disks.iter().all(|engine| engine.disk.sync_names().is_ok());
         if !lasting {
-            return;
+            return self.settles = None;
         }
         let dead = tiers.disks.iter().map(Engine::segments_with_dead).collect();
         if let Err(error) = tiers.book.settle(number, dead) {
+            self.settles = None;
             tracing::warn!(%error, "the settled purges could not be written down");
         }
     }

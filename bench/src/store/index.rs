@@ -30,6 +30,8 @@ pub(crate) enum Task {
     Purge { directory: PathBuf, objects: u64 },
 }
 
+/// Fills under way at a time while the objects are put.
+const FILLERS: u64 = 32;
 /// How long gets are timed before a purge, and after its sweep.
 const WINDOW: Duration = Duration::from_secs(4);
 
@@ -100,11 +102,11 @@ fn config(directory: PathBuf) -> Config {
 async fn build(directory: PathBuf, objects: u64) -> Result<Vec<f64>, String> {
     let begun = Instant::now();
     let store = Store::open(config(directory)).await.map_err(told)?;
-    let tasks: Vec<_> = (0..4)
+    let tasks: Vec<_> = (0..FILLERS)
         .map(|task| {
             let store = store.clone();
             tokio::spawn(async move {
-                for n in (task..objects).step_by(4) {
+                for n in (task..objects).step_by(32) {
                     let mut writer = store.writer(head(n, &store))?;
                     writer.append(body(n)).await?;
                     writer.commit(None).await?;

@@ -1,0 +1,208 @@
+//! The whole store on the storage double: purges that are settled while the disk fails, disks that are given up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::disks::Place;
+use crate::double::{Double, Plan};
+use crate::key::{Head, Key, Tags};
+use crate::purge::{PurgeKind, Selector};
+use crate::{ByteSize, Config, DiskState, Store, StoreError};
+
+fn key(n: u8) -> Key {
+    Key::from_bytes([n; 20])
+}
+
+fn config() -> Config {
+    Config {
+        directory: Some("double".into()),
+        capacity: ByteSize::mib(8),
+        segment: ByteSize::mib(1),
+        slice: ByteSize::kib(256),
+        memory: ByteSize(0),
+        purge_limit: 16,
+        sweep_percent: 100,
+        disk_failures: 3,
+        disk_retry: Duration::from_millis(100),
+        ..Config::default()
+    }
+}
+
+fn places(disks: &[&Double]) -> Vec<Place> {
+    let place = |(number, disk): (usize, &&Double)| (format!("disk {number}").into(), Arc::new((*disk).clone()) as _);
+    disks.iter().enumerate().map(place).collect()
+}
+
+fn run<T>(scenario: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(scenario)
+}
+
+async fn put(store: &Store, n: u8) -> Result<(), StoreError> {
+    let (tags, born) = (Tags::default(), store.purge_number());
+    let head = Head { key: key(n), directory: 1, tags, expires: None, metadata: Bytes::new(), length: None, born };
+    let mut writer = store.writer(head)?;
+    writer.append(Bytes::from(vec![n; 300])).await?;
+    writer.commit(None).await.map(drop)
+}
+
+async fn shows(store: &Store, n: u8) -> bool {
+    let Some(object) = store.get(&key(n)).await else { return false };
+    assert_eq!(object.read(0, 1000).await.unwrap(), vec![n; 300]);
+    true
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !holds() {
+        assert!(Instant::now() < deadline, "still not so: {what}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Thirty objects, of which twelve are purged one by one, enough for the purges to be settled; those that were acknowledged.
+async fn purge_twelve(disk: &Double) -> Vec<u8> {
+    let store = Store::open_on(places(&[disk]), config()).await.unwrap();
+    for n in 0..30 {
+        put(&store, n).await.unwrap();
+    }
+    // What is sealed outlives a power cut, so that a purged object could come back.
+    store.clone().close().await;
+    let mut purged = Vec::new();
+    disk.resume();
+    for n in 0..12 {
+        if store.purge(Selector::Key(key(n)), PurgeKind::Hard).await.is_ok() {
+            purged.push(n);
+        }
+    }
+    until("the sweep has ended", || !store.tiers.sweeps.is_running()).await;
+    purged
+}
+
+#[test]
+fn settling_that_fails_at_any_call_brings_no_purged_object_back_and_loses_no_other() {
+    let sound = Double::default();
+    sound.hold(Plan::Sound);
+    assert_eq!(run(purge_twelve(&sound)).len(), 12);
+    let (calls, _) = sound.seen();
+    assert!(sound.files().iter().any(|(name, _)| name.ends_with(".dead")), "nothing was settled");
+    assert!(calls > 40);
+    for call in 0..calls {
+        let disk = Double::default();
+        disk.hold(Plan::FailFrom(call));
+        let purged = run(purge_twelve(&disk));
+        for next in [disk.after_kill(), disk.after_power_cut(|_| false), disk.after_power_cut(|n| n.is_multiple_of(2))]
+        {
+            run(async {
+                let store = Store::open_on(places(&[&next]), config()).await.unwrap();
+                for n in 0..30 {
+                    let there = shows(&store, n).await;
+                    assert!(!there || !purged.contains(&n), "{n} is back, call {call}");
+                    assert!(there || n < 12, "{n} is lost, call {call}");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn a_segment_whose_dead_are_not_known_is_dropped_rather_than_returned() {
+    let disk = Double::default();
+    assert_eq!(run(purge_twelve(&disk)).len(), 12);
+    let dead = disk.files().into_iter().find(|(name, _)| name.ends_with(".dead")).unwrap().0;
+    for damage in [
+        |disk: &Double, name: &str| disk.damage(name, 33, 1),
+        |disk: &Double, name: &str| {
+            crate::disk::Disk::remove(disk, name).unwrap();
+        },
+    ] {
+        let next = disk.after_kill();
+        damage(&next, &dead);
+        run(async {
+            let store = Store::open_on(places(&[&next]), config()).await.unwrap();
+            for n in 0..30 {
+                assert!(!shows(&store, n).await, "{n}");
+            }
+            put(&store, 1).await.unwrap();
+            assert!(shows(&store, 1).await);
+        });
+    }
+}
+
+#[test]
+fn a_disk_that_fails_again_and_again_is_given_up_and_remembered_by_the_others() {
+    let (well, ill) = (Double::drawn(1000), Double::drawn(2000));
+    run(async {
+        let ram = Config { memory: ByteSize::mib(8), ..config() };
+        let store = Store::open_on(places(&[&well, &ill]), ram).await.unwrap();
+        for n in 0..40 {
+            put(&store, n).await.unwrap();
+        }
+        let share = store.tiers.disks.iter().map(|it| it.index.objects()).max().unwrap();
+        assert!((20..35).contains(&share), "{share} of 40 on one of two disks");
+        ill.plan(Plan::FailFrom(0));
+        let mut n = 40;
+        while store.stats().disk != DiskState::Bad {
+            n += 1;
+            put(&store, n).await.unwrap();
+            assert!(shows(&store, n).await, "RAM goes on");
+            ill.pass(Duration::from_secs(1));
+            assert!(n < 200, "never given up");
+        }
+    });
+    // It answers again, but is not to be trusted until it is empty.
+    let (well, back) = (well.after_kill(), ill.after_kill());
+    run(async {
+        let store = Store::open_on(places(&[&well, &back]), config()).await.unwrap();
+        assert_eq!(store.stats().disk, DiskState::Bad);
+        for n in 0..40 {
+            put(&store, n).await.unwrap();
+            assert!(shows(&store, n).await, "all keys live on the disk that is left");
+        }
+    });
+    let emptied = Double::drawn(3000);
+    run(async {
+        let store = Store::open_on(places(&[&well.after_kill(), &emptied]), config()).await.unwrap();
+        assert_eq!(store.stats().disk, DiskState::Working);
+    });
+}
+
+#[test]
+fn a_disk_that_cannot_be_opened_is_left_out_and_ram_serves() {
+    let disk = Double::default();
+    disk.plan(Plan::FailFrom(0));
+    run(async {
+        let ram = Config { memory: ByteSize::mib(8), ..config() };
+        let store = Store::open_on(places(&[&disk]), ram).await.unwrap();
+        assert_eq!(store.stats().disk, DiskState::Failed);
+        put(&store, 1).await.unwrap();
+        assert!(shows(&store, 1).await);
+        let refused = Double::default();
+        refused.plan(Plan::FailOnce(0, std::io::ErrorKind::PermissionDenied));
+        assert!(Store::open_on(places(&[&refused]), config()).await.is_err(), "an operator's mistake is told");
+    });
+}
+
+#[test]
+fn gets_from_ram_go_on_while_a_write_hangs() {
+    let disk = Double::default();
+    run(async {
+        let ram = Config { memory: ByteSize::mib(8), ..config() };
+        let store = Store::open_on(places(&[&disk]), ram).await.unwrap();
+        put(&store, 1).await.unwrap();
+        disk.hang(true);
+        let writing = tokio::spawn({
+            let store = store.clone();
+            async move { put(&store, 2).await }
+        });
+        for _ in 0..100 {
+            assert!(shows(&store, 1).await);
+            tokio::task::yield_now().await;
+        }
+        assert!(!writing.is_finished());
+        disk.hang(false);
+        writing.await.unwrap().unwrap();
+        assert!(shows(&store, 2).await);
+    });
+}
