@@ -149,10 +149,10 @@ fn start_nginx(scenario: &Scenario, folder: &Path) -> Result<Contender, String> 
         )
     };
     let config = format!(
-        "user root; worker_processes 1; worker_cpu_affinity 0001; daemon off; pid {shown}/nginx.pid; error_log {shown}/nginx.errors;\n\
+        "user root; worker_processes 1; worker_rlimit_nofile 65536; worker_cpu_affinity 0001; daemon off; pid {shown}/nginx.pid; error_log {shown}/nginx.errors;\n\
          events {{ worker_connections 4096; }}\n\
          http {{ sendfile on; tcp_nopush on; tcp_nodelay on; keepalive_requests 1000000000; keepalive_timeout 1h;\n\
-         open_file_cache max=65536 inactive=1h; open_file_cache_valid 1h; default_type application/octet-stream;\n\
+         open_file_cache max=32768 inactive=1h; open_file_cache_valid 1h; default_type application/octet-stream;\n\
          access_log {shown}/nginx.access combined buffer=64k flush=1s;\n{serve} }}\n"
     );
     let file = folder.join("nginx.conf");
