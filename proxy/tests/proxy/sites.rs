@@ -224,3 +224,40 @@ async fn several_ranges_are_a_message_of_parts() {
     assert_eq!((whole.status, whole.body.len()), (200, 10_000));
     assert_eq!(origin.count(), 1);
 }
+
+// The three formats, and a file that is moved away and opened anew.
+#[tokio::test]
+async fn every_answer_is_a_line_in_the_access_log() {
+    let origin = Origin::with_body(Bytes::from_static(b"hello")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let lines = |file: &std::path::Path| {
+        std::fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (format, begins, holds) in [
+        (atoll_proxy::AccessFormat::Json, "{", "\"data\":{\"a\":[1]}"),
+        (atoll_proxy::AccessFormat::Clf, "127.0.0.1 - - [", "] \"GET /x?y HTTP/1.1\" 200 5 \"-\" \"a \\x22b\""),
+        (atoll_proxy::AccessFormat::W3c, "20", " 127.0.0.1 GET a /x?y 200 5 "),
+    ] {
+        let mut config = config_site(&origin);
+        config.access_log.file = Some(file.clone());
+        config.access_log.format = format;
+        let proxy = alone(config).await;
+        let fields = "User-Agent: a \"b\r\nX-Minicdn-Data: {\"a\": [1]}\r\nX-Minicdn-Type: json\r\n";
+        assert_eq!(get_with(&proxy, "GET", "a", "/x?y", fields).await.status, 200);
+        until(|| lines(&file).iter().any(|line| line.starts_with(begins) && line.contains(holds))).await;
+        let moved = folder.path().join("moved");
+        std::fs::rename(&file, &moved).unwrap();
+        proxy.reopen_log();
+        until(|| file.exists()).await;
+        assert_eq!(get_with(&proxy, "HEAD", "a", "/x?y", "").await.status, 200);
+        until(|| {
+            lines(&file).iter().any(|line| line.contains("HEAD") && line.contains("hit"))
+                || format == atoll_proxy::AccessFormat::Clf && lines(&file).len() == 1
+        })
+        .await;
+        assert!(!lines(&moved).iter().any(|line| line.contains("HEAD")));
+        drop(proxy);
+        std::fs::remove_file(&file).unwrap();
+    }
+}
