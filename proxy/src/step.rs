@@ -350,11 +350,11 @@ impl Turn<'_> {
             // Somebody else's variant; the list that tells ours is known by now.
             return None;
         }
-        if let Content::Direct(feed) = &answer.content {
+        if collapsed && answer.reason.is_some() && !matches!(answer.content, Content::Bytes(_)) {
             // It was asked for in one client's name, and is for that one.
-            if collapsed {
-                return None;
-            }
+            return None;
+        }
+        if let Content::Direct(feed) = &answer.content {
             let feed = feed.lock().unwrap_or_else(PoisonError::into_inner).take();
             let (meta, reason) = (answer.meta.clone(), answer.reason.unwrap_or(Reason::PassMarked));
             return feed.map(|feed| Found::Passed { meta, feed, reason });

@@ -261,3 +261,41 @@ async fn every_answer_is_a_line_in_the_access_log() {
         std::fs::remove_file(&file).unwrap();
     }
 }
+
+// C01, C11: requests with cookies share a fetch, and what turns out to be for one goes to that one.
+#[tokio::test]
+async fn what_is_for_one_client_is_never_given_to_another_that_waited_with_it() {
+    let gate = Arc::new(Semaphore::new(0));
+    for (control, shared) in [("max-age=60", true), ("private", false), ("no-store", false)] {
+        let held = Arc::clone(&gate);
+        let origin = Origin::start(move |_, head| {
+            let head = head.to_ascii_lowercase();
+            let cookie = head.split("cookie: ").nth(1).unwrap().split("\r\n").next().unwrap().to_owned();
+            let mut steps = ok(&format!("Cache-Control: {control}\r\n"), &Bytes::from(cookie));
+            steps.insert(0, Do::Wait(Arc::clone(&held)));
+            steps
+        })
+        .await;
+        let proxy = Arc::new(alone(config_site(&origin)).await);
+        let mut clients = tokio::task::JoinSet::new();
+        for number in 0..20 {
+            let proxy = Arc::clone(&proxy);
+            clients.spawn(async move {
+                let response = get_with(&proxy, "GET", "a", "/", &format!("Cookie: c={number}\r\n")).await;
+                (response.status, response.body == format!("c={number}").as_bytes())
+            });
+        }
+        until(|| proxy.stats().connections == 20 && origin.count() == 1).await;
+        gate.add_permits(100);
+        let mut own = 0;
+        while let Some(answer) = soon(clients.join_next()).await {
+            let (status, its) = answer.unwrap();
+            assert_eq!(status, 200, "{control}");
+            own += usize::from(its);
+        }
+        assert_eq!(own, if shared { 1 } else { 20 }, "{control}");
+        assert_eq!(origin.count(), own, "{control}");
+        until(|| proxy.stats().flights == 0).await;
+        gate.forget_permits(1_000);
+    }
+}
