@@ -14,6 +14,7 @@ use http_body::{Frame, SizeHint};
 
 use crate::{
     flight::{Answer, Content, Waiter},
+    log::Entry,
     origin::OriginBody,
     reason::Failure,
 };
@@ -24,6 +25,8 @@ pub(crate) enum Body {
     Whole(Bytes),
     /// As it comes, with its length if known.
     Stream(Pin<Box<dyn Stream<Item = Result<Bytes, Failure>> + Send>>, Option<u64>),
+    /// Either, counted for the access log.
+    Logged(Box<(Self, Entry)>),
 }
 
 /// Which part of a body is sent.
@@ -89,6 +92,7 @@ impl Body {
                 match Self::object(object, part).await {
                     Ok(Self::Whole(bytes)) => head.chain(stream::iter([Ok(bytes)])).boxed(),
                     Ok(Self::Stream(pieces, _)) => head.chain(pieces).boxed(),
+                    Ok(Self::Logged(_)) => head.boxed(),
                     Err(failure) => stream::iter([Err(failure)]).boxed(),
                 }
             }
@@ -147,11 +151,28 @@ impl http_body::Body for Body {
             Self::Stream(stream, _) => {
                 stream.as_mut().poll_next(cx).map(|next| next.map(|piece| piece.map(Frame::data)))
             }
+            Self::Logged(logged) => {
+                let (body, entry) = &mut **logged;
+                let polled = Pin::new(&mut *body).poll_frame(cx);
+                match &polled {
+                    Poll::Ready(Some(Ok(frame))) => entry.sent(frame.data_ref().map_or(0, Bytes::len)),
+                    Poll::Ready(None) => entry.completed(),
+                    Poll::Ready(Some(Err(_))) | Poll::Pending => {}
+                }
+                if body.is_end_stream() {
+                    entry.completed();
+                }
+                polled
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(self, Self::Whole(bytes) if bytes.is_empty())
+        match self {
+            Self::Whole(bytes) => bytes.is_empty(),
+            Self::Stream(..) => false,
+            Self::Logged(logged) => logged.0.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -159,6 +180,7 @@ impl http_body::Body for Body {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Stream(_, Some(length)) => SizeHint::with_exact(*length),
             Self::Stream(_, None) => SizeHint::default(),
+            Self::Logged(logged) => logged.0.size_hint(),
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     flight::{Answer, Flights},
     freshness::Lifetime,
     interim::Interim,
+    log::AccessLog,
     memory::Memory,
     meta::Meta,
     origin::{OriginClient, Upstream},
@@ -36,6 +37,8 @@ pub(crate) struct Cache {
     pub(crate) flights: Arc<Flights>,
     pub(crate) announcer: Announcer,
     pub(crate) counters: Arc<Counters>,
+    /// Where answers to clients are noted.
+    pub(crate) log: Option<Arc<AccessLog>>,
     /// Set when the proxy stops: fetches end at once.
     pub(crate) stop: watch::Sender<bool>,
     /// Requests being answered.
@@ -181,6 +184,7 @@ impl Cache {
     pub(crate) fn new(
         config: Config,
         (index, streams, store): (Arc<dyn Index>, Arc<dyn Streams>, Store),
+        log: Option<Arc<AccessLog>>,
         listening: Vec<SocketAddr>,
     ) -> Result<Self, (String, UrlError)> {
         let counters = Arc::new(Counters::default());
@@ -203,6 +207,7 @@ impl Cache {
             upgraded: Memory::new(remembered),
             shunned: Memory::new(remembered),
             counters,
+            log,
             store,
             index,
             streams,

@@ -44,6 +44,8 @@ pub struct Config {
     pub protected: Vec<SocketAddr>,
     /// Files of PEM certificates trusted for origins beside the system's.
     pub ca_files: Vec<PathBuf>,
+    /// The access log.
+    pub access_log: AccessLogConfig,
     /// Ceilings for clients, flights and origins.
     pub limits: Limits,
     /// How long each wait may last.
@@ -69,6 +71,7 @@ impl Default for Config {
             allow_ranges: Vec::new(),
             protected: Vec::new(),
             ca_files: Vec::new(),
+            access_log: AccessLogConfig::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             freshness: FreshnessConfig::default(),
@@ -127,6 +130,36 @@ impl Default for Origins {
     fn default() -> Self {
         Self::Listed(Vec::new())
     }
+}
+
+/// Where a line goes for each answer to a client.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AccessLogConfig {
+    /// A file to append to, opened anew on SIGUSR1. Unset: no access log.
+    pub file: Option<PathBuf>,
+    /// What a line looks like.
+    pub format: AccessFormat,
+    /// Lines that wait to be written; past it they are dropped and counted. More: more memory while a disk is slow. \[guess\]
+    pub waiting: usize,
+}
+
+impl Default for AccessLogConfig {
+    fn default() -> Self {
+        Self { file: None, format: AccessFormat::Json, waiting: 8_192 }
+    }
+}
+
+/// A form of access logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessFormat {
+    /// One JSON object a line.
+    Json,
+    /// The combined log format.
+    Clf,
+    /// W3C's extended log format.
+    W3c,
 }
 
 /// One own host name.

@@ -24,6 +24,14 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The access log cannot be opened.
+    #[error("{}: {source}", file.display())]
+    AccessLog {
+        /// The file.
+        file: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A certificate or key cannot be read or used: the operator must change the file.
     #[error("{}: {why}", file.display())]
     Certificate {

@@ -296,7 +296,8 @@ impl Fetch {
             self.lead.head(Arc::clone(&filling.answer));
         }
         self.lead.show(filling.at);
-        if first {
+        // What nobody else can join, a part above all, is no copy to name to others yet.
+        if first && self.mode == Mode::Shared {
             self.keeper.announce();
         }
         Ok(())

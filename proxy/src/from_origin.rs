@@ -100,6 +100,10 @@ impl Fetch {
             StatusCode::NOT_MODIFIED => return self.unshared(meta, body, Reason::Conditional),
             _ if self.mode == Mode::Unstored => return self.unshared(meta, body, Reason::RequestNoStore),
             StatusCode::PARTIAL_CONTENT => return self.partial(meta, body).await,
+            // What an error says to one who showed cookies is not for others.
+            status if status.is_server_error() && storable.is_err() && self.asker().cookies => {
+                return self.unshared(meta, body, Reason::KeptGood);
+            }
             status if status.is_server_error() && (storable.is_err() || self.replaces_good()) => {
                 return self.origin_error(meta, body).await;
             }
@@ -223,8 +227,8 @@ impl Fetch {
         let initial_age = freshness::initial_age(&answer.fields, asked, received);
         let meta = Meta { fields, received, initial_age, ..stale.meta };
         // It may say now that it is for nobody else.
-        if freshness::storable(meta.status, &meta.fields, self.asker()).is_err() {
-            return self.confirmed_unshared(meta, stale.key).await;
+        if let Err(reason) = freshness::storable(meta.status, &meta.fields, self.asker()) {
+            return self.confirmed_unshared(meta, stale.key, reason).await;
         }
         let mut kept = meta.clone();
         kept.withhold_private();
@@ -252,15 +256,16 @@ impl Fetch {
         End::Whole
     }
 
-    /// The stale copy is good for this once; the next request finds none.
-    async fn confirmed_unshared(&mut self, meta: Meta, key: Key) -> End {
+    /// The stale copy is good for this once; the next request finds none, unless it was this request that forbids sharing.
+    async fn confirmed_unshared(&mut self, meta: Meta, key: Key, reason: Reason) -> End {
         let Some(object) = self.cache.store.get(&store_key(key)).await else { return End::Again };
-        if let Err(error) = self.cache.store.remove(&store_key(key)).await {
+        let asker = matches!(reason, Reason::Authorization | Reason::Cookie);
+        if !asker && let Err(error) = self.cache.store.remove(&store_key(key)).await {
             tracing::warn!(%error, "an answer that is private now could not be removed");
         }
-        self.cache.counters.not_stored(Reason::NoStore);
+        self.cache.counters.not_stored(reason);
         let (varies_by, content) = (freshness::varies_by(&meta.fields), Content::Stored(object));
-        let answer = Answer { meta, key, varies_by, source: Source::Origin, reason: Some(Reason::NoStore), content };
+        let answer = Answer { meta, key, varies_by, source: Source::Origin, reason: Some(reason), content };
         self.lead.head(Arc::new(answer));
         End::Whole
     }

@@ -16,7 +16,8 @@
 
 mod config;
 pub use config::{
-    Any, Certificate, Config, FreshnessConfig, Origins, Peers, Query, SetCookie, Site, SiteOrigin, Timeouts,
+    AccessFormat, AccessLogConfig, Any, Certificate, Config, FreshnessConfig, Origins, Peers, Query, SetCookie, Site,
+    SiteOrigin, Timeouts,
 };
 mod error;
 pub use error::StartError;
@@ -24,6 +25,7 @@ pub use error::StartError;
 mod connection;
 mod server;
 pub use server::Proxy;
+mod log;
 mod stats;
 pub use stats::{Served, Stats};
 

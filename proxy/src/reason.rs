@@ -70,7 +70,7 @@ pub enum Reason {
     Partial,
     /// The method's answers are not stored.
     Method,
-    /// An error, or a refusal in place of a copy that was good.
+    /// An error of one client's, or a refusal in place of a copy that was good.
     KeptGood,
 }
 

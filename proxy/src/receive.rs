@@ -27,7 +27,8 @@ pub(crate) struct Asked {
     pub(crate) fields: HeaderMap,
     pub(crate) site: Option<Arc<Own>>,
     pub(crate) wish: Wish,
-    /// It carries credentials or cookies: its answer may be for one alone.
+    /// It carries credentials: its answer is for one alone unless it says otherwise. (Cookies go with most requests, and most
+    /// answers to these are shared: they join a flight, and look again if its answer turns out to be for another.)
     pub(crate) personal: bool,
     pub(crate) interim: Option<Interim>,
     /// What was sent with it; only own sites take any.
@@ -124,8 +125,7 @@ fn understood(cache: &Cache, request: Request<Option<Incoming>>, meant: Meant) -
     // Only HTTP/1.1 knows interim answers here.
     let interim = from.filter(|_| parts.version == Version::HTTP_11).and_then(|from| from.interim.clone());
     let interim = interim.filter(|_| site.is_some());
-    let personal = site.is_some()
-        && (client.fields.contains_key(header::AUTHORIZATION) || client.fields.contains_key(header::COOKIE));
+    let personal = site.is_some() && client.fields.contains_key(header::AUTHORIZATION);
     Ok(Asked { method: parts.method, client, url, upstream, fields, site, wish, personal, interim, body })
 }
 

@@ -15,6 +15,8 @@ use atoll_overlay::{Index, Streams};
 use atoll_store::Store;
 use bytes::Bytes;
 use http::{Request, Response};
+#[cfg(unix)]
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -31,6 +33,7 @@ use crate::{
     error::StartError,
     gated::{Gated, Waits},
     limits::PerClient,
+    log::AccessLog,
     reason::Failure,
     stats::Stats,
     step,
@@ -83,8 +86,12 @@ impl Proxy {
             if tls { &mut secure } else { &mut local }.push(listener.local_addr().map_err(bind)?);
             listeners.push((listener, tls.then(|| acceptor.clone())));
         }
+        let log = AccessLog::open(&config.access_log).map_err(|source| StartError::AccessLog {
+            file: config.access_log.file.clone().unwrap_or_default(),
+            source,
+        })?;
         let all = local.iter().chain(&secure).copied().collect();
-        let cache = Cache::new(config, (index, streams, store), all)
+        let cache = Cache::new(config, (index, streams, store), log.clone(), all)
             .map_err(|(setting, source)| StartError::Setting { setting, source })?;
         let cache = Arc::new(cache);
         let (phase, phases) = watch::channel(Phase::Running);
@@ -95,7 +102,11 @@ impl Proxy {
         }
         tasks.spawn(serve_peers(Arc::clone(&cache), Arc::clone(&shared), phases.clone()));
         tasks.spawn(announce(Arc::clone(&cache), phases.clone()));
-        tasks.spawn(look_at(Arc::clone(&certificates), phases));
+        tasks.spawn(look_at(Arc::clone(&certificates), phases.clone()));
+        #[cfg(unix)]
+        if let Some(log) = log {
+            tasks.spawn(reopen(log, phases));
+        }
         Ok(Self { cache, local, secure, certificates, phase, tasks: Mutex::new(tasks), shared })
     }
 
@@ -114,6 +125,13 @@ impl Proxy {
     /// Reads changed certificates at once instead of within seconds; true if they were changed and good.
     pub fn reload_certificates(&self) -> bool {
         self.certificates.refresh()
+    }
+
+    /// Opens the access log's file anew, as SIGUSR1 does.
+    pub fn reopen_log(&self) {
+        if let Some(log) = &self.cache.log {
+            log.reopen();
+        }
     }
 
     /// What happened so far.
@@ -266,6 +284,25 @@ async fn serve_peers(cache: Arc<Cache>, shared: Arc<Shared>, phases: watch::Rece
 async fn announce(cache: Arc<Cache>, phases: watch::Receiver<Phase>) {
     tokio::select! {
         () = cache.announcer.run() => {}
+        () = draining(phases) => {}
+    }
+}
+
+/// Has the access log opened anew at each SIGUSR1.
+#[cfg(unix)]
+async fn reopen(log: Arc<AccessLog>, phases: watch::Receiver<Phase>) {
+    let asked = async {
+        match signal(SignalKind::user_defined1()) {
+            Ok(mut signal) => {
+                while signal.recv().await.is_some() {
+                    log.reopen();
+                }
+            }
+            Err(error) => tracing::warn!(%error, "SIGUSR1 will not open the access log anew"),
+        }
+    };
+    tokio::select! {
+        () = asked => {}
         () = draining(phases) => {}
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use atoll_overlay::Key;
 use atoll_store::Object;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 
 use crate::{
     body::Body,
@@ -24,8 +24,8 @@ use crate::{
     deliver::{Links, refuse, text},
     fetch::{self, Mode, Stale},
     flight::{Answer, Content, End, Joined, Waiter},
-    forward,
-    freshness::{self},
+    forward, freshness,
+    log::Entry,
     meta::Meta,
     origin::{OriginBody, Upstream},
     part,
@@ -42,7 +42,9 @@ pub(crate) async fn handle(cache: Arc<Cache>, request: Request<Option<Incoming>>
         cache.counters.refused();
         return refuse(Failure::Busy, "too many requests at once", None);
     };
-    let interim = request.extensions().get::<Origin>().and_then(|from| from.interim.clone());
+    let from = request.extensions().get::<Origin>();
+    let entry = cache.log.as_ref().map(|log| Entry::of(log, &request, from.map(|from| from.client.ip())));
+    let interim = from.and_then(|from| from.interim.clone());
     if let Some(interim) = &interim {
         interim.open();
     }
@@ -54,7 +56,16 @@ pub(crate) async fn handle(cache: Arc<Cache>, request: Request<Option<Incoming>>
     if let Some(told) = told {
         cache.counters.answered(response.status(), told.source, told.collapsed, told.stale);
     }
-    response
+    match entry {
+        Some(mut entry) => {
+            entry.answered(response.status(), response.headers());
+            if response.body().is_end_stream() {
+                entry.completed();
+            }
+            response.map(|body| Body::Logged(Box::new((body, entry))))
+        }
+        None => response,
+    }
 }
 
 /// What is counted of a response.
@@ -339,11 +350,11 @@ impl Turn<'_> {
             // Somebody else's variant; the list that tells ours is known by now.
             return None;
         }
-        if let Content::Direct(feed) = &answer.content {
+        if collapsed && answer.reason.is_some() && !matches!(answer.content, Content::Bytes(_)) {
             // It was asked for in one client's name, and is for that one.
-            if collapsed {
-                return None;
-            }
+            return None;
+        }
+        if let Content::Direct(feed) = &answer.content {
             let feed = feed.lock().unwrap_or_else(PoisonError::into_inner).take();
             let (meta, reason) = (answer.meta.clone(), answer.reason.unwrap_or(Reason::PassMarked));
             return feed.map(|feed| Found::Passed { meta, feed, reason });

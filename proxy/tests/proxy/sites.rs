@@ -224,3 +224,78 @@ async fn several_ranges_are_a_message_of_parts() {
     assert_eq!((whole.status, whole.body.len()), (200, 10_000));
     assert_eq!(origin.count(), 1);
 }
+
+// The three formats, and a file that is moved away and opened anew.
+#[tokio::test]
+async fn every_answer_is_a_line_in_the_access_log() {
+    let origin = Origin::with_body(Bytes::from_static(b"hello")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let lines = |file: &std::path::Path| {
+        std::fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (format, begins, holds) in [
+        (atoll_proxy::AccessFormat::Json, "{", "\"data\":{\"a\":[1]}"),
+        (atoll_proxy::AccessFormat::Clf, "127.0.0.1 - - [", "] \"GET /x?y HTTP/1.1\" 200 5 \"-\" \"a \\x22b\""),
+        (atoll_proxy::AccessFormat::W3c, "20", " 127.0.0.1 GET a /x?y 200 5 "),
+    ] {
+        let mut config = config_site(&origin);
+        config.access_log.file = Some(file.clone());
+        config.access_log.format = format;
+        let proxy = alone(config).await;
+        let fields = "User-Agent: a \"b\r\nX-Minicdn-Data: {\"a\": [1]}\r\nX-Minicdn-Type: json\r\n";
+        assert_eq!(get_with(&proxy, "GET", "a", "/x?y", fields).await.status, 200);
+        until(|| lines(&file).iter().any(|line| line.starts_with(begins) && line.contains(holds))).await;
+        let moved = folder.path().join("moved");
+        std::fs::rename(&file, &moved).unwrap();
+        proxy.reopen_log();
+        until(|| file.exists()).await;
+        assert_eq!(get_with(&proxy, "HEAD", "a", "/x?y", "").await.status, 200);
+        until(|| {
+            lines(&file).iter().any(|line| line.contains("HEAD") && line.contains("hit"))
+                || format == atoll_proxy::AccessFormat::Clf && lines(&file).len() == 1
+        })
+        .await;
+        assert!(!lines(&moved).iter().any(|line| line.contains("HEAD")));
+        drop(proxy);
+        std::fs::remove_file(&file).unwrap();
+    }
+}
+
+// C01, C11: requests with cookies share a fetch, and what turns out to be for one goes to that one.
+#[tokio::test]
+async fn what_is_for_one_client_is_never_given_to_another_that_waited_with_it() {
+    let gate = Arc::new(Semaphore::new(0));
+    for (control, shared) in [("max-age=60", true), ("private", false), ("no-store", false)] {
+        let held = Arc::clone(&gate);
+        let origin = Origin::start(move |_, head| {
+            let head = head.to_ascii_lowercase();
+            let cookie = head.split("cookie: ").nth(1).unwrap().split("\r\n").next().unwrap().to_owned();
+            let mut steps = ok(&format!("Cache-Control: {control}\r\n"), &Bytes::from(cookie));
+            steps.insert(0, Do::Wait(Arc::clone(&held)));
+            steps
+        })
+        .await;
+        let proxy = Arc::new(alone(config_site(&origin)).await);
+        let mut clients = tokio::task::JoinSet::new();
+        for number in 0..20 {
+            let proxy = Arc::clone(&proxy);
+            clients.spawn(async move {
+                let response = get_with(&proxy, "GET", "a", "/", &format!("Cookie: c={number}\r\n")).await;
+                (response.status, response.body == format!("c={number}").as_bytes())
+            });
+        }
+        until(|| proxy.stats().connections == 20 && origin.count() == 1).await;
+        gate.add_permits(100);
+        let mut own = 0;
+        while let Some(answer) = soon(clients.join_next()).await {
+            let (status, its) = answer.unwrap();
+            assert_eq!(status, 200, "{control}");
+            own += usize::from(its);
+        }
+        assert_eq!(own, if shared { 1 } else { 20 }, "{control}");
+        assert_eq!(origin.count(), own, "{control}");
+        until(|| proxy.stats().flights == 0).await;
+        gate.forget_permits(1_000);
+    }
+}
