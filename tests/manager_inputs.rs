@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     browser::Browser,
     manager_storm::{Lent, body, download, location},
-    support::{Origin, digest, eventually, get, get_with},
+    support::{Origin, PATIENCE, digest, eventually, get, get_with},
 };
 
 /// A backend that answers each target with the bytes that a function makes of it, and closes.
@@ -360,8 +360,12 @@ async fn the_page_works_by_keyboard_on_a_phone() {
 async fn a_quota_ends_what_a_machine_gives_and_drain_ends_the_rest() {
     let folder = tempfile::tempdir().unwrap();
     let origin = Origin::start(body(1_000_000), 1 << 30).await;
-    let manager =
-        Lent::manager(folder.path(), origin.address, &["--redirect-above", "10kB", "--redirect-status", "307"]).await;
+    let manager = Lent::manager(
+        folder.path(),
+        origin.address,
+        &["--private", "--redirect-above", "10kB", "--redirect-status", "307"],
+    )
+    .await;
     let mut peer = Lent::peer(folder.path(), "peer", &manager, &["--daily", "2MB"]).await;
     manager.is_with(&[&peer]).await;
     for _ in 0..2 {
@@ -369,6 +373,10 @@ async fn a_quota_ends_what_a_machine_gives_and_drain_ends_the_rest() {
         assert_eq!(led.status, StatusCode::TEMPORARY_REDIRECT);
         download(manager.address, "/x").await.unwrap();
     }
+    // The log is followed as it grows, and names networks, not people.
+    let followed = follow(&manager, 2).await;
+    assert!(followed.iter().all(|line| line["data"]["remote_addr"] == "127.0.0.0"), "{followed:?}");
+    assert!(followed.iter().all(|line| line["data"]["key"] == "/x" && line["data"]["total"] == 1_000_000));
     eventually("it is spent", async || manager.live().await.is_empty()).await;
     assert!(manager.says_of(&peer, "standing").await.as_str().unwrap().contains("quota is spent"));
     let spent = get(peer.address, "m", "/x").await.unwrap();
@@ -380,4 +388,22 @@ async fn a_quota_ends_what_a_machine_gives_and_drain_ends_the_rest() {
     let drained = tokio::task::spawn_blocking(move || drain.output().unwrap()).await.unwrap();
     assert!(drained.status.success(), "{drained:?}");
     assert_eq!(peer.ended().await, Some(0), "{}", peer.log());
+}
+
+/// Follows the log until so many whole downloads were told.
+async fn follow(manager: &Lent, downloads: usize) -> Vec<serde_json::Value> {
+    let mut stream = TcpStream::connect(manager.address).await.unwrap();
+    let request =
+        format!("GET /_log?follow=1&key=/x HTTP/1.1\r\nHost: m\r\nAuthorization: {}\r\n\r\n", manager.login());
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut told = Vec::new();
+    let mut seen = Vec::new();
+    while told.len() < downloads {
+        let read = tokio::time::timeout(PATIENCE, stream.read_buf(&mut seen)).await.unwrap().unwrap();
+        assert!(read > 0, "the log ended");
+        let text = String::from_utf8_lossy(&seen).into_owned();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        told = lines.filter(|line| line["data"]["status"] == 200).collect();
+    }
+    told
 }

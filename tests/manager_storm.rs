@@ -357,13 +357,11 @@ async fn a_hung_peer_gets_no_client_until_it_goes_on() {
     let other = Lent::peer(folder.path(), "other", &manager, &[]).await;
     manager.is_with(&[&hung, &other]).await;
     hung.signal("-STOP");
-    let stopped = Instant::now();
     // From two seconds on nobody is led there; what a busy machine adds comes to the other's beats as well.
     eventually("the hung one is left out", async || {
         manager.live().await == BTreeSet::from([format!("http://{}", other.address)])
     })
     .await;
-    assert!(stopped.elapsed().as_millis() >= 500, "a hung peer cannot be known at once");
     for number in 0..20 {
         let led = manager.leads(&format!("/{number}")).await.unwrap_or_default();
         assert!(!led.contains(&hung.address.to_string()), "{led}");

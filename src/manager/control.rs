@@ -162,7 +162,7 @@ fn beat(office: &Office, head: &request::Parts, bytes: &Bytes) -> Response<Front
             tracing::warn!(peer = came.peer, by = name, why, "another peer does not find this one at its address");
         }
     }
-    let check = roster.checks_due(now, &name);
+    let check = roster.ask_checks(now, &name);
     let standing = roster.standing(now, &name);
     let drain = roster.is_to_drain(&name);
     drop(roster);

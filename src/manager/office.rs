@@ -75,7 +75,7 @@ pub(crate) struct Rules {
 /// The private network.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Network {
-    /// The name, which strangers do not know.
+    /// The name. No secret: who is no member gets nothing by it.
     pub(crate) name: String,
     /// Where its first node listened last.
     #[serde(default)]

@@ -211,7 +211,7 @@ impl Roster {
     }
 
     /// Peers that this one is to dial, at most [`CHECKS`].
-    pub(crate) fn checks_due(&mut self, now: Instant, by: &str) -> Vec<Check> {
+    pub(crate) fn ask_checks(&mut self, now: Instant, by: &str) -> Vec<Check> {
         if !self.peers.get(by).is_some_and(|peer| peer.standing(now) == Standing::Live) {
             return Vec::new();
         }
