@@ -48,6 +48,10 @@ pub struct Config {
     /// looks like death. `[guess]`
     #[serde(with = "span")]
     pub lost_min: Duration,
+    /// A get handed on from node to node that has no answer by then goes on hop by hop, beside it. Shorter: more messages on long
+    /// paths; longer: a silent node on the way is noticed later. [overlay model: p99 504 ms]
+    #[serde(with = "span")]
+    pub seek_patience: Duration,
     /// A `get` that has not ended by then is answered with a time-out. `[guess]`
     #[serde(with = "span")]
     pub get_deadline: Duration,
@@ -169,7 +173,8 @@ impl Default for Config {
             rto_unknown: Duration::from_millis(800),
             rto_probe: Duration::from_millis(250),
             lost_min: Duration::from_millis(250),
-            get_deadline: Duration::from_secs(2),
+            seek_patience: Duration::from_millis(500),
+            get_deadline: Duration::from_secs(4),
             put_deadline: Duration::from_secs(5),
             acquire_deadline: Duration::from_millis(600),
             reference_ttl: Duration::from_secs(20),
@@ -182,11 +187,11 @@ impl Default for Config {
             value_bytes: 32 << 20,
             values_per_peer: 16_384,
             peers: 1_024,
-            pins: 64,
+            pins: 256,
             exchanges: 4_096,
             operations: 4_096,
             probe_fast: Duration::from_millis(250),
-            probe_idle: Duration::from_secs(2),
+            probe_idle: Duration::from_secs(3),
             rtt_window: Duration::from_secs(10),
             unrest: Duration::from_secs(15),
             check_every: Duration::from_secs(60),

@@ -6,7 +6,7 @@
 //! doubles per move, instead of an hourly square wave; a foreign cluster's header is an event that triggers the check; a small
 //! cluster may be left sooner, so that a young network settles in seconds.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Contact, Node,
@@ -14,6 +14,7 @@ use super::{
     node::Timer,
     peers::Known,
     rng::Rng,
+    routing::Insertion,
     search::{Purpose, Search, Task, Way},
     time::Instant,
 };
@@ -72,6 +73,15 @@ impl Membership {
         }
     }
 
+    /// In this cluster since long.
+    #[cfg(feature = "sim")]
+    pub(super) fn settle(&mut self, now: Instant, tag: ClusterTag, dwell: Duration) {
+        (self.moved, self.dwell) = (now, dwell);
+        self.id = tag.id;
+        self.age = (tag.age, now);
+        self.said = tag.size;
+    }
+
     fn tag(&self, now: Instant, seen: u32) -> ClusterTag {
         let (age, at) = self.age;
         // Whole seconds, as on the wire: the simulator hands messages over unencoded and must see the same.
@@ -117,15 +127,25 @@ fn is_better(one: (u32, Key), other: (u32, Key), margin_percent: u32) -> bool {
 }
 
 impl Node {
-    /// This node's clusters as every message carries them.
-    pub(super) fn header(&self, now: Instant) -> Header {
-        let tag = |membership: &Membership| membership.tag(now, self.seen(membership.level));
-        Header { clusters: self.memberships.iter().map(tag).collect() }
+    /// This node's clusters as every message carries them. The same until a cluster or its size changes, so that those who keep
+    /// it can share it; its ages are renewed every minute.
+    pub(super) fn header(&mut self, now: Instant) -> Arc<Header> {
+        let (at, header) = &self.header;
+        let same = |(membership, tag): (&Membership, &ClusterTag)| {
+            membership.id == tag.id && membership.size(now, self.seen(membership.level)) == tag.size
+        };
+        let held = now.since(*at) < HEADER_KEPT && header.clusters.len() == self.memberships.len();
+        if !held || !self.memberships.iter().zip(&header.clusters).all(same) {
+            let tag = |membership: &Membership| membership.tag(now, self.seen(membership.level));
+            let clusters = self.memberships.iter().map(tag).collect();
+            self.header = (now, Arc::new(Header { clusters }));
+        }
+        Arc::clone(&self.header.1)
     }
 
     /// How many nodes the table of a level shows, this one included.
     pub(super) fn seen(&self, level: Level) -> u32 {
-        self.tables.at(level).map_or(1, super::routing::Table::estimate)
+        self.peers.estimate(level)
     }
 
     /// Whether another node is in this node's cluster at a level, by its last message.
@@ -159,9 +179,9 @@ impl Node {
 
     /// Coral's leave rule: more than half of the members are over the threshold, with a margin.
     fn is_too_far(&self, level: Level) -> bool {
-        let (Some(limit), Some(table)) = (self.config.threshold(level), self.tables.at(level)) else { return false };
+        let Some(limit) = self.config.threshold(level) else { return false };
         let limit = limit * (100 + self.config.leave_margin_percent) / 100;
-        let distances = table.iter().filter_map(|contact| self.peers.get(contact.peer).and_then(Known::distance));
+        let distances = self.peers.members(level).filter_map(Known::distance);
         let (far, all) = distances.fold((0, 0), |(far, all), one| (far + u32::from(one > limit), all + 1));
         far * 100 > all * self.config.leave_percent
     }
@@ -202,7 +222,7 @@ impl Node {
             others.map(|one| one.contact).filter(|one| *one != member).take(self.config.sample.saturating_sub(1)),
         );
         let wide = sample.len() < self.config.sample && cluster.size > u32::try_from(sample.len()).unwrap_or(u32::MAX);
-        let stale: Vec<Contact> = sample.iter().filter(|one| !self.is_fresh(**one, now)).copied().collect();
+        let stale: Vec<Contact> = sample.iter().filter(|one| !self.is_fresh(**one, now, now)).copied().collect();
         if let Some(membership) = self.membership_mut(level) {
             membership.check = Some(Check { cluster, sample, since: now });
         }
@@ -226,7 +246,7 @@ impl Node {
             }
         }
         for node in fresh {
-            if !self.is_fresh(node, now) {
+            if !self.is_fresh(node, now, now) {
                 self.ask(now, node, Request::Ping, Purpose::Probe);
             }
         }
@@ -237,8 +257,8 @@ impl Node {
     fn finish_check(&mut self, now: Instant, level: Level) {
         let Some(limit) = self.config.threshold(level) else { return };
         let Some(check) = self.membership(level).and_then(|membership| membership.check.as_ref()) else { return };
-        let sampled = check.sample.iter().filter(|one| self.is_fresh(**one, check.since));
-        let sampled = sampled.filter_map(|one| self.peers.get(one.peer));
+        let sampled = check.sample.iter().filter(|one| self.is_fresh(**one, now, check.since));
+        let sampled = sampled.filter_map(|one| self.peers.get(*one));
         let measured: Vec<(&Known, Duration)> =
             sampled.filter_map(|known| known.distance().map(|distance| (known, distance))).collect();
         // The member asked for others has not named any yet, unless the cluster is as small as the sample.
@@ -263,8 +283,8 @@ impl Node {
     }
 
     /// Whether a node's distance was measured since shortly before a moment.
-    fn is_fresh(&self, contact: Contact, moment: Instant) -> bool {
-        let sampled = self.peers.get(contact.peer).and_then(|known| known.rtt.sampled());
+    fn is_fresh(&self, contact: Contact, now: Instant, moment: Instant) -> bool {
+        let sampled = self.peers.get(contact).and_then(|known| known.rtt.sampled(now));
         sampled.is_some_and(|sampled| sampled + FRESH >= moment)
     }
 
@@ -289,9 +309,7 @@ impl Node {
             membership.moves += 1;
             membership.dwell = (membership.dwell * 2).clamp(first, last);
         }
-        if let Some(table) = self.tables.at_mut(level) {
-            table.clear();
-        }
+        self.peers.clear(level);
         let members: Vec<Contact> = self
             .peers
             .iter()
@@ -299,7 +317,7 @@ impl Node {
             .map(|known| known.contact)
             .collect();
         for member in members {
-            self.enter_table(level, member);
+            self.enter_table(now, level, member);
         }
         self.unrest(now);
         self.pull_along(now, level);
@@ -322,7 +340,7 @@ impl Node {
 
     /// A header came from a live node: tables follow it, and a better cluster nearby is looked at soon.
     pub(super) fn on_header(&mut self, now: Instant, from: Contact) {
-        let Some(known) = self.peers.get(from.peer).filter(|known| known.live()) else { return };
+        let Some(known) = self.peers.get(from).filter(|known| known.live()) else { return };
         let distance = known.distance();
         let mut enter = vec![Level::GLOBAL];
         let mut leave = Vec::new();
@@ -342,24 +360,19 @@ impl Node {
             soon |= near && better && membership.may_move(now, own) && !membership.rejects(now, &tag.id);
         }
         for level in enter {
-            self.enter_table(level, from);
+            self.enter_table(now, level, from);
         }
         for level in leave {
-            if let Some(table) = self.tables.at_mut(level) {
-                table.remove(from);
-            }
+            self.peers.leave(level, from);
         }
         if soon {
             self.arm_sooner(now + CHECK_PAUSE, Timer::Check);
         }
     }
 
-    pub(super) fn enter_table(&mut self, level: Level, contact: Contact) {
-        let peers = &self.peers;
-        if contact != self.contact
-            && let Some(table) = self.tables.at_mut(level)
-        {
-            table.insert(contact, |peer| peers.cost(peer));
+    pub(super) fn enter_table(&mut self, now: Instant, level: Level, contact: Contact) {
+        if contact != self.contact && self.peers.enter(level, contact) == Insertion::Entered {
+            self.closest_changed(now);
         }
     }
 
@@ -379,6 +392,9 @@ impl Node {
         }
     }
 }
+
+/// How long the ages in a header are taken for true.
+const HEADER_KEPT: Duration = Duration::from_secs(60);
 
 /// How long a cluster's size is taken from others after joining it.
 const SAID_HOLDS: Duration = Duration::from_secs(5);

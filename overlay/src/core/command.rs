@@ -1,10 +1,12 @@
 //! Commands to operations, and endings to outcomes.
 
+use std::time::Duration;
+
 use super::{
     Command, Contact, Node, Op, Outcome,
     message::Pointer,
     node::Reason,
-    search::{Ending, Errand, ErrandKind, Get, PutTask, Rules, Task, Way, What, Withdraw},
+    search::{Ending, Errand, ErrandKind, Get, Plan, PutTask, Rules, Task, Way, What, Withdraw},
     time::Instant,
 };
 use crate::{Acquired, Beat, Found, IndexError, Key, Level, Levels, Mode, Prefix, Put, Value};
@@ -22,7 +24,7 @@ impl Node {
                 (self.put_task(put), self.config.put_deadline, Outcome::Put(Err(refused)))
             }
             Command::Get(key, levels) => {
-                (self.get_task(key, levels), self.config.get_deadline, Outcome::Get(Err(refused)))
+                (self.get_task(now, key, levels), self.config.get_deadline, Outcome::Get(Err(refused)))
             }
             Command::Withdraw(key) => {
                 let levels: Vec<Level> = self.config.levels().collect();
@@ -63,12 +65,12 @@ impl Node {
     }
 
     /// A prefix was measured: the index is told, and asked who else is near.
-    pub(super) fn on_observe(&mut self, now: Instant, prefix: Prefix, rtt: std::time::Duration) {
+    pub(super) fn on_observe(&mut self, now: Instant, prefix: Prefix, rtt: Duration) {
         let (ttl, per_second) = (self.config.hint_ttl, self.config.hints_per_second);
         let Some(value) = self.hints.observe(now, prefix, rtt, (ttl, per_second)) else { return };
         let put = self.put_task(Put { key: prefix.key(), value, ttl, levels: Levels::All });
         self.begin(now, None, put, self.config.put_deadline);
-        let get = self.get_task(prefix.key(), Levels::Only(Level::GLOBAL));
+        let get = self.get_task(now, prefix.key(), Levels::Only(Level::GLOBAL));
         self.begin(now, Some(Reason::Hint(prefix)), get, self.config.get_deadline);
     }
 
@@ -94,7 +96,7 @@ impl Node {
                 }
             }
             Ending::Superseded(pointer) => Outcome::Beat(Ok(Beat::Superseded(self.value(pointer)))),
-            Ending::Searched => return None,
+            Ending::Relayed(_) | Ending::Searched => return None,
         })
     }
 
@@ -111,13 +113,42 @@ impl Node {
         shared.map(|(membership, _)| membership.level).max().unwrap_or(Level::GLOBAL)
     }
 
-    fn get_task(&self, key: Key, levels: Levels) -> Task {
+    fn get_task(&mut self, now: Instant, key: Key, levels: Levels) -> Task {
         let levels = self.chosen(levels);
-        let way = match self.config.mode {
-            Mode::Paper => Way { bits: Some(self.config.bits), closest: 1, window: self.config.window },
-            Mode::Best => Way { bits: None, closest: self.config.copies(), window: self.config.window },
+        let deadline = self.config.get_deadline;
+        let window = self.config.window;
+        let plan = match self.config.mode {
+            Mode::Paper => {
+                let way = Way { bits: Some(self.config.bits), closest: 1, window };
+                Plan { way, hand: Vec::new(), thorough: false, deadline }
+            }
+            Mode::Best => {
+                let thorough = self.is_repeated(now, key);
+                let hand = if thorough { Vec::new() } else { self.hand_to(now, key, &levels) };
+                let closest = if thorough { self.config.copies() * 2 } else { self.config.copies() };
+                Plan { way: Way { bits: None, closest, window }, hand, thorough, deadline }
+            }
         };
-        Task::Get(Get::new(self.contact, key, &levels, way, self.config.get_deadline))
+        Task::Get(Get::new(self.contact, key, &levels, plan))
+    }
+
+    /// Whether this key was asked for here a moment ago: then the answer was of no use, or somebody asks over and over. So only
+    /// one such get in a while is made thorough.
+    fn is_repeated(&mut self, now: Instant, key: Key) -> bool {
+        self.asked.retain(|(_, at)| now.since(*at) < REPEATED);
+        let repeated = self.asked.iter().any(|(one, _)| *one == key);
+        if !repeated {
+            if self.asked.len() >= REMEMBERED {
+                self.asked.pop_front();
+            }
+            self.asked.push_back((key, now));
+            return false;
+        }
+        let may = self.thorough.is_none_or(|last| now.since(last) >= THOROUGH_PAUSE);
+        if may {
+            self.thorough = Some(now);
+        }
+        may
     }
 
     fn put_task(&self, put: Put) -> Task {
@@ -147,6 +178,15 @@ impl Node {
 
     /// Whether a node did not answer lately.
     pub(super) fn is_dead(&self, contact: Contact) -> bool {
-        self.peers.get(contact.peer).is_some_and(|known| known.misses >= super::peers::DEAD_AFTER)
+        self.peers.get(contact).is_some_and(|known| known.misses >= super::peers::DEAD_AFTER)
     }
 }
+
+/// A get of the same key within this time is a second try.
+const REPEATED: Duration = Duration::from_secs(5);
+
+/// Pause between gets that are made thorough.
+const THOROUGH_PAUSE: Duration = Duration::from_secs(10);
+
+/// Keys of gets that are remembered for that.
+const REMEMBERED: usize = 32;

@@ -1,15 +1,16 @@
 //! Messages in: who sent them is noted, questions are answered, answers go to who asked.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Contact, Node, Output, Peer,
     message::{Body, Hello, Message, Reply, Request, Seen, Want},
     node::Timer,
-    peers::DEAD_AFTER,
+    peers::{DEAD_AFTER, Known},
     pointers::{Asked, Errand},
     search::{Pending, Purpose},
-    time::Instant,
+    tend::crossing,
+    time::{Instant, Stamp},
 };
 use crate::{Key, Level, NodeInfo};
 
@@ -18,13 +19,15 @@ impl Node {
         if from == self.contact {
             return;
         }
-        let tables = &self.tables;
-        let keep = |known: &super::peers::Known| known.pinned || known.linked || tables.contain(known.contact);
-        if let Some(known) = self.peers.entry(from, keep) {
-            known.heard = now;
+        if let Some(known) = self.peers.entry(from) {
+            let back = known.reached && known.misses >= DEAD_AFTER;
+            known.heard = Stamp::of(now);
             known.misses = 0;
-            known.tags = message.header.clusters;
-            known.tags.truncate(self.config.thresholds.len());
+            known.header = Some(message.header);
+            if back {
+                self.reunite(now);
+            }
+            let Some(known) = self.peers.get(from) else { return };
             if known.reached {
                 self.on_header(now, from);
             } else if matches!(message.body, Body::Request { .. } | Body::Hello(_)) {
@@ -37,7 +40,7 @@ impl Node {
     pub(super) fn on_body(&mut self, now: Instant, from: Contact, body: Body) {
         match body {
             Body::Hello(hello) => self.on_hello(now, from, *hello),
-            Body::Goodbye => self.bury(now, from.peer),
+            Body::Goodbye => self.bury(now, from),
             Body::Spread(record) => self.on_spread(now, from, record),
             Body::Request { id, request } => self.on_request(now, from, id, request),
             Body::Reply { id, spent, reply: Reply::Wait } => self.on_wait(now, from, id, spent),
@@ -60,24 +63,26 @@ impl Node {
         self.disarm(was_due, Timer::Exchange(id));
         self.arm_new(due, Timer::Exchange(id));
         if from != self.contact {
+            if let Purpose::Task(task) = pending.purpose {
+                self.extend(now, task);
+            }
             self.on_sampled(now, &pending, spent);
         }
     }
 
     /// Asks a node something. False if too many questions are under way.
     pub(super) fn ask(&mut self, now: Instant, to: Contact, request: Request, purpose: Purpose) -> bool {
-        let due = now + self.patience(to, purpose);
-        let linked = self.peers.get(to.peer).is_some_and(|known| known.linked);
-        let Some(id) = self.exchanges.open(Pending { to, sent: now, due, late: false, linked, purpose }) else {
+        let handed = matches!(request, Request::Seek { .. });
+        let due = now + if handed { self.config.seek_patience } else { self.patience(to, purpose) };
+        let linked = self.peers.get(to).is_some_and(|known| known.linked);
+        let Some(id) = self.exchanges.open(Pending { to, sent: now, due, late: false, linked, handed, purpose }) else {
             return false;
         };
         self.arm_new(due, Timer::Exchange(id));
-        let tables = &self.tables;
-        let keep = |known: &super::peers::Known| known.pinned || known.linked || tables.contain(known.contact);
         if to != self.contact
-            && let Some(known) = self.peers.entry(to, keep)
+            && let Some(known) = self.peers.entry(to)
         {
-            known.asked = now;
+            known.asked = Stamp::of(now);
         }
         self.send(to, Body::Request { id, request });
         true
@@ -88,7 +93,7 @@ impl Node {
         if to == self.contact {
             return self.config.put_deadline;
         }
-        let known = self.peers.get(to.peer);
+        let known = self.peers.get(to);
         let measured = known.filter(|known| known.linked).and_then(|known| known.rtt.timeout());
         let rto = measured.map_or(self.config.rto_unknown, |rto| rto.clamp(self.config.rto_min, self.config.rto_max));
         if purpose == Purpose::Probe {
@@ -104,7 +109,11 @@ impl Node {
         let Some(pending) = self.exchanges.get_mut(id) else { return };
         if pending.late {
             if let Some(pending) = self.exchanges.drop(id) {
-                self.miss(now, pending.to.peer);
+                if pending.handed {
+                    self.doubt(now, pending.to);
+                } else {
+                    self.miss(now, pending.to);
+                }
                 self.on_lost(now, pending);
             }
             return;
@@ -120,6 +129,7 @@ impl Node {
             Purpose::Probe
             | Purpose::Sample(_)
             | Purpose::Explore
+            | Purpose::Copy
             | Purpose::Holder(_)
             | Purpose::Nearer
             | Purpose::SpreadKeys(_)
@@ -135,10 +145,15 @@ impl Node {
             Purpose::Hold(key) => self.on_hold_failure(now, to, key),
             Purpose::Holder(key) => self.on_holder(now, to, key, false),
             Purpose::Nearer => {
-                self.bury(now, to.peer);
+                self.bury(now, to);
                 self.on_nearer(now, to, false);
             }
-            Purpose::Probe | Purpose::Sample(_) | Purpose::Explore | Purpose::SpreadKeys(_) | Purpose::SpreadGet => {}
+            Purpose::Probe
+            | Purpose::Sample(_)
+            | Purpose::Explore
+            | Purpose::Copy
+            | Purpose::SpreadKeys(_)
+            | Purpose::SpreadGet => {}
         }
     }
 
@@ -153,7 +168,12 @@ impl Node {
             }
         }
         match (pending.purpose, reply) {
-            (Purpose::Task(id), reply) => self.feed(now, id, |task| task.on_reply(to, reply)),
+            (Purpose::Task(id), reply) => {
+                if to != self.contact {
+                    self.extend(now, id);
+                }
+                self.feed(now, id, |task| task.on_reply(to, reply));
+            }
             (Purpose::Sample(level), Reply::Nodes(nodes)) => self.on_sample(now, level, &nodes),
             (Purpose::Hold(key), Reply::Held(held)) => self.on_held(now, to, key, held),
             (Purpose::Hold(key), _) => self.on_hold_failure(now, to, key),
@@ -164,7 +184,12 @@ impl Node {
             }
             (Purpose::SpreadGet, Reply::Spread(record)) => self.on_spread(now, to, record),
             (
-                Purpose::Probe | Purpose::Sample(_) | Purpose::Explore | Purpose::SpreadKeys(_) | Purpose::SpreadGet,
+                Purpose::Probe
+                | Purpose::Sample(_)
+                | Purpose::Explore
+                | Purpose::Copy
+                | Purpose::SpreadKeys(_)
+                | Purpose::SpreadGet,
                 _,
             ) => {}
         }
@@ -172,19 +197,26 @@ impl Node {
 
     /// An exchange has ended: the node is reached, and its distance measured.
     fn on_sampled(&mut self, now: Instant, pending: &Pending, spent: Duration) {
-        let window = self.config.rtt_window;
-        let Some(known) = self.peers.get_mut(pending.to.peer) else { return };
+        let config = Arc::clone(&self.config);
+        let window = config.rtt_window;
+        let Some(known) = self.peers.get_mut(pending.to) else { return };
         let elapsed = now.since(pending.sent);
         // A responder cannot have spent more than passed; one that says so gets no nearer by it.
         let rtt = if spent > elapsed { elapsed } else { elapsed - spent };
         let before = known.distance();
-        if pending.linked {
+        // The answer to a question handed on holds the way beyond this node.
+        if pending.linked && !pending.handed {
             known.rtt.sample(now, rtt, window);
         }
-        let again = !pending.linked && before.is_none();
+        let mut again = !pending.linked && before.is_none();
+        // One slow answer is a lost packet; a node has moved away when two in a row are slow.
+        let slower = before.is_some_and(|before| rtt > before);
+        let odd = !pending.handed && before.is_some_and(|before| crossing(&config, before, rtt));
+        known.odd = if odd { known.odd.saturating_add(1) } else { 0 };
+        let crosses = odd && (!slower || known.odd >= ODD);
+        again |= odd && !crosses;
         known.reached = true;
-        let greet =
-            known.greeted.is_none() || (known.info.is_none() && known.greeted.is_none_or(|at| now.since(at) > REGREET));
+        let greet = !known.was_greeted || (known.info.is_none() && known.greeted_ago(now) > REGREET);
         self.on_header(now, pending.to);
         if greet {
             self.greet(now, pending.to);
@@ -192,7 +224,7 @@ impl Node {
         if again {
             self.ask(now, pending.to, Request::Ping, Purpose::Probe);
         }
-        if before.is_none() || before.is_some_and(|before| self.crosses(before, rtt)) {
+        if !pending.handed && (before.is_none() || crosses) {
             self.unrest_if_near(now, rtt, before.is_none());
         }
     }
@@ -202,12 +234,16 @@ impl Node {
             Request::Ping => Reply::Pong,
             Request::Neighbours { level, nearest } => Reply::Nodes(self.neighbours(from, level, nearest)),
             Request::Step { level, key, aim, want } => self.on_step(now, from, (level, key, aim), want),
+            Request::Seek { .. } => return self.on_seek(now, from, id, &request),
+            Request::Copy { level, key, values } => self.on_copy(now, from, (level, key), values),
             Request::Store { level, key, value, ttl } => {
                 if !self.is_in(from, level) {
                     Reply::Refused(crate::core::message::Refusal::NotInCluster)
                 } else {
                     let pointer = self.pointer_of(from, value, ttl);
-                    self.values.store(now, level, key, pointer).map_or_else(Reply::Refused, Reply::Stored)
+                    let stored = self.values.store(now, level, key, pointer);
+                    self.note_closest(level, key);
+                    stored.map_or_else(Reply::Refused, Reply::Stored)
                 }
             }
             Request::Withdraw { key } => {
@@ -258,9 +294,9 @@ impl Node {
 
     /// Nodes nearest the aim, and the two nearest the key.
     fn towards(&self, level: Level, key: &Key, aim: &Key, asker: Contact) -> Vec<Contact> {
-        let mut nodes = self.tables.closest(level, key, if aim == key { Reply::NODES } else { TO_THE_KEY });
+        let mut nodes = self.peers.closest(level, key, if aim == key { Reply::NODES } else { TO_THE_KEY });
         if aim != key {
-            for node in self.tables.closest(level, aim, Reply::NODES) {
+            for node in self.peers.closest(level, aim, Reply::NODES) {
                 if nodes.len() < Reply::NODES && !nodes.contains(&node) {
                     nodes.push(node);
                 }
@@ -271,28 +307,28 @@ impl Node {
     }
 
     /// Whether a node shares this node's cluster at a level: puts and gets of others are not honoured there.
-    fn is_in(&self, from: Contact, level: Level) -> bool {
-        self.tables.at(level).is_some()
+    pub(super) fn is_in(&self, from: Contact, level: Level) -> bool {
+        self.peers.has_level(level)
             && (from == self.contact
                 || level == Level::GLOBAL
-                || self.peers.get(from.peer).is_some_and(|known| self.shares(known, level)))
+                || self.peers.get(from).is_some_and(|known| self.shares(known, level)))
     }
 
     fn neighbours(&mut self, from: Contact, level: Level, nearest: bool) -> Vec<Contact> {
-        let Some(table) = self.tables.at(level) else { return Vec::new() };
-        let mut nodes: Vec<Contact> = table.iter().filter(|node| *node != from).collect();
+        let mut nodes: Vec<Contact> =
+            self.peers.members(level).map(|known| known.contact).filter(|node| *node != from).collect();
         self.rng.shuffle(&mut nodes);
         if nearest {
-            nodes.sort_by_key(|node| self.peers.cost(node.peer));
+            nodes.sort_by_key(|node| self.peers.cost(*node));
         }
         nodes.truncate(Reply::NODES);
         nodes
     }
 
     fn on_hello(&mut self, now: Instant, from: Contact, hello: Hello) {
-        let Some(known) = self.peers.get_mut(from.peer) else { return };
-        known.info = Some(Box::new(hello.info));
-        let answer = known.greeted.is_none_or(|at| now.since(at) > REGREET);
+        let Some(known) = self.peers.get_mut(from) else { return };
+        known.info = Some(hello.info);
+        let answer = known.greeted_ago(now) > REGREET;
         if answer {
             self.greet(now, from);
         }
@@ -302,16 +338,14 @@ impl Node {
     /// Tells a node how this one describes itself.
     pub(super) fn greet(&mut self, now: Instant, to: Contact) {
         let hello = self.hello();
-        if let Some(known) = self.peers.get_mut(to.peer) {
-            known.greeted = Some(now);
+        if let Some(known) = self.peers.get_mut(to) {
+            (known.greeted, known.was_greeted) = (Stamp::of(now), true);
             self.send(to, hello);
         }
     }
 
     pub(super) fn on_connected(&mut self, now: Instant, contact: Contact) {
-        let tables = &self.tables;
-        let keep = |known: &super::peers::Known| known.pinned || known.linked || tables.contain(known.contact);
-        let Some(known) = self.peers.entry(contact, keep) else { return };
+        let Some(known) = self.peers.entry(contact) else { return };
         known.linked = true;
         known.misses = 0;
         self.greet(now, contact);
@@ -319,19 +353,22 @@ impl Node {
     }
 
     pub(super) fn on_disconnected(&mut self, now: Instant, peer: Peer) {
-        let Some(known) = self.peers.get_mut(peer) else { return };
+        let Some(contact) = self.peers.find(peer) else { return };
+        let Some(known) = self.peers.get_mut(contact) else { return };
         known.linked = false;
-        let (contact, wanted) = (known.contact, known.pinned);
+        let wanted = known.pinned || known.tables != 0;
         // What was asked over the link is lost with it.
         self.fail_exchanges(now, peer);
         // An idle link may close on a live node; a neighbour is asked again, which dials it.
-        if wanted || self.tables.contain(contact) {
+        if wanted {
             self.ask(now, contact, Request::Ping, Purpose::Probe);
         }
     }
 
     pub(super) fn on_unreachable(&mut self, now: Instant, peer: Peer) {
-        self.bury(now, peer);
+        if let Some(contact) = self.peers.find(peer) {
+            self.bury(now, contact);
+        }
         self.fail_exchanges(now, peer);
     }
 
@@ -343,32 +380,38 @@ impl Node {
     }
 
     /// A node did not answer: after the second time in a row it counts as dead, and is asked at once after the first.
-    fn miss(&mut self, now: Instant, peer: Peer) {
-        let Some(known) = self.peers.get_mut(peer) else { return };
+    fn miss(&mut self, now: Instant, contact: Contact) {
+        let Some(known) = self.peers.get_mut(contact) else { return };
         known.misses = known.misses.saturating_add(1);
-        let contact = known.contact;
         if known.misses >= DEAD_AFTER {
-            self.bury(now, peer);
-        } else if !self.exchanges.is_asked(peer, Purpose::Probe) {
+            self.bury(now, contact);
+        } else if !self.exchanges.is_asked(contact.peer, Purpose::Probe) {
+            self.ask(now, contact, Request::Ping, Purpose::Probe);
+        }
+    }
+
+    /// A question handed on was lost, here or further on: whether here, a probe will tell.
+    fn doubt(&mut self, now: Instant, contact: Contact) {
+        if self.peers.get(contact).is_some_and(Known::live) && !self.exchanges.is_asked(contact.peer, Purpose::Probe) {
             self.ask(now, contact, Request::Ping, Purpose::Probe);
         }
     }
 
     /// A node is gone: out of the tables until it is heard of again.
-    pub(super) fn bury(&mut self, now: Instant, peer: Peer) {
-        let Some(known) = self.peers.get_mut(peer) else { return };
+    pub(super) fn bury(&mut self, now: Instant, contact: Contact) {
+        let Some(known) = self.peers.get_mut(contact) else { return };
         known.misses = DEAD_AFTER;
-        let contact = known.contact;
         if std::mem::take(&mut known.pinned) {
-            self.outbox.push_back(Output::Pin { peer, keep: false });
+            self.outbox.push_back(Output::Pin { peer: contact.peer, keep: false });
         }
-        if self.tables.remove(contact) {
+        if self.peers.leave_all(contact) {
+            self.closest_changed(now);
             self.arm_sooner(now + PIN_SOON, Timer::Pin);
         }
     }
 
     pub(super) fn on_describe(&mut self, now: Instant, info: NodeInfo) {
-        self.me = NodeInfo { id: self.me.id, clusters: Vec::new(), rtt: None, ..info };
+        self.me = NodeInfo { id: self.me.id, clusters: Vec::new(), rtt: None, ..info }.into();
         self.arm_sooner(now + GREET_PAUSE, Timer::Greet);
     }
 }
@@ -381,6 +424,9 @@ const REGREET: Duration = Duration::from_secs(5);
 
 /// Changes of the description within this time go out together.
 const GREET_PAUSE: Duration = Duration::from_secs(1);
+
+/// Answers in a row that put a node at another level than its minimum did, before it counts as moved.
+const ODD: u8 = 2;
 
 /// How soon links are chosen anew after a neighbour is gone.
 const PIN_SOON: Duration = Duration::from_secs(1);

@@ -70,6 +70,26 @@ impl Key {
         (high, u32::from_be_bytes([q, r, s, t]))
     }
 
+    /// The same point with one bit turned over, the most significant being bit 0.
+    pub(super) fn flipped(&self, bit: usize) -> Self {
+        let mut bytes = self.0;
+        if let Some(byte) = bytes.get_mut(bit / 8) {
+            *byte ^= 0x80 >> (bit % 8);
+        }
+        Self(bytes)
+    }
+
+    /// Whether a bit is set, the most significant being bit 0.
+    pub(crate) fn bit(&self, bit: usize) -> bool {
+        self.0.get(bit / 8).is_some_and(|byte| byte & (0x80 >> (bit % 8)) != 0)
+    }
+
+    /// The first four bytes as a number: enough to tell most points apart, and to order them.
+    pub(super) const fn head(&self) -> u32 {
+        let [a, b, c, d, ..] = self.0;
+        u32::from_be_bytes([a, b, c, d])
+    }
+
     /// Coral's splice: the most significant `bits` bits of this key, then the rest of `rest`.
     #[must_use]
     pub fn splice(&self, rest: &Self, bits: usize) -> Self {

@@ -2,7 +2,7 @@
 //! responder spent, so that every exchange measures the round trip. Every message carries the cluster header of NSDI'04 4.4.
 //! The byte layout and its caps are in [`super::wire`].
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -12,8 +12,8 @@ use crate::{Key, Lease, Level, Marker, NodeId, NodeInfo};
 /// One message between two nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// The clusters the sender is in.
-    pub header: Header,
+    /// The clusters the sender is in; the same for many of its messages.
+    pub header: Arc<Header>,
     /// What it says.
     pub body: Body,
 }
@@ -30,7 +30,7 @@ pub struct Header {
 pub struct ClusterTag {
     /// Its id, chosen at random by its founder.
     pub id: Key,
-    /// How long ago it was founded, to the second.
+    /// How long ago it was founded, or up to a minute less.
     pub age: Duration,
     /// How many members the sender thinks it has.
     pub size: u32,
@@ -66,8 +66,8 @@ pub enum Body {
 /// A node's description of itself. Its id and RTT are ignored: the receiver knows better.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
-    /// The description.
-    pub info: NodeInfo,
+    /// The description; the same for all who are told.
+    pub info: Arc<NodeInfo>,
     /// XOR of the first eight bytes of the keys of all spread records the sender has; one that differs is a reason to pull.
     pub spreads: u64,
 }
@@ -103,6 +103,30 @@ pub enum Request {
         aim: Key,
         /// What else to say about the key.
         want: Want,
+    },
+    /// Find values under this key for somebody else: say them if you have some, else hand the question on to a node nearer the
+    /// key, in this level's cluster or, past its closest node, in a wider one. Answered with [`Reply::Sought`].
+    Seek {
+        /// The level to search next.
+        level: Level,
+        /// The widest level to search.
+        widest: Level,
+        /// The key looked for.
+        key: Key,
+        /// Who wants to know: its own values are no news to it.
+        seeker: NodeId,
+        /// How often it may still be handed on.
+        hops: u8,
+    },
+    /// Keep these pointers that I keep: you are one of the nodes closest to the key now. Honoured only from a node near the key.
+    /// Answered with [`Reply::Done`] or [`Reply::Refused`].
+    Copy {
+        /// The level.
+        level: Level,
+        /// The key.
+        key: Key,
+        /// At most [`Reply::VALUES`].
+        values: Vec<Pointer>,
     },
     /// Keep this pointer to the sender. Answered with [`Reply::Stored`] or [`Reply::Refused`].
     Store {
@@ -199,6 +223,13 @@ pub enum Reply {
         seen: Seen,
         /// Nodes nearest the aim, and the nearest to the key. At most [`Reply::NODES`].
         nodes: Vec<Contact>,
+    },
+    /// What came of a question that was handed on.
+    Sought {
+        /// The level at which there were values.
+        level: Level,
+        /// The values, a random selection; none if nobody on the way had any. At most [`Reply::VALUES`].
+        values: Vec<Pointer>,
     },
     /// What became of a store.
     Stored(Verdict),
@@ -369,6 +400,8 @@ impl Pointer {
 impl Request {
     /// Node ids a request may list at most.
     pub const FAILED_LIMIT: usize = 8;
+    /// How often a question may be handed on at most.
+    pub const HOPS: u8 = 24;
 }
 
 impl Reply {

@@ -28,6 +28,7 @@ pub use views::Counts;
 
 mod command;
 mod hear;
+mod seek;
 mod tend;
 
 mod cluster;
@@ -37,6 +38,9 @@ pub(crate) mod rng;
 mod routing;
 mod rtt;
 mod search;
+
+#[cfg(feature = "sim")]
+pub(crate) mod warm;
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! [`Node`]: the four verbs of the core and its read-only views. It sorts inputs to their machines and holds no rule itself.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -13,7 +13,6 @@ use super::{
     peers::{Known, Peers},
     pointers::{Deferred, Hints, Leases, SpreadLog, Values},
     rng::Rng,
-    routing::Tables,
     search::{Ending, Exchanges, Task},
     time::Instant,
 };
@@ -26,18 +25,18 @@ use crate::{Config, Key, Level, NodeId, NodeInfo, Prefix};
 pub struct Node {
     pub(super) config: Arc<Config>,
     pub(super) contact: Contact,
-    pub(super) me: NodeInfo,
+    pub(super) me: Arc<NodeInfo>,
     pub(super) rng: Rng,
     pub(super) outbox: VecDeque<Output>,
     /// The time of the last input, for the views.
     pub(super) now: Instant,
     /// Messages of this node to itself, delivered before the handler returns.
     local: VecDeque<Body>,
-    timers: BTreeSet<(Instant, Timer)>,
-    /// When each timer of which there is one goes off.
-    armed: BTreeMap<Timer, Instant>,
+    /// What is to be done when, the next one last.
+    timers: Vec<(Instant, Timer)>,
     pub(super) peers: Peers,
-    pub(super) tables: Tables,
+    /// The header of the last message and when it was made.
+    pub(super) header: (Instant, Arc<Header>),
     pub(super) memberships: Vec<Membership>,
     pub(super) exchanges: Exchanges,
     pub(super) tasks: BTreeMap<u64, Running>,
@@ -51,6 +50,12 @@ pub struct Node {
     pub(super) seeds: Vec<Contact>,
     /// Nodes heard of or from, yet to be reached.
     pub(super) newcomers: VecDeque<Contact>,
+    /// Keys lately asked for by this node's own callers, oldest first.
+    pub(super) asked: VecDeque<(Key, Instant)>,
+    /// When a get was last made thorough.
+    pub(super) thorough: Option<Instant>,
+    /// The closest sets may have changed since the copies were last looked at, up to this key.
+    pub(super) reseed: Option<(Key, Level)>,
     pub(super) unrest_until: Instant,
     /// Lookups of its own since the last unrest began.
     pub(super) refreshed: u32,
@@ -62,6 +67,7 @@ pub struct Node {
 pub(super) struct Running {
     task: Task,
     reason: Reason,
+    begun: Instant,
     due: Instant,
 }
 
@@ -72,6 +78,15 @@ pub(super) enum Reason {
     Command(Op),
     /// To learn who is near a prefix.
     Hint(Prefix),
+    /// Another node asked.
+    Relay {
+        /// Who.
+        asker: Contact,
+        /// The number of its question.
+        id: u64,
+        /// When it came.
+        arrived: Instant,
+    },
     /// For the node itself.
     Upkeep,
 }
@@ -95,6 +110,8 @@ pub(super) enum Timer {
     Sweep,
     /// When neighbours are to be told how this node has changed.
     Greet,
+    /// When copies are to be brought to nodes that have become one of the closest.
+    Reseed,
 }
 
 impl Node {
@@ -115,10 +132,9 @@ impl Node {
             outbox: VecDeque::new(),
             now: Instant::START,
             local: VecDeque::new(),
-            armed: timers.into_iter().map(|timer| (timer, Instant::START)).collect(),
-            timers: timers.into_iter().map(|timer| (Instant::START, timer)).collect(),
-            peers: Peers::new(config.peers),
-            tables: Tables::new(me.id, config.thresholds.len() + 1, config.bucket),
+            timers: timers.into_iter().rev().map(|timer| (Instant::START, timer)).collect(),
+            peers: Peers::new(me.id, config.thresholds.len() + 1, config.bucket, config.peers),
+            header: (Instant::START, Arc::default()),
             memberships,
             exchanges: Exchanges::new(config.exchanges),
             tasks: BTreeMap::new(),
@@ -130,10 +146,13 @@ impl Node {
             spread_log: SpreadLog::new(config.spread_log),
             seeds: Vec::new(),
             newcomers: VecDeque::new(),
+            asked: VecDeque::new(),
+            thorough: None,
+            reseed: None,
             unrest_until: Instant::START + config.unrest,
             refreshed: 0,
             probes: 0,
-            me,
+            me: me.into(),
             config,
         }
     }
@@ -161,18 +180,17 @@ impl Node {
     pub fn handle_timeout(&mut self, now: Instant) {
         debug_assert!(self.outbox.is_empty(), "outputs are drained after every input");
         self.now = self.now.max(now);
-        while let Some((at, timer)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
-            self.timers.remove(&(at, timer));
-            self.armed.remove(&timer);
+        while let Some((_, timer)) = self.timers.pop_if(|(at, _)| *at <= now) {
             match timer {
                 Timer::Exchange(id) => self.on_exchange_due(now, id),
-                Timer::Task(id) => self.on_task_due(id),
+                Timer::Task(id) => self.on_task_due(now, id),
                 Timer::Probe => self.probe(now),
                 Timer::Check => self.check_clusters(now),
                 Timer::Refresh => self.refresh(now),
                 Timer::Pin => self.choose_pins(now),
                 Timer::Sweep => self.sweep(now),
                 Timer::Greet => self.greet_all(now),
+                Timer::Reseed => self.reseed(now),
             }
             self.settle(now);
         }
@@ -186,7 +204,7 @@ impl Node {
     /// When to call [`Node::handle_timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        self.timers.last().map(|(at, _)| *at)
     }
 
     /// This node as others name it.
@@ -198,7 +216,7 @@ impl Node {
     /// This node's place.
     #[must_use]
     pub const fn id(&self) -> NodeId {
-        self.me.id
+        self.contact.id
     }
 
     /// Its settings.
@@ -217,7 +235,7 @@ impl Node {
         if contact == self.contact {
             return self.clusters();
         }
-        self.peers.get(contact.peer).map_or_else(Vec::new, Known::clusters)
+        self.peers.get(contact).map_or_else(Vec::new, Known::clusters)
     }
 
     /// Sends a message, to another node or to itself.
@@ -226,7 +244,8 @@ impl Node {
             self.local.push_back(body);
         } else {
             // The header is put in when the handler ends, so that it shows what the handler decided.
-            self.outbox.push_back(Output::Send { to: to.peer, message: Message { header: Header::default(), body } });
+            let header = Arc::clone(&self.header.1);
+            self.outbox.push_back(Output::Send { to: to.peer, message: Message { header, body } });
         }
     }
 
@@ -238,25 +257,26 @@ impl Node {
 
     /// Arms a timer of which there is one, in place of what was armed.
     pub(super) fn arm(&mut self, at: Instant, timer: Timer) {
-        if let Some(before) = self.armed.insert(timer, at) {
-            self.timers.remove(&(before, timer));
-        }
-        self.timers.insert((at, timer));
+        self.timers.retain(|(_, one)| *one != timer);
+        self.arm_new(at, timer);
     }
 
     /// The same, unless it is armed for an earlier time.
     pub(super) fn arm_sooner(&mut self, at: Instant, timer: Timer) {
-        if self.armed.get(&timer).is_none_or(|armed| *armed > at) {
+        if self.timers.iter().all(|(armed, one)| *one != timer || *armed > at) {
             self.arm(at, timer);
         }
     }
 
     pub(super) fn arm_new(&mut self, at: Instant, timer: Timer) {
-        self.timers.insert((at, timer));
+        let place = self.timers.partition_point(|one| *one > (at, timer));
+        self.timers.insert(place, (at, timer));
     }
 
     pub(super) fn disarm(&mut self, at: Instant, timer: Timer) {
-        self.timers.remove(&(at, timer));
+        if let Ok(place) = self.timers.binary_search_by(|one| (at, timer).cmp(one)) {
+            self.timers.remove(place);
+        }
     }
 
     /// Starts an operation; none if too many run.
@@ -267,7 +287,7 @@ impl Node {
         let id = self.next_task;
         self.next_task += 1;
         let due = now + time;
-        self.tasks.insert(id, Running { task, reason: reason.unwrap_or(Reason::Upkeep), due });
+        self.tasks.insert(id, Running { task, reason: reason.unwrap_or(Reason::Upkeep), begun: now, due });
         self.arm_new(due, Timer::Task(id));
         self.drive(now, id);
         Some(id)
@@ -283,7 +303,7 @@ impl Node {
                 super::search::Step::Done(ending) => {
                     if let Some(running) = self.tasks.remove(&id) {
                         self.disarm(running.due, Timer::Task(id));
-                        self.end(running.reason, ending);
+                        self.end(now, running.reason, ending);
                     }
                     return;
                 }
@@ -293,10 +313,29 @@ impl Node {
 
     /// Asks on behalf of an operation.
     fn ask_for_task(&mut self, now: Instant, to: Contact, request: Request, id: u64) {
+        if to != self.contact && self.peers.get(to).is_none_or(|known| !known.linked) {
+            // To dial takes longer than to ask: no sign of life can come sooner.
+            self.extend(now + self.config.acquire_deadline, id);
+        }
         if !self.ask(now, to, request, super::search::Purpose::Task(id))
             && let Some(running) = self.tasks.get_mut(&id)
         {
             running.task.on_failure(to);
+        }
+    }
+
+    /// An errand has a sign of life from the way to the root: its deadline counts from here, up to a limit. So a far root is told
+    /// apart from one that cannot be reached.
+    pub(super) fn extend(&mut self, now: Instant, id: u64) {
+        let time = self.config.acquire_deadline;
+        let Some(running) = self.tasks.get_mut(&id).filter(|running| matches!(running.task, Task::Errand(_))) else {
+            return;
+        };
+        let (was, due) = (running.due, (now + time).min(running.begun + time * ERRAND_LIMIT));
+        if due > was {
+            running.due = due;
+            self.disarm(was, Timer::Task(id));
+            self.arm_new(due, Timer::Task(id));
         }
     }
 
@@ -308,15 +347,15 @@ impl Node {
         }
     }
 
-    fn on_task_due(&mut self, id: u64) {
+    fn on_task_due(&mut self, now: Instant, id: u64) {
         if let Some(running) = self.tasks.remove(&id) {
             let ending = running.task.expire();
-            self.end(running.reason, ending);
+            self.end(now, running.reason, ending);
         }
     }
 
     /// Hands an ending to who waits for it.
-    fn end(&mut self, reason: Reason, ending: Ending) {
+    fn end(&mut self, now: Instant, reason: Reason, ending: Ending) {
         match reason {
             Reason::Command(op) => {
                 if let Some(outcome) = self.outcome(ending) {
@@ -327,6 +366,11 @@ impl Node {
                 if let Ending::Found(_, pointers) = ending {
                     let found = pointers.into_iter().map(|pointer| (pointer.holder.id, pointer.value));
                     self.hints.learn(prefix, found);
+                }
+            }
+            Reason::Relay { asker, id, arrived } => {
+                if let Ending::Relayed(answer) = ending {
+                    self.reply(now, asker, id, arrived, answer);
                 }
             }
             Reason::Upkeep => {}
@@ -352,7 +396,7 @@ impl Node {
 
     /// A description of this node as it goes to others.
     pub(super) fn hello(&self) -> Body {
-        Body::Hello(Box::new(Hello { info: self.me.clone(), spreads: self.spread_log.digest() }))
+        Body::Hello(Box::new(Hello { info: Arc::clone(&self.me), spreads: self.spread_log.digest() }))
     }
 
     /// Delivers what this node said to itself, then stamps the header on what it says to others.
@@ -363,12 +407,13 @@ impl Node {
         if self.outbox.iter().any(|output| matches!(output, Output::Send { .. })) {
             let header = self.header(now);
             for output in &mut self.outbox {
-                if let Output::Send { message, .. } = output
-                    && message.header.clusters.is_empty()
-                {
-                    message.header = header.clone();
+                if let Output::Send { message, .. } = output {
+                    message.header = Arc::clone(&header);
                 }
             }
         }
     }
 }
+
+/// An errand has at most so many times its deadline, however often somebody on its way answers.
+const ERRAND_LIMIT: u32 = 5;

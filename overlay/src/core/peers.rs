@@ -1,33 +1,45 @@
 //! The nodes this one has heard of: distance, liveness, clusters, and what they say of themselves. In a table or not; bounded.
+//! They stand in the order of their ids, so that `routing.rs` finds the nearest to a point without looking at all.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use super::{Contact, Peer, message::ClusterTag, rtt::Rtt, time::Instant};
-use crate::{Key, Level, NodeInfo};
+use super::{
+    Contact, Peer,
+    message::{ClusterTag, Header},
+    rtt::Rtt,
+    time::{Instant, Stamp},
+};
+use crate::{Key, Level, NodeId, NodeInfo};
 
-/// One other node.
+/// One other node. A hundred thousand simulated nodes know a hundred and fifty each: what is added here is paid fifteen million
+/// times.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
     pub(super) contact: Contact,
     pub(super) rtt: Rtt,
     /// When a message from it last came; the start if never.
-    pub(super) heard: Instant,
+    pub(super) heard: Stamp,
     /// When it was last asked anything; the start if never.
-    pub(super) asked: Instant,
+    pub(super) asked: Stamp,
+    /// When it was last told about this node, if `was_greeted`.
+    pub(super) greeted: Stamp,
+    pub(super) was_greeted: bool,
     /// A link to it stands.
     pub(super) linked: bool,
     /// It has answered a question of ours: it may be in tables.
     pub(super) reached: bool,
-    /// Questions in a row that it did not answer.
-    pub(super) misses: u8,
-    /// Its clusters, level 1 first, by its last message.
-    pub(super) tags: Vec<ClusterTag>,
-    /// What it says of itself, once it has.
-    pub(super) info: Option<Box<NodeInfo>>,
-    /// When it was last told about this node.
-    pub(super) greeted: Option<Instant>,
     /// Its link is kept.
     pub(super) pinned: bool,
+    /// Questions in a row that it did not answer.
+    pub(super) misses: u8,
+    /// Answers in a row that put it at another level than its minimum does.
+    pub(super) odd: u8,
+    /// The levels whose table it is in, a bit each.
+    pub(super) tables: u8,
+    /// The clusters it is in, by its last message; shared with that message and others of the same sender.
+    pub(super) header: Option<Arc<Header>>,
+    /// What it says of itself, once it has.
+    pub(super) info: Option<Arc<NodeInfo>>,
 }
 
 impl Known {
@@ -35,21 +47,29 @@ impl Known {
         Self {
             contact,
             rtt: Rtt::NONE,
-            heard: Instant::START,
-            asked: Instant::START,
+            heard: Stamp::START,
+            asked: Stamp::START,
+            greeted: Stamp::START,
+            was_greeted: false,
             linked: false,
             reached: false,
-            misses: 0,
-            tags: Vec::new(),
-            info: None,
-            greeted: None,
             pinned: false,
+            misses: 0,
+            odd: 0,
+            tables: 0,
+            header: None,
+            info: None,
         }
+    }
+
+    /// Its clusters, level 1 first.
+    pub(super) fn tags(&self) -> &[ClusterTag] {
+        self.header.as_ref().map_or(&[][..], |header| &header.clusters)
     }
 
     /// Its cluster at a non-global level, if it is in one.
     pub(super) fn tag(&self, level: Level) -> Option<&ClusterTag> {
-        usize::from(level.0).checked_sub(1).and_then(|at| self.tags.get(at))
+        usize::from(level.0).checked_sub(1).and_then(|at| self.tags().get(at))
     }
 
     /// Whether it is thought alive and has been reached.
@@ -57,68 +77,145 @@ impl Known {
         self.reached && self.misses < DEAD_AFTER
     }
 
+    /// How long ago it was told about this node; very long if never.
+    pub(super) const fn greeted_ago(&self, now: Instant) -> Duration {
+        if self.was_greeted { now.since(self.greeted.moment(now)) } else { Duration::MAX }
+    }
+
+    /// Whether it may not be forgotten.
+    pub(super) const fn is_kept(&self) -> bool {
+        self.pinned || self.linked || self.tables != 0
+    }
+
     /// Its measured distance; none before the first sample.
     pub(super) fn distance(&self) -> Option<Duration> {
         self.rtt.minimum()
     }
 
+    /// What it costs to be asked, for choosing between neighbours: its distance in microseconds, the most if unknown.
+    pub(super) fn cost(&self) -> u64 {
+        self.distance().map_or(u64::MAX, |distance| u64::try_from(distance.as_micros()).unwrap_or(u64::MAX))
+    }
+
     /// The ids of its clusters.
     pub(super) fn clusters(&self) -> Vec<Key> {
-        self.tags.iter().map(|tag| tag.id).collect()
+        self.tags().iter().map(|tag| tag.id).collect()
     }
 }
 
 /// All of them.
 #[derive(Debug, Clone)]
 pub(super) struct Peers {
-    map: BTreeMap<Peer, Known>,
+    pub(super) me: NodeId,
+    /// The first four bytes of each id, in order: what a search looks at first.
+    pub(super) heads: Vec<u32>,
+    /// In the order of their ids.
+    pub(super) all: Vec<Known>,
+    /// Nodes per bucket.
+    pub(super) bucket: usize,
+    /// How full each bucket of each level's table is.
+    pub(super) filled: Vec<Vec<u8>>,
     limit: usize,
 }
 
 impl Peers {
-    pub(super) const fn new(limit: usize) -> Self {
-        Self { map: BTreeMap::new(), limit }
+    pub(super) fn new(me: NodeId, levels: usize, bucket: usize, limit: usize) -> Self {
+        Self {
+            me,
+            heads: Vec::new(),
+            all: Vec::new(),
+            bucket: bucket.min(usize::from(u8::MAX)),
+            filled: vec![Vec::new(); levels.min(LEVELS)],
+            limit,
+        }
     }
 
-    /// The node's entry, made if it is new. Past the limit the longest unheard that `keep` does not name goes; if all are kept,
-    /// the newcomer gets none.
-    pub(super) fn entry(&mut self, contact: Contact, keep: impl Fn(&Known) -> bool) -> Option<&mut Known> {
-        if !self.map.contains_key(&contact.peer) && self.map.len() >= self.limit {
-            let oldest = self.map.values().filter(|known| !keep(known)).min_by_key(|known| known.heard)?.contact.peer;
-            self.map.remove(&oldest);
+    /// The node's entry, made if it is new. Past the limit the longest unheard that need not be kept goes; if all are kept, the
+    /// newcomer gets none.
+    pub(super) fn entry(&mut self, contact: Contact) -> Option<&mut Known> {
+        let mut place = self.place(contact.id);
+        if let Err(at) = place {
+            if self.all.len() >= self.limit {
+                let idle = self.all.iter().enumerate().filter(|(_, known)| !known.is_kept());
+                let (oldest, _) = idle.min_by_key(|(_, known)| known.heard)?;
+                self.all.remove(oldest);
+                self.heads.remove(oldest);
+                place = Err(at - usize::from(oldest < at));
+            }
         }
-        let known = self.map.entry(contact.peer).or_insert_with(|| Known::new(contact));
+        let at = match place {
+            Ok(at) => at,
+            Err(at) => {
+                self.heads.insert(at, contact.id.key().head());
+                self.all.insert(at, Known::new(contact));
+                at
+            }
+        };
+        let known = self.all.get_mut(at)?;
         // A driver that reuses a handle for another node has broken its promise; the old id would poison every distance.
         debug_assert_eq!(known.contact, contact, "a handle stands for one node for ever");
         Some(known)
     }
 
-    pub(super) fn get(&self, peer: Peer) -> Option<&Known> {
-        self.map.get(&peer)
+    pub(super) fn get(&self, contact: Contact) -> Option<&Known> {
+        self.place(contact.id).ok().and_then(|at| self.all.get(at))
     }
 
-    pub(super) fn get_mut(&mut self, peer: Peer) -> Option<&mut Known> {
-        self.map.get_mut(&peer)
+    pub(super) fn get_mut(&mut self, contact: Contact) -> Option<&mut Known> {
+        self.place(contact.id).ok().and_then(|at| self.all.get_mut(at))
+    }
+
+    /// The node with this handle. Looks at all: for what happens rarely.
+    pub(super) fn find(&self, peer: Peer) -> Option<Contact> {
+        self.all.iter().map(|known| known.contact).find(|contact| contact.peer == peer)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Known> {
-        self.map.values()
+        self.all.iter()
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Known> {
-        self.map.values_mut()
+        self.all.iter_mut()
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.map.len()
+    /// Forgets those that need not be kept and that `forget` names.
+    pub(super) fn prune(&mut self, forget: impl Fn(&Known) -> bool) {
+        let before = self.all.len();
+        self.all.retain(|known| known.is_kept() || !forget(known));
+        if self.all.len() < before {
+            self.heads = self.all.iter().map(|known| known.contact.id.key().head()).collect();
+        }
     }
 
-    /// What a node costs to be asked, for choosing between neighbours: its distance in microseconds, the most if unknown.
-    pub(super) fn cost(&self, peer: Peer) -> u64 {
-        let distance = self.get(peer).and_then(Known::distance);
-        distance.map_or(u64::MAX, |distance| u64::try_from(distance.as_micros()).unwrap_or(u64::MAX))
+    /// Gives back room that is not used.
+    #[cfg(feature = "sim")]
+    pub(super) fn shrink(&mut self) {
+        self.all.shrink_to_fit();
+        self.heads.shrink_to_fit();
+        self.filled.iter_mut().for_each(Vec::shrink_to_fit);
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// See [`Known::cost`].
+    pub(super) fn cost(&self, contact: Contact) -> u64 {
+        self.get(contact).map_or(u64::MAX, Known::cost)
+    }
+
+    /// Where a node stands, or would stand.
+    pub(super) fn place(&self, id: NodeId) -> Result<usize, usize> {
+        let head = id.key().head();
+        let from = self.heads.partition_point(|one| *one < head);
+        let same = self.heads.iter().skip(from).take_while(|one| **one == head).count();
+        let known = self.all.get(from..from + same).unwrap_or_default();
+        known.binary_search_by_key(&id, |known| known.contact.id).map(|at| from + at).map_err(|at| from + at)
     }
 }
 
 /// Unanswered questions in a row after which a node counts as dead.
 pub(super) const DEAD_AFTER: u8 = 2;
+
+/// Levels of tables at most: as many as there are bits to note them in.
+pub(super) const LEVELS: usize = 8;

@@ -1,19 +1,17 @@
 //! One table of k-buckets per cluster (Kademlia 2.2). Only nodes with which this node has itself exchanged messages enter, so
 //! that links that do not carry both ways, or do not exist, lead no lookup astray.
+//!
+//! A table is a mark on some of the known nodes, not a list of its own. These stand in the order of their ids, so a bucket, and
+//! all that share some bits with a point, is one stretch of them.
 
-use super::{Contact, Peer, id::Distance};
-use crate::{Key, Level, NodeId};
+use std::ops::Range;
 
-/// The members of one cluster that this node knows, by how many leading bits their id shares with its own.
-#[derive(Debug, Clone)]
-pub(super) struct Table {
-    me: NodeId,
-    /// Nodes per bucket.
-    bucket: usize,
-    /// Bucket i holds nodes whose id shares exactly i bits with ours. Only as long as needed.
-    buckets: Vec<Vec<Contact>>,
-    len: usize,
-}
+use super::{
+    Contact,
+    id::Distance,
+    peers::{Known, Peers},
+};
+use crate::{Key, Level};
 
 /// What an insertion did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,135 +20,258 @@ pub(super) enum Insertion {
     Entered,
     /// It was in already.
     Present,
-    /// Its bucket is full of nodes that are nearer.
+    /// Its bucket is full of nodes that are nearer, or it is not known.
     Full,
     /// It is in, in place of this one, which was farther.
-    Replaced(Peer),
+    Replaced(Contact),
 }
 
-impl Table {
-    pub(super) const fn new(me: NodeId, bucket: usize) -> Self {
-        Self { me, bucket, buckets: Vec::new(), len: 0 }
-    }
-
-    /// Takes a node in; into a full bucket only in place of one that `cost` puts farther (proximity neighbour selection).
-    pub(super) fn insert(&mut self, contact: Contact, cost: impl Fn(Peer) -> u64) -> Insertion {
+impl Peers {
+    /// Takes a known node in; into a full bucket only in place of one that is farther (proximity neighbour selection).
+    pub(super) fn enter(&mut self, level: Level, contact: Contact) -> Insertion {
+        let bit = bit_of(level);
+        let Ok(place) = self.place(contact.id) else { return Insertion::Full };
         let at = usize::from(self.me.key().common_bits(&contact.id.key()));
-        if at >= Key::BITS {
-            return Insertion::Full;
-        }
-        if self.buckets.len() <= at {
-            self.buckets.resize(at + 1, Vec::new());
-        }
-        let Some(bucket) = self.buckets.get_mut(at) else { return Insertion::Full };
-        if bucket.contains(&contact) {
+        let Some(known) = self.all.get(place).filter(|_| at < Key::BITS && bit != 0) else { return Insertion::Full };
+        if known.tables & bit != 0 {
             return Insertion::Present;
         }
-        if bucket.len() < self.bucket {
-            bucket.push(contact);
-            self.len += 1;
+        if self.fill(level, at) < self.bucket {
+            self.mark(place, level, at);
             return Insertion::Entered;
         }
-        let Some(farthest) = bucket.iter_mut().max_by_key(|one| cost(one.peer)) else { return Insertion::Full };
+        let cost = known.cost();
+        let stretch = self.bucket_at(at);
+        let start = stretch.start;
+        let members = self.all.get(stretch).unwrap_or_default().iter().enumerate();
+        let members = members.filter(|(_, one)| one.tables & bit != 0);
+        let Some((out, farthest)) = members.max_by_key(|(_, one)| one.cost()) else { return Insertion::Full };
         // A fifth nearer at least, or neighbours would change places for nothing.
-        if cost(contact.peer).saturating_mul(5) >= cost(farthest.peer).saturating_mul(4) {
+        if cost.saturating_mul(5) >= farthest.cost().saturating_mul(4) {
             return Insertion::Full;
         }
-        let out = std::mem::replace(farthest, contact);
-        Insertion::Replaced(out.peer)
+        let out_contact = farthest.contact;
+        self.unmark(start + out, level, at);
+        self.mark(place, level, at);
+        Insertion::Replaced(out_contact)
     }
 
     /// Whether a node with this id would find room without anybody leaving.
-    pub(super) fn has_room(&self, id: NodeId) -> bool {
-        let at = usize::from(self.me.key().common_bits(&id.key()));
-        at < Key::BITS && self.buckets.get(at).is_none_or(|bucket| bucket.len() < self.bucket)
-    }
-
-    /// Takes a node out. Whether it was in.
-    pub(super) fn remove(&mut self, contact: Contact) -> bool {
+    pub(super) fn has_room(&self, level: Level, contact: Contact) -> bool {
         let at = usize::from(self.me.key().common_bits(&contact.id.key()));
-        let Some(bucket) = self.buckets.get_mut(at) else { return false };
-        let before = bucket.len();
-        bucket.retain(|one| *one != contact);
-        let out = bucket.len() < before;
-        self.len -= usize::from(out);
-        out
+        at < Key::BITS && self.fill(level, at) < self.bucket
     }
 
-    pub(super) fn clear(&mut self) {
-        self.buckets.clear();
-        self.len = 0;
-    }
-
-    /// The known nodes nearest to a point, nearest first; this node itself is not among them.
-    pub(super) fn closest(&self, to: &Key, count: usize) -> Vec<Contact> {
-        let mut all: Vec<(Distance, Contact)> = self.iter().map(|one| (one.id.key().distance(to), one)).collect();
-        if all.len() > count && count > 0 {
-            all.select_nth_unstable(count - 1);
+    /// Takes a node out of one table. Whether it was in.
+    pub(super) fn leave(&mut self, level: Level, contact: Contact) -> bool {
+        let Ok(place) = self.place(contact.id) else { return false };
+        let is_in = self.all.get(place).is_some_and(|known| known.tables & bit_of(level) != 0);
+        if is_in {
+            self.unmark(place, level, usize::from(self.me.key().common_bits(&contact.id.key())));
         }
-        all.truncate(count);
-        all.sort_unstable();
-        all.into_iter().map(|(_, contact)| contact).collect()
+        is_in
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = Contact> {
-        self.buckets.iter().flatten().copied()
+    /// Takes a node out of every table. Whether it was in any.
+    pub(super) fn leave_all(&mut self, contact: Contact) -> bool {
+        let levels = 0..u8::try_from(self.filled.len()).unwrap_or(0);
+        levels.filter(|level| self.leave(Level(*level), contact)).count() > 0
     }
 
-    pub(super) fn contains(&self, contact: Contact) -> bool {
-        let at = usize::from(self.me.key().common_bits(&contact.id.key()));
-        self.buckets.get(at).is_some_and(|bucket| bucket.contains(&contact))
+    /// Empties a table.
+    pub(super) fn clear(&mut self, level: Level) {
+        let bit = bit_of(level);
+        self.all.iter_mut().for_each(|known| known.tables &= !bit);
+        if let Some(filled) = self.filled.get_mut(usize::from(level.0)) {
+            filled.clear();
+        }
     }
 
-    pub(super) const fn len(&self) -> usize {
-        self.len
+    /// Whether there is such a level.
+    pub(super) fn has_level(&self, level: Level) -> bool {
+        usize::from(level.0) < self.filled.len()
+    }
+
+    /// The members of a level's table, in the order of their ids.
+    pub(super) fn members(&self, level: Level) -> impl Iterator<Item = &Known> {
+        let bit = bit_of(level);
+        self.all.iter().filter(move |known| known.tables & bit != 0)
+    }
+
+    /// How many members a level's table has.
+    pub(super) fn count(&self, level: Level) -> usize {
+        self.filled.get(usize::from(level.0)).map_or(0, |filled| filled.iter().map(|one| usize::from(*one)).sum())
+    }
+
+    /// The members of a level's table nearest to a point, nearest first; this node itself is not among them.
+    pub(super) fn closest(&self, level: Level, to: &Key, count: usize) -> Vec<Contact> {
+        let mut found = Vec::with_capacity(count);
+        if count > 0 {
+            self.collect(bit_of(level), to, 0..self.all.len(), 0, count, &mut found);
+            found.truncate(count);
+        }
+        found.into_iter().map(|(_, contact)| contact).collect()
     }
 
     /// How many nodes the cluster has, this one included: exact while no bucket is full; else the nodes that share as many bits
     /// with this one as the first bucket that is not full, scaled up by the part of the id space they stand for.
-    pub(super) fn estimate(&self) -> u32 {
-        let full = self.buckets.iter().take_while(|bucket| bucket.len() >= self.bucket).count();
-        let near: usize = self.buckets.iter().skip(full).map(Vec::len).sum();
-        let near = u32::try_from(near).unwrap_or(u32::MAX).saturating_add(1);
-        let known = u32::try_from(self.len).unwrap_or(u32::MAX).saturating_add(1);
-        near.saturating_mul(1_u32.checked_shl(u32::try_from(full).unwrap_or(31).min(31)).unwrap_or(u32::MAX)).max(known)
+    pub(super) fn estimate(&self, level: Level) -> u32 {
+        let Some(filled) = self.filled.get(usize::from(level.0)) else { return 1 };
+        let full = filled.iter().take_while(|one| usize::from(**one) >= self.bucket).count();
+        let count = |from: usize| filled.iter().skip(from).map(|one| u32::from(*one)).sum::<u32>().saturating_add(1);
+        let scale = 1_u32.checked_shl(u32::try_from(full).unwrap_or(31).min(31)).unwrap_or(u32::MAX);
+        count(full).saturating_mul(scale).max(count(0))
+    }
+
+    /// Adds the members within a stretch, whose ids share `bit` bits, nearest first, until there are enough.
+    fn collect(
+        &self,
+        table: u8,
+        to: &Key,
+        stretch: Range<usize>,
+        bit: usize,
+        count: usize,
+        found: &mut Vec<(Distance, Contact)>,
+    ) {
+        if stretch.len() <= SORTED_AT_ONCE || bit >= Key::BITS {
+            let from = found.len();
+            let members = self.all.get(stretch).unwrap_or_default().iter().filter(|one| one.tables & table != 0);
+            found.extend(members.map(|one| (one.contact.id.key().distance(to), one.contact)));
+            if let Some(new) = found.get_mut(from..) {
+                new.sort_unstable();
+            }
+            return;
+        }
+        let ones = self.split(stretch.clone(), bit);
+        let (zeros, ones) = (stretch.start..ones, ones..stretch.end);
+        let (near, far) = if to.bit(bit) { (ones, zeros) } else { (zeros, ones) };
+        self.collect(table, to, near, bit + 1, count, found);
+        if found.len() < count {
+            self.collect(table, to, far, bit + 1, count, found);
+        }
+    }
+
+    /// Where, in a stretch of ids that share the bits before it, those begin that have this bit set.
+    fn split(&self, stretch: Range<usize>, bit: usize) -> usize {
+        let start = stretch.start;
+        if bit < HEAD_BITS {
+            let heads = self.heads.get(stretch).unwrap_or_default();
+            return start + heads.partition_point(|head| head & (1 << (HEAD_BITS - 1 - bit)) == 0);
+        }
+        let known = self.all.get(stretch).unwrap_or_default();
+        start + known.partition_point(|one| !one.contact.id.key().bit(bit))
+    }
+
+    /// The stretch of known nodes whose ids share exactly this many bits with this node's.
+    fn bucket_at(&self, at: usize) -> Range<usize> {
+        let aim = self.me.key().flipped(at);
+        let mut stretch = 0..self.all.len();
+        for bit in 0..=at {
+            let ones = self.split(stretch.clone(), bit);
+            if aim.bit(bit) { stretch.start = ones } else { stretch.end = ones }
+        }
+        stretch
+    }
+
+    fn fill(&self, level: Level, at: usize) -> usize {
+        let filled = self.filled.get(usize::from(level.0)).and_then(|filled| filled.get(at));
+        filled.map_or(0, |one| usize::from(*one))
+    }
+
+    fn mark(&mut self, place: usize, level: Level, at: usize) {
+        let Some(known) = self.all.get_mut(place) else { return };
+        known.tables |= bit_of(level);
+        let Some(filled) = self.filled.get_mut(usize::from(level.0)) else { return };
+        if filled.len() <= at {
+            filled.resize(at + 1, 0);
+        }
+        if let Some(one) = filled.get_mut(at) {
+            *one += 1;
+        }
+    }
+
+    fn unmark(&mut self, place: usize, level: Level, at: usize) {
+        let Some(known) = self.all.get_mut(place) else { return };
+        known.tables &= !bit_of(level);
+        if let Some(one) = self.filled.get_mut(usize::from(level.0)).and_then(|filled| filled.get_mut(at)) {
+            *one -= 1;
+        }
     }
 }
 
-/// A node's tables, one per level, the global one first.
-#[derive(Debug, Clone)]
-pub(super) struct Tables(Vec<Table>);
+/// The mark of a level's table.
+const fn bit_of(level: Level) -> u8 {
+    if level.0 < 8 { 1 << level.0 } else { 0 }
+}
 
-impl Tables {
-    pub(super) fn new(me: NodeId, levels: usize, bucket: usize) -> Self {
-        Self((0..levels).map(|_| Table::new(me, bucket)).collect())
+/// A stretch of so many is sorted rather than split further.
+const SORTED_AT_ONCE: usize = 16;
+
+/// Bits of a head; see [`Key::head`].
+const HEAD_BITS: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::core::{Peer, time::Instant};
+
+    fn contact(number: u32) -> Contact {
+        Contact { peer: Peer(number), id: Key::of(&number.to_be_bytes()).into() }
     }
 
-    pub(super) fn at(&self, level: Level) -> Option<&Table> {
-        self.0.get(usize::from(level.0))
+    /// Known nodes, the even ones in the table of level 1, some of them at a distance.
+    fn peers(numbers: &[u32], bucket: usize) -> Peers {
+        let mut peers = Peers::new(contact(u32::MAX).id, 2, bucket, 1_000);
+        for number in numbers {
+            let known = peers.entry(contact(*number)).unwrap();
+            known.rtt.sample(Instant::START, Duration::from_millis(1 + u64::from(number % 97)), Duration::MAX);
+            if number % 2 == 0 {
+                peers.enter(Level(1), contact(*number));
+            }
+        }
+        peers
     }
 
-    pub(super) fn at_mut(&mut self, level: Level) -> Option<&mut Table> {
-        self.0.get_mut(usize::from(level.0))
-    }
+    proptest! {
+        /// The table against a list that is sorted anew each time.
+        #[test]
+        fn the_closest_are_those_that_a_full_sort_puts_first(numbers in prop::collection::vec(0_u32..500, 0..300), to in any::<u32>(), count in 0_usize..20) {
+            let peers = peers(&numbers, 1_000);
+            let to = Key::of(&to.to_le_bytes());
+            let mut all: Vec<Contact> = peers.members(Level(1)).map(|known| known.contact).collect();
+            all.sort_by_key(|one| one.id.key().distance(&to));
+            all.truncate(count);
+            prop_assert_eq!(peers.closest(Level(1), &to, count), all);
+        }
 
-    /// The known nodes of a level nearest to a point, nearest first.
-    pub(super) fn closest(&self, level: Level, to: &Key, count: usize) -> Vec<Contact> {
-        self.at(level).map_or_else(Vec::new, |table| table.closest(to, count))
-    }
+        #[test]
+        fn a_bucket_never_holds_more_than_it_may_and_keeps_the_near(numbers in prop::collection::vec(0_u32..500, 0..300), bucket in 1_usize..6) {
+            let peers = peers(&numbers, bucket);
+            let mut counts = vec![0; Key::BITS];
+            for known in peers.members(Level(1)) {
+                counts[usize::from(peers.me.key().common_bits(&known.contact.id.key()))] += 1;
+            }
+            prop_assert!(counts.iter().all(|count| *count <= bucket));
+            prop_assert_eq!(counts.iter().sum::<usize>(), peers.count(Level(1)));
+            // Whoever is out is hardly nearer than the farthest of its full bucket.
+            for out in peers.iter().filter(|known| known.contact.peer.0.is_multiple_of(2) && known.tables == 0) {
+                let common = |one: &Known| peers.me.key().common_bits(&one.contact.id.key());
+                let farthest = peers.members(Level(1)).filter(|one| common(one) == common(out)).map(Known::cost).max();
+                prop_assert!(out.cost() * 5 >= farthest.unwrap() * 4);
+            }
+        }
 
-    /// Takes a node out of every table. Whether it was in any.
-    pub(super) fn remove(&mut self, contact: Contact) -> bool {
-        let out = self.0.iter_mut().filter_map(|table| table.remove(contact).then_some(())).count();
-        out > 0
-    }
-
-    /// Whether a node is in any table.
-    pub(super) fn contain(&self, contact: Contact) -> bool {
-        self.0.iter().any(|table| table.contains(contact))
-    }
-
-    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = &Table> {
-        self.0.iter()
+        #[test]
+        fn taking_out_what_was_put_in_leaves_nothing(numbers in prop::collection::vec(0_u32..500, 0..100)) {
+            let mut peers = peers(&numbers, 4);
+            for number in &numbers {
+                peers.leave_all(contact(*number));
+            }
+            prop_assert_eq!((peers.count(Level(1)), peers.estimate(Level(1))), (0, 1));
+        }
     }
 }

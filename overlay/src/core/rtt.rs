@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::time::Instant;
+use super::time::{Instant, Stamp};
 
 /// What was measured to one node. Microseconds in 32 bits; a sample beyond an hour is an error of the measurement.
 #[derive(Debug, Clone, Copy)]
@@ -13,53 +13,65 @@ pub(super) struct Rtt {
     /// The minimum of the half-window under way, and of the one before.
     minimum: [u32; 2],
     /// When the half-window under way began.
-    since: Instant,
+    since: Stamp,
     /// When the last sample came.
-    sampled: Instant,
-    samples: u32,
+    sampled: Stamp,
 }
 
 impl Rtt {
     /// Nothing measured yet.
     pub(super) const NONE: Self =
-        Self { smoothed: 0, variation: 0, minimum: [0; 2], since: Instant::START, sampled: Instant::START, samples: 0 };
+        Self { smoothed: 0, variation: 0, minimum: [0; 2], since: Stamp::START, sampled: Stamp::START };
+
+    /// One round trip measured: what a converged network would know.
+    #[cfg(feature = "sim")]
+    pub(super) fn known(now: Instant, rtt: Duration) -> Self {
+        let mut known = Self::NONE;
+        known.sample(now, rtt, Duration::MAX);
+        known.variation = known.smoothed / 16;
+        known
+    }
 
     /// A round trip of this length ended now.
     pub(super) fn sample(&mut self, now: Instant, rtt: Duration, window: Duration) {
         let rtt = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).clamp(1, HOUR);
-        if self.samples == 0 {
-            (self.smoothed, self.variation, self.minimum, self.since) = (rtt, rtt / 2, [rtt; 2], now);
+        if self.is_empty() {
+            (self.smoothed, self.variation, self.minimum, self.since) = (rtt, rtt / 2, [rtt; 2], Stamp::of(now));
         } else {
             self.variation = self.variation - self.variation / 4 + self.smoothed.abs_diff(rtt) / 4;
             self.smoothed = self.smoothed - self.smoothed / 8 + rtt / 8;
             let [current, _] = self.minimum;
-            if now.since(self.since) >= window / 2 {
+            if now.since(self.since.moment(now)) >= window / 2 {
                 // A half-window that ended long ago says nothing any more, unless it is all there was until this sample.
-                self.minimum = [rtt, if now.since(self.sampled) >= window { rtt } else { current }];
-                self.since = now;
+                self.minimum = [rtt, if now.since(self.sampled.moment(now)) >= window { rtt } else { current }];
+                self.since = Stamp::of(now);
             } else {
                 self.minimum[0] = current.min(rtt);
             }
         }
-        self.sampled = now;
-        self.samples = self.samples.saturating_add(1);
+        self.sampled = Stamp::of(now);
     }
 
     /// The minimum within the window; none before the first sample.
     pub(super) fn minimum(&self) -> Option<Duration> {
         let [current, before] = self.minimum;
-        (self.samples > 0).then(|| Duration::from_micros(u64::from(current.min(before))))
+        (!self.is_empty()).then(|| Duration::from_micros(u64::from(current.min(before))))
     }
 
     /// When the last sample came; none before the first.
-    pub(super) fn sampled(&self) -> Option<Instant> {
-        (self.samples > 0).then_some(self.sampled)
+    pub(super) fn sampled(&self, now: Instant) -> Option<Instant> {
+        (!self.is_empty()).then(|| self.sampled.moment(now))
+    }
+
+    /// Nothing measured yet: no sample is zero, and the mean of samples never falls to it.
+    const fn is_empty(&self) -> bool {
+        self.smoothed == 0
     }
 
     /// How long to wait for an answer before asking somebody else: SRTT + 4 RTTVAR; none before the first sample.
     pub(super) fn timeout(&self) -> Option<Duration> {
         let micros = u64::from(self.smoothed) + 4 * u64::from(self.variation);
-        (self.samples > 0).then(|| Duration::from_micros(micros))
+        (!self.is_empty()).then(|| Duration::from_micros(micros))
     }
 }
 

@@ -11,7 +11,7 @@ use super::{
     search::{Purpose, Search, Task, Way},
     time::Instant,
 };
-use crate::Level;
+use crate::{Config, Level};
 
 impl Node {
     pub(super) fn on_seeds(&mut self, now: Instant, contacts: Vec<Contact>) {
@@ -26,7 +26,7 @@ impl Node {
 
     /// A node was heard from that has not answered us yet: it is asked, soon.
     pub(super) fn welcome(&mut self, now: Instant, contact: Contact) {
-        let reached = self.peers.get(contact.peer).is_some_and(Known::live);
+        let reached = self.peers.get(contact).is_some_and(Known::live);
         if contact == self.contact || reached || self.newcomers.contains(&contact) {
             return;
         }
@@ -41,12 +41,25 @@ impl Node {
         if contact == self.contact || self.newcomers.len() >= NEWCOMERS || self.newcomers.contains(&contact) {
             return;
         }
-        let room = self.tables.at(Level::GLOBAL).is_some_and(|table| table.has_room(contact.id));
+        let room = self.peers.has_room(Level::GLOBAL, contact);
         let wanted = room || now < self.unrest_until;
-        if wanted && self.peers.get(contact.peer).is_none() {
+        if wanted && self.peers.get(contact).is_none() {
             self.newcomers.push_back(contact);
             self.arm_sooner(now + MEET_PAUSE, Timer::Probe);
         }
+    }
+
+    /// A lost node is back: a partition may have healed, so the others that were lost are asked as well.
+    pub(super) fn reunite(&mut self, now: Instant) {
+        let lost = self.peers.iter().filter(|known| known.reached && !known.live());
+        let lost: Vec<Contact> =
+            lost.filter(|known| now.since(known.asked.moment(now)) >= LOST_AGAIN).map(|known| known.contact).collect();
+        for contact in lost {
+            if self.newcomers.len() < NEWCOMERS && !self.newcomers.contains(&contact) {
+                self.newcomers.push_back(contact);
+            }
+        }
+        self.arm_sooner(now + MEET_PAUSE, Timer::Probe);
     }
 
     /// Things change: probe fast for a while.
@@ -71,19 +84,12 @@ impl Node {
         }
     }
 
-    /// Whether a new sample puts a node at another level than its minimum did, by more than jitter.
-    pub(super) fn crosses(&self, before: Duration, sample: Duration) -> bool {
-        let level = |rtt: Duration| self.config.thresholds.iter().filter(|limit| rtt < **limit).count();
-        let far = before.max(sample) > before.min(sample) * 3 / 2 + JITTER;
-        far && level(before) != level(sample)
-    }
-
     /// Measures one node: a newcomer, a seed while alone, or the neighbour measured longest ago.
     pub(super) fn probe(&mut self, now: Instant) {
         let restless = now < self.unrest_until;
         self.probes = self.probes.wrapping_add(1);
         let mut target = self.next_newcomer();
-        if target.is_none() && self.tables.at(Level::GLOBAL).is_none_or(|table| table.len() == 0) {
+        if target.is_none() && self.peers.count(Level::GLOBAL) == 0 {
             target = self.seeds.get(self.rng.below(self.seeds.len())).copied();
         }
         if target.is_none() && self.probes.is_multiple_of(LOST_TURN) {
@@ -109,7 +115,7 @@ impl Node {
 
     fn next_newcomer(&mut self) -> Option<Contact> {
         while let Some(contact) = self.newcomers.pop_front() {
-            let fresh = self.peers.get(contact.peer).is_none_or(|known| !known.live());
+            let fresh = self.peers.get(contact).is_none_or(|known| !known.live());
             if fresh && !self.exchanges.is_asked(contact.peer, Purpose::Probe) {
                 return Some(contact);
             }
@@ -120,21 +126,19 @@ impl Node {
     /// The neighbour measured longest ago; cluster mates count double, since clusters stand and fall with them.
     fn stalest(&self, now: Instant) -> Option<Contact> {
         let age = |known: &Known| {
-            let sampled = known.rtt.sampled().unwrap_or(Instant::START).max(known.asked);
-            let mates =
-                self.config.levels().filter(|level| *level != Level::GLOBAL && self.shares(known, *level)).count();
-            now.since(sampled) * (1 + u32::try_from(mates).unwrap_or(0))
+            let sampled = known.rtt.sampled(now).unwrap_or(Instant::START).max(known.asked.moment(now));
+            now.since(sampled) * (1 + (known.tables >> 1).count_ones())
         };
-        let neighbours = self.peers.iter().filter(|known| known.live() && self.tables.contain(known.contact));
+        let neighbours = self.peers.iter().filter(|known| known.live() && known.tables != 0);
         let stalest = neighbours.max_by_key(|known| (age(known), known.contact))?;
-        (now.since(stalest.asked) >= self.config.probe_fast).then_some(stalest.contact)
+        (now.since(stalest.asked.moment(now)) >= self.config.probe_fast).then_some(stalest.contact)
     }
 
     /// A dead node is asked now and then: partitions heal.
     fn longest_lost(&self, now: Instant) -> Option<Contact> {
         let lost = self.peers.iter().filter(|known| known.reached && !known.live());
         let lost = lost.min_by_key(|known| (known.asked, known.contact))?;
-        (now.since(lost.asked) >= LOST_PAUSE).then_some(lost.contact)
+        (now.since(lost.asked.moment(now)) >= LOST_PAUSE).then_some(lost.contact)
     }
 
     /// Asks one of the nearest nodes for its nearest: whoever is near me is near it.
@@ -154,7 +158,7 @@ impl Node {
 
     /// Looks up its own place, then random ones: first often, then rarely.
     pub(super) fn refresh(&mut self, now: Instant) {
-        let alone = self.tables.at(Level::GLOBAL).is_none_or(|table| table.len() == 0);
+        let alone = self.peers.count(Level::GLOBAL) == 0;
         if !alone {
             let key = if self.refreshed.is_multiple_of(2) { self.contact.id.key() } else { self.rng.key() };
             let way = Way { bits: None, closest: Reply::NODES, window: self.config.window };
@@ -186,9 +190,10 @@ impl Node {
     /// Keeps links to the nodes it will need: cluster mates, those nearest in the id space, the nearest by RTT.
     pub(super) fn choose_pins(&mut self, now: Instant) {
         let mut chosen: Vec<Contact> =
-            self.tables.closest(Level::GLOBAL, &self.contact.id.key(), LEAVES.min(self.config.pins / 2));
-        for table in self.tables.iter().rev() {
-            let mut near: Vec<(u64, Contact)> = table.iter().map(|one| (self.peers.cost(one.peer), one)).collect();
+            self.peers.closest(Level::GLOBAL, &self.contact.id.key(), LEAVES.min(self.config.pins / 2));
+        for level in self.config.levels() {
+            let mut near: Vec<(u64, Contact)> =
+                self.peers.members(level).map(|known| (known.cost(), known.contact)).collect();
             near.sort_unstable();
             for (_, contact) in near {
                 if chosen.len() < self.config.pins && !chosen.contains(&contact) {
@@ -211,6 +216,11 @@ impl Node {
     pub(super) fn sweep(&mut self, now: Instant) {
         self.values.sweep(now);
         self.leases.sweep(now);
+        // Passers-by are forgotten; those that were lost are not, or a partition would never heal.
+        self.peers.prune(|known| {
+            let lost = known.reached && !known.live();
+            !lost && now.since(known.heard.moment(now).max(known.asked.moment(now))) >= FORGOTTEN
+        });
         self.arm(now + SWEEP_PAUSE, Timer::Sweep);
     }
 
@@ -222,6 +232,13 @@ impl Node {
             self.greet(now, contact);
         }
     }
+}
+
+/// Whether a new sample puts a node at another level than its minimum did, by more than jitter.
+pub(super) fn crossing(config: &Config, before: Duration, sample: Duration) -> bool {
+    let level = |rtt: Duration| config.thresholds.iter().filter(|limit| rtt < **limit).count();
+    let far = before.max(sample) > before.min(sample) * 3 / 2 + JITTER;
+    far && level(before) != level(sample)
 }
 
 /// Seeds remembered.
@@ -238,6 +255,9 @@ const LOST_TURN: u32 = 4;
 
 /// A dead node is tried this often at most.
 const LOST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Even if another one came back it is not tried again sooner than this.
+const LOST_AGAIN: Duration = Duration::from_secs(3);
 
 /// Every so many probes a near node is asked for its near ones, while things change.
 const EXPLORE_TURN: u32 = 3;
@@ -256,6 +276,9 @@ const PIN_PAUSE: Duration = Duration::from_secs(5);
 
 /// Nodes nearest in the id space that are always linked.
 const LEAVES: usize = 16;
+
+/// A node that is in no table and not linked is forgotten after so long a silence.
+const FORGOTTEN: Duration = Duration::from_secs(120);
 
 /// Pause between sweeps.
 const SWEEP_PAUSE: Duration = Duration::from_secs(10);

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    message::{Body, Header, Hello, Message, Pointer, Refusal, Reply, Request, SpreadRecord, Want},
+    message::{Body, Hello, Message, Pointer, Refusal, Reply, Request, SpreadRecord, Want},
     time::Instant,
     *,
 };
@@ -28,7 +28,7 @@ impl Alone {
 
     /// A message from a stranger.
     fn hear(&mut self, from: u32, body: Body) -> Vec<Output> {
-        let message = Message { header: Header::default(), body };
+        let message = Message { header: std::sync::Arc::default(), body };
         self.give(Input::Received { from: stranger(from), message })
     }
 
@@ -95,7 +95,10 @@ fn ten_thousand_strangers_fill_no_more_than_the_caps() {
     let mut node = Alone::new(config);
     for number in 0..10_000 {
         let value = Bytes::from_static(b"v");
-        node.hear(number, Body::Hello(Box::new(Hello { info: info(stranger(number).id), spreads: 9 })));
+        node.hear(
+            number,
+            Body::Hello(Box::new(Hello { info: std::sync::Arc::new(info(stranger(number).id)), spreads: 9 })),
+        );
         node.ask(number, Request::Store { level: Level::GLOBAL, key: key(number), value: value.clone(), ttl: TTL });
         let (failed, unreached) = (Vec::new(), Vec::new());
         node.ask(number, Request::Acquire { key: key(number), reference: value, ttl: TTL, failed, unreached });

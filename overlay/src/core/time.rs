@@ -4,28 +4,33 @@ use std::{ops::Add, time::Duration};
 
 /// A moment: time since start. It has no `now()`; the driver or the simulator says what time it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Instant(Duration);
+pub struct Instant(u64);
 
 impl Instant {
     /// The moment the node started.
-    pub const START: Self = Self(Duration::ZERO);
+    pub const START: Self = Self(0);
 
-    /// The moment this long after the start.
+    /// The moment this long after the start; past five centuries, the end of them.
     #[must_use]
     pub const fn at(since_start: Duration) -> Self {
-        Self(since_start)
+        Self(nanos(since_start))
     }
 
     /// The span since the start.
     #[must_use]
     pub const fn since_start(self) -> Duration {
+        Duration::from_nanos(self.0)
+    }
+
+    /// The span since the start in nanoseconds.
+    pub(crate) const fn nanos(self) -> u64 {
         self.0
     }
 
     /// The span since an earlier moment; zero if that moment is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
@@ -33,6 +38,42 @@ impl Add<Duration> for Instant {
     type Output = Self;
 
     fn add(self, span: Duration) -> Self {
-        Self(self.0.saturating_add(span))
+        Self(self.0.saturating_add(nanos(span)))
     }
+}
+
+/// A moment in four bytes, to 16 ms: what is kept of every neighbour is many such. It wraps after two years, long after
+/// whatever it stamps has ceased to matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) struct Stamp(u32);
+
+impl Stamp {
+    /// The start.
+    pub(super) const START: Self = Self(0);
+
+    pub(super) const fn of(moment: Instant) -> Self {
+        Self(low_half(moment.0 / TICK))
+    }
+
+    /// The latest moment up to now that has this stamp.
+    pub(super) const fn moment(self, now: Instant) -> Instant {
+        let ticks = now.0 / TICK;
+        let back = low_half(ticks).wrapping_sub(self.0);
+        // Widening, which `u64::from` cannot do in a const fn.
+        Instant(ticks.saturating_sub(back as u64) * TICK)
+    }
+}
+
+const TICK: u64 = 16_000_000;
+
+/// The low half of a number, kept on purpose.
+#[expect(clippy::cast_possible_truncation, reason = "the upper half is what wraps")]
+const fn low_half(number: u64) -> u32 {
+    number as u32
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "bounded by the line before")]
+const fn nanos(span: Duration) -> u64 {
+    let nanos = span.as_nanos();
+    if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 }
 }

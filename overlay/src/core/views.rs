@@ -9,25 +9,23 @@ impl Node {
     /// This node as it describes itself, with its clusters.
     #[must_use]
     pub fn me(&self) -> NodeInfo {
-        NodeInfo { clusters: self.clusters(), ..self.me.clone() }
+        NodeInfo { clusters: self.clusters(), ..NodeInfo::clone(&self.me) }
     }
 
     /// The levels, widest first; see [`crate::Index::levels`].
     #[must_use]
     pub fn levels(&self) -> Vec<LevelInfo> {
         let level_info = |level: Level| {
-            let table = self.tables.at(level)?;
-            let seen = table.estimate();
+            let seen = self.peers.estimate(level);
             let (cluster, size) = match self.membership(level) {
                 Some(membership) => (membership.id, membership.size(self.now, seen)),
                 None => (Key::ZERO, seen),
             };
-            let mut neighbours: Vec<NodeInfo> =
-                table.iter().filter_map(|one| self.peers.get(one.peer)).map(info_or_bare).collect();
+            let mut neighbours: Vec<NodeInfo> = self.peers.members(level).map(info_or_bare).collect();
             neighbours.sort_by_key(|info| (info.rtt.unwrap_or(Duration::MAX), info.id));
-            Some(LevelInfo { level, threshold: self.config.threshold(level), cluster, size, neighbours })
+            LevelInfo { level, threshold: self.config.threshold(level), cluster, size, neighbours }
         };
-        self.config.levels().rev().filter_map(level_info).collect()
+        self.config.levels().rev().map(level_info).collect()
     }
 
     /// Live nodes; see [`crate::Index::nodes`].

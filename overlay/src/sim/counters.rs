@@ -1,6 +1,6 @@
 //! What a node sent and received, in numbers: what the scenarios measure.
 
-use crate::core::message::{Body, Request, Want};
+use crate::core::message::{Body, Reply, Request, Want};
 
 /// What one node has received and sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -19,21 +19,35 @@ pub struct Counters {
     pub gets: u64,
     /// Acquires received.
     pub acquires: u64,
+    /// Messages of gets received: steps for values and questions handed on, and the answers to both.
+    pub searches: u64,
 }
 
 impl Counters {
     pub(super) fn count(&mut self, body: &Body) {
         self.received += 1;
+        if let Body::Reply { reply: Reply::Sought { .. }, .. } = body {
+            self.searches += 1;
+        }
         if let Body::Request { request, .. } = body {
             match request {
                 Request::Step { want: Want::Room { .. }, .. } => self.store_intents += 1,
-                Request::Step { want: Want::Values, .. } => self.gets += 1,
+                Request::Step { want: Want::Values, .. } => {
+                    self.gets += 1;
+                    // And the answer that it will have.
+                    self.searches += 2;
+                }
+                Request::Seek { .. } => {
+                    self.gets += 1;
+                    self.searches += 1;
+                }
                 Request::Store { .. } => self.stores += 1,
                 Request::Acquire { .. } => self.acquires += 1,
                 Request::Step { want: Want::Nodes, .. }
                 | Request::Ping
                 | Request::Neighbours { .. }
                 | Request::Withdraw { .. }
+                | Request::Copy { .. }
                 | Request::Beat { .. }
                 | Request::Pass { .. }
                 | Request::Hold { .. }

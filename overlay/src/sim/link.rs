@@ -32,18 +32,36 @@ impl Network {
     }
 }
 
+/// What carries messages, which decides how long a lost packet stalls them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Carrier {
+    /// A probe after one and a half round trips finds the loss (RFC 9002 6.2).
+    #[default]
+    Quic,
+    /// 200 ms or two round trips, whichever is longer: the time-out of Linux.
+    Tcp,
+}
+
 /// What goes wrong. Links carry streams, so a lost packet stalls a message; only what is dropped on purpose never comes.
 #[derive(Debug, Default)]
 pub struct Faults {
-    /// Messages per million that stall for a recovery time of 200 ms or two round trips, whichever is longer.
+    /// How losses are recovered from.
+    pub carrier: Carrier,
+    /// Messages per million that stall for a recovery time.
     pub stalled: u32,
     /// Messages per million that never come.
     pub dropped: u32,
     /// Messages per million that come twice.
     pub duplicated: u32,
+    /// Messages per million that are held up by 0 to 50 ms, so that later ones overtake them.
+    pub reordered: u32,
     /// By how many percent at most a message takes longer than half the round trip.
     pub jitter_percent: u32,
+    /// Messages vary as one snapshot of the matrix does against the median of all: -14 % to +43 %.
+    pub measured_jitter: bool,
     blocked: BTreeSet<(u32, u32)>,
+    /// The side of each node while the network is in parts; empty while it is whole.
+    sides: Vec<u8>,
     pub(super) deaths: BTreeMap<u32, Death>,
 }
 
@@ -58,8 +76,14 @@ impl Faults {
         self.blocked.remove(&numbers(from, to));
     }
 
+    /// Parts the network: only nodes on the same side hear each other. An empty list makes it whole again.
+    pub fn part(&mut self, sides: Vec<u8>) {
+        self.sides = sides;
+    }
+
     pub(super) fn is_blocked(&self, from: u32, to: u32) -> bool {
-        self.blocked.contains(&(from, to))
+        let side = |node: u32| usize::try_from(node).ok().and_then(|node| self.sides.get(node));
+        side(from) != side(to) || !self.blocked.is_empty() && self.blocked.contains(&(from, to))
     }
 
     /// How often a message arrives.
@@ -72,9 +96,24 @@ impl Faults {
 
     /// How long a message travels.
     pub(super) fn one_way(&self, rng: &mut Rng, rtt: Duration) -> Duration {
-        let jitter = u32::try_from(rng.below(usize::try_from(self.jitter_percent).unwrap_or(0) + 1)).unwrap_or(0);
-        let travel = rtt / 2 + rtt / 2 * jitter / 100;
-        if chance(rng, self.stalled) { travel + (rtt * 2).max(RECOVERY) } else { travel }
+        let mut travel = rtt / 2;
+        if self.jitter_percent > 0 {
+            let percent = rng.below(usize::try_from(self.jitter_percent).unwrap_or(0) + 1);
+            travel += rtt / 2 * u32::try_from(percent).unwrap_or(0) / 100;
+        }
+        if self.measured_jitter {
+            travel = travel * jitter(rng) / 10_000;
+        }
+        if chance(rng, self.reordered) {
+            travel += Duration::from_micros(u64::try_from(rng.below(50_000)).unwrap_or(0));
+        }
+        if chance(rng, self.stalled) {
+            travel += match self.carrier {
+                Carrier::Quic => (rtt * 3 / 2).max(QUIC_LEAST),
+                Carrier::Tcp => (rtt * 2).max(TCP_LEAST),
+            };
+        }
+        travel
     }
 }
 
@@ -82,9 +121,37 @@ fn chance(rng: &mut Rng, per_million: u32) -> bool {
     per_million > 0 && rng.below(1_000_000) < usize::try_from(per_million).unwrap_or(0)
 }
 
+/// A factor in ten-thousandths, drawn from the measured spread by straight lines between its percentiles.
+fn jitter(rng: &mut Rng) -> u32 {
+    let at = u32::try_from(rng.below(10_000)).unwrap_or(0);
+    for pair in JITTER.windows(2) {
+        if let [(from, low), (to, high)] = pair
+            && at < *to
+        {
+            return low + (high - low) * (at - from) / (to - from);
+        }
+    }
+    JITTER_MOST
+}
+
 fn numbers(from: usize, to: usize) -> (u32, u32) {
     (u32::try_from(from).unwrap_or(u32::MAX), u32::try_from(to).unwrap_or(u32::MAX))
 }
 
+/// Share of messages in ten-thousandths, and the factor they travel by in ten-thousandths: a snapshot of the matrix against the
+/// median of eighteen (p1, p5, p25, p75, p95, p99).
+const JITTER: [(u32, u32); 8] = [
+    (0, 8_600),
+    (100, 8_600),
+    (500, 9_710),
+    (2_500, 9_990),
+    (7_500, 10_020),
+    (9_500, 10_910),
+    (9_900, 14_300),
+    (10_000, JITTER_MOST),
+];
+const JITTER_MOST: u32 = 14_300;
+
 /// How long a stream stalls for a lost packet at least.
-const RECOVERY: Duration = Duration::from_millis(200);
+const TCP_LEAST: Duration = Duration::from_millis(200);
+const QUIC_LEAST: Duration = Duration::from_millis(3);

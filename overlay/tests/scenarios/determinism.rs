@@ -11,7 +11,7 @@ fn eventful(seed: u64) -> Sim {
     let faults = sim.faults_mut();
     (faults.stalled, faults.dropped, faults.duplicated, faults.jitter_percent) = (5_000, 1_000, 1_000, 10);
     sim.run_for(secs(10));
-    for round in 0_usize..130 {
+    for round in 0_usize..160 {
         let key = Key::of(&(round % 40).to_be_bytes());
         for asker in 0..6 {
             let node = (round * 7 + asker * 11) % 60;
@@ -39,5 +39,5 @@ fn one_seed_gives_one_trace_over_a_hundred_thousand_events_and_another_seed_anot
     assert_ne!(once.trace_hash(), other.trace_hash());
     // Fixed, so that debug and release, and every machine, are held to the same trace. It changes with any change to what the
     // core says or when; then it is set anew here, in the commit that changed it.
-    assert_eq!((once.events(), once.trace_hash()), (131_527, 0x9797_3b4e_8c47_6cdb), "trace {:#x}", once.trace_hash());
+    assert_eq!((once.events(), once.trace_hash()), (103_378, 0x9e47_e38e_ae48_8c4e), "trace {:#x}", once.trace_hash());
 }

@@ -241,7 +241,7 @@ impl Node {
 
     fn place(&self, key: &Key, unreached: &[NodeId]) -> Place {
         let mine = self.contact.id.key().distance(key);
-        let mut nearer = self.tables.closest(Level::GLOBAL, key, Reply::NODES);
+        let mut nearer = self.peers.closest(Level::GLOBAL, key, Reply::NODES);
         nearer.retain(|node| node.id.key().distance(key) < mine);
         let reachable: Vec<Contact> = nearer.iter().filter(|node| !unreached.contains(&node.id)).copied().collect();
         match (reachable.is_empty(), nearer.is_empty()) {
@@ -346,7 +346,7 @@ impl Node {
 
     /// Asks next-closest nodes until enough hold the grant or none is left, then tells the askers.
     fn seek_copies(&mut self, now: Instant, key: Key) {
-        let nearest = self.tables.closest(Level::GLOBAL, &key, COPY_TRIES);
+        let nearest = self.peers.closest(Level::GLOBAL, &key, COPY_TRIES);
         loop {
             let Some(entry) = self.leases.get_mut(&key) else { return };
             let State::Granting(granting) = &mut entry.state else { return };
@@ -448,7 +448,7 @@ impl Node {
 
     /// Has the next-closest nodes hold the state as it is now.
     fn copy(&mut self, now: Instant, key: Key, state: &LeaseState) {
-        for node in self.tables.closest(Level::GLOBAL, &key, self.config.lease_copies) {
+        for node in self.peers.closest(Level::GLOBAL, &key, self.config.lease_copies) {
             self.ask(now, node, Request::Hold { key, state: state.clone() }, Purpose::Hold(key));
         }
     }

@@ -116,8 +116,9 @@ impl Node {
         // The neighbours in the id space carry it to everyone; a random few carry it far at once.
         let fanout = self.config.spread_fanout;
         let me = self.contact.id.key();
-        let mut to = self.tables.closest(crate::Level::GLOBAL, &me, fanout / 2);
-        let mut others: Vec<Contact> = self.tables.iter().flat_map(super::super::routing::Table::iter).collect();
+        let mut to = self.peers.closest(crate::Level::GLOBAL, &me, fanout / 2);
+        let mut others: Vec<Contact> =
+            self.peers.iter().filter(|known| known.tables != 0).map(|known| known.contact).collect();
         self.rng.shuffle(&mut others);
         for other in others {
             if to.len() >= fanout {

@@ -8,6 +8,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    ops::Bound,
     time::Duration,
 };
 
@@ -49,6 +50,8 @@ struct Slot {
     values: Vec<Kept>,
     /// When store-intents were let go on, oldest first, at most beta of them.
     leaks: VecDeque<Instant>,
+    /// The nodes that were closest to the key when this one last looked.
+    closest: Vec<Peer>,
 }
 
 #[derive(Debug)]
@@ -152,6 +155,20 @@ impl Values {
             ttl: kept.expires.since(now),
         })
         .collect()
+    }
+
+    /// Keys and levels after this one, at most so many.
+    pub(in crate::core) fn page(&self, after: Option<(Key, Level)>, count: usize) -> Vec<(Key, Level)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.slots.range((from, Bound::Unbounded)).map(|(at, _)| *at).take(count).collect()
+    }
+
+    /// Notes which nodes are closest to a key now; which were when last noted.
+    pub(in crate::core) fn seeded(&mut self, level: Level, key: Key, closest: &[Contact]) -> Vec<Peer> {
+        let now: Vec<Peer> = closest.iter().map(|one| one.peer).collect();
+        let Some(slot) = self.slots.get_mut(&(key, level)) else { return now };
+        let before = std::mem::replace(&mut slot.closest, now.clone());
+        if before.is_empty() { now } else { before }
     }
 
     /// Drops a holder's pointers under a key, at every level.

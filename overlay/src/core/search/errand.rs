@@ -123,6 +123,7 @@ impl Errand {
             | Reply::Wait
             | Reply::Nodes(_)
             | Reply::Step { .. }
+            | Reply::Sought { .. }
             | Reply::Stored(_)
             | Reply::Held(_)
             | Reply::SpreadKeys { .. }

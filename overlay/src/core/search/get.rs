@@ -1,5 +1,13 @@
-//! Hierarchical get (NSDI'04 4.3): search the near cluster, then wider ones, on from where the search stood; stop at the first
-//! node that has values.
+//! Hierarchical get (NSDI'04 4.3): the near cluster first, then wider ones, on from where the search stood, until a node has
+//! values. Three ways, one after the other as they are needed:
+//!
+//! - **Handed on** (mode `best`): the question goes from node to node over links that stand, each nearer the key, and the answer
+//!   comes back the same way. On the PlanetLab matrix that costs half the time and half the messages of asking every hop oneself.
+//! - **Asked hop by hop** (mode `paper`, and once the first way is late or fails): slower, and in this node's own hands.
+//! - **Thoroughly**: a get repeated at once says that the answer was of no use, so that some node on the way lied or was out of
+//!   date. Then no single answer ends the search: all that have values are heard, and what most of them say comes first.
+
+use std::time::Duration;
 
 use super::{Ending, Hop, Lookup, Step, lookup::Way};
 use crate::{
@@ -18,28 +26,65 @@ pub(in crate::core) struct Get {
     /// Levels still to be searched, the next one last.
     wider: Vec<Level>,
     lookup: Lookup,
-    found: Option<Vec<Pointer>>,
-    deadline: std::time::Duration,
+    /// Nodes to hand the question to, best last, and those that have it.
+    handed: Vec<(Contact, Request)>,
+    waiting: Vec<Contact>,
+    found: Option<(Level, Vec<Pointer>)>,
+    thorough: Option<Heard>,
+    deadline: Duration,
+}
+
+/// What a thorough get has heard.
+#[derive(Debug, Default)]
+struct Heard {
+    level: Option<Level>,
+    /// Each pointer and how many nodes named it.
+    pointers: Vec<(u32, Pointer)>,
+}
+
+/// How a get goes about it.
+#[derive(Debug)]
+pub(in crate::core) struct Plan {
+    pub(in crate::core) way: Way,
+    /// Nodes to hand the question to, best first, with what they are asked; none to ask hop by hop.
+    pub(in crate::core) hand: Vec<(Contact, Request)>,
+    pub(in crate::core) thorough: bool,
+    pub(in crate::core) deadline: Duration,
 }
 
 impl Get {
     /// Levels from the nearest on; at least one.
-    pub(in crate::core) fn new(
-        me: Contact,
-        key: Key,
-        levels: &[Level],
-        way: Way,
-        deadline: std::time::Duration,
-    ) -> Self {
+    pub(in crate::core) fn new(me: Contact, key: Key, levels: &[Level], plan: Plan) -> Self {
         let mut wider: Vec<Level> = levels.iter().rev().copied().collect();
         let level = wider.pop().unwrap_or(Level::GLOBAL);
-        Self { me, way, wider, lookup: Lookup::new(me, level, key, way), found: None, deadline }
+        let Plan { way, hand: mut handed, thorough, deadline } = plan;
+        handed.reverse();
+        Self {
+            me,
+            way,
+            wider,
+            lookup: Lookup::new(me, level, key, way),
+            handed,
+            waiting: Vec::new(),
+            found: None,
+            thorough: thorough.then(Heard::default),
+            deadline,
+        }
     }
 
     pub(super) fn next(&mut self) -> Step {
         loop {
-            if let Some(found) = self.found.take() {
-                return Step::Done(Ending::Found(self.lookup.level, found));
+            if let Some((level, found)) = self.found.take() {
+                return Step::Done(Ending::Found(level, found));
+            }
+            if self.waiting.is_empty()
+                && let Some((to, request)) = self.handed.pop()
+            {
+                self.waiting.push(to);
+                return Step::Ask(to, request);
+            }
+            if !self.waiting.is_empty() {
+                return Step::Wait;
             }
             match (self.lookup.next(), self.wider.is_empty()) {
                 (Hop::Ask(to, aim), _) => {
@@ -47,7 +92,7 @@ impl Get {
                     return Step::Ask(to, Request::Step { level, key, aim, want: Want::Values });
                 }
                 (Hop::Wait, _) => return Step::Wait,
-                (Hop::Done, true) => return Step::Done(Ending::Outcome(Outcome::Get(Ok(Found::Nothing)))),
+                (Hop::Done, true) => return Step::Done(self.conclude(Ok(Found::Nothing))),
                 (Hop::Done, false) => {
                     let level = self.wider.pop().unwrap_or(Level::GLOBAL);
                     self.lookup = self.lookup.widen(self.me, level, self.way);
@@ -57,26 +102,96 @@ impl Get {
     }
 
     pub(super) fn on_reply(&mut self, from: Contact, reply: Reply) {
-        let Reply::Step { seen, nodes } = reply else { return self.lookup.on_failure(from) };
-        self.lookup.on_nodes(from, &nodes);
-        if let Seen::Values(mut values) = seen {
-            // What this node put itself is no news to it.
-            values.retain(|value| value.holder != self.me);
-            if !values.is_empty() {
-                self.found = Some(values);
+        match reply {
+            Reply::Sought { level, values } => {
+                let values = self.foreign(values);
+                if !values.is_empty() {
+                    self.found = Some((level, values));
+                } else if self.waiting.contains(&from) {
+                    // One word for it is not enough that there is nothing: this node looks for itself.
+                    self.waiting.clear();
+                    self.handed.clear();
+                }
+            }
+            Reply::Step { seen, nodes } => {
+                self.lookup.on_nodes(from, &nodes);
+                if let Seen::Values(values) = seen {
+                    let values = self.foreign(values);
+                    self.hear(values);
+                }
+            }
+            Reply::Refused(_)
+            | Reply::Pong
+            | Reply::Wait
+            | Reply::Nodes(_)
+            | Reply::Stored(_)
+            | Reply::Done
+            | Reply::Acquired(_)
+            | Reply::Beaten(_)
+            | Reply::Held(_)
+            | Reply::SpreadKeys { .. }
+            | Reply::Spread(_) => self.on_failure(from),
+        }
+    }
+
+    /// A question handed on is late: this node goes on by itself, and takes whatever comes first.
+    pub(super) fn on_late(&mut self, from: Contact) {
+        if self.waiting.contains(&from) {
+            self.waiting.clear();
+            self.handed.clear();
+        } else {
+            self.lookup.on_late(from);
+        }
+    }
+
+    pub(super) fn on_failure(&mut self, from: Contact) {
+        if self.waiting.contains(&from) {
+            self.waiting.clear();
+        } else {
+            self.lookup.on_failure(from);
+        }
+    }
+
+    pub(super) fn expire(mut self) -> Ending {
+        let late = Err(IndexError::Timeout(self.deadline));
+        self.conclude(late)
+    }
+
+    /// What this node put itself is no news to it.
+    fn foreign(&self, mut values: Vec<Pointer>) -> Vec<Pointer> {
+        values.retain(|value| value.holder != self.me);
+        values
+    }
+
+    fn hear(&mut self, values: Vec<Pointer>) {
+        if values.is_empty() {
+            return;
+        }
+        let level = self.lookup.level;
+        let Some(heard) = &mut self.thorough else {
+            self.found = Some((level, values));
+            return;
+        };
+        heard.level.get_or_insert(level);
+        for value in values {
+            let same = |one: &&mut (u32, Pointer)| one.1.holder == value.holder && one.1.value == value.value;
+            let room = heard.pointers.len() < HEARD_LIMIT;
+            match heard.pointers.iter_mut().find(same) {
+                Some((times, _)) => *times += 1,
+                None if room => heard.pointers.push((1, value)),
+                None => {}
             }
         }
     }
 
-    pub(super) fn on_late(&mut self, from: Contact) {
-        self.lookup.on_late(from);
-    }
-
-    pub(super) fn on_failure(&mut self, from: Contact) {
-        self.lookup.on_failure(from);
-    }
-
-    pub(super) fn expire(self) -> Ending {
-        Ending::Outcome(Outcome::Get(Err(IndexError::Timeout(self.deadline))))
+    /// Ends with what a thorough search heard, else like this.
+    fn conclude(&mut self, otherwise: Result<Found, IndexError>) -> Ending {
+        let mut heard = self.thorough.take().unwrap_or_default();
+        let Some(level) = heard.level else { return Ending::Outcome(Outcome::Get(otherwise)) };
+        heard.pointers.sort_by_key(|(times, _)| std::cmp::Reverse(*times));
+        Ending::Found(level, heard.pointers.into_iter().map(|(_, pointer)| pointer).collect())
     }
 }
+
+/// Pointers a thorough get keeps at most.
+const HEARD_LIMIT: usize = 64;

@@ -5,20 +5,21 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     NodeId,
-    core::{Peer, routing::Table},
+    core::{Peer, peers::Peers},
 };
 
 /// Nodes, each with a table of all others as far as its buckets hold them.
-fn network(ids: &[[u8; Key::BYTES]], bucket: usize) -> (Vec<Contact>, Vec<Table>) {
+fn network(ids: &[[u8; Key::BYTES]], bucket: usize) -> (Vec<Contact>, Vec<Peers>) {
     let contact = |(number, id): (usize, &[u8; Key::BYTES])| Contact {
         peer: Peer(u32::try_from(number).unwrap()),
         id: NodeId::from(Key::from_bytes(*id)),
     };
     let contacts: Vec<Contact> = ids.iter().enumerate().map(contact).collect();
     let table = |me: &Contact| {
-        let mut table = Table::new(me.id, bucket);
+        let mut table = Peers::new(me.id, 1, bucket, usize::MAX);
         contacts.iter().filter(|other| *other != me).for_each(|other| {
-            table.insert(*other, |_| 1);
+            table.entry(*other).unwrap();
+            table.enter(Level::GLOBAL, *other);
         });
         table
     };
@@ -27,7 +28,7 @@ fn network(ids: &[[u8; Key::BYTES]], bucket: usize) -> (Vec<Contact>, Vec<Table>
 }
 
 /// Runs a search in which these nodes are dead; whom it asked, and who answered, nearest first.
-fn run(net: &(Vec<Contact>, Vec<Table>), key: Key, way: Way, dead: &[usize]) -> (Vec<Contact>, Vec<Contact>) {
+fn run(net: &(Vec<Contact>, Vec<Peers>), key: Key, way: Way, dead: &[usize]) -> (Vec<Contact>, Vec<Contact>) {
     let (contacts, tables) = net;
     let mut lookup = Lookup::new(contacts[0], Level::GLOBAL, key, way);
     let mut asked = Vec::new();
@@ -40,8 +41,8 @@ fn run(net: &(Vec<Contact>, Vec<Table>), key: Key, way: Way, dead: &[usize]) -> 
                     lookup.on_late(to);
                     lookup.on_failure(to);
                 } else {
-                    let mut nodes = tables[number].closest(&key, 2);
-                    nodes.extend(tables[number].closest(&aim, 6));
+                    let mut nodes = tables[number].closest(Level::GLOBAL, &key, 2);
+                    nodes.extend(tables[number].closest(Level::GLOBAL, &aim, 6));
                     lookup.on_nodes(to, &nodes);
                 }
             }

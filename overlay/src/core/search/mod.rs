@@ -5,15 +5,17 @@ mod errand;
 mod get;
 mod lookup;
 mod put;
+mod relay;
 mod rpc;
 mod withdraw;
 
 use self::lookup::{Hop, Lookup};
 pub(super) use self::{
     errand::{Errand, ErrandKind},
-    get::Get,
+    get::{Get, Plan},
     lookup::{Search, Way},
     put::{PutTask, Rules, What},
+    relay::Relay,
     rpc::{Exchanges, Pending, Purpose},
     withdraw::Withdraw,
 };
@@ -45,6 +47,8 @@ pub(super) enum Ending {
     References(Vec<Pointer>),
     /// A beat was told of a lower lease.
     Superseded(Pointer),
+    /// What came of a question handed on for another node.
+    Relayed(Reply),
     /// A search of the node's own, for its tables.
     Searched,
 }
@@ -57,6 +61,7 @@ pub(super) enum Task {
     Put(PutTask),
     Withdraw(Withdraw),
     Errand(Errand),
+    Relay(Relay),
 }
 
 impl Task {
@@ -67,6 +72,7 @@ impl Task {
             Self::Put(task) => task.next(),
             Self::Withdraw(task) => task.next(),
             Self::Errand(task) => task.next(),
+            Self::Relay(task) => task.next(),
         }
     }
 
@@ -77,6 +83,7 @@ impl Task {
             Self::Put(task) => task.on_reply(from, reply),
             Self::Withdraw(task) => task.on_reply(from, reply),
             Self::Errand(task) => task.on_reply(from, reply),
+            Self::Relay(task) => task.on_reply(from, reply),
         }
     }
 
@@ -88,6 +95,7 @@ impl Task {
             Self::Put(task) => task.on_late(from),
             Self::Withdraw(task) => task.on_late(from),
             Self::Errand(task) => task.on_late(from),
+            Self::Relay(_) => {}
         }
     }
 
@@ -99,13 +107,14 @@ impl Task {
             Self::Put(task) => task.on_failure(from),
             Self::Withdraw(task) => task.on_failure(from),
             Self::Errand(task) => task.on_failure(from),
+            Self::Relay(task) => task.on_failure(from),
         }
     }
 
     /// The operation has had all the time it may have.
     pub(super) fn expire(self) -> Ending {
         match self {
-            Self::Search(_) => Ending::Searched,
+            Self::Search(_) | Self::Relay(_) => Ending::Searched,
             Self::Get(task) => task.expire(),
             Self::Put(task) => task.expire(),
             Self::Withdraw(task) => task.expire(),

@@ -1,8 +1,6 @@
 //! Questions awaiting answers, and when to give up on each. A question is first late (SRTT + 4 RTTVAR: somebody else is asked)
 //! and then lost (twice that); only the second counts against the node.
 
-use std::collections::BTreeMap;
-
 use crate::{
     Key, Level,
     core::{Contact, Peer, time::Instant},
@@ -19,6 +17,8 @@ pub(in crate::core) enum Purpose {
     Sample(Level),
     /// To learn of nodes near a near one.
     Explore,
+    /// To have pointers kept by a node that is now one of the closest.
+    Copy,
     /// To have a copy of a lease kept.
     Hold(Key),
     /// To see whether a holder that failed an asker lives.
@@ -41,22 +41,22 @@ pub(in crate::core) struct Pending {
     pub(in crate::core) late: bool,
     /// A link stood when it was sent: without one, the time holds the dialling too, and is no distance.
     pub(in crate::core) linked: bool,
+    /// It may be handed on: the answer says nothing of this node's distance, its lateness nothing of this node's health.
+    pub(in crate::core) handed: bool,
     pub(in crate::core) purpose: Purpose,
 }
 
-/// All of them, by number.
+/// All of them, in the order of their numbers, which is that of asking.
 #[derive(Debug)]
 pub(in crate::core) struct Exchanges {
-    pending: BTreeMap<u64, Pending>,
-    /// The numbers of those asked of each node.
-    by_peer: BTreeMap<Peer, Vec<u64>>,
+    pending: Vec<(u64, Pending)>,
     next: u64,
     limit: usize,
 }
 
 impl Exchanges {
     pub(in crate::core) const fn new(limit: usize) -> Self {
-        Self { pending: BTreeMap::new(), by_peer: BTreeMap::new(), next: 1, limit }
+        Self { pending: Vec::new(), next: 1, limit }
     }
 
     /// A number for a new question; none if too many are under way.
@@ -66,46 +66,42 @@ impl Exchanges {
         }
         let id = self.next;
         self.next += 1;
-        self.by_peer.entry(pending.to.peer).or_default().push(id);
-        self.pending.insert(id, pending);
+        self.pending.push((id, pending));
         Some(id)
     }
 
     /// Ends the question with this number, if it was asked of this node.
     pub(in crate::core) fn close(&mut self, id: u64, from: Peer) -> Option<Pending> {
-        self.pending.get(&id).filter(|pending| pending.to.peer == from)?;
-        self.drop(id)
+        let at = self.place(id)?;
+        self.pending.get(at).filter(|(_, pending)| pending.to.peer == from)?;
+        Some(self.pending.remove(at).1)
     }
 
     /// Ends the question with this number.
     pub(in crate::core) fn drop(&mut self, id: u64) -> Option<Pending> {
-        let pending = self.pending.remove(&id)?;
-        if let Some(ids) = self.by_peer.get_mut(&pending.to.peer) {
-            ids.retain(|one| *one != id);
-            if ids.is_empty() {
-                self.by_peer.remove(&pending.to.peer);
-            }
-        }
-        Some(pending)
+        self.place(id).map(|at| self.pending.remove(at).1)
     }
 
     pub(in crate::core) fn get_mut(&mut self, id: u64) -> Option<&mut Pending> {
-        self.pending.get_mut(&id)
+        let at = self.place(id)?;
+        self.pending.get_mut(at).map(|(_, pending)| pending)
     }
 
     /// Ends all questions to a node.
     pub(in crate::core) fn drop_to(&mut self, peer: Peer) -> Vec<(u64, Pending)> {
-        let ids = self.by_peer.remove(&peer).unwrap_or_default();
-        ids.into_iter().filter_map(|id| self.pending.remove(&id).map(|pending| (id, pending))).collect()
+        self.pending.extract_if(.., |(_, pending)| pending.to.peer == peer).collect()
     }
 
     /// Whether a question for this purpose is under way to this node.
     pub(in crate::core) fn is_asked(&self, peer: Peer, purpose: Purpose) -> bool {
-        let ids = self.by_peer.get(&peer).map_or(&[][..], Vec::as_slice);
-        ids.iter().filter_map(|id| self.pending.get(id)).any(|pending| pending.purpose == purpose)
+        self.pending.iter().any(|(_, pending)| pending.to.peer == peer && pending.purpose == purpose)
     }
 
-    pub(in crate::core) fn len(&self) -> usize {
+    pub(in crate::core) const fn len(&self) -> usize {
         self.pending.len()
+    }
+
+    fn place(&self, id: u64) -> Option<usize> {
+        self.pending.binary_search_by_key(&id, |(one, _)| *one).ok()
     }
 }

@@ -134,6 +134,9 @@ pub(super) mod kind {
     pub(in super::super) const SPREAD_KEYS: u32 = 26;
     pub(in super::super) const SPREAD_GET: u32 = 27;
 
+    pub(in super::super) const SEEK: u32 = 28;
+    pub(in super::super) const COPY: u32 = 29;
+
     pub(in super::super) const PONG: u32 = 64;
     pub(in super::super) const NODES: u32 = 65;
     pub(in super::super) const STEP_NODES: u32 = 66;
@@ -155,6 +158,7 @@ pub(super) mod kind {
     pub(in super::super) const SPREAD_REPLY: u32 = 82;
     pub(in super::super) const REFUSED: u32 = 83;
     pub(in super::super) const WAIT: u32 = 84;
+    pub(in super::super) const SOUGHT: u32 = 85;
 }
 
 /// Bytes of a cluster tag: id, age, size.

@@ -11,7 +11,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -102,7 +102,7 @@ impl Message {
         let clusters = frame.clusters.iter().map(read::tag).collect::<Result<_, _>>()?;
         let body = match frame.kind {
             kind::HELLO => {
-                Body::Hello(Box::new(Hello { info: read::info(frame.value.clone())?, spreads: frame.number }))
+                Body::Hello(Box::new(Hello { info: Arc::new(read::info(frame.value.clone())?), spreads: frame.number }))
             }
             kind::GOODBYE => Body::Goodbye,
             kind::SPREAD => Body::Spread(frame.read_spread()?),
@@ -112,6 +112,6 @@ impl Message {
                 Body::Reply { id: frame.id, spent, reply: frame.read_reply(book)? }
             }
         };
-        Ok(Self { header: Header { clusters }, body })
+        Ok(Self { header: Arc::new(Header { clusters }), body })
     }
 }

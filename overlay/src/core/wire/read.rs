@@ -47,6 +47,18 @@ impl Frame {
                 value: self.read_value()?,
                 ttl: self.read_ttl(),
             },
+            kind::SEEK => Request::Seek {
+                level: self.read_level()?,
+                widest: level(self.choice)?,
+                key: key(&self.key, "key")?,
+                seeker: ids(&self.ids)?.pop().ok_or(DecodeError::Field("seeker"))?,
+                hops: u8::try_from(self.number).unwrap_or(u8::MAX).min(Request::HOPS),
+            },
+            kind::COPY => Request::Copy {
+                level: self.read_level()?,
+                key: key(&self.key, "key")?,
+                values: self.read_values(book)?,
+            },
             kind::WITHDRAW => Request::Withdraw { key: key(&self.key, "key")? },
             kind::ACQUIRE => Request::Acquire {
                 key: key(&self.key, "key")?,
@@ -86,6 +98,7 @@ impl Frame {
                 let room = Room { loaded: self.choice == 1, count, soonest: self.read_ttl() };
                 Reply::Step { seen: Seen::Room(room), nodes: self.read_nodes(book)? }
             }
+            kind::SOUGHT => Reply::Sought { level: self.read_level()?, values: self.read_values(book)? },
             kind::STORED => Reply::Stored(if self.choice == 0 { Verdict::Accepted } else { Verdict::Full }),
             kind::DONE => Reply::Done,
             kind::REFERENCES => Reply::Acquired(Acquisition::References(self.read_values(book)?)),
@@ -121,10 +134,7 @@ impl Frame {
     }
 
     fn read_level(&self) -> Result<Level, DecodeError> {
-        match u8::try_from(self.level) {
-            Ok(level) if usize::from(level) <= Header::LEVELS => Ok(Level(level)),
-            Ok(_) | Err(_) => Err(DecodeError::Field("level")),
-        }
+        level(self.level)
     }
 
     const fn read_ttl(&self) -> Duration {
@@ -246,6 +256,13 @@ fn pointer(bytes: &Bytes, book: &mut dyn Book) -> Result<Option<Pointer>, Decode
         value: wire.value.clone(),
         ttl: Duration::from_millis(wire.ttl_ms),
     }))
+}
+
+fn level(number: u32) -> Result<Level, DecodeError> {
+    match u8::try_from(number) {
+        Ok(level) if usize::from(level) <= Header::LEVELS => Ok(Level(level)),
+        Ok(_) | Err(_) => Err(DecodeError::Field("level")),
+    }
 }
 
 fn key(bytes: &Bytes, field: &'static str) -> Result<Key, DecodeError> {

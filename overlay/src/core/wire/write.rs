@@ -47,6 +47,19 @@ impl Frame {
                 self.value = value.clone();
                 self.ttl_ms = milliseconds(*ttl);
             }
+            Request::Seek { level, widest, key, seeker, hops } => {
+                self.kind = kind::SEEK;
+                self.level = u32::from(level.0);
+                self.choice = u32::from(widest.0);
+                self.key = key_bytes(key);
+                self.ids = ids_bytes(std::slice::from_ref(seeker));
+                self.number = u64::from(*hops);
+            }
+            Request::Copy { level, key, values } => {
+                self.values(kind::COPY, values, book);
+                self.level = u32::from(level.0);
+                self.key = key_bytes(key);
+            }
             Request::Withdraw { key } => {
                 self.kind = kind::WITHDRAW;
                 self.key = key_bytes(key);
@@ -103,6 +116,10 @@ impl Frame {
                         self.ttl_ms = milliseconds(room.soonest);
                     }
                 }
+            }
+            Reply::Sought { level, values } => {
+                self.values(kind::SOUGHT, values, book);
+                self.level = u32::from(level.0);
             }
             Reply::Stored(verdict) => {
                 self.kind = kind::STORED;

@@ -1,0 +1,121 @@
+//! A node as it would be in a network that has run for hours, for the simulator: to grow a hundred thousand nodes from one seed
+//! would cost more than any experiment with them. `sim/warm.rs` works out who knows whom.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Contact, Node,
+    message::{ClusterTag, Header},
+    node::Timer,
+    rtt::Rtt,
+    time::{Instant, Stamp},
+};
+use crate::{Key, Level, NodeInfo};
+
+/// A neighbour that a warm node has.
+pub(crate) struct Neighbour {
+    pub(crate) contact: Contact,
+    /// Its clusters.
+    pub(crate) header: Arc<Header>,
+    pub(crate) info: Arc<NodeInfo>,
+    /// Its measured distance.
+    pub(crate) rtt: Duration,
+    /// The levels whose table it is in.
+    pub(crate) levels: Vec<Level>,
+}
+
+impl Node {
+    /// Puts the node in these clusters, level 1 first, among these neighbours, all linked; its timers are spread over their
+    /// periods.
+    pub(crate) fn warm(&mut self, now: Instant, clusters: &[ClusterTag], neighbours: Vec<Neighbour>) {
+        for (membership, tag) in self.memberships.iter_mut().zip(clusters) {
+            membership.settle(now, *tag, self.config.dwell_max);
+        }
+        for neighbour in neighbours {
+            let (contact, levels) = (neighbour.contact, neighbour.levels.clone());
+            self.befriend(now, neighbour);
+            for level in levels {
+                self.peers.enter(level, contact);
+            }
+        }
+        self.peers.shrink();
+        self.unrest_until = now;
+        self.refreshed = 20;
+        let periods = [
+            (Timer::Probe, self.config.probe_idle),
+            (Timer::Check, self.config.check_every),
+            (Timer::Refresh, self.config.refresh_every),
+            (Timer::Pin, Duration::from_secs(30)),
+            (Timer::Sweep, Duration::from_secs(10)),
+        ];
+        for (timer, period) in periods {
+            let micros = usize::try_from(period.as_micros()).unwrap_or(usize::MAX);
+            let offset = u64::try_from(self.rng.below(micros)).unwrap_or(0);
+            self.arm(now + Duration::from_micros(offset), timer);
+        }
+    }
+
+    /// Knows and is linked to this node, as after hours.
+    pub(crate) fn befriend(&mut self, now: Instant, neighbour: Neighbour) {
+        let Some(known) = self.peers.entry(neighbour.contact) else { return };
+        known.rtt = Rtt::known(now, neighbour.rtt);
+        (known.linked, known.reached, known.pinned, known.was_greeted) = (true, true, true, true);
+        (known.heard, known.greeted) = (Stamp::of(now), Stamp::of(now));
+        (known.header, known.info) = (Some(neighbour.header), Some(neighbour.info));
+    }
+
+    /// A level with a bucket of more than this many, if there is one.
+    pub(crate) fn overfull(&self, bucket: usize) -> Option<(Level, u8)> {
+        let buckets = (0..)
+            .zip(&self.peers.filled)
+            .flat_map(|(level, filled)| filled.iter().map(move |one| (Level(level), *one)));
+        buckets.into_iter().find(|(_, count)| usize::from(*count) > bucket)
+    }
+
+    /// The header of its messages.
+    pub(crate) fn header_now(&mut self, now: Instant) -> Arc<Header> {
+        self.header(now)
+    }
+
+    /// How this node describes itself, shared.
+    pub(crate) fn description(&self) -> Arc<NodeInfo> {
+        Arc::clone(&self.me)
+    }
+
+    /// Whether it stores something under a key at a level.
+    pub(crate) fn stores(&self, now: Instant, level: Level, key: Key) -> bool {
+        !self.values.get(now, level, key).is_empty()
+    }
+
+    /// The ids of its clusters, level 1 first.
+    pub(crate) fn cluster_ids(&self) -> impl Iterator<Item = Key> {
+        self.memberships.iter().map(|membership| membership.id)
+    }
+
+    /// How many of its level-0 buckets are not empty: the digits in which another node's id may differ.
+    pub(crate) fn digits(&self) -> usize {
+        self.peers.filled.first().map_or(0, |filled| filled.iter().filter(|one| **one > 0).count())
+    }
+
+    /// Whether this node has a link to that one.
+    pub(crate) fn is_linked(&self, to: Contact) -> bool {
+        self.peers.get(to).is_some_and(|known| known.linked)
+    }
+
+    /// Whether this node keeps its link to that one.
+    pub(crate) fn is_pinned(&self, to: Contact) -> bool {
+        self.peers.get(to).is_some_and(|known| known.pinned)
+    }
+
+    /// The nodes it has a link to.
+    pub(crate) fn links(&self) -> impl Iterator<Item = Contact> {
+        self.peers.iter().filter(|known| known.linked).map(|known| known.contact)
+    }
+
+    /// The nodes it has an unused link to that it does not keep, and has not heard from for this long.
+    pub(crate) fn idle_links(&self, now: Instant, idle: Duration) -> Vec<Contact> {
+        let unused = |moment: Stamp| now.since(moment.moment(now)) >= idle;
+        let links = self.peers.iter().filter(|known| known.linked && !known.pinned);
+        links.filter(|known| unused(known.heard) && unused(known.asked)).map(|known| known.contact).collect()
+    }
+}

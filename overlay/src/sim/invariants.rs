@@ -1,0 +1,103 @@
+//! What must hold as the simulation runs: after each input no deadline lies in the past, no cap is passed, and every command ends
+//! once. A breach is noted with its moment, not raised: the run goes on, and the scenario fails with the line that replays it.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    Config, Found, Level,
+    core::{Node, Op, Outcome, message::Reply, time::Instant},
+};
+
+/// What was checked, and what was broken.
+#[derive(Debug)]
+pub(super) struct Invariants {
+    peers: usize,
+    exchanges: usize,
+    operations: usize,
+    keys: usize,
+    bucket: usize,
+    values: usize,
+    checks: u64,
+    ended: BTreeSet<Op>,
+    violations: Vec<String>,
+}
+
+impl Invariants {
+    pub(super) const fn new(config: &Config) -> Self {
+        Self {
+            peers: config.peers,
+            exchanges: config.exchanges,
+            operations: config.operations,
+            keys: config.keys,
+            bucket: config.bucket,
+            values: config.values_per_key,
+            checks: 0,
+            ended: BTreeSet::new(),
+            violations: Vec::new(),
+        }
+    }
+
+    /// A node has dealt with an input. Its deadline is looked at every time, its memory every so often.
+    pub(super) fn drained(&mut self, now: Instant, node: u32, core: &Node) {
+        self.checks += 1;
+        if !self.checks.is_multiple_of(MEMORY_TURN) {
+            return;
+        }
+        let counts = core.counts();
+        let caps = [
+            ("peers", counts.peers, self.peers),
+            ("exchanges", counts.exchanges, self.exchanges),
+            ("operations", counts.operations, self.operations),
+            ("keys", counts.keys, self.keys),
+            ("values", counts.values, counts.keys * self.values),
+        ];
+        for (what, count, cap) in caps {
+            if count > cap {
+                self.note(now, format!("node {node} has {count} {what}, it may have {cap}"));
+            }
+        }
+        if let Some((level, count)) = core.overfull(self.bucket) {
+            self.note(now, format!("node {node} has {count} nodes in a bucket of level {}", level.0));
+        }
+        if core.poll_timeout().is_none() {
+            self.note(now, format!("node {node} has no timer armed: it would never look after itself again"));
+        }
+    }
+
+    /// A command has ended.
+    pub(super) fn ended(&mut self, now: Instant, op: Op, outcome: &Outcome) {
+        if !self.ended.insert(op) {
+            self.note(now, format!("command {} ended twice", op.0));
+        }
+        if self.ended.len() > REMEMBERED {
+            self.ended.pop_first();
+        }
+        if let Outcome::Get(Ok(Found::Values { level: Level(level), values })) = outcome
+            && values.len() > Reply::VALUES * THOROUGH
+        {
+            self.note(now, format!("a get at level {level} returned {} values", values.len()));
+        }
+    }
+
+    pub(super) fn violations(&self) -> &[String] {
+        &self.violations
+    }
+
+    fn note(&mut self, now: Instant, what: String) {
+        if self.violations.len() < SHOWN {
+            self.violations.push(format!("after {:.3} s: {what}", now.since_start().as_secs_f64()));
+        }
+    }
+}
+
+/// Memory is looked at every so many inputs.
+const MEMORY_TURN: u64 = 64;
+
+/// Commands remembered, to see that none ends twice.
+const REMEMBERED: usize = 100_000;
+
+/// Breaches noted.
+const SHOWN: usize = 8;
+
+/// A thorough get hears so many nodes at most.
+const THOROUGH: usize = 16;

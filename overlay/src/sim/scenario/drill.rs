@@ -1,0 +1,266 @@
+//! Deaths and partitions: what is still found, and how soon all is well again.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    Progress, Scenario, Setup,
+    form::groups,
+    report::{Bound, Report, count},
+    setup::{Asked, Churn, got, key, put},
+};
+use crate::{
+    Key, Level, Levels,
+    core::{Command, rng::Rng, time::Instant},
+    sim::{Death, Sim},
+};
+
+/// Keys that some nodes put, each held by one.
+struct Keys {
+    seed: u64,
+    holders: Vec<usize>,
+}
+
+/// How many of the gets that should find something did.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    asked: usize,
+    found: usize,
+}
+
+impl Tally {
+    fn share(self) -> f64 {
+        count(self.found) / count(self.asked)
+    }
+}
+
+impl Keys {
+    /// Puts them at level 0 only, a few at a time.
+    fn put(sim: &mut Sim, setup: &Setup, rng: &mut Rng, holders: Vec<usize>) -> Self {
+        for (number, holder) in holders.iter().enumerate() {
+            sim.command(*holder, put(key(setup.seed, 5, number), b"here", Levels::Only(Level::GLOBAL)));
+            sim.run_for(Duration::from_millis(5 + u64::try_from(rng.below(10)).unwrap_or(0)));
+        }
+        sim.run_for(Duration::from_secs(5));
+        Self { seed: setup.seed, holders }
+    }
+
+    fn key(&self, number: usize) -> Key {
+        key(self.seed, 5, number)
+    }
+
+    /// Whether the holder of a key lives, and a living node stores the reference.
+    fn can_be_found(&self, sim: &Sim, number: usize) -> bool {
+        sim.is_alive(self.holders[number]) && sim.is_stored(Level::GLOBAL, self.key(number))
+    }
+
+    /// Asks for keys from random living nodes over some time; the gets that could find something, and all.
+    fn ask(&self, sim: &mut Sim, rng: &mut Rng, gets: usize, pause: Duration) -> (Tally, Tally) {
+        let living: Vec<usize> = (0..sim.len()).filter(|node| sim.is_alive(*node)).collect();
+        let mut pending = Vec::new();
+        for _ in 0..gets {
+            let number = rng.below(self.holders.len());
+            let asker = living[rng.below(living.len())];
+            if asker == self.holders[number] {
+                continue;
+            }
+            let can = self.can_be_found(sim, number);
+            let op = sim.command(asker, Command::Get(self.key(number), Levels::All));
+            pending.push((can, Asked { op, at: sim.now(), key: number }));
+            sim.run_for(pause);
+        }
+        sim.run_for(GET_TIME);
+        let (mut could, mut all) = (Tally::default(), Tally::default());
+        for (can, asked) in pending {
+            let result = got(sim, &asked);
+            let live = |value: &crate::Value| {
+                sim.contact(self.holders[asked.key]).is_some_and(|one| one.id == value.holder)
+                    && sim.is_alive(self.holders[asked.key])
+            };
+            let found = result.is_some_and(|result| result.values.iter().any(live));
+            // What died after the question was asked could not be found.
+            let could_be = can && (found || self.can_be_found(sim, asked.key));
+            for tally in [Some(&mut all), could_be.then_some(&mut could)].into_iter().flatten() {
+                tally.asked += 1;
+                tally.found += usize::from(found);
+            }
+        }
+        (could, all)
+    }
+}
+
+pub(super) fn kill(setup: &Setup, progress: Progress<'_>) -> Report {
+    let nodes = setup.nodes(Scenario::Kill);
+    let mut sim = setup.warm(setup.config(), nodes);
+    let mut rng = setup.rng();
+    sim.run_for(Duration::from_secs(5));
+    let holders = (0..KEYS.min(nodes)).map(|_| rng.below(nodes)).collect();
+    let keys = Keys::put(&mut sim, setup, &mut rng, holders);
+    progress(0.3, sim.events());
+    let mut order: Vec<usize> = (0..nodes).collect();
+    rng.shuffle(&mut order);
+    for node in order.into_iter().take(nodes / 2) {
+        sim.kill(node, Death::Machine);
+    }
+    let killed = sim.now();
+    // One time-out, the longest there is.
+    sim.run_for(setup.overlay.rto_max);
+    let (first, all) = keys.ask(&mut sim, &mut rng, KEYS, Duration::from_millis(2));
+    progress(0.5, sim.events());
+    sim.run_until(killed + Duration::from_secs(60));
+    progress(0.8, sim.events());
+    let (later, _) = keys.ask(&mut sim, &mut rng, KEYS, Duration::from_millis(5));
+    let mut report = Report::default();
+    report.hold("success_first", first.share(), Bound::AtLeast(0.99));
+    report.hold("success_60s", later.share(), Bound::AtLeast(1.0));
+    report.print("all_keys_first", all.share());
+    report.close(&sim);
+    report
+}
+
+pub(super) fn churn(setup: &Setup, progress: Progress<'_>) -> Report {
+    let mut report = Report::default();
+    let sessions = [("success", 60, 0.9999), ("success_10min", 10, 0.999)];
+    for (at, (name, minutes, least)) in sessions.into_iter().enumerate() {
+        let share = under_churn(setup, Duration::from_secs(60 * minutes), &mut report, &mut |done, events| {
+            progress((count(at) + done) / 2.0, events);
+        });
+        report.hold(name, share.share(), Bound::AtLeast(least));
+        report.print(format!("{name}_gets"), count(share.asked));
+    }
+    report
+}
+
+fn under_churn(setup: &Setup, median: Duration, report: &mut Report, progress: Progress<'_>) -> Tally {
+    let nodes = setup.nodes(Scenario::Churn);
+    let mut sim = setup.warm(setup.config(), nodes);
+    let mut rng = setup.rng();
+    sim.run_for(Duration::from_secs(5));
+    let holders = (0..KEYS.min(nodes)).map(|_| rng.below(nodes)).collect();
+    let keys = Keys::put(&mut sim, setup, &mut rng, holders);
+    let mut churn = Churn::new(&sim, median, setup.seed);
+    let seconds = 60 * setup.minutes(Scenario::Churn);
+    let start = sim.now();
+    let mut tally = Tally::default();
+    let mut pending: Vec<(bool, Asked)> = Vec::new();
+    for second in 1..=seconds {
+        let living: Vec<usize> = (0..sim.len()).filter(|node| sim.is_alive(*node)).collect();
+        for part in 0..CHURN_GETS {
+            let (number, asker) = (rng.below(keys.holders.len()), living[rng.below(living.len())]);
+            if sim.is_alive(asker) && sim.has_joined(asker) && asker != keys.holders[number] {
+                let can = keys.can_be_found(&sim, number);
+                let op = sim.command(asker, Command::Get(keys.key(number), Levels::All));
+                pending.push((can, Asked { op, at: sim.now(), key: number }));
+            }
+            let until = start + Duration::from_millis(1_000 * (second - 1) + 1_000 / CHURN_GETS * (part + 1));
+            churn.run_until(&mut sim, until);
+        }
+        let due: Vec<_> = pending.extract_if(.., |(_, asked)| sim.now().since(asked.at) >= GET_TIME).collect();
+        for (can, asked) in due {
+            let result = got(&mut sim, &asked);
+            let holder = sim.contact(keys.holders[asked.key]).map(|one| one.id);
+            let found = result.is_some_and(|one| one.values.iter().any(|value| Some(value.holder) == holder));
+            if can && (found || keys.can_be_found(&sim, asked.key)) {
+                tally.asked += 1;
+                tally.found += usize::from(found);
+            }
+        }
+        progress(
+            count(usize::try_from(second).unwrap_or(0)) / count(usize::try_from(seconds).unwrap_or(1)),
+            sim.events(),
+        );
+    }
+    report.close(&sim);
+    tally
+}
+
+pub(super) fn partition(setup: &Setup, progress: Progress<'_>) -> Report {
+    let nodes = setup.nodes(Scenario::Partition);
+    let mut sim = setup.warm(setup.config(), nodes);
+    let mut rng = setup.rng();
+    sim.run_for(Duration::from_secs(10));
+    let before = [1, 2].map(|level| groups(&sim, level));
+    let sides: Vec<u8> = (0..nodes).map(|_| u8::from(rng.below(2) == 0)).collect();
+    let (left, right): (Vec<usize>, Vec<usize>) = (0..nodes).partition(|node| sides[*node] == 0);
+    sim.faults_mut().part(sides);
+    let minutes = setup.minutes(Scenario::Partition);
+    for minute in 0..minutes.saturating_sub(1) {
+        sim.run_for(Duration::from_secs(60));
+        progress(
+            0.8 * count(usize::try_from(minute).unwrap_or(0)) / count(usize::try_from(minutes).unwrap_or(1)),
+            sim.events(),
+        );
+    }
+    // What one side puts while it is alone, the other is to find after.
+    let holders: Vec<usize> = (0..KEYS.min(nodes) / 2).map(|_| left[rng.below(left.len())]).collect();
+    let keys = Keys::put(&mut sim, setup, &mut rng, holders);
+    sim.run_for(Duration::from_secs(40));
+    sim.faults_mut().part(Vec::new());
+    let healed = sim.now();
+    let (mut rounds, mut merged) = (Vec::new(), None);
+    while sim.now().since(healed) < HEAL_TIME {
+        let start = sim.now();
+        let mut pending = Vec::new();
+        for _ in 0..100 {
+            let number = rng.below(keys.holders.len());
+            let asker = right[rng.below(right.len())];
+            let op = sim.command(asker, Command::Get(keys.key(number), Levels::All));
+            pending.push(Asked { op, at: sim.now(), key: number });
+            sim.run_for(Duration::from_millis(10));
+        }
+        rounds.push((start, pending));
+        if merged.is_none() && are_together(&sim, &before) {
+            merged = Some(sim.now());
+        }
+        progress(0.8 + 0.2 * sim.now().since(healed).as_secs_f64() / HEAL_TIME.as_secs_f64(), sim.events());
+    }
+    sim.run_for(GET_TIME);
+    let mut last_bad = healed;
+    for (start, pending) in rounds {
+        let holder = |sim: &Sim, key: usize| sim.contact(keys.holders[key]).map(|one| one.id);
+        let total = pending.len();
+        let found = pending.iter().filter(|asked| {
+            got(&mut sim, asked)
+                .is_some_and(|one| one.values.iter().any(|value| Some(value.holder) == holder(&sim, asked.key)))
+        });
+        if found.count() * 100 < total * 99 {
+            last_bad = start + Duration::from_secs(1);
+        }
+    }
+    let since = |at: Instant| at.since(healed).as_secs_f64();
+    let mut report = Report::default();
+    report.hold("heal_s", since(last_bad), Bound::AtMost(30.0));
+    report.hold("merged_s", merged.map_or(f64::INFINITY, since), Bound::AtMost(60.0));
+    report.close(&sim);
+    report
+}
+
+/// Whether 99 % of the nodes are with most of those they shared their clusters with before.
+fn are_together(sim: &Sim, before: &[BTreeMap<Key, Vec<usize>>; 2]) -> bool {
+    before.iter().zip([1, 2]).all(|(before, level)| {
+        let now = groups(sim, level);
+        let cluster: BTreeMap<usize, Key> =
+            now.iter().flat_map(|(id, nodes)| nodes.iter().map(move |node| (*node, *id))).collect();
+        let together = |nodes: &Vec<usize>| {
+            let mut counts: BTreeMap<Key, usize> = BTreeMap::new();
+            nodes.iter().filter_map(|node| cluster.get(node)).for_each(|id| *counts.entry(*id).or_default() += 1);
+            counts.values().max().copied().unwrap_or(0)
+        };
+        let (all, with): (usize, usize) = before
+            .values()
+            .map(|nodes| (nodes.len(), together(nodes)))
+            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        with * 100 >= all * 99
+    })
+}
+
+/// Keys put, and gets of each measurement.
+const KEYS: usize = 2_000;
+
+/// Gets a second under churn.
+const CHURN_GETS: u64 = 20;
+
+/// By then every get has its outcome.
+const GET_TIME: Duration = Duration::from_secs(6);
+
+/// How long after a partition it is watched.
+const HEAL_TIME: Duration = Duration::from_secs(90);

@@ -1,0 +1,170 @@
+//! A network as it is after hours: clusters, tables and links worked out at once instead of grown. Documented in docs/overlay.md;
+//! a test holds it against a grown one.
+//!
+//! - Clusters: over sites, greedily by the 80 % rule, the largest first.
+//! - Tables: each bucket holds the nearest of four times as many candidates drawn from all that belong there, and those that the
+//!   tables of nearer levels hold already: no more than a node meets in a few hours.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use super::Sim;
+use crate::{
+    Key, Level,
+    core::{
+        Contact,
+        message::{ClusterTag, Header},
+        time::Instant,
+        warm::Neighbour,
+    },
+};
+
+impl Sim {
+    /// Makes the network, just added and not yet run, one that has converged.
+    pub fn warm(&mut self) {
+        let now = self.now();
+        let levels = self.config.thresholds.len();
+        let clusters: Vec<Vec<usize>> = (1..=levels).map(|level| self.cluster_sites(level)).collect();
+        let ids: Vec<Vec<Key>> = clusters.iter().map(|of| of.iter().map(|_| self.rng.key()).collect()).collect();
+        let members = self.members(&clusters);
+        let headers: Vec<Arc<Header>> = (0..self.len())
+            .map(|node| {
+                let tag = |level: usize| {
+                    let cluster = clusters[level][self.site_of(node)];
+                    let size = members[level + 1].get(&cluster).map_or(1, Vec::len);
+                    let size = u32::try_from(size).unwrap_or(u32::MAX);
+                    ClusterTag { id: ids[level][cluster], age: Duration::from_secs(86_400), size }
+                };
+                Arc::new(Header { clusters: (0..levels).map(tag).collect() })
+            })
+            .collect();
+        for node in 0..self.len() {
+            self.warm_node(now, node, &clusters, &members, &headers);
+        }
+    }
+
+    fn warm_node(
+        &mut self,
+        now: Instant,
+        node: usize,
+        clusters: &[Vec<usize>],
+        members: &[BTreeMap<usize, Vec<Contact>>],
+        headers: &[Arc<Header>],
+    ) {
+        let Some(me) = self.contact(node) else { return };
+        let mut chosen: BTreeMap<Contact, (Duration, Vec<Level>)> = BTreeMap::new();
+        for level in (0..members.len()).rev() {
+            let cluster = if level == 0 { 0 } else { clusters[level - 1][self.site_of(node)] };
+            let Some(all) = members[level].get(&cluster) else { continue };
+            let level = Level(u8::try_from(level).unwrap_or(u8::MAX));
+            for bucket in buckets(all, me) {
+                for (rtt, contact) in self.nearest(node, bucket, &chosen, me) {
+                    chosen.entry(contact).or_insert((rtt, Vec::new())).1.push(level);
+                }
+            }
+        }
+        let description = self.nodes[node].core.description();
+        for (contact, (rtt, _)) in &chosen {
+            // A link has two ends.
+            let other = usize::try_from(contact.peer.0).unwrap_or(usize::MAX);
+            let (header, info) = (Arc::clone(&headers[node]), Arc::clone(&description));
+            let neighbour = Neighbour { contact: me, header, info, rtt: *rtt, levels: Vec::new() };
+            self.nodes[other].core.befriend(now, neighbour);
+        }
+        let neighbours = chosen.into_iter().map(|(contact, (rtt, levels))| {
+            let other = usize::try_from(contact.peer.0).unwrap_or(usize::MAX);
+            let info = self.nodes[other].core.description();
+            Neighbour { contact, header: Arc::clone(&headers[other]), info, rtt, levels }
+        });
+        let neighbours = neighbours.collect();
+        if let Some(one) = self.nodes.get_mut(node) {
+            one.core.warm(now, &headers[node].clusters, neighbours);
+        }
+        self.rearm(u32::try_from(node).unwrap_or(u32::MAX));
+    }
+
+    /// The nearest few of a bucket's candidates.
+    fn nearest(
+        &mut self,
+        node: usize,
+        bucket: &[Contact],
+        chosen: &BTreeMap<Contact, (Duration, Vec<Level>)>,
+        me: Contact,
+    ) -> Vec<(Duration, Contact)> {
+        let (room, common) = (self.config.bucket, |one: &Contact| one.id.key().common_bits(&me.id.key()));
+        let Some(bits) = bucket.first().map(common) else { return Vec::new() };
+        let mut candidates: Vec<Contact> = if bucket.len() <= CANDIDATES * room {
+            bucket.to_vec()
+        } else {
+            let drawn = (0..CANDIDATES * room).map(|_| bucket[self.rng.below(bucket.len())]);
+            drawn.chain(chosen.keys().copied().filter(|one| common(one) == bits)).collect()
+        };
+        candidates.sort_unstable();
+        candidates.dedup();
+        let number = |contact: &Contact| usize::try_from(contact.peer.0).unwrap_or(usize::MAX);
+        let mut near: Vec<(Duration, Contact)> =
+            candidates.into_iter().map(|one| (self.distance(node, number(&one)), one)).collect();
+        near.sort_unstable();
+        near.truncate(room);
+        near
+    }
+
+    /// The members of each cluster in the order of their ids, by level; at level 0 the one cluster has number 0.
+    fn members(&self, clusters: &[Vec<usize>]) -> Vec<BTreeMap<usize, Vec<Contact>>> {
+        let mut members = vec![BTreeMap::<usize, Vec<Contact>>::new(); clusters.len() + 1];
+        for node in 0..self.len() {
+            let Some(contact) = self.contact(node) else { continue };
+            members[0].entry(0).or_default().push(contact);
+            for (level, of) in clusters.iter().enumerate() {
+                members[level + 1].entry(of[self.site_of(node)]).or_default().push(contact);
+            }
+        }
+        members.iter_mut().flat_map(BTreeMap::values_mut).for_each(|all| all.sort_unstable_by_key(|one| one.id));
+        members
+    }
+
+    /// A cluster for each site: the site with the most free sites near it founds the next one, and those join, nearest first,
+    /// that are near to 80 % of its members.
+    fn cluster_sites(&self, level: usize) -> Vec<usize> {
+        let limit = self.config.thresholds.get(level - 1).copied().unwrap_or_default();
+        let sites = (0..self.len()).map(|node| self.site_of(node)).max().unwrap_or(0) + 1;
+        let near = |one: usize, other: usize| one == other || self.network.rtt(one, other) < limit * 9 / 10;
+        let mut cluster = vec![usize::MAX; sites];
+        for next in 0..sites {
+            let free: Vec<usize> = (0..sites).filter(|site| cluster[*site] == usize::MAX).collect();
+            let company = |site: &usize| free.iter().filter(|other| near(*site, **other)).count();
+            let Some(founder) = free.iter().copied().max_by_key(company) else { break };
+            let mut others: Vec<usize> =
+                free.iter().copied().filter(|site| *site != founder && near(founder, *site)).collect();
+            others.sort_by_key(|site| self.network.rtt(founder, *site));
+            let mut inside = vec![founder];
+            for site in others {
+                let reached = inside.iter().filter(|member| near(site, **member)).count();
+                if reached * 100 >= inside.len() * 85 {
+                    inside.push(site);
+                }
+            }
+            inside.into_iter().for_each(|site| cluster[site] = next);
+        }
+        cluster
+    }
+}
+
+/// The stretches of a cluster, in the order of ids, that share exactly 0, 1, 2 ... bits with a node.
+fn buckets(all: &[Contact], me: Contact) -> Vec<&[Contact]> {
+    let mut buckets = Vec::new();
+    let mut rest = all;
+    for bit in 0..Key::BITS {
+        if rest.len() <= 1 {
+            break;
+        }
+        let ones = rest.partition_point(|one| !one.id.key().bit(bit));
+        let (zeros, ones) = rest.split_at(ones);
+        let (with_me, others) = if me.id.key().bit(bit) { (ones, zeros) } else { (zeros, ones) };
+        buckets.push(others);
+        rest = with_me;
+    }
+    buckets
+}
+
+/// Candidates for each place in a bucket.
+const CANDIDATES: usize = 4;

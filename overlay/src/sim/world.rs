@@ -1,0 +1,670 @@
+//! [`Sim`]: the nodes, their links and the queue; inputs in, outputs out. It knows no scenario.
+//!
+//! A link stands if either end's core thinks so: the simulator keeps none of its own but those being dialled, since a hundred
+//! thousand nodes have ten million. Links that neither end keeps close after a minute without use, as the real driver's do.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    counters::Counters,
+    invariants::Invariants,
+    liar::Liar,
+    link::{Faults, Network},
+    queue::{Event, Queue},
+};
+use crate::{
+    Config, Key, Level, NodeId, NodeInfo, Roles, Spread,
+    core::{
+        Book, Command, Contact, Input, Node, Op, Outcome, Output, Peer,
+        message::{Body, Header, Message},
+        rng::Rng,
+        time::Instant,
+    },
+};
+
+/// A network of simulated nodes.
+pub struct Sim {
+    pub(super) config: Arc<Config>,
+    pub(super) network: Network,
+    faults: Faults,
+    /// Messages travel as bytes, through the codec; slower, and checks it.
+    wire: bool,
+    /// Bytes are counted though messages do not travel as bytes.
+    weighed: bool,
+    seed: u64,
+    pub(super) rng: Rng,
+    now: Instant,
+    queue: Queue,
+    pub(super) nodes: Vec<Simulated>,
+    /// Where each node is: looked up for every message.
+    places: Vec<Place>,
+    /// Links being dialled, and when each stands.
+    dialling: BTreeMap<(u32, u32), Instant>,
+    next_op: u64,
+    outcomes: BTreeMap<Op, (Instant, Outcome)>,
+    trace: u64,
+    events: u64,
+    invariants: Invariants,
+}
+
+/// One node and what happened to it.
+pub(super) struct Simulated {
+    pub(super) core: Node,
+    /// When it started: its own time counts from here.
+    born: Instant,
+    pub(super) alive: bool,
+    /// The earliest wake-up that is in the queue.
+    wake: Option<Instant>,
+    /// Its process stands still until then.
+    frozen: Instant,
+    /// Its clock runs faster by this many parts per million.
+    drift: i32,
+    /// When its links were last looked at for idle ones.
+    tidied: Instant,
+    heard: Vec<Spread>,
+    counters: Counters,
+    liar: Option<Box<Liar>>,
+}
+
+/// Where a node is.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    site: u32,
+    /// Delay between it and its site, there and back, in microseconds.
+    access: u32,
+}
+
+/// How a node dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// The process ends: its machine closes the links and refuses new ones.
+    Process,
+    /// The machine is gone: silence.
+    Machine,
+}
+
+impl Sim {
+    /// An empty network.
+    #[must_use]
+    pub fn new(config: Config, network: Network, seed: u64) -> Self {
+        Self {
+            invariants: Invariants::new(&config),
+            config: Arc::new(config),
+            network,
+            faults: Faults::default(),
+            wire: false,
+            weighed: false,
+            seed,
+            rng: Rng::new(seed),
+            now: Instant::START,
+            queue: Queue::default(),
+            nodes: Vec::new(),
+            places: Vec::new(),
+            dialling: BTreeMap::new(),
+            next_op: 0,
+            outcomes: BTreeMap::new(),
+            trace: FNV_OFFSET,
+            events: 0,
+        }
+    }
+
+    /// Lets messages travel as bytes through the codec.
+    #[must_use]
+    pub const fn through_the_wire(mut self) -> Self {
+        self.wire = true;
+        self
+    }
+
+    /// Counts the bytes of messages from now on, whether they travel as bytes or not.
+    pub const fn weigh(&mut self) {
+        self.weighed = true;
+    }
+
+    /// Adds a node at a site of the network and returns its number. It starts now and knows nobody.
+    pub fn add(&mut self, site: usize, access: Duration) -> usize {
+        let number = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        let peer_id = [self.seed.to_be_bytes().as_slice(), &number.to_be_bytes()].concat();
+        let id = NodeId::of("sim", 0, &peer_id);
+        self.add_with_id(site, access, id)
+    }
+
+    /// The same with a chosen place in the id space, for hand-made cases.
+    pub fn add_with_id(&mut self, site: usize, access: Duration, id: NodeId) -> usize {
+        let number = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+        let seed = self.seed ^ (u64::from(number) + 1).wrapping_mul(GOLDEN);
+        let core = Node::new(Arc::clone(&self.config), Peer(number), describe(id), seed);
+        self.nodes.push(Simulated {
+            core,
+            born: self.now,
+            alive: true,
+            wake: None,
+            frozen: Instant::START,
+            drift: 0,
+            tidied: self.now,
+            heard: Vec::new(),
+            counters: Counters::default(),
+            liar: None,
+        });
+        let access = u32::try_from(access.as_micros()).unwrap_or(u32::MAX);
+        self.places.push(Place { site: u32::try_from(site).unwrap_or(u32::MAX), access });
+        self.rearm(number);
+        self.nodes.len() - 1
+    }
+
+    /// Tells a node of others that it may ask to join.
+    pub fn seeds(&mut self, node: usize, seeds: &[usize]) {
+        let contacts = seeds.iter().filter_map(|seed| self.contact(*seed)).collect();
+        self.input(node, Input::Seeds(contacts));
+    }
+
+    /// Gives a node a command; its outcome is found under the number returned.
+    pub fn command(&mut self, node: usize, command: Command) -> Op {
+        let op = Op(self.next_op);
+        self.next_op += 1;
+        self.input(node, Input::Command { op, command });
+        op
+    }
+
+    /// Gives a node any other input.
+    pub fn input(&mut self, node: usize, input: Input) {
+        let number = u32::try_from(node).unwrap_or(u32::MAX);
+        self.give(number, input);
+    }
+
+    /// Ends a node.
+    pub fn kill(&mut self, node: usize, death: Death) {
+        let number = u32::try_from(node).unwrap_or(u32::MAX);
+        let Some(dead) = self.nodes.get_mut(node) else { return };
+        dead.alive = false;
+        let linked: Vec<u32> = dead.core.links().map(|contact| contact.peer.0).collect();
+        if death == Death::Process {
+            for other in linked {
+                let at = self.now + self.rtt(number, other) / 2;
+                self.queue.push(at, Event::Disconnected { node: other, peer: number });
+            }
+        }
+        self.dialling.retain(|(one, other), _| *one != number && *other != number);
+        self.faults.deaths.insert(number, death);
+    }
+
+    /// Lets everything happen up to a time.
+    pub fn run_until(&mut self, until: Instant) {
+        while let Some((at, event)) = self.queue.pop_until(until) {
+            self.now = at;
+            self.happen(event);
+        }
+        self.now = self.now.max(until);
+    }
+
+    /// Lets this much more time pass.
+    pub fn run_for(&mut self, span: Duration) {
+        self.run_until(self.now + span);
+    }
+
+    /// Lets time pass until a command has its outcome, at most this long, and takes it.
+    pub fn wait(&mut self, op: Op, at_most: Duration) -> Option<(Instant, Outcome)> {
+        let until = self.now + at_most;
+        while !self.outcomes.contains_key(&op) {
+            let Some((at, event)) = self.queue.pop_until(until) else { break };
+            self.now = at;
+            self.happen(event);
+        }
+        self.outcomes.remove(&op)
+    }
+
+    /// What goes wrong on the way.
+    pub const fn faults_mut(&mut self) -> &mut Faults {
+        &mut self.faults
+    }
+
+    /// How far the sites are apart. Changing it moves nodes that run.
+    pub const fn network_mut(&mut self) -> &mut Network {
+        &mut self.network
+    }
+
+    /// Moves a node to another site. Its links stay.
+    pub fn relocate(&mut self, node: usize, site: usize) {
+        if let Some(place) = self.places.get_mut(node) {
+            place.site = u32::try_from(site).unwrap_or(u32::MAX);
+        }
+    }
+
+    /// Stops a node's process for a while: what comes meanwhile waits.
+    pub fn freeze(&mut self, node: usize, span: Duration) {
+        let until = self.now + span;
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.frozen = until;
+        }
+    }
+
+    /// Lets a node's clock run faster by this many parts per million, or slower. To be said before it has done anything.
+    pub fn drift(&mut self, node: usize, per_million: i32) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.drift = per_million;
+        }
+    }
+
+    /// Turns a node into one that does not do what it should.
+    pub(super) fn corrupt(&mut self, node: usize, liar: Liar) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.liar = Some(Box::new(liar));
+        }
+    }
+
+    /// The header of a node's messages.
+    pub(super) fn header(&mut self, node: usize) -> Arc<Header> {
+        let now = self.local(u32::try_from(node).unwrap_or(u32::MAX));
+        self.nodes.get_mut(node).map_or_else(Arc::default, |node| node.core.header_now(now))
+    }
+
+    /// Whether a living node stores something under a key at a level.
+    #[must_use]
+    pub fn is_stored(&self, level: Level, key: Key) -> bool {
+        let near = self.nodes.iter().enumerate().filter(|(_, node)| node.alive);
+        near.into_iter()
+            .any(|(number, node)| node.core.stores(self.local(u32::try_from(number).unwrap_or(u32::MAX)), level, key))
+    }
+
+    /// Whether a node knows enough others to be of use.
+    #[must_use]
+    pub fn has_joined(&self, node: usize) -> bool {
+        let settled = |one: &Simulated| self.now.since(one.born) >= JOINED || one.born == Instant::START;
+        self.nodes.get(node).is_some_and(settled)
+    }
+
+    /// Drops outcomes that nobody will ask for.
+    pub fn forget_outcomes(&mut self) {
+        self.outcomes.clear();
+    }
+
+    /// What was broken that must hold, with when and where; the first few.
+    #[must_use]
+    pub fn violations(&self) -> &[String] {
+        self.invariants.violations()
+    }
+
+    /// The outcome of a command, once it is there.
+    pub fn outcome(&mut self, op: Op) -> Option<(Instant, Outcome)> {
+        self.outcomes.remove(&op)
+    }
+
+    /// The records a node heard, oldest first; taken.
+    pub fn heard(&mut self, node: usize) -> Vec<Spread> {
+        self.nodes.get_mut(node).map_or_else(Vec::new, |node| std::mem::take(&mut node.heard))
+    }
+
+    /// The virtual time.
+    #[must_use]
+    pub const fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// How many nodes were added, the dead included.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Whether no node was added.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// A node's core, for its views.
+    #[must_use]
+    pub fn node(&self, node: usize) -> Option<&Node> {
+        self.nodes.get(node).map(|node| &node.core)
+    }
+
+    /// Whether a node runs.
+    #[must_use]
+    pub fn is_alive(&self, node: usize) -> bool {
+        self.nodes.get(node).is_some_and(|node| node.alive)
+    }
+
+    /// A node as others name it.
+    #[must_use]
+    pub fn contact(&self, node: usize) -> Option<Contact> {
+        self.node(node).map(Node::contact)
+    }
+
+    /// What a node sent and received so far.
+    #[must_use]
+    pub fn counters(&self, node: usize) -> Counters {
+        self.nodes.get(node).map(|node| node.counters).unwrap_or_default()
+    }
+
+    /// The true round trip between two nodes, without queueing.
+    #[must_use]
+    pub fn distance(&self, one: usize, other: usize) -> Duration {
+        self.rtt(u32::try_from(one).unwrap_or(u32::MAX), u32::try_from(other).unwrap_or(u32::MAX))
+    }
+
+    /// The site a node is at.
+    #[must_use]
+    pub fn site_of(&self, node: usize) -> usize {
+        self.places.get(node).map_or(0, |place| usize_of(place.site))
+    }
+
+    /// Events that happened so far.
+    #[must_use]
+    pub const fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// A hash over everything that happened so far, in order.
+    #[must_use]
+    pub const fn trace_hash(&self) -> u64 {
+        self.trace
+    }
+
+    fn happen(&mut self, event: Event) {
+        let node = event.node();
+        if let Some(until) = self.nodes.get(usize_of(node)).map(|one| one.frozen).filter(|until| *until > self.now) {
+            return self.queue.push(until, event);
+        }
+        match event {
+            Event::Wake { node } => self.wake(node),
+            Event::Deliver { to, from, message } => self.deliver(to, from, *message),
+            Event::DeliverBytes { to, from, bytes } => {
+                self.note_bytes(&bytes);
+                let mut book = Handles { nodes: &self.nodes };
+                // What this node sent it can also read; anything else is a fault of the codec and must not be hidden.
+                let message = Message::decode(&bytes, &mut book).expect("the codec reads what it wrote");
+                self.deliver(to, from, message);
+            }
+            Event::Connected { node, peer } => {
+                self.events += 1;
+                self.note(&[2, u64::from(node), u64::from(peer)]);
+                self.dialling.remove(&pair(node, peer));
+                if let Some(contact) = self.contact(usize_of(peer)) {
+                    self.give(node, Input::Connected(contact));
+                }
+            }
+            Event::Disconnected { node, peer } => {
+                self.events += 1;
+                self.note(&[3, u64::from(node), u64::from(peer)]);
+                self.give(node, Input::Disconnected(Peer(peer)));
+            }
+            Event::Unreachable { node, peer } => {
+                self.events += 1;
+                self.note(&[4, u64::from(node), u64::from(peer)]);
+                self.give(node, Input::Unreachable(Peer(peer)));
+            }
+        }
+    }
+
+    fn wake(&mut self, node: u32) {
+        let now = self.local(node);
+        let Some(one) = self.nodes.get_mut(usize_of(node)).filter(|one| one.alive && one.wake == Some(self.now)) else {
+            return;
+        };
+        one.wake = None;
+        // What it asked to be woken for may have been done meanwhile.
+        if one.core.poll_timeout().is_some_and(|at| at <= now) {
+            self.events += 1;
+            self.note(&[1, u64::from(node)]);
+            if let Some(one) = self.nodes.get_mut(usize_of(node)) {
+                one.core.handle_timeout(now);
+            }
+            self.drain(node);
+            self.tidy(node);
+        } else {
+            self.rearm(node);
+        }
+    }
+
+    /// Closes a node's links that neither end keeps and nobody uses.
+    fn tidy(&mut self, node: u32) {
+        let (at, now) = (self.now, self.local(node));
+        let Some(one) = self.nodes.get_mut(usize_of(node)).filter(|one| at.since(one.tidied) >= LINK_IDLE) else {
+            return;
+        };
+        one.tidied = at;
+        let me = one.core.contact();
+        for other in one.core.idle_links(now, LINK_IDLE) {
+            let kept = self.nodes.get(usize_of(other.peer.0)).is_some_and(|other| other.core.is_pinned(me));
+            if !kept {
+                self.queue.push(at, Event::Disconnected { node, peer: other.peer.0 });
+                self.queue.push(at, Event::Disconnected { node: other.peer.0, peer: node });
+            }
+        }
+    }
+
+    fn deliver(&mut self, to: u32, from: u32, message: Message) {
+        self.events += 1;
+        self.note(&[5, u64::from(to), u64::from(from), number_of(&message.body)]);
+        if let Some(node) = self.nodes.get_mut(usize_of(to)).filter(|node| node.alive) {
+            node.counters.count(&message.body);
+            if let Some(liar) = &mut node.liar
+                && let Some(answer) = liar.answer(&message)
+            {
+                if let Some(answer) = answer {
+                    self.send(to, from, answer);
+                }
+                return;
+            }
+        }
+        let Some(from) = self.contact(usize_of(from)) else { return };
+        let linked = self.nodes.get(usize_of(to)).is_some_and(|node| node.core.is_linked(from));
+        if !linked {
+            // The link stood by the sender's account alone: a warm network links one way first.
+            self.give(to, Input::Connected(from));
+        }
+        self.give(to, Input::Received { from, message });
+    }
+
+    /// Hands a node an input and does what it wants.
+    fn give(&mut self, node: u32, input: Input) {
+        let now = self.local(node);
+        let Some(one) = self.nodes.get_mut(usize_of(node)).filter(|one| one.alive) else { return };
+        one.core.handle_input(now, input);
+        self.drain(node);
+    }
+
+    fn drain(&mut self, node: u32) {
+        while let Some(output) = self.nodes.get_mut(usize_of(node)).and_then(|one| one.core.poll_output()) {
+            match output {
+                Output::Send { to, message } => self.send(node, to.0, message),
+                Output::Pin { .. } => {}
+                Output::Done { op, outcome } => {
+                    self.note(&[6, op.0]);
+                    self.invariants.ended(self.now, op, &outcome);
+                    self.outcomes.insert(op, (self.now, outcome));
+                }
+                Output::Heard(spread) => {
+                    if let Some(one) = self.nodes.get_mut(usize_of(node)) {
+                        one.heard.push(spread);
+                    }
+                }
+            }
+        }
+        self.rearm(node);
+    }
+
+    /// Puts the node's next wake-up in the queue, if none as early is there.
+    pub(super) fn rearm(&mut self, node: u32) {
+        let now = self.now;
+        let Some(one) = self.nodes.get_mut(usize_of(node)).filter(|one| one.alive) else { return };
+        let Some(due) = one.core.poll_timeout() else { return };
+        let wake = (one.born + undrifted(due.since_start(), one.drift)).max(now);
+        if one.wake.is_none_or(|queued| wake < queued) {
+            one.wake = Some(wake);
+            self.queue.push(wake, Event::Wake { node });
+        }
+        self.invariants.drained(now, node, &one.core);
+    }
+
+    fn send(&mut self, from: u32, to: u32, message: Message) {
+        let rtt = self.rtt(from, to);
+        let bytes = (self.wire || self.weighed).then(|| message.encode(&Handles { nodes: &self.nodes }));
+        if let Some(one) = self.nodes.get_mut(usize_of(from)) {
+            one.counters.sent += 1;
+            one.counters.sent_bytes += bytes.as_ref().map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(0));
+        }
+        let Some(ready) = self.link(from, to, rtt) else { return };
+        let times = self.faults.copies(&mut self.rng, from, to);
+        let bytes = bytes.filter(|_| self.wire);
+        let mut message = Some(message);
+        for copy in 0..times {
+            let arrival = ready.max(self.now) + self.faults.one_way(&mut self.rng, rtt);
+            let event = match &bytes {
+                Some(bytes) => Event::DeliverBytes { to, from, bytes: bytes.clone() },
+                None => {
+                    let this = if copy + 1 == times { message.take() } else { message.clone() };
+                    let Some(this) = this else { return };
+                    Event::Deliver { to, from, message: Box::new(this) }
+                }
+            };
+            self.queue.push(arrival, event);
+        }
+    }
+
+    /// When the link between two nodes stands: at once if it does, after dialling if not; none if it never will.
+    fn link(&mut self, from: u32, to: u32, rtt: Duration) -> Option<Instant> {
+        let (Some(one), Some(other)) = (self.nodes.get(usize_of(from)), self.nodes.get(usize_of(to))) else {
+            return None;
+        };
+        let death = if other.alive { None } else { self.faults.deaths.get(&to).copied() };
+        let stands = one.core.is_linked(other.core.contact()) || other.core.is_linked(one.core.contact());
+        // What is sent to a machine that is gone is sent in vain, over a link that stood.
+        if stands && death != Some(Death::Process) {
+            return Some(self.now);
+        }
+        if let Some(stands) = self.dialling.get(&pair(from, to)) {
+            return Some(*stands);
+        }
+        if death.is_some() || self.faults.is_blocked(from, to) || self.faults.is_blocked(to, from) {
+            let after = if death == Some(Death::Process) { rtt } else { DIAL_TIMEOUT };
+            self.queue.push(self.now + after, Event::Unreachable { node: from, peer: to });
+            return None;
+        }
+        // TCP and noise take two round trips before either side may speak.
+        let stands = self.now + rtt * 2;
+        self.dialling.insert(pair(from, to), stands);
+        self.queue.push(stands, Event::Connected { node: from, peer: to });
+        self.queue.push(stands, Event::Connected { node: to, peer: from });
+        Some(stands)
+    }
+
+    fn rtt(&self, one: u32, other: u32) -> Duration {
+        let (Some(one), Some(other)) = (self.places.get(usize_of(one)), self.places.get(usize_of(other))) else {
+            return Duration::ZERO;
+        };
+        let access = Duration::from_micros(u64::from(one.access) + u64::from(other.access));
+        self.network.rtt(usize_of(one.site), usize_of(other.site)) + access
+    }
+
+    /// A node's own time.
+    fn local(&self, node: u32) -> Instant {
+        let Some(one) = self.nodes.get(usize_of(node)) else { return self.now };
+        Instant::at(drifted(self.now.since(one.born), one.drift))
+    }
+
+    fn note(&mut self, words: &[u64]) {
+        let time = u64::try_from(self.now.since_start().as_micros()).unwrap_or(u64::MAX);
+        for word in [time].iter().chain(words) {
+            self.trace = (self.trace ^ word).wrapping_mul(FNV_PRIME);
+        }
+    }
+
+    fn note_bytes(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.trace = (self.trace ^ u64::from(*byte)).wrapping_mul(FNV_PRIME);
+        }
+    }
+}
+
+/// How simulated nodes are written: by their number, as long as a real record with a peer id, a serial and an address.
+struct Handles<'a> {
+    nodes: &'a [Simulated],
+}
+
+impl Book for Handles<'_> {
+    fn record(&self, peer: Peer) -> Option<Bytes> {
+        let mut record = vec![0; RECORD_BYTES];
+        record.get_mut(..4)?.copy_from_slice(&peer.0.to_be_bytes());
+        Some(record.into())
+    }
+
+    fn intern(&mut self, record: &[u8]) -> Option<Contact> {
+        let number = u32::from_be_bytes(*record.first_chunk()?);
+        self.nodes.get(usize_of(number)).map(|node| node.core.contact())
+    }
+}
+
+/// What a simulated node says of itself.
+fn describe(id: NodeId) -> NodeInfo {
+    NodeInfo {
+        id,
+        v4: Vec::new(),
+        v6: Vec::new(),
+        http_ports: Vec::new(),
+        roles: Roles::PROXY.with(Roles::DNSSRV),
+        load: 0,
+        weight: 100,
+        quota_left: None,
+        draining: false,
+        rtt: None,
+        clusters: Vec::new(),
+        site: String::new(),
+        certificates: Vec::new(),
+        version: String::new(),
+    }
+}
+
+/// The number of an exchange, for the trace.
+const fn number_of(body: &Body) -> u64 {
+    match body {
+        Body::Request { id, .. } | Body::Reply { id, .. } => *id,
+        Body::Hello(_) | Body::Goodbye | Body::Spread(_) => 0,
+    }
+}
+
+fn pair(one: u32, other: u32) -> (u32, u32) {
+    (one.min(other), one.max(other))
+}
+
+/// A span as a clock shows it that runs faster by so many parts per million.
+fn drifted(span: Duration, per_million: i32) -> Duration {
+    if per_million == 0 {
+        return span;
+    }
+    let off = span / 1_000_000 * per_million.unsigned_abs();
+    if per_million > 0 { span + off } else { span.saturating_sub(off) }
+}
+
+/// The span that such a clock shows as this one; a little more, so that a timer has gone off by then.
+fn undrifted(span: Duration, per_million: i32) -> Duration {
+    if per_million == 0 {
+        return span;
+    }
+    let off = span / 1_000_000 * per_million.unsigned_abs();
+    if per_million > 0 { span.saturating_sub(off) + span / 10_000_000 } else { span + off + span / 10_000_000 }
+}
+
+fn usize_of(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// A newcomer is usable after this long. [design: 2 s]
+const JOINED: Duration = Duration::from_secs(2);
+
+/// How long a link may be idle before it is closed, if neither end keeps it.
+const LINK_IDLE: Duration = Duration::from_secs(60);
+
+/// Bytes of a contact record.
+const RECORD_BYTES: usize = 64;
+
+/// How long a dial to a silent machine takes to fail.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// FNV-1a, 64 bits.
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
+
+/// Spreads node numbers over seeds.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
