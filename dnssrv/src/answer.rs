@@ -25,8 +25,10 @@ use hickory_proto::{
 use crate::{
     Config, Mode, chain,
     client::Placement,
+    deck::Want,
     gap::Sent,
     plain::holds,
+    redirector::turn,
     roster::{Choice, Family, Roster, Server, Standing},
     site::Site,
     zone::{Closest, Place, Zone, seconds},
@@ -43,6 +45,8 @@ pub(crate) struct View<'a> {
     pub(crate) prefix: Prefix,
     /// Whether whoever asks may be referred back here to be measured: not while it may still hold such a referral.
     pub(crate) may_sound: bool,
+    /// How many times its usual set a site's proxies are to be, because it is hot.
+    pub(crate) width: usize,
     /// Whether this resolver was just referred to the very cut it asks for, and so asks below it (BIND does, if it minimises
     /// strictly). There the NS are the answer, and a referral would be lame. Above it, BIND takes addresses from a referral
     /// only.
@@ -296,13 +300,13 @@ impl Asked<'_> {
     }
 
     fn choose(&self, site: Site, family: Family) -> Option<Choice> {
-        let View { placement, roster, .. } = self.view;
-        let count = self.config.answers;
+        let View { placement, roster, width, prefix, .. } = self.view;
+        let want = Want { count: self.config.answers, width, turn: turn(prefix) };
         match &placement.near {
             Some(near) => roster
-                .choose_near(site, near, family, count)
-                .or_else(|| roster.choose(site, Level::GLOBAL, family, count)),
-            None => roster.choose(site, placement.level, family, count),
+                .choose_near(site, near, family, want)
+                .or_else(|| roster.choose(site, Level::GLOBAL, family, want)),
+            None => roster.choose(site, placement.level, family, want),
         }
     }
 
@@ -403,6 +407,11 @@ impl Answer {
             level: None,
             sent: None,
         }
+    }
+
+    /// An authority's own records.
+    pub(crate) fn data(answers: Vec<Record>) -> Self {
+        Self::with(answers)
     }
 
     fn with(answers: Vec<Record>) -> Self {

@@ -4,8 +4,8 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -22,11 +22,14 @@ use crate::{
     config::secret,
     cookie::{Cookie, Cookies},
     gap::{Followed, Gaps, Sent},
+    heat::Heat,
     limit::{Action, Limiter},
     near::Near,
+    query_log,
     question::{Edns, Header, Query, Refusal, Subnet},
     reply::{Frame, code_name, encode, truncated},
     roster::Roster,
+    site::Site,
     stats::{Counters, kind_name},
     zone::{Place, Zone},
 };
@@ -44,12 +47,16 @@ pub(crate) struct Redirector {
     gaps: Mutex<Gaps>,
     roster: RwLock<Arc<Roster>>,
     cookies: Cookies,
-    limiter: Limiter,
+    pub(crate) limiter: Limiter,
+    pub(crate) heat: Heat,
+    roster_version: AtomicU64,
     /// When this server started, by both clocks: what wall time it is follows from how long it runs, so that no step of the
     /// system's clock makes a cookie of ours too old or too young.
     began: (Instant, Duration),
     probes: mpsc::Sender<Probe>,
     errands: mpsc::Sender<Errand>,
+    /// Lines of the query log; nobody takes them unless there is one.
+    log: OnceLock<mpsc::Sender<String>>,
 }
 
 /// A wish to know how far a resolver is.
@@ -109,6 +116,8 @@ impl Redirector {
         let mut random = rand::rng();
         let redirector = Self {
             cookies: Cookies::new(secret(&config.cookie_secret).unwrap_or_else(|| random.random())),
+            heat: Heat::new(now, config.hot),
+            roster_version: AtomicU64::new(0),
             limiter: Limiter::new(config.rate_limit.clone(), now, random.random()),
             began: (now, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
             zone: Zone::new(&config)?,
@@ -126,8 +135,27 @@ impl Redirector {
             index,
             probes,
             errands,
+            log: OnceLock::new(),
         };
         Ok((redirector, to_probe, to_do))
+    }
+
+    /// The zone.
+    pub(crate) const fn zone(&self) -> &Zone {
+        &self.zone
+    }
+
+    /// Takes up logging questions; what is to be written comes out.
+    pub(crate) fn log_to(&self) -> mpsc::Receiver<String> {
+        let (log, lines) = mpsc::channel(query_log::QUEUE);
+        // A second log would get nothing; there is one place that asks.
+        let _ = self.log.set(log);
+        lines
+    }
+
+    /// Whether a question is to be logged.
+    pub(crate) fn is_sampled(&self, query: &[u8], from: SocketAddr) -> bool {
+        self.log.get().is_some() && query_log::is_sampled(self.config.query_log.one_in, query, from)
     }
 
     /// Answers a query. `may_wait`: whether it may be put off until a probe is back.
@@ -160,7 +188,21 @@ impl Redirector {
             },
         };
         let frame = self.frame(&asked, query.header, query.edns, scope);
-        self.reply(&asked, &answer, &frame, kind_name(query.kind))
+        let outcome = self.reply(&asked, &answer, &frame, kind_name(query.kind));
+        if self.is_sampled(bytes, from) {
+            self.note(&asked, &query, &answer, &outcome);
+        }
+        outcome
+    }
+
+    fn note(&self, asked: &Asked<'_>, query: &Query, answer: &Answer, outcome: &Outcome) {
+        let bytes = if let Outcome::Reply(bytes) = outcome { bytes.len() } else { 0 };
+        let level = answer.level.map(|level| level.0);
+        let code = code_name(answer.code);
+        let line = query_log::line(&query.name, query.kind, asked.from, asked.transport, code, level, bytes);
+        if self.log.get().is_none_or(|log| log.try_send(line).is_err()) {
+            metrics::counter!("atoll_dns_query_log_dropped_total").increment(1);
+        }
     }
 
     /// The bytes of a reply, unless the rate limit keeps it back.
@@ -236,7 +278,41 @@ impl Redirector {
 
     /// Who is there from now on.
     pub(crate) fn set_roster(&self, roster: Roster) {
-        *self.roster.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(roster);
+        let mut current = self.roster.write().unwrap_or_else(PoisonError::into_inner);
+        // Whoever was slow to make his picture must not put it in place of a later one.
+        if roster.epoch < current.epoch {
+            metrics::counter!("atoll_dns_plans_refused_total").increment(1);
+            return;
+        }
+        *current = Arc::new(roster);
+        drop(current);
+        self.roster_version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Changes whenever the roster does.
+    pub(crate) fn roster_version(&self) -> u64 {
+        self.roster_version.load(Ordering::Acquire)
+    }
+
+    /// The names questions are compared with: see [`Zone::wire_names`].
+    pub(crate) fn wire_names(&self) -> (Vec<u8>, Vec<u8>) {
+        self.zone.wire_names()
+    }
+
+    /// See [`Zone::is_common`].
+    pub(crate) fn is_common(&self, label: &[u8]) -> bool {
+        self.zone.is_common(label)
+    }
+
+    /// The level a prefix is served at, if that is settled and it is not handed to a cluster of others.
+    pub(crate) fn own_level(&self, now: Instant, prefix: Prefix) -> Option<Level> {
+        let placement = self.clients().placement(now, prefix, self.config.sources.hints);
+        (placement.settled && placement.near.is_none() && placement.rtt.is_some()).then_some(placement.level)
+    }
+
+    /// Whether a resolver's question for a site may follow something sent to it, and so measure it.
+    pub(crate) fn is_expecting(&self, now: Instant, resolver: std::net::IpAddr, site: Site) -> bool {
+        self.gaps().is_expecting(now, resolver, site)
     }
 
     /// Who is there.
@@ -269,6 +345,9 @@ impl Redirector {
     }
 
     fn resolve(&self, now: Instant, query: &Query, from: SocketAddr, may_wait: bool) -> Resolved {
+        if let Some(answer) = self.why_answer(now, &query.name, query.kind, from.ip()) {
+            return Resolved::Answer(answer, 0);
+        }
         let place = self.zone.locate(&query.name);
         let resolver = from.ip().to_canonical();
         let followed = self.gaps().came(now, resolver, &place, query.kind);
@@ -287,7 +366,11 @@ impl Redirector {
             && prefix == Prefix::of(resolver)
             && !self.gaps().is_sounding(now, resolver);
         let below = matches!(place, Place::Cut(cut) if self.gaps().is_sent(now, resolver, Sent::Referral(cut)));
-        let view = View { placement: &placement, roster: &roster, prefix, may_sound, below };
+        let width = match (place, self.config.mode) {
+            (Place::Target(site), _) | (Place::Public(site), Mode::Direct) => self.heat.asked(now, site),
+            _ => 1,
+        };
+        let view = View { placement: &placement, roster: &roster, prefix, may_sound, below, width };
         let answer = answer(&self.zone, &self.config, place, &query.name, query.kind, view);
         if let Some(sent) = answer.sent {
             self.gaps().sent(now, resolver, sent, &self.zone.sites_above(&query.name));
@@ -480,6 +563,16 @@ fn whole_prefix(subnet: Subnet) -> Option<(Prefix, u8)> {
     let address = subnet.address?;
     let unit = if address.is_ipv4() { 24 } else { 48 };
     (subnet.prefix >= unit).then(|| (Prefix::of(address), unit))
+}
+
+/// A number of a prefix, by which a hot site's clients are spread over its proxies.
+pub(crate) fn turn(prefix: Prefix) -> u64 {
+    match prefix.address() {
+        std::net::IpAddr::V4(v4) => u64::from(v4.to_bits() >> 8).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32,
+        std::net::IpAddr::V6(v6) => {
+            u64::try_from(v6.to_bits() >> 80).unwrap_or(0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+        }
+    }
 }
 
 const fn reason(placement: &Placement) -> &'static str {

@@ -70,6 +70,7 @@ fn scene(level: u8) -> Scene {
         },
         placement: Placement { level: Level(level), rtt: Some(Duration::from_millis(1)), near: None, settled: true },
         roster: Roster {
+            epoch: 0,
             me: Some(server(1, 1)),
             rings: vec![ring(&[1, 2, 3, 4, 5, 6], &all), ring(&[1, 2, 3, 4], &region), ring(&[1, 2, 3], &near)],
             last_good: Vec::new(),
@@ -111,6 +112,7 @@ fn ask(scene: &Scene, question: &str) -> String {
         prefix: Prefix::of([203, 0, 113, 53].into()),
         may_sound: scene.may_sound,
         below: scene.below,
+        width: 1,
     };
     let kind = RecordType::from_str(kind).unwrap();
     let answer = answer(&zone, &scene.config, zone.locate(&name), &name, kind, view);
