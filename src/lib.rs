@@ -25,6 +25,8 @@ pub mod admin;
 
 pub mod manager;
 
+pub mod explain;
+
 pub mod url_command;
 
 pub mod log;

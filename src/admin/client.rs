@@ -1,4 +1,4 @@
-//! The other end: `atoll status` asks a node on this machine over its Unix socket.
+//! The other end: `atoll status` and `atoll explain` ask a node on this machine over its Unix socket.
 
 use std::{
     io,
@@ -34,21 +34,29 @@ pub enum ClientError {
 
 /// Asks the node behind this socket, for at most five seconds.
 pub async fn fetch_status(socket: &Path) -> Result<Status, ClientError> {
+    fetch(socket, "/status").await
+}
+
+/// Asks it something it answers with a list of lines.
+pub async fn fetch_lines(socket: &Path, path: &str) -> Result<Vec<String>, ClientError> {
+    fetch(socket, path).await
+}
+
+async fn fetch<T: serde::de::DeserializeOwned>(socket: &Path, path: &str) -> Result<T, ClientError> {
     let strange = |reason: String| ClientError::Strange { path: socket.to_owned(), reason };
-    let answer = tokio::time::timeout(PATIENCE, ask(socket)).await;
+    let answer = tokio::time::timeout(PATIENCE, ask(socket, path)).await;
     let body = answer.map_err(|_| strange(format!("no answer within {PATIENCE:?}")))??;
     serde_json::from_slice(&body).map_err(|error| strange(error.to_string()))
 }
 
 #[cfg(unix)]
-async fn ask(socket: &Path) -> Result<bytes::Bytes, ClientError> {
+async fn ask(socket: &Path, path: &str) -> Result<bytes::Bytes, ClientError> {
     let unreachable = |error| ClientError::Unreachable { path: socket.to_owned(), error };
     let strange = |reason: String| ClientError::Strange { path: socket.to_owned(), reason };
     let stream = tokio::net::UnixStream::connect(socket).await.map_err(unreachable)?;
     let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|error| strange(error.to_string()))?;
-    let request =
-        http::Request::get("/status").header(http::header::HOST, "localhost").body(Empty::<bytes::Bytes>::new());
+    let request = http::Request::get(path).header(http::header::HOST, "localhost").body(Empty::<bytes::Bytes>::new());
     let request = request.map_err(|error| strange(error.to_string()))?;
     let exchange = async {
         let answer = sender.send_request(request).await.map_err(|error| strange(error.to_string()))?;
@@ -65,8 +73,8 @@ async fn ask(socket: &Path) -> Result<bytes::Bytes, ClientError> {
 }
 
 #[cfg(not(unix))]
-async fn ask(socket: &Path) -> Result<bytes::Bytes, ClientError> {
-    let error = io::Error::from(io::ErrorKind::Unsupported);
+async fn ask(socket: &Path, path: &str) -> Result<bytes::Bytes, ClientError> {
+    let error = io::Error::other(format!("{path} cannot be asked for here: there are no Unix sockets"));
     std::future::ready(Err(ClientError::Unreachable { path: socket.to_owned(), error })).await
 }
 

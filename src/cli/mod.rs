@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod explain;
+pub use explain::ExplainArgs;
+
 /// A CDN that your own machines form: DNS leads each client to a near copy, the origin is asked once.
 #[derive(Debug, Parser)]
 #[command(name = "atoll", version, disable_help_subcommand = true)]
@@ -33,6 +36,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Ask the node on this machine how it is
     Status(StatusArgs),
+    /// Say why DNS answers a name as it does for a client
+    Explain(ExplainArgs),
     /// Print every form under which a URL is served by the CDN
     Url(UrlArgs),
 }
