@@ -7,6 +7,7 @@
 //! One file or folder a bench. Read [`report::Report`] first, then [`process::Process`]. A peer that is not installed is named
 //! in the notes and left out, never guessed.
 
+mod dns;
 mod process;
 mod report;
 mod rounds;
@@ -19,6 +20,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let measured = match arguments.what {
         What::Anchor => anchor(),
+        What::Dns => dns::run(),
+        What::DnsServe(serve) => match dns::serve(&serve) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => Err(error),
+        },
     };
     match measured.and_then(|report| report.deliver(&arguments.output)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -54,6 +60,10 @@ struct Output {
 enum What {
     /// How fast this machine is at two things everybody knows, to compare runs on different machines
     Anchor,
+    /// The redirector beside NSD, Knot and a bare loop
+    Dns,
+    #[command(hide = true)]
+    DnsServe(dns::Serve),
 }
 
 /// The machine itself: one core hashing with the standard hasher, and one round trip through a pipe to a child.
