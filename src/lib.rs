@@ -28,6 +28,7 @@ mod front;
 pub mod manager;
 
 pub mod cache;
+pub mod explain;
 pub mod peer;
 pub mod store_command;
 

@@ -7,8 +7,10 @@ use std::{
 };
 
 use atoll::{
-    admin,
-    cli::{CacheArgs, CheckArgs, Cli, Command, DemoArgs, KeyArgs, NodeArgs, StatusArgs, StoreArgs, UrlArgs},
+    admin::{self, ClientError},
+    cli::{
+        CacheArgs, CheckArgs, Cli, Command, DemoArgs, ExplainArgs, KeyArgs, NodeArgs, StatusArgs, StoreArgs, UrlArgs,
+    },
     config::{Config, LogConfig, NodeConfig},
     key,
     log::Log,
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Command::Status(args) => status(&args),
         Command::Key(args) => key(&args),
         Command::Store(args) => store(&args),
+        Command::Explain(args) => explain(&args),
     }
 }
 
@@ -118,8 +121,27 @@ fn check(args: &CheckArgs) -> ExitCode {
 
 /// `atoll status`
 fn status(args: &StatusArgs) -> ExitCode {
-    let socket = match (&args.socket, &args.config) {
-        (Some(socket), _) => Some(socket.clone()),
+    ask_node(args.socket.as_deref(), args.config.as_deref(), async |socket| {
+        let status = admin::fetch_status(&socket).await?;
+        Ok(if args.json { serde_json::to_string(&status).unwrap_or_default() } else { status.to_string() })
+    })
+}
+
+/// `atoll explain NAME --from PREFIX`
+fn explain(args: &ExplainArgs) -> ExitCode {
+    ask_node(args.socket.as_deref(), args.config.as_deref(), async |socket| {
+        atoll::explain::explain(&socket, &args.name, args.from).await
+    })
+}
+
+/// Asks the node behind a socket, or the one that a configuration names, and prints what it says.
+fn ask_node(
+    socket: Option<&Path>,
+    config: Option<&Path>,
+    ask: impl AsyncFnOnce(PathBuf) -> Result<String, ClientError>,
+) -> ExitCode {
+    let socket = match (socket, config) {
+        (Some(socket), _) => Some(socket.to_owned()),
         (None, Some(file)) => match load(file) {
             Ok(config) => config.admin_socket(),
             Err(code) => return code,
@@ -137,9 +159,8 @@ fn status(args: &StatusArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(admin::fetch_status(&socket)) {
-        Ok(status) if args.json => say(serde_json::to_string(&status).unwrap_or_default()),
-        Ok(status) => say(status),
+    match runtime.block_on(ask(socket)) {
+        Ok(text) => say(text),
         Err(error) => {
             complain(error);
             return ExitCode::FAILURE;

@@ -1,6 +1,6 @@
 //! What a running node says of itself: the one record behind `/status`, `atoll status` and the dashboard.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
 
 use atoll_overlay::{
     LevelInfo, NodeInfo, Roles,
@@ -14,6 +14,12 @@ use crate::out::plain;
 pub trait StatusSource: Send + Sync + 'static {
     /// The node as it is now. Called about once a second by each open dashboard: cheap, and never waits.
     fn status(&self) -> Status;
+
+    /// How the answer to a name comes about for a client at an address, a fact a line; none if this node answers no DNS, or this
+    /// is no name. Never waits.
+    fn explain(&self, _name: &str, _from: IpAddr) -> Option<Vec<String>> {
+        None
+    }
 
     /// Starts leaving, as SIGTERM does. Returns at once; a second call changes nothing.
     fn drain(&self);

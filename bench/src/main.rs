@@ -8,6 +8,7 @@
 //! in the notes and left out, never guessed.
 
 mod cache;
+mod dns;
 mod load;
 mod manager;
 mod process;
@@ -31,6 +32,11 @@ fn main() -> ExitCode {
         What::StoreChild(task) => return ended(store::run_task(task)),
         What::Cache => cache::bench(),
         What::Manager => manager::run(),
+        What::Dns => dns::run(),
+        What::DnsServe(serve) => match dns::serve(&serve) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => Err(error),
+        },
     };
     ended(measured.and_then(|report| report.deliver(&arguments.output)))
 }
@@ -79,6 +85,10 @@ enum What {
     Cache,
     /// Redirects per CPU-second of a manager beside nginx, and its memory
     Manager,
+    /// The redirector beside NSD, Knot and a bare loop
+    Dns,
+    #[command(hide = true)]
+    DnsServe(dns::Serve),
 }
 
 /// The machine itself: one core hashing with the standard hasher, and one round trip through a pipe to a child.

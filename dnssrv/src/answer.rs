@@ -21,8 +21,10 @@ use hickory_proto::{
 use crate::{
     Config, Mode, chain,
     client::Placement,
+    deck::Want,
     gap::Sent,
     plain::holds,
+    redirector::turn,
     roster::{Choice, Family, Proxy, Roster, Server, Standing},
     site::Site,
     zone::{Closest, Place, Zone, seconds},
@@ -37,6 +39,8 @@ pub(crate) struct View<'a> {
     pub(crate) roster: &'a Roster,
     /// Over what the choice of servers is spread.
     pub(crate) prefix: Prefix,
+    /// How many times its usual set a site's proxies are to be, because it is hot.
+    pub(crate) width: usize,
     /// Whether this resolver was just referred to the very cut it asks for, and so asks below it (BIND does, if it minimises
     /// strictly). There the NS are the answer, and a referral would be lame. Above it, BIND takes addresses from a referral
     /// only.
@@ -254,12 +258,11 @@ impl Asked<'_> {
     }
 
     fn choose(&self, site: Site, family: Family) -> Option<Choice> {
-        let View { placement, roster, .. } = self.view;
-        let count = self.config.answers;
-        let anywhere =
-            |level| roster.choose(site, level, family, count, &|level, proxies| self.nearest(level, proxies));
+        let View { placement, roster, width, prefix, .. } = self.view;
+        let want = Want { count: self.config.answers, width, turn: turn(prefix) };
+        let anywhere = |level| roster.choose(site, level, family, want, &|level, proxies| self.nearest(level, proxies));
         match &placement.near {
-            Some(near) => roster.choose_near(site, near, family, count).or_else(|| anywhere(Level::GLOBAL)),
+            Some(near) => roster.choose_near(site, near, family, want).or_else(|| anywhere(Level::GLOBAL)),
             None => anywhere(placement.level),
         }
     }

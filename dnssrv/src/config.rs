@@ -53,6 +53,9 @@ pub struct Config {
     /// Addresses in an answer, 1 to 4; twice as many (4 at most) if those chosen are busy. Fewer: a dead proxy hurts until the
     /// next question. More: a site's requests meet in fewer common caches. \[guess\]
     pub answers: usize,
+    /// Questions a second from which a site is hot: at twice as many its clients are spread over twice as many proxies, eight times
+    /// at most. Lower: more copies of what is asked for; higher: more load on few. 0: never. \[guess\]
+    pub hot: u32,
     /// Whether cookies are given and known: clients that return one are spared the rate limit. \[RFC 7873\]
     pub cookies: bool,
     /// The master secret of cookies, 32 hexadecimal digits. Empty: one is drawn at the start. Servers that share an address must
@@ -60,6 +63,10 @@ pub struct Config {
     pub cookie_secret: String,
     /// How much one prefix may have answered over UDP.
     pub rate_limit: RateLimit,
+    /// Networks that may ask for TXT of `why.NAME`, which says how a name's answer for them comes about. Empty: nobody.
+    pub why: Vec<Network>,
+    /// Which questions are written down.
+    pub query_log: QueryLog,
     /// What NSID says of this server. Empty: NSID is not answered. At most 64 bytes. \[RFC 5001\]
     pub nsid: String,
 }
@@ -83,9 +90,12 @@ impl Default for Config {
             health: Health::default(),
             limits: Limits::default(),
             answers: 2,
+            hot: 200,
             cookies: true,
             cookie_secret: String::new(),
             rate_limit: RateLimit::default(),
+            why: Vec::new(),
+            query_log: QueryLog::default(),
             nsid: String::new(),
         }
     }
@@ -219,6 +229,22 @@ impl Default for Ttls {
             delegation_far: Duration::from_secs(300),
             negative: an_hour(),
         }
+    }
+}
+
+/// Which questions are written down, as a line of JSON each.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct QueryLog {
+    /// Where to; lines are appended, and the file may be moved away at any time. None: nowhere.
+    pub file: Option<PathBuf>,
+    /// One in so many questions. Fewer of them: less to write; more: less is seen. \[guess\]
+    pub one_in: u32,
+}
+
+impl Default for QueryLog {
+    fn default() -> Self {
+        Self { file: None, one_in: 100 }
     }
 }
 
@@ -356,6 +382,9 @@ pub struct Health {
     pub down: u32,
     /// How many of the last answers count, 1 to 32.
     pub of: u32,
+    /// Percent of a level's proxies that must be live for health to count; below it all are named, unless none is live at all.
+    /// Of five proxies or more. Lower: the last few are overrun; higher: the dead are named. 0: never. \[guess\]
+    pub panic: u32,
     /// Checks at a time. \[guess\]
     pub concurrent: usize,
     /// Proxies and servers looked at per level. More: more checks; fewer: less choice. \[guess\]
@@ -373,6 +402,7 @@ impl Default for Health {
             up: 2,
             down: 2,
             of: 3,
+            panic: 20,
             concurrent: 16,
             candidates: 64,
             refresh: Duration::from_millis(250),
@@ -392,7 +422,7 @@ pub struct Limits {
     pub waiting: usize,
     /// Lookups and puts of prefixes in the index, in one second. \[guess\]
     pub index_per_second: u32,
-    /// UDP sockets per address, each with its own task. \[guess\]
+    /// UDP sockets per address, each with its own thread; 0: one per core. \[measured\]
     pub udp_sockets: usize,
     /// TCP connections in all; past it a new one is closed at once. \[RFC 9210 4\]
     pub tcp_connections: usize,
@@ -414,7 +444,7 @@ impl Default for Limits {
             awaited: 10_000,
             waiting: 256,
             index_per_second: 50,
-            udp_sockets: 1,
+            udp_sockets: 0,
             tcp_connections: 512,
             tcp_per_prefix: 32,
             tcp_idle: Duration::from_secs(10),

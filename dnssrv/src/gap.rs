@@ -89,6 +89,15 @@ impl Gaps {
         });
         followed.map(|(sent, since)| Followed { sent, gap: now.saturating_duration_since(since) })
     }
+
+    /// Whether a question for a site may follow something sent to a resolver.
+    pub(crate) fn is_expecting(&self, now: Instant, from: IpAddr, site: Site) -> bool {
+        let may = |(sent, at): &(Sent, Instant)| {
+            let others = matches!(sent, Sent::Alias(other) if *other != site);
+            !others && now.saturating_duration_since(*at) < LONGEST
+        };
+        self.sent.get(&from).is_some_and(|replies| replies.iter().any(may))
+    }
 }
 
 impl Sent {

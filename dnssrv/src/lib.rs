@@ -14,7 +14,7 @@
 //! Read [`serve`] and [`Server`] first, then `answer.rs`, where the design is.
 
 mod config;
-pub use config::{ApexServer, Config, Health, Limits, Mode, Probes, RateLimit, Sources, StaticRecord, Ttls};
+pub use config::{ApexServer, Config, Health, Limits, Mode, Probes, QueryLog, RateLimit, Sources, StaticRecord, Ttls};
 
 mod network;
 pub use network::Network;
@@ -23,10 +23,14 @@ mod error;
 pub use error::ServeError;
 
 mod server;
+mod udp;
 pub use server::{Server, serve};
 
+mod hot;
 mod redirector;
 pub use redirector::Explanation;
+mod explain;
+mod query_log;
 
 mod cookie;
 mod limit;
@@ -35,6 +39,8 @@ mod reply;
 
 mod answer;
 mod chain;
+mod deck;
+mod heat;
 mod roster;
 mod site;
 mod zone;

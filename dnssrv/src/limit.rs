@@ -12,7 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use atoll_overlay::Prefix;
 use siphasher::sip::SipHasher13;
 
 use crate::config::RateLimit;
@@ -53,7 +52,10 @@ impl Limiter {
             return Action::Send;
         }
         let mut hash = SipHasher13::new_with_key(&self.key);
-        hash.write(Prefix::of(to).key().as_bytes());
+        match to {
+            IpAddr::V4(v4) => hash.write_u32(v4.to_bits() >> 8),
+            IpAddr::V6(v6) => hash.write_u128(v6.to_bits() >> 80),
+        }
         let hash = hash.finish();
         let count = u64::try_from(self.slots.len()).unwrap_or(u64::MAX);
         let Some(slot) = usize::try_from(hash % count).ok().and_then(|at| self.slots.get(at)) else {

@@ -64,6 +64,8 @@ pub(crate) struct Watch {
     targets: BTreeMap<SocketAddr, Target>,
     seen: Seen,
     last_good: LastGood,
+    /// Of the last picture made.
+    epoch: u64,
 }
 
 /// What the index said last.
@@ -88,7 +90,7 @@ impl Watch {
     /// Nobody seen yet but those handed back from an earlier run.
     pub(crate) fn new(health: Health, levels: u8, fallback: IpAddr, saved: Option<&Bytes>) -> Self {
         let last_good = LastGood::new(Instant::now(), saved.map(AsRef::as_ref), levels, health.candidates);
-        Self { health, levels, fallback, targets: BTreeMap::new(), seen: Seen::default(), last_good }
+        Self { health, levels, fallback, targets: BTreeMap::new(), seen: Seen::default(), last_good, epoch: 0 }
     }
 
     /// Asks the index who is there.
@@ -159,9 +161,14 @@ impl Watch {
     /// The picture answers are made from.
     pub(crate) fn roster(&mut self, now: Instant) -> Roster {
         let mut roster = self.seen.roster.clone();
+        self.epoch += 1;
+        roster.epoch = self.epoch;
         roster.me.clone_from(&self.seen.me);
         for (at, (nodes, ring)) in self.seen.rings.iter().enumerate() {
-            let live: Vec<Proxy> = nodes.iter().filter_map(|node| self.proxy(node, Some(true))).collect();
+            let mut live: Vec<Proxy> = nodes.iter().filter_map(|node| self.proxy(node, Some(true))).collect();
+            if self.is_panic(live.len(), nodes) {
+                live = nodes.iter().filter_map(|node| self.proxy(node, None)).collect();
+            }
             let unseen = nodes.iter().filter_map(|node| self.proxy(node, None)).collect();
             self.last_good.seen(now, at, &live);
             roster.rings.push(Ring { live, unseen, ..ring.clone() });
@@ -170,6 +177,16 @@ impl Watch {
         roster.dead = dead.map(|(address, _)| address.ip()).collect();
         roster.last_good = self.last_good.proxies();
         roster
+    }
+
+    /// Whether so few are live that this server's own sight is the likelier fault: then all are named again, for to send
+    /// everybody to a few would be the end of those, too. None at all is the last good set's case.
+    fn is_panic(&self, live: usize, nodes: &[NodeInfo]) -> bool {
+        let asked = nodes
+            .iter()
+            .filter(|node| self.proxy(node, Some(true)).is_some() || self.proxy(node, Some(false)).is_some());
+        let asked = asked.count();
+        live > 0 && asked >= FEW && live * 100 < asked * usize::try_from(self.health.panic).unwrap_or(0)
     }
 
     fn retarget(&mut self, rings: &[(Vec<NodeInfo>, Ring)]) {
@@ -253,6 +270,8 @@ fn server(node: &NodeInfo) -> Server {
     }
 }
 
+/// Proxies of a level from which on a share of them means anything. \[guess\]
+const FEW: usize = 5;
 const PATH: &str = "/.well-known/atoll/health";
 /// Bytes of a response's head that are read.
 const HEAD: usize = 4096;
@@ -356,6 +375,37 @@ mod tests {
         let again = Watch::new(Health::default(), 3, [127, 0, 0, 1].into(), Some(&saved)).roster(Instant::now());
         assert_eq!(again.last_good[0], roster.last_good[0]);
         assert_eq!(again.last_good[0][0].v4, Some([127, 0, 0, 1].into()));
+    }
+
+    #[test]
+    fn when_nearly_all_seem_dead_health_is_ignored_and_when_some_come_back_it_counts_again() {
+        let mut watch = watch();
+        let nodes: Vec<NodeInfo> = (1..=10).map(node).collect();
+        watch.seen.rings[0].0 = nodes.clone();
+        let rings = watch.seen.rings.clone();
+        watch.retarget(&rings);
+        let now = Instant::now();
+        let state = |watch: &mut Watch, last: u8, good| {
+            for _ in 0..3 {
+                watch.checked(now, SocketAddr::from(([127, 0, 0, last], 8080)), good);
+            }
+        };
+        (1..=10).for_each(|last| state(&mut watch, last, last <= 2));
+        assert_eq!(watch.roster(now).rings[0].live.len(), 2, "a fifth is not fewer than a fifth");
+        state(&mut watch, 2, false);
+        assert_eq!(watch.roster(now).rings[0].live.len(), 10);
+        state(&mut watch, 1, false);
+        assert!(watch.roster(now).rings[0].live.is_empty(), "none: the last good set");
+        (1..=4).for_each(|last| state(&mut watch, last, true));
+        assert_eq!(watch.roster(now).rings[0].live.len(), 4);
+    }
+
+    #[test]
+    fn each_picture_has_a_later_epoch() {
+        let mut watch = watch();
+        let now = Instant::now();
+        let epochs: Vec<u64> = (0..3).map(|_| watch.roster(now).epoch).collect();
+        assert_eq!(epochs, [1, 2, 3]);
     }
 
     #[test]

@@ -107,6 +107,11 @@ impl Plain {
         self.names.get(Relative::new(name, &self.origin).wire()).map_or(&[], Vec::as_slice)
     }
 
+    /// Whether nothing exists under a label right below the zone, given as in a key.
+    pub(crate) fn leaves_open(&self, label: &[u8]) -> bool {
+        self.names.len() == 1 || !self.names.contains_key(label)
+    }
+
     fn wildcard(&self, closest: &[u8]) -> Found<'_> {
         let key = [&b"\x01*"[..], closest].concat();
         match self.names.get(key.as_slice()) {

@@ -4,8 +4,8 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -22,12 +22,15 @@ use crate::{
     config::secret,
     cookie::{Cookie, Cookies},
     gap::{Gaps, Sent},
+    heat::Heat,
     limit::{Action, Limiter},
     near::Near,
     placing::AskedFor,
+    query_log,
     question::{Edns, Header, Query, Refusal},
     reply::{Frame, code_name, encode, truncated},
     roster::Roster,
+    site::Site,
     stats::{Counters, kind_name},
     zone::{Place, Zone},
 };
@@ -45,12 +48,16 @@ pub(crate) struct Redirector {
     gaps: Mutex<Gaps>,
     roster: RwLock<Arc<Roster>>,
     cookies: Cookies,
-    limiter: Limiter,
+    pub(crate) limiter: Limiter,
+    pub(crate) heat: Heat,
+    roster_version: AtomicU64,
     /// When this server started, by both clocks: what wall time it is follows from how long it runs, so that no step of the
     /// system's clock makes a cookie of ours too old or too young.
     began: (Instant, Duration),
     probes: mpsc::Sender<Probe>,
     errands: mpsc::Sender<Errand>,
+    /// Lines of the query log; nobody takes them unless there is one.
+    log: OnceLock<mpsc::Sender<String>>,
 }
 
 /// A wish to know how far a resolver is.
@@ -116,6 +123,8 @@ impl Redirector {
         let mut random = rand::rng();
         let redirector = Self {
             cookies: Cookies::new(secret(&config.cookie_secret).unwrap_or_else(|| random.random())),
+            heat: Heat::new(now, config.hot),
+            roster_version: AtomicU64::new(0),
             limiter: Limiter::new(config.rate_limit.clone(), now, random.random()),
             began: (now, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
             zone: Zone::new(&config)?,
@@ -133,8 +142,27 @@ impl Redirector {
             index,
             probes,
             errands,
+            log: OnceLock::new(),
         };
         Ok((redirector, to_probe, to_do))
+    }
+
+    /// The zone.
+    pub(crate) const fn zone(&self) -> &Zone {
+        &self.zone
+    }
+
+    /// Takes up logging questions; what is to be written comes out.
+    pub(crate) fn log_to(&self) -> mpsc::Receiver<String> {
+        let (log, lines) = mpsc::channel(query_log::QUEUE);
+        // A second log would get nothing; there is one place that asks.
+        let _ = self.log.set(log);
+        lines
+    }
+
+    /// Whether a question is to be logged.
+    pub(crate) fn is_sampled(&self, query: &[u8], from: SocketAddr) -> bool {
+        self.log.get().is_some() && query_log::is_sampled(self.config.query_log.one_in, query, from)
     }
 
     /// Answers a query. `may_wait`: whether it may be put off until a probe is back.
@@ -167,7 +195,21 @@ impl Redirector {
             },
         };
         let frame = self.frame(&asked, query.header, query.edns, scope);
-        self.reply(&asked, &answer, &frame, kind_name(query.kind))
+        let outcome = self.reply(&asked, &answer, &frame, kind_name(query.kind));
+        if self.is_sampled(bytes, from) {
+            self.note(&asked, &query, &answer, &outcome);
+        }
+        outcome
+    }
+
+    fn note(&self, asked: &Asked<'_>, query: &Query, answer: &Answer, outcome: &Outcome) {
+        let bytes = if let Outcome::Reply(bytes) = outcome { bytes.len() } else { 0 };
+        let level = answer.level.map(|level| level.0);
+        let code = code_name(answer.code);
+        let line = query_log::line(&query.name, query.kind, asked.from, asked.transport, code, level, bytes);
+        if self.log.get().is_none_or(|log| log.try_send(line).is_err()) {
+            metrics::counter!("atoll_dns_query_log_dropped_total").increment(1);
+        }
     }
 
     /// The bytes of a reply, unless the rate limit keeps it back.
@@ -208,7 +250,46 @@ impl Redirector {
 
     /// Who is there from now on.
     pub(crate) fn set_roster(&self, roster: Roster) {
-        *self.roster.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(roster);
+        let mut current = self.roster.write().unwrap_or_else(PoisonError::into_inner);
+        // Whoever was slow to make his picture must not put it in place of a later one.
+        if roster.epoch < current.epoch {
+            metrics::counter!("atoll_dns_plans_refused_total").increment(1);
+            return;
+        }
+        *current = Arc::new(roster);
+        drop(current);
+        self.roster_version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Changes whenever the roster does.
+    pub(crate) fn roster_version(&self) -> u64 {
+        self.roster_version.load(Ordering::Acquire)
+    }
+
+    /// The names questions are compared with: see [`Zone::wire_names`].
+    pub(crate) fn wire_names(&self) -> (Vec<u8>, Vec<u8>) {
+        self.zone.wire_names()
+    }
+
+    /// See [`Zone::is_common`].
+    pub(crate) fn is_common(&self, label: &[u8]) -> bool {
+        self.zone.is_common(label)
+    }
+
+    /// The level a prefix is served at, if that is settled, it is not handed to a cluster of others, and all of the level's live
+    /// proxies are near enough to it.
+    pub(crate) fn own_level(&self, now: Instant, prefix: Prefix) -> Option<Level> {
+        let placement = self.clients().placement(now, prefix, self.config.sources.hints);
+        let roster = self.roster();
+        let live = &roster.rings.get(usize::from(placement.level.0))?.live;
+        let all = placement.distances.nearest(placement.level, &self.config.thresholds, live).len() == live.len();
+        let own = placement.settled && placement.near.is_none() && placement.rtt.is_some();
+        (own && all && !live.is_empty()).then_some(placement.level)
+    }
+
+    /// Whether a resolver's question for a site may follow something sent to it, and so measure it.
+    pub(crate) fn is_expecting(&self, now: Instant, resolver: std::net::IpAddr, site: Site) -> bool {
+        self.gaps().is_expecting(now, resolver, site)
     }
 
     /// Who is there.
@@ -228,6 +309,9 @@ impl Redirector {
     }
 
     fn resolve(&self, now: Instant, query: &Query, from: SocketAddr, may_wait: bool) -> Resolved {
+        if let Some(answer) = self.why_answer(now, &query.name, query.kind, from.ip()) {
+            return Resolved::Answer(answer, 0);
+        }
         let place = self.zone.locate(&query.name);
         let resolver = from.ip().to_canonical();
         let followed = self.gaps().came(now, resolver, &place);
@@ -248,7 +332,11 @@ impl Redirector {
         let AskedFor { prefix, placement, scope, .. } = asked_for;
         let roster = self.roster();
         let below = matches!(place, Place::Cut(cut) if self.gaps().is_sent(now, resolver, Sent::Referral(cut)));
-        let view = View { placement: &placement, roster: &roster, prefix, below };
+        let width = match (place, self.config.mode) {
+            (Place::Target(site), _) | (Place::Public(site), Mode::Direct) => self.heat.asked(now, site),
+            _ => 1,
+        };
+        let view = View { placement: &placement, roster: &roster, prefix, below, width };
         let answer = answer(&self.zone, &self.config, place, &query.name, query.kind, view);
         if let Some(sent) = answer.sent {
             self.gaps().sent(now, resolver, sent, &self.zone.sites_above(&query.name));
@@ -365,6 +453,16 @@ fn unanswerable(query: &Query) -> Option<Answer> {
         251 | 252 => Some(Answer::of(ResponseCode::Refused)),
         // Any other there may be records of, and if there are none, that is the answer (RFC 8906 3.1.4).
         _ => None,
+    }
+}
+
+/// A number of a prefix, by which a hot site's clients are spread over its proxies.
+pub(crate) fn turn(prefix: Prefix) -> u64 {
+    match prefix.address() {
+        std::net::IpAddr::V4(v4) => u64::from(v4.to_bits() >> 8).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32,
+        std::net::IpAddr::V6(v6) => {
+            u64::try_from(v6.to_bits() >> 80).unwrap_or(0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
+        }
     }
 }
 

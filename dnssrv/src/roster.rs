@@ -1,6 +1,5 @@
-//! Who is there: the proxies seen alive and the servers of each level, as one picture that answers are made from. Choosing
-//! among them is here, too, and is pure: rendezvous hashing with bounded load, so that a site's requests meet in the same few
-//! caches and a change of one proxy moves only its own share.
+//! Who is there: the proxies seen alive and the servers of each level, as one picture that answers are made from. Which level's
+//! are used is decided here, which of them in `deck.rs`. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,11 +10,18 @@ use std::{
 use atoll_overlay::{Key, Level, NodeId, Prefix};
 use siphasher::sip::SipHasher24;
 
-use crate::{client::Placement, near::Near, site::Site};
+use crate::{
+    client::Placement,
+    deck::{Deck, Want},
+    near::Near,
+    site::Site,
+};
 
 /// The network as this server sees it at one moment.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Roster {
+    /// Rises with every picture made: an earlier one never takes the place of a later one.
+    pub(crate) epoch: u64,
     /// This server, unless it is leaving.
     pub(crate) me: Option<Server>,
     /// What is in this server's cluster at each level, level 0 first.
@@ -108,7 +114,7 @@ impl Roster {
         site: Site,
         level: Level,
         family: Family,
-        count: usize,
+        want: Want,
         nearest: &dyn Fn(Level, &[Proxy]) -> Vec<Proxy>,
     ) -> Option<Choice> {
         let level_of = |at: usize| Level(u8::try_from(at).unwrap_or(u8::MAX));
@@ -122,7 +128,7 @@ impl Roster {
             .chain((0..=inward).rev().map(|at| (Standing::LastGood, at, last(at))))
             .chain(rings().map(|(at, ring)| (Standing::Unseen, at, unseen(ring))));
         for (standing, at, proxies) in ways {
-            let addresses = pick(site, &proxies, family, count);
+            let addresses: Vec<IpAddr> = Deck::of(&proxies, family).pick(site, want).addresses().collect();
             // A level whose proxies lack the family asked for has them all the same: another level must not add what would
             // lead IPv6 clients farther than IPv4 ones.
             if !addresses.is_empty() || !proxies.is_empty() {
@@ -132,8 +138,22 @@ impl Roster {
         None
     }
 
+    /// What there is to choose from at a level. A level whose proxies lack the family has them all the same: another level must
+    /// not add what would lead IPv6 clients farther than IPv4 ones.
+    pub(crate) fn deck(&self, level: Level, family: Family) -> Option<(Deck, Standing, Level)> {
+        let inward = usize::from(level.0).min(self.rings.len().saturating_sub(1));
+        let rings = || (0..=inward).rev().filter_map(|at| Some((at, self.rings.get(at)?)));
+        let last = |at: usize| self.last_good.get(at).map_or(&[][..], Vec::as_slice);
+        let mut ways = rings()
+            .map(|(at, ring)| (Standing::Live, at, ring.live.as_slice()))
+            .chain((0..=inward).rev().map(|at| (Standing::LastGood, at, last(at))))
+            .chain(rings().map(|(at, ring)| (Standing::Unseen, at, ring.unseen.as_slice())));
+        let (standing, at, proxies) = ways.find(|(.., proxies)| !proxies.is_empty())?;
+        Some((Deck::of(proxies, family), standing, Level(u8::try_from(at).unwrap_or(u8::MAX))))
+    }
+
     /// Proxies for a site of a foreign cluster, as the server near it named them, less those found dead here.
-    pub(crate) fn choose_near(&self, site: Site, near: &Near, family: Family, count: usize) -> Option<Choice> {
+    pub(crate) fn choose_near(&self, site: Site, near: &Near, family: Family, want: Want) -> Option<Choice> {
         let alive = |address: Option<IpAddr>| address.is_some_and(|address| !self.dead.contains(&address));
         let proxies: Vec<Proxy> = near
             .proxies
@@ -141,7 +161,7 @@ impl Roster {
             .filter(|proxy| alive(proxy.v4.map(IpAddr::V4)) || alive(proxy.v6.map(IpAddr::V6)))
             .cloned()
             .collect();
-        let addresses = pick(site, &proxies, family, count);
+        let addresses = Deck::of(&proxies, family).pick(site, want).addresses().collect();
         (!proxies.is_empty()).then_some(Choice { addresses, standing: Standing::Live, level: near.level })
     }
 
@@ -231,44 +251,7 @@ impl Proxy {
     }
 }
 
-/// The proxies a site's requests go to: the highest scores win (weighted rendezvous hashing), the busiest stand back.
-fn pick(site: Site, proxies: &[Proxy], family: Family, count: usize) -> Vec<IpAddr> {
-    let mut ranked: Vec<(f64, &Proxy, IpAddr)> =
-        proxies.iter().filter_map(|proxy| Some((score(site, proxy), proxy, proxy.address(family)?))).collect();
-    ranked.sort_by(|(a, _, x), (b, _, y)| b.total_cmp(a).then_with(|| x.cmp(y)));
-    let total: u32 = ranked.iter().map(|(_, proxy, _)| u32::from(proxy.load)).sum();
-    let mean = total / u32::try_from(ranked.len().max(1)).unwrap_or(u32::MAX);
-    // Bounded load: a quarter above the mean, and nobody stands back who is not busy at all.
-    let bound = (mean + mean / 4).max(BUSY);
-    let (mut calm, busy): (Vec<_>, Vec<_>) =
-        ranked.into_iter().partition(|(_, proxy, _)| u32::from(proxy.load) <= bound);
-    let crowded = calm.iter().take(count).any(|(_, proxy, _)| u32::from(proxy.load) > BUSY);
-    calm.extend(busy);
-    let wanted = if crowded { (count * 2).min(MOST) } else { count.clamp(1, MOST) };
-    calm.into_iter().take(wanted).map(|(_, _, address)| address).collect()
-}
-
-/// Weighted rendezvous: weight / -ln(u), u uniform in (0, 1) from site and proxy. The proxy counts by its address, so that
-/// servers that know it from a pointer and those that know it as a node choose alike.
-fn score(site: Site, proxy: &Proxy) -> f64 {
-    let mut hash = SipHasher24::new();
-    hash.write_u64(site.0);
-    match (proxy.v4, proxy.v6) {
-        (Some(v4), _) => hash.write(&v4.octets()),
-        (None, Some(v6)) => hash.write(&v6.octets()),
-        (None, None) => {}
-    }
-    // 32 bits of the hash, moved off both ends of the interval.
-    let bits = u32::try_from(hash.finish() >> 32).unwrap_or(u32::MAX);
-    let uniform = (f64::from(bits) + 0.5) / (f64::from(u32::MAX) + 1.0);
-    f64::from(proxy.weight) / -uniform.ln()
-}
-
 /// Servers of the cluster in an NS set. \[design\]
 const OF_CLUSTER: usize = 3;
 /// Servers of the next wider cluster in an NS set. \[design\]
 const OF_WIDER: usize = 1;
-/// Addresses an answer has at most. \[design\]
-const MOST: usize = 4;
-/// The load from which a proxy counts as busy. \[guess\]
-const BUSY: u32 = 70;

@@ -7,18 +7,19 @@
 use std::{
     collections::BTreeMap,
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use atoll_overlay::{Index, Prefix};
 use bytes::Bytes;
+use hickory_proto::rr::Name;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, UdpSocket},
-    sync::{Semaphore, oneshot},
+    net::{TcpListener, TcpStream},
+    sync::oneshot,
     task::JoinSet,
     time::timeout,
 };
@@ -26,8 +27,9 @@ use tokio::{
 use crate::{
     Config, Explanation, ServeError, Stats, Transport, hints, last_good,
     live::{self, Watch},
-    probe,
+    probe, query_log,
     redirector::{Outcome, Redirector},
+    udp::Threads,
 };
 
 /// Starts a redirector. `saved` is what [`Server::save`] gave in an earlier run. Returns once all addresses are bound and the
@@ -40,7 +42,7 @@ pub async fn serve(config: Config, index: Arc<dyn Index>, saved: Option<Bytes>) 
     let redirector = Arc::new(redirector);
     let mut bound = Vec::new();
     for address in &redirector.config.listen {
-        bound.push(bind(*address, redirector.config.limits.udp_sockets.clamp(1, 64))?);
+        bound.push(bind(*address, sockets(redirector.config.limits.udp_sockets))?);
     }
     let addresses: Vec<SocketAddr> = bound.iter().map(|listeners| listeners.address).collect();
     let levels = u8::try_from(redirector.config.thresholds.len() + 1).unwrap_or(u8::MAX);
@@ -52,15 +54,23 @@ pub async fn serve(config: Config, index: Arc<dyn Index>, saved: Option<Bytes>) 
     tasks.spawn(live::run(Arc::clone(&redirector), watch));
     tasks.spawn(probe::run(Arc::clone(&redirector), probes));
     tasks.spawn(hints::run(Arc::clone(&redirector), errands));
+    if let Some(file) = redirector.config.query_log.file.clone() {
+        tasks.spawn(query_log::run(file, redirector.log_to()));
+    }
     let connections = Arc::new(Connections::default());
+    let mut threads = Threads::default();
     for Bound { udp, tcp, address } in bound {
         tracing::info!(%address, zone = %redirector.config.zone, "answering DNS");
         for socket in udp {
-            tasks.spawn(datagrams(Arc::clone(&redirector), Arc::new(socket)));
+            threads.start(&redirector, socket).map_err(|source| ServeError::Bind {
+                address,
+                transport: "udp",
+                source,
+            })?;
         }
         tasks.spawn(accept(Arc::clone(&redirector), tcp, Arc::clone(&connections)));
     }
-    Ok(Server { redirector, addresses, tasks })
+    Ok(Server { redirector, addresses, tasks, threads })
 }
 
 /// A running redirector. Dropped, it stops at once.
@@ -68,6 +78,7 @@ pub struct Server {
     redirector: Arc<Redirector>,
     addresses: Vec<SocketAddr>,
     tasks: JoinSet<()>,
+    threads: Threads,
 }
 
 impl Server {
@@ -89,6 +100,14 @@ impl Server {
         self.redirector.explain(Instant::now(), prefix)
     }
 
+    /// How a name's answer for a client at an address comes about, a fact a line. None if this is no domain name.
+    #[must_use]
+    pub fn why(&self, name: &str, from: IpAddr) -> Option<Vec<String>> {
+        let mut name = Name::from_ascii(name).ok()?;
+        name.set_fqdn(true);
+        Some(self.redirector.why(Instant::now(), &name, from))
+    }
+
     /// What is to survive a restart: the last good set of proxies. At most 90 KiB.
     #[must_use]
     pub fn save(&self) -> Bytes {
@@ -103,6 +122,7 @@ impl Server {
 
     /// Stops answering and frees the addresses.
     pub async fn stop(mut self) {
+        self.threads.stop().await;
         self.tasks.shutdown().await;
     }
 }
@@ -144,6 +164,13 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// So many sockets as asked for, or one per core that this process may use; where they cannot share an address, one.
+fn sockets(wanted: usize) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let wanted = if wanted == 0 { cores() } else { wanted };
+    if cfg!(unix) { wanted.clamp(1, 64) } else { 1 }
+}
+
 fn datagram_socket(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     if address.is_ipv6() {
@@ -154,7 +181,7 @@ fn datagram_socket(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket.into())
 }
 
 #[cfg(unix)]
@@ -167,50 +194,8 @@ fn share(_: &Socket) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-async fn datagrams(redirector: Arc<Redirector>, socket: Arc<UdpSocket>) {
-    let waiting = Arc::new(Semaphore::new(redirector.config.limits.waiting));
-    let mut waiters = JoinSet::new();
-    let mut buffer = vec![0; LONGEST_DATAGRAM];
-    loop {
-        while waiters.try_join_next().is_some() {}
-        let (length, from) = match socket.recv_from(&mut buffer).await {
-            Ok(received) => received,
-            Err(error) => {
-                // An unreachable client shows up here on some systems. It is not ours to mourn, but must not spin.
-                tracing::debug!(%error, "receiving a datagram failed");
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                continue;
-            }
-        };
-        let query = buffer.get(..length).unwrap_or_default();
-        if NO_CLIENT.contains(&from.port()) {
-            redirector.counters.dropped();
-            continue;
-        }
-        let slot = Arc::clone(&waiting).try_acquire_owned().ok();
-        match redirector.respond(Instant::now(), query, from, Transport::Udp, slot.is_some()) {
-            Outcome::Silence => {}
-            Outcome::Reply(reply) => send(&socket, &reply, from).await,
-            Outcome::Wait(known) => {
-                let (redirector, socket, query) = (Arc::clone(&redirector), Arc::clone(&socket), query.to_vec());
-                waiters.spawn(async move {
-                    if let Some(reply) = answer_later(&redirector, &query, from, Transport::Udp, known).await {
-                        send(&socket, &reply, from).await;
-                    }
-                    drop(slot);
-                });
-            }
-        }
-    }
-}
-
-async fn send(socket: &UdpSocket, reply: &[u8], to: SocketAddr) {
-    if let Err(error) = socket.send_to(reply, to).await {
-        tracing::debug!(%to, %error, "sending a reply failed");
-    }
-}
-
-async fn answer_later(
+/// The answer to a question that was put off: once what it waits for is known, or has taken too long.
+pub(crate) async fn answer_later(
     redirector: &Redirector,
     query: &[u8],
     from: SocketAddr,
@@ -323,9 +308,3 @@ async fn read_query(stream: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
     stream.take(length.into()).read_to_end(&mut query).await?;
     Ok((length > 0 && query.len() == usize::from(length)).then_some(query))
 }
-
-/// Ports no resolver asks from: nobody's, and those of services that answer whatever comes (echo, daytime, quote, chargen, time),
-/// with which a forged source would have us talk for ever.
-const NO_CLIENT: [u16; 6] = [0, 7, 13, 17, 19, 37];
-/// Bytes of a datagram that are looked at. No query is longer.
-const LONGEST_DATAGRAM: usize = 4096;

@@ -45,11 +45,47 @@ impl Site {
         (site.label() == text).then_some(site)
     }
 
+    /// The site of a label in lower case, read without allocation.
+    pub(crate) fn of_label(label: &[u8]) -> Option<Self> {
+        let mut bits = 0_u128;
+        for byte in label {
+            let digit = match byte {
+                b'a'..=b'z' => byte - b'a',
+                b'2'..=b'7' => byte - b'2' + 26,
+                _ => return None,
+            };
+            bits = bits << 5 | u128::from(digit);
+        }
+        // 13 digits of 5 bits; the one that is spare is zero, or the label is another way to write a site.
+        let site = (label.len() == LABEL_LENGTH && bits & 1 == 0).then_some(bits >> 1)?;
+        u64::try_from(site).ok().map(Self)
+    }
+
     /// Its label.
     #[must_use]
     pub(crate) fn label(self) -> String {
         base32::encode(ALPHABET, &self.0.to_be_bytes())
     }
+}
+
+/// Whether a text in lower case is labels a host may have, with dots between: what [`public`] takes for a dotted name, once the
+/// last label is known to be no port.
+pub(crate) fn is_host(text: &[u8]) -> bool {
+    let mut before = b'.';
+    for byte in text.iter().chain(b".") {
+        let good = match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'_' => true,
+            // A label has no hyphen at its edges.
+            b'-' => before != b'.',
+            b'.' => before != b'.' && before != b'-',
+            _ => false,
+        };
+        if !good {
+            return false;
+        }
+        before = *byte;
+    }
+    true
 }
 
 /// Reads a name relative to the zone: its labels in lower case, the leftmost first.
@@ -179,8 +215,10 @@ mod tests {
         // The label is part of cached names: it may not change between versions.
         expect_test::expect!["eo7uvoilv2uwg"].assert_eq(&site.label());
         assert_eq!(Site::from_label(site.label().as_bytes()), Some(site));
+        assert_eq!(Site::of_label(site.label().as_bytes()), Some(site));
         for wrong in ["", "short", "toolongtobeasite", "1111111111111", "abcdefghijklz"] {
             assert_eq!(Site::from_label(wrong.as_bytes()), None, "{wrong}");
+            assert_eq!(Site::of_label(wrong.as_bytes()), None, "{wrong}");
         }
     }
 }

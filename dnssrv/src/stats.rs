@@ -6,7 +6,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use atoll_overlay::Level;
 use hickory_proto::rr::RecordType;
+
+use crate::{hot, roster::Family};
 
 /// Which way a question came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,9 +37,42 @@ pub struct Stats {
     pub measured: BTreeMap<String, u64>,
 }
 
+impl Stats {
+    fn count_level(&mut self, at: usize, more: u64) {
+        if self.levels.len() <= at {
+            self.levels.resize(at + 1, 0);
+        }
+        if let Some(count) = self.levels.get_mut(at) {
+            *count += more;
+        }
+    }
+}
+
 /// The counters as they run.
 #[derive(Debug, Default)]
 pub(crate) struct Counters(Mutex<Stats>);
+
+/// What one thread's fast path answered since it last told.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    /// By family: A, AAAA.
+    answered: [u64; 2],
+    /// By level, level 0 first.
+    levels: [u64; 8],
+    bytes: u64,
+}
+
+impl Tally {
+    /// An answer was given.
+    pub(crate) fn answered(&mut self, family: Family, level: Level, bytes: usize) {
+        let [v4, v6] = &mut self.answered;
+        *(if family == Family::V4 { v4 } else { v6 }) += 1;
+        if let Some(count) = self.levels.get_mut(usize::from(level.0)) {
+            *count += 1;
+        }
+        self.bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
+    }
+}
 
 impl Counters {
     /// A question was answered.
@@ -49,17 +85,32 @@ impl Counters {
     }
 
     /// An answer named a cluster, for this reason.
-    pub(crate) fn placed(&self, level: atoll_overlay::Level, why: &'static str) {
-        let mut stats = self.lock();
-        let at = usize::from(level.0);
-        if stats.levels.len() <= at {
-            stats.levels.resize(at + 1, 0);
+    pub(crate) fn placed(&self, level: Level, why: &'static str) {
+        self.lock().count_level(usize::from(level.0), 1);
+        metrics::counter!("atoll_dns_answer_source_total", "why" => why).increment(1);
+    }
+
+    /// The fast path's answers, all of them placed by an RTT.
+    pub(crate) fn add(&self, tally: &mut Tally) {
+        let tally = std::mem::take(tally);
+        let total: u64 = tally.answered.iter().sum();
+        if total == 0 {
+            return;
         }
-        if let Some(count) = stats.levels.get_mut(at) {
-            *count += 1;
+        let mut stats = self.lock();
+        for (family, count) in [Family::V4, Family::V6].into_iter().zip(tally.answered).filter(|(_, count)| *count > 0)
+        {
+            let kind = kind_name(hot::kind(family));
+            *stats.queries.entry((kind, "noerror", hot::WAY.name())).or_default() += count;
+            metrics::counter!("atoll_dns_queries_total", "type" => kind, "rcode" => "noerror", "transport" => hot::WAY.name())
+                .increment(count);
+        }
+        for (at, count) in tally.levels.into_iter().enumerate().filter(|(_, count)| *count > 0) {
+            stats.count_level(at, count);
         }
         drop(stats);
-        metrics::counter!("atoll_dns_answer_source_total", "why" => why).increment(1);
+        metrics::counter!("atoll_dns_response_bytes_total").increment(tally.bytes);
+        metrics::counter!("atoll_dns_answer_source_total", "why" => "rtt").increment(total);
     }
 
     /// A datagram was left unanswered.

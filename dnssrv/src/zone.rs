@@ -180,6 +180,23 @@ impl Zone {
         Record::from_rdata(self.name_of(closest).clone(), ttl, self.soa.data.clone())
     }
 
+    /// The zone's name and the end of targets relative to it, in the bytes of a question.
+    pub(crate) fn wire_names(&self) -> (Vec<u8>, Vec<u8>) {
+        let zone = rdata::wire(&self.origin);
+        let mut targets = vec![4];
+        targets.extend(HTTP);
+        targets.extend(Relative::new(self.name_of(Some(self.innermost())), &self.origin).wire());
+        (zone, targets)
+    }
+
+    /// Whether names under a label right below the zone are public ones and nothing else: the label is given after its length,
+    /// in lower case.
+    pub(crate) fn is_common(&self, label: &[u8]) -> bool {
+        let [_, text @ ..] = label else { return false };
+        let own = text == SERVERS || text == b"l0" || text.starts_with(b"n-");
+        !own && !text.iter().all(u8::is_ascii_digit) && self.plain.leaves_open(label)
+    }
+
     /// The zone's SOA as an answer.
     pub(crate) fn own_soa(&self) -> Record {
         self.soa.clone()

@@ -68,30 +68,25 @@ async fn d08_a_flood_from_one_prefix_gets_less_than_twice_its_bytes_and_a_cookie
     let mut marked = query("l0.nyud.example", RecordType::A);
     let (mut bytes_in, mut bytes_out, mut sent, mut cut) = (0, 0, 0_u64, 0_u64);
     let mut buffer = [0; 4096];
+    let seen = || {
+        let stats = server.stats();
+        let udp: u64 = stats.queries.iter().filter(|((.., way), _)| *way == "udp").map(|(_, n)| n).sum();
+        udp + stats.limited.get("drop").copied().unwrap_or(0)
+    };
     while sent < 3_000 {
         for _ in 0..30 {
             marked[..2].copy_from_slice(&u16::try_from(sent).unwrap().to_be_bytes());
             bytes_in += socket.send(&marked).await.unwrap();
             sent += 1;
         }
+        // No faster than it is looked at, or the system drops some unseen.
+        until("every question was answered or dropped", async || seen() >= sent).await;
         while let Ok(length) = socket.try_recv(&mut buffer) {
             bytes_out += length;
             cut += u64::from(buffer[2] & 2 != 0);
         }
-        tokio::task::yield_now().await;
     }
-    // All were looked at once a question over TCP, which no limit holds back, finds the counters complete.
-    let seen = async || {
-        assert_eq!(exchange_tcp(address, &marked).await[3] & 0x0f, 0);
-        let stats = server.stats();
-        let udp: u64 = stats.queries.iter().filter(|((.., transport), _)| *transport == "udp").map(|(_, n)| n).sum();
-        udp + stats.limited.get("drop").copied().unwrap_or(0) >= sent
-    };
-    until("every question was answered or dropped", seen).await;
-    while let Ok(length) = socket.try_recv(&mut buffer) {
-        bytes_out += length;
-        cut += u64::from(buffer[2] & 2 != 0);
-    }
+    assert_eq!(exchange_tcp(address, &marked).await[3] & 0x0f, 0, "no limit holds TCP back");
     let limited = server.stats().limited;
     assert!(bytes_out <= 2 * bytes_in, "{bytes_in} in, {bytes_out} out");
     assert!(cut > 0 && limited["slip"] > 1_000 && limited["drop"] > 1_000, "{cut} cut, {limited:?}");
@@ -143,4 +138,76 @@ async fn a_client_that_asks_is_told_how_long_its_connection_may_idle() {
     assert!(exchange(address, &asks).await.ends_with(&[0, 0]), "RFC 7828 3.2.1: not over UDP");
     let tells = with_opt(query(NAME, RecordType::A), 0, 1232, &option(11, &[0, 1]));
     assert_eq!(exchange_tcp(address, &tells).await[3] & 0x0f, 1, "RFC 7828 3.1: a client says no time");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_over_udp_leaves_questions_over_tcp_answered() {
+    let (server, address) = alone(|_| {}).await;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let flood = {
+        let stop = std::sync::Arc::clone(&stop);
+        let bytes = query(NAME, RecordType::A);
+        std::thread::spawn(move || {
+            // Nobody reads the replies: far more comes in than this machine can answer.
+            let sockets: Vec<_> = (0..8).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+            let mut sent = 0_u64;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for socket in &sockets {
+                    sent += u64::from(socket.send_to(&bytes, address).is_ok());
+                }
+            }
+            sent
+        })
+    };
+    let udp = || server.stats().queries.iter().filter(|((.., way), _)| *way == "udp").map(|(_, n)| n).sum::<u64>();
+    until("the flood runs", async || udp() > 1_000).await;
+    for _ in 0..50 {
+        let began = udp();
+        assert_eq!(exchange_tcp(address, &query(NAME, RecordType::A)).await[3] & 0x0f, 0);
+        until("the flood goes on", async || udp() > began).await;
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(flood.join().unwrap() > 1_000);
+}
+
+#[tokio::test]
+async fn why_an_answer_is_as_it_is_is_told_to_those_allowed_to_ask() {
+    let why = format!("why.{NAME}");
+    let (_server, address) = alone(|config| config.why = vec!["127.0.0.0/8".parse().unwrap()]).await;
+    let reply = message(&exchange(address, &query(&why, RecordType::TXT)).await);
+    let text: String = reply.answers.iter().map(|record| format!("{} {}\n", record.ttl, record.data)).collect();
+    for part in ["site ", "prefix 127.0.0.0/24", "level 0", "candidate 127.0.0.1"] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    assert!(reply.answers.iter().all(|record| record.ttl == 0));
+    let (_server, address) = alone(|_| {}).await;
+    let reply = message(&exchange(address, &query(&why, RecordType::TXT)).await);
+    assert_eq!(reply.answers[0].record_type(), RecordType::CNAME, "off by default: a public name like any other");
+}
+
+#[tokio::test]
+async fn sampled_questions_are_logged_as_json_lines_without_the_clients_last_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("queries");
+    let (_server, address) = alone(|config| {
+        config.query_log.file = Some(file.clone());
+        config.query_log.one_in = 1;
+    })
+    .await;
+    exchange(address, &query(NAME, RecordType::A)).await;
+    exchange(address, &query("a\"b.example.org", RecordType::AAAA)).await;
+    let lines = async || std::fs::read_to_string(&file).unwrap_or_default().lines().count() == 2;
+    until("both are written", lines).await;
+    let text = std::fs::read_to_string(&file).unwrap();
+    let line = text.lines().next().unwrap();
+    for part in [
+        "\"client\":\"127.0.0.0/24\"",
+        "\"transport\":\"udp\"",
+        "\"name\":\"www.example.com.nyud.example.\"",
+        "\"type\":\"A\"",
+        "\"rcode\":\"noerror\"",
+    ] {
+        assert!(line.starts_with("{\"time\":") && line.ends_with('}') && line.contains(part), "{part} in {line}");
+    }
+    assert!(text.contains("a\\\\\\\"b") || text.contains("a\\\"b"), "quotes are escaped: {text}");
 }

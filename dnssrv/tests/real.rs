@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -109,12 +109,21 @@ impl Kind {
 pub(crate) fn ask(address: SocketAddr, query: &[u8], patience: Duration) -> Option<Vec<u8>> {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     socket.connect(address).unwrap();
-    socket.set_read_timeout(Some(patience)).unwrap();
-    socket.send(query).ok()?;
+    // A datagram may be lost on a busy machine: it is sent again, as every resolver does.
+    socket.set_read_timeout(Some(patience / 10)).unwrap();
     let mut buffer = vec![0; 65_535];
-    let length = socket.recv(&mut buffer).ok()?;
-    buffer.truncate(length);
-    Some(buffer)
+    for _ in 0..10 {
+        socket.send(query).ok()?;
+        match socket.recv(&mut buffer) {
+            Ok(length) => {
+                buffer.truncate(length);
+                return Some(buffer);
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => return None,
+        }
+    }
+    None
 }
 
 /// The reply over a connection.

@@ -271,11 +271,16 @@ pub(crate) fn with_opt(mut query: Vec<u8>, version: u8, payload: u16, options: &
 pub(crate) async fn try_exchange(source: Ipv4Addr, server: SocketAddr, bytes: &[u8]) -> Option<Vec<u8>> {
     let socket = UdpSocket::bind((source, ANY)).await.unwrap();
     socket.connect(server).await.unwrap();
-    socket.send(bytes).await.unwrap();
     let mut buffer = vec![0; 65_535];
-    let length = timeout(DEADLINE, socket.recv(&mut buffer)).await.expect("a reply in time").ok()?;
-    buffer.truncate(length);
-    Some(buffer)
+    // A datagram may be lost on a busy machine: it is sent again, as every resolver does.
+    for _ in 0..4 {
+        socket.send(bytes).await.unwrap();
+        if let Ok(received) = timeout(DEADLINE / 4, socket.recv(&mut buffer)).await {
+            buffer.truncate(received.ok()?);
+            return Some(buffer);
+        }
+    }
+    panic!("no reply in time")
 }
 
 /// The reply to a datagram sent from an address.

@@ -1,4 +1,4 @@
-//! The other end: `atoll status` asks a node on this machine over its Unix socket.
+//! The other end: `atoll status` and `atoll explain` ask a node on this machine over its Unix socket.
 
 use std::{
     io,
@@ -36,7 +36,17 @@ pub enum ClientError {
 /// Asks the node behind this socket, for at most five seconds.
 pub async fn fetch_status(socket: &Path) -> Result<Status, ClientError> {
     let body = ask_patiently(socket, Method::GET, "/status").await?;
-    serde_json::from_slice(&body)
+    read(socket, &body)
+}
+
+/// Asks it something it answers with a list of lines.
+pub async fn fetch_lines(socket: &Path, path: &str) -> Result<Vec<String>, ClientError> {
+    let body = ask_patiently(socket, Method::GET, path).await?;
+    read(socket, &body)
+}
+
+fn read<T: serde::de::DeserializeOwned>(socket: &Path, body: &[u8]) -> Result<T, ClientError> {
+    serde_json::from_slice(body)
         .map_err(|error| ClientError::Strange { path: socket.to_owned(), reason: error.to_string() })
 }
 
@@ -75,8 +85,8 @@ async fn ask(socket: &Path, method: Method, path: &str) -> Result<bytes::Bytes, 
 }
 
 #[cfg(not(unix))]
-async fn ask(socket: &Path, _: Method, _: &str) -> Result<bytes::Bytes, ClientError> {
-    let error = io::Error::from(io::ErrorKind::Unsupported);
+async fn ask(socket: &Path, _: Method, path: &str) -> Result<bytes::Bytes, ClientError> {
+    let error = io::Error::other(format!("{path} cannot be asked for here: there are no Unix sockets"));
     std::future::ready(Err(ClientError::Unreachable { path: socket.to_owned(), error })).await
 }
 

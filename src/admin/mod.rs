@@ -1,4 +1,4 @@
-//! For the operator: health, metrics, status, drain, and the dashboard, over a Unix socket and, if configured, TCP.
+//! For the operator: health, metrics, status, explain, drain, and the dashboard, over a Unix socket and, if configured, TCP.
 //!
 //! ```text
 //!   Unix socket  -- same user or root -------------------+
@@ -22,7 +22,7 @@ mod token;
 mod metrics;
 
 mod client;
-pub use client::{ClientError, ask_drain, fetch_status};
+pub use client::{ClientError, ask_drain, fetch_lines, fetch_status};
 
 #[cfg(test)]
 mod tests;

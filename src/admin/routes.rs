@@ -1,4 +1,4 @@
-//! What is answered: `GET /`, `/health`, `/metrics`, `/status`, and `POST /drain`. Errors are problem details [RFC 9457].
+//! What is answered: `GET /`, `/health`, `/metrics`, `/status`, `/explain`, and `POST /drain`. Errors are problem details [RFC 9457].
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,6 +34,8 @@ pub(super) async fn answer(desk: &Desk, door: &Door, request: Request<Incoming>)
         refuse(refusal)
     } else if !fits(desk, body).await {
         problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long, or took too long; no request here needs one")
+    } else if head.uri.path() == "/explain" && READ.contains(&head.method) {
+        explain(desk, head.uri.query().unwrap_or_default())
     } else {
         route(desk, &head.method, head.uri.path())
     };
@@ -47,7 +49,7 @@ fn route(desk: &Desk, method: &Method, path: &str) -> Response<Full<Bytes>> {
         "/status" => (&READ, |desk| json(StatusCode::OK, &desk.source.status())),
         "/drain" => (&[Method::POST], drain),
         "/" => (&READ, |_| page()),
-        _ => return problem(StatusCode::NOT_FOUND, "there are /, /health, /metrics, /status and /drain"),
+        _ => return problem(StatusCode::NOT_FOUND, "there are /, /health, /metrics, /status, /explain and /drain"),
     };
     if allowed.contains(method) {
         return act(desk);
@@ -67,6 +69,36 @@ fn health(desk: &Desk) -> Response<Full<Bytes>> {
     } else {
         json(StatusCode::OK, &serde_json::json!({ "status": "ok" }))
     }
+}
+
+/// `?name=NAME&from=ADDRESS`: why DNS answers as it does, a list of lines.
+fn explain(desk: &Desk, query: &str) -> Response<Full<Bytes>> {
+    let value = |key: &str| query.split('&').filter_map(|pair| pair.split_once('=')).find(|(k, _)| *k == key);
+    let name = value("name").and_then(|(_, name)| unescape(name));
+    let from = value("from").and_then(|(_, from)| unescape(from)?.parse().ok());
+    let (Some(name), Some(from)) = (name, from) else {
+        return problem(
+            StatusCode::BAD_REQUEST,
+            "say what and for whom: /explain?name=www.example.com.ZONE&from=192.0.2.1",
+        );
+    };
+    match desk.source.explain(&name, from) {
+        Some(lines) => json(StatusCode::OK, &lines),
+        None => problem(StatusCode::NOT_FOUND, "this node answers no DNS, or that is no domain name"),
+    }
+}
+
+/// Undoes percent-encoding; none if it is none, or no text comes of it.
+fn unescape(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut parts = text.split('%');
+    bytes.extend(parts.next()?.bytes());
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(digits, 16).ok()?);
+        bytes.extend(rest.bytes());
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn drain(desk: &Desk) -> Response<Full<Bytes>> {

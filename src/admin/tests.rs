@@ -32,6 +32,10 @@ impl StatusSource for Node {
         Status { id: "an-id".to_owned(), draining: self.draining.load(Ordering::Relaxed), ..Status::default() }
     }
 
+    fn explain(&self, name: &str, from: std::net::IpAddr) -> Option<Vec<String>> {
+        (name != "no name").then(|| vec![format!("{name} for {from}")])
+    }
+
     fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -272,4 +276,19 @@ async fn a_used_port_is_told_with_its_holder() {
     assert!(error.contains(&format!("TCP port {}", held.local_addr().unwrap().port())), "{error}");
     #[cfg(target_os = "linux")]
     assert!(error.contains(&std::process::id().to_string()), "{error}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_name_is_explained_for_a_client_and_what_is_no_name_is_refused() {
+    let bench = Bench::start(|_| {}).await;
+    let socket = bench.admin.socket().unwrap().to_owned();
+    let ask = async |path: &str| fetch_lines(&socket, path).await;
+    let lines = ask("/explain?name=a%2Eexample&from=2001:db8::1").await.unwrap();
+    assert_eq!(lines, ["a.example for 2001:db8::1"]);
+    for wrong in
+        ["/explain", "/explain?name=a.example", "/explain?name=%2&from=::1", "/explain?name=no%20name&from=::1"]
+    {
+        assert!(ask(wrong).await.is_err(), "{wrong}");
+    }
 }

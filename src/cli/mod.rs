@@ -15,6 +15,8 @@ mod key;
 pub use key::{AdmissionArgs, AdmitArgs, KeyArgs, KeyCommand, NetworkArgs, NodeKeyArgs, RevokeArgs, RoleWord};
 mod store;
 pub use store::{StoreAction, StoreArgs, StorePlace};
+mod explain;
+pub use explain::ExplainArgs;
 
 /// A CDN that your own machines form: DNS leads each client to a near copy, the origin is asked once.
 #[derive(Debug, Parser)]
@@ -55,6 +57,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Ask the node on this machine how it is
     Status(StatusArgs),
+    /// Say why DNS answers a name as it does for a client
+    Explain(ExplainArgs),
     /// Print every form under which a URL is served by the CDN
     Url(UrlArgs),
     /// Make the keys of a closed network, and admit nodes to it

@@ -407,7 +407,7 @@ fn what_a_crate_could_not_start_with_is_told_before_anything_starts() {
     let (count, line, message) = told("manager", "[overlay]\nlisten = [\"0.0.0.0:7400\"]");
     assert_eq!((count, line), (1, 5), "{message}");
     let (count, line, message) =
-        told("dnssrv", "[dns]\nrecords = [{ name = \"@\", type = \"NS\", data = \"a.example.\" }]");
+        told("dnssrv", "[dns]\nrecords = [{ name = \"@\", type = \"AXFR\", data = \"a.example.\" }]");
     assert_eq!((count, line), (1, 5), "{message}");
     let (count, line, message) = told("dnssrv", "[index]\nthresholds = [\"20ms\", \"60ms\"]");
     assert_eq!((count, line), (1, 0), "{message}");

@@ -273,6 +273,10 @@ impl StatusSource for Parts {
         }
     }
 
+    fn explain(&self, name: &str, from: IpAddr) -> Option<Vec<String>> {
+        self.dns.with(|dns| dns.why(name, from)).flatten()
+    }
+
     fn drain(&self) {
         self.drain.send_replace(true);
         self.describe();

@@ -76,6 +76,7 @@ fn scene(level: u8) -> Scene {
             distances: Distances::default(),
         },
         roster: Roster {
+            epoch: 0,
             me: Some(server(1, 1)),
             rings: vec![ring(&[1, 2, 3, 4, 5, 6], &all), ring(&[1, 2, 3, 4], &region), ring(&[1, 2, 3], &near)],
             last_good: Vec::new(),
@@ -122,6 +123,7 @@ fn ask(scene: &Scene, question: &str) -> String {
         roster: &scene.roster,
         prefix: Prefix::of([203, 0, 113, 53].into()),
         below: scene.below,
+        width: 1,
     };
     let kind = RecordType::from_str(kind).unwrap();
     let answer = answer(&zone, &scene.config, zone.locate(&name), &name, kind, view);

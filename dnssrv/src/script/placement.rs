@@ -63,10 +63,10 @@ fn a_resolver_of_level_2_is_delegated_all_the_way_by_servers_of_level_2_and_one_
         &scene(2),
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
-        NoError aa
-        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.2
-        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.1
-    "#]],
+            NoError aa
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.1
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.3
+        "#]],
     );
 }
 
@@ -99,10 +99,10 @@ fn below_a_resolvers_level_the_labels_are_empty_and_the_full_name_is_answered() 
         &scene(1),
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
-        NoError aa
-        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.2
-        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.4
-    "#]],
+            NoError aa
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.4
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.1
+        "#]],
     );
     check(
         &scene(0),
@@ -135,10 +135,10 @@ fn a_far_resolver_is_referred_to_servers_of_other_clusters() {
         &scene(0),
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
-        NoError aa
-        an SITE.http.l2.l1.l0.Z 60 A 192.0.2.6
-        an SITE.http.l2.l1.l0.Z 60 A 192.0.2.2
-    "#]],
+            NoError aa
+            an SITE.http.l2.l1.l0.Z 60 A 192.0.2.6
+            an SITE.http.l2.l1.l0.Z 60 A 192.0.2.5
+        "#]],
     );
 }
 
@@ -172,10 +172,10 @@ fn an_unknown_resolver_gets_short_answers() {
         &unknown(),
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
-        NoError aa
-        an SITE.http.l2.l1.l0.Z 5 A 192.0.2.6
-        an SITE.http.l2.l1.l0.Z 5 A 192.0.2.2
-    "#]],
+            NoError aa
+            an SITE.http.l2.l1.l0.Z 5 A 192.0.2.6
+            an SITE.http.l2.l1.l0.Z 5 A 192.0.2.5
+        "#]],
     );
 }
 
@@ -196,10 +196,10 @@ fn a_server_that_is_not_near_applies_the_cluster_the_delegation_was_made_for() {
         &handed_over(),
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
-        NoError aa
-        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.51
-        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.50
-    "#]],
+            NoError aa
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.50
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.51
+        "#]],
     );
 }
 
@@ -209,19 +209,19 @@ fn a_full_name_is_never_referred_to_a_level_it_may_come_from_below() {
         &handed_over(),
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
-        NoError aa
-        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.51
-        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.50
-    "#]],
+            NoError aa
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.50
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.51
+        "#]],
     );
     check(
         &scene(2),
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
-        NoError aa
-        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.2
-        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.1
-    "#]],
+            NoError aa
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.1
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.3
+        "#]],
     );
 }
 
@@ -233,10 +233,10 @@ fn an_answer_is_never_empty_while_a_proxy_is_known() {
         &scene,
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
-        NoError aa
-        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.2
-        an SITE.http.l2.l1.l0.Z 30 A 192.0.2.4
-    "#]],
+            NoError aa
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.4
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.1
+        "#]],
     );
     scene.roster.rings.iter_mut().for_each(|ring| ring.live.clear());
     scene.roster.last_good = vec![vec![proxy(9)]];

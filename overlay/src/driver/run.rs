@@ -392,7 +392,8 @@ impl Driver {
             Ok(mut message) => {
                 self.counters.received.add();
                 if let Body::Hello(hello) = &mut message.body {
-                    hello.info.roles = hello.info.roles.within(member.roles);
+                    let info = Arc::make_mut(&mut hello.info);
+                    info.roles = info.roles.within(member.roles);
                 }
                 self.feed(Input::Received { from: member.contact, message });
             }

@@ -1,0 +1,138 @@
+//! `cargo xtask bench dns`: a dynamic answer of two A records for 10,000 different names, beside the same work done by NSD and
+//! Knot (static wildcards) and by a bare loop that parses no more than it must. Each server runs alone on core 0, the load comes
+//! from core 1; contenders take turns within each round, medians stand.
+
+mod load;
+mod servers;
+
+use std::{
+    net::SocketAddr,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use servers::{Contender, Folder};
+pub(crate) use servers::{Serve, serve};
+
+use crate::{
+    process::Process,
+    report::{Report, Row},
+    rounds::median,
+};
+
+/// Runs it all.
+pub(crate) fn run() -> Result<Report, String> {
+    let mut report = Report::new("dns: 10,000 names, 2 A records, EDNS, one core");
+    let folder = Folder::new()?;
+    let mut contenders = Vec::new();
+    for contender in [Contender::Bare, Contender::Atoll, Contender::Nsd, Contender::Knot] {
+        match contender.is_here() {
+            true => contenders.push(contender),
+            false => report.note(format!("{} is not installed and left out", contender.name())),
+        }
+    }
+    crate::process::pin(std::process::id(), &[1])?;
+    let mut figures: Vec<Figures> = contenders.iter().map(|_| Figures::default()).collect();
+    for round in 0..ROUNDS {
+        for (contender, figures) in contenders.iter().zip(&mut figures) {
+            let (process, address) = contender.start(&folder)?;
+            measure(&process, address, figures)?;
+            crate::report::print(&format!("round {round}: {} {}", contender.name(), figures.last()));
+        }
+    }
+    add(&mut report, &contenders, &mut figures, "cpu_per_query", "us", |figures| &mut figures.cpu);
+    add(&mut report, &contenders, &mut figures, "queries_per_second", "1/s", |figures| &mut figures.rate);
+    add(&mut report, &contenders, &mut figures, "p50_at_half_rate", "us", |figures| &mut figures.p50);
+    add(&mut report, &contenders, &mut figures, "p99_at_half_rate", "us", |figures| &mut figures.p99);
+    report.add(random_names(&folder)?);
+    report.add(startup(&folder)?);
+    report.note("bare: recvmmsg, hand parser, 2 A records, sendmmsg, in this program".to_owned());
+    report.note("gdnsd answers from maps that its packages do not bring; it is not among the contenders".to_owned());
+    Ok(report)
+}
+
+#[derive(Default)]
+struct Figures {
+    cpu: Vec<f64>,
+    rate: Vec<f64>,
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+}
+
+impl Figures {
+    fn last(&self) -> String {
+        let last = |figures: &[f64]| figures.last().copied().unwrap_or(f64::NAN);
+        format!("{:.2} us a query, {:.0}/s, p50 {:.0} us", last(&self.cpu), last(&self.rate), last(&self.p50))
+    }
+}
+
+fn measure(process: &Process, address: SocketAddr, figures: &mut Figures) -> Result<(), String> {
+    // Caches fill and prefixes are measured before anything counts.
+    load::closed(address, WARM_UP)?;
+    let before = process.cpu_seconds()?;
+    let closed = load::closed(address, LOADED)?;
+    let used = process.cpu_seconds()? - before;
+    figures.cpu.push(used * 1e6 / closed.answers);
+    figures.rate.push(closed.answers / closed.seconds);
+    let mut latencies = load::open(address, closed.answers / closed.seconds / 2.0, LOADED)?;
+    latencies.sort_by(f64::total_cmp);
+    let at = |share: f64| {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a list")]
+        let place = (latencies.len() as f64 * share) as usize;
+        latencies.get(place).copied().unwrap_or(f64::NAN)
+    };
+    figures.p50.push(at(0.5));
+    figures.p99.push(at(0.99));
+    Ok(())
+}
+
+/// One row: ours, and each other's.
+fn add(
+    report: &mut Report,
+    contenders: &[Contender],
+    figures: &mut [Figures],
+    name: &str,
+    unit: &str,
+    of: fn(&mut Figures) -> &mut Vec<f64>,
+) {
+    let medians: Vec<(Contender, f64)> =
+        contenders.iter().copied().zip(figures.iter_mut().map(|figures| median(of(figures)))).collect();
+    let ours =
+        medians.iter().find(|(contender, _)| *contender == Contender::Atoll).map_or(f64::NAN, |(_, value)| *value);
+    let mut row = Row::new(name, ours, unit);
+    for (contender, value) in medians.into_iter().filter(|(contender, _)| *contender != Contender::Atoll) {
+        row = row.against(contender.name(), value);
+    }
+    report.add(row);
+}
+
+/// How much memory grows over a million random names.
+fn random_names(folder: &Folder) -> Result<Row, String> {
+    let (process, address) = Contender::Atoll.start(folder)?;
+    load::closed(address, WARM_UP)?;
+    let before = process.resident()?;
+    load::random(address, 1_000_000)?;
+    let after = process.resident()?;
+    Ok(Row::new("memory_after_1e6_random_names", after / 1024.0, "KiB").against("before", before / 1024.0))
+}
+
+/// From the start of the process to the first answer, with 100,000 records in a zone file.
+fn startup(folder: &Folder) -> Result<Row, String> {
+    let zone = folder.large_zone(100_000)?;
+    let mut times = Vec::new();
+    for _ in 0..3 {
+        let began = Instant::now();
+        let address = folder.address();
+        let program = std::env::current_exe().map_err(|error| error.to_string())?;
+        let mut command = Command::new(program);
+        command.args(["dns-serve", "plain", &address.to_string()]).arg("--zone-file").arg(&zone);
+        let _process = Process::spawn(&mut command, &[0])?;
+        servers::wait(address, "h99999.nyud.example")?;
+        times.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(Row::new("startup_with_100000_records", median(&mut times), "ms"))
+}
+
+const ROUNDS: usize = 5;
+const WARM_UP: Duration = Duration::from_millis(500);
+const LOADED: Duration = Duration::from_secs(2);

@@ -1,0 +1,219 @@
+//! Choosing among the proxies of a level: rendezvous hashing with bounded load, so that a site's requests meet in the same few
+//! caches and a change of one proxy moves only its own share. Pure, and without allocation once a deck is made.
+
+use std::{hash::Hasher as _, net::IpAddr};
+
+use siphasher::sip::SipHasher24;
+
+use crate::{
+    roster::{Family, Proxy},
+    site::Site,
+};
+
+/// Proxies that can be chosen, those of one family.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Deck {
+    cards: Vec<Card>,
+    /// Whether all weigh the same, so that weights need not be reckoned with.
+    even: bool,
+    /// The load past which a proxy stands back.
+    bound: u32,
+}
+
+/// One proxy.
+#[derive(Debug, Clone)]
+struct Card {
+    address: IpAddr,
+    seed: u64,
+    weight: f64,
+    load: u32,
+}
+
+/// How many are wanted, and of how wide a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Want {
+    /// Addresses in an answer.
+    pub(crate) count: usize,
+    /// How many times as many proxies the site's requests are spread over: 1 unless it is hot.
+    pub(crate) width: usize,
+    /// Which part of a wide set whoever asks is given: a number of its prefix.
+    pub(crate) turn: u64,
+}
+
+/// The addresses chosen, best first.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Picked {
+    addresses: [Option<IpAddr>; MOST],
+}
+
+impl Deck {
+    /// The proxies that have an address of a family.
+    pub(crate) fn of(proxies: &[Proxy], family: Family) -> Self {
+        let card = |proxy: &Proxy| {
+            let address = proxy.address(family)?;
+            Some(Card { address, seed: seed(proxy), weight: f64::from(proxy.weight), load: u32::from(proxy.load) })
+        };
+        let cards: Vec<Card> = proxies.iter().filter_map(card).collect();
+        let total: u32 = cards.iter().map(|card| card.load).sum();
+        let mean = total / u32::try_from(cards.len().max(1)).unwrap_or(u32::MAX);
+        let even = cards.windows(2).all(|pair| matches!(pair, [a, b] if a.weight.total_cmp(&b.weight).is_eq()));
+        // Bounded load: a quarter above the mean, and nobody stands back who is not busy at all.
+        Self { cards, even, bound: (mean + mean / 4).max(BUSY) }
+    }
+
+    /// The proxies a site's requests go to: the highest scores win (weighted rendezvous hashing), the busiest stand back.
+    pub(crate) fn pick(&self, site: Site, want: Want) -> Picked {
+        let count = want.count.clamp(1, MOST);
+        let width = want.width.clamp(1, WIDEST / count).min(self.cards.len().div_ceil(count).max(1));
+        let room = (count * width).max((count * 2).min(MOST));
+        let mut best: [Option<Ranked<'_>>; WIDEST] = [None; WIDEST];
+        let mut held = 0;
+        for card in &self.cards {
+            let ranked = Ranked { calm: card.load <= self.bound, score: self.score(site, card), card };
+            if held < room {
+                held += 1;
+            } else if !ranked.goes_before(best[held - 1].as_ref()) {
+                continue;
+            }
+            // Most cards end at the comparison above; the others sink in from the end of a short list.
+            let mut at = held - 1;
+            while at > 0 && ranked.goes_before(best[at - 1].as_ref()) {
+                best[at] = best[at - 1];
+                at -= 1;
+            }
+            best[at] = Some(ranked);
+        }
+        let first = usize::try_from(want.turn).unwrap_or(0) % width * count;
+        let crowded = width == 1 && best.iter().take(count).flatten().any(|best| best.calm && best.card.load > BUSY);
+        let wanted = if crowded { (count * 2).min(MOST) } else { count };
+        let chosen = best.iter().take(held).skip(first).chain(best.iter().take(held.min(first))).flatten();
+        let mut addresses = [None; MOST];
+        addresses.iter_mut().zip(chosen.take(wanted)).for_each(|(to, best)| *to = Some(best.card.address));
+        Picked { addresses }
+    }
+
+    /// Every proxy with its load and weight.
+    pub(crate) fn cards(&self) -> impl Iterator<Item = (IpAddr, u32, f64)> {
+        self.cards.iter().map(|card| (card.address, card.load, card.weight))
+    }
+
+    /// A number that is higher the better a proxy fits. Weighted rendezvous is weight / -ln(u), u uniform in (0, 1) from site and
+    /// proxy; among equals u alone orders the same way.
+    fn score(&self, site: Site, card: &Card) -> f64 {
+        // 32 bits of the hash, moved off both ends of the interval.
+        let bits = u32::try_from(mix(site.0 ^ card.seed) >> 32).unwrap_or(u32::MAX);
+        let uniform = (f64::from(bits) + 0.5) / (f64::from(u32::MAX) + 1.0);
+        if self.even { uniform } else { card.weight / -uniform.ln() }
+    }
+}
+
+impl Picked {
+    /// The addresses, best first.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses.into_iter().flatten()
+    }
+}
+
+/// A card with its place among the others.
+#[derive(Debug, Clone, Copy)]
+struct Ranked<'a> {
+    calm: bool,
+    score: f64,
+    card: &'a Card,
+}
+
+impl Ranked<'_> {
+    fn goes_before(&self, other: Option<&Ranked<'_>>) -> bool {
+        other.is_none_or(|other| {
+            let order = other.calm.cmp(&self.calm).then_with(|| other.score.total_cmp(&self.score));
+            order.then_with(|| self.card.address.cmp(&other.card.address)).is_lt()
+        })
+    }
+}
+
+/// The proxy counts by its address, so that servers that know it from a pointer and those that know it as a node choose alike.
+fn seed(proxy: &Proxy) -> u64 {
+    let mut hash = SipHasher24::new();
+    match (proxy.v4, proxy.v6) {
+        (Some(v4), _) => hash.write(&v4.octets()),
+        (None, Some(v6)) => hash.write(&v6.octets()),
+        (None, None) => {}
+    }
+    hash.finish()
+}
+
+/// Spreads a number over all 64 bits (the finalizer of MurmurHash3, by Austin Appleby).
+const fn mix(mut bits: u64) -> u64 {
+    bits = (bits ^ (bits >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    bits = (bits ^ (bits >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    bits ^ (bits >> 33)
+}
+
+/// Addresses an answer has at most. \[design\]
+pub(crate) const MOST: usize = 4;
+/// Proxies a hot site is spread over at most. \[guess\]
+const WIDEST: usize = 16;
+/// The load from which a proxy counts as busy. \[guess\]
+const BUSY: u32 = 70;
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    fn proxy(last: u8, load: u8, weight: u16) -> Proxy {
+        Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load, weight }
+    }
+
+    fn pick(proxies: &[Proxy], site: u64, width: usize, turn: u64) -> Vec<IpAddr> {
+        let want = Want { count: 2, width, turn };
+        Deck::of(proxies, Family::V4).pick(Site(site), want).addresses().collect()
+    }
+
+    #[test]
+    fn each_proxy_gets_its_weight_in_sites_and_only_those_of_a_lost_one_move() {
+        let proxies: Vec<Proxy> = (1..=10).map(|last| proxy(last, 0, if last == 10 { 300 } else { 100 })).collect();
+        let mut firsts = BTreeMap::new();
+        for site in 0..12_000 {
+            let with = pick(&proxies, site, 1, 0);
+            let without = pick(&proxies[1..], site, 1, 0);
+            *firsts.entry(with[0]).or_insert(0) += 1;
+            if !with.contains(&[192, 0, 2, 1].into()) {
+                assert_eq!(with, without, "site {site} lost none of its proxies");
+            }
+        }
+        // Twelve shares: one each, and three of the heavy one.
+        for (address, count) in firsts {
+            let share = if address == IpAddr::from([192, 0, 2, 10]) { 3_000 } else { 1_000 };
+            assert!((share * 85 / 100..=share * 115 / 100).contains(&count), "{address}: {count}");
+        }
+    }
+
+    #[test]
+    fn the_busiest_stand_back_and_a_crowd_gets_more_addresses() {
+        let mut proxies: Vec<Proxy> = (1..=6).map(|last| proxy(last, 10, 100)).collect();
+        let first = pick(&proxies, 7, 1, 0)[0];
+        for proxy in proxies.iter_mut().filter(|proxy| proxy.v4.map(IpAddr::V4) == Some(first)) {
+            proxy.load = 95;
+        }
+        assert!(!pick(&proxies, 7, 1, 0).contains(&first));
+        proxies.iter_mut().for_each(|proxy| proxy.load = 90);
+        assert_eq!(pick(&proxies, 7, 1, 0).len(), 4);
+    }
+
+    #[test]
+    fn a_hot_site_is_spread_by_who_asks_and_everybody_still_gets_as_many() {
+        let proxies: Vec<Proxy> = (1..=9).map(|last| proxy(last, 0, 100)).collect();
+        let narrow = pick(&proxies, 7, 1, 5);
+        for (width, expected) in [(1, 2), (2, 4), (4, 8), (8, 9)] {
+            let all: Vec<Vec<IpAddr>> = (0..20).map(|turn| pick(&proxies, 7, width, turn)).collect();
+            assert!(all.iter().all(|some| some.len() == 2 && some[0] != some[1]));
+            let distinct: BTreeSet<IpAddr> = all.iter().flatten().copied().collect();
+            assert_eq!(distinct.len(), expected, "width {width}");
+            assert_eq!(all[0], narrow, "the first part is the narrow set");
+        }
+        assert_eq!(pick(&proxies[..1], 7, 8, 3).len(), 1);
+        assert!(pick(&[], 7, 8, 3).is_empty());
+    }
+}

@@ -1,0 +1,98 @@
+//! Why an answer is as it is: for the operator (`atoll explain`) and, if allowed, as TXT records of `why.NAME`.
+
+use std::{net::IpAddr, time::Instant};
+
+use atoll_overlay::{Level, Prefix};
+use hickory_proto::rr::{Name, RData, Record, RecordType, rdata::TXT};
+
+use crate::{
+    Mode,
+    answer::Answer,
+    deck::Want,
+    redirector::{Redirector, turn},
+    roster::{Family, Standing},
+    site::Site,
+    zone::Place,
+};
+
+impl Redirector {
+    /// What is known of a name for a client at an address, a fact a line, each short enough for a TXT record's string.
+    pub(crate) fn why(&self, now: Instant, name: &Name, from: IpAddr) -> Vec<String> {
+        let prefix = Prefix::of(from.to_canonical());
+        let mut lines = vec![format!("name {name}")];
+        let site = self.place_in_words(name, &mut lines);
+        let told = self.explain(now, prefix);
+        let settled = if told.settled { "settled" } else { "not settled yet" };
+        lines.push(format!("prefix {prefix}: level {}, {settled}", told.level.0));
+        if told.measured.is_empty() {
+            lines.push("rtt unknown".to_owned());
+        }
+        lines.extend(told.measured.iter().map(|(source, rtt)| format!("rtt {rtt:?} by {source}")));
+        if let Some((cluster, rtt)) = told.near {
+            lines.push(format!("handed to cluster {cluster}, {rtt:?} from it"));
+        }
+        if let Some(site) = site {
+            self.candidates(site, told.level, prefix, &mut lines);
+        }
+        // A TXT record's string has 255 bytes at most; only a name is as long.
+        lines.iter_mut().for_each(|line| line.truncate(line.floor_char_boundary(255)));
+        lines
+    }
+
+    /// The answer to `why.NAME`, for who may ask.
+    pub(crate) fn why_answer(&self, now: Instant, name: &Name, kind: RecordType, from: IpAddr) -> Option<Answer> {
+        let from = from.to_canonical();
+        let asks = kind == RecordType::TXT && self.config.why.iter().any(|network| network.contains(from));
+        let first = name.iter().next().filter(|_| asks)?;
+        if !first.eq_ignore_ascii_case(b"why") || name.iter().count() <= self.zone().origin().iter().count() {
+            return None;
+        }
+        let lines = self.why(now, &name.base_name(), from);
+        let record = |line| Record::from_rdata(name.clone(), 0, RData::TXT(TXT::new(vec![line])));
+        Some(Answer::with(lines.into_iter().map(record).collect()))
+    }
+
+    fn place_in_words(&self, name: &Name, lines: &mut Vec<String>) -> Option<Site> {
+        let (words, site) = match self.zone().locate(name) {
+            Place::Outside => ("of another zone".to_owned(), None),
+            Place::Apex(_) => ("the zone itself".to_owned(), None),
+            Place::Plain(_) => ("among the plain records".to_owned(), None),
+            Place::Empty(_) => ("exists, without records".to_owned(), None),
+            Place::Missing(_) => ("does not exist".to_owned(), None),
+            Place::Public(site) => (format!("public name of site {}", site.label()), Some(site)),
+            Place::Node(id, site) => (format!("site {} at node {id} alone", site.label()), None),
+            Place::Cut(level) => (format!("where level {} begins", level.0), None),
+            Place::Target(site) => (format!("addresses of site {}", site.label()), Some(site)),
+            Place::Server(_, id) => (format!("name server {id}"), None),
+        };
+        lines.push(words);
+        site
+    }
+
+    fn candidates(&self, site: Site, level: Level, prefix: Prefix, lines: &mut Vec<String>) {
+        let roster = self.roster();
+        let want = Want { count: self.config.answers, width: 1, turn: turn(prefix) };
+        for family in [Family::V4, Family::V6] {
+            let Some((deck, standing, level)) = roster.deck(level, family) else { continue };
+            let standing = match standing {
+                Standing::Live => "live",
+                Standing::LastGood => "last good, none is live",
+                Standing::Unseen => "not seen yet",
+            };
+            let chosen: Vec<IpAddr> = deck.pick(site, want).addresses().collect();
+            for (address, load, weight) in deck.cards().take(CANDIDATES) {
+                let mark = if chosen.contains(&address) { ", chosen" } else { "" };
+                let level = level.0;
+                lines.push(format!(
+                    "candidate {address}: level {level}, {standing}, load {load}, weight {weight}{mark}"
+                ));
+            }
+        }
+        if self.config.mode == Mode::Plain {
+            lines.push("mode plain: public names are not answered".to_owned());
+        }
+    }
+}
+
+/// Candidates told per family.
+const CANDIDATES: usize = 16;

@@ -1,0 +1,529 @@
+//! The common question, answered without allocation: A or AAAA of a site, by a client whose distance is settled, from proxies
+//! seen alive. Everything else is passed on to the whole path (`redirector.rs`), which gives the same bytes for these, too; a
+//! test holds the two against each other.
+//!
+//! One of these per socket's thread. What it keeps is small and short-lived: where prefixes are served, for a tenth of a second,
+//! so that what is learnt meanwhile is used and the whole path sees each prefix often enough to go on learning.
+
+#![cfg_attr(
+    not(test),
+    warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)
+)]
+
+use std::{
+    hash::Hasher as _,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use atoll_overlay::{Level, Prefix};
+use hickory_proto::rr::RecordType;
+use siphasher::sip::SipHasher24;
+
+use crate::{
+    Mode, Transport,
+    deck::{Deck, Picked, Want},
+    limit::Action,
+    question::{HEADER, OPT},
+    redirector::{Redirector, turn},
+    roster::{Family, Standing},
+    site::{self, Site},
+    stats::Tally,
+    zone::seconds,
+};
+
+/// One thread's fast path.
+pub(crate) struct Hot {
+    redirector: Arc<Redirector>,
+    /// The zone's name, and the end of every site's target relative to it, as a question's bytes in lower case.
+    zone: Vec<u8>,
+    targets: Vec<u8>,
+    sheet: Sheet,
+    places: Vec<Option<Known>>,
+    /// The question's name in lower case, and where its labels begin.
+    lower: [u8; 256],
+    starts: [u8; 128],
+    tally: Tally,
+}
+
+/// What became of a question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hit {
+    /// The reply is written; an empty one is not to be sent.
+    Done,
+    /// It is for the whole path.
+    Passed,
+}
+
+/// What there is to choose from, per level and family, as of one roster.
+#[derive(Default)]
+struct Sheet {
+    version: u64,
+    decks: Vec<[Option<(Deck, Level)>; 2]>,
+}
+
+/// Where a prefix is served.
+#[derive(Clone, Copy)]
+struct Known {
+    prefix: u128,
+    level: Level,
+    until: Instant,
+}
+
+/// A question of the common form.
+#[derive(Clone, Copy)]
+struct Common {
+    /// Bytes of the name, the root's included.
+    name: usize,
+    labels: usize,
+    family: Family,
+    /// Whether there is an OPT, and its flag DO.
+    edns: Option<bool>,
+}
+
+impl Hot {
+    pub(crate) fn new(redirector: Arc<Redirector>) -> Self {
+        let (zone, targets) = redirector.wire_names();
+        Self {
+            redirector,
+            zone,
+            targets,
+            sheet: Sheet::default(),
+            places: vec![None; PLACES],
+            lower: [0; 256],
+            starts: [0; 128],
+            tally: Tally::default(),
+        }
+    }
+
+    /// Answers a question, or passes it on.
+    pub(crate) fn answer(&mut self, now: Instant, query: &[u8], from: SocketAddr, reply: &mut Vec<u8>) -> Hit {
+        self.try_answer(now, query, from, reply).map_or(Hit::Passed, |()| Hit::Done)
+    }
+
+    /// Makes the counts of the last questions known.
+    pub(crate) fn flush(&mut self) {
+        self.redirector.counters.add(&mut self.tally);
+    }
+
+    fn try_answer(&mut self, now: Instant, query: &[u8], from: SocketAddr, reply: &mut Vec<u8>) -> Option<()> {
+        if self.redirector.is_sampled(query, from) {
+            return None;
+        }
+        let common = self.parse(query)?;
+        let site = self.site(&common)?;
+        let resolver = from.ip().to_canonical();
+        let level = self.level(now, resolver)?;
+        if self.redirector.config.mode == Mode::Levels && self.redirector.is_expecting(now, resolver, site) {
+            return None;
+        }
+        let width = self.redirector.heat.asked(now, site);
+        let want = Want { count: self.redirector.config.answers, width, turn: turn(Prefix::of(resolver)) };
+        self.sheet.renew(&self.redirector);
+        let [v4, v6] = self.sheet.decks.get(usize::from(level.0))?;
+        let (deck, level) = if common.family == Family::V4 { v4.as_ref()? } else { v6.as_ref()? };
+        let picked = deck.pick(site, want);
+        // One address alone may be given another TTL.
+        picked.addresses().nth(1)?;
+        let ttl = &self.redirector.config.ttl;
+        let ttl = if *level == Level::GLOBAL { ttl.global } else { ttl.near };
+        self.write(query, &common, seconds(ttl), picked, reply)?;
+        match self.redirector.limiter.check(now, resolver, query.len(), reply.len()) {
+            Action::Send => {}
+            Action::Slip => {
+                self.redirector.counters.limited(Action::Slip.name());
+                self.cut(query, &common, reply)?;
+            }
+            Action::Drop => {
+                self.redirector.counters.limited(Action::Drop.name());
+                reply.clear();
+                return Some(());
+            }
+        }
+        self.tally.answered(common.family, *level, reply.len());
+        Some(())
+    }
+
+    /// Reads a question, unless it has anything about it that is not common.
+    fn parse(&mut self, query: &[u8]) -> Option<Common> {
+        let (header, rest) = query.split_first_chunk::<HEADER>()?;
+        let edns = match header {
+            [_, _, flags, _, 0, 1, 0, 0, 0, 0, 0, edns @ (0 | 1)] if flags & 0xf8 == 0 => *edns == 1,
+            _ => return None,
+        };
+        let (mut name, mut labels) = (0, 0);
+        loop {
+            let length = usize::from(*rest.get(name)?);
+            *self.lower.get_mut(name)? = u8::try_from(length).ok()?;
+            if length == 0 {
+                break;
+            }
+            if length > 63 {
+                return None;
+            }
+            *self.starts.get_mut(labels)? = u8::try_from(name).ok()?;
+            labels += 1;
+            let label = rest.get(name + 1..name + 1 + length)?;
+            let lower = self.lower.get_mut(name + 1..name + 1 + length)?;
+            lower.iter_mut().zip(label).for_each(|(to, from)| *to = from.to_ascii_lowercase());
+            name += 1 + length;
+        }
+        name += 1;
+        if name > 255 {
+            return None;
+        }
+        let (fixed, rest) = rest.get(name..)?.split_first_chunk::<4>()?;
+        let family = match fixed {
+            [0, 1, 0, 1] => Family::V4,
+            [0, 28, 0, 1] => Family::V6,
+            _ => return None,
+        };
+        let edns = match (edns, rest) {
+            (false, []) => None,
+            // The root, OPT, any size, version 0, no options.
+            (true, [0, 0, 41, _, _, _, 0, flags, _, 0, 0]) => Some(flags & 0x80 != 0),
+            _ => return None,
+        };
+        Some(Common { name, labels, family, edns })
+    }
+
+    /// The site a name stands for, if it does so by itself and for everybody.
+    fn site(&mut self, common: &Common) -> Option<Site> {
+        let relative = common.name.checked_sub(self.zone.len())?;
+        if self.lower.get(relative..common.name)? != self.zone {
+            return None;
+        }
+        let starts = self.starts.get(..common.labels)?;
+        let count = starts.iter().rposition(|start| usize::from(*start) < relative)? + 1;
+        // The zone's first label begins where a label does.
+        if usize::from(*starts.get(count)?) != relative {
+            return None;
+        }
+        match self.redirector.config.mode {
+            Mode::Levels => {
+                let label = self.lower.get(..relative)?.strip_suffix(self.targets.as_slice())?;
+                label.split_first().filter(|(length, _)| **length == 13).and_then(|(_, label)| Site::of_label(label))
+            }
+            Mode::Direct if count >= 2 => {
+                let last = usize::from(*starts.get(count - 1)?);
+                let first_of_zone = self.lower.get(last..relative)?;
+                if !self.redirector.is_common(first_of_zone) {
+                    return None;
+                }
+                for start in starts.get(1..count)? {
+                    *self.lower.get_mut(usize::from(*start))? = b'.';
+                }
+                let host = self.lower.get(1..relative)?;
+                if !site::is_host(host) {
+                    return None;
+                }
+                let mut hash = SipHasher24::new();
+                hash.write(host);
+                hash.write(b":80");
+                Some(Site(hash.finish()))
+            }
+            Mode::Direct | Mode::Plain => None,
+        }
+    }
+
+    /// The level a resolver's prefix is served at, if that is settled and this server's own clusters serve it.
+    fn level(&mut self, now: Instant, resolver: IpAddr) -> Option<Level> {
+        let prefix = bits(resolver);
+        let slot = usize::try_from(prefix.wrapping_mul(SPREAD) >> 96).ok()? % PLACES;
+        if let Some(Some(known)) = self.places.get(slot)
+            && known.prefix == prefix
+            && now < known.until
+        {
+            return Some(known.level);
+        }
+        // This one goes the whole way, so that what is to be asked and told of the prefix is.
+        let level = self.redirector.own_level(now, Prefix::of(resolver))?;
+        *self.places.get_mut(slot)? = Some(Known { prefix, level, until: now + KEPT });
+        None
+    }
+
+    fn write(&self, query: &[u8], common: &Common, ttl: u32, picked: Picked, reply: &mut Vec<u8>) -> Option<()> {
+        let count = u8::try_from(picked.addresses().count()).ok()?;
+        self.head(query, common, AA, count, reply)?;
+        for address in picked.addresses() {
+            // The name is the question's.
+            reply.extend([0xc0, 12]);
+            match address {
+                IpAddr::V4(v4) => {
+                    reply.extend([0, 1, 0, 1]);
+                    reply.extend(ttl.to_be_bytes());
+                    reply.extend([0, 4]);
+                    reply.extend(v4.octets());
+                }
+                IpAddr::V6(v6) => {
+                    reply.extend([0, 28, 0, 1]);
+                    reply.extend(ttl.to_be_bytes());
+                    reply.extend([0, 16]);
+                    reply.extend(v6.octets());
+                }
+            }
+        }
+        self.opt(common, reply);
+        Some(())
+    }
+
+    /// The reply without records, truncated.
+    fn cut(&self, query: &[u8], common: &Common, reply: &mut Vec<u8>) -> Option<()> {
+        reply.clear();
+        self.head(query, common, AA | TC, 0, reply)?;
+        self.opt(common, reply);
+        Some(())
+    }
+
+    fn head(&self, query: &[u8], common: &Common, flags: u8, answers: u8, reply: &mut Vec<u8>) -> Option<()> {
+        let [id0, id1, asked, ..] = *query.first_chunk::<HEADER>()?;
+        let additional = u8::from(common.edns.is_some());
+        reply.extend([id0, id1, QR | flags | asked & RD, 0, 0, 1, 0, answers, 0, 0, 0, additional]);
+        reply.extend(query.get(HEADER..HEADER + common.name + 4)?);
+        Some(())
+    }
+
+    fn opt(&self, common: &Common, reply: &mut Vec<u8>) {
+        if let Some(dnssec_ok) = common.edns {
+            let [size0, size1] = self.redirector.config.limits.udp_payload.to_be_bytes();
+            let [kind0, kind1] = OPT.to_be_bytes();
+            reply.extend([0, kind0, kind1, size0, size1, 0, 0, if dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]);
+        }
+    }
+}
+
+impl Sheet {
+    fn renew(&mut self, redirector: &Redirector) {
+        let version = redirector.roster_version();
+        if version == self.version {
+            return;
+        }
+        let roster = redirector.roster();
+        let live = |level: usize, family| {
+            let level = Level(u8::try_from(level).ok()?);
+            let (deck, standing, level) = roster.deck(level, family)?;
+            (standing == Standing::Live).then_some((deck, level))
+        };
+        let levels = 0..roster.rings.len();
+        self.decks = levels.map(|level| [live(level, Family::V4), live(level, Family::V6)]).collect();
+        self.version = version;
+    }
+}
+
+/// A prefix as a number: /24 or /48, told apart.
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u128::from(v4.to_bits() >> 8) | 1 << 127,
+        IpAddr::V6(v6) => v6.to_bits() >> 80,
+    }
+}
+
+/// The type a family's addresses are asked by.
+pub(crate) const fn kind(family: Family) -> RecordType {
+    match family {
+        Family::V4 => RecordType::A,
+        Family::V6 => RecordType::AAAA,
+    }
+}
+
+/// Which way the questions answered here come.
+pub(crate) const WAY: Transport = Transport::Udp;
+
+const QR: u8 = 0x80;
+const AA: u8 = 0x04;
+const TC: u8 = 0x02;
+const RD: u8 = 0x01;
+/// Prefixes kept per thread. \[guess\]
+const PLACES: usize = 1024;
+/// How long. \[guess\]
+const KEPT: Duration = Duration::from_millis(100);
+/// An odd number without pattern: 2^128 over the golden ratio.
+const SPREAD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Mutex};
+
+    use atoll_overlay::{Alone, Key, NodeId, NodeInfo, Roles};
+
+    use super::*;
+    use crate::{
+        Config, Source,
+        redirector::Outcome,
+        roster::{Proxy, Ring, Roster},
+    };
+
+    /// A redirector with nine proxies at each level, of them four with IPv6, and a client near, one far and one unknown.
+    fn redirector(mode: Mode) -> Arc<Redirector> {
+        let me = NodeInfo {
+            id: NodeId::from(Key::ZERO),
+            v4: vec![[192, 0, 2, 1].into()],
+            v6: Vec::new(),
+            http_ports: vec![80],
+            roles: Roles::PROXY.with(Roles::DNSSRV),
+            load: 0,
+            weight: 100,
+            quota_left: None,
+            draining: false,
+            rtt: None,
+            clusters: Vec::new(),
+            site: String::new(),
+            certificates: Vec::new(),
+            version: String::new(),
+        };
+        let record = |name: &str, kind: &str, data: &str| crate::StaticRecord {
+            name: name.to_owned(),
+            kind: kind.to_owned(),
+            data: data.to_owned(),
+            ttl: Duration::from_secs(300),
+        };
+        let records = vec![record("plain", "A", "192.0.2.7"), record("*.wild", "A", "192.0.2.8")];
+        let config = Config { mode, records, hot: 0, ..Config::default() };
+        let (redirector, ..) = Redirector::new(config, Arc::new(Alone::new(me))).unwrap();
+        let proxy = |last: u8| Proxy {
+            v4: Some([192, 0, 2, last].into()),
+            v6: last.is_multiple_of(2).then(|| [0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()].into()),
+            load: last * 10,
+            weight: 100,
+        };
+        let live = (1..=9).map(proxy).collect();
+        let ring = Ring { cluster: Key::ZERO, members: BTreeSet::new(), live, unseen: Vec::new(), servers: Vec::new() };
+        redirector.set_roster(Roster { rings: vec![ring; 3], ..Roster::default() });
+        // Long enough ago for what is far to be settled.
+        let then = Instant::now().checked_sub(Duration::from_secs(90)).unwrap();
+        for (client, rtt) in [(NEAR, 5), (FAR, 90)] {
+            redirector.measured(then, Prefix::of(client), Source::TcpConnect, Duration::from_millis(rtt));
+            redirector.asked(then, Prefix::of(client), None, Vec::new());
+        }
+        Arc::new(redirector)
+    }
+
+    const NEAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 53));
+    const FAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 53));
+    const STRANGER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 53));
+
+    struct Both {
+        redirector: Arc<Redirector>,
+        hot: Mutex<Hot>,
+        now: Instant,
+    }
+
+    impl Both {
+        fn new(mode: Mode) -> Self {
+            let redirector = redirector(mode);
+            let hot = Mutex::new(Hot::new(Arc::clone(&redirector)));
+            Self { redirector, hot, now: Instant::now() }
+        }
+
+        /// Asks both paths; what the fast one answers is what the whole one does. Says whether it answered.
+        fn check(&self, query: &[u8], from: IpAddr) -> bool {
+            let mut reply = Vec::new();
+            let from = SocketAddr::new(from, 5353);
+            let mut hot = self.hot.lock().unwrap();
+            // The first question of a prefix is always passed on.
+            for _ in 0..2 {
+                reply.clear();
+                // A second of units is used up soon; what is compared is the answers.
+                let now = self.now;
+                if hot.answer(now, query, from, &mut reply) == Hit::Passed {
+                    continue;
+                }
+                let Outcome::Reply(whole) = self.redirector.respond(now, query, from, Transport::Tcp, false) else {
+                    panic!("the whole path is silent on {query:02x?}");
+                };
+                assert_eq!(reply, whole, "{query:02x?}");
+                return true;
+            }
+            false
+        }
+    }
+
+    fn question(name: &[u8], kind: u16, flags: u8, opt: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![1, 2, flags, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(!opt.is_empty())];
+        for label in name.split(|byte| *byte == b'.').filter(|label| !label.is_empty()) {
+            bytes.push(u8::try_from(label.len()).unwrap());
+            bytes.extend(label);
+        }
+        bytes.push(0);
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend([0, 1]);
+        bytes.extend(opt);
+        bytes
+    }
+
+    const EDNS: &[u8] = &[0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 0];
+    const DO: &[u8] = &[0, 0, 41, 0, 0, 0, 0, 0x80, 0, 0, 0];
+
+    #[test]
+    fn the_common_questions_are_answered_here_and_the_others_passed_on() {
+        let target = format!("{}.http.l2.l1.l0.nyud.example", Site::of("www.example.com", 80).label());
+        for (mode, name) in [(Mode::Levels, target.as_str()), (Mode::Direct, "www.Example.com.nyud.EXAMPLE")] {
+            let both = Both::new(mode);
+            for from in [NEAR, FAR] {
+                for (kind, flags, opt) in [(1, 0, EDNS), (28, 1, EDNS), (1, 1, DO), (28, 0, &[])] {
+                    assert!(both.check(&question(name.as_bytes(), kind, flags, opt), from), "{mode:?} {from} {kind}");
+                }
+            }
+            assert!(!both.check(&question(name.as_bytes(), 1, 0, EDNS), STRANGER), "{mode:?}");
+            let others: [&[u8]; 10] = [
+                b"nyud.example",
+                b"plain.nyud.example",
+                b"x.plain.nyud.example",
+                b"a.b.wild.nyud.example",
+                b"l0.nyud.example",
+                b"com.nyud.example",
+                b"www.example.com.8080.nyud.example",
+                b"www.-example.com.nyud.example",
+                b"www.example.com.notnyud.example",
+                b"www.example.org",
+            ];
+            for other in others {
+                assert!(!both.check(&question(other, 1, 0, EDNS), NEAR), "{}", String::from_utf8_lossy(other));
+            }
+            assert!(!both.check(&question(name.as_bytes(), 16, 0, EDNS), NEAR), "another type");
+            assert!(!both.check(&question(name.as_bytes(), 1, 8, EDNS), NEAR), "another operation");
+        }
+    }
+
+    #[test]
+    fn both_paths_answer_alike_byte_for_byte() {
+        for mode in [Mode::Direct, Mode::Levels] {
+            let both = AssertUnwindSafe(Both::new(mode));
+            bolero::check!().with_type::<(Vec<(u8, u8)>, u8, u8, u8, bool)>().for_each(
+                |(labels, kind, flags, opt, near)| {
+                    let words: [&[u8]; 14] = [
+                        b"www",
+                        b"example",
+                        b"com",
+                        b"a-b",
+                        b"a_b",
+                        b"-",
+                        b"8080",
+                        b"plain",
+                        b"wild",
+                        b"l0",
+                        b"http",
+                        b"eo7uvoilv2uwg",
+                        b"n-0",
+                        b"\xff",
+                    ];
+                    let mut name = Vec::new();
+                    for (word, twist) in labels.iter().take(6) {
+                        let word = words[usize::from(*word) % words.len()];
+                        let twist = twist.is_multiple_of(5);
+                        name.extend(word.iter().map(|byte| if twist { byte.to_ascii_uppercase() } else { *byte }));
+                        name.push(b'.');
+                    }
+                    if mode == Mode::Levels && !opt.is_multiple_of(3) {
+                        name = b"eo7uvoilv2uwg.HTTP.l2.l1.l0.".to_vec();
+                    }
+                    name.extend(b"nyud.example");
+                    let kind = [1, 28, 1, 28, 1, 16, 65, 2][usize::from(*kind) % 8];
+                    let opt = [EDNS, DO, &[][..]][usize::from(*opt) % 3];
+                    both.check(&question(&name, kind, *flags, opt), if *near { NEAR } else { FAR });
+                },
+            );
+        }
+    }
+}

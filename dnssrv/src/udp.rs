@@ -1,0 +1,156 @@
+//! Datagrams: one thread for each socket, which waits, takes what is there in a batch, answers it and sends the replies in a
+//! batch. A thread of its own, not a task, because under a flood the work is in the system's calls: the threads of TCP and of the
+//! rest of the node then get their share from the scheduler.
+
+use std::{
+    io,
+    net::{SocketAddr, UdpSocket},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use atoll_sys::datagrams::Batch;
+use tokio::{runtime::Handle, sync::Semaphore};
+
+use crate::{
+    Transport,
+    hot::{Hit, Hot},
+    redirector::{Outcome, Redirector},
+    server::answer_later,
+};
+
+/// The threads of all sockets; they end when it is dropped.
+#[derive(Default)]
+pub(crate) struct Threads {
+    stop: Arc<AtomicBool>,
+    sockets: Vec<Arc<UdpSocket>>,
+    running: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    /// Answers what comes to a socket from now on.
+    pub(crate) fn start(&mut self, redirector: &Arc<Redirector>, socket: UdpSocket) -> io::Result<()> {
+        socket.set_nonblocking(false)?;
+        socket.set_read_timeout(Some(LOOK_UP))?;
+        let socket = Arc::new(socket);
+        let listener = Listener {
+            redirector: Arc::clone(redirector),
+            socket: Arc::clone(&socket),
+            stop: Arc::clone(&self.stop),
+            waiting: Arc::new(Semaphore::new(redirector.config.limits.waiting)),
+            runtime: Handle::current(),
+        };
+        let name = format!("dns-udp-{}", self.running.len());
+        self.running.push(std::thread::Builder::new().name(name).spawn(move || listener.run())?);
+        self.sockets.push(socket);
+        Ok(())
+    }
+
+    /// Ends the threads and waits until their sockets are closed.
+    pub(crate) async fn stop(mut self) {
+        self.wake();
+        let running = std::mem::take(&mut self.running);
+        self.sockets.clear();
+        // A thread that panicked has ended, too.
+        let join = move || running.into_iter().for_each(|thread| _ = thread.join());
+        let _ = tokio::task::spawn_blocking(join).await;
+    }
+
+    fn wake(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for socket in &self.sockets {
+            // Linux says "not connected" and wakes whoever waits all the same; elsewhere the time-out does.
+            let _ = socket2::SockRef::from(&**socket).shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.wake();
+    }
+}
+
+/// One socket's thread.
+struct Listener {
+    redirector: Arc<Redirector>,
+    socket: Arc<UdpSocket>,
+    stop: Arc<AtomicBool>,
+    waiting: Arc<Semaphore>,
+    runtime: Handle,
+}
+
+impl Listener {
+    fn run(self) {
+        while !self.stop.load(Ordering::Relaxed) {
+            // A question that made us panic is a mistake of ours; the next one deserves its answer all the same.
+            if catch_unwind(AssertUnwindSafe(|| self.listen())).is_err() {
+                tracing::error!("answering a datagram panicked; going on");
+            }
+        }
+    }
+
+    fn listen(&self) {
+        let mut batch = Batch::new(BATCH, LONGEST_DATAGRAM);
+        let mut hot = Hot::new(Arc::clone(&self.redirector));
+        while !self.stop.load(Ordering::Relaxed) {
+            match batch.receive(&self.socket) {
+                Ok(_) => {
+                    let now = Instant::now();
+                    batch.answer(&self.socket, |query, from, reply| self.answer(&mut hot, now, query, from, reply));
+                    hot.flush();
+                }
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                Err(error) => {
+                    // An unreachable client shows up here on some systems. It is not ours to mourn, but must not spin.
+                    tracing::debug!(%error, "receiving datagrams failed");
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+        }
+    }
+
+    fn answer(&self, hot: &mut Hot, now: Instant, query: &[u8], from: SocketAddr, reply: &mut Vec<u8>) {
+        if NO_CLIENT.contains(&from.port()) {
+            self.redirector.counters.dropped();
+            return;
+        }
+        match hot.answer(now, query, from, reply) {
+            Hit::Done => return,
+            Hit::Passed => reply.clear(),
+        }
+        let slot = Arc::clone(&self.waiting).try_acquire_owned().ok();
+        match self.redirector.respond(now, query, from, Transport::Udp, slot.is_some()) {
+            Outcome::Silence => {}
+            Outcome::Reply(bytes) => *reply = bytes,
+            Outcome::Wait(known) => {
+                let (redirector, socket, query) =
+                    (Arc::clone(&self.redirector), Arc::clone(&self.socket), query.to_vec());
+                self.runtime.spawn(async move {
+                    let reply = answer_later(&redirector, &query, from, Transport::Udp, known).await;
+                    if let Some(reply) = reply
+                        && let Err(error) = socket.send_to(&reply, from)
+                    {
+                        tracing::debug!(%from, %error, "sending a reply failed");
+                    }
+                    drop(slot);
+                });
+            }
+        }
+    }
+}
+
+/// Ports no resolver asks from: nobody's, and those of services that answer whatever comes (echo, daytime, quote, chargen, time),
+/// with which a forged source would have us talk for ever.
+const NO_CLIENT: [u16; 6] = [0, 7, 13, 17, 19, 37];
+/// Datagrams taken by one call. More gain nothing. \[measured\]
+const BATCH: usize = 16;
+/// Bytes of a datagram that are looked at. No query is longer.
+const LONGEST_DATAGRAM: usize = 4096;
+/// How often a thread that hears nothing looks whether it is to stop, where it cannot be woken.
+const LOOK_UP: Duration = Duration::from_millis(500);
