@@ -288,7 +288,7 @@ impl Redirector {
     }
 
     /// Whether a resolver's question for a site may follow something sent to it, and so measure it.
-    pub(crate) fn is_expecting(&self, now: Instant, resolver: std::net::IpAddr, site: Site) -> bool {
+    pub(crate) fn is_expecting(&self, now: Instant, resolver: IpAddr, site: Site) -> bool {
         self.gaps().is_expecting(now, resolver, site)
     }
 
@@ -404,11 +404,6 @@ impl Redirector {
         }
     }
 
-    /// The names it answers for.
-    pub(crate) const fn zone(&self) -> &Zone {
-        &self.zone
-    }
-
     /// Where wishes for a measurement go.
     pub(crate) const fn probes(&self) -> &mpsc::Sender<Probe> {
         &self.probes
@@ -459,10 +454,8 @@ fn unanswerable(query: &Query) -> Option<Answer> {
 /// A number of a prefix, by which a hot site's clients are spread over its proxies.
 pub(crate) fn turn(prefix: Prefix) -> u64 {
     match prefix.address() {
-        std::net::IpAddr::V4(v4) => u64::from(v4.to_bits() >> 8).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32,
-        std::net::IpAddr::V6(v6) => {
-            u64::try_from(v6.to_bits() >> 80).unwrap_or(0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
-        }
+        IpAddr::V4(v4) => u64::from(v4.to_bits() >> 8).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32,
+        IpAddr::V6(v6) => u64::try_from(v6.to_bits() >> 80).unwrap_or(0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32,
     }
 }
 

@@ -137,7 +137,7 @@ pub(super) fn wait(address: SocketAddr, name: &str) -> Result<(), String> {
     while began.elapsed() < Duration::from_secs(20) {
         let _ = socket.send_to(&question(name, 1), address);
         if let Ok((length, _)) = socket.recv_from(&mut buffer)
-            && buffer.get(..length).is_some_and(|reply| matches!(reply, [_, _, _, _, _, _, 0, 1.., ..]))
+            && buffer.get(..length).is_some_and(|reply| matches!(reply, [_, _, _, _, _, _, 0, count, ..] if *count > 0))
         {
             return Ok(());
         }
