@@ -7,6 +7,7 @@
 //! One file or folder a bench. Read [`report::Report`] first, then [`process::Process`]. A peer that is not installed is named
 //! in the notes and left out, never guessed.
 
+mod overlay;
 mod process;
 mod report;
 mod rounds;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let measured = match arguments.what {
         What::Anchor => anchor(),
+        What::Overlay => overlay::run(),
     };
     match measured.and_then(|report| report.deliver(&arguments.output)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -54,6 +56,8 @@ struct Output {
 enum What {
     /// How fast this machine is at two things everybody knows, to compare runs on different machines
     Anchor,
+    /// The index: messages to bytes and back, RPCs over loopback by TCP and QUIC
+    Overlay,
 }
 
 /// The machine itself: one core hashing with the standard hasher, and one round trip through a pipe to a child.
