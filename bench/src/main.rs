@@ -11,6 +11,7 @@ mod cache;
 mod dns;
 mod load;
 mod manager;
+mod overlay;
 mod process;
 mod report;
 mod rounds;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => Err(error),
         },
+        What::Overlay => overlay::run(),
     };
     ended(measured.and_then(|report| report.deliver(&arguments.output)))
 }
@@ -89,6 +91,8 @@ enum What {
     Dns,
     #[command(hide = true)]
     DnsServe(dns::Serve),
+    /// The index: messages to bytes and back, RPCs over loopback by TCP and QUIC
+    Overlay,
 }
 
 /// The machine itself: one core hashing with the standard hasher, and one round trip through a pipe to a child.

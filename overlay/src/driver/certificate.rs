@@ -248,6 +248,18 @@ mod tests {
     }
 
     #[test]
+    fn a_greeting_of_a_later_version_is_read_as_far_as_it_is_known() {
+        let papers = Papers::SelfMade(NodeCert::self_made("net", &PeerId::random(), NOW));
+        let greeting = Greeting { papers, purpose: Purpose::Link, addresses: Vec::new() };
+        let mut later = greeting.encode();
+        // Field 15, two bytes; then a purpose of which this version knows nothing: no message of the core goes over it.
+        later.extend_from_slice(&[0x7a, 2, 1, 2]);
+        assert_eq!(Greeting::decode(&later), Ok(greeting.clone()));
+        later.extend_from_slice(&[0x10, 9]);
+        assert_eq!(Greeting::decode(&later), Ok(Greeting { purpose: Purpose::Bulk, ..greeting }));
+    }
+
+    #[test]
     fn foreign_bytes_are_refused_or_read_but_never_panic() {
         bolero::check!().for_each(|bytes: &[u8]| {
             if let Ok(greeting) = Greeting::decode(bytes) {

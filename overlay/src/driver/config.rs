@@ -146,7 +146,7 @@ impl Default for Config {
             knocks: 512,
             knocks_per_prefix: 16,
             connections_per_prefix: 512,
-            messages_per_peer: 2_000,
+            messages_per_peer: 5_000,
             known_peers: 65_536,
             saved_peers: 128,
         }
