@@ -31,7 +31,7 @@ struct Scripted {
 
 impl Scripted {
     async fn start(at: Option<SocketAddr>, answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind(at.unwrap_or(([127, 0, 0, 1], 0).into())).await.unwrap();
+        let listener = TcpListener::bind(at.unwrap_or_else(|| ([127, 0, 0, 1], 0).into())).await.unwrap();
         let address = listener.local_addr().unwrap();
         let answer = Arc::new(answer);
         let mut tasks = JoinSet::new();
