@@ -313,7 +313,7 @@ async fn the_page_works_by_keyboard_on_a_phone() {
     let manager = Lent::manager(folder.path(), origin.address, &[]).await;
     let mut peer = Lent::peer(folder.path(), "peer", &manager, &["--rate", "400kB"]).await;
     manager.is_with(&[&peer]).await;
-    let running = tokio::spawn(download(manager.address, "/shown.iso"));
+    let (begin, begun) = tokio::sync::oneshot::channel();
     let (url, login, shown) =
         (format!("http://{}/_atoll/", manager.address), manager.login(), format!("http://{}", peer.address));
     let browser_folder = folder.path().join("browser");
@@ -332,6 +332,7 @@ async fn the_page_works_by_keyboard_on_a_phone() {
         browser.press("Enter");
         browser.until(&format!("document.getElementById('peers').innerText.includes('{shown}')"));
         browser.until("document.getElementById('peers').innerText.includes('takes clients')");
+        begin.send(()).unwrap();
         browser.until("document.querySelector('#downloads progress').value > 0");
         browser.until("document.getElementById('downloads').innerText.includes('/shown.iso')");
         assert_eq!(browser.eval("document.documentElement.scrollWidth <= 360"), true, "a phone must scroll sideways");
@@ -348,12 +349,14 @@ async fn the_page_works_by_keyboard_on_a_phone() {
         browser.until("document.getElementById('made').textContent.includes('atoll peer --manager')");
         true
     });
+    // The sender goes with the browser's thread, whatever becomes of it.
+    let running = begun.await.is_ok().then(|| tokio::spawn(download(manager.address, "/shown.iso")));
     if !looked.await.unwrap() {
         println!("SKIPPED: the page, for want of chromium");
         return;
     }
     assert_eq!(peer.ended().await, Some(0), "{}", peer.log());
-    assert!(running.await.unwrap().unwrap().0.starts_with("200 "), "drained, not cut");
+    assert!(running.unwrap().await.unwrap().unwrap().0.starts_with("200 "), "drained, not cut");
 }
 
 #[tokio::test(flavor = "multi_thread")]
