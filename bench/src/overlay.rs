@@ -37,7 +37,7 @@ pub(crate) fn run() -> Result<report::Report, String> {
 fn codec(report: &mut report::Report) -> Result<(), String> {
     let nodes = (0..8).map(|number| Records.contact(number)).collect();
     let body = Body::Reply { id: 7, spent: Duration::from_micros(50), reply: Reply::Nodes(nodes) };
-    let message = Message { header: Header::default(), body };
+    let message = Message { header: Header::default().into(), body };
     let bytes = message.encode(&Records);
     let each = |work: &mut dyn FnMut()| {
         let started = Instant::now();
