@@ -1,29 +1,24 @@
-//! Errands, one after another and begun at a bounded rate: asking the index who is near a prefix, saying that we are, and sending
-//! scouts.
+//! Errands in the index, one after another and at a bounded rate: asking who is near a prefix, and saying that we are.
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use atoll_overlay::{Found, Level, Levels, Prefix, Put, Value};
-use tokio::{sync::mpsc, task::JoinSet};
+use atoll_overlay::{Found, Levels, Prefix, Put, Value};
+use tokio::sync::mpsc;
 
 use crate::{
     client::TOLD_FOR,
     near::Near,
     redirector::{Errand, Redirector},
-    scout,
 };
 
 /// Does errands until nobody can leave any more.
 pub(crate) async fn run(redirector: Arc<Redirector>, mut errands: mpsc::Receiver<Errand>) {
     let mut each = tokio::time::interval(pace(redirector.config.limits.index_per_second));
     each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    // At the given rate, each of a few seconds, no more than a few hundred can be under way at once.
-    let mut searches = JoinSet::new();
     while let Some(errand) = errands.recv().await {
-        while searches.try_join_next().is_some() {}
         match errand {
             Errand::Ask(prefix) => {
                 // Several questions of one prefix may have left the same errand.
@@ -31,14 +26,6 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut errands: mpsc::Receiver
                     each.tick().await;
                     ask(&redirector, prefix).await;
                 }
-            }
-            Errand::AskSoon(prefix) => {
-                each.tick().await;
-                searches.spawn(ask_soon(Arc::clone(&redirector), prefix));
-            }
-            Errand::Search(address, servers) => {
-                each.tick().await;
-                searches.spawn(scout::search(Arc::clone(&redirector), address, servers));
             }
             Errand::Tell(prefix, near) => {
                 each.tick().await;
@@ -48,18 +35,9 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut errands: mpsc::Receiver
     }
 }
 
-async fn ask_soon(redirector: Arc<Redirector>, prefix: Prefix) {
-    tokio::time::sleep(SOON).await;
-    if redirector.is_to_ask(Instant::now(), prefix) {
-        ask(&redirector, prefix).await;
-    }
-}
-
 async fn ask(redirector: &Redirector, prefix: Prefix) {
     let index = redirector.index.as_ref();
-    // Who is nearest is asked of everybody: this server's own cluster may have less to say.
-    let (near, seen) =
-        tokio::join!(index.get(Near::key(prefix), Levels::Only(Level::GLOBAL)), index.get(prefix.key(), Levels::All));
+    let (near, seen) = tokio::join!(index.get(Near::key(prefix), Levels::All), index.get(prefix.key(), Levels::All));
     let (near, seen) = match (near, seen) {
         (Ok(near), Ok(seen)) => (values(near), values(seen)),
         (Err(error), _) | (_, Err(error)) => {
@@ -92,9 +70,6 @@ async fn tell(redirector: &Redirector, prefix: Prefix, near: &Near) {
         tracing::debug!(%prefix, %error, "the index did not take who is near");
     }
 }
-
-/// How long it takes until a server that finds itself near a prefix has said so in the index. \[guess\]
-const SOON: Duration = Duration::from_millis(1500);
 
 /// The time between two of so many a second.
 pub(crate) fn pace(per_second: u32) -> Duration {

@@ -124,8 +124,7 @@ impl Hot {
         let [v4, v6] = self.sheet.decks.get(usize::from(level.0))?;
         let (deck, level) = if common.family == Family::V4 { v4.as_ref()? } else { v6.as_ref()? };
         let picked = deck.pick(site, want);
-        // One address alone may be given another TTL.
-        picked.addresses().nth(1)?;
+        picked.addresses().next()?;
         let ttl = &self.redirector.config.ttl;
         let ttl = if *level == Level::GLOBAL { ttl.global } else { ttl.near };
         self.write(query, &common, seconds(ttl), picked, reply)?;

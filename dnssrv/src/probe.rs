@@ -59,7 +59,6 @@ async fn probe(redirector: Arc<Redirector>, address: IpAddr, known: Option<onesh
             redirector.measured(Instant::now(), prefix, source, rtt);
         }
     }
-    redirector.send_scouts(Instant::now(), address, prefix);
     if let Some(known) = known {
         // Whoever waited may have been answered meanwhile.
         let _ = known.send(());

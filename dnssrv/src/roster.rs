@@ -11,7 +11,6 @@ use atoll_overlay::{Key, Level, NodeId, Prefix};
 use siphasher::sip::SipHasher24;
 
 use crate::{
-    client::Placement,
     deck::{Deck, Want},
     near::Near,
     site::Site,
@@ -107,35 +106,11 @@ pub(crate) struct Choice {
 }
 
 impl Roster {
-    /// Proxies for a site from this level, else wider ones, else the last good ones, else any; `nearest` says which of a level's
-    /// live ones are near enough to whoever asks. None if no proxy is known at all.
-    pub(crate) fn choose(
-        &self,
-        site: Site,
-        level: Level,
-        family: Family,
-        want: Want,
-        nearest: &dyn Fn(Level, &[Proxy]) -> Vec<Proxy>,
-    ) -> Option<Choice> {
-        let level_of = |at: usize| Level(u8::try_from(at).unwrap_or(u8::MAX));
-        let live = |at: usize, ring: &Ring| nearest(level_of(at), &ring.live);
-        let unseen = |ring: &Ring| ring.unseen.clone();
-        let last = |at: usize| self.last_good.get(at).cloned().unwrap_or_default();
-        let inward = usize::from(level.0).min(self.rings.len().saturating_sub(1));
-        let rings = || (0..=inward).rev().filter_map(|at| Some((at, self.rings.get(at)?)));
-        let ways = rings()
-            .map(|(at, ring)| (Standing::Live, at, live(at, ring)))
-            .chain((0..=inward).rev().map(|at| (Standing::LastGood, at, last(at))))
-            .chain(rings().map(|(at, ring)| (Standing::Unseen, at, unseen(ring))));
-        for (standing, at, proxies) in ways {
-            let addresses: Vec<IpAddr> = Deck::of(&proxies, family).pick(site, want).addresses().collect();
-            // A level whose proxies lack the family asked for has them all the same: another level must not add what would
-            // lead IPv6 clients farther than IPv4 ones.
-            if !addresses.is_empty() || !proxies.is_empty() {
-                return Some(Choice { addresses, standing, level: level_of(at) });
-            }
-        }
-        None
+    /// Proxies for a site from this level, else wider ones, else the last good ones, else any. None if no proxy
+    /// is known at all.
+    pub(crate) fn choose(&self, site: Site, level: Level, family: Family, want: Want) -> Option<Choice> {
+        let (deck, standing, level) = self.deck(level, family)?;
+        Some(Choice { addresses: deck.pick(site, want).addresses().collect(), standing, level })
     }
 
     /// What there is to choose from at a level. A level whose proxies lack the family has them all the same: another level must
@@ -163,15 +138,6 @@ impl Roster {
             .collect();
         let addresses = Deck::of(&proxies, family).pick(site, want).addresses().collect();
         (!proxies.is_empty()).then_some(Choice { addresses, standing: Standing::Live, level: near.level })
-    }
-
-    /// Servers for a resolver that belongs there.
-    pub(crate) fn servers_for(&self, placement: &Placement, prefix: Prefix) -> Vec<Server> {
-        match &placement.near {
-            Some(near) => self.servers_near(near, prefix),
-            None if placement.level > Level::GLOBAL => self.servers_at(placement.level, prefix),
-            None => self.servers_apart(prefix, false),
-        }
     }
 
     /// Servers for a resolver that belongs to this server's cluster at a level: this one, two more of the cluster and one of the
@@ -212,25 +178,15 @@ impl Roster {
 
     /// Servers of a foreign cluster, and one of the widest level.
     pub(crate) fn servers_near(&self, near: &Near, prefix: Prefix) -> Vec<Server> {
-        let living = near.servers.iter().filter(|server| self.is_living(server));
-        let mut set: Vec<Server> = living.take(OF_CLUSTER).cloned().collect();
+        let mut set: Vec<Server> = near.servers.iter().take(OF_CLUSTER).cloned().collect();
         let known = |server: &Server| near.servers.iter().any(|near| near.id == server.id);
         let wider = self.ranked(0, prefix).chain(self.me.clone()).find(|server| !known(server));
         set.extend(wider);
         set
     }
 
-    fn is_living(&self, server: &Server) -> bool {
-        let dead = |address: Option<IpAddr>| address.is_none_or(|address| self.dead.contains(&address));
-        !(dead(server.v4.map(Into::into)) && dead(server.v6.map(Into::into)))
-    }
-
     fn ranked(&self, level: usize, prefix: Prefix) -> impl Iterator<Item = Server> + use<> {
         let mut servers = self.rings.get(level).map(|ring| ring.servers.clone()).unwrap_or_default();
-        // Dead as a proxy, dead as a server: both are one node, and this is heard of sooner than what the index says.
-        if servers.iter().any(|server| self.is_living(server)) {
-            servers.retain(|server| self.is_living(server));
-        }
         servers.sort_by_cached_key(|server| {
             let mut hash = SipHasher24::new();
             hash.write(prefix.key().as_bytes());

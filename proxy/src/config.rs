@@ -179,6 +179,8 @@ pub struct Site {
     pub set_cookie: SetCookie,
     /// Whether Cache-Control of requests counts. Off: no client can make the origin be asked. [RFC 9111 5.2.1]
     pub client_directives: bool,
+    /// What a range costs the origin that is not here yet.
+    pub ranges: Ranges,
     /// Least freshness of what the origin lets be fresh at all. Up to 365d; unset: the origin's word. \[guess\]
     #[serde(with = "maybe_span")]
     pub ttl_least: Option<Duration>,
@@ -196,6 +198,7 @@ impl Default for Site {
             ignore_query: Vec::new(),
             set_cookie: SetCookie::Obey,
             client_directives: true,
+            ranges: Ranges::Part,
             ttl_least: None,
             ttl_most: None,
         }
@@ -233,6 +236,16 @@ pub enum Query {
     Sort,
     /// Left out.
     Drop,
+}
+
+/// What a client's range makes of a body that is not here yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ranges {
+    /// The origin is asked for that range, by this node alone.
+    Part,
+    /// The whole is fetched as for everybody else, from peers if they have it; the range is cut out of it.
+    Whole,
 }
 
 /// What becomes of answers that set cookies.

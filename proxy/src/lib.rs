@@ -16,7 +16,7 @@
 
 mod config;
 pub use config::{
-    AccessFormat, AccessLogConfig, Any, Certificate, Config, FreshnessConfig, Origins, Peers, Query, SetCookie, Site,
+    AccessFormat, AccessLogConfig, Any, Certificate, Config, FreshnessConfig, Origins, Peers, Query, Ranges, SetCookie, Site,
     SiteOrigin, Timeouts,
 };
 mod error;

@@ -21,6 +21,7 @@ use crate::{
     body::Body,
     cache::{Cache, Negative, Wanted, store_key},
     clock,
+    config::Ranges,
     deliver::{Links, refuse, text},
     fetch::{self, Mode, Stale},
     flight::{Answer, Content, End, Joined, Waiter},
@@ -270,7 +271,8 @@ struct Turn<'a> {
 impl Turn<'_> {
     /// Joins the flight for the key or leads one, and waits for its head. `None`: look again.
     async fn fly(&self, cache: &Arc<Cache>, stale: Option<OldCopy>) -> Option<Found> {
-        let part = self.asked.site.is_some() && stale.is_none() && self.asked.client.fields.contains_key(header::RANGE);
+        let parts = self.asked.site.as_ref().is_some_and(|site| site.rules.ranges == Ranges::Part);
+        let part = parts && stale.is_none() && self.asked.client.fields.contains_key(header::RANGE);
         if part && let Some(found) = part::stored(cache, self.asked, self.wanted.key).await {
             return Some(found);
         }

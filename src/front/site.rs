@@ -3,7 +3,7 @@
 //! the same key, whatever address the client used.
 
 use atoll_overlay::Key;
-use atoll_proxy::{Authority, Site as ProxySite, SiteOrigin};
+use atoll_proxy::{Authority, Ranges, Site as ProxySite, SiteOrigin};
 use http::{HeaderMap, HeaderValue, Request, Uri, header};
 
 /// A backend.
@@ -68,7 +68,7 @@ impl Site {
     /// The proxy's name for it, and what the proxy is told.
     pub(crate) fn configured(&self) -> (String, ProxySite) {
         let origin = SiteOrigin::One(self.via.as_ref().unwrap_or(&self.origin).clone());
-        (self.name.clone(), ProxySite { origin, host: Some(self.host.clone()), ..ProxySite::default() })
+        (self.name.clone(), ProxySite { origin, host: Some(self.host.clone()), ranges: Ranges::Whole, ..ProxySite::default() })
     }
 
     /// The proxy's request for a path and query of this site. None if these cannot be handed on.
