@@ -169,9 +169,9 @@ impl Roads {
         }
     }
 
-    /// What waits for a peer is dropped. Returns how many messages.
+    /// What waits for a peer is dropped, unless a dial under way may still carry it. Returns how many messages.
     pub(super) fn drop_waiting(&mut self, peer: Peer) -> usize {
-        let Some(road) = self.peers.get_mut(&peer) else { return 0 };
+        let Some(road) = self.peers.get_mut(&peer).filter(|road| road.dials.is_empty()) else { return 0 };
         let dropped = road.messages.len();
         road.messages.clear();
         self.forget_if_idle(peer);
@@ -380,6 +380,23 @@ mod tests {
         assert_eq!(roads.open(PEER, open().0, LIMIT), Handed::Dropped);
         answers.pop();
         assert_eq!(roads.open(PEER, open().0, LIMIT), Handed::Dial);
+    }
+
+    #[test]
+    fn what_waits_for_a_dial_back_goes_with_it_or_is_dropped_with_it() {
+        let mut roads = Roads::default();
+        let (link, mut queues) = way(1, Purpose::Link, false);
+        roads.admit(PEER, link);
+        let wait = |roads: &mut Roads| roads.wait(PEER, Bytes::from_static(b"m"), LIMIT);
+        assert_eq!([(); LIMIT].map(|()| wait(&mut roads)), [const { Handed::Waits }; LIMIT]);
+        assert_eq!(wait(&mut roads), Handed::Dropped);
+        assert!(queues.frames.try_recv().is_err());
+        roads.flush(PEER);
+        assert_eq!(queues.frames.len(), LIMIT);
+        wait(&mut roads);
+        roads.close(ConnectionId::new_unchecked(1));
+        assert_eq!(roads.drop_waiting(PEER), 1);
+        assert_eq!(roads.peers.len(), 0);
     }
 
     #[test]

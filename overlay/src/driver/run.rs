@@ -176,6 +176,7 @@ impl Driver {
         };
         let Some(peer_id) = peer_id.filter(|_| to != AddressBook::ME) else { return self.undeliverable(to, 1) };
         if matches!(message.body, Body::Request { .. })
+            && self.roads.is_linked(to)
             && let Some(member) = self.members.get(&to).filter(|member| !member.told)
         {
             // An answer would put it into tables: it is asked nothing before it was found where it says it is.
@@ -369,6 +370,11 @@ impl Driver {
         if !self.roads.is_reached(peer) {
             self.members.remove(&peer);
             self.shared.book().release(peer);
+            // What waited for a dial-back: nobody answers for it any more.
+            let dropped = self.roads.drop_waiting(peer);
+            if dropped > 0 {
+                self.undeliverable(peer, dropped);
+            }
         }
     }
 
