@@ -27,6 +27,8 @@ pub mod manager;
 
 pub mod url_command;
 
+pub mod sim_command;
+
 pub mod log;
 
 mod accept;

@@ -8,11 +8,11 @@ use std::{
 
 use atoll::{
     admin,
-    cli::{CheckArgs, Cli, Command, DemoArgs, NodeArgs, StatusArgs, UrlArgs},
+    cli::{CheckArgs, Cli, Command, DemoArgs, NodeArgs, SimArgs, StatusArgs, UrlArgs},
     config::{Config, LogConfig, NodeConfig},
     log::Log,
     out::{complain, say},
-    run, url_command,
+    run, sim_command, url_command,
 };
 
 fn main() -> ExitCode {
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo(&args),
         Command::Check(args) => check(&args),
         Command::Status(args) => status(&args),
+        Command::Sim(args) => sim(&args),
     }
 }
 
@@ -107,6 +108,18 @@ fn status(args: &StatusArgs) -> ExitCode {
         }
     }
     ExitCode::SUCCESS
+}
+
+/// `atoll sim SCENARIO`
+fn sim(args: &SimArgs) -> ExitCode {
+    match sim_command::run(args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            complain(error);
+            ExitCode::from(2)
+        }
+    }
 }
 
 /// `atoll url URL`

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+mod sim;
+pub use sim::{SimArgs, SimMode};
+
 /// A CDN that your own machines form: DNS leads each client to a near copy, the origin is asked once.
 #[derive(Debug, Parser)]
 #[command(name = "atoll", version, disable_help_subcommand = true)]
@@ -35,6 +38,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Print every form under which a URL is served by the CDN
     Url(UrlArgs),
+    /// Simulate a network of many nodes, from a seed, and show the papers' figures and ours
+    Sim(SimArgs),
 }
 
 /// `atoll node`
