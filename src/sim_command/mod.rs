@@ -138,8 +138,8 @@ fn timed(scenario: Scenario, setup: &Setup, talks: bool) -> (Report, f64) {
     bar.finish_and_clear();
     let speed = match (began, ended) {
         (Some((start, before)), Some((end, after))) => {
-            let events = u32::try_from(after - before).map_or(f64::from(u32::MAX), f64::from);
-            events / (end - start).as_secs_f64().max(1e-9)
+            let events = u32::try_from(after - before).unwrap_or(u32::MAX);
+            f64::from(events) / (end - start).as_secs_f64().max(1e-9)
         }
         _ => 0.0,
     };

@@ -80,7 +80,7 @@ const fn mode(setup: &Setup) -> &'static str {
 }
 
 fn nodes(scenario: Scenario, setup: &Setup) -> usize {
-    setup.nodes.unwrap_or(scenario.nodes())
+    setup.nodes.unwrap_or_else(|| scenario.nodes())
 }
 
 /// A number with as many places as it bears.
