@@ -35,6 +35,7 @@ pub mod store_command;
 pub mod url_command;
 
 pub mod key;
+pub mod sim_command;
 
 pub mod log;
 

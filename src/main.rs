@@ -9,14 +9,15 @@ use std::{
 use atoll::{
     admin::{self, ClientError},
     cli::{
-        CacheArgs, CheckArgs, Cli, Command, DemoArgs, ExplainArgs, KeyArgs, NodeArgs, StatusArgs, StoreArgs, UrlArgs,
+        CacheArgs, CheckArgs, Cli, Command, DemoArgs, ExplainArgs, KeyArgs, NodeArgs, SimArgs, StatusArgs, StoreArgs,
+        UrlArgs,
     },
     config::{Config, LogConfig, NodeConfig},
     key,
     log::Log,
     manager,
     out::{complain, say},
-    peer, run, store_command, url_command,
+    peer, run, sim_command, store_command, url_command,
 };
 
 fn main() -> ExitCode {
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         Command::Key(args) => key(&args),
         Command::Store(args) => store(&args),
         Command::Explain(args) => explain(&args),
+        Command::Sim(args) => sim(&args),
     }
 }
 
@@ -167,6 +169,18 @@ fn ask_node(
         }
     }
     ExitCode::SUCCESS
+}
+
+/// `atoll sim SCENARIO`
+fn sim(args: &SimArgs) -> ExitCode {
+    match sim_command::run(args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            complain(error);
+            ExitCode::from(2)
+        }
+    }
 }
 
 /// `atoll url URL`

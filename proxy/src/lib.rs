@@ -16,8 +16,8 @@
 
 mod config;
 pub use config::{
-    AccessFormat, AccessLogConfig, Any, Certificate, Config, FreshnessConfig, Origins, Peers, Query, Ranges, SetCookie, Site,
-    SiteOrigin, Timeouts,
+    AccessFormat, AccessLogConfig, Any, Certificate, Config, FreshnessConfig, Origins, Peers, Query, Ranges, SetCookie,
+    Site, SiteOrigin, Timeouts,
 };
 mod error;
 pub use error::StartError;

@@ -17,6 +17,8 @@ mod store;
 pub use store::{StoreAction, StoreArgs, StorePlace};
 mod explain;
 pub use explain::ExplainArgs;
+mod sim;
+pub use sim::{SimArgs, SimMode};
 
 /// A CDN that your own machines form: DNS leads each client to a near copy, the origin is asked once.
 #[derive(Debug, Parser)]
@@ -65,6 +67,8 @@ pub enum Command {
     Key(KeyArgs),
     /// Look into a store that no node has open: stat, verify, get, export, import
     Store(StoreArgs),
+    /// Simulate a network of many nodes, from a seed, and show the papers' figures and ours
+    Sim(SimArgs),
 }
 
 /// `atoll node`

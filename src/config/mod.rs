@@ -19,6 +19,9 @@ pub use node::{LogConfig, ManagerConfig, NodeConfig, Role};
 
 pub use crate::{admin::AdminConfig, cache::CacheConfig};
 
+mod scenario;
+pub use scenario::{ScenarioFile, ScenarioFileError};
+
 mod manual;
 pub use manual::EXAMPLE;
 

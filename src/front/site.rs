@@ -68,7 +68,10 @@ impl Site {
     /// The proxy's name for it, and what the proxy is told.
     pub(crate) fn configured(&self) -> (String, ProxySite) {
         let origin = SiteOrigin::One(self.via.as_ref().unwrap_or(&self.origin).clone());
-        (self.name.clone(), ProxySite { origin, host: Some(self.host.clone()), ranges: Ranges::Whole, ..ProxySite::default() })
+        (
+            self.name.clone(),
+            ProxySite { origin, host: Some(self.host.clone()), ranges: Ranges::Whole, ..ProxySite::default() },
+        )
     }
 
     /// The proxy's request for a path and query of this site. None if these cannot be handed on.

@@ -134,14 +134,14 @@ impl Peers {
     /// newcomer gets none.
     pub(super) fn entry(&mut self, contact: Contact) -> Option<&mut Known> {
         let mut place = self.place(contact.id);
-        if let Err(at) = place {
-            if self.all.len() >= self.limit {
-                let idle = self.all.iter().enumerate().filter(|(_, known)| !known.is_kept());
-                let (oldest, _) = idle.min_by_key(|(_, known)| known.heard)?;
-                self.all.remove(oldest);
-                self.heads.remove(oldest);
-                place = Err(at - usize::from(oldest < at));
-            }
+        if let Err(at) = place
+            && self.all.len() >= self.limit
+        {
+            let idle = self.all.iter().enumerate().filter(|(_, known)| !known.is_kept());
+            let (oldest, _) = idle.min_by_key(|(_, known)| known.heard)?;
+            self.all.remove(oldest);
+            self.heads.remove(oldest);
+            place = Err(at - usize::from(oldest < at));
         }
         let at = match place {
             Ok(at) => at,

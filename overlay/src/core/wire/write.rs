@@ -47,18 +47,10 @@ impl Frame {
                 self.value = value.clone();
                 self.ttl_ms = milliseconds(*ttl);
             }
-            Request::Seek { level, widest, key, seeker, hops } => {
-                self.kind = kind::SEEK;
-                self.level = u32::from(level.0);
-                self.choice = u32::from(widest.0);
-                self.key = key_bytes(key);
-                self.ids = ids_bytes(std::slice::from_ref(seeker));
-                self.number = u64::from(*hops);
-            }
+            Request::Seek { .. } => self.seek(request),
             Request::Copy { level, key, values } => {
                 self.values(kind::COPY, values, book);
-                self.level = u32::from(level.0);
-                self.key = key_bytes(key);
+                (self.level, self.key) = (u32::from(level.0), key_bytes(key));
             }
             Request::Withdraw { key } => {
                 self.kind = kind::WITHDRAW;
@@ -97,6 +89,16 @@ impl Frame {
                 self.number = *short;
             }
         }
+    }
+
+    fn seek(&mut self, request: &Request) {
+        let Request::Seek { level, widest, key, seeker, hops } = request else { return };
+        self.kind = kind::SEEK;
+        self.level = u32::from(level.0);
+        self.choice = u32::from(widest.0);
+        self.key = key_bytes(key);
+        self.ids = ids_bytes(std::slice::from_ref(seeker));
+        self.number = u64::from(*hops);
     }
 
     pub(super) fn reply(&mut self, reply: &Reply, book: &dyn Book) {

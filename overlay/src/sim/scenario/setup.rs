@@ -66,11 +66,11 @@ impl Default for Setup {
 
 impl Setup {
     pub(super) fn nodes(&self, scenario: Scenario) -> usize {
-        self.nodes.unwrap_or(scenario.nodes()).max(2)
+        self.nodes.unwrap_or_else(|| scenario.nodes()).max(2)
     }
 
     pub(super) fn minutes(&self, scenario: Scenario) -> u64 {
-        self.minutes.unwrap_or(scenario.minutes()).max(1)
+        self.minutes.unwrap_or_else(|| scenario.minutes()).max(1)
     }
 
     pub(super) fn config(&self) -> Config {
@@ -92,8 +92,11 @@ impl Setup {
         let mut rows: Vec<usize> = (0..sites).collect();
         rng.shuffle(&mut rows);
         for node in 0..nodes {
-            let (site, access) =
-                if nodes <= sites { (rows[node], Duration::ZERO) } else { (rng.below(sites), access(&mut rng)) };
+            let own = rows.get(node).filter(|_| nodes <= sites);
+            let (site, access) = match own {
+                Some(row) => (*row, Duration::ZERO),
+                None => (rng.below(sites), access(&mut rng)),
+            };
             sim.add(site, access);
             if self.drift_per_million > 0 {
                 let most = usize::try_from(self.drift_per_million).unwrap_or(0);
