@@ -46,7 +46,9 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
         totals.add(count(&mut command)?);
         say(&format!("   took {:.0?}", start.elapsed()));
     }
-    totals.add(lab(options)?);
+    if options.long {
+        totals.add(lab()?);
+    }
     say("checking the dependency tree with cargo-deny");
     must(cargo().args(["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]))?;
     say(&format!("{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped));
@@ -57,17 +59,11 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
     }
 }
 
-/// Runs the lab's scenarios: with the programs that the tests have just built, or, at full scale, with optimised ones.
-fn lab(options: &Options) -> Result<Totals, String> {
+/// Runs the lab's scenarios at full scale with optimised programs.
+fn lab() -> Result<Totals, String> {
     let start = Instant::now();
-    let mut command = match options.long {
-        true => crate::built("atoll-lab", "release")?,
-        false => crate::beside("atoll-lab")?,
-    };
-    command.args(["test", "--or-skip"]);
-    if options.long {
-        command.arg("--long");
-    }
+    let mut command = crate::built("atoll-lab", "release")?;
+    command.args(["test", "--or-skip", "--long"]);
     let totals = count(&mut command)?;
     say(&format!("   took {:.0?}", start.elapsed()));
     Ok(totals)
