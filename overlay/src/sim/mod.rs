@@ -28,6 +28,7 @@ pub use world::{Death, Sim};
 
 mod invariants;
 mod liar;
+mod views;
 mod warm;
 
 mod scenario;

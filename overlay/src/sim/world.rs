@@ -15,7 +15,7 @@ use super::{
     queue::{Event, Queue},
 };
 use crate::{
-    Config, Key, Level, NodeId, NodeInfo, Roles, Spread,
+    Config, NodeId, NodeInfo, Roles, Spread,
     core::{
         Book, Command, Contact, Input, Node, Op, Outcome, Output, Peer,
         message::{Body, Header, Message},
@@ -35,17 +35,17 @@ pub struct Sim {
     weighed: bool,
     seed: u64,
     pub(super) rng: Rng,
-    now: Instant,
+    pub(super) now: Instant,
     queue: Queue,
     pub(super) nodes: Vec<Simulated>,
     /// Where each node is: looked up for every message.
-    places: Vec<Place>,
+    pub(super) places: Vec<Place>,
     /// Links being dialled, and when each stands.
     dialling: BTreeMap<(u32, u32), Instant>,
     next_op: u64,
     outcomes: BTreeMap<Op, (Instant, Outcome)>,
-    trace: u64,
-    events: u64,
+    pub(super) trace: u64,
+    pub(super) events: u64,
     invariants: Invariants,
 }
 
@@ -53,7 +53,7 @@ pub struct Sim {
 pub(super) struct Simulated {
     pub(super) core: Node,
     /// When it started: its own time counts from here.
-    born: Instant,
+    pub(super) born: Instant,
     pub(super) alive: bool,
     /// The earliest wake-up that is in the queue.
     wake: Option<Instant>,
@@ -64,14 +64,14 @@ pub(super) struct Simulated {
     /// When its links were last looked at for idle ones.
     tidied: Instant,
     heard: Vec<Spread>,
-    counters: Counters,
+    pub(super) counters: Counters,
     liar: Option<Box<Liar>>,
 }
 
 /// Where a node is.
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    site: u32,
+pub(super) struct Place {
+    pub(super) site: u32,
     /// Delay between it and its site, there and back, in microseconds.
     access: u32,
 }
@@ -259,21 +259,6 @@ impl Sim {
         self.nodes.get_mut(node).map_or_else(Arc::default, |node| node.core.header_now(now))
     }
 
-    /// Whether a living node stores something under a key at a level.
-    #[must_use]
-    pub fn is_stored(&self, level: Level, key: Key) -> bool {
-        let near = self.nodes.iter().enumerate().filter(|(_, node)| node.alive);
-        near.into_iter()
-            .any(|(number, node)| node.core.stores(self.local(u32::try_from(number).unwrap_or(u32::MAX)), level, key))
-    }
-
-    /// Whether a node knows enough others to be of use.
-    #[must_use]
-    pub fn has_joined(&self, node: usize) -> bool {
-        let settled = |one: &Simulated| self.now.since(one.born) >= JOINED || one.born == Instant::START;
-        self.nodes.get(node).is_some_and(settled)
-    }
-
     /// Drops outcomes that nobody will ask for.
     pub fn forget_outcomes(&mut self) {
         self.outcomes.clear();
@@ -293,72 +278,6 @@ impl Sim {
     /// The records a node heard, oldest first; taken.
     pub fn heard(&mut self, node: usize) -> Vec<Spread> {
         self.nodes.get_mut(node).map_or_else(Vec::new, |node| std::mem::take(&mut node.heard))
-    }
-
-    /// The virtual time.
-    #[must_use]
-    pub const fn now(&self) -> Instant {
-        self.now
-    }
-
-    /// How many nodes were added, the dead included.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
-    /// Whether no node was added.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
-    }
-
-    /// A node's core, for its views.
-    #[must_use]
-    pub fn node(&self, node: usize) -> Option<&Node> {
-        self.nodes.get(node).map(|node| &node.core)
-    }
-
-    /// Whether a node runs.
-    #[must_use]
-    pub fn is_alive(&self, node: usize) -> bool {
-        self.nodes.get(node).is_some_and(|node| node.alive)
-    }
-
-    /// A node as others name it.
-    #[must_use]
-    pub fn contact(&self, node: usize) -> Option<Contact> {
-        self.node(node).map(Node::contact)
-    }
-
-    /// What a node sent and received so far.
-    #[must_use]
-    pub fn counters(&self, node: usize) -> Counters {
-        self.nodes.get(node).map(|node| node.counters).unwrap_or_default()
-    }
-
-    /// The true round trip between two nodes, without queueing.
-    #[must_use]
-    pub fn distance(&self, one: usize, other: usize) -> Duration {
-        self.rtt(u32::try_from(one).unwrap_or(u32::MAX), u32::try_from(other).unwrap_or(u32::MAX))
-    }
-
-    /// The site a node is at.
-    #[must_use]
-    pub fn site_of(&self, node: usize) -> usize {
-        self.places.get(node).map_or(0, |place| usize_of(place.site))
-    }
-
-    /// Events that happened so far.
-    #[must_use]
-    pub const fn events(&self) -> u64 {
-        self.events
-    }
-
-    /// A hash over everything that happened so far, in order.
-    #[must_use]
-    pub const fn trace_hash(&self) -> u64 {
-        self.trace
     }
 
     fn happen(&mut self, event: Event) {
@@ -550,7 +469,7 @@ impl Sim {
         Some(stands)
     }
 
-    fn rtt(&self, one: u32, other: u32) -> Duration {
+    pub(super) fn rtt(&self, one: u32, other: u32) -> Duration {
         let (Some(one), Some(other)) = (self.places.get(usize_of(one)), self.places.get(usize_of(other))) else {
             return Duration::ZERO;
         };
@@ -559,7 +478,7 @@ impl Sim {
     }
 
     /// A node's own time.
-    fn local(&self, node: u32) -> Instant {
+    pub(super) fn local(&self, node: u32) -> Instant {
         let Some(one) = self.nodes.get(usize_of(node)) else { return self.now };
         Instant::at(drifted(self.now.since(one.born), one.drift))
     }
@@ -646,12 +565,9 @@ fn undrifted(span: Duration, per_million: i32) -> Duration {
     if per_million > 0 { span.saturating_sub(off) + span / 10_000_000 } else { span + off + span / 10_000_000 }
 }
 
-fn usize_of(number: u32) -> usize {
+pub(super) fn usize_of(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
-
-/// A newcomer is usable after this long. [design: 2 s]
-const JOINED: Duration = Duration::from_secs(2);
 
 /// How long a link may be idle before it is closed, if neither end keeps it.
 const LINK_IDLE: Duration = Duration::from_secs(60);
