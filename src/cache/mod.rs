@@ -8,7 +8,7 @@
 //! ```
 //!
 //! HTTP/1.1 is read and written here rather than by a library: a hit from RAM is then one read and one write to the system, with
-//! no allocation between them but the store's handle. Read [`Cache`] first, then [`mod@connection`].
+//! no allocation between them but the store's handle. Read [`Cache`] first, then `connection`.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -9,7 +9,7 @@ use serde::{Deserialize as _, de::IntoDeserializer as _};
 /// `atoll cache`. A flag outweighs the file's key of the same meaning.
 #[derive(Debug, Default, Args)]
 pub struct CacheArgs {
-    /// Configuration file; its sections [cache], [store] and [log] are obeyed
+    /// Configuration file; its sections cache, store and log are obeyed
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Where to listen, in place of the file's addresses; may be given again. Whoever reaches it may store and delete

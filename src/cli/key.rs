@@ -57,7 +57,7 @@ pub struct AdmissionArgs {
 /// `atoll key node`
 #[derive(Debug, Args)]
 pub struct NodeKeyArgs {
-    /// The node's state directory, as in state of [node]
+    /// The node's state directory, as `state` of the node names it
     #[arg(long, value_name = "DIRECTORY", default_value = "/var/lib/atoll")]
     pub state: PathBuf,
 }

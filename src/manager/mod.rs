@@ -1,6 +1,6 @@
 //! Managers: they lead clients to machines that serve, by HTTP, where no zone can be delegated.
 //!
-//! There are two. [`Redirector`] is the role of a node for Coralized names. `atoll manager` stands before one backend and leads
+//! There are two. `Redirector` is the role of a node for Coralized names. `atoll manager` stands before one backend and leads
 //! each download to a machine that somebody lent with `atoll peer`; alone, it serves by itself.
 //!
 //! ```text
@@ -10,7 +10,7 @@
 //!                                 watch: dials back, samples bytes
 //! ```
 //!
-//! Read [`roster::Roster`] first, then [`choose`], then [`desk`].
+//! Read `roster::Roster` first, then `choose`, then `desk`.
 
 mod redirector;
 pub use redirector::{Manager, ManagerError};

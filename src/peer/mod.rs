@@ -7,7 +7,7 @@
 //!    +--beat loop--> manager --Orders: checks, warms, drain
 //! ```
 //!
-//! When the manager is gone it goes on serving, and joins again when the manager is back. Read [`lender::Lender`] first.
+//! When the manager is gone it goes on serving, and joins again when the manager is back. Read `lender::Lender` first.
 
 mod beat;
 mod errands;

@@ -23,6 +23,7 @@ impl Instant {
     }
 
     /// The span since the start in nanoseconds.
+    #[cfg(feature = "sim")]
     pub(crate) const fn nanos(self) -> u64 {
         self.0
     }

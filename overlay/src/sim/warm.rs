@@ -1,5 +1,5 @@
 //! A network as it is after hours: clusters, tables and links worked out at once instead of grown. Documented in docs/overlay.md;
-//! a test holds it against a grown one.
+//! nothing holds it against a grown one yet.
 //!
 //! - Clusters: over sites, greedily by the 80 % rule, the largest first.
 //! - Tables: each bucket holds the nearest of four times as many candidates drawn from all that belong there, and those that the
