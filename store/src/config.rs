@@ -120,7 +120,7 @@ pub struct Config {
     /// RAM, 100 bytes or so each. \[guess\]
     pub purge_limit: u32,
     /// Percent of one core that the sweep after a purge may take, 1 to 100. Less: what was purged holds its room for
-    /// longer. More: slower reads meanwhile. \[measured: docs/store.md\]
+    /// longer. More: slower reads meanwhile. \[guess\]
     pub sweep_percent: u8,
     /// Disk reads at a time, and disk writes at a time; 1 to 256. Less: an idle disk. More: threads. \[guess\]
     pub io_depth: u16,
