@@ -37,7 +37,7 @@ async fn the_walk_through_makes_a_closed_network_renews_and_revokes() {
     run(at, &revoke);
     eventually("the revoked node cut", async || one.log().contains("a member no longer")).await;
     eventually("and forgotten", async || neighbours(&one).await == 0).await;
-    assert!(!at.join("one/state/revoke/two").exists(), "taken");
+    eventually("the wish taken", async || !at.join("one/state/revoke/two").exists()).await;
     assert_eq!(neighbours(&outsider).await, 0);
 }
 
