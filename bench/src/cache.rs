@@ -148,11 +148,14 @@ fn start_nginx(scenario: &Scenario, folder: &Path) -> Result<Contender, String> 
              server {{ listen {origin}; root {shown}/files; access_log off; }}"
         )
     };
+    // As many files as nginx may have open, but for its connections: past that it would refuse some.
+    let limit = atoll_sys::limits::raise_open_files().map_err(|error| error.to_string())?.unwrap_or(1024);
+    let kept = limit.saturating_sub(limit / 4).min(32_768);
     let config = format!(
-        "user root; worker_processes 1; worker_rlimit_nofile 65536; worker_cpu_affinity 0001; daemon off; pid {shown}/nginx.pid; error_log {shown}/nginx.errors;\n\
+        "user root; worker_processes 1; worker_rlimit_nofile {limit}; worker_cpu_affinity 0001; daemon off; pid {shown}/nginx.pid; error_log {shown}/nginx.errors;\n\
          events {{ worker_connections 4096; }}\n\
          http {{ sendfile on; tcp_nopush on; tcp_nodelay on; keepalive_requests 1000000000; keepalive_timeout 1h;\n\
-         open_file_cache max=32768 inactive=1h; open_file_cache_valid 1h; default_type application/octet-stream;\n\
+         open_file_cache max={kept} inactive=1h; open_file_cache_valid 1h; default_type application/octet-stream;\n\
          access_log {shown}/nginx.access combined buffer=64k flush=1s;\n{serve} }}\n"
     );
     let file = folder.join("nginx.conf");

@@ -38,8 +38,12 @@ pub(crate) trait DiskFile: Send + Sync {
     fn length(&self) -> io::Result<u64>;
     /// Fills the buffer from `offset` on.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Fills the buffer from `offset` on if that needs no wait for the disk; whether it did.
+    fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool>;
     /// Writes all bytes from `offset` on.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Has the disk begin with what was written there, and does not wait.
+    fn begin_writing(&self, offset: u64, length: u64) -> io::Result<()>;
     /// Makes everything written last.
     fn sync(&self) -> io::Result<()>;
 }
@@ -127,8 +131,16 @@ impl DiskFile for File {
         atoll_sys::file::read_at(self, buffer, offset)
     }
 
+    fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+        atoll_sys::file::read_cached(self, buffer, offset)
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         atoll_sys::file::write_at(self, bytes, offset)
+    }
+
+    fn begin_writing(&self, offset: u64, length: u64) -> io::Result<()> {
+        atoll_sys::file::begin_writing(self, offset, length)
     }
 
     fn sync(&self) -> io::Result<()> {

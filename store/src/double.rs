@@ -304,6 +304,11 @@ impl DiskFile for OpenFile {
         Ok(())
     }
 
+    /// A disk that has nothing in memory.
+    fn read_cached(&self, _buffer: &mut [u8], _offset: u64) -> io::Result<bool> {
+        Ok(false)
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         while self.double.hang.load(Ordering::Relaxed) {
             std::thread::yield_now();
@@ -327,6 +332,11 @@ impl DiskFile for OpenFile {
         image.pending.push((offset, bytes[..count].to_vec()));
         image.length = image.length.max(offset + count);
         if count < bytes.len() { Err(io::Error::other("cut")) } else { Ok(()) }
+    }
+
+    /// What the disk may do at any time anyway.
+    fn begin_writing(&self, _offset: u64, _length: u64) -> io::Result<()> {
+        self.double.step()
     }
 
     fn sync(&self) -> io::Result<()> {

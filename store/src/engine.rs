@@ -371,7 +371,8 @@ impl Engine {
 
     /// Opens the next segment in place of `full`, unless somebody else just did, and reclaims what is over capacity.
     fn roll(&self, full: Option<&Arc<Segment>>) -> io::Result<()> {
-        let _alone = self.roller.lock().unwrap_or_else(PoisonError::into_inner);
+        let roller = || self.roller.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = roller();
         let open = self.active().clone();
         if open.as_ref().map(Arc::as_ptr) != full.map(Arc::as_ptr) {
             return Ok(());
@@ -380,12 +381,15 @@ impl Engine {
         let next = self.create_segment()?;
         self.segments.write().unwrap_or_else(PoisonError::into_inner).insert(next.header.number, Arc::clone(&next));
         *self.active() = Some(next);
+        // The sync takes long. Others write into the next segment meanwhile, and may need the one after it.
+        drop(alone);
         if let Some(full) = full
             && full.close()
         {
             self.seal(full);
         }
         // One segment's room stays free, so that the next roll need not drop one without a second chance.
+        let _alone = roller();
         self.reclaim_surplus();
         Ok(())
     }

@@ -84,6 +84,24 @@ impl Engine {
         Ok(None)
     }
 
+    /// As `load`, if that is a small object that was written whole and the system has it in memory. `None` says nothing
+    /// but that `load` is to be asked; whatever is wrong, it will meet.
+    pub(crate) fn load_cached(&self, key: &Key) -> Option<Loaded> {
+        let spot = self.index.ask(self.hash(key)).filter(|spot| spot.length() <= AT_ONCE)?;
+        let (segment, offset) = (self.segment(spot)?, self.place(spot).offset);
+        let begin = u64::from(offset) * UNIT;
+        let length = spot.length().min(segment.header.size.checked_sub(begin)?);
+        let bytes = segment.read_cached(begin, usize::try_from(length).ok()?).ok()??;
+        let header = Header::decode(&bytes, segment.header.salt).ok()?;
+        if header.kind != Kind::Whole || header.key != *key || header.record_length() > length {
+            return None;
+        }
+        let (metadata, sums) = header.decode_front(&bytes).ok()?;
+        let read = Read { header, metadata, sums, bytes };
+        let body = LoadedBody::Pieces(self.body(&segment, offset, &read).ok()?);
+        Some(Loaded { spot, head: read.header.head(read.metadata), header: read.header, body })
+    }
+
     /// Where a slice is.
     pub(crate) fn find_slice(&self, key: Key) -> Option<SliceAt> {
         let spot = self.index.ask(self.hash(&key))?;

@@ -122,6 +122,19 @@ impl Tiers {
     pub(crate) fn get_disk(self: &Arc<Self>, key: &Key) -> Option<Object> {
         let engine = self.disks.of(key)?;
         let loaded = engine.load(key).inspect_err(|fault| engine.note(fault)).ok()??;
+        self.judge(engine, loaded)
+    }
+
+    /// As `get_disk`, if the disk need not be waited for; `None` says only that it must be asked.
+    pub(crate) fn get_cached(self: &Arc<Self>, key: &Key) -> Option<Option<Object>> {
+        let engine = self.disks.of(key)?;
+        let loaded = engine.load_cached(key)?;
+        Some(self.judge(engine, loaded))
+    }
+
+    /// What was loaded, unless it was purged or has expired.
+    fn judge(self: &Arc<Self>, engine: &Engine, loaded: Loaded) -> Option<Object> {
+        let key = &loaded.head.key;
         let verdict = self.book.verdict(&loaded.head);
         if verdict == Verdict::Hard || expired(&loaded.head) {
             if verdict != Verdict::Hard || !self.sweeps.is_running() {

@@ -32,6 +32,34 @@ pub fn preallocate(file: &File, length: u64) -> io::Result<()> {
     file.set_len(length)
 }
 
+/// Has the system begin to write `length` bytes from `offset` on to the device, and does not wait until they are there.
+/// Nothing is promised by it: [`File::sync_data`] later finds less to do. Does nothing where the system has no such call.
+///
+/// # Errors
+/// The disk's.
+pub fn begin_writing(file: &File, offset: u64, length: u64) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::fd::AsRawFd as _;
+        let (offset, length) = (i64::try_from(offset), i64::try_from(length));
+        let (offset, length) = (offset.map_err(io::Error::other)?, length.map_err(io::Error::other)?);
+        let flags = nix::libc::SYNC_FILE_RANGE_WRITE;
+        #[expect(unsafe_code, reason = "nix does not wrap it; it takes a descriptor that is open and plain numbers")]
+        // SAFETY: no memory of this process is handed over.
+        let answer = unsafe { nix::libc::sync_file_range(file.as_raw_fd(), offset, length, flags) };
+        match nix::errno::Errno::result(answer) {
+            // A file system or a sandbox without the call loses a hint.
+            Ok(_) | Err(nix::errno::Errno::ENOSYS | nix::errno::Errno::ESPIPE | nix::errno::Errno::EINVAL) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (file, offset, length);
+        Ok(())
+    }
+}
+
 /// Locks `file` for this process alone; `None` if another holds it.
 ///
 /// # Errors
@@ -65,6 +93,35 @@ pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
             }
         }
         Ok(())
+    }
+}
+
+/// As [`read_at`], if the system has all of it in memory: false if the disk would have to be waited for, or if the system
+/// cannot tell. What is in `buffer` is then of no use.
+///
+/// # Errors
+/// The disk's.
+pub fn read_cached(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::errno::Errno;
+        use nix::libc;
+        use std::os::fd::AsRawFd as _;
+        let place = i64::try_from(offset).map_err(io::Error::other)?;
+        let part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        #[expect(unsafe_code, reason = "nix does not wrap preadv2 with its flags")]
+        // SAFETY: the one part is `buffer`, borrowed for the call, and the kernel writes at most its length.
+        let answer = unsafe { libc::preadv2(file.as_raw_fd(), &raw const part, 1, place, libc::RWF_NOWAIT) };
+        match Errno::result(answer) {
+            Ok(read) => Ok(usize::try_from(read).is_ok_and(|read| read == buffer.len())),
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (file, buffer, offset);
+        Ok(false)
     }
 }
 
@@ -104,6 +161,28 @@ mod tests {
         #[cfg(target_os = "linux")]
         assert!(std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap()) >= 2048);
         assert!(preallocate(&file, u64::MAX).is_err());
+    }
+
+    #[test]
+    fn what_is_read_from_memory_is_what_was_written_and_never_half_of_it() {
+        let file = tempfile::tempfile().unwrap();
+        write_at(&file, b"just written", 0).unwrap();
+        let mut buffer = [0; 12];
+        // Some file systems never tell: then there is nothing to hold against.
+        if read_cached(&file, &mut buffer, 0).unwrap() {
+            assert_eq!(&buffer, b"just written");
+        }
+        assert!(!read_cached(&file, &mut [0; 13], 0).unwrap());
+    }
+
+    #[test]
+    fn what_begins_to_be_written_reads_as_it_was_written() {
+        let file = tempfile::tempfile().unwrap();
+        write_at(&file, &[7; 8192], 0).unwrap();
+        begin_writing(&file, 0, 8192).unwrap();
+        let mut buffer = [0; 8192];
+        read_at(&file, &mut buffer, 0).unwrap();
+        assert_eq!(buffer, [7; 8192]);
     }
 
     #[test]
