@@ -92,8 +92,11 @@ impl Spot {
 }
 
 impl Index {
+    /// Parts of it that have nothing to do with each other.
+    pub(crate) const SHARDS: usize = 1 << SHARD_BITS;
+
     pub(crate) fn new() -> Self {
-        Self { shards: (0..1 << SHARD_BITS).map(|_| Mutex::default()).collect() }
+        Self { shards: (0..Self::SHARDS).map(|_| Mutex::default()).collect() }
     }
 
     /// The spot under `hash`.
@@ -181,9 +184,13 @@ impl Index {
         self.shards.iter().map(|shard| of(&shard.lock().unwrap_or_else(PoisonError::into_inner))).sum()
     }
 
+    /// Which part `hash` belongs to.
+    pub(crate) fn shard_of(hash: u64) -> usize {
+        usize::try_from(hash >> (64 - SHARD_BITS)).unwrap_or_default()
+    }
+
     fn shard(&self, hash: u64) -> (MutexGuard<'_, Shard>, u32) {
-        let number = usize::try_from(hash >> (64 - SHARD_BITS)).unwrap_or_default();
-        (self.shards[number].lock().unwrap_or_else(PoisonError::into_inner), low(hash))
+        (self.shards[Self::shard_of(hash)].lock().unwrap_or_else(PoisonError::into_inner), low(hash))
     }
 }
 

@@ -8,6 +8,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -49,6 +50,8 @@ const FORMAT: &str = "format";
 const NEW_FORMAT: &str = "format.new";
 /// A disk that was given up has a file of this name, and the others have one with its seed behind it.
 const BAD: &str = "bad";
+/// Entries gathered before the index is told of them: some 12 MB. [measured: docs/store.md]
+const GATHERED: usize = 1 << 18;
 /// Bytes that a scan reads at a time.
 const WINDOW: u64 = 1 << 20;
 
@@ -111,6 +114,7 @@ fn rebuild(finding: Finding) -> Result<(Found, Source), Refusal> {
     let mut numbers: Vec<u64> = names.iter().filter_map(|file| number(file)).collect();
     numbers.sort_unstable();
     numbers.into_iter().for_each(|number| recovery.take(number));
+    recovery.enter_all();
     recovery.take_out_the_dead();
     let Recovery { index, segments, ledger, seed: known, purge: witnessed, dead_files, .. } = recovery;
     for orphan in names.iter().filter_map(|file| dead::number(file)).filter(|number| !segments.contains_key(number)) {
@@ -147,13 +151,24 @@ struct Recovery<'d> {
     index: Index,
     segments: BTreeMap<u64, Arc<Segment>>,
     ledger: Arc<AtomicU64>,
-    /// Hashes of keys whose last record so far is a tombstone.
-    removed: HashSet<u64>,
+    /// What the shards of the index are yet to be told.
+    waiting: Vec<Waiting>,
+    /// Entries in all of `waiting`.
+    gathered: usize,
     /// By segment, the hash and offset of each record that purges took for good.
     dead: Vec<(u64, Vec<(u64, u32)>)>,
     dead_files: BTreeMap<u64, Room>,
     /// The newest purge that any segment knows of.
     purge: u64,
+}
+
+/// Entries of segments that one shard of the index is yet to be told, in their order. Gathered, so that a shard's table
+/// is met many entries at a time, and by as many threads as there are cores.
+#[derive(Default)]
+struct Waiting {
+    entries: Vec<(u64, Entry)>,
+    /// Hashes of keys whose last record so far is a tombstone.
+    removed: HashSet<u64>,
 }
 
 impl<'d> Recovery<'d> {
@@ -165,7 +180,8 @@ impl<'d> Recovery<'d> {
             index: Index::new(),
             segments: BTreeMap::new(),
             ledger: Arc::default(),
-            removed: HashSet::new(),
+            waiting: (0..Index::SHARDS).map(|_| Waiting::default()).collect(),
+            gathered: 0,
             dead: Vec::new(),
             dead_files: BTreeMap::new(),
             purge: 0,
@@ -185,7 +201,7 @@ impl<'d> Recovery<'d> {
                     }
                     Err(error) => return tracing::warn!(%error, number, "a segment is left out"),
                 }
-                footer.entries.iter().for_each(|entry| self.enter(number, entry));
+                self.gather(number, footer.entries);
                 self.segments.insert(number, Arc::new(segment));
             }
             Ok(None) => {
@@ -251,16 +267,45 @@ impl<'d> Recovery<'d> {
         }
     }
 
-    fn enter(&mut self, segment: u64, entry: &Entry) {
+    fn gather(&mut self, segment: u64, entries: Vec<Entry>) {
+        self.gathered += entries.len();
+        for entry in entries {
+            self.waiting[Index::shard_of(entry.hash)].entries.push((segment, entry));
+        }
+        if self.gathered >= GATHERED {
+            self.enter_all();
+        }
+    }
+
+    /// Tells the index what was gathered.
+    fn enter_all(&mut self) {
+        self.gathered = 0;
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let (index, share) = (&self.index, Index::SHARDS.div_ceil(cores));
+        std::thread::scope(|scope| {
+            for shards in self.waiting.chunks_mut(share) {
+                scope.spawn(move || shards.iter_mut().for_each(|shard| shard.enter(index)));
+            }
+        });
+    }
+}
+
+impl Waiting {
+    fn enter(&mut self, index: &Index) {
+        for (segment, entry) in std::mem::take(&mut self.entries) {
+            self.enter_one(index, segment, &entry);
+        }
+    }
+
+    fn enter_one(&mut self, index: &Index, segment: u64, entry: &Entry) {
         let here = Place { segment, offset: entry.offset };
-        let there = self.index.get(entry.hash);
         if entry.kind == Kind::Tombstone {
-            there.map(|spot| self.index.remove(entry.hash, spot));
+            index.get(entry.hash).map(|spot| index.remove(entry.hash, spot));
             self.removed.insert(entry.hash);
             return;
         }
         if entry.replaces != Place::default() {
-            let counts = match there {
+            let counts = match index.get(entry.hash) {
                 Some(spot) => spot.place(segment) <= entry.replaces,
                 None => entry.kind != Kind::Freshen && !self.removed.contains(&entry.hash),
             };
@@ -268,9 +313,11 @@ impl<'d> Recovery<'d> {
                 return;
             }
         }
-        self.removed.remove(&entry.hash);
+        if !self.removed.is_empty() {
+            self.removed.remove(&entry.hash);
+        }
         let (slice, freshen) = (entry.kind == Kind::Slice, entry.kind == Kind::Freshen);
-        self.index.insert(entry.hash, Spot::new(here, u64::from(entry.length), slice, freshen));
+        index.insert(entry.hash, Spot::new(here, u64::from(entry.length), slice, freshen));
     }
 }
 
