@@ -27,6 +27,10 @@ use crate::record::{Cursor, DecodeError, Kind, Place, UNIT};
 pub(crate) const SEGMENT_HEADER: usize = 64;
 const ENTRY: usize = 24;
 const TRAILER: usize = 48;
+/// Entries that are kept together.
+const BLOCK: usize = 1024;
+/// Bytes of a footer that are written together.
+const PART: usize = 32 << 10;
 const HEADER_MAGIC: &[u8; 8] = b"AtolSeg1";
 const TRAILER_MAGIC: &[u8; 8] = b"AtolEnd1";
 const SUFFIX: &str = ".segment";
@@ -89,9 +93,15 @@ struct Filling {
     pending: usize,
     /// Up to where the disk was told to begin.
     begun: u64,
-    entries: Vec<Option<Entry>>,
+    entries: Entries,
     purge: u64,
 }
+
+/// What the records written so far say, `None` for one that counts for nothing. In blocks of one size: what a sealed
+/// segment gives back, the next takes, where vectors that grow left holes of every size behind. [measured: 225 MB
+/// resident after two million small objects, of which the index has 28, against 54]
+#[derive(Default)]
+struct Entries(Vec<Vec<Option<Entry>>>);
 
 /// Space for one record in a segment.
 #[derive(Clone, Copy, Debug)]
@@ -142,8 +152,7 @@ impl Segment {
         }
         entry.offset = u32::try_from(filling.next / UNIT).ok()?;
         entry.length = u32::try_from(length).ok()?;
-        let reserved = Reserved { offset: entry.offset, slot: filling.entries.len() };
-        filling.entries.push(Some(entry));
+        let reserved = Reserved { offset: entry.offset, slot: filling.entries.push(entry) };
         filling.next = end.next_multiple_of(UNIT);
         filling.footer = footer;
         filling.pending += 1;
@@ -154,8 +163,8 @@ impl Segment {
     /// Says that a reserved record was written, or was not and counts for nothing. True: seal the segment now.
     pub(crate) fn complete(&self, reserved: Reserved, written: bool) -> bool {
         let mut filling = self.filling();
-        if !written && let Some(entry) = filling.entries.get_mut(reserved.slot) {
-            *entry = None;
+        if !written {
+            filling.entries.forget(reserved.slot);
         }
         filling.pending -= 1;
         let (begun, next) = (filling.begun, filling.next);
@@ -174,9 +183,7 @@ impl Segment {
 
     /// Takes back what a complete record said: it lost its place to another. Too late once sealed.
     pub(crate) fn disown(&self, reserved: Reserved) {
-        if let Some(entry) = self.filling().entries.get_mut(reserved.slot) {
-            *entry = None;
-        }
+        self.filling().entries.forget(reserved.slot);
     }
 
     /// Gives out no more space. True: seal the segment now.
@@ -187,20 +194,27 @@ impl Segment {
 
     /// Writes the footer and syncs the file. Entries stay in RAM if that fails.
     pub(crate) fn seal(&self) -> io::Result<()> {
-        let footer = {
+        let parts = {
             let filling = self.filling();
-            Footer { entries: filling.entries.iter().flatten().copied().collect(), purge: filling.purge }
+            footer_parts(filling.entries.iter(), filling.purge, &self.header)
         };
-        self.write_footer(&footer)?;
-        self.filling().entries = Vec::new();
+        self.write_parts(&parts)?;
+        self.filling().entries = Entries::default();
         Ok(())
     }
 
     /// Writes a footer and syncs the file.
     pub(crate) fn write_footer(&self, footer: &Footer) -> io::Result<()> {
-        let bytes = footer.encode(&self.header);
-        let at = self.header.size.checked_sub(bytes.len() as u64).ok_or(io::ErrorKind::InvalidData)?;
-        self.file.write_at(&bytes, at)?;
+        self.write_parts(&footer_parts(footer.entries.iter(), footer.purge, &self.header))
+    }
+
+    fn write_parts(&self, parts: &[Vec<u8>]) -> io::Result<()> {
+        let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
+        let mut at = self.header.size.checked_sub(length).ok_or(io::ErrorKind::InvalidData)?;
+        for part in parts {
+            self.file.write_at(part, at)?;
+            at += part.len() as u64;
+        }
         self.file.sync()
     }
 
@@ -209,7 +223,7 @@ impl Segment {
         {
             let filling = self.filling();
             if filling.open || !filling.entries.is_empty() {
-                let entries = filling.entries.iter().flatten().copied().collect();
+                let entries = filling.entries.iter().copied().collect();
                 return Ok(Some(Footer { entries, purge: filling.purge }));
             }
         }
@@ -234,6 +248,33 @@ impl Segment {
 
     fn filling(&self) -> MutexGuard<'_, Filling> {
         self.filling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entries {
+    /// Adds one; its slot.
+    fn push(&mut self, entry: Entry) -> usize {
+        if self.0.last().is_none_or(|block| block.len() == BLOCK) {
+            self.0.push(Vec::with_capacity(BLOCK));
+        }
+        if let Some(last) = self.0.last_mut() {
+            last.push(Some(entry));
+        }
+        self.0.len().saturating_sub(1) * BLOCK + self.0.last().map_or(0, |last| last.len().saturating_sub(1))
+    }
+
+    fn forget(&mut self, slot: usize) {
+        if let Some(entry) = self.0.get_mut(slot / BLOCK).and_then(|block| block.get_mut(slot % BLOCK)) {
+            *entry = None;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.0.iter().flatten().flatten()
     }
 }
 
@@ -293,23 +334,6 @@ impl Entry {
 }
 
 impl Footer {
-    /// The entries and the trailer, as they stand at the end of the file.
-    pub(crate) fn encode(&self, header: &SegmentHeader) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity((self.entries.len() + 2) * ENTRY);
-        self.entries.iter().for_each(|entry| entry.encode(&mut bytes));
-        let mut trailer = Vec::with_capacity(TRAILER);
-        trailer.extend_from_slice(TRAILER_MAGIC);
-        trailer.extend_from_slice(&header.number.to_le_bytes());
-        trailer.extend_from_slice(&header.salt.to_le_bytes());
-        trailer.extend_from_slice(&u32::try_from(bytes.len() / ENTRY).unwrap_or(u32::MAX).to_le_bytes());
-        trailer.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
-        trailer.extend_from_slice(&self.purge.to_le_bytes());
-        trailer.extend_from_slice(&[0; 4]);
-        trailer.extend_from_slice(&crc32fast::hash(&trailer).to_le_bytes());
-        bytes.extend_from_slice(&trailer);
-        bytes
-    }
-
     /// How many bytes of entries stand before this trailer, the checksum they have, and the newest purge.
     fn decode_trailer(bytes: &[u8], header: &SegmentHeader) -> Result<(usize, u32, u64), DecodeError> {
         let mut cursor = Cursor(checked::<TRAILER>(bytes)?);
@@ -339,6 +363,34 @@ impl Footer {
         }
         Ok(entries)
     }
+}
+
+/// The entries and the trailer, as they stand at the end of the file, in parts.
+fn footer_parts<'e>(entries: impl Iterator<Item = &'e Entry>, purge: u64, header: &SegmentHeader) -> Vec<Vec<u8>> {
+    let (mut parts, mut part) = (Vec::new(), Vec::with_capacity(PART));
+    let (mut sum, mut length) = (crc32fast::Hasher::new(), 0);
+    for entry in entries {
+        if part.len() + 2 * ENTRY > PART {
+            sum.update(&part);
+            length += part.len();
+            parts.push(std::mem::replace(&mut part, Vec::with_capacity(PART)));
+        }
+        entry.encode(&mut part);
+    }
+    sum.update(&part);
+    length += part.len();
+    let mut trailer = Vec::with_capacity(TRAILER);
+    trailer.extend_from_slice(TRAILER_MAGIC);
+    trailer.extend_from_slice(&header.number.to_le_bytes());
+    trailer.extend_from_slice(&header.salt.to_le_bytes());
+    trailer.extend_from_slice(&u32::try_from(length / ENTRY).unwrap_or(u32::MAX).to_le_bytes());
+    trailer.extend_from_slice(&sum.finalize().to_le_bytes());
+    trailer.extend_from_slice(&purge.to_le_bytes());
+    trailer.extend_from_slice(&[0; 4]);
+    trailer.extend_from_slice(&crc32fast::hash(&trailer).to_le_bytes());
+    part.extend_from_slice(&trailer);
+    parts.push(part);
+    parts
 }
 
 /// The footer of a file; `None` if it has no sound one.
@@ -384,6 +436,10 @@ mod tests {
         Footer { entries: vec![plain, Entry { offset: 17, kind: Kind::Freshen, replaces, ..plain }], purge: 8 }
     }
 
+    fn encode(footer: &Footer, header: &SegmentHeader) -> Vec<u8> {
+        footer_parts(footer.entries.iter(), footer.purge, header).concat()
+    }
+
     fn decode(bytes: &[u8]) -> Result<Footer, DecodeError> {
         let trailer = bytes.len().checked_sub(TRAILER).ok_or(DecodeError::Short)?;
         let (length, sum, purge) = Footer::decode_trailer(&bytes[trailer..], &HEADER)?;
@@ -394,7 +450,7 @@ mod tests {
     #[test]
     fn header_and_footer_are_read_as_they_were_written_and_no_flipped_bit_passes() {
         assert_eq!(SegmentHeader::decode(&HEADER.encode()), Ok(HEADER));
-        let bytes = footer().encode(&HEADER);
+        let bytes = encode(&footer(), &HEADER);
         assert_eq!(decode(&bytes), Ok(footer()));
         for bit in 0..bytes.len() * 8 {
             let mut flipped = bytes.clone();
@@ -409,8 +465,28 @@ mod tests {
     }
 
     #[test]
+    fn a_footer_of_many_parts_is_read_as_it_was_written_without_what_was_forgotten() {
+        let mut entries = Entries::default();
+        for n in 1..=5000 {
+            let replaces = Place { segment: u64::from(n % 2), offset: n };
+            let slot = entries.push(Entry { offset: n, replaces, ..footer().entries[0] });
+            assert_eq!(slot + 1, n as usize);
+        }
+        [0, 1023, 1024, 4999].into_iter().for_each(|slot| entries.forget(slot));
+        let kept: Vec<Entry> = entries.iter().copied().collect();
+        assert_eq!(kept.len(), 4996);
+        let header = SegmentHeader { size: 1 << 20, ..HEADER };
+        let parts = footer_parts(entries.iter(), 8, &header);
+        assert!(parts.len() > 1 && parts.iter().all(|part| part.len() <= PART + TRAILER));
+        let bytes = parts.concat();
+        let (length, sum, purge) = Footer::decode_trailer(&bytes[bytes.len() - TRAILER..], &header).unwrap();
+        assert_eq!((length, purge), (bytes.len() - TRAILER, 8));
+        assert_eq!(Footer::decode_entries(&bytes[..length], sum), Ok(kept));
+    }
+
+    #[test]
     fn the_layout_does_not_change_by_accident() {
-        let bytes = [HEADER.encode().to_vec(), footer().encode(&HEADER)].concat();
+        let bytes = [HEADER.encode().to_vec(), encode(&footer(), &HEADER)].concat();
         let lines: Vec<String> =
             bytes.chunks(16).map(|line| line.iter().map(|byte| format!("{byte:02x}")).collect()).collect();
         expect![[r#"
@@ -448,7 +524,7 @@ mod tests {
             drop(Footer::decode_entries(bytes, crc32fast::hash(bytes)));
             let mut trailer = bytes.to_vec();
             trailer.resize(TRAILER - 4, 0);
-            trailer[..24].copy_from_slice(&footer().encode(&HEADER)[72..96]);
+            trailer[..24].copy_from_slice(&encode(&footer(), &HEADER)[72..96]);
             trailer.extend_from_slice(&crc32fast::hash(&trailer).to_le_bytes());
             if let Ok((length, ..)) = Footer::decode_trailer(&trailer, &HEADER) {
                 assert!(length < 4096);
