@@ -8,12 +8,12 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use atoll_overlay::Key;
-use atoll_store::{Object, Partial, ReadError};
+use atoll_store::{Object, Partial, PurgeNumber, ReadError};
 use bytes::Bytes;
 use tokio::sync::watch;
 
@@ -38,6 +38,8 @@ pub(crate) struct Flight {
     progress: watch::Sender<Progress>,
     waiters: AtomicUsize,
     overtaken: AtomicBool,
+    /// The store's purge number when its request began.
+    born: AtomicU64,
 }
 
 /// How far it is.
@@ -185,6 +187,11 @@ impl Lead {
         }
     }
 
+    /// Its request begins now, at this purge number.
+    pub(crate) fn began(&self, born: PurgeNumber) {
+        self.flight.born.store(born.0, Ordering::SeqCst);
+    }
+
     /// The source lives.
     pub(crate) fn beat(&self) {
         self.flight.progress.send_modify(|progress| progress.beats += 1);
@@ -212,7 +219,7 @@ impl Lead {
 
     /// Whether the answer may no longer be stored.
     pub(crate) fn is_overtaken(&self) -> bool {
-        self.flight.overtaken.load(Ordering::SeqCst)
+        self.flight.is_overtaken()
     }
 
     /// Ends the flight: new requests look in the store again.
@@ -244,6 +251,11 @@ impl Drop for Lead {
 }
 
 impl Flight {
+    /// Whether the answer may no longer be stored.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        self.overtaken.load(Ordering::SeqCst)
+    }
+
     /// What others can be told of the copy so far.
     pub(crate) fn reference(&self) -> Reference {
         let progress = self.progress.borrow();
@@ -269,6 +281,11 @@ impl Waiter {
         let before = flight.waiters.fetch_add(1, Ordering::Relaxed);
         let waiter = Self { flight: Arc::clone(flight), progress: flight.progress.subscribe() };
         (before < limit).then_some(waiter)
+    }
+
+    /// The store's purge number when the flight's request began.
+    pub(crate) fn born(&self) -> PurgeNumber {
+        PurgeNumber(self.flight.born.load(Ordering::SeqCst))
     }
 
     /// Waits for the head, or for the end if there is none.
