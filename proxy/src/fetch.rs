@@ -330,7 +330,8 @@ impl Fetch {
             return End::Failed(Failure::Internal);
         }
         self.cache.recovered(self.wanted.key);
-        if meta.status == StatusCode::PARTIAL_CONTENT {
+        // What a purge took meanwhile is no copy to name to others.
+        if meta.status == StatusCode::PARTIAL_CONTENT || self.cache.purges.took(self.born, &meta) {
             return End::Whole;
         }
         self.keeper.whole(self.wanted.key, Reference::whole_of(&meta), self.fresh_for(&meta));

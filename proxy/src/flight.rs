@@ -38,6 +38,7 @@ pub(crate) struct Flight {
     progress: watch::Sender<Progress>,
     waiters: AtomicUsize,
     overtaken: AtomicBool,
+    given_up: AtomicBool,
     /// The store's purge number when its request began.
     born: AtomicU64,
 }
@@ -139,6 +140,13 @@ impl Flights {
         }
     }
 
+    /// A purge has taken what this flight brings: nobody joins it any more. The store knows what to do with what comes.
+    pub(crate) fn give_up(&self, waiter: &Waiter) {
+        waiter.flight.given_up.store(true, Ordering::SeqCst);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, flight| !Arc::ptr_eq(flight, &waiter.flight));
+    }
+
     /// Joins the flight under a key, if there is one.
     pub(crate) fn find(&self, key: Key) -> Option<Waiter> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -219,7 +227,7 @@ impl Lead {
 
     /// Whether the answer may no longer be stored.
     pub(crate) fn is_overtaken(&self) -> bool {
-        self.flight.is_overtaken()
+        self.flight.overtaken.load(Ordering::SeqCst)
     }
 
     /// Ends the flight: new requests look in the store again.
@@ -251,9 +259,9 @@ impl Drop for Lead {
 }
 
 impl Flight {
-    /// Whether the answer may no longer be stored.
-    pub(crate) fn is_overtaken(&self) -> bool {
-        self.overtaken.load(Ordering::SeqCst)
+    /// Whether nobody else may have what it brings.
+    pub(crate) fn is_for_few(&self) -> bool {
+        self.overtaken.load(Ordering::SeqCst) || self.given_up.load(Ordering::SeqCst)
     }
 
     /// What others can be told of the copy so far.

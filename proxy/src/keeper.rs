@@ -170,7 +170,7 @@ async fn keep(held: Arc<Held>, superseded: watch::Sender<Option<Value>>) {
         sleep(peers.beat).await;
         let (lease, announced, key) = {
             let mut state = held.state();
-            if held.flight.is_overtaken() {
+            if held.flight.is_for_few() {
                 // Nobody else may have it: its lease lapses, and whoever asks next fetches anew.
                 state.lease = None;
                 state.announced = false;

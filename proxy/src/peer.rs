@@ -8,8 +8,8 @@
 //! Atoll-Validator: HEX       of which copy
 //! ```
 //!
-//! The answer is 200 with frames ([`crate::frames`]) and, as `Atoll-Purges`, the purges its sender has applied; or 404: neither a copy nor a fetch under way. A peer answers for what it has
-//! and never asks anybody on the asker's behalf.
+//! The answer is 200 with frames ([`crate::frames`]) and, as `Atoll-Purges`, the purges its sender has applied; or 404: neither a
+//! copy nor a fetch under way. A peer answers for what it has and never asks anybody on the asker's behalf.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

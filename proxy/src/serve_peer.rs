@@ -81,7 +81,7 @@ impl Asked {
 async fn whole(cache: &Cache, asked: &Asked) -> Option<(Object, Meta)> {
     let object = cache.store.get(&store_key(asked.key)).await?;
     let meta = Meta::decode_stored(&object.head().metadata)?;
-    let good = asked.fits(&meta) && !object.soft_purged() && meta.digest.is_some();
+    let good = asked.fits(&meta) && !object.soft_purged() && !cache.purges.doubts(&meta) && meta.digest.is_some();
     (good && !fresh_for(cache, None, &meta).is_zero()).then_some((object, meta))
 }
 
@@ -206,7 +206,7 @@ impl Following {
     fn head(&mut self, answer: &Arc<Answer>) -> Bytes {
         let from = self.asked.from.map_or(0, |(from, _)| from);
         if self.cache.purges.took(self.waiter.born(), &answer.meta) {
-            self.cache.flights.overtake(self.asked.key);
+            self.cache.flights.give_up(&self.waiter);
             return Frame::Abort(Abort::Broken).head();
         }
         match &answer.content {

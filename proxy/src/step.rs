@@ -354,7 +354,7 @@ impl Turn<'_> {
         }
         if collapsed && cache.purges.took(waiter.born(), &answer.meta) {
             // It was asked for before a purge that means it, and is for those who came before that too.
-            cache.flights.overtake(self.wanted.key);
+            cache.flights.give_up(&waiter);
             return None;
         }
         if !answer.varies_by.is_empty() && self.wanted.variant(&answer.varies_by) != answer.key {

@@ -50,7 +50,11 @@ pub struct PurgeReport {
     pub hard: bool,
     /// Seconds since it was made, by this node's clock.
     pub age: u64,
-    /// The nodes that are to apply it, as far as this node knows, itself included.
+    /// How many nodes are to apply it, as far as this node knows, itself included.
+    pub known: usize,
+    /// How many of these have said that they have.
+    pub applied: usize,
+    /// These nodes, the missing ones first; of very many only some.
     pub nodes: Vec<NodeAck>,
 }
 
@@ -67,9 +71,10 @@ pub struct NodeAck {
 }
 
 impl PurgeReport {
-    /// The nodes that have not applied it, as far as is known.
-    pub fn missing(&self) -> impl Iterator<Item = &NodeAck> {
-        self.nodes.iter().filter(|node| !node.applied)
+    /// How many nodes have not said that they applied it.
+    #[must_use]
+    pub const fn missing(&self) -> usize {
+        self.known.saturating_sub(self.applied)
     }
 }
 
@@ -114,7 +119,8 @@ impl Proxy {
     pub fn purges(&self, most: usize) -> Vec<PurgeReport> {
         let purges = &self.cache.purges;
         let entries: Vec<Entry> = purges.ledger().iter().rev().take(most).cloned().collect();
-        entries.iter().map(|entry| purges.report(entry)).collect()
+        let audience = purges.audience();
+        entries.iter().map(|entry| purges.report(entry, &audience, LISTED_EACH)).collect()
     }
 
     /// What is known of purges, as bytes for the next start.
@@ -149,33 +155,36 @@ pub(super) async fn order(
     }
     let entry =
         purges.ledger().iter().rev().find(|entry| (entry.purge.number, entry.signer) == (number, signer)).cloned();
-    Ok(entry.map(|entry| purges.report(&entry)).unwrap_or_default())
+    Ok(entry.map(|entry| purges.report(&entry, &purges.audience(), LISTED)).unwrap_or_default())
 }
 
 impl Purges {
-    fn report(&self, entry: &Entry) -> PurgeReport {
+    /// What is known of a purge among these others; at most so many nodes are listed, those without it first.
+    fn report(&self, entry: &Entry, audience: &[NodeId], listed: usize) -> PurgeReport {
         let (signer, number) = (entry.signer, entry.purge.number);
-        let (me, here) = (self.index.me().id, self.heads());
-        let audience = self.audience();
         let others = self.step.others();
-        let has = |heads: &super::ledger::Heads| heads.get(&signer).is_some_and(|head| *head >= number);
-        let ack = |node: NodeId| {
-            let heard = others.get(&node);
+        let ack = |node: &NodeId| {
+            let heard = others.get(node);
             NodeAck {
                 node: node.to_string(),
-                applied: heard.is_some_and(|heard| has(&heard.heads)),
+                applied: heard.is_some_and(|heard| heard.heads.get(&signer).is_some_and(|head| *head >= number)),
                 heard: heard.map(|heard| heard.at.elapsed().as_secs()),
             }
         };
-        // What is in force here beyond a gap is in force.
-        let own = NodeAck { node: me.to_string(), applied: true, heard: Some(0) };
-        debug_assert!(has(&here) || self.ledger().has_gap(), "an entry is applied before it is added");
+        // An entry is applied here before it is added.
+        let own = NodeAck { node: self.index.me().id.to_string(), applied: true, heard: Some(0) };
+        let mut nodes: Vec<NodeAck> = std::iter::once(own).chain(audience.iter().map(ack)).collect();
+        let (known, applied) = (nodes.len(), nodes.iter().filter(|node| node.applied).count());
+        nodes.sort_by_key(|node| node.applied);
+        nodes.truncate(listed);
         PurgeReport {
             purge: format!("{signer}-{number}"),
             what: entry.purge.selector.to_string(),
             hard: entry.purge.hard,
             age: unix_millis(clock::now()).saturating_sub(number) / 1_000,
-            nodes: std::iter::once(own).chain(audience.into_iter().map(ack)).collect(),
+            known,
+            applied,
+            nodes,
         }
     }
 }
@@ -221,3 +230,9 @@ pub(crate) fn origin_url(cache: &Cache, text: &str) -> Result<OriginUrl, UrlErro
         None => OriginUrl::parse(&text),
     }
 }
+
+/// Nodes listed in the report on one purge.
+const LISTED: usize = 4_096;
+
+/// The same where many purges are listed.
+const LISTED_EACH: usize = 64;

@@ -136,7 +136,8 @@ impl Purges {
             }
             Err(error) => {
                 metrics::counter!("atoll_purges_refused_total").increment(1);
-                tracing::warn!(%error, "a purge is not taken");
+                // No louder: whoever makes noise shall not fill the log.
+                tracing::debug!(%error, "a purge is not taken");
             }
         }
     }

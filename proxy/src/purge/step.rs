@@ -57,9 +57,7 @@ impl Step {
         let now = unix_millis(clock::now()) / 1_000;
         let unknown = match known {
             None if holds => Some("there is a store without the purges known to it"),
-            Some(synced) if synced > 0 && synced.saturating_add(config.keep.as_secs()) < now => {
-                Some("this node was away for longer than purges are kept")
-            }
+            Some(synced) if synced > 0 && synced.saturating_add(config.keep.as_secs()) < now => Some(AWAY),
             Some(_) | None => None,
         };
         let sure = unknown.is_none() && known.unwrap_or(0) == 0;
@@ -86,9 +84,8 @@ impl Step {
 
     /// Whether a copy of this age is to be confirmed.
     pub(super) fn doubts(&self, received: SystemTime, young: Duration) -> bool {
-        let now = self.now();
-        now >= self.sure_until.load(Ordering::Relaxed)
-            && clock::now().duration_since(received).is_ok_and(|age| age >= young)
+        let until = self.sure_until.load(Ordering::Relaxed);
+        until != u64::MAX && self.now() >= until && clock::now().duration_since(received).is_ok_and(|age| age >= young)
     }
 
     fn in_doubt(&self) -> bool {
@@ -172,6 +169,9 @@ impl Purges {
         *lock(&self.step.unknown) = None;
         if self.step.synced() == 0 {
             self.step.sure_until.store(u64::MAX, Ordering::Relaxed);
+        } else {
+            // Whatever was missed until now no longer matters.
+            self.step.synced.store(unix_millis(clock::now()) / 1_000, Ordering::Relaxed);
         }
         true
     }
@@ -186,6 +186,11 @@ impl Purges {
             return;
         }
         *lock(&self.step.company) = Instant::now();
+        let (synced, now) = (self.step.synced(), unix_millis(clock::now()) / 1_000);
+        if synced > 0 && synced.saturating_add(self.config.keep.as_secs()) < now {
+            *lock(&self.step.unknown) = Some(AWAY);
+            return self.step.hurry();
+        }
         for _ in 0..TRIES {
             let Some(peer) = peers.choose(&mut rand::rng()).copied() else { break };
             if self.exchange(peer).await {
@@ -319,6 +324,8 @@ impl Purges {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+const AWAY: &str = "this node was away for longer than purges are kept";
 
 /// Between two attempts of a node in doubt.
 const IN_DOUBT: Duration = Duration::from_millis(200);

@@ -105,7 +105,7 @@ pub(crate) fn heads_in(fields: &HeaderMap) -> Heads {
 
 /// The purges that a head brings, still signed.
 pub(super) fn pushed(fields: &HeaderMap) -> Vec<Vec<u8>> {
-    fields.get_all(&ATOLL_PURGE).iter().filter_map(|value| unhex(value.as_bytes())).collect()
+    fields.get_all(&ATOLL_PURGE).iter().take(PUSHES).filter_map(|value| unhex(value.as_bytes())).collect()
 }
 
 /// As many of these as go with one request.
@@ -193,6 +193,9 @@ const ANSWER: usize = 256 << 10;
 
 /// Bytes of purges that go with one question; doubled as digits, well below any limit on heads.
 const PUSHED: usize = 3 << 10;
+
+/// Purges read from one question: each costs a signature's check.
+const PUSHES: usize = 16;
 
 /// Signers read from one side.
 const SIGNERS: usize = 1_024;

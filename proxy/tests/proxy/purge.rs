@@ -11,7 +11,11 @@ use std::{
 use atoll_overlay::{Index as _, Level, Roles};
 use atoll_proxy::{Config, Proxy, PurgeTarget};
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::Semaphore,
+};
 
 use crate::support::{Do, Net, Origin, alone, config_for, config_site, exchange, get, get_with, ok, soon, until};
 
@@ -65,7 +69,7 @@ async fn a_tag_is_purged_at_every_node_with_all_variants_and_nothing_else_is() {
     for (round, hard) in [(1, false), (2, true)] {
         now.store(round, Ordering::SeqCst);
         let everything = soon(proxies[0].purge(PurgeTarget::All, true, Duration::from_secs(10))).await.unwrap();
-        assert_eq!(everything.missing().count(), 0);
+        assert_eq!(everything.missing(), 0);
         for (path, _) in paths {
             for proxy in &proxies {
                 for accept in ["text/html", "image/png"] {
@@ -75,7 +79,7 @@ async fn a_tag_is_purged_at_every_node_with_all_variants_and_nothing_else_is() {
         }
         now.store(round + 10, Ordering::SeqCst);
         let report = soon(proxies[round - 1].purge(tag("a"), hard, Duration::from_secs(10))).await.unwrap();
-        assert_eq!((report.nodes.len(), report.missing().count(), report.hard), (3, 0, hard));
+        assert_eq!((report.known, report.missing(), report.hard), (3, 0, hard));
         for (path, purged) in paths {
             let expect = if purged { round + 10 } else { round };
             for proxy in &proxies {
@@ -93,13 +97,10 @@ async fn a_fill_under_way_is_beaten() {
     let gate = Arc::new(Semaphore::new(0));
     let held = Arc::clone(&gate);
     let origin = Origin::start(move |number, _| {
-        let fields = "Cache-Control: max-age=3600\r\nCache-Groups: \"a\"\r\n";
-        let mut steps = ok(fields, &Bytes::from(format!("{number}, and more")));
-        match number {
-            // The first stops before its head, the second after it.
-            0 => steps.insert(0, Do::Wait(Arc::clone(&held))),
-            1 => steps.insert(1, Do::Wait(Arc::clone(&held))),
-            _ => {}
+        let mut steps = ok("Cache-Control: max-age=3600\r\nCache-Groups: \"a\"\r\n", &Bytes::from(number.to_string()));
+        // The first stops before its head, the third after it.
+        if number == 0 || number == 2 {
+            steps.insert(number / 2, Do::Wait(Arc::clone(&held)));
         }
         steps
     })
@@ -108,36 +109,40 @@ async fn a_fill_under_way_is_beaten() {
     net.acquainted.store(true, Ordering::SeqCst);
     let one = Arc::new(net.proxy(1, quick(&origin)).await);
     let two = net.proxy(2, quick(&origin)).await;
-    for began in 0..2 {
+    let later = |path: &'static str| {
         let (proxy, host) = (Arc::clone(&one), origin.host());
-        let before = tokio::spawn(async move { get(&proxy, &host, "/").await.body });
-        until(|| origin.count() == began + 1).await;
-        if began == 1 {
-            until(|| one.stats().flights == 1).await;
-        }
-        soon(two.purge(tag("a"), true, Duration::from_secs(10))).await.unwrap();
-        // Those who come after the purge join the fetch, if they find it, and are sent on as soon as it is known what it brings.
-        let (proxy, host) = (Arc::clone(&one), origin.host());
-        let after = tokio::spawn(async move { get(&proxy, &host, "/").await.body });
-        until(|| one.stats().requests >= 1).await;
-        gate.add_permits(1);
-        assert_eq!(soon(before).await.unwrap(), format!("{began}, and more").as_bytes());
-        let after = String::from_utf8(soon(after).await.unwrap()).unwrap();
-        if began == 0 {
-            // The one that came after asked anew: that is the fetch that stops after its head.
-            gate.add_permits(1);
-        }
-        assert_ne!(after, format!("{began}, and more"), "{after}");
-        until(|| one.stats().flights == 0).await;
-        for proxy in [&*one, &two] {
-            let later = String::from_utf8(get(proxy, &origin.host(), "/").await.body).unwrap();
-            assert_ne!(later, format!("{began}, and more"));
-        }
-        if began == 0 {
-            soon(two.purge(PurgeTarget::All, true, Duration::from_secs(10))).await.unwrap();
-            break;
-        }
+        tokio::spawn(async move { get(&proxy, &host, path).await.body })
+    };
+    // Nobody knows yet that what comes carries the tag.
+    let before = later("/x");
+    until(|| origin.count() == 1).await;
+    soon(two.purge(tag("a"), true, Duration::from_secs(10))).await.unwrap();
+    let after = later("/x");
+    gate.add_permits(1);
+    assert_eq!((soon(before).await.unwrap(), soon(after).await.unwrap()), (b"0".to_vec(), b"1".to_vec()));
+    until(|| one.stats().flights == 0).await;
+    for proxy in [&*one, &two] {
+        assert_eq!(get(proxy, &origin.host(), "/x").await.body, b"1");
     }
+    // The head is there, with the tag.
+    let mut before = TcpStream::connect(one.local_addrs()[0]).await.unwrap();
+    let request = format!("GET /y HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", origin.host());
+    before.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        assert!(soon(before.read_buf(&mut seen)).await.unwrap() > 0);
+    }
+    soon(two.purge(tag("a"), false, Duration::from_secs(10))).await.unwrap();
+    assert_eq!(soon(later("/y")).await.unwrap(), b"3");
+    assert_eq!(soon(get(&two, &origin.host(), "/y")).await.body, b"3");
+    gate.add_permits(1);
+    soon(before.read_to_end(&mut seen)).await.unwrap();
+    assert!(seen.ends_with(b"\r\n\r\n2"));
+    until(|| one.stats().flights == 0).await;
+    for proxy in [&*one, &two] {
+        assert_eq!(get(proxy, &origin.host(), "/y").await.body, b"3");
+    }
+    assert_eq!(origin.count(), 4);
 }
 
 // C10, P03: a node that was cut off gives out nothing that was purged meanwhile, neither to clients nor to peers.
@@ -160,7 +165,7 @@ async fn a_node_that_was_cut_off_asks_the_origin_and_catches_up() {
     net.cut_off(3);
     now.store(2, Ordering::SeqCst);
     let report = soon(one.purge(tag("a"), true, Duration::from_millis(100))).await.unwrap();
-    assert_eq!(report.missing().count(), 2, "{report:?}");
+    assert_eq!(report.missing(), 2, "{report:?}");
     net.heal(2);
     // The index still names the second node's copy, which is refused.
     assert_eq!(edition(&one, &origin, "/a/x", "*/*").await, "2");
@@ -170,7 +175,7 @@ async fn a_node_that_was_cut_off_asks_the_origin_and_catches_up() {
     now.store(3, Ordering::SeqCst);
     assert_eq!(edition(&three, &origin, "/a/x", "*/*").await, "3", "again and again");
     net.heal(3);
-    until(|| one.purges(9).iter().all(|purge| purge.nodes.iter().filter(|node| node.applied).count() >= 2)).await;
+    until(|| one.purges(9).iter().all(|purge| purge.applied >= 2)).await;
     until(|| three.purges(9).len() == 1).await;
     // In step again it uses what it holds.
     soon(async {
@@ -190,10 +195,19 @@ async fn what_is_purged_survives_a_restart_and_a_store_without_it_is_revalidated
     let now = Arc::new(AtomicUsize::new(1));
     let origin = editions(&now).await;
     let folder = tempfile::tempdir().unwrap();
+    // The last hold on the directory goes with the last task of the proxy before.
     let open = async || {
         let config =
             atoll_store::Config { directory: Some(folder.path().to_owned()), ..atoll_store::Config::default() };
-        atoll_store::Store::open(config).await.unwrap()
+        soon(async {
+            loop {
+                match atoll_store::Store::open(config.clone()).await {
+                    Err(atoll_store::OpenError::Locked { .. }) => tokio::task::yield_now().await,
+                    opened => return opened.unwrap(),
+                }
+            }
+        })
+        .await
     };
     let start = |store, saved| {
         let alone = Arc::new(atoll_overlay::Alone::new(crate::support::info(0)));
@@ -207,6 +221,7 @@ async fn what_is_purged_survives_a_restart_and_a_store_without_it_is_revalidated
     proxy.purge(tag("a"), true, Duration::ZERO).await.unwrap();
     let saved = proxy.save_purges();
     proxy.stop().await;
+    drop(proxy);
     store.close().await;
     let store = open().await;
     let proxy = start(store.clone(), Some(saved));
@@ -214,6 +229,7 @@ async fn what_is_purged_survives_a_restart_and_a_store_without_it_is_revalidated
     assert_eq!(edition(&proxy, &origin, "/a/x", "*/*").await, "2");
     assert_eq!(edition(&proxy, &origin, "/b/x", "*/*").await, "1");
     proxy.stop().await;
+    drop(proxy);
     store.close().await;
     // The state directory is lost: nobody knows what was purged meanwhile.
     let proxy = start(open().await, None);
@@ -324,9 +340,9 @@ async fn purges_of_strangers_replays_and_noise_are_refused_and_room_is_bounded()
             "GET /purges HTTP/1.1\r\nHost: peer\r\nAtoll-Purges: \r\nAtoll-Purge: {text}\r\nConnection: close\r\n\r\n"
         );
         let mut stream = atoll_overlay::Streams::open(node, crate::support::info(1).id).await.unwrap();
-        tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
-        soon(tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer)).await.unwrap();
+        soon(stream.read_to_end(&mut answer)).await.unwrap();
         assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
     };
     let millis = |ahead: u64| {
