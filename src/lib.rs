@@ -32,6 +32,8 @@ pub mod explain;
 pub mod peer;
 pub mod store_command;
 
+pub mod purging;
+
 pub mod url_command;
 
 pub mod key;

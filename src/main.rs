@@ -9,15 +9,15 @@ use std::{
 use atoll::{
     admin::{self, ClientError},
     cli::{
-        CacheArgs, CheckArgs, Cli, Command, DemoArgs, ExplainArgs, KeyArgs, NodeArgs, SimArgs, StatusArgs, StoreArgs,
-        UrlArgs,
+        CacheArgs, CheckArgs, Cli, Command, DemoArgs, ExplainArgs, KeyArgs, NodeArgs, PurgeArgs, SimArgs, StatusArgs,
+        StoreArgs, UrlArgs,
     },
     config::{Config, LogConfig, NodeConfig},
     key,
     log::Log,
     manager,
     out::{complain, say},
-    peer, run, sim_command, store_command, url_command,
+    peer, purging, run, sim_command, store_command, url_command,
 };
 
 fn main() -> ExitCode {
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Command::Key(args) => key(&args),
         Command::Store(args) => store(&args),
         Command::Explain(args) => explain(&args),
+        Command::Purge(args) => purge(&args),
         Command::Sim(args) => sim(&args),
     }
 }
@@ -134,6 +135,17 @@ fn explain(args: &ExplainArgs) -> ExitCode {
     ask_node(args.socket.as_deref(), args.config.as_deref(), async |socket| {
         atoll::explain::explain(&socket, &args.name, args.from).await
     })
+}
+
+/// `atoll purge`
+fn purge(args: &PurgeArgs) -> ExitCode {
+    let mut done = true;
+    let asked = ask_node(args.socket.as_deref(), args.config.as_deref(), async |socket| {
+        let outcome = purging::purge(&socket, args).await?;
+        done = outcome.done;
+        Ok(outcome.told)
+    });
+    if done { asked } else { ExitCode::FAILURE }
 }
 
 /// Asks the node behind a socket, or the one that a configuration names, and prints what it says.

@@ -8,7 +8,7 @@ use atoll_overlay::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::out::plain;
+use crate::{out::plain, purging::Purger};
 
 /// The seam between the admin API and the node: the node implements it, the API knows no more.
 pub trait StatusSource: Send + Sync + 'static {
@@ -18,6 +18,11 @@ pub trait StatusSource: Send + Sync + 'static {
     /// How the answer to a name comes about for a client at an address, a fact a line; none if this node answers no DNS, or this
     /// is no name. Never waits.
     fn explain(&self, _name: &str, _from: IpAddr) -> Option<Vec<String>> {
+        None
+    }
+
+    /// What purges and shows copies; none if this node holds none.
+    fn purger(&self) -> Option<&dyn Purger> {
         None
     }
 
@@ -253,7 +258,8 @@ impl Neighbour {
 /// The roles as words.
 #[must_use]
 pub fn role_words(roles: Roles) -> Vec<String> {
-    let all = [(Roles::DNSSRV, "dnssrv"), (Roles::PROXY, "proxy"), (Roles::MANAGER, "manager")];
+    let all =
+        [(Roles::DNSSRV, "dnssrv"), (Roles::PROXY, "proxy"), (Roles::MANAGER, "manager"), (Roles::PURGE, "purge")];
     all.into_iter().filter(|(role, _)| roles.contain(*role)).map(|(_, word)| word.to_owned()).collect()
 }
 

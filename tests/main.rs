@@ -16,5 +16,6 @@ mod manager;
 mod manager_inputs;
 mod manager_storm;
 mod membership;
+mod purge;
 mod redirect;
 mod tidy;

@@ -73,8 +73,17 @@ impl Process {
 
     /// `/status` by the admin socket.
     pub(crate) async fn status(&self) -> Option<serde_json::Value> {
+        self.asked("/status").await
+    }
+
+    /// What the admin socket says to a path.
+    pub(crate) async fn admin(&self, path: &str) -> serde_json::Value {
+        self.asked(path).await.unwrap_or_else(|| panic!("no {path}:\n{}", self.log()))
+    }
+
+    async fn asked(&self, path: &str) -> Option<serde_json::Value> {
         let stream = UnixStream::connect(self.folder.join("state/admin.sock")).await.ok()?;
-        let request = Request::get("/status").header(header::HOST, "localhost").body(Empty::<Bytes>::new()).unwrap();
+        let request = Request::get(path).header(header::HOST, "localhost").body(Empty::<Bytes>::new()).unwrap();
         let answer = timeout(Duration::from_secs(5), exchange(stream, request)).await.ok()?.ok()?;
         (answer.status == StatusCode::OK).then(|| serde_json::from_slice(&answer.body).unwrap())
     }
@@ -265,17 +274,21 @@ pub(crate) struct Node {
 impl Network {
     /// Starts so many nodes, each in its own folder, and waits until everybody knows everybody.
     pub(crate) async fn start(folder: &Path, count: usize, origin: &Origin) -> Self {
+        Self::before(folder, count, origin.address).await
+    }
+
+    /// The same for an origin at this address.
+    pub(crate) async fn before(folder: &Path, count: usize, origin: SocketAddr) -> Self {
         let mut nodes = Vec::new();
         let mut seed = None;
         for number in 0..count {
-            let folder = folder.join(format!("node{number}"));
-            let process = Process::start(&folder, &config(&folder, seed.as_deref(), origin.address)).await;
-            let status = process.status().await.unwrap();
-            let http = listening(&status, "http").parse().unwrap();
-            seed.get_or_insert_with(|| listening(&status, "overlay"));
-            nodes.push(Node { process, http });
+            let node = Node::start(&folder.join(format!("node{number}")), seed.as_deref(), origin).await;
+            if seed.is_none() {
+                seed = Some(listening(&node.process.status().await.unwrap(), "overlay"));
+            }
+            nodes.push(node);
         }
-        let network = Self { nodes, host: format!("www.site.test.{}.nyud.example", origin.address.port()) };
+        let network = Self { nodes, host: format!("www.site.test.{}.nyud.example", origin.port()) };
         let acquainted = async || {
             for node in &network.nodes {
                 let status = node.process.status().await.unwrap_or_default();
@@ -287,6 +300,17 @@ impl Network {
         };
         eventually("every node knows every other", acquainted).await;
         network
+    }
+
+    /// A node of the network that had ended, started again in its folder; it finds the others by one that runs.
+    pub(crate) async fn again(&self, folder: &Path, number: usize, origin: SocketAddr) -> Node {
+        let mut seed = None;
+        for node in &self.nodes {
+            if let Some(status) = node.process.status().await {
+                seed = Some(listening(&status, "overlay"));
+            }
+        }
+        Node::start(&folder.join(format!("node{number}")), seed.as_deref(), origin).await
     }
 
     /// How many nodes have a fetch under way.
@@ -307,6 +331,14 @@ impl Network {
     }
 }
 
+impl Node {
+    async fn start(folder: &Path, seed: Option<&str>, origin: SocketAddr) -> Self {
+        let process = Process::start(folder, &config(folder, seed, origin)).await;
+        let status = process.status().await.unwrap();
+        Self { process, http: listening(&status, "http").parse().unwrap() }
+    }
+}
+
 /// A proxy on loopback that may fetch from this origin.
 fn config(folder: &Path, seed: Option<&str>, origin: SocketAddr) -> String {
     let bootstrap = seed.map_or_else(String::new, |seed| format!("bootstrap = [\"{seed}\"]\n"));
@@ -315,7 +347,8 @@ fn config(folder: &Path, seed: Option<&str>, origin: SocketAddr) -> String {
          addresses = [\"127.0.0.1\"]\ndrain_wait = \"0s\"\n{bootstrap}\n\
          [overlay]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n\n\
          [proxy]\nlisten = [\"127.0.0.1:0\"]\norigins = [\"www.site.test:{}\"]\n\
-         [proxy.hosts]\n\"www.site.test\" = [\"{}\"]\n",
+         [proxy.hosts]\n\"www.site.test\" = [\"{}\"]\n\n\
+         [admin]\nlisten = [\"127.0.0.1:0\"]\n",
         folder.display(),
         origin.port(),
         origin.ip(),
@@ -323,7 +356,7 @@ fn config(folder: &Path, seed: Option<&str>, origin: SocketAddr) -> String {
 }
 
 /// The first address of a service in a status.
-fn listening(status: &serde_json::Value, service: &str) -> String {
+pub(crate) fn listening(status: &serde_json::Value, service: &str) -> String {
     let all = status["listen"].as_array().unwrap();
     let of_service = all.iter().find(|listen| listen["service"] == service);
     of_service.unwrap_or_else(|| panic!("no {service} in {all:?}"))["address"].as_str().unwrap().to_owned()

@@ -13,7 +13,8 @@ use tokio::sync::broadcast;
 
 use crate::{
     Acquire, Acquired, Beat, ByteStream, Found, Index, IndexError, Key, Lease, Level, LevelInfo, Levels, Marker,
-    NodeId, NodeInfo, NodesQuery, Prefix, Put, Spread, Stored, StreamError, Streams,
+    NodeId, NodeInfo, NodesQuery, Prefix, Put, Roles, Spread, Stored, StreamError, Streams,
+    membership::{NotBelieved, Said, Statement, UnixTime, Unsaid},
 };
 
 /// An index of one. Its own pointers are of no use to itself, so `get` finds nothing and `acquire` grants, except where a
@@ -111,6 +112,20 @@ impl Index for Alone {
 
     fn spreads(&self) -> broadcast::Receiver<Spread> {
         self.spreads.subscribe()
+    }
+
+    /// A lone node has nobody to convince: its own id stands for a signature.
+    fn sign(&self, words: &[u8], _: Roles) -> Result<Bytes, Unsaid> {
+        if words.len() > Statement::WORDS {
+            return Err(Unsaid::TooLong { length: words.len() });
+        }
+        Ok([self.me().id.key().as_bytes(), words].concat().into())
+    }
+
+    fn believe(&self, signed: &[u8], _: Roles) -> Result<Said, NotBelieved> {
+        let signer = self.me().id;
+        let words = signed.strip_prefix(signer.key().as_bytes()).ok_or(NotBelieved::Foreign)?;
+        Ok(Said { signer, issued: UnixTime::default(), words: words.to_vec() })
     }
 }
 

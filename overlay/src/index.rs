@@ -8,7 +8,10 @@ use std::{net::IpAddr, time::Duration};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::{IndexError, Key, Level, NodeId, NodeInfo, Prefix, Roles};
+use crate::{
+    IndexError, Key, Level, NodeId, NodeInfo, Prefix, Roles,
+    membership::{NotBelieved, Said, Unsaid},
+};
 
 /// The distributed index as one node sees it. Cheap to call from many tasks.
 #[async_trait]
@@ -57,6 +60,20 @@ pub trait Index: Send + Sync {
     /// The records spread by any node, this one included, from now on and each once. A receiver that lags by more than 1,024
     /// records loses the oldest and is told so.
     fn spreads(&self) -> tokio::sync::broadcast::Receiver<Spread>;
+
+    /// Words of this node's under its signature, for `spread`: at most 700 bytes, and only what its certificate gives it the right
+    /// to. An index without keys has nobody sign.
+    fn sign(&self, words: &[u8], right: Roles) -> Result<Bytes, Unsaid> {
+        let _ = (words, right);
+        Err(Unsaid::NoKey)
+    }
+
+    /// Whose words these are, as `sign` made them at any node, if they are to be believed: the signature is theirs, and their
+    /// certificate gives them the right. In an open network everybody has every right.
+    fn believe(&self, signed: &[u8], right: Roles) -> Result<Said, NotBelieved> {
+        let _ = (signed, right);
+        Err(NotBelieved::Foreign)
+    }
 }
 
 /// A pointer to store.

@@ -65,6 +65,8 @@ impl Roles {
     pub const DNSSRV: Self = Self(2);
     /// Redirects downloads to peers.
     pub const MANAGER: Self = Self(4);
+    /// No service but a right that certificates give: every node believes what it purges.
+    pub const PURGE: Self = Self(8);
 
     /// Both sets together.
     #[must_use]
@@ -93,7 +95,7 @@ impl Roles {
     /// The set from bits; those unknown here are dropped.
     #[must_use]
     pub const fn from_bits(bits: u8) -> Self {
-        Self(bits & 7)
+        Self(bits & 15)
     }
 }
 

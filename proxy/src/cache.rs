@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use atoll_overlay::{Index, Key, NodeId, NodeInfo, Streams};
 use atoll_store::Store;
+use bytes::Bytes;
 use http::{HeaderMap, StatusCode, header};
 use tokio::sync::{Semaphore, watch};
 
@@ -17,6 +18,7 @@ use crate::{
     memory::Memory,
     meta::Meta,
     origin::{OriginClient, Upstream},
+    purge::Purges,
     reason::Failure,
     resolve::Resolver,
     site::{Own, Sites},
@@ -35,6 +37,8 @@ pub(crate) struct Cache {
     pub(crate) streams: Arc<dyn Streams>,
     pub(crate) origin: OriginClient,
     pub(crate) flights: Arc<Flights>,
+    /// What is no longer to be used.
+    pub(crate) purges: Arc<Purges>,
     pub(crate) announcer: Announcer,
     pub(crate) counters: Arc<Counters>,
     /// Where answers to clients are noted.
@@ -186,12 +190,15 @@ impl Cache {
         (index, streams, store): (Arc<dyn Index>, Arc<dyn Streams>, Store),
         log: Option<Arc<AccessLog>>,
         listening: Vec<SocketAddr>,
+        saved: Option<&Bytes>,
     ) -> Result<Self, (String, UrlError)> {
         let counters = Arc::new(Counters::default());
         let told = Arc::clone(&index);
         let own = Arc::new(move || own_addresses(told.as_ref(), &listening));
         let resolver = Resolver::new(&config, own);
         let remembered = config.limits.remembered;
+        let joined = (Arc::clone(&index), Arc::clone(&streams), store.clone());
+        let purges = Arc::new(Purges::new(&config.purges, joined, saved));
         Ok(Self {
             zone: Zone::new(&config.zone).map_err(|error| ("zone".to_owned(), error))?,
             sites: Arc::new(Sites::new(&config)?),
@@ -208,6 +215,7 @@ impl Cache {
             shunned: Memory::new(remembered),
             counters,
             log,
+            purges,
             store,
             index,
             streams,
@@ -277,7 +285,12 @@ pub(crate) const fn store_key(key: Key) -> atoll_store::Key {
 
 /// A site's directory in the store: the first bytes of its host's key.
 pub(crate) fn directory(url: &OriginUrl) -> u64 {
-    let key = Key::of(url.host().as_bytes());
+    directory_of(url.host())
+}
+
+/// The directory of a host.
+pub(crate) fn directory_of(host: &str) -> u64 {
+    let key = Key::of(host.as_bytes());
     key.as_bytes().first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first))
 }
 

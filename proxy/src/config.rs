@@ -10,7 +10,15 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{cache, error::StartError, guard::Range, limits::Limits, site::Sites, url::Zone};
+use crate::{
+    cache,
+    error::StartError,
+    guard::Range,
+    limits::Limits,
+    purge::Purging,
+    site::Sites,
+    url::{UrlError, Zone},
+};
 
 /// Everything the proxy may be told.
 #[derive(Debug, Clone, Deserialize)]
@@ -54,6 +62,8 @@ pub struct Config {
     pub freshness: FreshnessConfig,
     /// How peers are used.
     pub peers: Peers,
+    /// How purges are passed on and kept.
+    pub purges: Purging,
 }
 
 impl Default for Config {
@@ -76,6 +86,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             freshness: FreshnessConfig::default(),
             peers: Peers::default(),
+            purges: Purging::default(),
         }
     }
 }
@@ -90,6 +101,12 @@ impl Config {
             return Err(StartError::NoCertificate);
         }
         cache::OriginRules::new(&self.origins).map_err(setting)?;
+        if let Some(wrong) = self.purges.believed.iter().find(|id| id.parse::<atoll_overlay::Key>().is_err()) {
+            return Err(StartError::Setting {
+                setting: "purges.believed".to_owned(),
+                source: UrlError::Malformed(wrong.clone()),
+            });
+        }
         Ok(())
     }
 }

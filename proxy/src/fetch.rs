@@ -12,7 +12,7 @@ use std::{
 };
 
 use atoll_overlay::{Key, Marker, NodeId, Value};
-use atoll_store::{Head, PurgeNumber, StoreError, Tags, Writer};
+use atoll_store::{Head, PurgeNumber, StoreError, Writer};
 use bytes::Bytes;
 use http::StatusCode;
 
@@ -25,6 +25,7 @@ use crate::{
     keeper::Keeper,
     meta::Meta,
     peer::{PeerFill, PeerRequest},
+    purge,
     reason::{Failure, Source},
     reference::Reference,
     seek::{Seek, Step},
@@ -108,7 +109,7 @@ pub(crate) enum Outcome {
 impl Fetch {
     async fn run(&mut self, request: PeerRequest) -> End {
         if self.mode != Mode::Shared {
-            self.born = self.cache.store.purge_number();
+            self.begins();
             return match self.ask_origin().await {
                 Outcome::End(end) => end,
                 // Without a lease nothing is given way to.
@@ -159,11 +160,16 @@ impl Fetch {
     /// Seeks on; a purge that comes after this moment is newer than what is found.
     async fn step(&mut self, seek: &mut Seek) -> Step {
         if self.filling.is_none() {
-            self.born = self.cache.store.purge_number();
+            self.begins();
         }
         let step = seek.next().await;
         self.lead.lost(false);
         step
+    }
+
+    fn begins(&mut self) {
+        self.born = self.cache.store.purge_number();
+        self.lead.began(self.born);
     }
 
     /// Streams a peer's copy in.
@@ -324,7 +330,8 @@ impl Fetch {
             return End::Failed(Failure::Internal);
         }
         self.cache.recovered(self.wanted.key);
-        if meta.status == StatusCode::PARTIAL_CONTENT {
+        // What a purge took meanwhile is no copy to name to others.
+        if meta.status == StatusCode::PARTIAL_CONTENT || self.cache.purges.took(self.born, &meta) {
             return End::Whole;
         }
         self.keeper.whole(self.wanted.key, Reference::whole_of(&meta), self.fresh_for(&meta));
@@ -340,7 +347,7 @@ impl Fetch {
         Head {
             key: store_key(key),
             directory: directory(&self.wanted.url),
-            tags: Tags::default(),
+            tags: purge::bits(purge::place_of(&meta.url), &meta.fields),
             expires: Some(expires),
             metadata: meta.encode(clock::now()),
             length: meta.length,

@@ -8,12 +8,12 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use atoll_overlay::Key;
-use atoll_store::{Object, Partial, ReadError};
+use atoll_store::{Object, Partial, PurgeNumber, ReadError};
 use bytes::Bytes;
 use tokio::sync::watch;
 
@@ -38,6 +38,9 @@ pub(crate) struct Flight {
     progress: watch::Sender<Progress>,
     waiters: AtomicUsize,
     overtaken: AtomicBool,
+    given_up: AtomicBool,
+    /// The store's purge number when its request began.
+    born: AtomicU64,
 }
 
 /// How far it is.
@@ -137,6 +140,13 @@ impl Flights {
         }
     }
 
+    /// A purge has taken what this flight brings: nobody joins it any more. The store knows what to do with what comes.
+    pub(crate) fn give_up(&self, waiter: &Waiter) {
+        waiter.flight.given_up.store(true, Ordering::SeqCst);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, flight| !Arc::ptr_eq(flight, &waiter.flight));
+    }
+
     /// Joins the flight under a key, if there is one.
     pub(crate) fn find(&self, key: Key) -> Option<Waiter> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -183,6 +193,11 @@ impl Lead {
                 true
             }
         }
+    }
+
+    /// Its request begins now, at this purge number.
+    pub(crate) fn began(&self, born: PurgeNumber) {
+        self.flight.born.store(born.0, Ordering::SeqCst);
     }
 
     /// The source lives.
@@ -244,6 +259,11 @@ impl Drop for Lead {
 }
 
 impl Flight {
+    /// Whether nobody else may have what it brings.
+    pub(crate) fn is_for_few(&self) -> bool {
+        self.overtaken.load(Ordering::SeqCst) || self.given_up.load(Ordering::SeqCst)
+    }
+
     /// What others can be told of the copy so far.
     pub(crate) fn reference(&self) -> Reference {
         let progress = self.progress.borrow();
@@ -269,6 +289,11 @@ impl Waiter {
         let before = flight.waiters.fetch_add(1, Ordering::Relaxed);
         let waiter = Self { flight: Arc::clone(flight), progress: flight.progress.subscribe() };
         (before < limit).then_some(waiter)
+    }
+
+    /// The store's purge number when the flight's request began.
+    pub(crate) fn born(&self) -> PurgeNumber {
+        PurgeNumber(self.flight.born.load(Ordering::SeqCst))
     }
 
     /// Waits for the head, or for the end if there is none.

@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
+use atoll_store::PurgeNumber;
 use http::{HeaderMap, Method, Response, StatusCode, header};
 use hyper::body::Body as _;
 
@@ -16,7 +17,7 @@ use crate::{
     from_origin::dated,
     meta::{Meta, strip_hop_by_hop},
     origin::{OriginAnswer, OriginRequest},
-    part,
+    part, purge,
     reason::{CacheStatus, Forwarded, Reason, Source},
     receive::{Asked, CONDITIONS},
     respond::bypass,
@@ -35,7 +36,7 @@ pub(crate) async fn forward(cache: &Arc<Cache>, asked: Asked) -> (Response<Body>
         }
     }
     let body = asked.body.filter(|body| !asked.client.head && !body.is_end_stream());
-    let began = clock::now();
+    let (began, born) = (clock::now(), cache.store.purge_number());
     let request = OriginRequest {
         method: &asked.method,
         target: asked.url.path(),
@@ -55,7 +56,7 @@ pub(crate) async fn forward(cache: &Arc<Cache>, asked: Asked) -> (Response<Body>
     strip_hop_by_hop(&mut answer.fields);
     dated(&mut answer.fields, received);
     if asked.client.head {
-        confirm(cache, &asked.url, &asked.fields, &answer, (began, received)).await;
+        confirm(cache, &asked.url, &asked.fields, &answer, (began, received), born).await;
     } else if !is_safe(&asked.method) && (answer.status.is_success() || answer.status.is_redirection()) {
         invalidate_all(cache, &asked.url, &answer.fields).await;
     }
@@ -127,6 +128,7 @@ async fn confirm(
     fields: &HeaderMap,
     answer: &OriginAnswer,
     (began, received): (SystemTime, SystemTime),
+    born: PurgeNumber,
 ) {
     if answer.status != StatusCode::OK {
         return;
@@ -154,7 +156,9 @@ async fn confirm(
         let mut renewed = Meta { fields, received, initial_age, ..meta };
         renewed.withhold_private();
         let expires = received + cache.lifetime(None, &renewed).fresh + cache.config.freshness.keep;
-        cache.store.freshen(&store_key(key), renewed.encode(received), Some(expires)).await.map(|_| ())
+        let tags = purge::bits(purge::place_of(&renewed.url), &renewed.fields);
+        let (key, written) = (store_key(key), renewed.encode(received));
+        cache.store.freshen_tagged(&key, written, Some(expires), born, Some(tags)).await.map(|_| ())
     } else {
         cache.store.remove(&store_key(key)).await.map(|_| ())
     };

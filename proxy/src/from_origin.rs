@@ -18,7 +18,7 @@ use crate::{
     keeper::Kept,
     meta::{Meta, strip_hop_by_hop, validator},
     origin::{OriginAnswer, OriginBody, OriginRequest},
-    part,
+    part, purge,
     reason::{Failure, Reason, Source},
     receive::CONDITIONS,
     reference::Reference,
@@ -233,10 +233,11 @@ impl Fetch {
         let mut kept = meta.clone();
         kept.withhold_private();
         let expires = self.expires(&meta);
+        let tags = purge::bits(purge::place_of(&meta.url), &meta.fields);
         let freshened = self
             .cache
             .store
-            .freshen_since(&store_key(stale.key), kept.encode(received), Some(expires), self.born)
+            .freshen_tagged(&store_key(stale.key), kept.encode(received), Some(expires), self.born, Some(tags))
             .await;
         let object = match freshened {
             Ok(Some(object)) => object,

@@ -171,6 +171,8 @@ enum Method {
     Served,
     /// Known, and passed on where a site is.
     Known,
+    /// Answered here, to those whom the configuration names.
+    Purge,
     /// Known, and served nowhere: they are about this proxy, not about a resource.
     Never,
     Unknown,
@@ -279,7 +281,8 @@ impl Head {
         match method {
             "GET" | "HEAD" => Method::Served,
             "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS" => Method::Known,
-            "TRACE" | "CONNECT" | "PURGE" | "PRI" => Method::Never,
+            "PURGE" => Method::Purge,
+            "TRACE" | "CONNECT" | "PRI" => Method::Never,
             _ => Method::Unknown,
         }
     }
@@ -350,7 +353,7 @@ impl Head {
     /// The head is whole: what only all of it can say. Framing first, because a wrong guess there costs most.
     fn verdict(&self, own: &OwnSite) -> Result<Following, Refusal> {
         let site = self.authority().is_some_and(own);
-        let open = site && self.method != Method::Never;
+        let open = site && !matches!(self.method, Method::Never | Method::Purge);
         // A body in a GET has no meaning [RFC 9110 9.3.1], and two readers of one stream would have to agree on that.
         let bodies = open && self.method != Method::Served;
         let body = match (self.coding, self.length) {
@@ -363,7 +366,7 @@ impl Head {
             (None, Some(0) | None) => Following::Head,
         };
         match self.method {
-            Method::Served => {}
+            Method::Served | Method::Purge => {}
             Method::Known | Method::Unknown if open => {}
             Method::Known | Method::Never => return Err(Refusal::Method),
             Method::Unknown => return Err(Refusal::UnknownMethod),

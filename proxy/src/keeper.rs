@@ -169,7 +169,12 @@ async fn keep(held: Arc<Held>, superseded: watch::Sender<Option<Value>>) {
     loop {
         sleep(peers.beat).await;
         let (lease, announced, key) = {
-            let state = held.state();
+            let mut state = held.state();
+            if held.flight.is_for_few() {
+                // Nobody else may have it: its lease lapses, and whoever asks next fetches anew.
+                state.lease = None;
+                state.announced = false;
+            }
             (state.lease, state.announced, state.key)
         };
         let reference = held.flight.reference();

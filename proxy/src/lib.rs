@@ -12,6 +12,8 @@
 //!   peer ---> serve_peer -----------+--> announce (20 s at the first byte, 1 h when whole)
 //! ```
 //!
+//! What is purged anywhere in the network is used no longer: `purge/`.
+//!
 //! Read [`Proxy`] first, then `step.rs`: the life of one request.
 
 mod config;
@@ -57,6 +59,12 @@ mod site;
 mod step;
 mod wish;
 pub use reason::{Failure, Reason, Source};
+
+mod copies;
+pub use copies::{CopiesOf, NodeCopies, StoredCopy};
+
+mod purge;
+pub use purge::{NodeAck, PurgeError, PurgeReport, PurgeTarget, Purging};
 
 mod announce;
 mod fetch;

@@ -81,7 +81,8 @@ pub(crate) async fn stored(cache: &Cache, asked: &Asked, whole: Key) -> Option<F
     let good = meta.url == asked.url.to_string()
         && object.len() == held.length()
         && age < lifetime.fresh
-        && !object.soft_purged();
+        && !object.soft_purged()
+        && !cache.purges.doubts(&meta);
     if !good || conditions(&asked.client.fields, &meta) != Verdict::Send {
         return None;
     }

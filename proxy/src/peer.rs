@@ -8,8 +8,8 @@
 //! Atoll-Validator: HEX       of which copy
 //! ```
 //!
-//! The answer is 200 with frames ([`crate::frames`]), or 404: neither a copy nor a fetch under way. A peer answers for what it has
-//! and never asks anybody on the asker's behalf.
+//! The answer is 200 with frames ([`crate::frames`]) and, as `Atoll-Purges`, the purges its sender has applied; or 404: neither a
+//! copy nor a fetch under way. A peer answers for what it has and never asks anybody on the asker's behalf.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -28,6 +28,7 @@ use crate::{
     clock,
     frames::{Abort, Frame, Frames},
     meta::Meta,
+    purge::{self, Heads},
     reference::Reference,
     url::OriginUrl,
 };
@@ -94,6 +95,8 @@ pub(crate) enum PeerError {
 pub(crate) struct PeerFill {
     pub(crate) holder: Candidate,
     pub(crate) meta: Meta,
+    /// The purges that the holder had applied by then.
+    pub(crate) heads: Heads,
     body: Incoming,
     frames: Frames,
     stall: Duration,
@@ -121,7 +124,7 @@ pub(crate) async fn ask(
     stall: Duration,
 ) -> Result<PeerFill, PeerError> {
     let response = timeout(stall, send(streams, holder.value.holder, &request));
-    let (body, connection) = response.await.map_err(|_| PeerError::Lost)??;
+    let (body, heads, connection) = response.await.map_err(|_| PeerError::Lost)??;
     life.touch();
     let mut frames = Frames::default();
     let mut body = body;
@@ -135,7 +138,7 @@ pub(crate) async fn ask(
                     return Err(PeerError::Misbehaved);
                 }
                 life.touch();
-                return Ok(PeerFill { holder, meta, body, frames, stall, _connection: connection });
+                return Ok(PeerFill { holder, meta, heads, body, frames, stall, _connection: connection });
             }
             Frame::Abort(abort) => return Err(PeerError::Aborted(abort)),
             Frame::Data(_) | Frame::End { .. } => return Err(PeerError::Misbehaved),
@@ -143,7 +146,11 @@ pub(crate) async fn ask(
     }
 }
 
-async fn send(streams: Arc<dyn Streams>, to: NodeId, request: &PeerRequest) -> Result<(Incoming, Abandon), PeerError> {
+async fn send(
+    streams: Arc<dyn Streams>,
+    to: NodeId,
+    request: &PeerRequest,
+) -> Result<(Incoming, Heads, Abandon), PeerError> {
     let stream = streams.open(to).await.map_err(|error| {
         tracing::debug!(%to, %error, "no stream to a peer");
         PeerError::Lost
@@ -157,7 +164,10 @@ async fn send(streams: Arc<dyn Streams>, to: NodeId, request: &PeerRequest) -> R
     }));
     let response = sender.send_request(head(request)?).await.map_err(|_| PeerError::Lost)?;
     match response.status() {
-        StatusCode::OK => Ok((response.into_body(), connection)),
+        StatusCode::OK => {
+            let heads = purge::heads_in(response.headers());
+            Ok((response.into_body(), heads, connection))
+        }
         StatusCode::NOT_FOUND => Err(PeerError::Absent),
         _ => Err(PeerError::Misbehaved),
     }

@@ -165,6 +165,7 @@ impl Seek {
     fn attempted(&mut self, candidate: Candidate, result: Result<PeerFill, PeerError>) -> Option<Step> {
         let holder = candidate.value.holder;
         match result {
+            Ok(fill) if self.cache.purges.outdates(&fill.heads, &fill.meta) => self.cache.counters.peer_fetch("stale"),
             Ok(fill) => {
                 // Rivals are let go; the lease, if any, is kept beating by the caller through `take_lease`.
                 self.attempts.clear();

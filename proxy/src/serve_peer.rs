@@ -11,31 +11,41 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 use crate::{
     body::Body,
     cache::{Cache, store_key},
-    clock,
+    clock, copies,
     deliver::text,
     fetch::fresh_for,
     flight::{Answer, Content, End, Waiter},
     frames::{Abort, Frame},
     meta::Meta,
     peer::{ATOLL_FROM, ATOLL_URL, ATOLL_VALIDATOR, unhex},
+    purge,
     reason::Failure,
 };
 
 /// Answers one request of a peer.
 pub(crate) async fn handle<B>(cache: Arc<Cache>, request: Request<B>) -> Response<Body> {
+    if request.uri().path() == purge::PATH {
+        return cache.purges.answer(request.headers()).await;
+    }
+    if request.uri().path() == copies::PATH {
+        return copies::answer(&cache, request.headers()).await;
+    }
+    // As of before the copy is looked at: what is applied from here on, the asker does not take for applied.
+    let heads = cache.purges.heads();
     let Some(asked) = Asked::read(request.uri().path(), request.headers()) else {
         return text(StatusCode::BAD_REQUEST, "no request of a peer\n");
     };
     let frames = match whole(&cache, &asked).await {
         Some((object, meta)) => stored(object, meta, asked.from.map_or(0, |(from, _)| from)),
         None => match cache.flights.find(asked.key) {
-            Some(waiter) => flying(waiter, asked),
+            Some(waiter) => flying(Arc::clone(&cache), waiter, asked),
             None => return text(StatusCode::NOT_FOUND, "neither a copy nor a fetch under way\n"),
         },
     };
     cache.counters.peer_served();
     let mut response = Response::new(Body::Stream(frames, None));
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/atoll-frames"));
+    response.headers_mut().insert(&purge::ATOLL_PURGES, purge::heads_text(&heads));
     response
 }
 
@@ -71,7 +81,7 @@ impl Asked {
 async fn whole(cache: &Cache, asked: &Asked) -> Option<(Object, Meta)> {
     let object = cache.store.get(&store_key(asked.key)).await?;
     let meta = Meta::decode_stored(&object.head().metadata)?;
-    let good = asked.fits(&meta) && !object.soft_purged() && meta.digest.is_some();
+    let good = asked.fits(&meta) && !object.soft_purged() && !cache.purges.doubts(&meta) && meta.digest.is_some();
     (good && !fresh_for(cache, None, &meta).is_zero()).then_some((object, meta))
 }
 
@@ -111,6 +121,7 @@ fn stored(object: Object, meta: Meta, from: u64) -> Frames {
 
 /// A flight, followed by a peer.
 struct Following {
+    cache: Arc<Cache>,
     waiter: Waiter,
     asked: Asked,
     /// Signs of life passed on.
@@ -128,8 +139,9 @@ enum At {
     End,
 }
 
-fn flying(waiter: Waiter, asked: Asked) -> Frames {
-    let following = Following { waiter, asked, beats: 0, at: At::Head, hasher: blake3::Hasher::new(), hashed: 0 };
+fn flying(cache: Arc<Cache>, waiter: Waiter, asked: Asked) -> Frames {
+    let following =
+        Following { cache, waiter, asked, beats: 0, at: At::Head, hasher: blake3::Hasher::new(), hashed: 0 };
     Box::pin(stream::try_unfold(following, |mut following| async move {
         Ok(following.next().await?.map(|bytes| (bytes, following)))
     }))
@@ -193,6 +205,10 @@ impl Following {
     /// The head frame, if this flight is what was asked for.
     fn head(&mut self, answer: &Arc<Answer>) -> Bytes {
         let from = self.asked.from.map_or(0, |(from, _)| from);
+        if self.cache.purges.took(self.waiter.born(), &answer.meta) {
+            self.cache.flights.give_up(&self.waiter);
+            return Frame::Abort(Abort::Broken).head();
+        }
         match &answer.content {
             Content::Filling(partial) if answer.key == self.asked.key && self.asked.fits(&answer.meta) => {
                 self.at = At::Body(partial.clone(), from);

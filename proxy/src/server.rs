@@ -43,7 +43,7 @@ use crate::{
 
 /// A running proxy. Dropping it stops it at once.
 pub struct Proxy {
-    cache: Arc<Cache>,
+    pub(crate) cache: Arc<Cache>,
     local: Vec<SocketAddr>,
     secure: Vec<SocketAddr>,
     certificates: Arc<Certificates>,
@@ -75,6 +75,18 @@ impl Proxy {
         streams: Arc<dyn Streams>,
         store: Store,
     ) -> Result<Self, StartError> {
+        Self::start_knowing(config, index, streams, store, None)
+    }
+
+    /// As [`Self::start`], with what [`Self::save_purges`] gave in an earlier life. A node that holds copies and has none of it
+    /// has all of them confirmed by their origins.
+    pub fn start_knowing(
+        config: Config,
+        index: Arc<dyn Index>,
+        streams: Arc<dyn Streams>,
+        store: Store,
+        purges: Option<Bytes>,
+    ) -> Result<Self, StartError> {
         let certificates = Certificates::load(&config.certificates)?;
         let acceptor = TlsAcceptor::from(certificates.server()?);
         let mut listeners = Vec::new();
@@ -91,7 +103,7 @@ impl Proxy {
             source,
         })?;
         let all = local.iter().chain(&secure).copied().collect();
-        let cache = Cache::new(config, (index, streams, store), log.clone(), all)
+        let cache = Cache::new(config, (index, streams, store), log.clone(), all, purges.as_ref())
             .map_err(|(setting, source)| StartError::Setting { setting, source })?;
         let cache = Arc::new(cache);
         let (phase, phases) = watch::channel(Phase::Running);
@@ -102,6 +114,7 @@ impl Proxy {
         }
         tasks.spawn(serve_peers(Arc::clone(&cache), Arc::clone(&shared), phases.clone()));
         tasks.spawn(announce(Arc::clone(&cache), phases.clone()));
+        tasks.spawn(purge(Arc::clone(&cache), phases.clone()));
         tasks.spawn(look_at(Arc::clone(&certificates), phases.clone()));
         #[cfg(unix)]
         if let Some(log) = log {
@@ -284,6 +297,14 @@ async fn serve_peers(cache: Arc<Cache>, shared: Arc<Shared>, phases: watch::Rece
 async fn announce(cache: Arc<Cache>, phases: watch::Receiver<Phase>) {
     tokio::select! {
         () = cache.announcer.run() => {}
+        () = draining(phases) => {}
+    }
+}
+
+/// Hears of purges, and keeps in step with other nodes.
+async fn purge(cache: Arc<Cache>, phases: watch::Receiver<Phase>) {
+    tokio::select! {
+        () = Arc::clone(&cache.purges).run() => {}
         () = draining(phases) => {}
     }
 }

@@ -30,6 +30,7 @@ use crate::{
     meta::Meta,
     origin::{OriginBody, Upstream},
     part,
+    purge::purge_method,
     reason::{Failure, Forwarded, Reason, Source},
     receive::{Asked, CONDITIONS, Origin, Received, receive, upgraded},
     reference::Reference,
@@ -78,6 +79,9 @@ pub(crate) struct Told {
 }
 
 async fn answer(cache: &Arc<Cache>, request: Request<Option<Incoming>>) -> (Response<Body>, Option<Told>) {
+    if request.method().as_str() == "PURGE" {
+        return (purge_method(cache, request).await, None);
+    }
     if request.uri().path() == HEALTH {
         return (text(StatusCode::OK, "ok\n"), None);
     }
@@ -229,7 +233,7 @@ fn hit(cache: &Arc<Cache>, asked: &Asked, wanted: &Wanted, object: Object, meta:
     let age = meta.age(clock::now());
     let ttl = seconds(lifetime.fresh) - seconds(age);
     let use_ = match asked.wish.judge(lifetime, age) {
-        Use::Send(_) | Use::SendAndRenew if object.soft_purged() => {
+        Use::Send(_) | Use::SendAndRenew if object.soft_purged() || cache.purges.doubts(&meta) => {
             Use::Renew { if_error: lifetime.if_error > Duration::ZERO, asked_for: false }
         }
         use_ => use_,
@@ -307,7 +311,7 @@ impl Turn<'_> {
                 }
             }
         };
-        self.flown(waiter, collapsed, stale).await
+        self.flown(cache, waiter, collapsed, stale).await
     }
 
     /// Whether a flight landed between our look into the store and now. Not asked in the last round: where copies go stale at
@@ -331,7 +335,7 @@ impl Turn<'_> {
         tokio::spawn(fetch::lead(Arc::clone(cache), lead, wanted, stale, mode));
     }
 
-    async fn flown(&self, mut waiter: Waiter, collapsed: bool, stale: Option<OldCopy>) -> Option<Found> {
+    async fn flown(&self, cache: &Cache, mut waiter: Waiter, collapsed: bool, stale: Option<OldCopy>) -> Option<Found> {
         let answer = match waiter.answer().await {
             Ok(answer) => answer,
             Err(End::Again | End::Whole) => return None,
@@ -347,6 +351,11 @@ impl Turn<'_> {
             && freshness::is_failure(answer.meta.status)
         {
             return Some(stale.found(Reason::StaleIfError));
+        }
+        if collapsed && cache.purges.took(waiter.born(), &answer.meta) {
+            // It was asked for before a purge that means it, and is for those who came before that too.
+            cache.flights.give_up(&waiter);
+            return None;
         }
         if !answer.varies_by.is_empty() && self.wanted.variant(&answer.varies_by) != answer.key {
             // Somebody else's variant; the list that tells ours is known by now.

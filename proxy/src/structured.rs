@@ -44,6 +44,26 @@ pub(crate) fn dictionary(text: &[u8]) -> Option<Vec<(String, Item)>> {
     }
 }
 
+/// The members of a list of strings, parameters dropped. `None`: not a list, or one of something else.
+pub(crate) fn strings(text: &[u8]) -> Option<Vec<String>> {
+    let mut reader = Reader { rest: text };
+    reader.skip(b" ");
+    let mut members = Vec::new();
+    loop {
+        let Item::Text(member) = reader.member()? else { return None };
+        reader.parameters()?;
+        members.push(member);
+        reader.skip(b" \t");
+        if reader.rest.is_empty() {
+            return Some(members);
+        }
+        if !reader.eat(b',') {
+            return None;
+        }
+        reader.skip(b" \t");
+    }
+}
+
 struct Reader<'a> {
     rest: &'a [u8],
 }

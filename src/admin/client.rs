@@ -31,17 +31,23 @@ pub enum ClientError {
         /// What was wrong.
         reason: String,
     },
+    /// The node will not do it.
+    #[error("{reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Asks the node behind this socket, for at most five seconds.
 pub async fn fetch_status(socket: &Path) -> Result<Status, ClientError> {
-    let body = ask_patiently(socket, Method::GET, "/status").await?;
+    let body = ask_patiently(socket, Method::GET, "/status", PATIENCE).await?;
     read(socket, &body)
 }
 
 /// Asks it something it answers with a list of lines.
 pub async fn fetch_lines(socket: &Path, path: &str) -> Result<Vec<String>, ClientError> {
-    let body = ask_patiently(socket, Method::GET, path).await?;
+    let body = ask_patiently(socket, Method::GET, path, PATIENCE).await?;
     read(socket, &body)
 }
 
@@ -52,12 +58,22 @@ fn read<T: serde::de::DeserializeOwned>(socket: &Path, body: &[u8]) -> Result<T,
 
 /// Asks the node behind this socket to leave well. Returns at once.
 pub async fn ask_drain(socket: &Path) -> Result<(), ClientError> {
-    ask_patiently(socket, Method::POST, "/drain").await.map(|_| ())
+    post(socket, "/drain", PATIENCE).await.map(|_| ())
 }
 
-async fn ask_patiently(socket: &Path, method: Method, path: &str) -> Result<bytes::Bytes, ClientError> {
-    let late = |_| ClientError::Strange { path: socket.to_owned(), reason: format!("no answer within {PATIENCE:?}") };
-    tokio::time::timeout(PATIENCE, ask(socket, method, path)).await.map_err(late)?
+/// Has it do something, and waits so long for its answer.
+pub async fn post(socket: &Path, path: &str, patience: Duration) -> Result<bytes::Bytes, ClientError> {
+    ask_patiently(socket, Method::POST, path, patience).await
+}
+
+async fn ask_patiently(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    patience: Duration,
+) -> Result<bytes::Bytes, ClientError> {
+    let late = |_| ClientError::Strange { path: socket.to_owned(), reason: format!("no answer within {patience:?}") };
+    tokio::time::timeout(patience, ask(socket, method, path)).await.map_err(late)?
 }
 
 #[cfg(unix)]
@@ -72,11 +88,18 @@ async fn ask(socket: &Path, method: Method, path: &str) -> Result<bytes::Bytes, 
     let request = request.map_err(|error| strange(error.to_string()))?;
     let exchange = async {
         let answer = sender.send_request(request).await.map_err(|error| strange(error.to_string()))?;
-        if !answer.status().is_success() {
-            return Err(strange(format!("it answered {}", answer.status())));
-        }
+        let status = answer.status();
         let body = Limited::new(answer.into_body(), BODY_LIMIT).collect().await;
-        Ok(body.map_err(|error| strange(error.to_string()))?.to_bytes())
+        let body = body.map_err(|error| strange(error.to_string()))?.to_bytes();
+        if status.is_success() {
+            return Ok(body);
+        }
+        // Problem details [RFC 9457] say why.
+        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        Err(match problem["detail"].as_str() {
+            Some(detail) => ClientError::Refused { reason: crate::out::plain(detail) },
+            None => strange(format!("it answered {status}")),
+        })
     };
     tokio::select! {
         answer = exchange => answer,

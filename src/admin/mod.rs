@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Who may ask is decided in `gate`, what is answered in `routes`; `server` only carries bytes. Nothing here knows the
-//! overlay, the proxy or the store.
+//! overlay, the proxy or the store: what it asks of them are `StatusSource` and `Purger`.
 
 mod config;
 pub use config::AdminConfig;
@@ -22,7 +22,7 @@ mod token;
 mod metrics;
 
 mod client;
-pub use client::{ClientError, ask_drain, fetch_lines, fetch_status};
+pub use client::{ClientError, ask_drain, fetch_lines, fetch_status, post};
 
 #[cfg(test)]
 mod tests;

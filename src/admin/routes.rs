@@ -1,4 +1,5 @@
-//! What is answered: `GET /`, `/health`, `/metrics`, `/status`, `/explain`, and `POST /drain`. Errors are problem details [RFC 9457].
+//! What is answered: `GET /`, `/health`, `/metrics`, `/status`, `/explain`, `/purges`, `/copies`, and
+//! `POST /drain`, `/purge`. Errors are problem details [RFC 9457].
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +12,10 @@ use super::{
     gate::{Door, Refusal},
     metrics,
 };
-use crate::status::StatusSource;
+use crate::{
+    purging::{Order, unescape},
+    status::StatusSource,
+};
 
 /// What every request needs.
 pub(super) struct Desk {
@@ -36,6 +40,10 @@ pub(super) async fn answer(desk: &Desk, door: &Door, request: Request<Incoming>)
         problem(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long, or took too long; no request here needs one")
     } else if head.uri.path() == "/explain" && READ.contains(&head.method) {
         explain(desk, head.uri.query().unwrap_or_default())
+    } else if head.uri.path() == "/purge" && head.method == Method::POST {
+        purge(desk, head.uri.query().unwrap_or_default()).await
+    } else if head.uri.path() == "/copies" && READ.contains(&head.method) {
+        copies(desk, head.uri.query().unwrap_or_default()).await
     } else {
         route(desk, &head.method, head.uri.path())
     };
@@ -47,9 +55,11 @@ fn route(desk: &Desk, method: &Method, path: &str) -> Response<Full<Bytes>> {
         "/health" => (&READ, health),
         "/metrics" => (&READ, |desk| text(TEXT_FORMAT, metrics::render(&desk.source.status()))),
         "/status" => (&READ, |desk| json(StatusCode::OK, &desk.source.status())),
+        "/purges" => (&READ, purges),
+        "/purge" => (&[Method::POST], purges),
         "/drain" => (&[Method::POST], drain),
         "/" => (&READ, |_| page()),
-        _ => return problem(StatusCode::NOT_FOUND, "there are /, /health, /metrics, /status, /explain and /drain"),
+        _ => return problem(StatusCode::NOT_FOUND, THERE_ARE),
     };
     if allowed.contains(method) {
         return act(desk);
@@ -88,17 +98,37 @@ fn explain(desk: &Desk, query: &str) -> Response<Full<Bytes>> {
     }
 }
 
-/// Undoes percent-encoding; none if it is none, or no text comes of it.
-fn unescape(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut parts = text.split('%');
-    bytes.extend(parts.next()?.bytes());
-    for part in parts {
-        let (digits, rest) = part.split_at_checked(2)?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        bytes.extend(rest.bytes());
+/// `?tag=TAG` and the like ([`Order`]): purges, and says who has applied it.
+async fn purge(desk: &Desk, query: &str) -> Response<Full<Bytes>> {
+    let Some(purger) = desk.source.purger() else { return no_copies() };
+    let order = match Order::parse(query) {
+        Ok(order) => order,
+        Err(wrong) => return problem(StatusCode::BAD_REQUEST, &wrong),
+    };
+    match purger.purge(order).await {
+        Ok(report) => json(StatusCode::OK, &report),
+        Err(why) => problem(StatusCode::CONFLICT, &why),
     }
-    String::from_utf8(bytes).ok()
+}
+
+fn purges(desk: &Desk) -> Response<Full<Bytes>> {
+    desk.source.purger().map_or_else(no_copies, |purger| json(StatusCode::OK, &purger.purges()))
+}
+
+/// `?url=URL`: who holds which copies of it.
+async fn copies(desk: &Desk, query: &str) -> Response<Full<Bytes>> {
+    let Some(purger) = desk.source.purger() else { return no_copies() };
+    let Some(url) = query.strip_prefix("url=").and_then(unescape) else {
+        return problem(StatusCode::BAD_REQUEST, "say which: /copies?url=http://www.example.com/");
+    };
+    match purger.copies(&url).await {
+        Ok(copies) => json(StatusCode::OK, &copies),
+        Err(wrong) => problem(StatusCode::BAD_REQUEST, &wrong),
+    }
+}
+
+fn no_copies() -> Response<Full<Bytes>> {
+    problem(StatusCode::NOT_FOUND, "this node runs no proxy: it holds no copies, and purges none")
 }
 
 fn drain(desk: &Desk) -> Response<Full<Bytes>> {
@@ -188,6 +218,9 @@ fn guarded(mut answer: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     }
     answer
 }
+
+const THERE_ARE: &str =
+    "there are /, /health, /metrics, /status, /explain, /purges, /copies, and to POST /purge and /drain";
 
 const READ: [Method; 2] = [Method::GET, Method::HEAD];
 

@@ -49,8 +49,8 @@ pub struct AdmissionArgs {
     /// How many days it may be used, 90 at most
     #[arg(long, value_name = "DAYS", default_value_t = 90, value_parser = clap::value_parser!(u16).range(1..=90))]
     pub days: u16,
-    /// What the nodes that it admits may run
-    #[arg(long, value_name = "ROLE,...", value_delimiter = ',', default_value = "proxy,dnssrv,manager")]
+    /// What the nodes that it admits may run, and whether some may purge
+    #[arg(long, value_name = "ROLE,...", value_delimiter = ',', default_value = "proxy,dnssrv,manager,purge")]
     pub roles: Vec<RoleWord>,
 }
 
@@ -80,7 +80,7 @@ pub struct AdmitArgs {
     /// How many days it is valid; not longer than the admission key
     #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u16).range(1..=90))]
     pub days: u16,
-    /// What the node may run
+    /// What the node may run; with `purge` added, every node believes what is purged there
     #[arg(long, value_name = "ROLE,...", value_delimiter = ',', default_value = "proxy,dnssrv,manager")]
     pub roles: Vec<RoleWord>,
 }
@@ -112,6 +112,8 @@ pub enum RoleWord {
     Dnssrv,
     /// Redirects clients to a near proxy
     Manager,
+    /// Purges what the network holds: a right, beside what it runs
+    Purge,
 }
 
 const AFTER_HELP: &str = "A closed network in five steps (docs/membership.md walks through them):

@@ -15,6 +15,8 @@ mod key;
 pub use key::{AdmissionArgs, AdmitArgs, KeyArgs, KeyCommand, NetworkArgs, NodeKeyArgs, RevokeArgs, RoleWord};
 mod store;
 pub use store::{StoreAction, StoreArgs, StorePlace};
+mod purge;
+pub use purge::PurgeArgs;
 mod explain;
 pub use explain::ExplainArgs;
 mod sim;
@@ -61,6 +63,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Say why DNS answers a name as it does for a client
     Explain(ExplainArgs),
+    /// Purge what the network holds: URLs, a directory, a host, a tag, or everything
+    Purge(PurgeArgs),
     /// Print every form under which a URL is served by the CDN
     Url(UrlArgs),
     /// Make the keys of a closed network, and admit nodes to it

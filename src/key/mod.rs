@@ -148,6 +148,7 @@ fn roles(words: &[RoleWord]) -> Roles {
         RoleWord::Proxy => Role::Proxy.bit(),
         RoleWord::Dnssrv => Role::Dnssrv.bit(),
         RoleWord::Manager => Role::Manager.bit(),
+        RoleWord::Purge => Roles::PURGE,
     };
     words.iter().map(bit).fold(Roles::NONE, Roles::with)
 }

@@ -9,6 +9,10 @@ use crate::state::Kept;
 
 /// Runs until aborted.
 pub(super) async fn keep(parts: Arc<Parts>) {
+    tokio::join!(by_the_clock(Arc::clone(&parts)), super::purger::keep(parts));
+}
+
+async fn by_the_clock(parts: Arc<Parts>) {
     let mut describe = interval(DESCRIBE);
     let mut save_all = interval(SAVE);
     describe.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -26,6 +30,7 @@ pub(super) async fn save(parts: &Arc<Parts>) {
     let parts = Arc::clone(parts);
     let write = move || {
         save_revocations(&parts);
+        super::purger::save(&parts);
         for (kept, bytes) in [(Kept::Peers, parts.peers()), (Kept::DnsSet, parts.dns_set())] {
             let Some(bytes) = bytes else { continue };
             if let Err(error) = parts.state().save(kept, &bytes) {

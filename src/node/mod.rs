@@ -9,6 +9,7 @@
 mod keep;
 mod member;
 mod parts;
+mod purger;
 
 use std::{sync::Arc, time::Duration};
 

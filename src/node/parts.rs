@@ -16,12 +16,13 @@ use atoll_store::{DiskState, Store};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use super::{StartError, member};
+use super::{StartError, member, purger::PurgesFile};
 use crate::{
     admin::Admin,
     config::{Config, Role},
     manager::Manager,
     port_holder::{Protocol, bind_error},
+    purging::Purger,
     state::{Kept, State},
     status::{
         Admitted, DnsStatus, LevelStatus, Listening, ProxyStatus, Served, Status, StatusSource, StoreStatus, role_words,
@@ -40,6 +41,8 @@ pub(super) struct Parts {
     dns: Slot<atoll_dnssrv::Server>,
     manager: Slot<Manager>,
     listen: Mutex<Vec<Listening>>,
+    /// Held by whoever writes the purges.
+    purges: Arc<Mutex<()>>,
 }
 
 impl Parts {
@@ -59,6 +62,7 @@ impl Parts {
             dns: Slot::default(),
             manager: Slot::default(),
             listen: Mutex::default(),
+            purges: Arc::default(),
         };
         if let Err(error) = parts.start_servers().await {
             parts.stop().await;
@@ -71,7 +75,13 @@ impl Parts {
     async fn start_servers(&mut self) -> Result<(), StartError> {
         if self.config.node.runs(Role::Proxy) {
             let streams: Arc<dyn Streams> = Arc::new(self.overlay.clone());
-            let proxy = atoll_proxy::Proxy::start(self.config.proxy.clone(), self.index(), streams, self.store.clone());
+            let (config, purges) = (self.config.proxy.clone(), self.state.load(Kept::Purges)?.map(Bytes::from));
+            if self.config.overlay.admission == driver::Admission::Open && config.purges.believed.is_empty() {
+                tracing::warn!(
+                    "THIS NETWORK IS OPEN: a purge by anybody who joins it is believed; `believed` in [proxy.purges] names who may"
+                );
+            }
+            let proxy = atoll_proxy::Proxy::start_knowing(config, self.index(), streams, self.store.clone(), purges);
             self.proxy = Some(Arc::new(proxy.map_err(proxy_failed)?));
         }
         // The dnssrv watches what the index says of this node: it must know the ports by then.
@@ -102,6 +112,11 @@ impl Parts {
 
     pub(super) const fn state(&self) -> &State {
         &self.state
+    }
+
+    /// Where the purges of this proxy are kept.
+    pub(super) fn purges_file(&self, proxy: Arc<atoll_proxy::Proxy>) -> PurgesFile {
+        PurgesFile { path: self.state.path(Kept::Purges), proxy, turn: Arc::clone(&self.purges) }
     }
 
     /// Peers as bytes for the next start.
@@ -271,6 +286,10 @@ impl StatusSource for Parts {
             proxy: self.proxy_status(),
             dns: self.dns_status(),
         }
+    }
+
+    fn purger(&self) -> Option<&dyn Purger> {
+        self.proxy.is_some().then_some(self)
     }
 
     fn explain(&self, name: &str, from: IpAddr) -> Option<Vec<String>> {

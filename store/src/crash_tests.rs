@@ -86,7 +86,7 @@ impl Bench {
                 let now = self.show(n);
                 let Some((_, body)) = now else { return true };
                 let born = self.book.latest();
-                let done = self.engine.freshen(&key(n), &metadata, None, born);
+                let done = self.engine.freshen(&key(n), &metadata, None, born, Tags::default());
                 match done {
                     // Its segment went while room was made for the freshen.
                     Ok(None) => self.shows(n, None, true),

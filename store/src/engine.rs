@@ -190,6 +190,7 @@ impl Engine {
         metadata: &Bytes,
         expires: Option<SystemTime>,
         born: PurgeNumber,
+        tags: Tags,
     ) -> Result<Option<Spot>, Fault> {
         let hash = self.hash(key);
         // Writing may roll, and rolling may move the very record that is freshened: then once more from where it is now.
@@ -207,7 +208,7 @@ impl Engine {
                 Kind::Run => (Kind::Run, Place::default()),
                 Kind::Slice | Kind::Tombstone => return Err(Fault::Other),
             };
-            let mut new = Header { kind, body_at, replaces: place, expires, born, soft_purged: false, ..old };
+            let mut new = Header { kind, body_at, replaces: place, expires, born, tags, soft_purged: false, ..old };
             let written = self.write(&mut new, metadata, &[], true).map_err(Fault::Io)?;
             if self.settle(hash, spot, &written) {
                 return Ok(Some(written.spot));

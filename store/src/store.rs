@@ -12,7 +12,7 @@ use crate::disk::{Directory, Disk};
 use crate::disks::{Disks, Place};
 use crate::engine::Engine;
 use crate::error::{OpenError, StoreError};
-use crate::key::{Head, Key, PurgeNumber};
+use crate::key::{Head, Key, PurgeNumber, Tags};
 use crate::object::Object;
 use crate::purge::{Filter, PurgeKind, PurgeProgress, Selector};
 use crate::purge_log::{Book, FILTER_LIMIT};
@@ -121,12 +121,27 @@ impl Store {
         expires: Option<SystemTime>,
         born: PurgeNumber,
     ) -> Result<Option<Object>, StoreError> {
+        self.freshen_tagged(key, metadata, expires, born, None).await
+    }
+
+    /// As [`Store::freshen_since`], with other tags if there are any.
+    ///
+    /// # Errors
+    /// As [`Store::freshen`].
+    pub async fn freshen_tagged(
+        &self,
+        key: &Key,
+        metadata: Bytes,
+        expires: Option<SystemTime>,
+        born: PurgeNumber,
+        tags: Option<Tags>,
+    ) -> Result<Option<Object>, StoreError> {
         self.tiers.check_metadata(&metadata)?;
         let (tiers, key) = (Arc::clone(&self.tiers), *key);
         if tiers.disks.is_empty() {
-            return tiers.freshen(&key, &metadata, expires, born);
+            return tiers.freshen(&key, &metadata, expires, born, tags);
         }
-        let work = move || tiers.freshen(&key, &metadata, expires, born);
+        let work = move || tiers.freshen(&key, &metadata, expires, born, tags);
         self.tiers.pool.write(work).await.map_err(StoreError::Disk)?
     }
 

@@ -30,7 +30,7 @@ use crate::disks::Disks;
 use crate::engine::{Engine, is_held};
 use crate::error::StoreError;
 use crate::index::Spot;
-use crate::key::{Head, Key, PurgeNumber};
+use crate::key::{Head, Key, PurgeNumber, Tags};
 use crate::load::{Loaded, LoadedBody, SliceAt};
 use crate::memory::{Memory, OVERHEAD, Value};
 use crate::object::{Body, DiskKind, Object, OnDisk, Pieces, Tier, Whole};
@@ -219,11 +219,13 @@ impl Tiers {
         metadata: &Bytes,
         expires: Option<SystemTime>,
         born: PurgeNumber,
+        tags: Option<Tags>,
     ) -> Result<Option<Object>, StoreError> {
         let Some(old) = self.get_blocking(key) else { return Ok(None) };
         let born = born.max(old.head().born);
         let expires = expires.map(to_millisecond);
-        let head = Head { metadata: metadata.clone(), expires, born, ..old.head().clone() };
+        let tags = tags.unwrap_or(old.head().tags);
+        let head = Head { metadata: metadata.clone(), expires, born, tags, ..old.head().clone() };
         let soft_purged = self.book.verdict(&head) == Verdict::Soft;
         let engine = self.disks.of(key);
         let on_disk = engine.and_then(|engine| self.freshen_disk(engine, &head));
@@ -323,8 +325,8 @@ impl Tiers {
     }
 
     fn freshen_disk(&self, engine: &Engine, fresh: &Head) -> Option<Spot> {
-        let Head { key, metadata, expires, born, .. } = fresh;
-        let freshened = engine.freshen(key, metadata, *expires, *born);
+        let Head { key, metadata, expires, born, tags, .. } = fresh;
+        let freshened = engine.freshen(key, metadata, *expires, *born, *tags);
         freshened.unwrap_or_else(|fault| {
             engine.note(&fault);
             self.disks.note_bad();

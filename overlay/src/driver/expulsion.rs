@@ -44,7 +44,7 @@ impl Driver {
     /// Puts the latest revocations of an earlier life among the records that others pull from here.
     pub(super) fn recall_revocations(&mut self) {
         self.share_gate();
-        let mut known = self.swarm.behaviour().links.gate().revocations();
+        let mut known: Vec<Revocation> = self.swarm.behaviour().links.gate().revocations().iter().copied().collect();
         known.sort_by_key(|revocation| std::cmp::Reverse(revocation.issued));
         known.truncate(RECALLED);
         known.iter().rev().for_each(|revocation| self.spread_revocation(revocation));

@@ -144,10 +144,10 @@ impl Gate {
     }
 
     /// What it knows as revoked.
-    pub(super) fn revocations(&self) -> Vec<Revocation> {
+    pub(super) fn revocations(&self) -> Revocations {
         match &self.mode {
-            Mode::Open => Vec::new(),
-            Mode::Closed(closed) => closed.revocations.iter().copied().collect(),
+            Mode::Open => Revocations::default(),
+            Mode::Closed(closed) => closed.revocations.clone(),
         }
     }
 

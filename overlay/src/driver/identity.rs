@@ -55,6 +55,12 @@ impl Identity {
         PublicKey(key.map_or_else(|_| unreachable!("only Ed25519 pairs become identities"), |key| key.to_bytes()))
     }
 
+    /// A signature by the private half.
+    pub(super) fn sign(&self, bytes: &[u8]) -> [u8; 64] {
+        let signed = self.0.sign(bytes).ok().and_then(|signature| signature.try_into().ok());
+        signed.unwrap_or_else(|| unreachable!("an Ed25519 key signs anything, by 64 bytes"))
+    }
+
     pub(super) fn peer_id(&self) -> PeerId {
         self.0.public().to_peer_id()
     }

@@ -25,6 +25,8 @@ mod join;
 
 mod expulsion;
 
+mod voice;
+
 mod dialback;
 
 mod behaviour;

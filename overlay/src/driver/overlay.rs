@@ -22,12 +22,13 @@ use super::{
     gate::MembershipError,
     handler::Open,
     saved,
+    voice::Voice,
 };
 use crate::{
     Acquire, Acquired, Beat, ByteStream, Found, Index, IndexError, Key, Lease, LevelInfo, Levels, Marker, NodeId,
-    NodeInfo, NodesQuery, Prefix, Put, Spread, Stored, StreamError, Streams,
+    NodeInfo, NodesQuery, Prefix, Put, Roles, Spread, Stored, StreamError, Streams,
     core::{Command, Node, Op, Outcome, Output},
-    membership::{Membership, NotMember, Revocation},
+    membership::{Membership, NotBelieved, NotMember, Revocation, Revocations, Said, Unsaid},
 };
 
 /// A node's part in the overlay. Cheap to clone; when the last clone is dropped, the driver says farewell and ends.
@@ -41,6 +42,7 @@ struct Inner {
     described: watch::Sender<NodeInfo>,
     accepted: tokio::sync::Mutex<mpsc::Receiver<(NodeId, ByteStream)>>,
     counters: Counters,
+    voice: Voice,
     next_op: AtomicU64,
     open_timeout: Duration,
     saved_peers: usize,
@@ -81,7 +83,13 @@ pub(super) struct Sizes {
 }
 
 impl Overlay {
-    pub(super) fn new(info: NodeInfo, shared: Arc<Shared>, counters: Counters, sizes: &Sizes) -> (Self, Ends) {
+    pub(super) fn new(
+        info: NodeInfo,
+        shared: Arc<Shared>,
+        counters: Counters,
+        voice: Voice,
+        sizes: &Sizes,
+    ) -> (Self, Ends) {
         let (requests, requests_end) = mpsc::channel(sizes.commands);
         let (accepted, accepted_end) = mpsc::channel(sizes.accept_queue);
         let id = info.id;
@@ -93,6 +101,7 @@ impl Overlay {
             described,
             accepted: tokio::sync::Mutex::new(accepted_end),
             counters,
+            voice,
             next_op: AtomicU64::new(0),
             open_timeout: sizes.open_timeout,
             saved_peers: sizes.saved_peers,
@@ -282,6 +291,14 @@ impl Index for Overlay {
     fn spreads(&self) -> broadcast::Receiver<Spread> {
         self.0.shared.spreads.subscribe()
     }
+
+    fn sign(&self, words: &[u8], right: Roles) -> Result<Bytes, Unsaid> {
+        self.0.voice.sign(self.0.shared.membership().as_ref(), words, right)
+    }
+
+    fn believe(&self, signed: &[u8], right: Roles) -> Result<Said, NotBelieved> {
+        self.0.voice.believe(self.0.shared.membership().as_ref(), signed, right)
+    }
 }
 
 #[async_trait]
@@ -339,7 +356,7 @@ pub(super) struct Shared {
 #[derive(Debug, Clone)]
 pub(super) struct View {
     pub(super) own: Membership,
-    pub(super) revocations: Arc<[Revocation]>,
+    pub(super) revocations: Arc<Revocations>,
 }
 
 impl Shared {

@@ -24,6 +24,7 @@ use super::{
     roads::Roads,
     run::Driver,
     saved, transport,
+    voice::Voice,
 };
 use crate::{
     NodeInfo,
@@ -79,7 +80,8 @@ pub async fn start(
         saved_peers: config.saved_peers,
         open_timeout: config.open_timeout,
     };
-    let (overlay, ends) = Overlay::new(info, Arc::clone(&shared), counters.clone(), &sizes);
+    let voice = Voice::new(identity.clone(), &config.network, clock);
+    let (overlay, ends) = Overlay::new(info, Arc::clone(&shared), counters.clone(), voice, &sizes);
     let mut driver = Driver {
         me,
         swarm: build_swarm(identity, &settings, Behaviour::new(gate, names, &config, clock, counters.clone()))?,

@@ -34,6 +34,11 @@ impl<'a> Reader<'a> {
         if self.byte()? == byte { Ok(()) } else { Err(Malformed) }
     }
 
+    /// All that is left.
+    pub(super) const fn rest(self) -> &'a [u8] {
+        self.0
+    }
+
     /// Nothing is left.
     pub(super) const fn end(self) -> Result<(), Malformed> {
         if self.0.is_empty() { Ok(()) } else { Err(Malformed) }

@@ -6,10 +6,13 @@
 //!   AdmissionKey, where nodes are admitted
 //!       | admits: node's public key, serial, roles, expiry
 //!   Certificate  --verify(network, now, revocations)-->  a member, or why not
+//!       | signs
+//!   Statement, spread to every node  --believe(forum, right, now)-->  who says it, or why it is not believed
 //! ```
 //!
 //! Everything is Ed25519. A signature covers what it is for, the network and the bytes as they travel, so that none can be taken
-//! for another, in another network. The byte layouts stand with their types: [`Grant`], [`Certificate`], [`Revocation`]; how keys are
+//! for another, in another network. The byte layouts stand with their types: [`Grant`], [`Certificate`], [`Revocation`],
+//! [`Statement`]; how keys are
 //! kept in files, in `text`. Read [`Certificate`] first.
 
 #![cfg_attr(
@@ -28,6 +31,9 @@ pub use admission::{AdmissionKey, Grant};
 
 mod revocation;
 pub use revocation::{Limits, Revocation, Revocations, Revoked, Taken};
+
+mod statement;
+pub use statement::{Forum, NotBelieved, Said, Statement, Unsaid};
 
 mod public_key;
 pub use public_key::{NoPublicKey, PublicKey};

@@ -45,9 +45,13 @@ pub(super) fn verify(
     bytes: &[u8],
     signature: &SignatureBytes,
 ) -> bool {
-    VerifyingKey::from_bytes(&key.0).is_ok_and(|key| {
-        key.verify_strict(&covered(purpose, network, bytes), &Signature::from_bytes(signature)).is_ok()
-    })
+    verify_covered(key, &covered(purpose, network, bytes), signature)
+}
+
+/// The same for bytes that say by themselves what for and where they were signed.
+pub(super) fn verify_covered(key: &PublicKey, covered: &[u8], signature: &SignatureBytes) -> bool {
+    VerifyingKey::from_bytes(&key.0)
+        .is_ok_and(|key| key.verify_strict(covered, &Signature::from_bytes(signature)).is_ok())
 }
 
 /// A signature.
@@ -59,14 +63,16 @@ pub(super) enum Purpose {
     Grant,
     Certificate,
     Revocation,
+    Statement,
 }
 
 impl Purpose {
-    const fn word(self) -> &'static [u8] {
+    pub(super) const fn word(self) -> &'static [u8] {
         match self {
             Self::Grant => b"atoll admission key 1\0",
             Self::Certificate => b"atoll node certificate 1\0",
             Self::Revocation => b"atoll revocation 1\0",
+            Self::Statement => b"atoll statement 1\0",
         }
     }
 }

@@ -12,4 +12,5 @@ mod fresh;
 mod heads;
 mod network;
 mod origin;
+mod purge;
 mod two;

@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use atoll_overlay::{
     Acquire, Acquired, Alone, Beat, ByteStream, Found, Index, IndexError, Key, Lease, Level, LevelInfo, Levels, Marker,
     NodeId, NodeInfo, NodesQuery, Prefix, Put, Roles, Spread, Stored, StreamError, Streams, Value,
+    membership::{NotBelieved, Said, UnixTime, Unsaid},
 };
 use atoll_proxy::{Any, Config, Origins, Proxy, Site, SiteOrigin};
 use atoll_store::Store;
@@ -322,6 +323,10 @@ pub(crate) struct Net {
     pub(crate) lower: Mutex<Option<Value>>,
     /// Nodes that are gone.
     dead: Mutex<Vec<NodeId>>,
+    /// Nodes that reach nobody for now, and nobody them.
+    cut_off: Mutex<Vec<NodeId>>,
+    /// Everybody is told of everybody.
+    pub(crate) acquainted: AtomicBool,
 }
 
 #[derive(Default)]
@@ -343,6 +348,8 @@ impl Net {
             rootless: AtomicBool::new(false),
             lower: Mutex::default(),
             dead: Mutex::default(),
+            cut_off: Mutex::default(),
+            acquainted: AtomicBool::new(false),
         })
     }
 
@@ -365,6 +372,16 @@ impl Net {
         let id = info(number).id;
         self.dead.lock().unwrap().push(id);
         self.doors.lock().unwrap().remove(&id);
+    }
+
+    /// Nobody reaches this node any more, nor it anybody; streams that stand go on.
+    pub(crate) fn cut_off(&self, number: u8) {
+        self.cut_off.lock().unwrap().push(info(number).id);
+    }
+
+    /// It is back.
+    pub(crate) fn heal(&self, number: u8) {
+        self.cut_off.lock().unwrap().retain(|id| *id != info(number).id);
     }
 
     pub(crate) fn granted(&self) -> u64 {
@@ -487,7 +504,13 @@ impl Index for Node {
     }
 
     fn nodes(&self, query: &NodesQuery) -> Vec<NodeInfo> {
-        self.alone.nodes(query)
+        let mut nodes = self.alone.nodes(query);
+        if self.net.acquainted.load(Ordering::SeqCst) {
+            let doors = self.net.doors.lock().unwrap();
+            nodes
+                .extend(doors.keys().filter(|id| **id != self.me.id).map(|id| NodeInfo { id: *id, ..self.me.clone() }));
+        }
+        nodes
     }
 
     fn me(&self) -> NodeInfo {
@@ -515,11 +538,28 @@ impl Index for Node {
     fn spreads(&self) -> broadcast::Receiver<Spread> {
         self.alone.spreads()
     }
+
+    /// Signed is what begins with the id of a node that is there.
+    fn sign(&self, words: &[u8], right: Roles) -> Result<Bytes, Unsaid> {
+        self.alone.sign(words, right)
+    }
+
+    fn believe(&self, signed: &[u8], _: Roles) -> Result<Said, NotBelieved> {
+        let (id, words) = signed.split_at_checked(20).ok_or(NotBelieved::Malformed)?;
+        let signer = NodeId::from(Key::from_bytes(id.try_into().unwrap()));
+        if !self.net.doors.lock().unwrap().contains_key(&signer) {
+            return Err(NotBelieved::Foreign);
+        }
+        Ok(Said { signer, issued: UnixTime(0), words: words.to_vec() })
+    }
 }
 
 #[async_trait]
 impl Streams for Node {
     async fn open(&self, to: NodeId) -> Result<ByteStream, StreamError> {
+        if [self.me.id, to].iter().any(|id| self.net.cut_off.lock().unwrap().contains(id)) {
+            return Err(StreamError::Unreachable(to, "cut off".to_owned()));
+        }
         let door = self.net.doors.lock().unwrap().get(&to).cloned().ok_or(StreamError::Unknown(to))?;
         let (here, there) = tokio::io::duplex(64 << 10);
         let sent = door.send((self.me.id, Box::new(there) as ByteStream)).await;

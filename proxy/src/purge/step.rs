@@ -1,0 +1,343 @@
+//! In step with others: a peer is asked now and then what it has purged, and everybody who has not applied a purge is told until
+//! they have. A node that nobody answers is in doubt.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use atoll_overlay::{Level, NodeId, NodesQuery, Roles, membership::Statement};
+use futures::{StreamExt as _, stream};
+use rand::seq::IndexedRandom as _;
+use tokio::{
+    sync::{Notify, broadcast::error::RecvError},
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    config::Purging,
+    ledger::{Heads, Ledger},
+    purges::{Purges, unix_millis},
+    talk,
+};
+use crate::clock;
+
+/// Where this node stands with others.
+pub(super) struct Step {
+    began: Instant,
+    /// Milliseconds since `began` until which nothing is doubted.
+    sure_until: AtomicU64,
+    /// When it was last in step with some peer, in seconds since the Unix epoch; 0 if never.
+    synced: AtomicU64,
+    /// Whether what is stored may be from before a gap that nobody can fill.
+    unknown: Mutex<Option<&'static str>>,
+    wake: Notify,
+    others: Mutex<BTreeMap<NodeId, Heard>>,
+    /// Since when something is missing between purges that are here.
+    gap_since: Mutex<Option<Instant>>,
+    /// When there was last a neighbour.
+    company: Mutex<Instant>,
+}
+
+/// What another node has said of itself.
+#[derive(Debug, Clone)]
+pub(super) struct Heard {
+    /// What it has applied.
+    pub(super) heads: Heads,
+    pub(super) at: Instant,
+}
+
+impl Step {
+    /// A node that was last in step at `known`, if it has known anything before, and holds something.
+    pub(super) fn new(known: Option<u64>, holds: bool, config: &Purging) -> Self {
+        let now = unix_millis(clock::now()) / 1_000;
+        let unknown = match known {
+            None if holds => Some("there is a store without the purges known to it"),
+            Some(synced) if synced > 0 && synced.saturating_add(config.keep.as_secs()) < now => Some(AWAY),
+            Some(_) | None => None,
+        };
+        let sure = unknown.is_none() && known.unwrap_or(0) == 0;
+        Self {
+            began: Instant::now(),
+            sure_until: AtomicU64::new(if sure { u64::MAX } else { 0 }),
+            synced: AtomicU64::new(known.unwrap_or(0)),
+            unknown: Mutex::new(unknown),
+            wake: Notify::new(),
+            others: Mutex::default(),
+            gap_since: Mutex::default(),
+            company: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Asks somebody now.
+    pub(super) fn hurry(&self) {
+        self.wake.notify_one();
+    }
+
+    pub(super) fn synced(&self) -> u64 {
+        self.synced.load(Ordering::Relaxed)
+    }
+
+    /// Whether a copy of this age is to be confirmed.
+    pub(super) fn doubts(&self, received: SystemTime, young: Duration) -> bool {
+        let until = self.sure_until.load(Ordering::Relaxed);
+        until != u64::MAX && self.now() >= until && clock::now().duration_since(received).is_ok_and(|age| age >= young)
+    }
+
+    fn in_doubt(&self) -> bool {
+        self.now() >= self.sure_until.load(Ordering::Relaxed)
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn is_sure_for(&self, span: Duration) {
+        let until = self.now().saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+        self.sure_until.store(until, Ordering::Relaxed);
+    }
+
+    /// What others have said, as of now.
+    pub(super) fn others(&self) -> MutexGuard<'_, BTreeMap<NodeId, Heard>> {
+        self.others.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, peer: NodeId, heads: Heads, limit: usize) {
+        let mut others = self.others();
+        if others.len() >= limit
+            && !others.contains_key(&peer)
+            && let Some(oldest) = others.iter().min_by_key(|(_, heard)| heard.at).map(|(id, _)| *id)
+        {
+            others.remove(&oldest);
+        }
+        others.insert(peer, Heard { heads, at: Instant::now() });
+    }
+}
+
+impl Purges {
+    /// Hears what is spread and keeps in step. Never returns.
+    pub(crate) async fn run(self: Arc<Self>) {
+        let hearing = Arc::clone(&self);
+        tokio::join!(hearing.listen(), self.keep_in_step());
+    }
+
+    async fn listen(&self) {
+        let mut spreads = self.index.spreads();
+        loop {
+            match spreads.recv().await {
+                Ok(spread) => self.heard(&spread.record).await,
+                Err(RecvError::Lagged(_)) => self.step.hurry(),
+                // The index has stopped: nothing more is spread.
+                Err(RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    }
+
+    async fn heard(&self, record: &[u8]) {
+        if Statement::is_one(record) {
+            self.hear(record).await;
+            if self.ledger().has_gap() {
+                self.step.hurry();
+            }
+        }
+    }
+
+    async fn keep_in_step(&self) {
+        loop {
+            if self.forgive().await {
+                self.meet().await;
+            }
+            let pause = if self.step.in_doubt() { self.config.exchange.min(IN_DOUBT) } else { self.config.exchange };
+            // Woken or not, it is time.
+            let _ = timeout(pause, self.step.wake.notified()).await;
+        }
+    }
+
+    /// Has everything revalidated where that is due; false if it could not be done yet.
+    async fn forgive(&self) -> bool {
+        let why = *lock(&self.step.unknown);
+        let Some(why) = why else { return true };
+        if let Err(error) = self.revalidate(why, |_| {}).await {
+            tracing::warn!(%error, "what is stored could not be marked");
+            sleep(IN_DOUBT).await;
+            return false;
+        }
+        *lock(&self.step.unknown) = None;
+        if self.step.synced() == 0 {
+            self.step.sure_until.store(u64::MAX, Ordering::Relaxed);
+        } else {
+            // Whatever was missed until now no longer matters.
+            self.step.synced.store(unix_millis(clock::now()) / 1_000, Ordering::Relaxed);
+        }
+        true
+    }
+
+    /// Compares with some peer.
+    async fn meet(&self) {
+        let mut peers = self.peers();
+        if peers.is_empty() {
+            if lock(&self.step.company).elapsed() >= self.config.alone {
+                self.step.is_sure_for(self.config.exchange * 2 + self.config.patience);
+            }
+            return;
+        }
+        *lock(&self.step.company) = Instant::now();
+        let (synced, now) = (self.step.synced(), unix_millis(clock::now()) / 1_000);
+        if synced > 0 && synced.saturating_add(self.config.keep.as_secs()) < now {
+            *lock(&self.step.unknown) = Some(AWAY);
+            return self.step.hurry();
+        }
+        for _ in 0..TRIES {
+            let Some(peer) = peers.choose(&mut rand::rng()).copied() else { break };
+            if self.exchange(peer).await {
+                self.step.is_sure_for(self.config.exchange * 2 + self.config.patience);
+                self.step.synced.store(unix_millis(clock::now()) / 1_000, Ordering::Relaxed);
+                break;
+            }
+            peers.retain(|other| *other != peer);
+        }
+        self.mind_the_gap().await;
+    }
+
+    /// Looks for what is missing for a while, then goes on without.
+    async fn mind_the_gap(&self) {
+        let since = if self.ledger().has_gap() {
+            *lock(&self.step.gap_since).get_or_insert_with(Instant::now)
+        } else {
+            *lock(&self.step.gap_since) = None;
+            return;
+        };
+        let jump = |ledger: &mut Ledger| {
+            ledger.jump();
+        };
+        if since.elapsed() >= self.config.gap
+            && let Err(error) = self.revalidate("nobody has a purge that was made between others", jump).await
+        {
+            tracing::warn!(%error, "what is stored could not be marked");
+        }
+    }
+
+    /// Compares with one peer until neither has anything that the other lacks. False if it does not answer.
+    pub(super) async fn exchange(&self, peer: NodeId) -> bool {
+        let known = self.step.others().get(&peer).map(|heard| heard.heads.clone());
+        let mut theirs = known;
+        for _ in 0..ROUNDS {
+            let heads = self.heads();
+            let pushed = theirs.as_ref().map_or_else(Vec::new, |theirs| self.lacked_by(theirs));
+            let streams = Arc::clone(&self.streams);
+            let Some(told) = talk::ask(streams, peer, &heads, &pushed, self.config.patience).await else {
+                return false;
+            };
+            self.step.note(peer, told.heads.clone(), self.config.nodes);
+            if !self.take_floors(told.floors).await {
+                return false;
+            }
+            let came = !told.records.is_empty();
+            for record in &told.records {
+                self.hear(record).await;
+            }
+            let unmoved = theirs.as_ref() == Some(&told.heads);
+            let lacking = !self.lacked_by(&told.heads).is_empty();
+            theirs = Some(told.heads);
+            // What the other does not take once, it does not take twice.
+            let push = lacking && (pushed.is_empty() || !unmoved);
+            if !(push || (told.more && came && self.heads() != heads)) {
+                return true;
+            }
+        }
+        true
+    }
+
+    fn lacked_by(&self, heads: &Heads) -> Vec<bytes::Bytes> {
+        talk::fitting(self.ledger().lacking(heads).map(|entry| entry.signed.clone()))
+    }
+
+    /// A peer has forgotten what this node never knew. False if what is stored could not be marked.
+    async fn take_floors(&self, floors: Heads) -> bool {
+        let heads = self.heads();
+        let missed = floors.iter().any(|(signer, floor)| heads.get(signer).is_none_or(|head| head < floor));
+        if !missed {
+            return true;
+        }
+        let done = self.revalidate("peers have forgotten purges that this node never heard of", |ledger| {
+            ledger.miss(&floors);
+        });
+        done.await.inspect_err(|error| tracing::warn!(%error, "what is stored could not be marked")).is_ok()
+    }
+
+    /// The proxies this node knows, itself left out.
+    pub(super) fn peers(&self) -> Vec<NodeId> {
+        let me = self.index.me().id;
+        let query = NodesQuery { level: Level::GLOBAL, count: self.config.nodes, target: None, services: Roles::PROXY };
+        let near = self.index.levels().into_iter().flat_map(|level| level.neighbours);
+        let near = near.filter(|node| node.roles.contain(Roles::PROXY));
+        let mut peers: Vec<NodeId> = self.index.nodes(&query).into_iter().chain(near).map(|node| node.id).collect();
+        peers.sort_unstable();
+        peers.dedup();
+        peers.retain(|peer| *peer != me);
+        peers
+    }
+
+    /// Those who are to apply a purge: the proxies known, and those that answered lately.
+    pub(super) fn audience(&self) -> Vec<NodeId> {
+        let mut all = self.peers();
+        let lately = |heard: &Heard| heard.at.elapsed() < LATELY;
+        all.extend(self.step.others().iter().filter(|(_, heard)| lately(heard)).map(|(peer, _)| *peer));
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Tells everybody of a signer's purge until all have applied it, or time is over.
+    pub(super) async fn tell_all(&self, signer: NodeId, number: u64, wait: Duration) {
+        let round = async {
+            loop {
+                let waiting = self.waiting(signer, number);
+                if waiting.is_empty() {
+                    return;
+                }
+                let tell = async |peer| {
+                    self.exchange(peer).await;
+                };
+                stream::iter(waiting).for_each_concurrent(self.config.at_once, tell).await;
+                sleep(BETWEEN).await;
+            }
+        };
+        // Whoever has not answered by then is listed as missing.
+        let _ = timeout(wait, round).await;
+    }
+
+    fn waiting(&self, signer: NodeId, number: u64) -> Vec<NodeId> {
+        let audience = self.audience();
+        let others = self.step.others();
+        let applied = |peer: &NodeId| {
+            others.get(peer).is_some_and(|heard| heard.heads.get(&signer).is_some_and(|head| *head >= number))
+        };
+        audience.into_iter().filter(|peer| !applied(peer)).collect()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+const AWAY: &str = "this node was away for longer than purges are kept";
+
+/// Between two attempts of a node in doubt.
+const IN_DOUBT: Duration = Duration::from_millis(200);
+
+/// Peers tried at one time.
+const TRIES: usize = 3;
+
+/// Questions to one peer, one after the other.
+const ROUNDS: usize = 64;
+
+/// Between two rounds of telling those who have not applied a purge.
+const BETWEEN: Duration = Duration::from_millis(50);
+
+/// A node that answered within this is still expected to apply what is purged.
+const LATELY: Duration = Duration::from_secs(3_600);
