@@ -38,6 +38,10 @@ mod gated;
 mod interim;
 mod limits;
 pub use limits::Limits;
+mod quota;
+pub use quota::{Caps, Quota, Used};
+mod rate;
+pub use rate::Bucket;
 
 mod url;
 pub use url::{Authority, Coralized, Forms, OriginUrl, Scheme, UrlError, Zone};

@@ -1,58 +1,80 @@
-//! What a machine may send in a day and in a month (UTC), counted through restarts. A new day or month begins with the first byte
-//! of it.
+//! How much of something may go in an hour, a day and a month (UTC), counted through restarts: bytes or requests. A new hour, day or
+//! month begins with the first of it.
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes sent in the running day and month, and what they may be.
+/// What went in the running hour, day and month, and what may.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Quota {
-    daily: Option<u64>,
-    monthly: Option<u64>,
+pub struct Quota {
+    caps: Caps,
     used: Used,
+}
+
+/// What may go in each span; none: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Caps {
+    /// In an hour.
+    pub hourly: Option<u64>,
+    /// In a day.
+    pub daily: Option<u64>,
+    /// In a month.
+    pub monthly: Option<u64>,
 }
 
 /// What survives a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub(crate) struct Used {
+pub struct Used {
+    /// Hours since 1970-01-01.
+    hour: u64,
+    /// What went in it.
+    of_hour: u64,
     /// Days since 1970-01-01.
     day: u64,
-    /// Bytes sent in it.
+    /// What went in it.
     of_day: u64,
     /// Months since 1970-01.
     month: u64,
-    /// Bytes sent in it.
+    /// What went in it.
     of_month: u64,
 }
 
 impl Quota {
-    /// A quota of which so much is used; none: no limit.
-    pub(crate) const fn new(daily: Option<u64>, monthly: Option<u64>, used: Used) -> Self {
-        Self { daily, monthly, used }
+    /// A quota of which so much is used.
+    #[must_use]
+    pub const fn new(caps: Caps, used: Used) -> Self {
+        Self { caps, used }
     }
 
-    /// Counts bytes sent at this moment, in seconds since the epoch.
-    pub(crate) fn count(&mut self, now: u64, bytes: u64) {
+    /// Counts what goes at this moment, in seconds since the epoch.
+    pub fn count(&mut self, now: u64, amount: u64) {
         self.turn(now);
-        self.used.of_day = self.used.of_day.saturating_add(bytes);
-        self.used.of_month = self.used.of_month.saturating_add(bytes);
+        for used in [&mut self.used.of_hour, &mut self.used.of_day, &mut self.used.of_month] {
+            *used = used.saturating_add(amount);
+        }
     }
 
-    /// Bytes left now; none without a limit.
-    pub(crate) fn left(&mut self, now: u64) -> Option<u64> {
+    /// What is left now; none without a limit.
+    pub fn left(&mut self, now: u64) -> Option<u64> {
         self.turn(now);
-        let of_day = self.daily.map(|limit| limit.saturating_sub(self.used.of_day));
-        let of_month = self.monthly.map(|limit| limit.saturating_sub(self.used.of_month));
-        of_day.into_iter().chain(of_month).min()
+        self.spans().into_iter().filter_map(|(cap, used)| Some(cap?.saturating_sub(used))).min()
+    }
+
+    /// Percent used of the span that is used most; 0 without a limit, 100 and more once one is spent.
+    pub fn percent(&mut self, now: u64) -> u64 {
+        self.turn(now);
+        let percent =
+            |cap: u64, used: u64| u64::try_from(u128::from(used) * 100 / u128::from(cap.max(1))).unwrap_or(u64::MAX);
+        self.spans().into_iter().filter_map(|(cap, used)| Some(percent(cap?, used))).max().unwrap_or(0)
     }
 
     /// Seconds until something is left again; zero if it is.
-    pub(crate) fn again_in(&mut self, now: u64) -> u64 {
+    pub fn again_in(&mut self, now: u64) -> u64 {
         if self.left(now) != Some(0) {
             return 0;
         }
         let spent = |limit: Option<u64>, used: u64| limit.is_some_and(|limit| used >= limit);
-        if spent(self.monthly, self.used.of_month) {
+        if spent(self.caps.monthly, self.used.of_month) {
             // The first of the next month is at most 31 days after today.
             let days = now / DAY;
             return (1..=31)
@@ -61,17 +83,27 @@ impl Quota {
                 .unwrap_or(now)
                 - now;
         }
-        (now / DAY + 1) * DAY - now
+        let span = if spent(self.caps.daily, self.used.of_day) { DAY } else { HOUR };
+        (now / span + 1) * span - now
     }
 
     /// What to keep.
-    pub(crate) const fn used(&self) -> Used {
+    #[must_use]
+    pub const fn used(&self) -> Used {
         self.used
     }
 
-    /// A clock set back starts no new day: what was sent stays counted.
+    fn spans(&self) -> [(Option<u64>, u64); 3] {
+        let (caps, used) = (self.caps, self.used);
+        [(caps.hourly, used.of_hour), (caps.daily, used.of_day), (caps.monthly, used.of_month)]
+    }
+
+    /// A clock set back starts nothing anew: what went stays counted.
     fn turn(&mut self, now: u64) {
-        let (day, month) = (now / DAY, month_of(now));
+        let (hour, day, month) = (now / HOUR, now / DAY, month_of(now));
+        if hour > self.used.hour {
+            (self.used.hour, self.used.of_hour) = (hour, 0);
+        }
         if day > self.used.day {
             (self.used.day, self.used.of_day) = (day, 0);
         }
@@ -94,11 +126,27 @@ fn month_of(now: u64) -> u64 {
 }
 
 /// Seconds of one.
+const HOUR: u64 = 3_600;
+
+/// Seconds of one.
 const DAY: u64 = 86_400;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn caps(hourly: Option<u64>, daily: Option<u64>, monthly: Option<u64>) -> Caps {
+        Caps { hourly, daily, monthly }
+    }
+
+    #[test]
+    fn a_spent_hour_ends_with_the_hour_and_the_fullest_span_counts() {
+        let mut quota = Quota::new(caps(Some(10), Some(100), None), Used::default());
+        let at = 1_709_164_800 + 600;
+        quota.count(at, 10);
+        assert_eq!((quota.left(at), quota.percent(at), quota.again_in(at)), (Some(0), 100, 3_000));
+        assert_eq!((quota.left(at + 3_000), quota.percent(at + 3_000)), (Some(10), 10));
+    }
 
     #[test]
     fn months_follow_the_calendar() {
@@ -119,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_spent_day_ends_at_midnight_and_a_spent_month_with_the_month() {
-        let mut quota = Quota::new(Some(100), Some(150), Used::default());
+        let mut quota = Quota::new(caps(None, Some(100), Some(150)), Used::default());
         let noon = 1_709_164_800 + 43_200;
         assert_eq!(quota.left(noon), Some(100));
         quota.count(noon, 100);
@@ -133,8 +181,8 @@ mod tests {
         assert_eq!(quota.again_in(next), 30 * DAY);
         // A clock set back gives nothing.
         assert_eq!(quota.left(next - 40 * DAY), Some(0));
-        let mut again = Quota::new(Some(100), Some(150), quota.used());
+        let mut again = Quota::new(caps(None, Some(100), Some(150)), quota.used());
         assert_eq!(again.left(next), Some(0));
-        assert_eq!(Quota::new(None, None, Used::default()).left(next), None);
+        assert_eq!(Quota::new(Caps::default(), Used::default()).left(next), None);
     }
 }
