@@ -35,6 +35,8 @@ pub enum Kept {
     Certificate,
     /// The revocations it knows of.
     Revocations,
+    /// What its proxy has sent to whom, where shares are limited.
+    Shares,
 }
 
 impl State {
@@ -105,6 +107,7 @@ impl Kept {
             Self::Peer => "peer.json",
             Self::Certificate => "certificate",
             Self::Revocations => "revocations",
+            Self::Shares => "shares",
         }
     }
 }

@@ -4,14 +4,16 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use atoll_overlay::{Index, Key, NodeId, NodeInfo, Streams};
 use atoll_store::Store;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
     announce::Announcer,
     config::{Any, Config, Origins},
+    fairness::Fairness,
     flight::{Answer, Flights},
     freshness::Lifetime,
+    home::{self, Control},
     interim::Interim,
     log::AccessLog,
     memory::Memory,
@@ -21,6 +23,7 @@ use crate::{
     resolve::Resolver,
     site::{Own, Sites},
     stats::Counters,
+    takedown::Takedown,
     url::{Authority, OriginUrl, UrlError, Zone},
 };
 
@@ -53,6 +56,14 @@ pub(crate) struct Cache {
     pub(crate) upgraded: Memory<String, ()>,
     /// Peers that failed or lied.
     pub(crate) shunned: Memory<NodeId, ()>,
+    /// What hosts said of being Coralized.
+    pub(crate) controls: Memory<String, Control>,
+    /// Who may have how much.
+    pub(crate) fairness: Fairness,
+    /// What may not be served.
+    pub(crate) takedown: Arc<Takedown>,
+    /// What this network calls itself to origins of Coralized names.
+    pub(crate) agent: HeaderValue,
 }
 
 /// What a failing origin is answered with meanwhile.
@@ -185,6 +196,7 @@ impl Cache {
         config: Config,
         (index, streams, store): (Arc<dyn Index>, Arc<dyn Streams>, Store),
         log: Option<Arc<AccessLog>>,
+        takedown: Arc<Takedown>,
         listening: Vec<SocketAddr>,
     ) -> Result<Self, (String, UrlError)> {
         let counters = Arc::new(Counters::default());
@@ -206,6 +218,10 @@ impl Cache {
             passing: Memory::new(remembered),
             upgraded: Memory::new(remembered),
             shunned: Memory::new(remembered),
+            controls: Memory::new(remembered),
+            fairness: Fairness::new(&config.fairness),
+            takedown,
+            agent: home::agent(&config.network, &config.contact),
             counters,
             log,
             store,

@@ -14,6 +14,7 @@ use crate::{
     clock,
     conditions::{Ranged, Verdict, conditions, range},
     flight::{Answer, Content, Waiter},
+    home,
     meta::Meta,
     origin::OriginBody,
     reason::{CacheStatus, Failure, Source},
@@ -200,6 +201,9 @@ fn shape(zone: &Zone, url: &OriginUrl, client: &Client, fields: &mut HeaderMap) 
 
 /// A redirect's target as the client should follow it; `None`: as it stands.
 fn coralize(zone: &Zone, url: &OriginUrl, links: &Links, target: &str) -> Option<String> {
+    if home::is_marked(target) {
+        return None;
+    }
     let absolute = if target.contains("://") {
         OriginUrl::parse(target).ok()
     } else if let Some(rest) = target.strip_prefix("//") {
@@ -250,7 +254,7 @@ pub(crate) fn refuse(failure: Failure, why: &str, status: Option<&CacheStatus>) 
         fields.insert(CACHE_STATUS, status.value());
     }
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if failure == Failure::Busy {
+    if matches!(failure, Failure::Busy | Failure::CircuitOpen | Failure::OriginBusy) {
         fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
@@ -307,6 +311,7 @@ mod tests {
         assert_eq!(check(&dotted, "http://b.test/x?y").as_deref(), Some("http://b.test.nyud.example:8080/x?y"));
         assert_eq!(check(&dotted, "https://b.test/x").as_deref(), Some("http://b.test.443.nyud.example:8080/x"));
         assert_eq!(check(&dotted, "//b.test/").as_deref(), Some("http://b.test.nyud.example:8080/"));
+        assert_eq!(check(&dotted, "http://b.test/x?atoll-no-serve"), None);
         assert_eq!(check(&dotted, "/root"), None);
         assert_eq!(check(&dotted, "ftp://b.test/"), None);
         assert_eq!(check(&dotted, "http://10.0.0.1/"), None);

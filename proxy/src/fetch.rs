@@ -50,7 +50,7 @@ pub(crate) async fn lead(cache: Arc<Cache>, lead: Lead, wanted: Wanted, stale: O
         () = stopped(&cache) => End::Failed(Failure::Internal),
     };
     if let End::Failed(failure) = end
-        && failure.is_origins()
+        && failure.is_remembered()
         && !fetch.lead.has_head()
     {
         fetch.cache.failed(fetch.wanted.key, Negative::Failure(failure));

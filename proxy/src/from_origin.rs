@@ -15,6 +15,7 @@ use crate::{
     fetch::{Fetch, Filling, Mode, Outcome, wide},
     flight::{Answer, Content, End},
     freshness::{self, Asker, Vary},
+    home,
     keeper::Kept,
     meta::{Meta, strip_hop_by_hop, validator},
     origin::{OriginAnswer, OriginBody, OriginRequest},
@@ -60,6 +61,10 @@ impl Fetch {
         let received = clock::now();
         strip_hop_by_hop(&mut answer.fields);
         dated(&mut answer.fields, received);
+        if self.wanted.site.is_none() && home::note(&self.cache, &self.wanted.url, &answer.fields).await {
+            self.keeper.pass(Marker::Pass(self.cache.config.freshness.pass));
+            return End::Failed(Failure::OptedOut);
+        }
         if answer.status == StatusCode::NOT_MODIFIED && self.stale.is_some() {
             return self.confirmed(answer, asked).await;
         }

@@ -38,6 +38,10 @@ mod gated;
 mod interim;
 mod limits;
 pub use limits::Limits;
+
+mod fairness;
+mod metered;
+pub use fairness::{FairnessConfig, Share, Standing};
 mod quota;
 pub use quota::{Caps, Quota, Used};
 mod rate;
@@ -46,6 +50,7 @@ pub use rate::Bucket;
 mod url;
 pub use url::{Authority, Coralized, Forms, OriginUrl, Scheme, UrlError, Zone};
 
+mod admit;
 mod body;
 mod cache;
 mod clock;
@@ -53,12 +58,14 @@ mod conditions;
 mod deliver;
 mod flight;
 mod forward;
+mod home;
 mod part;
 mod reason;
 mod receive;
 mod respond;
 mod site;
 mod step;
+mod takedown;
 mod wish;
 pub use reason::{Failure, Reason, Source};
 
@@ -73,9 +80,11 @@ mod reference;
 mod seek;
 mod serve_peer;
 
+mod breaker;
 mod guard;
 mod origin;
 mod resolve;
+pub use breaker::BreakerConfig;
 pub use guard::{Range, RangeError};
 
 mod date;

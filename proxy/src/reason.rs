@@ -70,6 +70,8 @@ pub enum Reason {
     Partial,
     /// The method's answers are not stored.
     Method,
+    /// A share is used up: nothing is fetched.
+    Quota,
     /// An error of one client's, or a refusal in place of a copy that was good.
     KeptGood,
 }
@@ -96,6 +98,7 @@ impl Reason {
             Self::Conditional => "conditional",
             Self::Partial => "partial",
             Self::Method => "method",
+            Self::Quota => "quota",
             Self::KeptGood => "kept-good",
         }
     }
@@ -244,6 +247,21 @@ pub enum Failure {
     /// A ceiling was reached.
     #[error("connection_limit_reached")]
     Busy,
+    /// The origin was not there again and again, and is left alone for a while.
+    #[error("destination_unavailable")]
+    CircuitOpen,
+    /// Too many wait for a connection to the origin.
+    #[error("connection_limit_reached")]
+    OriginBusy,
+    /// A share of what this node gives is used up.
+    #[error("http_request_denied")]
+    OverQuota,
+    /// The origin does not want to be Coralized.
+    #[error("http_request_denied")]
+    OptedOut,
+    /// It may not be served, for legal reasons.
+    #[error("http_request_denied")]
+    TakenDown,
     /// Something of ours broke.
     #[error("proxy_internal_error")]
     Internal,
@@ -261,13 +279,14 @@ impl Failure {
             | Self::ResponseIncomplete
             | Self::Protocol
             | Self::BodyTooLarge => StatusCode::BAD_GATEWAY,
-            Self::Prohibited | Self::Denied => StatusCode::FORBIDDEN,
+            Self::Prohibited | Self::Denied | Self::OptedOut => StatusCode::FORBIDDEN,
+            Self::TakenDown => StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Request => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::OnlyIfCached => StatusCode::GATEWAY_TIMEOUT,
             Self::NotOurs => StatusCode::MISDIRECTED_REQUEST,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::CircuitOpen | Self::OriginBusy | Self::OverQuota => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -284,6 +303,8 @@ impl Failure {
             | Self::ResponseTimeout
             | Self::ResponseIncomplete
             | Self::Protocol
+            | Self::CircuitOpen
+            | Self::OriginBusy
             | Self::BodyTooLarge => true,
             Self::Prohibited
             | Self::Loop
@@ -293,8 +314,16 @@ impl Failure {
             | Self::OnlyIfCached
             | Self::NotOurs
             | Self::Busy
+            | Self::OverQuota
+            | Self::OptedOut
+            | Self::TakenDown
             | Self::Internal => false,
         }
+    }
+
+    /// Whether this says something that holds for a while: not that the origin was not even asked.
+    pub(crate) const fn is_remembered(self) -> bool {
+        self.is_origins() && !matches!(self, Self::CircuitOpen | Self::OriginBusy)
     }
 }
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::reason::{Failure, Source};
 
-/// A moment's counts. All but `flights`, `connections` and `peer_streams` only grow.
+/// A moment's counts. All but `flights`, `connections`, `peer_streams` and `circuits_open` only grow.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Stats {
     /// Requests of clients answered, errors included.
@@ -46,6 +46,8 @@ pub struct Stats {
     pub connections: u64,
     /// Streams of peers being served now.
     pub peer_streams: u64,
+    /// Origins that are left alone now, because they were not there again and again.
+    pub circuits_open: u64,
 }
 
 /// Answers by where their bytes came from.
@@ -173,7 +175,7 @@ impl Counters {
         metrics::counter!("atoll_cache_not_stored_total", "reason" => reason.word()).increment(1);
     }
 
-    /// The counts so far; the three that are not counted here are zero.
+    /// The counts so far; those that are not counted here are zero.
     pub(crate) fn stats(&self) -> Stats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
@@ -196,6 +198,7 @@ impl Counters {
             flights: 0,
             connections: 0,
             peer_streams: 0,
+            circuits_open: 0,
         }
     }
 }

@@ -18,6 +18,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
 
 use crate::{
+    admit,
     body::Body,
     cache::{Cache, Negative, Wanted, store_key},
     clock,
@@ -28,6 +29,7 @@ use crate::{
     forward, freshness,
     log::Entry,
     meta::Meta,
+    metered::metered,
     origin::{OriginBody, Upstream},
     part,
     reason::{Failure, Forwarded, Reason, Source},
@@ -81,7 +83,7 @@ async fn answer(cache: &Arc<Cache>, request: Request<Option<Incoming>>) -> (Resp
     if request.uri().path() == HEALTH {
         return (text(StatusCode::OK, "ok\n"), None);
     }
-    let asked = match receive(cache, request) {
+    let mut asked = match receive(cache, request) {
         Ok(Received::Asked(asked)) => asked,
         Ok(Received::Robots) => return (text(StatusCode::OK, "User-agent: *\nDisallow: /\n"), None),
         Ok(Received::Linked(location)) => {
@@ -89,17 +91,35 @@ async fn answer(cache: &Arc<Cache>, request: Request<Option<Incoming>>) -> (Resp
             response.headers_mut().insert(header::LOCATION, location);
             return (response, Some(Told::default()));
         }
+        Ok(Received::TakenDown(response)) => {
+            cache.counters.refused();
+            return (*response, Some(Told::default()));
+        }
         Err((failure, why)) => {
             cache.counters.refused();
             return (refuse(failure, &why, None), Some(Told::default()));
         }
     };
+    if let Some(response) = admit::admit(cache, &mut asked) {
+        return (response, Some(Told::default()));
+    }
+    let tab = asked.tab.clone();
+    let (response, told) = served(cache, asked).await;
+    (metered(response, tab), told)
+}
+
+async fn served(cache: &Arc<Cache>, asked: Box<Asked>) -> (Response<Body>, Option<Told>) {
     if !matches!(asked.method, Method::GET | Method::HEAD) {
         return forward::forward(cache, *asked).await;
     }
     let found = lookup(cache, &asked).await;
     if matches!(found, Found::AskHead) {
         return forward::forward(cache, *asked).await;
+    }
+    if let Found::Failed(failure, _) = found
+        && let Some(response) = admit::failed(cache, &asked, failure)
+    {
+        return (response, Some(Told::default()));
     }
     respond(cache, asked, found).await
 }
@@ -189,6 +209,12 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
                 (Some(stale), _) if stale.if_error => stale.found(Reason::StaleIfError),
                 (_, Negative::Answer(answer)) => Found::Repeated(answer),
                 (_, Negative::Failure(failure)) => Found::Failed(failure, Some(Reason::Negative)),
+            };
+        }
+        if asked.stored_only.is_some() {
+            return match stale {
+                Some(stale) if stale.if_error => stale.found(Reason::Quota),
+                Some(_) | None => Found::Failed(Failure::OverQuota, Some(Reason::Quota)),
             };
         }
         if asked.client.head && asked.site.is_some() {

@@ -114,8 +114,9 @@ impl Node {
         self.admin.token_path()
     }
 
-    /// Looks at once for a renewed certificate and for revocations to spread; otherwise every few seconds.
+    /// Looks at once for renewed certificates, a changed takedown list and revocations to spread; otherwise every few seconds.
     pub fn reread(&self) {
+        self.parts.reread();
         self.look.notify_one();
     }
 

@@ -8,6 +8,7 @@ mod sites;
 mod support;
 
 mod cache;
+mod fair;
 mod fresh;
 mod heads;
 mod network;
