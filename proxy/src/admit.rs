@@ -17,6 +17,9 @@ use crate::{
 
 /// The answer to a request that is not served; else notes on it what may be done for it.
 pub(crate) fn admit(cache: &Cache, asked: &mut Asked) -> Option<Response<Body>> {
+    if is_free(cache) {
+        return None;
+    }
     if asked.site.is_none() && cache.controls.get(&asked.url.authority()) == Some(Control::OptOut) {
         return Some(home::redirect(&asked.url));
     }
@@ -31,6 +34,12 @@ pub(crate) fn admit(cache: &Cache, asked: &mut Asked) -> Option<Response<Body>> 
             None
         }
     }
+}
+
+/// Whether nothing stands between a stored answer and whoever asks for it: no share is limited, nothing is taken down, no host has
+/// said anything of being Coralized. A shorter way to a hit than through here is open only then.
+pub(crate) fn is_free(cache: &Cache) -> bool {
+    !cache.fairness.is_limited() && cache.takedown.is_empty() && cache.controls.is_unused()
 }
 
 /// The answer to a request that could not be served after all, if it is not an error like others.

@@ -19,6 +19,7 @@ use crate::{
     memory::Memory,
     meta::Meta,
     origin::{OriginClient, Upstream},
+    plan::Cut,
     reason::Failure,
     resolve::Resolver,
     site::{Own, Sites},
@@ -56,6 +57,8 @@ pub(crate) struct Cache {
     pub(crate) upgraded: Memory<String, ()>,
     /// Peers that failed or lied.
     pub(crate) shunned: Memory<NodeId, ()>,
+    /// What is not large, or cannot be cut into slices.
+    pub(crate) unsliced: Memory<Key, ()>,
     /// What hosts said of being Coralized.
     pub(crate) controls: Memory<String, Control>,
     /// Who may have how much.
@@ -88,6 +91,8 @@ pub(crate) struct Wanted {
     pub(crate) site: Option<Arc<Own>>,
     /// Who wants interim answers.
     pub(crate) interim: Option<Interim>,
+    /// What of it is wanted, if not all.
+    pub(crate) cut: Option<Cut>,
 }
 
 impl Wanted {
@@ -218,6 +223,7 @@ impl Cache {
             passing: Memory::new(remembered),
             upgraded: Memory::new(remembered),
             shunned: Memory::new(remembered),
+            unsliced: Memory::new(remembered),
             controls: Memory::new(remembered),
             fairness: Fairness::new(&config.fairness),
             takedown,
@@ -369,7 +375,15 @@ mod tests {
         let check = |url: &str, status: u16, target: &str| {
             let url = OriginUrl::parse(url).unwrap();
             let upstream = Upstream::of(&url, false);
-            let wanted = Wanted { key: url.key(), url, upstream, fields: HeaderMap::new(), site: None, interim: None };
+            let wanted = Wanted {
+                key: url.key(),
+                url,
+                upstream,
+                fields: HeaderMap::new(),
+                site: None,
+                interim: None,
+                cut: None,
+            };
             let fields = HeaderMap::from_iter([(header::LOCATION, target.parse().unwrap())]);
             wanted.is_sent_to_https(StatusCode::from_u16(status).unwrap(), &fields)
         };

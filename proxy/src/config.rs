@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::{
     breaker::BreakerConfig, cache, error::StartError, fairness::FairnessConfig, guard::Range, limits::Limits,
-    site::Sites, takedown::Takedown, url::Zone,
+    plan::SlicesConfig, site::Sites, takedown::Takedown, url::Zone,
 };
 
 /// Everything the proxy may be told.
@@ -64,6 +64,8 @@ pub struct Config {
     pub fairness: FairnessConfig,
     /// When an origin that fails is left alone.
     pub breaker: BreakerConfig,
+    /// How what is large is cut for ranges.
+    pub slices: SlicesConfig,
     /// When answers count as fresh.
     pub freshness: FreshnessConfig,
     /// How peers are used.
@@ -93,6 +95,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             fairness: FairnessConfig::default(),
             breaker: BreakerConfig::default(),
+            slices: SlicesConfig::default(),
             freshness: FreshnessConfig::default(),
             peers: Peers::default(),
         }

@@ -131,6 +131,16 @@ impl Fairness {
         }
     }
 
+    /// Whether anything is limited at all.
+    pub(crate) const fn is_limited(&self) -> bool {
+        self.node.is_some() || self.sites.is_some() || self.clients.is_some()
+    }
+
+    /// The node's use and caps of bytes, by span: for the exporter.
+    pub(crate) fn node_spans(&self) -> Vec<(&'static str, u64, u64)> {
+        self.node.as_ref().map(|node| node.used().bytes.capped(unix_now())).unwrap_or_default()
+    }
+
     /// The accounts that an answer of this site to this client is charged to; none where nothing is limited.
     pub(crate) fn open(&self, site: (&str, u16), client: Option<IpAddr>) -> Option<Tab> {
         let site = self.sites.as_ref().map(|sites| sites.account(&format!("{}:{}", site.0, site.1)));
@@ -168,13 +178,12 @@ impl Fairness {
 
     /// What was used, as bytes for the next start; none where nothing is limited.
     pub(crate) fn save(&self) -> Option<Bytes> {
-        let any = self.node.is_some() || self.sites.is_some() || self.clients.is_some();
         let saved = Saved {
             node: self.node.as_ref().map(|node| node.kept()),
             sites: self.sites.as_ref().map(Ledger::kept).unwrap_or_default(),
             clients: self.clients.as_ref().map(Ledger::kept).unwrap_or_default(),
         };
-        any.then(|| serde_json::to_vec(&saved).unwrap_or_default().into())
+        self.is_limited().then(|| serde_json::to_vec(&saved).unwrap_or_default().into())
     }
 
     /// Goes on from what was used in an earlier run; false if the bytes are none of ours.

@@ -25,6 +25,7 @@ use crate::{
     keeper::Keeper,
     meta::Meta,
     peer::{PeerFill, PeerRequest},
+    plan::{Cut, Plan},
     reason::{Failure, Source},
     reference::Reference,
     seek::{Seek, Step},
@@ -169,6 +170,9 @@ impl Fetch {
     /// Streams a peer's copy in.
     async fn take_peer(&mut self, mut fill: PeerFill) -> Outcome {
         let holder = fill.holder.value.holder;
+        if !self.is_of_cut(&fill.meta) {
+            return Outcome::Next(holder);
+        }
         if self.filling.is_none() {
             let source = Source::Peer(fill.holder.value.level);
             if let Err(end) = self.begin(fill.meta.clone(), source) {
@@ -203,6 +207,17 @@ impl Fetch {
                     self.cache.counters.peer_fetch("timeout");
                     return Outcome::Next(holder);
                 }
+            }
+        }
+    }
+
+    /// Whether a peer's copy is the slice, or the plan, that is wanted.
+    fn is_of_cut(&self, meta: &Meta) -> bool {
+        match &self.wanted.cut {
+            None => meta.status != StatusCode::PARTIAL_CONTENT,
+            Some(Cut::Slice(plan, number)) => plan.fits(*number, meta),
+            Some(Cut::First(whole)) => {
+                meta.length == Some(0) && Plan::of(*whole, meta, &self.cache.config.slices).is_some()
             }
         }
     }
@@ -324,7 +339,8 @@ impl Fetch {
             return End::Failed(Failure::Internal);
         }
         self.cache.recovered(self.wanted.key);
-        if meta.status == StatusCode::PARTIAL_CONTENT {
+        // A slice is a copy that others can use; a part as one client asked for it is none.
+        if meta.status == StatusCode::PARTIAL_CONTENT && self.wanted.cut.is_none() {
             return End::Whole;
         }
         self.keeper.whole(self.wanted.key, Reference::whole_of(&meta), self.fresh_for(&meta));

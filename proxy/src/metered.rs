@@ -58,3 +58,29 @@ impl Stream for Metered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+    use crate::fairness::{Fairness, FairnessConfig, Share};
+
+    #[tokio::test]
+    async fn what_is_over_the_rate_waits_and_all_of_it_is_counted() {
+        let site = Share { rate: 1_000, daily: 100_000, ..Share::default() };
+        let fairness = Fairness::new(&FairnessConfig { site, ..FairnessConfig::default() });
+        let tab = || fairness.open(("a.test", 80), None);
+        let polled = |size: usize| {
+            let response = metered(Response::new(Body::Whole(vec![0; size].into())), tab());
+            assert_eq!(response.body().size_hint().exact(), Some(size as u64));
+            let mut body = response.into_body();
+            Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())).is_ready()
+        };
+        assert!(polled(50), "within a burst nothing waits");
+        assert!(!polled(30_000));
+        let saved = String::from_utf8(fairness.save().unwrap().to_vec()).unwrap();
+        assert!(saved.contains("\"of_day\":30050"), "{saved}");
+        assert!(metered(Response::new(Body::empty()), tab()).body().is_end_stream());
+    }
+}

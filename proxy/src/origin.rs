@@ -193,8 +193,10 @@ impl OriginClient {
     /// Sends a request and waits for the head of the answer.
     pub(crate) async fn ask(&self, to: &Upstream, request: OriginRequest<'_>) -> Result<OriginAnswer, Failure> {
         self.counters.origin_request();
+        let began = Instant::now();
         let found = self.ask_each(to, request).await;
-        self.counters.origin_answer(found.as_ref().map(|answer| answer.status).map_err(|failure| *failure));
+        self.counters
+            .origin_answer(found.as_ref().map(|answer| answer.status).map_err(|failure| *failure), began.elapsed());
         found
     }
 

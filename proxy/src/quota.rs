@@ -68,6 +68,13 @@ impl Quota {
         self.spans().into_iter().filter_map(|(cap, used)| Some(percent(cap?, used))).max().unwrap_or(0)
     }
 
+    /// What is used of each span that has a cap, and its cap.
+    pub(crate) fn capped(&mut self, now: u64) -> Vec<(&'static str, u64, u64)> {
+        self.turn(now);
+        let spans = ["hour", "day", "month"].into_iter().zip(self.spans());
+        spans.filter_map(|(name, (cap, used))| Some((name, used, cap?))).collect()
+    }
+
     /// Seconds until something is left again; zero if it is.
     pub fn again_in(&mut self, now: u64) -> u64 {
         if self.left(now) != Some(0) {

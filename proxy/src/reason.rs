@@ -119,6 +119,8 @@ pub(crate) enum Forwarded {
     Request,
     /// The method is not answered from a cache.
     Method,
+    /// A part of it was not stored.
+    Partial,
 }
 
 /// What Cache-Status says of one answer.
@@ -170,6 +172,7 @@ impl fmt::Display for CacheStatus {
             Some(Forwarded::Stale) => f.write_str("; fwd=stale")?,
             Some(Forwarded::Bypass) => f.write_str("; fwd=bypass")?,
             Some(Forwarded::Request) => f.write_str("; fwd=request")?,
+            Some(Forwarded::Partial) => f.write_str("; fwd=partial")?,
             Some(Forwarded::Method) => f.write_str("; fwd=method")?,
         }
         if let Some(status) = self.status {

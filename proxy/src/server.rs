@@ -36,7 +36,7 @@ use crate::{
     limits::PerClient,
     log::AccessLog,
     reason::Failure,
-    stats::Stats,
+    stats::{Counters, Stats},
     step,
     takedown::Takedown,
     tls::{self, Certificates},
@@ -105,7 +105,7 @@ impl Proxy {
         }
         tasks.spawn(serve_peers(Arc::clone(&cache), Arc::clone(&shared), phases.clone()));
         tasks.spawn(announce(Arc::clone(&cache), phases.clone()));
-        tasks.spawn(look_at((Arc::clone(&certificates), takedown), phases.clone()));
+        tasks.spawn(look_at((Arc::clone(&certificates), takedown), Arc::clone(&cache), phases.clone()));
         #[cfg(unix)]
         if let Some(log) = log {
             tasks.spawn(reopen(log, phases));
@@ -333,13 +333,18 @@ async fn reopen(log: Arc<AccessLog>, phases: watch::Receiver<Phase>) {
     }
 }
 
-/// Has changed certificates and a changed takedown list read.
-async fn look_at((certificates, takedown): (Arc<Certificates>, Arc<Takedown>), phases: watch::Receiver<Phase>) {
+/// Has changed certificates and a changed takedown list read, and says what is so now.
+async fn look_at(
+    (certificates, takedown): (Arc<Certificates>, Arc<Takedown>),
+    cache: Arc<Cache>,
+    phases: watch::Receiver<Phase>,
+) {
     let look = async {
         loop {
             sleep(tls::LOOK).await;
             certificates.refresh();
             takedown.refresh();
+            Counters::gauge(cache.origin.open_circuits(), &cache.fairness.node_spans());
         }
     };
     tokio::select! {

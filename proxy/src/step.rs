@@ -9,7 +9,7 @@
 
 use std::{
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use atoll_overlay::Key;
@@ -36,6 +36,7 @@ use crate::{
     receive::{Asked, CONDITIONS, Origin, Received, receive, upgraded},
     reference::Reference,
     respond::respond,
+    slices::{self, Served, Sliced},
     wish::Use,
 };
 
@@ -51,6 +52,7 @@ pub(crate) async fn handle(cache: Arc<Cache>, request: Request<Option<Incoming>>
     if let Some(interim) = &interim {
         interim.open();
     }
+    let began = Instant::now();
     let (response, told) = answer(&cache, request).await;
     if let Some(interim) = &interim {
         interim.close();
@@ -58,6 +60,7 @@ pub(crate) async fn handle(cache: Arc<Cache>, request: Request<Option<Incoming>>
     drop(place);
     if let Some(told) = told {
         cache.counters.answered(response.status(), told.source, told.collapsed, told.stale);
+        cache.counters.began(told.source, told.collapsed, began.elapsed());
     }
     match entry {
         Some(mut entry) => {
@@ -138,6 +141,8 @@ pub(crate) enum Found {
     Failed(Failure, Option<Reason>),
     /// In the store, as a part of the whole that has what was asked for.
     Part(Box<part::Held>),
+    /// In slices, stored or on their way.
+    Sliced(Box<Sliced>),
     /// Nowhere, and a HEAD is cheaper than all of it.
     AskHead,
 }
@@ -174,6 +179,7 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
         fields: asked.fields.clone(),
         site: asked.site.clone(),
         interim: asked.interim.clone(),
+        cut: None,
     };
     for round in 1..=ROUNDS {
         if !matches!(asked.client.links, Links::Site) && wanted.url != upgraded(cache, wanted.url.clone()) {
@@ -302,6 +308,16 @@ impl Turn<'_> {
         if part && let Some(found) = part::stored(cache, self.asked, self.wanted.key).await {
             return Some(found);
         }
+        if stale.is_none() && self.asked.client.fields.contains_key(header::RANGE) {
+            match slices::serve(cache, self.asked, self.wanted, self.round == 1).await {
+                Served::Found(sliced) => return Some(Found::Sliced(sliced)),
+                Served::Flown(waiter, answer) => return self.taken(waiter, answer, false),
+                Served::Repeated(answer) => return Some(Found::Repeated(answer)),
+                Served::Failed(failure) => return Some(Found::Failed(failure, None)),
+                Served::Again => return None,
+                Served::No => {}
+            }
+        }
         // What may be for one alone is shared with nobody before its answer says that it may be.
         let alone =
             part || self.asked.personal || self.asked.wish.no_store || cache.passing.get(&self.wanted.key).is_some();
@@ -374,6 +390,11 @@ impl Turn<'_> {
         {
             return Some(stale.found(Reason::StaleIfError));
         }
+        self.taken(waiter, answer, collapsed)
+    }
+
+    /// An answer is there: for this request, or only for another.
+    fn taken(&self, waiter: Waiter, answer: Arc<Answer>, collapsed: bool) -> Option<Found> {
         if !answer.varies_by.is_empty() && self.wanted.variant(&answer.varies_by) != answer.key {
             // Somebody else's variant; the list that tells ours is known by now.
             return None;

@@ -21,7 +21,10 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::SystemTime,
 };
 
@@ -41,6 +44,8 @@ pub(crate) struct Takedown {
     /// Who blocks where the list does not say.
     blocked_by: String,
     loaded: RwLock<Loaded>,
+    /// Whether there is a line at all.
+    any: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -75,7 +80,9 @@ impl Takedown {
     /// Reads the file, which must be good if there is to be one.
     pub(crate) fn load(file: Option<&Path>, blocked_by: &str) -> std::io::Result<Self> {
         let loaded = file.map(read).transpose()?.unwrap_or_default();
-        Ok(Self { file: file.map(Path::to_owned), blocked_by: blocked_by.to_owned(), loaded: RwLock::new(loaded) })
+        let any = AtomicBool::new(!loaded.list.is_empty());
+        let (file, blocked_by) = (file.map(Path::to_owned), blocked_by.to_owned());
+        Ok(Self { file, blocked_by, loaded: RwLock::new(loaded), any })
     }
 
     /// Reads the file again if it has changed; true if what it says is in force now. A bad one changes nothing.
@@ -86,7 +93,9 @@ impl Takedown {
         }
         match read(file) {
             Ok(loaded) => {
+                let any = !loaded.list.is_empty();
                 *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+                self.any.store(any, Ordering::Release);
                 tracing::info!(file = %file.display(), "the takedown list was read again");
                 true
             }
@@ -97,13 +106,21 @@ impl Takedown {
         }
     }
 
+    /// Whether nothing is taken down.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.any.load(Ordering::Acquire)
+    }
+
     /// Whether a URL may not be served.
     pub(crate) fn blocks(&self, url: &OriginUrl) -> bool {
-        self.list().find(url).is_some()
+        !self.is_empty() && self.list().find(url).is_some()
     }
 
     /// The answer to a request for what may not be served.
     pub(crate) fn answer(&self, url: &OriginUrl) -> Option<Response<Body>> {
+        if self.is_empty() {
+            return None;
+        }
         let list = self.list();
         let line = list.find(url)?;
         metrics::counter!("atoll_http_taken_down_total").increment(1);
@@ -173,10 +190,11 @@ impl List {
         Some(())
     }
 
+    fn is_empty(&self) -> bool {
+        self.hosts.is_empty() && self.domains.is_empty()
+    }
+
     fn find(&self, url: &OriginUrl) -> Option<&Line> {
-        if self.hosts.is_empty() && self.domains.is_empty() {
-            return None;
-        }
         let path = normal(url.path().as_bytes());
         let fits = |line: &&Line| {
             line.scheme.is_none_or(|scheme| scheme == url.scheme())

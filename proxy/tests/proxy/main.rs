@@ -5,6 +5,7 @@
 mod reuse;
 mod script;
 mod sites;
+mod slices;
 mod support;
 
 mod cache;
