@@ -9,9 +9,11 @@ mod slices;
 mod support;
 
 mod cache;
+mod differ;
 mod fair;
 mod fresh;
 mod heads;
 mod network;
 mod origin;
+mod rows;
 mod two;
