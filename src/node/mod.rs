@@ -143,3 +143,6 @@ impl Node {
 
 /// How long stopping may take before the process ends anyway.
 pub const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests;
