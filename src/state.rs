@@ -37,6 +37,8 @@ pub enum Kept {
     Revocations,
     /// The purges it knows of.
     Purges,
+    /// What its proxy has sent to whom, where shares are limited.
+    Shares,
 }
 
 impl State {
@@ -108,6 +110,7 @@ impl Kept {
             Self::Certificate => "certificate",
             Self::Revocations => "revocations",
             Self::Purges => "purges",
+            Self::Shares => "shares",
         }
     }
 }

@@ -5,24 +5,28 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use atoll_overlay::{Index, Key, NodeId, NodeInfo, Streams};
 use atoll_store::Store;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
     announce::Announcer,
     config::{Any, Config, Origins},
+    fairness::Fairness,
     flight::{Answer, Flights},
     freshness::Lifetime,
+    home::{self, Control},
     interim::Interim,
     log::AccessLog,
     memory::Memory,
     meta::Meta,
     origin::{OriginClient, Upstream},
+    plan::Cut,
     purge::Purges,
     reason::Failure,
     resolve::Resolver,
     site::{Own, Sites},
     stats::Counters,
+    takedown::Takedown,
     url::{Authority, OriginUrl, UrlError, Zone},
 };
 
@@ -57,6 +61,16 @@ pub(crate) struct Cache {
     pub(crate) upgraded: Memory<String, ()>,
     /// Peers that failed or lied.
     pub(crate) shunned: Memory<NodeId, ()>,
+    /// What is not large, or cannot be cut into slices.
+    pub(crate) unsliced: Memory<Key, ()>,
+    /// What hosts said of being Coralized.
+    pub(crate) controls: Memory<String, Control>,
+    /// Who may have how much.
+    pub(crate) fairness: Fairness,
+    /// What may not be served.
+    pub(crate) takedown: Arc<Takedown>,
+    /// What this network calls itself to origins of Coralized names.
+    pub(crate) agent: HeaderValue,
 }
 
 /// What a failing origin is answered with meanwhile.
@@ -81,6 +95,8 @@ pub(crate) struct Wanted {
     pub(crate) site: Option<Arc<Own>>,
     /// Who wants interim answers.
     pub(crate) interim: Option<Interim>,
+    /// What of it is wanted, if not all.
+    pub(crate) cut: Option<Cut>,
 }
 
 impl Wanted {
@@ -189,6 +205,7 @@ impl Cache {
         config: Config,
         (index, streams, store): (Arc<dyn Index>, Arc<dyn Streams>, Store),
         log: Option<Arc<AccessLog>>,
+        takedown: Arc<Takedown>,
         listening: Vec<SocketAddr>,
         saved: Option<&Bytes>,
     ) -> Result<Self, (String, UrlError)> {
@@ -213,6 +230,11 @@ impl Cache {
             passing: Memory::new(remembered),
             upgraded: Memory::new(remembered),
             shunned: Memory::new(remembered),
+            unsliced: Memory::new(remembered),
+            controls: Memory::new(remembered),
+            fairness: Fairness::new(&config.fairness),
+            takedown,
+            agent: home::agent(&config.network, &config.contact),
             counters,
             log,
             purges,
@@ -366,7 +388,15 @@ mod tests {
         let check = |url: &str, status: u16, target: &str| {
             let url = OriginUrl::parse(url).unwrap();
             let upstream = Upstream::of(&url, false);
-            let wanted = Wanted { key: url.key(), url, upstream, fields: HeaderMap::new(), site: None, interim: None };
+            let wanted = Wanted {
+                key: url.key(),
+                url,
+                upstream,
+                fields: HeaderMap::new(),
+                site: None,
+                interim: None,
+                cut: None,
+            };
             let fields = HeaderMap::from_iter([(header::LOCATION, target.parse().unwrap())]);
             wanted.is_sent_to_https(StatusCode::from_u16(status).unwrap(), &fields)
         };

@@ -11,12 +11,16 @@ use std::{
 use serde::Deserialize;
 
 use crate::{
+    breaker::BreakerConfig,
     cache,
     error::StartError,
+    fairness::FairnessConfig,
     guard::Range,
     limits::Limits,
+    plan::SlicesConfig,
     purge::Purging,
     site::Sites,
+    takedown::Takedown,
     url::{UrlError, Zone},
 };
 
@@ -52,12 +56,25 @@ pub struct Config {
     pub protected: Vec<SocketAddr>,
     /// Files of PEM certificates trusted for origins beside the system's.
     pub ca_files: Vec<PathBuf>,
+    /// Where origins and the blocked can complain: a URL or an address, sent to origins in User-Agent. Empty: only the network's name
+    /// is.
+    pub contact: String,
+    /// A file of hosts and URLs that are answered 451; read again within 10 s when it changes. Unset: none. [RFC 7725]
+    pub takedown: Option<PathBuf>,
+    /// The URL of who blocks what the list names no one for, in Link. Empty: it is not said. [RFC 7725 4]
+    pub blocked_by: String,
     /// The access log.
     pub access_log: AccessLogConfig,
     /// Ceilings for clients, flights and origins.
     pub limits: Limits,
     /// How long each wait may last.
     pub timeouts: Timeouts,
+    /// Who may have how much.
+    pub fairness: FairnessConfig,
+    /// When an origin that fails is left alone.
+    pub breaker: BreakerConfig,
+    /// How what is large is cut for ranges.
+    pub slices: SlicesConfig,
     /// When answers count as fresh.
     pub freshness: FreshnessConfig,
     /// How peers are used.
@@ -81,9 +98,15 @@ impl Default for Config {
             allow_ranges: Vec::new(),
             protected: Vec::new(),
             ca_files: Vec::new(),
+            contact: String::new(),
+            takedown: None,
+            blocked_by: String::new(),
             access_log: AccessLogConfig::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            fairness: FairnessConfig::default(),
+            breaker: BreakerConfig::default(),
+            slices: SlicesConfig::default(),
             freshness: FreshnessConfig::default(),
             peers: Peers::default(),
             purges: Purging::default(),
@@ -107,7 +130,16 @@ impl Config {
                 source: UrlError::Malformed(wrong.clone()),
             });
         }
+        self.takedown_list()?;
         Ok(())
+    }
+}
+
+impl Config {
+    /// The takedown list, read.
+    pub(crate) fn takedown_list(&self) -> Result<Takedown, StartError> {
+        let bad = |source| StartError::Takedown { file: self.takedown.clone().unwrap_or_default(), source };
+        Takedown::load(self.takedown.as_deref(), &self.blocked_by).map_err(bad)
     }
 }
 

@@ -124,7 +124,8 @@ async fn held(cache: &Cache, url: &OriginUrl) -> (Vec<StoredCopy>, Vec<Key>) {
     }
     let mut copies = Vec::new();
     for key in &keys {
-        for (place, part) in [(*key, false), (part::key(*key), true)] {
+        let whole = std::iter::once((*key, false));
+        for (place, part) in whole.chain(part::keys(*key).map(|place| (place, true))) {
             let Some(object) = cache.store.get(&store_key(place)).await else { continue };
             let Some(meta) = Meta::decode_stored(&object.head().metadata) else { continue };
             if meta.varies_by.is_empty() && meta.url == url.to_string() {

@@ -14,9 +14,11 @@ use crate::{
     clock,
     conditions::{Ranged, Verdict, conditions, range},
     flight::{Answer, Content, Waiter},
+    home,
     meta::Meta,
     origin::OriginBody,
     reason::{CacheStatus, Failure, Source},
+    slices::Sliced,
     url::{OriginUrl, Scheme, Zone},
 };
 
@@ -46,6 +48,8 @@ pub(crate) enum Given {
     Object(Object),
     /// A flight.
     Flight(Waiter, Arc<Answer>),
+    /// Slices of a large object.
+    Slices(Box<Sliced>),
     /// A few bytes.
     Bytes(Bytes),
     /// A source, passed on.
@@ -75,7 +79,7 @@ pub(crate) async fn deliver(
     let length = match &given {
         Given::Object(object) => Some(object.len()),
         Given::Bytes(bytes) => Some(bytes.len() as u64),
-        Given::Flight(..) | Given::Feed(_) | Given::Relayed(_) => meta.length,
+        Given::Flight(..) | Given::Slices(_) | Given::Feed(_) | Given::Relayed(_) => meta.length,
     };
     let ok = meta.status == StatusCode::OK && !matches!(given, Given::Relayed(_));
     match if ok { conditions(&client.fields, meta) } else { Verdict::Send } {
@@ -91,10 +95,19 @@ pub(crate) async fn deliver(
     // Range is defined for GET alone [RFC 9110 14.2].
     let ranged = if ok && !client.head { range(&client.fields, &meta.fields, length) } else { Ranged::Whole };
     let (code, part) = match ranged {
-        Ranged::Parts(parts) => match given.whole() {
-            Some(object) => return Ok(several(object.clone(), &parts, fields)),
-            // What is still on its way is sent from its beginning on.
-            None => (meta.status, Part::all(length)),
+        Ranged::Parts(parts) => match given {
+            Given::Slices(sliced) => {
+                let total = length.unwrap_or_default();
+                return Ok(several(total, &parts, fields, |parts, end| sliced.parts(parts, end)));
+            }
+            _ => match given.whole().cloned() {
+                Some(object) => {
+                    let total = object.len();
+                    return Ok(several(total, &parts, fields, |parts, end| Body::parts(object, parts, end)));
+                }
+                // What is still on its way is sent from its beginning on.
+                None => (meta.status, Part::all(length)),
+            },
         },
         Ranged::Part(_) | Ranged::Unsatisfiable if matches!(given, Given::Feed(_)) => (meta.status, Part::all(length)),
         Ranged::Whole => (meta.status, Part::all(length)),
@@ -124,6 +137,7 @@ pub(crate) async fn deliver(
     let body = match given {
         Given::Object(object) => Body::object(object, part).await?,
         Given::Flight(waiter, answer) => Body::flight(waiter, answer, part).await?,
+        Given::Slices(sliced) => sliced.body(part),
         Given::Bytes(bytes) => Body::Whole(bytes),
         Given::Feed(feed) | Given::Relayed(feed) => Body::feed(feed, length),
     };
@@ -137,7 +151,12 @@ fn content_range(part: Part, length: Option<u64>) -> Result<HeaderValue, Failure
 }
 
 /// Several ranges, as a message of parts [RFC 9110 14.6].
-fn several(object: Object, parts: &[Part], mut fields: HeaderMap) -> Response<Body> {
+fn several(
+    total: u64,
+    parts: &[Part],
+    mut fields: HeaderMap,
+    body: impl FnOnce(Vec<(Bytes, Part)>, Bytes) -> Body,
+) -> Response<Body> {
     let boundary = format!("{:032x}", rand::random::<u128>());
     let kind = fields.remove(header::CONTENT_TYPE);
     let mut with_heads = Vec::with_capacity(parts.len());
@@ -148,7 +167,7 @@ fn several(object: Object, parts: &[Part], mut fields: HeaderMap) -> Response<Bo
             head.extend_from_slice(kind.as_bytes());
             head.extend_from_slice(b"\r\n");
         }
-        if let Ok(range) = content_range(*part, Some(object.len())) {
+        if let Ok(range) = content_range(*part, Some(total)) {
             head.extend_from_slice(b"Content-Range: ");
             head.extend_from_slice(range.as_bytes());
             head.extend_from_slice(b"\r\n");
@@ -156,7 +175,7 @@ fn several(object: Object, parts: &[Part], mut fields: HeaderMap) -> Response<Bo
         head.extend_from_slice(b"\r\n");
         with_heads.push((Bytes::from(head), *part));
     }
-    let body = Body::parts(object, with_heads, Bytes::from(format!("\r\n--{boundary}--\r\n")));
+    let body = body(with_heads, Bytes::from(format!("\r\n--{boundary}--\r\n")));
     if let Body::Stream(_, Some(length)) = &body {
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(*length));
     }
@@ -175,7 +194,7 @@ impl Given {
                 Content::Stored(object) => Some(object),
                 Content::Filling(_) | Content::Bytes(_) | Content::Direct(_) => None,
             },
-            Self::Bytes(_) | Self::Feed(_) | Self::Relayed(_) => None,
+            Self::Slices(_) | Self::Bytes(_) | Self::Feed(_) | Self::Relayed(_) => None,
         }
     }
 }
@@ -200,6 +219,9 @@ fn shape(zone: &Zone, url: &OriginUrl, client: &Client, fields: &mut HeaderMap) 
 
 /// A redirect's target as the client should follow it; `None`: as it stands.
 fn coralize(zone: &Zone, url: &OriginUrl, links: &Links, target: &str) -> Option<String> {
+    if home::is_marked(target) {
+        return None;
+    }
     let absolute = if target.contains("://") {
         OriginUrl::parse(target).ok()
     } else if let Some(rest) = target.strip_prefix("//") {
@@ -250,7 +272,7 @@ pub(crate) fn refuse(failure: Failure, why: &str, status: Option<&CacheStatus>) 
         fields.insert(CACHE_STATUS, status.value());
     }
     fields.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if failure == Failure::Busy {
+    if matches!(failure, Failure::Busy | Failure::CircuitOpen | Failure::OriginBusy) {
         fields.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
@@ -307,6 +329,7 @@ mod tests {
         assert_eq!(check(&dotted, "http://b.test/x?y").as_deref(), Some("http://b.test.nyud.example:8080/x?y"));
         assert_eq!(check(&dotted, "https://b.test/x").as_deref(), Some("http://b.test.443.nyud.example:8080/x"));
         assert_eq!(check(&dotted, "//b.test/").as_deref(), Some("http://b.test.nyud.example:8080/"));
+        assert_eq!(check(&dotted, "http://b.test/x?atoll-no-serve"), None);
         assert_eq!(check(&dotted, "/root"), None);
         assert_eq!(check(&dotted, "ftp://b.test/"), None);
         assert_eq!(check(&dotted, "http://10.0.0.1/"), None);

@@ -32,6 +32,14 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The takedown list cannot be read or followed: the operator must mend it, since without it what must not be served would be.
+    #[error("{}: {source}", file.display())]
+    Takedown {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        source: io::Error,
+    },
     /// A certificate or key cannot be read or used: the operator must change the file.
     #[error("{}: {why}", file.display())]
     Certificate {

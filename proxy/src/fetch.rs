@@ -25,6 +25,7 @@ use crate::{
     keeper::Keeper,
     meta::Meta,
     peer::{PeerFill, PeerRequest},
+    plan::{Cut, Plan},
     purge,
     reason::{Failure, Source},
     reference::Reference,
@@ -51,7 +52,7 @@ pub(crate) async fn lead(cache: Arc<Cache>, lead: Lead, wanted: Wanted, stale: O
         () = stopped(&cache) => End::Failed(Failure::Internal),
     };
     if let End::Failed(failure) = end
-        && failure.is_origins()
+        && failure.is_remembered()
         && !fetch.lead.has_head()
     {
         fetch.cache.failed(fetch.wanted.key, Negative::Failure(failure));
@@ -175,6 +176,9 @@ impl Fetch {
     /// Streams a peer's copy in.
     async fn take_peer(&mut self, mut fill: PeerFill) -> Outcome {
         let holder = fill.holder.value.holder;
+        if !self.is_of_cut(&fill.meta) {
+            return Outcome::Next(holder);
+        }
         if self.filling.is_none() {
             let source = Source::Peer(fill.holder.value.level);
             if let Err(end) = self.begin(fill.meta.clone(), source) {
@@ -209,6 +213,17 @@ impl Fetch {
                     self.cache.counters.peer_fetch("timeout");
                     return Outcome::Next(holder);
                 }
+            }
+        }
+    }
+
+    /// Whether a peer's copy is the slice, or the plan, that is wanted.
+    fn is_of_cut(&self, meta: &Meta) -> bool {
+        match &self.wanted.cut {
+            None => meta.status != StatusCode::PARTIAL_CONTENT,
+            Some(Cut::Slice(plan, number)) => plan.fits(*number, meta),
+            Some(Cut::First(whole)) => {
+                meta.length == Some(0) && Plan::of(*whole, meta, &self.cache.config.slices).is_some()
             }
         }
     }
@@ -330,8 +345,9 @@ impl Fetch {
             return End::Failed(Failure::Internal);
         }
         self.cache.recovered(self.wanted.key);
-        // What a purge took meanwhile is no copy to name to others.
-        if meta.status == StatusCode::PARTIAL_CONTENT || self.cache.purges.took(self.born, &meta) {
+        // A slice is a copy that others can use; a part as one client asked for it is none, nor is what a purge took meanwhile.
+        let part = meta.status == StatusCode::PARTIAL_CONTENT && self.wanted.cut.is_none();
+        if part || self.cache.purges.took(self.born, &meta) {
             return End::Whole;
         }
         self.keeper.whole(self.wanted.key, Reference::whole_of(&meta), self.fresh_for(&meta));

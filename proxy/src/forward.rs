@@ -17,7 +17,9 @@ use crate::{
     from_origin::dated,
     meta::{Meta, strip_hop_by_hop},
     origin::{OriginAnswer, OriginRequest},
-    part, purge,
+    part,
+    plan::Plan,
+    purge,
     reason::{CacheStatus, Forwarded, Reason, Source},
     receive::{Asked, CONDITIONS},
     respond::bypass,
@@ -103,11 +105,12 @@ async fn invalidate_all(cache: &Cache, url: &OriginUrl, answer: &HeaderMap) {
 /// Gives up every variant and part of a URL, and what is being fetched of it.
 pub(crate) async fn invalidate(cache: &Cache, url: &OriginUrl) {
     let key = url.key();
-    let mut keys = vec![key, part::key(key)];
+    let mut keys = vec![key, Plan::key(key)];
+    keys.extend(part::keys(key));
     if let Some(object) = cache.store.get(&store_key(key)).await
         && let Some(meta) = Meta::decode_stored(&object.head().metadata)
     {
-        keys.extend(meta.variants.iter().flat_map(|variant| [*variant, part::key(*variant)]));
+        keys.extend(meta.variants.iter().flat_map(|variant| [*variant, Plan::key(*variant)]));
     }
     for key in keys {
         cache.flights.overtake(key);

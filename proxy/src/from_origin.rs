@@ -15,10 +15,13 @@ use crate::{
     fetch::{Fetch, Filling, Mode, Outcome, wide},
     flight::{Answer, Content, End},
     freshness::{self, Asker, Vary},
+    home,
     keeper::Kept,
     meta::{Meta, strip_hop_by_hop, validator},
     origin::{OriginAnswer, OriginBody, OriginRequest},
-    part, purge,
+    part::{self, Span},
+    plan::{Cut, Plan},
+    purge,
     reason::{Failure, Reason, Source},
     receive::CONDITIONS,
     reference::Reference,
@@ -34,10 +37,18 @@ impl Fetch {
             let tag = filling.answer.meta.fields.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""));
             if let Some(tag) = tag {
                 fields.insert(header::IF_RANGE, tag.clone());
-                fields.insert(header::RANGE, ascii(&format!("bytes={}-", filling.at)));
+                let range = match &self.wanted.cut {
+                    Some(Cut::Slice(plan, number)) => plan.rest_of(*number, filling.at).asked(),
+                    Some(Cut::First(_)) | None => ascii(&format!("bytes={}-", filling.at)),
+                };
+                fields.insert(header::RANGE, range);
             }
         } else if let Some(stale) = &self.stale {
             if_changed(&mut fields, &stale.meta.fields);
+        }
+        let begun = if self.filling.is_none() { self.begun().await } else { None };
+        if let Some(begun) = &begun {
+            Self::ask_rest(begun, &mut fields);
         }
         let asked = clock::now();
         let cache = Arc::clone(&self.cache);
@@ -52,14 +63,21 @@ impl Fetch {
         if self.filling.is_some() {
             return Outcome::End(self.resume(answer).await);
         }
-        Outcome::End(self.answered(answer, asked).await)
+        match begun {
+            Some(begun) => self.rest(begun, answer, asked).await,
+            None => Outcome::End(self.answered(answer, asked).await),
+        }
     }
 
     /// The origin answered a whole or conditional request.
-    async fn answered(&mut self, mut answer: OriginAnswer, asked: SystemTime) -> End {
+    pub(crate) async fn answered(&mut self, mut answer: OriginAnswer, asked: SystemTime) -> End {
         let received = clock::now();
         strip_hop_by_hop(&mut answer.fields);
         dated(&mut answer.fields, received);
+        if self.wanted.site.is_none() && home::note(&self.cache, &self.wanted.url, &answer.fields).await {
+            self.keeper.pass(Marker::Pass(self.cache.config.freshness.pass));
+            return End::Failed(Failure::OptedOut);
+        }
         if answer.status == StatusCode::NOT_MODIFIED && self.stale.is_some() {
             return self.confirmed(answer, asked).await;
         }
@@ -100,6 +118,12 @@ impl Fetch {
             StatusCode::NOT_MODIFIED => return self.unshared(meta, body, Reason::Conditional),
             _ if self.mode == Mode::Unstored => return self.unshared(meta, body, Reason::RequestNoStore),
             StatusCode::PARTIAL_CONTENT => return self.partial(meta, body).await,
+            status if !status.is_server_error() && self.wanted.cut.is_some() => {
+                if let Some(Cut::Slice(plan, _)) = self.wanted.cut.clone() {
+                    return self.changed(&plan).await;
+                }
+                self.uncut();
+            }
             // What an error says to one who showed cookies is not for others.
             status if status.is_server_error() && storable.is_err() && self.asker().cookies => {
                 return self.unshared(meta, body, Reason::KeptGood);
@@ -130,7 +154,7 @@ impl Fetch {
     }
 
     /// What of the request bears on storing its answer.
-    fn asker(&self) -> Asker {
+    pub(crate) fn asker(&self) -> Asker {
         Asker {
             authorised: self.wanted.fields.contains_key(header::AUTHORIZATION),
             cookies: self.wanted.fields.contains_key(header::COOKIE),
@@ -146,20 +170,62 @@ impl Fetch {
     /// A part of the whole, as one client asked for it: kept as that part, if it is clear which.
     async fn partial(&mut self, meta: Meta, body: OriginBody) -> End {
         let storable = freshness::storable(StatusCode::OK, &meta.fields, self.asker());
-        let known = part::Span::of(&meta.fields).filter(|span| meta.length == Some(span.length()));
+        if let Some(cut) = self.wanted.cut.clone() {
+            return self.slice(cut, meta, body, storable.is_ok()).await;
+        }
+        let known = Span::of(&meta.fields).filter(|span| meta.length == Some(span.length()));
         let varies = Vary::of(&meta.fields) != Vary::Nothing;
         if storable.is_err() || known.is_none() || varies {
             return self.unshared(meta, body, storable.err().unwrap_or(Reason::Partial));
         }
-        self.wanted.key = part::key(self.wanted.key);
+        if let Some(plan) = Plan::of(self.wanted.key, &meta, &self.cache.config.slices) {
+            self.store_plan(&plan).await;
+        }
+        let first = known.map_or(0, |span| span.first);
+        self.wanted.key = part::place(&self.cache, self.wanted.key, first).await;
         match self.begin(meta.clone(), Source::Origin) {
             Ok(()) => self.pump(body, 0).await,
             Err(_) => self.unshared(meta, body, Reason::TooLarge),
         }
     }
 
+    /// A slice, or what is to be cut into slices.
+    async fn slice(&mut self, cut: Cut, part: Meta, body: OriginBody, storable: bool) -> End {
+        let varies = Vary::of(&part.fields) != Vary::Nothing;
+        let meta = match cut {
+            Cut::First(whole) => match self.first_contact(whole, part.clone(), storable && !varies).await {
+                Ok(meta) => {
+                    self.uncut();
+                    meta
+                }
+                Err(Some(_)) => part,
+                Err(None) => {
+                    self.keeper.pass(Marker::Pass(self.cache.config.freshness.pass));
+                    return End::Again;
+                }
+            },
+            Cut::Slice(plan, number) if storable && !varies && plan.fits(number, &part) => part,
+            Cut::Slice(plan, _) => return self.changed(&plan).await,
+        };
+        match self.begin(meta, Source::Origin) {
+            Ok(()) => self.pump(body, 0).await,
+            Err(end) => end,
+        }
+    }
+
+    /// What comes is the whole after all.
+    fn uncut(&mut self) {
+        if let Some(Cut::First(whole)) = self.wanted.cut.take() {
+            self.wanted.key = whole;
+            self.lead.also(whole);
+            for name in [header::RANGE, header::IF_RANGE] {
+                self.wanted.fields.remove(name);
+            }
+        }
+    }
+
     /// Reads an origin's body to its end. Its first `known` bytes must be those that are there already.
-    async fn pump(&mut self, mut body: OriginBody, known: u64) -> End {
+    pub(crate) async fn pump(&mut self, mut body: OriginBody, known: u64) -> End {
         let mut compared = 0;
         loop {
             let mut data = match self.keeper.beating(&self.lead, body.next()).await {
@@ -201,15 +267,20 @@ impl Fetch {
     /// what is there. Either way what clients get is one answer of the origin's.
     async fn resume(&mut self, answer: OriginAnswer) -> End {
         let Some(filling) = &self.filling else { return End::Failed(Failure::Internal) };
-        let range = answer.fields.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
+        let range = Span::of(&answer.fields);
         let length = filling.answer.meta.length;
-        let expected = length.map(|length| format!("bytes {}-{}/{length}", filling.at, length.saturating_sub(1)));
+        let expected = match &self.wanted.cut {
+            Some(Cut::Slice(plan, number)) => Some(plan.rest_of(*number, filling.at)),
+            Some(Cut::First(_)) | None => {
+                length.map(|total| Span { first: filling.at, last: total.saturating_sub(1), total })
+            }
+        };
         if answer.status == StatusCode::OK && filling.answer.meta.status == StatusCode::OK && answer.length == length {
             let known = filling.at;
             return self.pump(answer.body, known).await;
         }
         let same = answer.fields.get(header::ETAG) == filling.answer.meta.fields.get(header::ETAG);
-        if answer.status != StatusCode::PARTIAL_CONTENT || !same || expected.as_deref() != range {
+        if answer.status != StatusCode::PARTIAL_CONTENT || !same || range.is_none() || expected != range {
             return End::Failed(Failure::ResponseIncomplete);
         }
         self.pump(answer.body, 0).await

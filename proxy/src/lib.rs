@@ -41,9 +41,18 @@ mod interim;
 mod limits;
 pub use limits::Limits;
 
+mod fairness;
+mod metered;
+pub use fairness::{FairnessConfig, Share, Standing};
+mod quota;
+pub use quota::{Caps, Quota, Used};
+mod rate;
+pub use rate::Bucket;
+
 mod url;
 pub use url::{Authority, Coralized, Forms, OriginUrl, Scheme, UrlError, Zone};
 
+mod admit;
 mod body;
 mod cache;
 mod clock;
@@ -51,12 +60,17 @@ mod conditions;
 mod deliver;
 mod flight;
 mod forward;
+mod home;
 mod part;
+mod plan;
+pub use plan::SlicesConfig;
 mod reason;
 mod receive;
 mod respond;
 mod site;
+mod slices;
 mod step;
+mod takedown;
 mod wish;
 pub use reason::{Failure, Reason, Source};
 
@@ -67,6 +81,7 @@ mod purge;
 pub use purge::{NodeAck, PurgeError, PurgeReport, PurgeTarget, Purging};
 
 mod announce;
+mod complete;
 mod fetch;
 mod frames;
 mod from_origin;
@@ -77,9 +92,11 @@ mod reference;
 mod seek;
 mod serve_peer;
 
+mod breaker;
 mod guard;
 mod origin;
 mod resolve;
+pub use breaker::BreakerConfig;
 pub use guard::{Range, RangeError};
 
 mod date;

@@ -1,4 +1,4 @@
-//! Ceilings per client, per node and per origin, and the counters that keep them. Rates and quotas are not here.
+//! Ceilings per client, per node and per origin, and the counters that keep them. Rates and quotas are in `fairness.rs`.
 
 use std::{
     collections::HashMap,
@@ -42,6 +42,8 @@ pub struct Limits {
     pub object: u64,
     /// Connections to one origin. \[guess\]
     pub origin_connections: usize,
+    /// Requests that wait for a connection to one origin; past it what is stored stands in, else 503. \[guess\]
+    pub origin_queue: usize,
     /// Idle connections kept to all origins. \[guess\]
     pub origin_idle: usize,
     /// Streams of peers being served; past it they are closed unanswered. \[guess\]
@@ -65,6 +67,7 @@ impl Default for Limits {
             response_head: 64 << 10,
             object: 16 << 30,
             origin_connections: 64,
+            origin_queue: 1_024,
             origin_idle: 256,
             peer_streams: 1_024,
             remembered: 16_384,

@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     hash::Hash,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,6 +17,8 @@ use tokio::time::Instant;
 pub(crate) struct Memory<K, V> {
     inner: Mutex<Inner<K, V>>,
     limit: usize,
+    /// Whether anything was ever put: what is asked with every request, and mostly empty, costs no lock then.
+    used: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -28,11 +33,19 @@ impl<K: Hash + Eq + Clone, V: Clone> Memory<K, V> {
     /// A memory of at most `limit` entries.
     pub(crate) fn new(limit: usize) -> Self {
         let inner = Inner { entries: HashMap::new(), order: VecDeque::new(), serial: 0 };
-        Self { inner: Mutex::new(inner), limit: limit.max(1) }
+        Self { inner: Mutex::new(inner), limit: limit.max(1), used: AtomicBool::new(false) }
+    }
+
+    /// Whether nothing was ever remembered.
+    pub(crate) fn is_unused(&self) -> bool {
+        !self.used.load(Ordering::Acquire)
     }
 
     /// What is remembered under a key.
     pub(crate) fn get(&self, key: &K) -> Option<V> {
+        if self.is_unused() {
+            return None;
+        }
         self.get_at(key, Instant::now())
     }
 
@@ -43,6 +56,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Memory<K, V> {
 
     /// Remembers a value for so long, in place of what was under the key.
     pub(crate) fn put(&self, key: K, value: V, span: Duration) {
+        self.used.store(true, Ordering::Release);
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.serial += 1;
         let serial = inner.serial;

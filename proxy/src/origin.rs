@@ -8,7 +8,10 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -27,6 +30,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::{
+    breaker::{Breaker, BreakerConfig},
     config::Config,
     interim::Interim,
     reason::Failure,
@@ -61,6 +65,7 @@ pub(crate) struct OriginClient {
     tls: OnceCell<Arc<ClientConfig>>,
     ca_files: Vec<PathBuf>,
     limits: crate::limits::Limits,
+    breaker: Arc<BreakerConfig>,
     timeouts: crate::config::Timeouts,
     counters: Arc<Counters>,
 }
@@ -71,6 +76,9 @@ type Pools = Arc<Mutex<HashMap<Upstream, Pool>>>;
 /// The connections to one origin.
 struct Pool {
     places: Arc<Semaphore>,
+    /// Those who wait for a place.
+    waiting: Arc<AtomicUsize>,
+    breaker: Breaker,
     idle: Vec<Connection>,
 }
 
@@ -176,6 +184,7 @@ impl OriginClient {
             tls: OnceCell::new(),
             ca_files: config.ca_files.clone(),
             limits: config.limits.clone(),
+            breaker: Arc::new(config.breaker.clone()),
             timeouts: config.timeouts.clone(),
             counters,
         }
@@ -184,8 +193,10 @@ impl OriginClient {
     /// Sends a request and waits for the head of the answer.
     pub(crate) async fn ask(&self, to: &Upstream, request: OriginRequest<'_>) -> Result<OriginAnswer, Failure> {
         self.counters.origin_request();
+        let began = Instant::now();
         let found = self.ask_each(to, request).await;
-        self.counters.origin_answer(found.as_ref().map(|answer| answer.status).map_err(|failure| *failure));
+        self.counters
+            .origin_answer(found.as_ref().map(|answer| answer.status).map_err(|failure| *failure), began.elapsed());
         found
     }
 
@@ -199,7 +210,9 @@ impl OriginClient {
                     | Failure::ConnectTimeout
                     | Failure::DnsError
                     | Failure::DnsTimeout
-                    | Failure::Tls)
+                    | Failure::Tls
+                    | Failure::CircuitOpen
+                    | Failure::OriginBusy)
             );
             match to.next.as_deref().filter(|_| unreachable) {
                 Some(next) => to = next,
@@ -209,13 +222,38 @@ impl OriginClient {
     }
 
     async fn ask_in_turn(&self, to: &Upstream, request: &mut OriginRequest<'_>) -> Result<OriginAnswer, Failure> {
-        // Held while the answer is read; a kept connection that nobody uses holds none.
-        let Ok(Ok(place)) = timeout(self.timeouts.connect, self.places(to).acquire_owned()).await else {
-            return Err(Failure::Busy);
-        };
-        let mut answer = self.ask_placed(to, request).await?;
+        let (places, waiting, breaker) = self.ways(to);
+        let way = breaker.enter()?;
+        let place = self.place(places, &waiting).await?;
+        let answer = self.ask_placed(to, request).await;
+        if way.ended(answer.as_ref().err().copied()) {
+            tracing::warn!(host = to.host, port = to.port, "this origin is left alone for a while");
+            metrics::counter!("atoll_origin_circuit_opened_total").increment(1);
+        }
+        let mut answer = answer?;
         answer.body.place = Some(place);
         Ok(answer)
+    }
+
+    /// A place among the connections to one origin; held while the answer is read. A kept connection that nobody uses holds none.
+    async fn place(&self, places: Arc<Semaphore>, waiting: &AtomicUsize) -> Result<OwnedSemaphorePermit, Failure> {
+        if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
+            return Ok(place);
+        }
+        let queued = Queued(waiting);
+        if queued.0.fetch_add(1, Ordering::Relaxed) >= self.limits.origin_queue {
+            return Err(Failure::OriginBusy);
+        }
+        match timeout(self.timeouts.connect, places.acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => Err(Failure::OriginBusy),
+        }
+    }
+
+    /// Origins that are left alone now.
+    pub(crate) fn open_circuits(&self) -> usize {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.values().filter(|pool| pool.breaker.is_open()).count()
     }
 
     async fn ask_placed(&self, to: &Upstream, request: &mut OriginRequest<'_>) -> Result<OriginAnswer, Failure> {
@@ -326,17 +364,23 @@ impl OriginClient {
         Ok(sender)
     }
 
-    /// The connections allowed to one origin. Origins that are not spoken to make room for others.
-    fn places(&self, to: &Upstream) -> Arc<Semaphore> {
+    /// The connections allowed to one origin, and its breaker. Origins that are not spoken to make room for others, well ones first.
+    fn ways(&self, to: &Upstream) -> (Arc<Semaphore>, Arc<AtomicUsize>, Breaker) {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         let allowed = self.limits.origin_connections;
         if pools.len() >= self.limits.remembered {
+            pools.retain(|_, pool| pool.places.available_permits() < allowed || pool.breaker.is_open());
+        }
+        if pools.len() >= self.limits.remembered {
             pools.retain(|_, pool| pool.places.available_permits() < allowed);
         }
-        let pool = pools
-            .entry(to.clone())
-            .or_insert_with(|| Pool { places: Arc::new(Semaphore::new(allowed)), idle: Vec::new() });
-        Arc::clone(&pool.places)
+        let pool = pools.entry(to.clone()).or_insert_with(|| Pool {
+            places: Arc::new(Semaphore::new(allowed)),
+            waiting: Arc::default(),
+            breaker: Breaker::new(&self.breaker),
+            idle: Vec::new(),
+        });
+        (Arc::clone(&pool.places), Arc::clone(&pool.waiting), pool.breaker.clone())
     }
 
     async fn tls(&self) -> Result<Arc<ClientConfig>, Failure> {
@@ -425,6 +469,15 @@ impl OriginBody {
 impl std::fmt::Debug for OriginBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("OriginBody").finish_non_exhaustive()
+    }
+}
+
+/// One who waits for a place.
+struct Queued<'a>(&'a AtomicUsize);
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

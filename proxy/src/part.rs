@@ -1,5 +1,8 @@
-//! Parts of an answer that came as 206 (RFC 9110 15.3.7): one stretch of bytes per URL is kept beside the whole, and serves ranges
-//! that lie within it.
+//! Parts of an answer that came as 206 (RFC 9110 15.3.7): some stretches of bytes of each URL are kept beside the whole, and serve
+//! ranges that lie within one of them. A stretch that is the beginning may be completed to the whole (`complete.rs`).
+//!
+//! Each stretch has one of [`PLACES`] places, the beginning always the first; so nothing need be kept of which there are. Where none is
+//! free a new one takes another's, by where it begins.
 
 use std::fmt::Write as _;
 
@@ -45,17 +48,69 @@ impl Span {
         good.then_some(found)
     }
 
+    /// As a request asks for it.
+    pub(crate) fn asked(self) -> HeaderValue {
+        let text = format!("bytes={}-{}", self.first, self.last);
+        HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("bytes=0-"))
+    }
+
     /// How many bytes.
     pub(crate) const fn length(self) -> u64 {
         self.last - self.first + 1
     }
 }
 
-/// Where the part of what stands under a key stands.
-pub(crate) fn key(whole: Key) -> Key {
-    let mut text = whole.as_bytes().to_vec();
-    text.extend_from_slice(b"part");
-    Key::of(&text)
+/// Where the part of what stands under a key stands that begins at this byte.
+fn key(whole: Key, first: u64) -> Key {
+    // What begins at the beginning has a place of its own; the others are spread by where they begin.
+    let place = if first == 0 { 0 } else { 1 + first.wrapping_mul(SPREAD) % (PLACES - 1) };
+    at(whole, place)
+}
+
+/// Where a part is put that begins at this byte: its own place, or else one that is free.
+pub(crate) async fn place(cache: &Cache, whole: Key, first: u64) -> Key {
+    let own = key(whole, first);
+    if first == 0 || !cache.store.contains(&store_key(own)).await {
+        return own;
+    }
+    for other in keys(whole).skip(1) {
+        if !cache.store.contains(&store_key(other)).await {
+            return other;
+        }
+    }
+    own
+}
+
+/// Where all parts of what stands under a key stand.
+pub(crate) fn keys(whole: Key) -> impl Iterator<Item = Key> {
+    (0..PLACES).map(move |place| at(whole, place))
+}
+
+fn at(whole: Key, place: u64) -> Key {
+    Key::of(&[whole.as_bytes(), &b"part"[..], &place.to_be_bytes()].concat())
+}
+
+/// A stored beginning of a whole.
+pub(crate) struct Begun {
+    pub(crate) key: Key,
+    pub(crate) object: Object,
+    pub(crate) fields: HeaderMap,
+    pub(crate) tag: HeaderValue,
+    pub(crate) length: u64,
+    pub(crate) total: u64,
+}
+
+/// The beginning that is stored of what stands under a key, with a strong tag, if it is not all of it.
+pub(crate) async fn begun(cache: &Cache, whole: Key, url: &str) -> Option<Begun> {
+    let key = key(whole, 0);
+    let object = cache.store.get(&store_key(key)).await?;
+    let meta = Meta::decode_stored(&object.head().metadata)?;
+    let held = Span::of(&meta.fields)?;
+    let tag = meta.fields.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""))?.clone();
+    let good = meta.url == url && held.first == 0 && object.len() == held.length() && held.length() < held.total;
+    let good = good && !object.soft_purged();
+    let (length, total) = (held.length(), held.total);
+    good.then_some(Begun { key, object, fields: meta.fields, tag, length, total })
 }
 
 /// A part that has what was asked for.
@@ -74,7 +129,16 @@ pub(crate) async fn stored(cache: &Cache, asked: &Asked, whole: Key) -> Option<F
     if asked.client.head || asked.wish.no_cache {
         return None;
     }
-    let object = cache.store.get(&store_key(key(whole))).await?;
+    for key in keys(whole) {
+        if let Some(found) = held(cache, asked, key).await {
+            return Some(found);
+        }
+    }
+    None
+}
+
+async fn held(cache: &Cache, asked: &Asked, key: Key) -> Option<Found> {
+    let object = cache.store.get(&store_key(key)).await?;
     let mut meta = Meta::decode_stored(&object.head().metadata)?;
     let held = Span::of(&meta.fields)?;
     let (age, lifetime) = (meta.age(clock::now()), cache.lifetime(asked.site.as_deref(), &meta));
@@ -128,9 +192,29 @@ impl Held {
     }
 }
 
+/// Stretches of one URL.
+const PLACES: u64 = 8;
+
+/// Spreads the beginnings of stretches over their places.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_beginning_keeps_its_place_and_all_places_are_found() {
+        let whole = Key::of(b"k");
+        let all: Vec<_> = keys(whole).collect();
+        assert_eq!(all.len(), 8);
+        let mut used = std::collections::BTreeSet::new();
+        for first in 1..1_000_u64 {
+            let key = key(whole, first * 4_096);
+            assert!(all[1..].contains(&key));
+            used.insert(key);
+        }
+        assert_eq!((key(whole, 0), used.len()), (all[0], 7));
+    }
 
     #[test]
     fn only_a_stretch_of_a_known_whole_is_a_part() {

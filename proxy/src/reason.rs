@@ -70,6 +70,8 @@ pub enum Reason {
     Partial,
     /// The method's answers are not stored.
     Method,
+    /// A share is used up: nothing is fetched.
+    Quota,
     /// An error of one client's, or a refusal in place of a copy that was good.
     KeptGood,
 }
@@ -96,6 +98,7 @@ impl Reason {
             Self::Conditional => "conditional",
             Self::Partial => "partial",
             Self::Method => "method",
+            Self::Quota => "quota",
             Self::KeptGood => "kept-good",
         }
     }
@@ -116,6 +119,8 @@ pub(crate) enum Forwarded {
     Request,
     /// The method is not answered from a cache.
     Method,
+    /// A part of it was not stored.
+    Partial,
 }
 
 /// What Cache-Status says of one answer.
@@ -167,6 +172,7 @@ impl fmt::Display for CacheStatus {
             Some(Forwarded::Stale) => f.write_str("; fwd=stale")?,
             Some(Forwarded::Bypass) => f.write_str("; fwd=bypass")?,
             Some(Forwarded::Request) => f.write_str("; fwd=request")?,
+            Some(Forwarded::Partial) => f.write_str("; fwd=partial")?,
             Some(Forwarded::Method) => f.write_str("; fwd=method")?,
         }
         if let Some(status) = self.status {
@@ -244,6 +250,21 @@ pub enum Failure {
     /// A ceiling was reached.
     #[error("connection_limit_reached")]
     Busy,
+    /// The origin was not there again and again, and is left alone for a while.
+    #[error("destination_unavailable")]
+    CircuitOpen,
+    /// Too many wait for a connection to the origin.
+    #[error("connection_limit_reached")]
+    OriginBusy,
+    /// A share of what this node gives is used up.
+    #[error("http_request_denied")]
+    OverQuota,
+    /// The origin does not want to be Coralized.
+    #[error("http_request_denied")]
+    OptedOut,
+    /// It may not be served, for legal reasons.
+    #[error("http_request_denied")]
+    TakenDown,
     /// Something of ours broke.
     #[error("proxy_internal_error")]
     Internal,
@@ -261,13 +282,14 @@ impl Failure {
             | Self::ResponseIncomplete
             | Self::Protocol
             | Self::BodyTooLarge => StatusCode::BAD_GATEWAY,
-            Self::Prohibited | Self::Denied => StatusCode::FORBIDDEN,
+            Self::Prohibited | Self::Denied | Self::OptedOut => StatusCode::FORBIDDEN,
+            Self::TakenDown => StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS,
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Request => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
             Self::OnlyIfCached => StatusCode::GATEWAY_TIMEOUT,
             Self::NotOurs => StatusCode::MISDIRECTED_REQUEST,
-            Self::Busy => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Busy | Self::CircuitOpen | Self::OriginBusy | Self::OverQuota => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -284,6 +306,8 @@ impl Failure {
             | Self::ResponseTimeout
             | Self::ResponseIncomplete
             | Self::Protocol
+            | Self::CircuitOpen
+            | Self::OriginBusy
             | Self::BodyTooLarge => true,
             Self::Prohibited
             | Self::Loop
@@ -293,8 +317,16 @@ impl Failure {
             | Self::OnlyIfCached
             | Self::NotOurs
             | Self::Busy
+            | Self::OverQuota
+            | Self::OptedOut
+            | Self::TakenDown
             | Self::Internal => false,
         }
+    }
+
+    /// Whether this says something that holds for a while: not that the origin was not even asked.
+    pub(crate) const fn is_remembered(self) -> bool {
+        self.is_origins() && !matches!(self, Self::CircuitOpen | Self::OriginBusy)
     }
 }
 

@@ -1,19 +1,22 @@
 //! Whose a request is and what it wants: from its head to the URL, the origin, and the fields that go there.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 
 use crate::{
+    body::Body,
     cache::Cache,
     deliver::{Client, Links},
+    fairness::Tab,
+    home,
     interim::Interim,
     meta::strip_hop_by_hop,
     origin::Upstream,
     reason::Failure,
     site::Own,
-    url::{Authority, OriginUrl, Scheme, UrlError},
+    url::{Authority, OriginUrl, Scheme, UrlError, is_literal},
     wish::Wish,
 };
 
@@ -33,11 +36,17 @@ pub(crate) struct Asked {
     pub(crate) interim: Option<Interim>,
     /// What was sent with it; only own sites take any.
     pub(crate) body: Option<Incoming>,
+    /// What its answer is charged to.
+    pub(crate) tab: Option<Tab>,
+    /// Nothing is fetched for it, for so long: a share is nearly used up.
+    pub(crate) stored_only: Option<Duration>,
 }
 
 pub(crate) enum Received {
     Asked(Box<Asked>),
     Robots,
+    /// It may not be served.
+    TakenDown(Box<Response<Body>>),
     /// A link relative to the root of a page in the manager form: what it means stands here.
     Linked(HeaderValue),
 }
@@ -101,9 +110,14 @@ pub(crate) fn receive(cache: &Cache, request: Request<Option<Incoming>>) -> Resu
         Meant { url, upstream, links: Links::Manager, site: None }
     } else if let Some(location) = linked(request.headers(), &authority, path) {
         return Ok(Received::Linked(location));
+    } else if path == "/robots.txt" && is_literal(authority.host()) {
+        return Ok(Received::Robots);
     } else {
         return Err((Failure::NotOurs, format!("{} is not served here", authority.host())));
     };
+    if let Some(answer) = cache.takedown.answer(&meant.url) {
+        return Ok(Received::TakenDown(Box::new(answer)));
+    }
     understood(cache, request, meant).map(|asked| Received::Asked(Box::new(asked)))
 }
 
@@ -125,8 +139,10 @@ fn understood(cache: &Cache, request: Request<Option<Incoming>>, meant: Meant) -
     // Only HTTP/1.1 knows interim answers here.
     let interim = from.filter(|_| parts.version == Version::HTTP_11).and_then(|from| from.interim.clone());
     let interim = interim.filter(|_| site.is_some());
+    let tab = cache.fairness.open((&upstream.host, upstream.port), from.map(|from| from.client.ip()));
     let personal = site.is_some() && client.fields.contains_key(header::AUTHORIZATION);
-    Ok(Asked { method: parts.method, client, url, upstream, fields, site, wish, personal, interim, body })
+    let method = parts.method;
+    Ok(Asked { method, client, url, upstream, fields, site, wish, personal, interim, body, tab, stored_only: None })
 }
 
 fn bad(error: UrlError) -> (Failure, String) {
@@ -181,6 +197,9 @@ pub(crate) fn upgraded(cache: &Cache, url: OriginUrl) -> OriginUrl {
 }
 
 fn permitted(cache: &Cache, url: &OriginUrl) -> Result<Upstream, (Failure, String)> {
+    if home::is_marked(url.path()) {
+        return Err((Failure::Loop, "this was sent to its origin, which sent it back".to_owned()));
+    }
     let exempt = cache.origins.permit(url).ok_or_else(|| {
         metrics::counter!("atoll_origin_denied_total", "reason" => "policy").increment(1);
         (Failure::Denied, format!("{} port {} is not among the origins served here", url.host(), url.port()))
@@ -192,7 +211,7 @@ fn permitted(cache: &Cache, url: &OriginUrl) -> Result<Upstream, (Failure, Strin
 /// Vary.
 fn allowed(cache: &Cache, client: &HeaderMap, url: &OriginUrl) -> HeaderMap {
     let mut fields = HeaderMap::new();
-    fields.insert(header::USER_AGENT, HeaderValue::from_static(concat!("atoll/", env!("CARGO_PKG_VERSION"))));
+    fields.insert(header::USER_AGENT, cache.agent.clone());
     for name in [header::ACCEPT, header::ACCEPT_LANGUAGE, TRACEPARENT, TRACESTATE] {
         if let Some(value) = client.get(&name) {
             fields.insert(name, value.clone());

@@ -56,6 +56,11 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
             let why = format!("{} could not be fetched: {failure}", asked.url.host());
             return (refuse(failure, &why, status.as_ref()), Some(Told::default()));
         }
+        Found::Sliced(sliced) => {
+            let (meta, status) = (sliced.meta.clone(), sliced.status.clone());
+            let told = Told { source: status.source, ..Told::default() };
+            (meta, Given::Slices(sliced), status, told)
+        }
         Found::Part(part) => return part.respond(&asked).await,
         Found::AskHead => {
             return (refuse(Failure::Internal, "a HEAD was not asked", None), Some(Told::default()));

@@ -13,13 +13,16 @@ use crate::{
     cache::{Cache, store_key},
     clock, copies,
     deliver::text,
+    fairness::Leave,
     fetch::fresh_for,
     flight::{Answer, Content, End, Waiter},
     frames::{Abort, Frame},
     meta::Meta,
+    metered::metered,
     peer::{ATOLL_FROM, ATOLL_URL, ATOLL_VALIDATOR, unhex},
     purge,
     reason::Failure,
+    url::OriginUrl,
 };
 
 /// Answers one request of a peer.
@@ -35,6 +38,12 @@ pub(crate) async fn handle<B>(cache: Arc<Cache>, request: Request<B>) -> Respons
     let Some(asked) = Asked::read(request.uri().path(), request.headers()) else {
         return text(StatusCode::BAD_REQUEST, "no request of a peer\n");
     };
+    // A share that is used up, and what may not be served, hold for peers too.
+    let tab = cache.fairness.open_peer();
+    let spent = tab.as_ref().is_some_and(|tab| matches!(tab.leave(), Leave::Nothing(_)));
+    if spent || OriginUrl::parse(&asked.url).is_ok_and(|url| cache.takedown.blocks(&url)) {
+        return text(StatusCode::NOT_FOUND, "not from here\n");
+    }
     let frames = match whole(&cache, &asked).await {
         Some((object, meta)) => stored(object, meta, asked.from.map_or(0, |(from, _)| from)),
         None => match cache.flights.find(asked.key) {
@@ -46,7 +55,7 @@ pub(crate) async fn handle<B>(cache: Arc<Cache>, request: Request<B>) -> Respons
     let mut response = Response::new(Body::Stream(frames, None));
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/atoll-frames"));
     response.headers_mut().insert(&purge::ATOLL_PURGES, purge::heads_text(&heads));
-    response
+    metered(response, tab)
 }
 
 /// What a peer asked for.

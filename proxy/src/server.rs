@@ -31,12 +31,14 @@ use crate::{
     config::Config,
     connection::{self, head_limits},
     error::StartError,
+    fairness::Standing,
     gated::{Gated, Waits},
     limits::PerClient,
     log::AccessLog,
     reason::Failure,
-    stats::Stats,
+    stats::{Counters, Stats},
     step,
+    takedown::Takedown,
     tls::{self, Certificates},
     url::Authority,
 };
@@ -88,6 +90,7 @@ impl Proxy {
         purges: Option<Bytes>,
     ) -> Result<Self, StartError> {
         let certificates = Certificates::load(&config.certificates)?;
+        let takedown = Arc::new(config.takedown_list()?);
         let acceptor = TlsAcceptor::from(certificates.server()?);
         let mut listeners = Vec::new();
         let (mut local, mut secure) = (Vec::new(), Vec::new());
@@ -103,8 +106,9 @@ impl Proxy {
             source,
         })?;
         let all = local.iter().chain(&secure).copied().collect();
-        let cache = Cache::new(config, (index, streams, store), log.clone(), all, purges.as_ref())
-            .map_err(|(setting, source)| StartError::Setting { setting, source })?;
+        let cache =
+            Cache::new(config, (index, streams, store), log.clone(), Arc::clone(&takedown), all, purges.as_ref())
+                .map_err(|(setting, source)| StartError::Setting { setting, source })?;
         let cache = Arc::new(cache);
         let (phase, phases) = watch::channel(Phase::Running);
         let shared = Arc::new(Shared::default());
@@ -115,7 +119,7 @@ impl Proxy {
         tasks.spawn(serve_peers(Arc::clone(&cache), Arc::clone(&shared), phases.clone()));
         tasks.spawn(announce(Arc::clone(&cache), phases.clone()));
         tasks.spawn(purge(Arc::clone(&cache), phases.clone()));
-        tasks.spawn(look_at(Arc::clone(&certificates), phases.clone()));
+        tasks.spawn(look_at((Arc::clone(&certificates), takedown), Arc::clone(&cache), phases.clone()));
         #[cfg(unix)]
         if let Some(log) = log {
             tasks.spawn(reopen(log, phases));
@@ -140,6 +144,28 @@ impl Proxy {
         self.certificates.refresh()
     }
 
+    /// Reads a changed takedown list at once instead of within seconds; true if it was changed and good.
+    pub fn reload_takedown(&self) -> bool {
+        self.cache.takedown.refresh()
+    }
+
+    /// How this node stands to its share: what DNS is to know.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.cache.fairness.standing()
+    }
+
+    /// What was used of all shares, as bytes for the next start; none where nothing is limited.
+    #[must_use]
+    pub fn save_use(&self) -> Option<Bytes> {
+        self.cache.fairness.save()
+    }
+
+    /// Goes on from what [`Self::save_use`] said in an earlier run; false if the bytes are none of ours.
+    pub fn restore_use(&self, bytes: &[u8]) -> bool {
+        self.cache.fairness.restore(bytes)
+    }
+
     /// Opens the access log's file anew, as SIGUSR1 does.
     pub fn reopen_log(&self) {
         if let Some(log) = &self.cache.log {
@@ -154,6 +180,7 @@ impl Proxy {
             flights: self.cache.flights.len() as u64,
             connections: self.shared.connections.load(Ordering::Relaxed),
             peer_streams: self.shared.peer_streams.load(Ordering::Relaxed),
+            circuits_open: self.cache.origin.open_circuits() as u64,
             ..self.cache.counters.stats()
         }
     }
@@ -328,12 +355,18 @@ async fn reopen(log: Arc<AccessLog>, phases: watch::Receiver<Phase>) {
     }
 }
 
-/// Has changed certificates read.
-async fn look_at(certificates: Arc<Certificates>, phases: watch::Receiver<Phase>) {
+/// Has changed certificates and a changed takedown list read, and says what is so now.
+async fn look_at(
+    (certificates, takedown): (Arc<Certificates>, Arc<Takedown>),
+    cache: Arc<Cache>,
+    phases: watch::Receiver<Phase>,
+) {
     let look = async {
         loop {
             sleep(tls::LOOK).await;
             certificates.refresh();
+            takedown.refresh();
+            Counters::gauge(cache.origin.open_circuits(), &cache.fairness.node_spans());
         }
     };
     tokio::select! {

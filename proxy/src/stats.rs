@@ -7,6 +7,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use atoll_overlay::Level;
@@ -15,7 +16,7 @@ use serde::Serialize;
 
 use crate::reason::{Failure, Source};
 
-/// A moment's counts. All but `flights`, `connections` and `peer_streams` only grow.
+/// A moment's counts. All but `flights`, `connections`, `peer_streams` and `circuits_open` only grow.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Stats {
     /// Requests of clients answered, errors included.
@@ -46,6 +47,8 @@ pub struct Stats {
     pub connections: u64,
     /// Streams of peers being served now.
     pub peer_streams: u64,
+    /// Origins that are left alone now, because they were not there again and again.
+    pub circuits_open: u64,
 }
 
 /// Answers by where their bytes came from.
@@ -106,13 +109,36 @@ impl Counters {
             .increment(1);
     }
 
+    /// What is so now, for the exporter: origins left alone, and what of its shares the node has used.
+    pub(crate) fn gauge(circuits_open: usize, shares: &[(&'static str, u64, u64)]) {
+        metrics::gauge!("atoll_origin_circuit_open").set(real(wide(circuits_open)));
+        for (period, used, limit) in shares {
+            metrics::gauge!("atoll_quota_bytes", "period" => *period, "kind" => "used").set(real(*used));
+            metrics::gauge!("atoll_quota_bytes", "period" => *period, "kind" => "limit").set(real(*limit));
+        }
+    }
+
+    /// An answer that was not at hand began after so long.
+    pub(crate) fn began(&self, told: Option<Source>, collapsed: bool, after: Duration) {
+        let cache = match told {
+            _ if collapsed => "collapsed",
+            Some(Source::Memory | Source::Disk) => return,
+            Some(Source::Peer(_)) => "peer",
+            Some(Source::Origin) => "miss",
+            None => "denied",
+        };
+        metrics::histogram!("atoll_http_request_duration_seconds", "phase" => "ttfb", "cache" => cache)
+            .record(after.as_secs_f64());
+    }
+
     /// A request goes to an origin.
     pub(crate) fn origin_request(&self) {
         add(&self.origin_requests, 1);
     }
 
-    /// What came of it.
-    pub(crate) fn origin_answer(&self, answer: Result<StatusCode, Failure>) {
+    /// What came of it, after so long.
+    pub(crate) fn origin_answer(&self, answer: Result<StatusCode, Failure>, after: Duration) {
+        metrics::histogram!("atoll_origin_duration_seconds").record(after.as_secs_f64());
         let result = match answer {
             Ok(status) if status.is_server_error() => "5xx",
             Ok(status) if status.is_client_error() => "4xx",
@@ -173,7 +199,7 @@ impl Counters {
         metrics::counter!("atoll_cache_not_stored_total", "reason" => reason.word()).increment(1);
     }
 
-    /// The counts so far; the three that are not counted here are zero.
+    /// The counts so far; those that are not counted here are zero.
     pub(crate) fn stats(&self) -> Stats {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
@@ -196,12 +222,18 @@ impl Counters {
             flights: 0,
             connections: 0,
             peer_streams: 0,
+            circuits_open: 0,
         }
     }
 }
 
 fn add(counter: &AtomicU64, count: u64) {
     counter.fetch_add(count, Ordering::Relaxed);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge's number is floating point")]
+const fn real(value: u64) -> f64 {
+    value as f64
 }
 
 fn wide(count: usize) -> u64 {

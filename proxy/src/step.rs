@@ -9,7 +9,7 @@
 
 use std::{
     sync::{Arc, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use atoll_overlay::Key;
@@ -18,6 +18,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
 
 use crate::{
+    admit,
     body::Body,
     cache::{Cache, Negative, Wanted, store_key},
     clock,
@@ -28,6 +29,7 @@ use crate::{
     forward, freshness,
     log::Entry,
     meta::Meta,
+    metered::metered,
     origin::{OriginBody, Upstream},
     part,
     purge::purge_method,
@@ -35,6 +37,7 @@ use crate::{
     receive::{Asked, CONDITIONS, Origin, Received, receive, upgraded},
     reference::Reference,
     respond::respond,
+    slices::{self, Served, Sliced},
     wish::Use,
 };
 
@@ -50,6 +53,7 @@ pub(crate) async fn handle(cache: Arc<Cache>, request: Request<Option<Incoming>>
     if let Some(interim) = &interim {
         interim.open();
     }
+    let began = Instant::now();
     let (response, told) = answer(&cache, request).await;
     if let Some(interim) = &interim {
         interim.close();
@@ -57,6 +61,7 @@ pub(crate) async fn handle(cache: Arc<Cache>, request: Request<Option<Incoming>>
     drop(place);
     if let Some(told) = told {
         cache.counters.answered(response.status(), told.source, told.collapsed, told.stale);
+        cache.counters.began(told.source, told.collapsed, began.elapsed());
     }
     match entry {
         Some(mut entry) => {
@@ -85,7 +90,7 @@ async fn answer(cache: &Arc<Cache>, request: Request<Option<Incoming>>) -> (Resp
     if request.uri().path() == HEALTH {
         return (text(StatusCode::OK, "ok\n"), None);
     }
-    let asked = match receive(cache, request) {
+    let mut asked = match receive(cache, request) {
         Ok(Received::Asked(asked)) => asked,
         Ok(Received::Robots) => return (text(StatusCode::OK, "User-agent: *\nDisallow: /\n"), None),
         Ok(Received::Linked(location)) => {
@@ -93,17 +98,35 @@ async fn answer(cache: &Arc<Cache>, request: Request<Option<Incoming>>) -> (Resp
             response.headers_mut().insert(header::LOCATION, location);
             return (response, Some(Told::default()));
         }
+        Ok(Received::TakenDown(response)) => {
+            cache.counters.refused();
+            return (*response, Some(Told::default()));
+        }
         Err((failure, why)) => {
             cache.counters.refused();
             return (refuse(failure, &why, None), Some(Told::default()));
         }
     };
+    if let Some(response) = admit::admit(cache, &mut asked) {
+        return (response, Some(Told::default()));
+    }
+    let tab = asked.tab.clone();
+    let (response, told) = served(cache, asked).await;
+    (metered(response, tab), told)
+}
+
+async fn served(cache: &Arc<Cache>, asked: Box<Asked>) -> (Response<Body>, Option<Told>) {
     if !matches!(asked.method, Method::GET | Method::HEAD) {
         return forward::forward(cache, *asked).await;
     }
     let found = lookup(cache, &asked).await;
     if matches!(found, Found::AskHead) {
         return forward::forward(cache, *asked).await;
+    }
+    if let Found::Failed(failure, _) = found
+        && let Some(response) = admit::failed(cache, &asked, failure)
+    {
+        return (response, Some(Told::default()));
     }
     respond(cache, asked, found).await
 }
@@ -122,6 +145,8 @@ pub(crate) enum Found {
     Failed(Failure, Option<Reason>),
     /// In the store, as a part of the whole that has what was asked for.
     Part(Box<part::Held>),
+    /// In slices, stored or on their way.
+    Sliced(Box<Sliced>),
     /// Nowhere, and a HEAD is cheaper than all of it.
     AskHead,
 }
@@ -158,6 +183,7 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
         fields: asked.fields.clone(),
         site: asked.site.clone(),
         interim: asked.interim.clone(),
+        cut: None,
     };
     for round in 1..=ROUNDS {
         if !matches!(asked.client.links, Links::Site) && wanted.url != upgraded(cache, wanted.url.clone()) {
@@ -193,6 +219,12 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
                 (Some(stale), _) if stale.if_error => stale.found(Reason::StaleIfError),
                 (_, Negative::Answer(answer)) => Found::Repeated(answer),
                 (_, Negative::Failure(failure)) => Found::Failed(failure, Some(Reason::Negative)),
+            };
+        }
+        if asked.stored_only.is_some() {
+            return match stale {
+                Some(stale) if stale.if_error => stale.found(Reason::Quota),
+                Some(_) | None => Found::Failed(Failure::OverQuota, Some(Reason::Quota)),
             };
         }
         if asked.client.head && asked.site.is_some() {
@@ -280,6 +312,16 @@ impl Turn<'_> {
         if part && let Some(found) = part::stored(cache, self.asked, self.wanted.key).await {
             return Some(found);
         }
+        if stale.is_none() && self.asked.client.fields.contains_key(header::RANGE) {
+            match slices::serve(cache, self.asked, self.wanted, self.round == 1).await {
+                Served::Found(sliced) => return Some(Found::Sliced(sliced)),
+                Served::Flown(waiter, answer) => return self.taken(waiter, answer, false),
+                Served::Repeated(answer) => return Some(Found::Repeated(answer)),
+                Served::Failed(failure) => return Some(Found::Failed(failure, None)),
+                Served::Again => return None,
+                Served::No => {}
+            }
+        }
         // What may be for one alone is shared with nobody before its answer says that it may be.
         let alone =
             part || self.asked.personal || self.asked.wish.no_store || cache.passing.get(&self.wanted.key).is_some();
@@ -357,6 +399,11 @@ impl Turn<'_> {
             cache.flights.give_up(&waiter);
             return None;
         }
+        self.taken(waiter, answer, collapsed)
+    }
+
+    /// An answer is there: for this request, or only for another.
+    fn taken(&self, waiter: Waiter, answer: Arc<Answer>, collapsed: bool) -> Option<Found> {
         if !answer.varies_by.is_empty() && self.wanted.variant(&answer.varies_by) != answer.key {
             // Somebody else's variant; the list that tells ours is known by now.
             return None;

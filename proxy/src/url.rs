@@ -468,7 +468,7 @@ fn is_digits(label: &str) -> bool {
 
 /// Whether clients or libraries would read the host as an address: brackets, or a last label that is a number in any base they
 /// know. Public names never end so.
-fn is_literal(host: &str) -> bool {
+pub(crate) fn is_literal(host: &str) -> bool {
     let last = host.rsplit('.').next().unwrap_or(host);
     host.starts_with('[')
         || is_digits(last)

@@ -52,6 +52,7 @@ fn crates(config: &Config, sections: &mut Sections<'_>) {
     if config.node.runs(Role::Proxy) {
         match config.proxy.check() {
             Err(StartError::Setting { setting, source }) => object("proxy", &setting, source.to_string()),
+            Err(error @ StartError::Takedown { .. }) => object("proxy", "takedown", error.to_string()),
             Err(other) => object("proxy", "listen", other.to_string()),
             Ok(()) => {}
         }

@@ -16,6 +16,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
+use atoll_proxy::{Bucket, Caps, Quota, Used};
 use bytes::Bytes;
 use http::Response;
 use http_body_util::BodyExt as _;
@@ -25,8 +26,6 @@ use tokio::time::{Sleep, sleep};
 
 use super::{
     body::FrontBody,
-    quota::{Quota, Used},
-    rate::Bucket,
     record::{Asker, Outcome, Record, source_of},
 };
 
@@ -90,7 +89,7 @@ impl Meter {
     pub(crate) fn new(lent: &Lent, used: Used, private: bool) -> Self {
         Self {
             bucket: lent.rate.map(|rate| Bucket::new(rate, Instant::now())),
-            quota: Mutex::new(Quota::new(lent.daily, lent.monthly, used)),
+            quota: Mutex::new(Quota::new(Caps { hourly: None, daily: lent.daily, monthly: lent.monthly }, used)),
             private,
             own_url: Mutex::default(),
             sent: AtomicU64::new(0),

@@ -17,8 +17,6 @@ pub(crate) mod home;
 pub(crate) mod listen;
 pub(crate) mod meter;
 pub(crate) mod node;
-pub(crate) mod quota;
-pub(crate) mod rate;
 pub(crate) mod record;
 pub(crate) mod site;
 pub(crate) mod stop;

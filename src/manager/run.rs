@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use atoll_proxy::Used;
 use http::StatusCode;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -38,7 +39,6 @@ use crate::{
         listen::Front,
         meter::{Lent, Meter, unix_now},
         node::{Behind, overlay_port},
-        quota::Used,
         site::Site,
         stop::{Signals, warm_close},
     },

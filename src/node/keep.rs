@@ -25,13 +25,15 @@ async fn by_the_clock(parts: Arc<Parts>) {
     }
 }
 
-/// Writes peers and the last good DNS set. What cannot be written is said and tried again next time.
+/// Writes peers, the last good DNS set and what was sent. What cannot be written is said and tried again next time.
 pub(super) async fn save(parts: &Arc<Parts>) {
     let parts = Arc::clone(parts);
     let write = move || {
         save_revocations(&parts);
         super::purger::save(&parts);
-        for (kept, bytes) in [(Kept::Peers, parts.peers()), (Kept::DnsSet, parts.dns_set())] {
+        for (kept, bytes) in
+            [(Kept::Peers, parts.peers()), (Kept::DnsSet, parts.dns_set()), (Kept::Shares, parts.shares())]
+        {
             let Some(bytes) = bytes else { continue };
             if let Err(error) = parts.state().save(kept, &bytes) {
                 tracing::warn!(%error, "state could not be saved");

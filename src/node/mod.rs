@@ -115,8 +115,9 @@ impl Node {
         self.admin.token_path()
     }
 
-    /// Looks at once for a renewed certificate and for revocations to spread; otherwise every few seconds.
+    /// Looks at once for renewed certificates, a changed takedown list and revocations to spread; otherwise every few seconds.
     pub fn reread(&self) {
+        self.parts.reread();
         self.look.notify_one();
     }
 
@@ -143,3 +144,6 @@ impl Node {
 
 /// How long stopping may take before the process ends anyway.
 pub const STOP_LIMIT: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests;

@@ -82,7 +82,13 @@ impl Parts {
                 );
             }
             let proxy = atoll_proxy::Proxy::start_knowing(config, self.index(), streams, self.store.clone(), purges);
-            self.proxy = Some(Arc::new(proxy.map_err(proxy_failed)?));
+            let proxy = proxy.map_err(proxy_failed)?;
+            if let Some(used) = self.state.load(Kept::Shares)?
+                && !proxy.restore_use(&used)
+            {
+                tracing::warn!("what was sent before cannot be read; all shares begin anew");
+            }
+            self.proxy = Some(Arc::new(proxy));
         }
         // The dnssrv watches what the index says of this node: it must know the ports by then.
         self.describe();
@@ -129,10 +135,28 @@ impl Parts {
         self.dns.with(atoll_dnssrv::Server::save)
     }
 
-    /// Tells the network how this node is now.
+    /// What the proxy has sent as bytes for the next start; none without a proxy or limits.
+    pub(super) fn shares(&self) -> Option<Bytes> {
+        self.proxy.as_ref().and_then(|proxy| proxy.save_use())
+    }
+
+    /// Has the proxy read what changed on disk: certificates and the takedown list.
+    pub(super) fn reread(&self) {
+        if let Some(proxy) = &self.proxy {
+            proxy.reload_certificates();
+            proxy.reload_takedown();
+        }
+    }
+
+    /// Tells the network how this node is now. One that has used much of its share wants less of the traffic, one that sleeps none.
     pub(super) fn describe(&self) {
         let own = self.overlay.me();
-        self.overlay.describe(NodeInfo { load: self.load(), draining: *self.drain.borrow(), ..self.info(own.id) });
+        let info = self.info(own.id);
+        let standing = self.proxy.as_ref().map(|proxy| proxy.standing());
+        let weight = standing.map_or(info.weight, |standing| weighted(info.weight, standing.weight));
+        let quota_left = standing.and_then(|standing| standing.quota_left);
+        let draining = *self.drain.borrow();
+        self.overlay.describe(NodeInfo { load: self.load(), draining, weight, quota_left, ..info });
     }
 
     pub(super) async fn drain_asked(&self) {
@@ -352,6 +376,12 @@ async fn start_overlay(config: &Config, state: &State) -> Result<Overlay, StartE
         driver::StartError::Listen { address, source } => part("overlay", listen_failed(&address, &source)),
         other => part("overlay", other),
     })
+}
+
+/// So many percent of a weight; some, where it was and is to be some.
+fn weighted(weight: u16, percent: u8) -> u16 {
+    let least = u32::from(weight.min(u16::from(percent)).min(1));
+    u16::try_from((u32::from(weight) * u32::from(percent) / 100).max(least)).unwrap_or(weight)
 }
 
 /// A node in its own words.

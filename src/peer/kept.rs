@@ -1,9 +1,9 @@
 //! What a peer keeps: its name, what each manager knows it by, and how much of its quota is used.
 
+use atoll_proxy::Used;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    front::quota::Used,
     manager::{token::Secret, wire::Welcome},
     state::{Kept as What, State, StateError},
 };

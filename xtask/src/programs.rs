@@ -18,7 +18,7 @@ pub(crate) struct Program {
 }
 
 /// All of them.
-pub(crate) const PROGRAMS: [Program; 13] = [
+pub(crate) const PROGRAMS: [Program; 15] = [
     Program { name: "curl", purpose: "fetches pages as a user would", packages: ["curl", "curl", "curl", "curl"] },
     Program {
         name: "dig",
@@ -50,6 +50,16 @@ pub(crate) const PROGRAMS: [Program; 13] = [
         packages: ["iputils-ping", "iputils", "iputils", "iputils"],
     },
     Program { name: "nginx", purpose: "a real origin", packages: ["nginx-light", "nginx-core", "nginx", "nginx"] },
+    Program {
+        name: "varnishd",
+        purpose: "a real cache, whose answers the proxy's are compared with",
+        packages: ["varnish", "varnish", "varnish", "varnish"],
+    },
+    Program {
+        name: "squid",
+        purpose: "a real cache, whose answers the proxy's are compared with",
+        packages: ["squid", "squid", "squid", "squid"],
+    },
     Program {
         name: "chromium",
         purpose: "a real browser, for the lab and the manager's page",

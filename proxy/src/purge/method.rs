@@ -33,6 +33,7 @@ pub(crate) async fn purge(cache: &Arc<Cache>, mut request: Request<Option<Incomi
         Ok(Received::Robots | Received::Linked(_)) => {
             return text(StatusCode::NOT_FOUND, "nothing of this is stored\n");
         }
+        Ok(Received::TakenDown(answer)) => return *answer,
         Err((failure, why)) => return refuse(failure, &why, None),
     };
     match order::order(cache, PurgeTarget::Url(url), hard, WAIT).await {

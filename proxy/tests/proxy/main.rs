@@ -5,12 +5,16 @@
 mod reuse;
 mod script;
 mod sites;
+mod slices;
 mod support;
 
 mod cache;
+mod differ;
+mod fair;
 mod fresh;
 mod heads;
 mod network;
 mod origin;
 mod purge;
+mod rows;
 mod two;

@@ -272,16 +272,6 @@ async fn head_is_answered_from_get_and_confirms_or_refutes_it() {
 #[tokio::test]
 async fn ranges_come_out_of_wholes_and_parts() {
     let whole = || get(&[HOUR, "ETag: \"a\""]);
-    let ask = |range: &'static str| get(&[HOUR]).with(&[range]);
-    let part = || {
-        get(&[HOUR, "ETag: \"a\"", "Content-Range: bytes 2-6/10"])
-            .status("206 Partial Content")
-            .body("23456")
-            .with(&["Range: bytes=2-6"])
-            .saw("Range: bytes=2-6")
-            .has("content-range", "bytes 2-6/10")
-            .given("23456")
-    };
     check(vec![
         (
             "of a whole",
@@ -325,6 +315,71 @@ async fn ranges_come_out_of_wholes_and_parts() {
         ("the whole where a part was asked", vec![ask("Range: bytes=2-4").given("234"), get(&[]).stored(0)]),
     ])
     .await;
+}
+
+#[tokio::test]
+async fn parts_stand_beside_each_other_and_a_beginning_is_completed() {
+    let last = || {
+        get(&[HOUR, "ETag: \"a\"", "Content-Range: bytes 7-9/10"])
+            .status("206 Partial Content")
+            .body("789")
+            .with(&["Range: bytes=7-9"])
+            .given("789")
+    };
+    let begun = |tag: &str| {
+        get(&[HOUR, &format!("ETag: {tag}"), "Content-Range: bytes 0-4/10"])
+            .status("206 Partial Content")
+            .body("01234")
+            .with(&["Range: bytes=0-4"])
+            .given("01234")
+    };
+    check(vec![
+        (
+            "a second part",
+            vec![
+                part(),
+                last(),
+                ask("Range: bytes=3-4").stored(0).given("34"),
+                ask("Range: bytes=8-").stored(1).given("89"),
+            ],
+        ),
+        (
+            "a beginning is completed",
+            vec![
+                begun("\"a\""),
+                get(&[HOUR, "ETag: \"a\"", "Content-Range: bytes 5-9/10"])
+                    .status("206 Partial Content")
+                    .body("56789")
+                    .saw("Range: bytes=5-")
+                    .saw("If-Range: \"a\"")
+                    .has("content-length", "10")
+                    .lacks("content-range")
+                    .given("0123456789"),
+                get(&[]).stored(1).given("0123456789"),
+            ],
+        ),
+        (
+            "a beginning of another version",
+            vec![begun("\"a\""), get(&[HOUR, "ETag: \"b\""]).body("abcdefghij").given("abcdefghij")],
+        ),
+        ("a beginning under a weak tag", vec![begun("W/\"a\""), get(&[HOUR]).unseen("\r\nrange:").given("0123456789")]),
+    ])
+    .await;
+}
+
+/// A part as its client asked for it.
+fn part() -> Ask {
+    get(&[HOUR, "ETag: \"a\"", "Content-Range: bytes 2-6/10"])
+        .status("206 Partial Content")
+        .body("23456")
+        .with(&["Range: bytes=2-6"])
+        .saw("Range: bytes=2-6")
+        .has("content-range", "bytes 2-6/10")
+        .given("23456")
+}
+
+fn ask(range: &'static str) -> Ask {
+    get(&[HOUR]).with(&[range])
 }
 
 #[tokio::test]
