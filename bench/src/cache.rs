@@ -219,7 +219,7 @@ fn free_address() -> Result<SocketAddr, String> {
 }
 
 /// The program itself, built as it is shipped.
-fn atoll() -> Result<PathBuf, String> {
+pub(crate) fn atoll() -> Result<PathBuf, String> {
     let here = std::env::current_exe().map_err(|error| error.to_string())?;
     let program = here.with_file_name("atoll");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

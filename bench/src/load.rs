@@ -11,13 +11,15 @@
 use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
+    os::fd::AsRawFd as _,
     rc::Rc,
     thread,
     time::{Duration, Instant},
 };
 
+use nix::sys::socket::{MsgFlags, recv};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::TcpStream,
     task::LocalSet,
     time::timeout,
@@ -197,12 +199,18 @@ async fn exchange(stream: &mut TcpStream, request: &[u8], length: u64, buffer: &
     let mut left = announced.saturating_sub((filled - head) as u64);
     while left > 0 {
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-        match stream.read(&mut buffer[..most]).await? {
-            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            count => left -= count as u64,
-        }
+        left -= discard(stream, &mut buffer[..most]).await? as u64;
     }
     Ok(good && announced == length)
+}
+
+/// Takes at most so many bytes without copying them, at least one: a generator that copies is slower than what it measures.
+pub(crate) async fn discard(stream: &TcpStream, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let take = || recv(stream.as_raw_fd(), buffer, MsgFlags::MSG_TRUNC).map_err(std::io::Error::from);
+    match stream.async_io(Interest::READABLE, take).await? {
+        0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        count => Ok(count),
+    }
 }
 
 fn content_length(head: &[u8]) -> Option<u64> {

@@ -9,6 +9,7 @@
 
 mod cache;
 mod dns;
+mod http;
 mod load;
 mod manager;
 mod overlay;
@@ -39,6 +40,11 @@ fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         What::Overlay => overlay::run(),
+        What::Http(options) => http::run(&options),
+        What::HttpServe(serve) => match http::serve(&serve) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => Err(error),
+        },
     };
     ended(measured.and_then(|report| report.deliver(&arguments.output)))
 }
@@ -91,6 +97,10 @@ enum What {
     Dns,
     #[command(hide = true)]
     DnsServe(dns::Serve),
+    /// The proxy beside nginx, HAProxy, Varnish and two bare servers: CPU per answer, a crowd on one cold file, kept connections
+    Http(http::Options),
+    #[command(hide = true)]
+    HttpServe(http::Serve),
     /// The index: messages to bytes and back, RPCs over loopback by TCP and QUIC
     Overlay,
 }

@@ -60,15 +60,20 @@ impl Announcer {
 
     /// A whole copy was asked for: renewed when its time comes, announced if it is not.
     pub(crate) fn hit(&self, key: Key, fresh: Duration, reference: impl FnOnce() -> Reference) {
+        self.hits(key, 1, fresh, reference);
+    }
+
+    /// So many times.
+    pub(crate) fn hits(&self, key: Key, hits: u32, fresh: Duration, reference: impl FnOnce() -> Reference) {
         let now = Instant::now();
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = told.get_mut(&key) {
-            known.hits = known.hits.saturating_add(1);
+            known.hits = known.hits.saturating_add(hits);
             known.worth = now + fresh;
             return;
         }
         drop(told);
-        self.remember(key, Told { until: now, hits: 1, reference: reference(), worth: now + fresh });
+        self.remember(key, Told { until: now, hits, reference: reference(), worth: now + fresh });
     }
 
     /// Renews and announces within the budget until the proxy ends.

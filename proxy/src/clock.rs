@@ -8,9 +8,14 @@ use std::{
 
 /// Now.
 pub(crate) fn now() -> SystemTime {
+    at(Instant::now())
+}
+
+/// The time of day at a moment of the clock that nobody sets.
+pub(crate) fn at(moment: Instant) -> SystemTime {
     static START: OnceLock<(Instant, SystemTime)> = OnceLock::new();
     let (start, at) = START.get_or_init(|| (Instant::now(), SystemTime::now()));
-    *at + start.elapsed()
+    *at + moment.saturating_duration_since(*start)
 }
 
 #[cfg(test)]

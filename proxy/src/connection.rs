@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -21,7 +22,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
     sync::watch,
     time::{Instant, sleep, timeout, timeout_at},
@@ -34,6 +35,7 @@ use crate::{
     deliver::refuse,
     gate::{HeadLimits, OwnSite, judge_parsed},
     gated::{Gated, Waits},
+    hot::Hot,
     reason::Failure,
     receive::Origin,
     serve_peer,
@@ -60,16 +62,16 @@ pub(crate) async fn serve(
         return Client { cache, client, secure, accepted, phases }.speak(stream, before, spoken).await;
     };
     // A handshake is a head too: whoever dawdles over it is let go.
-    let begun = async {
+    let begun = Box::pin(async {
         let mut stream = timeout_at(until, tls.accept(stream)).await??;
         if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
             return Ok::<_, io::Error>((stream, BytesMut::new(), Spoken::Two));
         }
         let (before, spoken) = sniff(&mut stream, until).await?;
         Ok((stream, before, spoken))
-    };
+    });
     let Some(Ok((stream, before, spoken))) = unless(drained, begun).await else { return };
-    Client { cache, client, secure, accepted, phases }.speak(stream, before, spoken).await;
+    Box::pin(Client { cache, client, secure, accepted, phases }.speak(stream, before, spoken)).await;
 }
 
 /// What comes of a future, unless something else happens first.
@@ -96,7 +98,8 @@ impl Client {
     {
         match spoken {
             Spoken::One => self.one(stream, before).await,
-            Spoken::Two => self.two(stream, before).await,
+            // Large beside what a waiting HTTP/1 connection needs.
+            Spoken::Two => Box::pin(self.two(stream, before)).await,
         }
     }
 
@@ -108,15 +111,48 @@ impl Client {
         let timeouts = &cache.config.timeouts;
         let waits = Waits { head: timeouts.head, keep_alive: timeouts.keep_alive, send: timeouts.send };
         let own = own_sites(&cache);
-        let mut gated = Gated::new(stream, accepted, (head_limits(&cache), waits), own, Arc::clone(&cache.counters));
+        let limits = head_limits(&cache);
+        let mut gated = Gated::new(stream, accepted, (limits, waits), own, Arc::clone(&cache.counters));
         gated.read_before(before);
-        let from = Origin { client, secure, interim: Some(gated.interim()) };
-        let served = Arc::clone(&cache);
-        let handle = move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(from.clone());
-            step::handle(Arc::clone(&served), request.map(Some))
-        };
-        serve_one(gated, phases, true, handle).await;
+        let from = Origin { client, secure, interim: None };
+        gated.answer_with(Hot::new(Arc::clone(&cache), from.clone(), limits));
+        let mut drained = std::pin::pin!(draining(phases.clone()));
+        let mut watched = false;
+        loop {
+            // Whoever is owed nothing is let go when the proxy drains. That is looked at when it changes, not at each request.
+            let next = {
+                let mut next = std::pin::pin!(gated.next_head());
+                std::future::poll_fn(|cx| {
+                    if let Poll::Ready(next) = next.as_mut().poll(cx) {
+                        return Poll::Ready(next);
+                    }
+                    if std::mem::replace(&mut watched, true) && !phases.has_changed().unwrap_or(true) {
+                        return Poll::Pending;
+                    }
+                    drained.as_mut().poll(cx).map(|()| Ok(false))
+                })
+                .await
+            };
+            match next {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => return tracing::trace!(%error, "a connection ended early"),
+            }
+            let mut from = from.clone();
+            from.interim = Some(gated.interim());
+            let handle = |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(from.clone());
+                step::handle(Arc::clone(&cache), request.map(Some))
+            };
+            // A parser lives for one request: what it holds is not held by connections that wait. Its state is large, theirs not.
+            let ended = Box::pin(serve_one(&mut gated, phases.clone(), true, limits.fields, handle)).await;
+            if !gated.take_back() || !ended {
+                return;
+            }
+        }
+        if let Err(error) = gated.shutdown().await {
+            tracing::trace!(%error, "a connection ended early");
+        }
     }
 
     async fn two<S>(self, stream: S, before: BytesMut)
@@ -221,13 +257,20 @@ where
     let waits = Waits { head, keep_alive: head, send };
     let own = Arc::new(|_: &Authority| false);
     let gated = Gated::new(stream, Instant::now(), (head_limits(&cache), waits), own, Arc::clone(&cache.counters));
-    serve_one(gated, phases, false, move |request| serve_peer::handle(Arc::clone(&cache), request)).await;
+    let fields = cache.config.limits.fields;
+    serve_one(gated, phases, false, fields, move |request| serve_peer::handle(Arc::clone(&cache), request)).await;
 }
 
-/// Serves one gated stream to its end.
-async fn serve_one<S, F, R>(gated: Gated<S>, phases: watch::Receiver<Phase>, keep_alive: bool, handle: F)
+/// Serves one gated stream to its end: whether that was a proper one.
+async fn serve_one<S, F, R>(
+    gated: S,
+    phases: watch::Receiver<Phase>,
+    keep_alive: bool,
+    fields: usize,
+    handle: F,
+) -> bool
 where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    S: AsyncRead + AsyncWrite + Send + Unpin,
     F: Fn(Request<Incoming>) -> R,
     R: Future<Output = Response<Body>>,
 {
@@ -236,11 +279,13 @@ where
         async move { Ok::<_, Infallible>(response.await) }
     });
     // Half-closed connections are kept: the parser then never reads ahead of its answers, as the gate needs.
-    let connection = http1::Builder::new()
-        .half_close(true)
-        .keep_alive(keep_alive)
-        .max_headers(PARSER_FIELDS)
-        .serve_connection(TokioIo::new(gated), service);
+    let mut parser = http1::Builder::new();
+    parser.half_close(true).keep_alive(keep_alive);
+    // Told a number, it takes room for so many from the heap for each head.
+    if fields > PARSER_FIELDS_UNTOLD {
+        parser.max_headers(PARSER_FIELDS);
+    }
+    let connection = parser.serve_connection(TokioIo::new(gated), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -249,9 +294,10 @@ where
             connection.await
         }
     };
-    if let Err(error) = ended {
+    if let Err(error) = &ended {
         tracing::trace!(%error, "a connection ended early");
     }
+    ended.is_ok()
 }
 
 /// What the gate asks about a host.
@@ -268,6 +314,9 @@ pub(crate) fn head_limits(cache: &Cache) -> HeadLimits {
 
 /// Fields the parser behind the gate takes; the gate's limit is never above it.
 const PARSER_FIELDS: usize = 256;
+
+/// Fields it takes, on its stack, if it is told nothing.
+const PARSER_FIELDS_UNTOLD: usize = 100;
 
 /// Requests of one HTTP/2 connection at a time [RFC 9113 6.5.2: at least 100].
 const STREAMS: u32 = 128;

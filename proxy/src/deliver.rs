@@ -32,7 +32,7 @@ pub(crate) struct Client {
 }
 
 /// How the client names what it asked for, and so how redirects must name things.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Links {
     /// By an own host name: redirects pass.
     Site,

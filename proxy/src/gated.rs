@@ -1,27 +1,32 @@
 //! A byte stream behind the gate: each head is judged before the parser sees it, on every request of a connection, and the
-//! head's deadline runs from accept.
+//! head's deadline runs from accept. What [`Hot`] can answer is answered here, and no parser sees it.
 //!
 //! The parser is lent one whole head at a time and reads the next only after it has answered (the server keeps half-closed
 //! connections, so it never reads ahead). A refusal is written when the parser shuts the stream down, which is after the
 //! answers to the heads before it.
 
 use std::{
-    io,
+    future::poll_fn,
+    io::{self, IoSlice},
+    mem::MaybeUninit,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use atoll_store::Object;
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep_until},
+    time::Instant,
 };
 
 use crate::{
+    alarm::Alarm,
     chunks::Chunks,
     gate::{Following, Gate, HeadLimits, OwnSite, Passed, Refusal},
+    hot::{Hot, pieces},
     interim::Interim,
     stats::Counters,
 };
@@ -51,17 +56,33 @@ pub(crate) struct Gated<S> {
     own: Arc<OwnSite>,
     /// An empty line before the current head was dropped already [RFC 9112 2.2].
     skipped: bool,
-    deadline: Pin<Box<Sleep>>,
+    deadline: Alarm,
     /// What `deadline` stands for.
     waiting: Waiting,
-    sending: Option<Pin<Box<Sleep>>>,
+    sending: Alarm,
     state: State,
+    /// Answers what is common.
+    hot: Option<Hot>,
+    /// The head of such an answer, kept for the next.
+    head: Vec<u8>,
+    /// What of it is on its way.
+    answering: Option<Answering>,
+    /// The parser is lent one request, and then an end.
+    lending: bool,
+    /// The parser has been told of that end, and not been refused.
+    returned: bool,
     /// What is written beside the parser, and what of it is under way.
     interim: Option<Interim>,
     beside: BytesMut,
     /// All that the parser's other half wrote is out: the next byte begins an answer.
     between: bool,
     counters: Arc<Counters>,
+}
+
+/// An answer out of RAM, so far as it is out.
+struct Answering {
+    object: Object,
+    sent: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,15 +134,26 @@ impl<S> Gated<S> {
             gate: Gate::default(),
             own,
             skipped: false,
-            deadline: Box::pin(sleep_until(accepted + waits.head)),
+            deadline: Alarm::at(accepted + waits.head),
             waiting: Waiting::Rest,
-            sending: None,
+            sending: Alarm::default(),
             state: State::Open,
+            hot: None,
+            head: Vec::new(),
+            answering: None,
+            lending: false,
+            returned: false,
             interim: None,
             beside: BytesMut::new(),
             between: true,
             counters,
         }
+    }
+
+    /// Has what is common answered here; heads are to be waited for by [`Self::next_head`] then.
+    pub(crate) fn answer_with(&mut self, hot: Hot) {
+        self.hot = Some(hot);
+        self.lending = true;
     }
 
     /// What was read of the stream before.
@@ -197,7 +229,7 @@ impl<S> Gated<S> {
     fn wait_for(&mut self, waiting: Waiting, span: Duration) {
         if self.waiting != waiting {
             self.waiting = waiting;
-            self.deadline.as_mut().reset(Instant::now() + span);
+            self.deadline.due = Some(Instant::now() + span);
         }
     }
 }
@@ -215,7 +247,20 @@ impl<S: AsyncRead + Unpin> Gated<S> {
         } else {
             self.wait_for(Waiting::Rest, self.waits.head);
         }
-        if self.deadline.as_mut().poll(cx).is_ready() {
+        let mut piece = [const { MaybeUninit::uninit() }; PIECE];
+        let mut into = ReadBuf::uninit(&mut piece);
+        if let Poll::Ready(read) = Pin::new(&mut self.inner).poll_read(cx, &mut into) {
+            read?;
+            if into.filled().is_empty() {
+                self.state = State::Ended;
+            }
+            self.buffer.extend_from_slice(into.filled());
+            // One that drips must not outrun its deadline.
+            if self.waiting == Waiting::First || self.deadline.due.is_none_or(|due| Instant::now() < due) {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        if self.deadline.poll(cx).is_ready() {
             if self.waiting == Waiting::Body {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
@@ -226,14 +271,7 @@ impl<S: AsyncRead + Unpin> Gated<S> {
             }
             return Poll::Ready(Ok(()));
         }
-        let mut piece = [0; PIECE];
-        let mut into = ReadBuf::new(&mut piece);
-        ready!(Pin::new(&mut self.inner).poll_read(cx, &mut into))?;
-        if into.filled().is_empty() {
-            self.state = State::Ended;
-        }
-        self.buffer.extend_from_slice(into.filled());
-        Poll::Ready(Ok(()))
+        Poll::Pending
     }
 
     /// Drops what the refused still sends, for a little while.
@@ -241,7 +279,7 @@ impl<S: AsyncRead + Unpin> Gated<S> {
         let mut piece = [0; PIECE];
         while let State::Lingering(left) = self.state {
             let mut into = ReadBuf::new(&mut piece);
-            let over = self.deadline.as_mut().poll(cx).is_ready();
+            let over = self.deadline.poll(cx).is_ready();
             if over || !matches!(Pin::new(&mut self.inner).poll_read(cx, &mut into), Poll::Pending) {
                 let count = into.filled().len();
                 self.state =
@@ -265,6 +303,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gated<S> {
                 return Poll::Ready(Ok(()));
             }
             if !matches!(this.state, State::Open) {
+                return Poll::Ready(Ok(()));
+            }
+            if this.lending && matches!(this.following, Body::None) {
+                this.returned = true;
                 return Poll::Ready(Ok(()));
             }
             let more = if matches!(this.following, Body::None) { this.judge() } else { this.follow()? };
@@ -292,13 +334,79 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gated<S> {
     /// Bounds how long the other side may take nothing.
     fn sent(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if polled.is_ready() {
-            self.sending = None;
+            self.sending.due = None;
             return polled;
         }
-        let until = Instant::now() + self.waits.send;
-        let sleep = self.sending.get_or_insert_with(|| Box::pin(sleep_until(until)));
-        ready!(sleep.as_mut().poll(cx));
+        self.sending.due.get_or_insert_with(|| Instant::now() + self.waits.send);
+        ready!(self.sending.poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Waits for the next head that is for the parser, which may then be lent this stream for one request. False: there is none,
+    /// and the stream is to be shut down.
+    pub(crate) async fn next_head(&mut self) -> io::Result<bool> {
+        poll_fn(|cx| self.poll_head(cx)).await
+    }
+
+    /// Whether the parser has given the stream back for more, and not ended it.
+    pub(crate) fn take_back(&mut self) -> bool {
+        std::mem::take(&mut self.returned)
+    }
+
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            ready!(self.poll_answer(cx))?;
+            if self.passed > 0 || !matches!(self.state, State::Open) {
+                return Poll::Ready(Ok(self.passed > 0));
+            }
+            if !self.answers() && !self.judge() {
+                ready!(self.poll_fill(cx))?;
+            }
+        }
+    }
+
+    /// Whether an answer has begun to what is buffered.
+    fn answers(&mut self) -> bool {
+        let Some(hot) = &mut self.hot else { return false };
+        let Some((length, object)) = hot.answer(&self.buffer, &mut self.head) else { return false };
+        self.buffer.advance(length);
+        self.gate = Gate::default();
+        self.skipped = false;
+        self.waiting = Waiting::Nothing;
+        self.answering = Some(Answering { object, sent: 0 });
+        true
+    }
+
+    /// Writes what is left of an answer out of RAM.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(Answering { object, sent }) = &self.answering {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let (mut skip, mut count) = (*sent, 0);
+            let parts = std::iter::once(&self.head[..]).chain(pieces(object).iter().map(|piece| &piece[..]));
+            for part in parts {
+                let Some(rest) = part.get(skip..).filter(|rest| !rest.is_empty()) else {
+                    skip -= part.len();
+                    continue;
+                };
+                skip = 0;
+                let Some(slice) = slices.get_mut(count) else { break };
+                *slice = IoSlice::new(rest);
+                count += 1;
+            }
+            if count == 0 {
+                self.answering = None;
+                break;
+            }
+            let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, &slices[..count]);
+            let written = ready!(self.sent(cx, polled))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            if let Some(answering) = &mut self.answering {
+                answering.sent += written;
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -313,7 +421,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gated<S> {
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
+        slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_beside(cx))?;
         self.between = false;
@@ -334,10 +442,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gated<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.returned {
+            return Poll::Ready(Ok(()));
+        }
         while let State::Refused(response) = &mut this.state {
             if response.is_empty() {
                 ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
-                this.deadline.as_mut().reset(Instant::now() + LINGER);
+                this.deadline.due = Some(Instant::now() + LINGER);
                 this.state = State::Lingering(LINGER_BYTES);
                 break;
             }
@@ -354,6 +465,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gated<S> {
         Pin::new(&mut this.inner).poll_shutdown(cx)
     }
 }
+
+/// Pieces of an answer given to the system at a time: with its head, a body of 2 MiB.
+const SLICES: usize = 33;
 
 /// Bytes read at a time.
 const PIECE: usize = 4_096;

@@ -34,11 +34,14 @@ pub use stats::{Served, Stats};
 mod tls;
 mod wire;
 
+mod alarm;
 mod chunks;
 mod gate;
 mod gated;
+mod hot;
 mod interim;
 mod limits;
+mod plain;
 pub use limits::Limits;
 
 mod fairness;

@@ -510,16 +510,28 @@ fn framing(head: &Parts, fields: usize) -> Result<Framing, Failure> {
         }
     };
     let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).iter();
-    let chunked = match (codings.next(), codings.next()) {
-        (None, _) => false,
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => true,
+    let (chunked, unknown) = match (codings.next(), codings.next()) {
+        (None, _) => (false, false),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => (true, false),
+        // No coding that anybody speaks: the field means nothing, but the body goes on to the end of the connection [RFC 9112 6.3].
+        (Some(coding), None) if is_no_coding(coding.as_bytes()) => (false, true),
         (Some(_), _) => return Err(Failure::Protocol),
     };
-    if chunked && head.version == Version::HTTP_10 {
+    if (chunked || unknown) && head.version == Version::HTTP_10 {
         return Err(Failure::Protocol);
     }
-    let both = chunked && length.is_some();
-    Ok(Framing { length: if chunked { None } else { length }, drop_length: both, reusable: !both })
+    let coded = chunked || unknown;
+    let both = coded && length.is_some();
+    Ok(Framing { length: if coded { None } else { length }, drop_length: both, reusable: !both && !unknown })
+}
+
+/// One token, and not one of the codings of RFC 9112 7, whose bytes would have to be decoded.
+fn is_no_coding(coding: &[u8]) -> bool {
+    let known = [&b"chunked"[..], b"gzip", b"x-gzip", b"compress", b"x-compress", b"deflate"];
+    !coding.is_empty()
+        && coding.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
+        && !known.iter().any(|known| coding.eq_ignore_ascii_case(known))
+        && !coding.to_ascii_lowercase().windows(7).any(|part| part == b"chunked")
 }
 
 /// The least buffer the parser accepts.

@@ -278,24 +278,27 @@ fn looped(cache: &Cache, fields: &mut HeaderMap) {
 
 /// The client's content codings as one of a few classes, so that they make few variants; garbage is none.
 fn codings(client: &HeaderMap) -> &'static str {
-    let mut accepted = [false; 2];
-    for value in client.get_all(header::ACCEPT_ENCODING) {
-        for member in value.to_str().unwrap_or_default().split(',') {
-            let (name, rest) = member.split_once(';').unwrap_or((member, ""));
-            let zero = rest.split_once('=').is_some_and(|(_, q)| q.trim().parse::<f32>().is_ok_and(|q| q <= 0.0));
-            match name.trim().to_ascii_lowercase().as_str() {
-                "gzip" | "x-gzip" => accepted[0] = !zero,
-                "br" => accepted[1] = !zero,
-                _ => {}
-            }
+    let values = client.get_all(header::ACCEPT_ENCODING).iter().map(|value| value.to_str().unwrap_or_default());
+    CODINGS.get(coding_class(values)).copied().unwrap_or_default()
+}
+
+/// The classes of content codings.
+pub(crate) const CODINGS: [&str; 4] = ["", "gzip", "br", "br, gzip"];
+
+/// Which of [`CODINGS`] the values of Accept-Encoding come to.
+pub(crate) fn coding_class<'v>(values: impl Iterator<Item = &'v str>) -> usize {
+    let (mut gzip, mut br) = (false, false);
+    for member in values.flat_map(|value| value.split(',')) {
+        let (name, rest) = member.split_once(';').unwrap_or((member, ""));
+        let zero = rest.split_once('=').is_some_and(|(_, q)| q.trim().parse::<f32>().is_ok_and(|q| q <= 0.0));
+        let name = name.trim();
+        if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") {
+            gzip = !zero;
+        } else if name.eq_ignore_ascii_case("br") {
+            br = !zero;
         }
     }
-    match accepted {
-        [true, true] => "br, gzip",
-        [true, false] => "gzip",
-        [false, true] => "br",
-        [false, false] => "",
-    }
+    usize::from(gzip) + 2 * usize::from(br)
 }
 
 /// RFC 8586.

@@ -81,6 +81,11 @@ impl Own {
         self.rules.set_cookie == SetCookie::Obey
     }
 
+    /// Whether every path and query is keyed and sent as the client wrote it.
+    pub(crate) fn keeps_targets(&self) -> bool {
+        self.rules.query == Query::Keep && self.rules.ignore_query.is_empty()
+    }
+
     /// Path and query as they are keyed and sent: the two are always the same bytes.
     pub(crate) fn target(&self, target: &str) -> String {
         let Some((path, query)) = target.split_once('?') else { return target.to_owned() };

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex, PoisonError,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -65,7 +65,7 @@ pub struct Served {
 }
 
 /// The counters behind [`Stats`].
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Counters {
     requests: AtomicU64,
     local: AtomicU64,
@@ -81,9 +81,19 @@ pub(crate) struct Counters {
     peer_served: AtomicU64,
     peer_mismatches: AtomicU64,
     refused: AtomicU64,
+    /// The metric of what [`Self::hit`] counts, looked up once.
+    hits: OnceLock<metrics::Counter>,
 }
 
 impl Counters {
+    /// A client's request was answered out of RAM: as [`Self::answered`] has it, for less.
+    pub(crate) fn hit(&self) {
+        add(&self.requests, 1);
+        add(&self.local, 1);
+        let hits = || metrics::counter!("atoll_http_requests_total", "code" => "200", "cache" => "hit");
+        self.hits.get_or_init(hits).increment(1);
+    }
+
     /// A client's request was answered.
     pub(crate) fn answered(&self, status: StatusCode, source: Option<Source>, collapsed: bool, stale: bool) {
         add(&self.requests, 1);
@@ -95,8 +105,12 @@ impl Counters {
             Some(Source::Origin) => add(&self.origin, 1),
             None => add(&self.error, 1),
         }
-        add(&self.collapsed, u64::from(collapsed));
-        add(&self.stale, u64::from(stale));
+        if collapsed {
+            add(&self.collapsed, 1);
+        }
+        if stale {
+            add(&self.stale, 1);
+        }
         let cache = match source {
             _ if stale => "stale",
             _ if collapsed => "collapsed",

@@ -434,7 +434,7 @@ pub(crate) fn seconds(span: Duration) -> i64 {
 }
 
 /// Answered by every node on every name: what dnssrv and monitors ask.
-const HEALTH: &str = "/.well-known/atoll/health";
+pub(crate) const HEALTH: &str = "/.well-known/atoll/health";
 
 /// Looks at one request at most: each ends with more known than before (a list of varying fields, https, a pass mark).
 const ROUNDS: usize = 5;

@@ -298,7 +298,8 @@ impl Memory {
 impl Value {
     fn weight(&self) -> u64 {
         match self {
-            Self::Object(whole) => whole.len() + whole.head.metadata.len() as u64,
+            // The metadata, and what its owner makes of it.
+            Self::Object(whole) => whole.len() + 2 * whole.head.metadata.len() as u64,
             Self::Slice(pieces) => pieces.len(),
         }
     }

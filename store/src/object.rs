@@ -1,8 +1,9 @@
 //! An object that is read: its head, and its body wherever that is.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -73,11 +74,24 @@ pub(crate) struct Whole {
     length: u64,
     /// Every purge up to this number was met and left the object as it is.
     pub(crate) checked: AtomicU64,
+    /// What the store's owner made of the metadata.
+    made: OnceLock<Box<Made>>,
 }
+
+/// Anything that several threads may look at.
+type Made = dyn Any + Send + Sync;
 
 impl Whole {
     pub(crate) fn new(head: Head, stored: SystemTime, soft_purged: bool, pieces: Arc<Pieces>) -> Self {
-        Self { head, stored, soft_purged, length: pieces.len(), pieces, checked: AtomicU64::new(0) }
+        Self {
+            head,
+            stored,
+            soft_purged,
+            length: pieces.len(),
+            pieces,
+            checked: AtomicU64::new(0),
+            made: OnceLock::new(),
+        }
     }
 
     /// Bytes of the body.
@@ -132,6 +146,32 @@ impl Object {
             Body::Memory(whole) => Ok(whole.pieces.read(offset, max)),
             Body::Disk(found) if offset < self.len() => found.read(self.soft_purged, offset, max).await,
             Body::Disk(_) => Ok(Bytes::new()),
+        }
+    }
+
+    /// The body in its pieces if it is in RAM.
+    pub fn resident(&self) -> Option<&[Bytes]> {
+        match &self.body {
+            Body::Memory(whole) => Some(whole.pieces.list()),
+            Body::Disk(_) => None,
+        }
+    }
+
+    /// What [`Object::make`] kept with the object.
+    pub fn made<T: Any>(&self) -> Option<&T> {
+        match &self.body {
+            Body::Memory(whole) => whole.made.get()?.downcast_ref(),
+            Body::Disk(_) => None,
+        }
+    }
+
+    /// Keeps something with an object in RAM until it leaves or gets other metadata: what its owner made of the metadata, so
+    /// that it is made once. It is to take no more bytes than the metadata, as which it is counted. The first one stays; one
+    /// for an object on disk is dropped.
+    pub fn make<T: Any + Send + Sync>(&self, made: T) {
+        if let Body::Memory(whole) = &self.body {
+            // Of two that were made at once either will do.
+            let _ = whole.made.set(Box::new(made));
         }
     }
 

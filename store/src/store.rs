@@ -88,6 +88,15 @@ impl Store {
         self.tiers.pool.read(move || tiers.get_disk(&key)).await.ok().flatten()
     }
 
+    /// The object under `key` if the RAM tier has it, as [`Store::get`] would find it there, without waiting for anything.
+    pub fn get_resident(&self, key: &Key) -> Option<Object> {
+        let found = self.tiers.get_memory(key).ok()??;
+        if self.tiers.admission.asked(key) {
+            self.admit_late(*key);
+        }
+        Some(found)
+    }
+
     /// Whether the index has `key`. Reads no disk, so it may be wrong about what was purged, has expired, or shares its
     /// place in the index with another.
     #[expect(clippy::unused_async, reason = "the seam leaves room for an index that is not all in RAM")]

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail a test by panicking")]
 
+mod hot;
 mod reuse;
 mod script;
 mod sites;

@@ -1,0 +1,280 @@
+//! The common request answered at once: a plain GET of what lies fresh in RAM, from a head that was made when it was first asked
+//! for. No parser, no task, no lock but the one shard's of the store; one read and one write to the system.
+//!
+//! ```text
+//!   bytes --Plain--> host (remembered by the connection) + target --SHA-1--> Store::get_resident --> Object
+//!                                                        Object::made: head, freshness --> head + Age + Cache-Status, pieces
+//! ```
+//!
+//! What a head is made of is asked of the whole path (`receive`, `deliver`), so both say the same; a test holds them against each
+//! other. Everything that is not as common falls to the whole path: `None` means no more than that. Whoever adds a rule that
+//! stands between a stored answer and its client adds it to `receive` (a host's, asked again every second) or here.
+
+use std::{
+    fmt::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use atoll_overlay::Key;
+use atoll_store::Object;
+use bytes::Bytes;
+use futures::FutureExt as _;
+use http::{HeaderMap, Request, StatusCode, header};
+
+use crate::{
+    cache::{Cache, store_key, variant},
+    clock,
+    deliver::{CACHE_STATUS, Client, Given, Links, deliver},
+    gate::HeadLimits,
+    meta::Meta,
+    plain::Plain,
+    reason::{CacheStatus, Source},
+    receive::{CODINGS, Origin, Received, coding_class, receive},
+    reference::Reference,
+    site::Own,
+    step::{HEALTH, seconds},
+    url::OriginUrl,
+};
+
+/// What one connection needs for it.
+pub(crate) struct Hot {
+    cache: Arc<Cache>,
+    from: Origin,
+    limits: HeadLimits,
+    host: Option<Host>,
+    /// The URL of the request under way.
+    url: Vec<u8>,
+}
+
+/// What the host named last stands for.
+struct Host {
+    text: String,
+    meant: Option<Meant>,
+    /// Rules may change; then it is asked again.
+    until: Instant,
+}
+
+struct Meant {
+    /// The URL up to the path.
+    before: String,
+    links: Links,
+    site: Option<Arc<Own>>,
+}
+
+/// What an object's metadata was made into.
+enum Made {
+    Head(Box<Head>),
+    /// The URL's answers vary by content coding alone: the keys of the variants, by class.
+    Codings([Key; CODINGS.len()]),
+    /// Something for the whole path.
+    Other,
+}
+
+/// An answer, all but what changes with the clock.
+struct Head {
+    url: Box<[u8]>,
+    key: Key,
+    /// For whom it was made.
+    links: Links,
+    site: Option<Arc<Own>>,
+    /// The status line and the fields.
+    bytes: Box<[u8]>,
+    received: SystemTime,
+    initial_age: Duration,
+    fresh: Duration,
+    /// What the announcer has not been told yet.
+    hits: AtomicU32,
+    /// The second in which it was told last.
+    told: AtomicU64,
+}
+
+impl Hot {
+    pub(crate) fn new(cache: Arc<Cache>, from: Origin, limits: HeadLimits) -> Self {
+        Self { cache, from, limits, host: None, url: Vec::new() }
+    }
+
+    /// Answers the request that these bytes begin with: writes the head into `head`, and gives the length of the request and the
+    /// object whose pieces are the body.
+    pub(crate) fn answer(&mut self, bytes: &[u8], head: &mut Vec<u8>) -> Option<(usize, Object)> {
+        // What is logged takes the whole path.
+        if self.cache.log.is_some() {
+            return None;
+        }
+        let plain = Plain::read(bytes, self.limits)?;
+        let now = Instant::now();
+        if self.host.as_ref().is_none_or(|host| host.text != plain.host || host.until <= now) {
+            let meant = self.meaning(&plain);
+            self.host = Some(Host { text: plain.host.to_owned(), meant, until: now + HOST_KEPT });
+        }
+        let meant = self.host.as_ref()?.meant.as_ref()?;
+        if plain.target == HEALTH || plain.target == "/robots.txt" {
+            return None;
+        }
+        self.url.clear();
+        self.url.extend_from_slice(meant.before.as_bytes());
+        self.url.extend_from_slice(plain.target.as_bytes());
+        let mut key = Key::of(&self.url);
+        let mut object = self.cache.store.get_resident(&store_key(key))?;
+        if let Made::Codings(keys) = self.made(&plain, meant, key, &object)? {
+            key = *keys.get(coding_class(std::iter::once(plain.codings)))?;
+            object = self.cache.store.get_resident(&store_key(key))?;
+        }
+        let Made::Head(made) = self.made(&plain, meant, key, &object)? else { return None };
+        let same_site = match (&made.site, &meant.site) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if *made.url != *self.url || made.links != meant.links || !same_site || object.soft_purged() {
+            return None;
+        }
+        let clock = clock::at(now);
+        let age = made.initial_age + clock.duration_since(made.received).unwrap_or_default();
+        let left = made.fresh.checked_sub(age).filter(|left| !left.is_zero())?;
+        made.write(age, head);
+        made.tell(&self.cache, &object, left, clock);
+        self.cache.counters.hit();
+        Some((plain.length, object))
+    }
+
+    /// What the host of a request stands for, as the whole path has it; `None` where a path may mean more than itself.
+    fn meaning(&self, plain: &Plain<'_>) -> Option<Meant> {
+        let Ok(Received::Asked(asked)) = receive(&self.cache, self.request(plain)?) else { return None };
+        if matches!(asked.client.links, Links::Manager) || !asked.site.as_ref().is_none_or(|site| site.keeps_targets())
+        {
+            return None;
+        }
+        let url = asked.url.to_string();
+        let before = url.strip_suffix(plain.target)?.to_owned();
+        Some(Meant { before, links: asked.client.links.clone(), site: asked.site.clone() })
+    }
+
+    fn request<T>(&self, plain: &Plain<'_>) -> Option<Request<Option<T>>> {
+        let mut request = Request::get(plain.target).header(header::HOST, plain.host).body(None).ok()?;
+        request.extensions_mut().insert(self.from.clone());
+        Some(request)
+    }
+
+    /// What the object's metadata comes to, made now if it is the first to ask.
+    fn made<'o>(&self, plain: &Plain<'_>, meant: &Meant, key: Key, object: &'o Object) -> Option<&'o Made> {
+        if object.made::<Made>().is_none() {
+            object.make(self.make(plain, meant, key, object).unwrap_or(Made::Other));
+        }
+        object.made()
+    }
+
+    fn make(&self, plain: &Plain<'_>, meant: &Meant, key: Key, object: &Object) -> Option<Made> {
+        let mut meta = Meta::decode_stored(&object.head().metadata)?;
+        let Ok(Received::Asked(asked)) = receive(&self.cache, self.request(plain)?) else { return None };
+        if meta.url.as_bytes() != self.url || asked.url.to_string().as_bytes() != self.url {
+            return None;
+        }
+        if !meta.varies_by.is_empty() {
+            let alone =
+                meta.varies_by.len() == 1 && meta.varies_by.first().is_some_and(|name| name == "accept-encoding");
+            return alone.then(|| Made::Codings(variants(&asked.url, &meta.varies_by)));
+        }
+        if meta.status != StatusCode::OK || !meta.fields.contains_key(header::DATE) {
+            return None;
+        }
+        let fresh = self.cache.lifetime(meant.site.as_deref(), &meta).fresh;
+        meta.withhold();
+        let bytes = self.head(&asked.url, &asked.client, &meta, object)?;
+        let bounded = bytes.len() <= object.head().metadata.len() + ROOM;
+        bounded.then(|| {
+            Made::Head(Box::new(Head {
+                url: self.url.clone().into(),
+                key,
+                links: meant.links.clone(),
+                site: meant.site.clone(),
+                bytes: bytes.into(),
+                received: meta.received,
+                initial_age: meta.initial_age,
+                fresh,
+                hits: AtomicU32::new(0),
+                told: AtomicU64::new(0),
+            }))
+        })
+    }
+
+    /// The head that the whole path would send, without Age and our Cache-Status.
+    fn head(&self, url: &OriginUrl, client: &Client, meta: &Meta, object: &Object) -> Option<Vec<u8>> {
+        let status = CacheStatus::hit(Source::Memory, 0, None);
+        let given = Given::Object(object.clone());
+        // Nothing is waited for where the body is in RAM.
+        let response = deliver(&self.cache.zone, url, client, meta, given, &status).now_or_never()?.ok()?;
+        if response.status() != StatusCode::OK {
+            return None;
+        }
+        let ours = status.value();
+        let mut bytes = b"HTTP/1.1 200 OK\r\n".to_vec();
+        for (name, value) in response.headers() {
+            if name == header::AGE || name == CACHE_STATUS && *value == ours {
+                continue;
+            }
+            for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                bytes.extend_from_slice(part);
+            }
+        }
+        Some(bytes)
+    }
+}
+
+impl Head {
+    /// The whole head at this age.
+    fn write(&self, age: Duration, head: &mut Vec<u8>) {
+        head.clear();
+        head.extend_from_slice(&self.bytes);
+        let mut text = Text(head);
+        let ttl = seconds(self.fresh) - seconds(age);
+        // Writing to memory cannot fail.
+        let _ = write!(text, "age: {}\r\ncache-status: atoll; hit; ttl={ttl}; detail=memory\r\n\r\n", age.as_secs());
+    }
+
+    /// Has the announcer know of hits, once a second at most: its table is all cores'.
+    fn tell(&self, cache: &Cache, object: &Object, left: Duration, now: SystemTime) {
+        let hits = self.hits.fetch_add(1, Ordering::Relaxed) + 1;
+        let second = now.duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_secs());
+        if self.told.load(Ordering::Relaxed) != second {
+            self.told.store(second, Ordering::Relaxed);
+            self.hits.fetch_sub(hits, Ordering::Relaxed);
+            cache.announcer.hits(self.key, hits, left, || {
+                Meta::decode_stored(&object.head().metadata)
+                    .map_or_else(Reference::fetching, |meta| Reference::whole_of(&meta))
+            });
+        }
+    }
+}
+
+/// Bytes to which text is written.
+struct Text<'v>(&'v mut Vec<u8>);
+
+impl std::fmt::Write for Text<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// The keys of a URL's variants by class of content codings.
+fn variants(url: &OriginUrl, names: &[String]) -> [Key; CODINGS.len()] {
+    CODINGS.map(|class| {
+        let value = (!class.is_empty()).then(|| (header::ACCEPT_ENCODING, http::HeaderValue::from_static(class)));
+        variant(url, &HeaderMap::from_iter(value), names)
+    })
+}
+
+/// The body's pieces.
+pub(crate) fn pieces(object: &Object) -> &[Bytes] {
+    object.resident().unwrap_or_default()
+}
+
+/// What a host stands for is believed so long.
+const HOST_KEPT: Duration = Duration::from_secs(1);
+
+/// Bytes that a head may be longer than the metadata it is made of: what we add ourselves.
+const ROOM: usize = 256;
