@@ -54,6 +54,9 @@ pub struct Config {
     pub freshness: FreshnessConfig,
     /// How peers are used.
     pub peers: Peers,
+    /// Whether the round trips of clients' handshakes are told to the index, by prefix and once a minute at most: the DNS servers
+    /// lead clients by them. \[measured\]
+    pub observe: bool,
 }
 
 impl Default for Config {
@@ -76,6 +79,7 @@ impl Default for Config {
             timeouts: Timeouts::default(),
             freshness: FreshnessConfig::default(),
             peers: Peers::default(),
+            observe: true,
         }
     }
 }
@@ -94,15 +98,7 @@ impl Config {
     }
 }
 
-/// A certificate with its key.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Certificate {
-    /// The chain, leaf first.
-    pub certificate: PathBuf,
-    /// The leaf's key.
-    pub key: PathBuf,
-}
+pub use atoll_tls::Files as Certificate;
 
 /// Which origins Coralized names may reach.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -29,7 +29,6 @@ mod log;
 mod stats;
 pub use stats::{Served, Stats};
 
-mod tls;
 mod wire;
 
 mod chunks;
@@ -37,6 +36,7 @@ mod gate;
 mod gated;
 mod interim;
 mod limits;
+mod observe;
 pub use limits::Limits;
 
 mod url;
