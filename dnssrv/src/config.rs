@@ -9,7 +9,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{Dnssec, Network, ServeError, zone::Zone};
+use crate::{Dnssec, Network, ServeError, dnssec::Signer, overrides::Overrides, zone::Zone};
 
 /// Everything the redirector may be told.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -169,7 +169,18 @@ impl Config {
                 "four times the longest of ttl at least, or answers outlive their signatures",
             );
         }
-        Zone::new(self).map(|_| ())
+        self.check_files()
+    }
+}
+
+impl Config {
+    /// Whether the files named can be read and used.
+    fn check_files(&self) -> Result<(), ServeError> {
+        let zone = Zone::new(self)?;
+        Signer::configured(self, zone.origin(), [0; 16])?;
+        Overrides::new(self.overrides.clone(), self.thresholds.len() + 1, self.limits.overrides)?;
+        let certificates = atoll_tls::Certificates::load(&self.certificates);
+        certificates.map(|_| ()).map_err(|error| ServeError::config("certificates", error.to_string()))
     }
 }
 

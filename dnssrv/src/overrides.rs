@@ -80,9 +80,7 @@ impl Overrides {
 
     /// Where a prefix belongs, if anything is said of it.
     pub(crate) fn placement(&self, prefix: Prefix) -> Option<Placement> {
-        if self.file.is_none() {
-            return None;
-        }
+        self.file.as_ref()?;
         let read = self.read.read().unwrap_or_else(PoisonError::into_inner);
         let address = prefix.address();
         let word = read.by_length.iter().rev().find_map(|(length, words)| words.get(&masked(address, *length)?))?;

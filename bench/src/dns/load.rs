@@ -108,8 +108,7 @@ impl Names {
         Self { questions, state: 0x2545_f491_4f6c_dd1d }
     }
 
-    /// Questions that want signatures: the same, or so many other types of names without them, for each of which a denial is
-    /// signed anew.
+    /// Questions that want signatures: the same, or for so many names that do not exist that each denial is signed anew.
     pub(super) fn signed(denied: bool) -> Self {
         let name = |number: u32| if denied { format!("n{number}.ns1") } else { format!("www.site{number}.com") };
         let count = if denied { 200_000 } else { 10_000 };

@@ -131,7 +131,7 @@ fn signed(folder: &Folder, rounds: u32) -> Result<Vec<Row>, String> {
         let (plain, address) = Contender::Atoll.start(folder)?;
         let mut names = [Names::new(), Names::signed(false), Names::signed(true)];
         let [unsigned, kept, fresh] = &mut names;
-        let mut take = |process: &Process, address, names: &mut Names, into: &mut Vec<f64>| {
+        let take = |process: &Process, address, names: &mut Names, into: &mut Vec<f64>| {
             load::closed_with(address, WARM_UP, names)?;
             let before = process.cpu_seconds()?;
             let closed = load::closed_with(address, LOADED, names)?;
