@@ -220,6 +220,38 @@ pub struct DnsStatus {
     pub live: Vec<u64>,
     /// Resolver prefixes whose RTT was measured, by how.
     pub measured: BTreeMap<String, u64>,
+    /// Where answers went: the prefixes that were answered most, the busiest first.
+    pub map: Vec<AnswersTo>,
+}
+
+/// Where the answers for one prefix lead.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AnswersTo {
+    /// The prefix of the resolver, or of its client where that was told.
+    pub prefix: String,
+    /// The level of what was named.
+    pub level: u8,
+    /// The cluster of what was named.
+    pub cluster: String,
+    /// What placed it there.
+    pub source: String,
+    /// How many answers.
+    pub answers: u64,
+}
+
+impl AnswersTo {
+    /// As the DNS server tells it.
+    #[must_use]
+    pub fn of(told: &atoll_dnssrv::Destination) -> Self {
+        Self {
+            prefix: told.prefix.to_string(),
+            level: told.level.0,
+            cluster: told.cluster.to_string(),
+            source: told.source.to_owned(),
+            answers: told.answers,
+        }
+    }
 }
 
 impl LevelStatus {

@@ -7,6 +7,7 @@ mod browser;
 mod namespace;
 mod support;
 
+mod answers;
 mod cache;
 mod cli;
 mod demo;

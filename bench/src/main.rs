@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         What::StoreChild(task) => return ended(store::run_task(task)),
         What::Cache => cache::bench(),
         What::Manager => manager::run(),
-        What::Dns => dns::run(),
+        What::Dns(options) => dns::run(&options),
         What::DnsServe(serve) => match dns::serve(&serve) {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => Err(error),
@@ -94,7 +94,7 @@ enum What {
     /// Redirects per CPU-second of a manager beside nginx, and its memory
     Manager,
     /// The redirector beside NSD, Knot and a bare loop
-    Dns,
+    Dns(dns::Options),
     #[command(hide = true)]
     DnsServe(dns::Serve),
     /// The proxy beside nginx, HAProxy, Varnish and two bare servers: CPU per answer, a crowd on one cold file, kept connections

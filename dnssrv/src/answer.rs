@@ -11,7 +11,7 @@
 //! A referral names the servers of the resolver's cluster whatever cut was asked for; a cut within the resolver's level is
 //! delegated, a deeper one exists without records.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use atoll_overlay::{Level, NodeId, Prefix};
 use hickory_proto::{
@@ -30,6 +30,7 @@ use crate::{
     plain::holds,
     redirector::turn,
     roster::{Choice, Family, Roster, Server, Standing},
+    service,
     site::Site,
     zone::{Closest, Place, Zone, seconds},
 };
@@ -72,6 +73,8 @@ pub(crate) struct Answer {
     pub(crate) level: Option<Level>,
     /// What the next query may follow.
     pub(crate) sent: Option<Sent>,
+    /// Whether it is left out and to be asked for over TCP.
+    pub(crate) cut: bool,
 }
 
 /// An extended error: its code and a word on it.
@@ -81,6 +84,10 @@ pub(crate) struct Extended(pub(crate) u16, pub(crate) &'static str);
 impl Extended {
     /// None of our business.
     pub(crate) const NOT_AUTHORITATIVE: Self = Self(20, "");
+    /// A type that is no type to ask for.
+    pub(crate) const INVALID_TYPE: Self = Self(30, "");
+    /// Too many signatures were made this second.
+    pub(crate) const NOT_READY: Self = Self(14, "too many signatures, ask again");
     const STALE: Self = Self(3, "no proxy is seen alive, these were last");
     const UNSEEN: Self = Self(0, "no proxy has been seen alive yet");
     const NOBODY: Self = Self(22, "no proxy is known");
@@ -146,7 +153,7 @@ impl Asked<'_> {
     fn public(&self, site: Site, ttl: Duration) -> Answer {
         match self.config.mode {
             Mode::Direct => self.addresses(site, None),
-            Mode::Levels => match self.zone.target(site) {
+            Mode::Levels => match self.zone.target(site, self.is_one_label()) {
                 Some(target) => Answer {
                     sent: Some(Sent::Alias(site)),
                     ..Answer::with(vec![self.record(self.name, ttl, RData::CNAME(CNAME(target)))])
@@ -169,6 +176,10 @@ impl Asked<'_> {
         let data: Vec<RData> = match self.kind {
             RecordType::A => v4.collect(),
             RecordType::AAAA => v6.collect(),
+            RecordType::HTTPS => {
+                let addresses: Vec<IpAddr> = v4.chain(v6).filter_map(|data| data.ip_addr()).collect();
+                service::data(&self.host(), &addresses, &self.view.roster.secure).into_iter().collect()
+            }
             RecordType::ANY => return self.minimal(),
             _ => Vec::new(),
         };
@@ -196,7 +207,7 @@ impl Asked<'_> {
         if !matches!(self.kind, RecordType::A | RecordType::AAAA) {
             return None;
         }
-        let owner = self.zone.target(site)?.base_name();
+        let owner = self.name.base_name();
         let name = self.zone.server_name(Some(self.zone.innermost()), me.id)?;
         let v4 = me.v4.map(|v4| RData::A(v4.into()));
         let v6 = me.v6.map(|v6| RData::AAAA(v6.into()));
@@ -273,11 +284,12 @@ impl Asked<'_> {
         Answer::with(data.into_iter().map(|data| self.record(self.name, ttl, data)).collect())
     }
 
-    /// The addresses of a site's proxies for whoever asks.
+    /// The addresses of a site's proxies for whoever asks, or how they are reached over TLS.
     fn addresses(&self, site: Site, closest: Closest) -> Answer {
         let family = match self.kind {
             RecordType::AAAA => Family::V6,
             RecordType::ANY => return self.minimal(),
+            RecordType::HTTPS => return self.service(site, closest),
             _ => Family::V4,
         };
         let Some(choice) = self.choose(site, family) else {
@@ -297,6 +309,37 @@ impl Asked<'_> {
         let data = choice.addresses.into_iter().map(RData::from);
         let records = data.map(|data| self.record(self.name, ttl, data)).collect();
         Answer { error, level, ..Answer::with(records) }
+    }
+
+    /// How a site's proxies are reached over TLS: those that A and AAAA name for the same client, if all can show a certificate.
+    fn service(&self, site: Site, closest: Closest) -> Answer {
+        let choices = [Family::V4, Family::V6].map(|family| self.choose(site, family));
+        let Some(ttl) = choices.iter().flatten().map(|choice| self.lifetime(choice)).min() else {
+            return Answer { error: Some(Extended::NOBODY), ..Answer::of(ResponseCode::ServFail) };
+        };
+        let level = choices.iter().flatten().map(|choice| choice.level).next();
+        let live = choices.iter().flatten().all(|choice| choice.standing == Standing::Live);
+        let addresses: Vec<IpAddr> = choices.iter().flatten().flat_map(|choice| choice.addresses.clone()).collect();
+        match service::data(&self.host(), &addresses, &self.view.roster.secure).filter(|_| live) {
+            Some(data) => Answer { level, ..Answer::with(vec![self.record(self.name, ttl, data)]) },
+            None => Answer { level, ..self.nothing(closest, ttl) },
+        }
+    }
+
+    /// The name that a browser asks a certificate for: a target stands for any public name of one label, or for none that is
+    /// known here.
+    fn host(&self) -> String {
+        let origin = self.zone.origin().to_ascii();
+        let name = match self.zone.locate(self.name) {
+            Place::Target(_) if Zone::is_covered(self.name) => format!("*.{origin}"),
+            Place::Target(_) => String::new(),
+            _ => self.name.to_ascii().to_ascii_lowercase(),
+        };
+        name.trim_end_matches('.').to_owned()
+    }
+
+    fn is_one_label(&self) -> bool {
+        self.name.iter().count() == self.zone.origin().iter().count() + 1
     }
 
     fn choose(&self, site: Site, family: Family) -> Option<Choice> {
@@ -406,6 +449,7 @@ impl Answer {
             error: None,
             level: None,
             sent: None,
+            cut: false,
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 
 use atoll_overlay::{Level, Prefix};
 
-use crate::{config::Probes, near::Near};
+use crate::{config::Probes, near::Near, overrides::Overrides};
 
 /// What measured an RTT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,6 +25,10 @@ pub enum Source {
     TcpConnect,
     /// An ICMP echo.
     Icmp,
+    /// The handshake of a connection it opened.
+    TcpInfo,
+    /// The connections of clients, as this node's proxy saw them.
+    Proxy,
     /// A node of one of this server's clusters, by the index.
     Neighbour,
 }
@@ -50,6 +54,7 @@ pub(crate) struct Clients {
     thresholds: Vec<Duration>,
     probe: Probes,
     limit: usize,
+    overrides: Arc<Overrides>,
 }
 
 /// One prefix.
@@ -75,8 +80,14 @@ struct Minimum {
 
 impl Clients {
     /// Nothing known yet; thresholds and times as in the configuration.
-    pub(crate) const fn new(thresholds: Vec<Duration>, probe: Probes, limit: usize) -> Self {
-        Self { known: BTreeMap::new(), order: VecDeque::new(), thresholds, probe, limit }
+    pub(crate) fn new(thresholds: Vec<Duration>, probe: Probes, limit: usize) -> Self {
+        let overrides = Arc::default();
+        Self { known: BTreeMap::new(), order: VecDeque::new(), thresholds, probe, limit, overrides }
+    }
+
+    /// The same, but for prefixes that the operator has placed.
+    pub(crate) fn with_overrides(self, overrides: &Arc<Overrides>) -> Self {
+        Self { overrides: Arc::clone(overrides), ..self }
     }
 
     /// An RTT was measured from here.
@@ -129,6 +140,9 @@ impl Clients {
 
     /// Where a prefix belongs. `hints` says whether the index is asked at all.
     pub(crate) fn placement(&self, now: Instant, prefix: Prefix, hints: bool) -> Placement {
+        if let Some(placement) = self.overrides.placement(prefix) {
+            return placement;
+        }
         let known = self.known.get(&prefix);
         let rtt = self.rtt(now, prefix).map(|(rtt, _)| rtt);
         let own = rtt.map_or(Level::GLOBAL, |rtt| self.level(rtt));
@@ -195,15 +209,25 @@ impl Near {
     }
 }
 
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Source {
+    /// Its word in metrics and explanations.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::CnameGap => "cname_gap",
             Self::ReferralGap => "referral_gap",
             Self::TcpConnect => "tcp_connect",
             Self::Icmp => "icmp",
+            Self::TcpInfo => "tcp_info",
+            Self::Proxy => "proxy",
             Self::Neighbour => "neighbour",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

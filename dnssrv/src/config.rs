@@ -9,7 +9,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{Network, ServeError, zone::Zone};
+use crate::{Dnssec, Network, ServeError, dnssec::Signer, overrides::Overrides, zone::Zone};
 
 /// Everything the redirector may be told.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -20,6 +20,13 @@ pub struct Config {
     /// Where questions are taken, UDP and TCP both. All are bound or the start fails. Port 0 takes a free one. Name addresses
     /// rather than `0.0.0.0` on a machine with several: a reply leaves from the address the kernel picks. \[guess\]
     pub listen: Vec<SocketAddr>,
+    /// Where questions are taken over TLS (RFC 7858), by custom port 853. Needs certificates. Empty: nowhere.
+    pub listen_tls: Vec<SocketAddr>,
+    /// Where questions are taken over HTTPS (RFC 8484), at the path `/dns-query`. Needs certificates. Empty: nowhere.
+    pub listen_https: Vec<SocketAddr>,
+    /// Certificates for both with their keys, PEM files; chosen by the name a client asks for, the first if none fits. Read again
+    /// within 10 s when a file changes.
+    pub certificates: Vec<atoll_tls::Files>,
     /// How public names are answered.
     pub mode: Mode,
     /// The RTT to the resolver under which each level from 1 inwards begins, falling; 1 to 7 of them. Lower: fewer resolvers find
@@ -44,6 +51,9 @@ pub struct Config {
     /// Whether the first question of an unknown prefix waits for a first probe, `probe.wait` at most. Off: it is answered at
     /// once and measured for the next one. \[guess\]
     pub wait: bool,
+    /// A file that says where prefixes belong, against all measurements; read again within 5 s when it changes. A line each:
+    /// `192.0.2.0/24 level 2`, or `2001:db8::/32 at 198.51.100.7`.
+    pub overrides: Option<PathBuf>,
     /// Bounds of active measurement.
     pub probe: Probes,
     /// How proxies are watched.
@@ -67,6 +77,8 @@ pub struct Config {
     pub why: Vec<Network>,
     /// Which questions are written down.
     pub query_log: QueryLog,
+    /// Whether answers are signed.
+    pub dnssec: Dnssec,
     /// What NSID says of this server. Empty: NSID is not answered. At most 64 bytes. \[RFC 5001\]
     pub nsid: String,
 }
@@ -76,6 +88,9 @@ impl Default for Config {
         Self {
             zone: "nyud.example".to_owned(),
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 5353))],
+            listen_tls: Vec::new(),
+            listen_https: Vec::new(),
+            certificates: Vec::new(),
             mode: Mode::Levels,
             thresholds: vec![Duration::from_millis(60), Duration::from_millis(20)],
             nameservers: Vec::new(),
@@ -86,6 +101,7 @@ impl Default for Config {
             ttl: Ttls::default(),
             sources: Sources::default(),
             wait: false,
+            overrides: None,
             probe: Probes::default(),
             health: Health::default(),
             limits: Limits::default(),
@@ -96,6 +112,7 @@ impl Default for Config {
             rate_limit: RateLimit::default(),
             why: Vec::new(),
             query_log: QueryLog::default(),
+            dnssec: Dnssec::default(),
             nsid: String::new(),
         }
     }
@@ -137,7 +154,33 @@ impl Config {
         if self.listen.is_empty() {
             return wrong("listen", "one address at least");
         }
-        Zone::new(self).map(|_| ())
+        if self.certificates.is_empty() && !(self.listen_tls.is_empty() && self.listen_https.is_empty()) {
+            return wrong("certificates", "listen_tls and listen_https need one certificate at least");
+        }
+        if self.dnssec.key.is_some() && self.mode == Mode::Levels {
+            return wrong(
+                "dnssec.key",
+                "the levels are answered by many servers and not signed; set mode to \"direct\"",
+            );
+        }
+        if self.dnssec.validity < 4 * self.ttl.longest() {
+            return wrong(
+                "dnssec.validity",
+                "four times the longest of ttl at least, or answers outlive their signatures",
+            );
+        }
+        self.check_files()
+    }
+}
+
+impl Config {
+    /// Whether the files named can be read and used.
+    fn check_files(&self) -> Result<(), ServeError> {
+        let zone = Zone::new(self)?;
+        Signer::configured(self, zone.origin(), [0; 16])?;
+        Overrides::new(self.overrides.clone(), self.thresholds.len() + 1, self.limits.overrides)?;
+        let certificates = atoll_tls::Certificates::load(&self.certificates);
+        certificates.map(|_| ()).map_err(|error| ServeError::config("certificates", error.to_string()))
     }
 }
 
@@ -227,6 +270,15 @@ impl Default for Ttls {
     }
 }
 
+impl Ttls {
+    /// The longest of all.
+    fn longest(&self) -> Duration {
+        let near = self.near.max(self.global).max(self.unknown);
+        let servers = self.delegation.max(self.delegation_unknown).max(self.delegation_far);
+        self.alias.max(self.negative).max(near).max(servers)
+    }
+}
+
 /// Which questions are written down, as a line of JSON each.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -280,6 +332,12 @@ pub struct Sources {
     pub tcp_connect: bool,
     /// An ICMP echo, where this process may open a ping socket. \[measured\]
     pub icmp: bool,
+    /// The handshake of a resolver's connection: of those it opens by itself, and of those it is asked for
+    /// (`probe.cut_one_in`). \[measured\]
+    pub tcp_info: bool,
+    /// What this node's proxy saw of the connections of clients in the same prefix, by the index; what neighbours' did comes with
+    /// `hints`.
+    pub proxies: bool,
     /// What other servers measured, from the index.
     pub hints: bool,
     /// Whether a client subnet option (RFC 7871) goes ahead of the resolver's own address.
@@ -288,7 +346,16 @@ pub struct Sources {
 
 impl Default for Sources {
     fn default() -> Self {
-        Self { cname_gap: true, referral_gap: true, tcp_connect: true, icmp: true, hints: true, client_subnet: true }
+        Self {
+            cname_gap: true,
+            referral_gap: true,
+            tcp_connect: true,
+            icmp: true,
+            tcp_info: true,
+            proxies: true,
+            hints: true,
+            client_subnet: true,
+        }
     }
 }
 
@@ -311,6 +378,9 @@ pub struct Probes {
     pub queue: usize,
     /// The port a TCP connect goes to. \[RFC 7766\]
     pub port: u16,
+    /// One in so many questions of prefixes whose distance is unknown is answered over UDP by an order to ask over TCP, whose
+    /// handshake measures. Costs that client two round trips. 0: none. \[guess\]
+    pub cut_one_in: u32,
     /// How long a minimum is kept without being confirmed; it lapses between one and two of these. \[guess\]
     #[serde(with = "duration")]
     pub window: Duration,
@@ -332,6 +402,7 @@ impl Default for Probes {
             per_second: 20,
             queue: 256,
             port: 53,
+            cut_one_in: 0,
             window: Duration::from_secs(1800),
             ask_again: Duration::from_secs(3),
             settle: Duration::from_secs(60),
@@ -406,6 +477,10 @@ pub struct Limits {
     /// How long a TCP connection may stay without a whole question. \[RFC 7766 6.2.3\]
     #[serde(with = "duration")]
     pub tcp_idle: Duration,
+    /// Prefixes in the file of overrides. \[guess\]
+    pub overrides: usize,
+    /// Prefixes whose answers are counted for the answer map; those that ask least are forgotten. \[guess\]
+    pub map: usize,
     /// Aliases followed inside the zone for one answer, 1 to 64; past it the resolver asks on itself. \[guess\]
     pub aliases: usize,
     /// Bytes of a UDP reply, 512 to 4096. Larger ones are cut and asked again over TCP. \[RFC 9715: 1232\]
@@ -423,6 +498,8 @@ impl Default for Limits {
             tcp_connections: 512,
             tcp_per_prefix: 32,
             tcp_idle: Duration::from_secs(10),
+            overrides: 100_000,
+            map: 1024,
             aliases: 16,
             udp_payload: 1232,
         }
@@ -440,12 +517,12 @@ const fn an_hour() -> Duration {
 }
 
 /// Durations as text: a number and a unit.
-mod duration {
+pub(crate) mod duration {
     use std::time::Duration;
 
     use serde::{Deserialize as _, Deserializer, de::Error as _};
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
         let text = String::deserialize(from)?;
         parse(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no duration such as \"20s\" or \"300ms\"")))
     }

@@ -24,6 +24,9 @@ impl Redirector {
         let told = self.explain(now, prefix);
         let settled = if told.settled { "settled" } else { "not settled yet" };
         lines.push(format!("prefix {prefix}: level {}, {settled}", told.level.0));
+        if self.overrides.placement(prefix).is_some() {
+            lines.push("placed by the file of overrides".to_owned());
+        }
         if told.measured.is_empty() {
             lines.push("rtt unknown".to_owned());
         }

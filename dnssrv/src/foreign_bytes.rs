@@ -18,7 +18,23 @@ use crate::{
 
 /// A redirector without a network, alone but for one proxy it has seen.
 fn redirector() -> Redirector {
-    let me = NodeInfo {
+    redirector_with(Config::default())
+}
+
+fn redirector_with(config: Config) -> Redirector {
+    let me = lone_node();
+    let rate_limit = RateLimit { per_second: 0, ..RateLimit::default() };
+    let unlimited = Config { rate_limit, ..config };
+    let (redirector, ..) = Redirector::new(unlimited, Arc::new(Alone::new(me.clone()))).expect("defaults are good");
+    let mut watch = crate::live::Watch::new(redirector.config.health.clone(), 3, [192, 0, 2, 1].into(), None);
+    watch.look(&redirector);
+    redirector.set_roster(watch.roster(Instant::now()));
+    redirector
+}
+
+/// A node of both roles.
+pub(crate) fn lone_node() -> NodeInfo {
+    NodeInfo {
         id: NodeId::from(Key::ZERO),
         v4: vec![[192, 0, 2, 1].into()],
         v6: Vec::new(),
@@ -33,14 +49,7 @@ fn redirector() -> Redirector {
         site: String::new(),
         certificates: Vec::new(),
         version: String::new(),
-    };
-    let rate_limit = RateLimit { per_second: 0, ..RateLimit::default() };
-    let unlimited = Config { rate_limit, ..Config::default() };
-    let (redirector, ..) = Redirector::new(unlimited, Arc::new(Alone::new(me.clone()))).expect("defaults are good");
-    let mut watch = crate::live::Watch::new(redirector.config.health.clone(), 3, [192, 0, 2, 1].into(), None);
-    watch.look(&redirector);
-    redirector.set_roster(watch.roster(Instant::now()));
-    redirector
+    }
 }
 
 fn from() -> SocketAddr {
@@ -80,6 +89,10 @@ fn any_bytes_are_answered_by_a_well_formed_reply_or_by_silence() {
 #[test]
 fn any_name_and_type_under_the_zone_is_answered() {
     let redirector = AssertUnwindSafe(redirector());
+    let key = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(key.path(), crate::ZoneKey::generate().unwrap()).unwrap();
+    let dnssec = crate::Dnssec { key: Some(key.path().to_owned()), ..crate::Dnssec::default() };
+    let signed = AssertUnwindSafe(redirector_with(Config { dnssec, mode: crate::Mode::Direct, ..Config::default() }));
     bolero::check!().with_type::<(Vec<(u8, u8)>, u16, bool)>().for_each(|(labels, kind, minimised)| {
         // Labels the zone knows come up far oftener than chance would have them.
         let words: [&[u8]; 12] =
@@ -94,6 +107,10 @@ fn any_name_and_type_under_the_zone_is_answered() {
         bytes.extend(kind.to_be_bytes());
         bytes.extend([0, 1]);
         check(&redirector, &bytes);
+        // The same for who wants signatures.
+        bytes[11] = 1;
+        bytes.extend([0, 0, 41, 4, 0xd0, 0, 0, if *minimised { 0xc0 } else { 0x80 }, 0, 0, 0]);
+        check(&signed, &bytes);
     });
 }
 

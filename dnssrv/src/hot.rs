@@ -36,9 +36,9 @@ use crate::{
 /// One thread's fast path.
 pub(crate) struct Hot {
     redirector: Arc<Redirector>,
-    /// The zone's name, and the end of every site's target relative to it, as a question's bytes in lower case.
+    /// The zone's name, and the ends of every site's target relative to it, as a question's bytes in lower case.
     zone: Vec<u8>,
-    targets: Vec<u8>,
+    targets: [Vec<u8>; 2],
     sheet: Sheet,
     places: Vec<Option<Known>>,
     /// The question's name in lower case, and where its labels begin.
@@ -67,8 +67,11 @@ struct Sheet {
 #[derive(Clone, Copy)]
 struct Known {
     prefix: u128,
+    whole: Prefix,
     level: Level,
     until: Instant,
+    /// Questions answered here since.
+    answers: u64,
 }
 
 /// A question of the common form.
@@ -112,6 +115,10 @@ impl Hot {
             return None;
         }
         let common = self.parse(query)?;
+        // Signatures are the whole path's.
+        if common.edns == Some(true) && self.redirector.signs() {
+            return None;
+        }
         let site = self.site(&common)?;
         let resolver = from.ip().to_canonical();
         let level = self.level(now, resolver)?;
@@ -201,7 +208,8 @@ impl Hot {
         }
         match self.redirector.config.mode {
             Mode::Levels => {
-                let label = self.lower.get(..relative)?.strip_suffix(self.targets.as_slice())?;
+                let name = self.lower.get(..relative)?;
+                let label = self.targets.iter().find_map(|end| name.strip_suffix(end.as_slice()))?;
                 label.split_first().filter(|(length, _)| **length == 13).and_then(|(_, label)| Site::of_label(label))
             }
             Mode::Direct if count >= 2 => {
@@ -230,15 +238,20 @@ impl Hot {
     fn level(&mut self, now: Instant, resolver: IpAddr) -> Option<Level> {
         let prefix = bits(resolver);
         let slot = usize::try_from(prefix.wrapping_mul(SPREAD) >> 96).ok()? % PLACES;
-        if let Some(Some(known)) = self.places.get(slot)
+        if let Some(Some(known)) = self.places.get_mut(slot)
             && known.prefix == prefix
             && now < known.until
         {
+            known.answers += 1;
             return Some(known.level);
         }
+        if let Some(known) = self.places.get_mut(slot).and_then(Option::take) {
+            self.redirector.atlas.more(known.whole, known.answers);
+        }
         // This one goes the whole way, so that what is to be asked and told of the prefix is.
-        let level = self.redirector.own_level(now, Prefix::of(resolver))?;
-        *self.places.get_mut(slot)? = Some(Known { prefix, level, until: now + KEPT });
+        let whole = Prefix::of(resolver);
+        let level = self.redirector.own_level(now, whole)?;
+        *self.places.get_mut(slot)? = Some(Known { prefix, whole, level, until: now + KEPT, answers: 0 });
         None
     }
 
@@ -457,7 +470,12 @@ mod tests {
     #[test]
     fn the_common_questions_are_answered_here_and_the_others_passed_on() {
         let target = format!("{}.http.l2.l1.l0.nyud.example", Site::of("www.example.com", 80).label());
-        for (mode, name) in [(Mode::Levels, target.as_str()), (Mode::Direct, "www.Example.com.nyud.EXAMPLE")] {
+        let covered = target.replace(".http.", ".https.");
+        for (mode, name) in [
+            (Mode::Levels, target.as_str()),
+            (Mode::Levels, covered.as_str()),
+            (Mode::Direct, "www.Example.com.nyud.EXAMPLE"),
+        ] {
             let both = Both::new(mode);
             for from in [NEAR, FAR] {
                 for (kind, flags, opt) in [(1, 0, EDNS), (28, 1, EDNS), (1, 1, DO), (28, 0, &[])] {

@@ -8,7 +8,7 @@
 //!      |<-- reply bytes ---|<---- reply.rs -----|<-------- records, TTLs --------|
 //!                                               |
 //!      gap.rs, probe.rs: how far? ---> client.rs ---> near.rs, hints.rs <---> Index: who is near?
-//!      live.rs: who answers over HTTP? ---> roster.rs
+//!      live.rs: who answers over HTTP? ---> roster.rs          dnssec/: proofs and signatures
 //! ```
 //!
 //! Read [`serve`] and [`Server`] first, then `answer.rs`, where the design is.
@@ -25,6 +25,8 @@ pub use error::ServeError;
 mod server;
 mod udp;
 pub use server::{Server, serve};
+mod connection;
+mod doh;
 
 mod hot;
 mod redirector;
@@ -48,6 +50,10 @@ mod zone;
 mod master;
 mod plain;
 mod rdata;
+mod service;
+
+mod dnssec;
+pub use dnssec::{Dnssec, ZoneKey, ZoneKeyError};
 
 mod client;
 pub use client::Source;
@@ -56,8 +62,11 @@ mod hints;
 mod last_good;
 mod live;
 mod near;
+mod overrides;
 mod probe;
 
+mod atlas;
+pub use atlas::Destination;
 mod stats;
 pub use stats::{Stats, Transport};
 

@@ -6,7 +6,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use atoll_overlay::{Key, Level, NodeInfo, NodesQuery, Roles};
@@ -24,6 +24,7 @@ use crate::{
     last_good::LastGood,
     redirector::Redirector,
     roster::{Proxy, Ring, Roster, Server},
+    service::Secure,
 };
 
 /// Watches proxies for as long as it is polled.
@@ -108,6 +109,7 @@ impl Watch {
         // Whoever is alone stays, come what may: a zone without servers or proxies helps nobody.
         let stays = |node: &NodeInfo| if node.id == me.id { !leaving && willing(node) } else { willing(node) };
         let (last_proxy, last_server) = (!others(Roles::PROXY), !others(Roles::DNSSRV));
+        let wall = SystemTime::now();
         let mut roster = Roster::default();
         let mut rings = Vec::new();
         let mut unwilling = Vec::new();
@@ -116,6 +118,9 @@ impl Watch {
             let servers = index.nodes(&query(level, Roles::DNSSRV));
             for node in proxies.iter().chain(&servers).chain([&me]) {
                 roster.addresses.insert(node.id, (node.v4.clone(), node.v6.clone()));
+            }
+            for (node, secure) in proxies.iter().filter_map(|node| Some((node, Secure::of(node, wall)?))) {
+                roster.secure.extend(targets(node).map(|target| (target.ip(), secure.clone())));
             }
             let members = proxies.iter().chain(&servers).map(|node| node.id).collect();
             let servers = servers.iter().filter(|node| node.id != me.id && !node.draining).map(server).collect();
@@ -203,7 +208,7 @@ impl Watch {
     fn proxy(&self, node: &NodeInfo, state: Option<bool>) -> Option<Proxy> {
         let now = |address: &SocketAddr| self.targets.get(address).and_then(|target| target.live);
         let is = |address: &SocketAddr| state.is_none() || now(address) == state;
-        let mut proxy = Proxy { v4: None, v6: None, load: node.load, weight: node.weight };
+        let mut proxy = Proxy { v4: None, v6: None, load: node.load, weight: share(node) };
         for address in targets(node).filter(is) {
             match address.ip() {
                 IpAddr::V4(v4) => proxy.v4 = Some(v4),
@@ -261,6 +266,15 @@ fn targets(node: &NodeInfo) -> impl Iterator<Item = SocketAddr> + use<> {
     v4.into_iter().chain(v6).map(move |address| SocketAddr::new(address, port))
 }
 
+/// A proxy's share against others: what it wants, less the busier it is past half of what it can, and less as its quota runs out.
+/// In eighths, so that small changes move no site from one proxy to another.
+fn share(node: &NodeInfo) -> u16 {
+    let calm = 8 - (u32::from(node.load.clamp(50, 100)) - 50) * 6 / 50;
+    let left = node.quota_left.map_or(8, |left| u32::try_from(left / (LITTLE / 8)).unwrap_or(u32::MAX).clamp(1, 8));
+    let share = u32::from(node.weight) * calm * left / 64;
+    u16::try_from(share).unwrap_or(u16::MAX).max(u16::from(node.weight > 0))
+}
+
 fn server(node: &NodeInfo) -> Server {
     Server {
         id: node.id,
@@ -270,6 +284,8 @@ fn server(node: &NodeInfo) -> Server {
     }
 }
 
+/// Bytes of quota left below which a proxy is sent less. \[guess\]
+const LITTLE: u64 = 8 << 30;
 /// Proxies of a level from which on a share of them means anything. \[guess\]
 const FEW: usize = 5;
 const PATH: &str = "/.well-known/atoll/health";
@@ -398,6 +414,14 @@ mod tests {
         assert!(watch.roster(now).rings[0].live.is_empty(), "none: the last good set");
         (1..=4).for_each(|last| state(&mut watch, last, true));
         assert_eq!(watch.roster(now).rings[0].live.len(), 4);
+    }
+
+    #[test]
+    fn a_busy_proxy_and_one_whose_quota_runs_out_have_a_smaller_share_but_never_none() {
+        let of = |weight, load, quota_left| share(&NodeInfo { weight, load, quota_left, ..node(1) });
+        assert_eq!([0, 50, 75, 100].map(|load| of(100, load, None)), [100, 100, 62, 25]);
+        assert_eq!([LITTLE * 9, LITTLE, LITTLE / 2, 1].map(|left| of(100, 0, Some(left))), [100, 100, 50, 12]);
+        assert_eq!((of(1, 100, Some(1)), of(0, 0, None)), (1, 0));
     }
 
     #[test]

@@ -173,16 +173,19 @@ pub(crate) fn holds(records: &[Record], kind: RecordType) -> bool {
     records.iter().any(|record| record.record_type() == kind)
 }
 
-/// The name that records point to and whose addresses help whoever reads them: of NS, MX and SRV.
+/// The name that records point to and whose addresses help whoever reads them: of NS, MX, SRV, HTTPS and SVCB (RFC 9460 4.1).
 #[expect(
     clippy::wildcard_enum_match_arm,
-    reason = "the types are the protocol's, not ours; three of them point to hosts"
+    reason = "the types are the protocol's, not ours; some of them point to hosts"
 )]
 pub(crate) fn host(data: &RData) -> Option<&Name> {
     match data {
         RData::NS(ns) => Some(&ns.0),
         RData::MX(mx) => Some(&mx.exchange),
         RData::SRV(srv) => Some(&srv.target),
+        // An alias (priority 0) is asked for by itself.
+        RData::HTTPS(https) if https.0.svc_priority > 0 => Some(&https.0.target_name),
+        RData::SVCB(svcb) if svcb.svc_priority > 0 => Some(&svcb.target_name),
         _ => None,
     }
 }

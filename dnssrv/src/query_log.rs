@@ -15,7 +15,39 @@ use hickory_proto::rr::{Name, RecordType};
 use siphasher::sip::SipHasher13;
 use tokio::{fs::OpenOptions, io::AsyncWriteExt as _, sync::mpsc};
 
-use crate::Transport;
+use crate::{
+    Transport,
+    answer::Answer,
+    question::Query,
+    redirector::{Asked, Outcome, Redirector},
+    reply::code_name,
+};
+
+impl Redirector {
+    /// Takes up logging questions; what is to be written comes out.
+    pub(crate) fn log_to(&self) -> mpsc::Receiver<String> {
+        let (log, lines) = mpsc::channel(QUEUE);
+        // A second log would get nothing; there is one place that asks.
+        let _ = self.log.set(log);
+        lines
+    }
+
+    /// Whether a question is to be logged.
+    pub(crate) fn is_sampled(&self, query: &[u8], from: SocketAddr) -> bool {
+        self.log.get().is_some() && is_sampled(self.config.query_log.one_in, query, from)
+    }
+
+    /// Writes a question down.
+    pub(crate) fn note(&self, asked: &Asked<'_>, query: &Query, answer: &Answer, outcome: &Outcome) {
+        let bytes = if let Outcome::Reply(bytes) = outcome { bytes.len() } else { 0 };
+        let level = answer.level.map(|level| level.0);
+        let code = code_name(answer.code);
+        let line = line(&query.name, query.kind, asked.from, asked.transport, code, level, bytes);
+        if self.log.get().is_none_or(|log| log.try_send(line).is_err()) {
+            metrics::counter!("atoll_dns_query_log_dropped_total").increment(1);
+        }
+    }
+}
 
 /// Whether a question is among one in so many; 0: none is.
 pub(crate) fn is_sampled(one_in: u32, query: &[u8], from: SocketAddr) -> bool {

@@ -60,6 +60,10 @@ pub(crate) struct Edns {
     pub(crate) cookie: Option<Cookie>,
     /// Whether it was asked how long a connection may idle.
     pub(crate) keepalive: bool,
+    /// "Compact answers OK": NXDOMAIN is taken beside a proof in short form (RFC 9824 5.1).
+    pub(crate) compact: bool,
+    /// Whether the query was padded, and so the reply is to be (RFC 7830 4).
+    pub(crate) padded: bool,
 }
 
 /// A client subnet (RFC 7871 6).
@@ -152,7 +156,13 @@ fn extra(from: &mut Reader<'_>, answers: u16, authorities: u16, additionals: u16
 impl Edns {
     fn parse(record: &Raw<'_>) -> Option<Self> {
         let [_, version, flags, _] = record.ttl;
-        let mut edns = Self { version, payload: record.class, dnssec_ok: flags & 0x80 != 0, ..Self::default() };
+        let mut edns = Self {
+            version,
+            payload: record.class,
+            dnssec_ok: flags & 0x80 != 0,
+            compact: flags & 0x40 != 0,
+            ..Self::default()
+        };
         if version != 0 {
             // Options of another version are not ours to read: BADVERS says so.
             return Some(edns);
@@ -169,6 +179,7 @@ impl Edns {
                 // A client says no time (RFC 7828 3.1).
                 KEEPALIVE if data.is_empty() => edns.keepalive = true,
                 KEEPALIVE => return None,
+                PADDING => edns.padded = true,
                 SUBNET if edns.subnet.is_none() => edns.subnet = subnet(data)?,
                 _ => {}
             }
@@ -206,6 +217,19 @@ fn subnet(data: &[u8]) -> Option<Option<Subnet>> {
     let [a, b, c, d, ..] = octets;
     let address = if family == 1 { Ipv4Addr::new(a, b, c, d).into() } else { Ipv6Addr::from(octets).into() };
     Some(Some(Subnet { family, address: Some(address), prefix }))
+}
+
+/// The least TTL of a reply's answers and authority, if there is any: how long HTTP may keep it (RFC 8484 5.1).
+pub(crate) fn least_ttl(reply: &[u8]) -> Option<u32> {
+    let mut from = Reader(reply);
+    let [_, _, _, _, counts @ ..] = from.array::<HEADER>()?;
+    let [questions, answers, authorities, _] = pairs(counts);
+    for _ in 0..questions {
+        skip_name(&mut from)?;
+        from.array::<4>()?;
+    }
+    let count = usize::from(answers) + usize::from(authorities);
+    (0..count).map_while(|_| record(&mut from)).map(|record| u32::from_be_bytes(record.ttl)).min()
 }
 
 struct Raw<'a> {
@@ -280,5 +304,7 @@ pub(crate) const NSID: u16 = 3;
 pub(crate) const SUBNET: u16 = 8;
 /// The option that shows where a client is.
 pub(crate) const COOKIE: u16 = 10;
+/// The option that makes messages of like length.
+pub(crate) const PADDING: u16 = 12;
 /// The option that says how long a connection may idle.
 pub(crate) const KEEPALIVE: u16 = 11;

@@ -44,6 +44,7 @@ pub(crate) fn data(kind: RecordType, text: &str, origin: Option<&Name>) -> Resul
             bytes.extend(unhex(&hex.concat())?);
             opaque(kind, bytes)
         }
+        (RecordType::HTTPS | RecordType::SVCB, [_, target, ..]) => service(kind, text, name(target)?)?,
         (RecordType::NS, [host]) => RData::NS(hickory_proto::rr::rdata::NS(name(host)?)),
         (RecordType::CNAME, [target]) => RData::CNAME(hickory_proto::rr::rdata::CNAME(name(target)?)),
         (RecordType::SOA, [server, contact, numbers @ ..]) => {
@@ -63,6 +64,21 @@ pub(crate) fn data(kind: RecordType, text: &str, origin: Option<&Name>) -> Resul
         _ => return RData::try_from_str(kind, text).map_err(|error| error.to_string()),
     };
     Ok(data)
+}
+
+/// A record of RFC 9460, its target in full.
+fn service(kind: RecordType, text: &str, target: Name) -> Result<RData, String> {
+    match RData::try_from_str(kind, text).map_err(|error| error.to_string())? {
+        RData::HTTPS(mut https) => {
+            https.0.target_name = target;
+            Ok(RData::HTTPS(https))
+        }
+        RData::SVCB(mut svcb) => {
+            svcb.target_name = target;
+            Ok(RData::SVCB(svcb))
+        }
+        other => Ok(other),
+    }
 }
 
 /// The target of a DNAME's data as [`data`] makes it.
@@ -148,6 +164,10 @@ mod tests {
         let renamed = data(DNAME, "other", Some(&origin)).unwrap();
         assert_eq!(renamed_to(&renamed).unwrap().to_string(), "other.nyud.example.");
         assert_eq!(data(RecordType::A, "\\# 4 c0000201", None).unwrap(), opaque(RecordType::A, vec![192, 0, 2, 1]));
+        for (kind, text) in [(RecordType::HTTPS, "1 . alpn=h2 port=8443"), (RecordType::SVCB, "0 www")] {
+            let data = data(kind, text, Some(&origin)).unwrap().to_string();
+            assert_eq!(data, text.replace(" www", " www.nyud.example.").replace("h2 ", "h2, "));
+        }
         let ds = data(RecordType::DS, "1 13 2 00ff", None).unwrap();
         assert_eq!(ds, opaque(RecordType::DS, vec![0, 1, 13, 2, 0, 255]));
         for (kind, wrong) in [

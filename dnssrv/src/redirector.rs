@@ -18,14 +18,16 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::{
     Config, Mode, ServeError, Source, Stats, Transport,
     answer::{Answer, View, answer},
+    atlas::{Atlas, SHOWN},
     client::{Clients, Placement},
     config::secret,
     cookie::{Cookie, Cookies},
+    dnssec::{Signer, Signing},
     gap::{Followed, Gaps, Sent},
     heat::Heat,
     limit::{Action, Limiter},
     near::Near,
-    query_log,
+    overrides::Overrides,
     question::{Edns, Header, Query, Refusal, Subnet},
     reply::{Frame, code_name, encode, truncated},
     roster::Roster,
@@ -47,8 +49,11 @@ pub(crate) struct Redirector {
     gaps: Mutex<Gaps>,
     roster: RwLock<Arc<Roster>>,
     cookies: Cookies,
+    pub(crate) signer: Option<Signer>,
+    pub(crate) overrides: Arc<Overrides>,
     pub(crate) limiter: Limiter,
     pub(crate) heat: Heat,
+    pub(crate) atlas: Atlas,
     roster_version: AtomicU64,
     /// When this server started, by both clocks: what wall time it is follows from how long it runs, so that no step of the
     /// system's clock makes a cookie of ours too old or too young.
@@ -56,7 +61,7 @@ pub(crate) struct Redirector {
     probes: mpsc::Sender<Probe>,
     errands: mpsc::Sender<Errand>,
     /// Lines of the query log; nobody takes them unless there is one.
-    log: OnceLock<mpsc::Sender<String>>,
+    pub(crate) log: OnceLock<mpsc::Sender<String>>,
 }
 
 /// A wish to know how far a resolver is.
@@ -114,18 +119,23 @@ impl Redirector {
         let (errands, to_do) = mpsc::channel(config.probe.queue.max(1));
         let now = Instant::now();
         let mut random = rand::rng();
+        let zone = Zone::new(&config)?;
+        let levels = config.thresholds.len() + 1;
+        let overrides = Arc::new(Overrides::new(config.overrides.clone(), levels, config.limits.overrides)?);
         let redirector = Self {
+            signer: Signer::configured(&config, zone.origin(), random.random())?,
             cookies: Cookies::new(secret(&config.cookie_secret).unwrap_or_else(|| random.random())),
             heat: Heat::new(now, config.hot),
+            atlas: Atlas::new(config.limits.map),
             roster_version: AtomicU64::new(0),
             limiter: Limiter::new(config.rate_limit.clone(), now, random.random()),
             began: (now, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
-            zone: Zone::new(&config)?,
-            clients: Mutex::new(Clients::new(
-                config.thresholds.clone(),
-                config.probe.clone(),
-                config.limits.prefixes.max(1),
-            )),
+            zone,
+            clients: Mutex::new(
+                Clients::new(config.thresholds.clone(), config.probe.clone(), config.limits.prefixes.max(1))
+                    .with_overrides(&overrides),
+            ),
+            overrides,
             gaps: Mutex::new(Gaps::new(config.limits.awaited.max(1))),
             roster: RwLock::default(),
             counters: Counters::default(),
@@ -143,19 +153,6 @@ impl Redirector {
     /// The zone.
     pub(crate) const fn zone(&self) -> &Zone {
         &self.zone
-    }
-
-    /// Takes up logging questions; what is to be written comes out.
-    pub(crate) fn log_to(&self) -> mpsc::Receiver<String> {
-        let (log, lines) = mpsc::channel(query_log::QUEUE);
-        // A second log would get nothing; there is one place that asks.
-        let _ = self.log.set(log);
-        lines
-    }
-
-    /// Whether a question is to be logged.
-    pub(crate) fn is_sampled(&self, query: &[u8], from: SocketAddr) -> bool {
-        self.log.get().is_some() && query_log::is_sampled(self.config.query_log.one_in, query, from)
     }
 
     /// Answers a query. `may_wait`: whether it may be put off until a probe is back.
@@ -180,29 +177,26 @@ impl Redirector {
                 return self.refuse(&asked, header, Some(edns), ResponseCode::NoError);
             }
         };
-        let (answer, scope) = match unanswerable(&query) {
+        let signing = self.signing(&asked, &query);
+        let own = || signing.as_ref().and_then(Signing::own_answer);
+        let (answer, scope) = match unanswerable(&query).or_else(own) {
             Some(answer) => (answer, 0),
             None => match self.resolve(now, &query, from, may_wait) {
                 Resolved::Answer(answer, scope) => (answer, scope),
                 Resolved::Wait(known) => return Outcome::Wait(known),
             },
         };
+        let mut answer = match &signing {
+            Some(signing) => signing.signed(answer),
+            None => answer,
+        };
+        answer.cut |= self.is_to_cut(&asked, &answer);
         let frame = self.frame(&asked, query.header, query.edns, scope);
         let outcome = self.reply(&asked, &answer, &frame, kind_name(query.kind));
         if self.is_sampled(bytes, from) {
             self.note(&asked, &query, &answer, &outcome);
         }
         outcome
-    }
-
-    fn note(&self, asked: &Asked<'_>, query: &Query, answer: &Answer, outcome: &Outcome) {
-        let bytes = if let Outcome::Reply(bytes) = outcome { bytes.len() } else { 0 };
-        let level = answer.level.map(|level| level.0);
-        let code = code_name(answer.code);
-        let line = query_log::line(&query.name, query.kind, asked.from, asked.transport, code, level, bytes);
-        if self.log.get().is_none_or(|log| log.try_send(line).is_err()) {
-            metrics::counter!("atoll_dns_query_log_dropped_total").increment(1);
-        }
     }
 
     /// The bytes of a reply, unless the rate limit keeps it back.
@@ -261,9 +255,15 @@ impl Redirector {
         let mut clients = self.clients();
         for (node, rtt) in seen {
             let shared = roster.rings.iter().rposition(|ring| ring.members.contains(&node));
+            if roster.me.as_ref().is_some_and(|me| me.id == node) {
+                // What this node's proxy saw of its clients.
+                if self.config.sources.proxies {
+                    clients.measured(now, prefix, Source::Proxy, rtt);
+                }
+                continue;
+            }
             // At level 0 everybody is a neighbour, which says nothing.
-            let others = roster.me.as_ref().is_none_or(|me| me.id != node);
-            let Some(shared) = shared.filter(|shared| *shared > 0 && others) else { continue };
+            let Some(shared) = shared.filter(|shared| *shared > 0) else { continue };
             // Not nearer than the innermost level we share with it.
             let least = self.config.thresholds.get(shared).copied().unwrap_or_default();
             clients.measured(now, prefix, Source::Neighbour, rtt.max(least));
@@ -295,7 +295,7 @@ impl Redirector {
     }
 
     /// The names questions are compared with: see [`Zone::wire_names`].
-    pub(crate) fn wire_names(&self) -> (Vec<u8>, Vec<u8>) {
+    pub(crate) fn wire_names(&self) -> (Vec<u8>, [Vec<u8>; 2]) {
         self.zone.wire_names()
     }
 
@@ -336,7 +336,7 @@ impl Redirector {
     /// The counters now.
     pub(crate) fn stats(&self) -> Stats {
         let live = self.roster().rings.iter().map(|ring| ring.live.len()).collect();
-        Stats { live, ..self.counters.read() }
+        Stats { live, map: self.atlas.most(SHOWN), ..self.counters.read() }
     }
 
     /// Whether this node is leaving.
@@ -377,7 +377,7 @@ impl Redirector {
         }
         match answer.level {
             Some(level) => {
-                self.counters.placed(level, reason(&placement));
+                self.note_destination(now, prefix, level, &placement);
                 self.tell(now, prefix, &placement, &roster);
                 Resolved::Answer(answer, scope)
             }
@@ -491,20 +491,22 @@ impl Redirector {
     fn frame<'a>(&'a self, asked: &Asked<'a>, header: Header, edns: Option<Edns>, scope: u8) -> Frame<'a> {
         let payload = self.config.limits.udp_payload;
         let limit = match (asked.transport, edns) {
-            (Transport::Tcp, _) => u16::MAX,
+            (Transport::Tcp | Transport::Tls | Transport::Https, _) => u16::MAX,
             (Transport::Udp, Some(edns)) => edns.payload.max(PLAIN).min(payload),
             (Transport::Udp, None) => PLAIN,
         };
         let cookie = edns.and_then(|edns| edns.cookie).filter(|_| self.config.cookies);
         let cookie = cookie
             .map(|Cookie { client, .. }| (client, self.cookies.make(client, asked.from.ip(), self.wall(asked.now))));
-        let keepalive = edns.is_some_and(|edns| edns.keepalive) && asked.transport == Transport::Tcp;
+        let keepalive = edns.is_some_and(|edns| edns.keepalive) && asked.transport.is_stream();
         Frame {
             header,
             query: asked.bytes,
             edns,
             scope,
             cookie,
+            compact: self.signs() && edns.is_some_and(|edns| edns.compact && edns.dnssec_ok),
+            padded: asked.transport.is_secret() && edns.is_some_and(|edns| edns.padded),
             keepalive: keepalive.then_some(self.config.limits.tcp_idle),
             nsid: &self.config.nsid,
             payload,
@@ -512,7 +514,7 @@ impl Redirector {
         }
     }
 
-    fn clients(&self) -> MutexGuard<'_, Clients> {
+    pub(crate) fn clients(&self) -> MutexGuard<'_, Clients> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -522,11 +524,11 @@ impl Redirector {
 }
 
 /// A message as it came.
-struct Asked<'a> {
-    now: Instant,
-    bytes: &'a [u8],
-    from: SocketAddr,
-    transport: Transport,
+pub(crate) struct Asked<'a> {
+    pub(crate) now: Instant,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) from: SocketAddr,
+    pub(crate) transport: Transport,
 }
 
 enum Resolved {
@@ -572,14 +574,6 @@ pub(crate) fn turn(prefix: Prefix) -> u64 {
         std::net::IpAddr::V6(v6) => {
             u64::try_from(v6.to_bits() >> 80).unwrap_or(0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
         }
-    }
-}
-
-const fn reason(placement: &Placement) -> &'static str {
-    match (&placement.near, placement.rtt) {
-        (Some(_), _) => "hint",
-        (None, Some(_)) => "rtt",
-        (None, None) => "unknown",
     }
 }
 

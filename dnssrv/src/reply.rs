@@ -15,7 +15,7 @@ use hickory_proto::{
 
 use crate::{
     answer::Answer,
-    question::{COOKIE, Edns, HEADER, Header, KEEPALIVE, NSID, OPT, SUBNET, Subnet},
+    question::{COOKIE, Edns, HEADER, Header, KEEPALIVE, NSID, OPT, PADDING, SUBNET, Subnet},
 };
 
 /// What of a reply does not come from the answer.
@@ -31,6 +31,10 @@ pub(crate) struct Frame<'a> {
     pub(crate) scope: u8,
     /// The server's part of the cookie, if the client sent its own.
     pub(crate) cookie: Option<([u8; 8], [u8; 16])>,
+    /// Whether NXDOMAIN goes beside a proof in short form.
+    pub(crate) compact: bool,
+    /// Whether nobody may tell what was asked from the reply's length (RFC 8467).
+    pub(crate) padded: bool,
     /// How long a connection may idle, if this is one and it was asked.
     pub(crate) keepalive: Option<Duration>,
     /// What NSID says, if anything.
@@ -43,7 +47,8 @@ pub(crate) struct Frame<'a> {
 
 /// The bytes of a reply, never more than the limit.
 pub(crate) fn encode(answer: &Answer, frame: &Frame<'_>) -> Vec<u8> {
-    encode_whole(answer, frame).unwrap_or_else(|| truncated(answer, frame))
+    let whole = if answer.cut { None } else { encode_whole(answer, frame) };
+    whole.unwrap_or_else(|| truncated(answer, frame))
 }
 
 /// The reply without its records, and TC: the client is to ask over TCP.
@@ -80,8 +85,29 @@ fn encode_whole(answer: &Answer, frame: &Frame<'_>) -> Option<Vec<u8>> {
     for record in [&answer.answers, &answer.authority, &answer.additional].into_iter().flatten() {
         record.emit(&mut encoder).ok()?;
     }
-    bytes.extend(opt);
+    let padding = if frame.padded && !opt.is_empty() { padding(bytes.len() + opt.len()) } else { Vec::new() };
+    bytes.extend(lengthened(opt, padding));
     (bytes.len() <= usize::from(frame.limit)).then_some(bytes)
+}
+
+/// The option that makes a message of this length one of whole blocks.
+fn padding(length: usize) -> Vec<u8> {
+    let zeros = (BLOCK - (length + 4) % BLOCK) % BLOCK;
+    let mut option = PADDING.to_be_bytes().to_vec();
+    option.extend(u16::try_from(zeros).unwrap_or(0).to_be_bytes());
+    option.resize(4 + zeros, 0);
+    option
+}
+
+/// An OPT record with one option more.
+fn lengthened(mut opt: Vec<u8>, option: Vec<u8>) -> Vec<u8> {
+    opt.extend(option);
+    if let Some((head, options)) = opt.split_at_mut_checked(OPT_HEAD)
+        && let Some(length) = head.last_chunk_mut::<2>()
+    {
+        *length = u16::try_from(options.len()).unwrap_or(u16::MAX).to_be_bytes();
+    }
+    opt
 }
 
 /// Lets names point into the question.
@@ -124,7 +150,8 @@ fn opt(answer: &Answer, frame: &Frame<'_>, edns: &Edns) -> Vec<u8> {
     opt.extend(OPT.to_be_bytes());
     opt.extend(frame.payload.to_be_bytes());
     let [_, extended] = (u16::from(answer.code) >> 4).to_be_bytes();
-    opt.extend([extended, 0, if edns.dnssec_ok { DO } else { 0 }, 0]);
+    let flags = if edns.dnssec_ok { DO } else { 0 } | if frame.compact { CO } else { 0 };
+    opt.extend([extended, 0, flags, 0]);
     opt.extend(u16::try_from(options.len()).unwrap_or(u16::MAX).to_be_bytes());
     opt.extend(options);
     opt
@@ -162,4 +189,10 @@ const QR: u8 = 0x80;
 const AA: u8 = 0x04;
 const TC: u8 = 0x02;
 const DO: u8 = 0x80;
+/// \[RFC 9824 5.1\]
+const CO: u8 = 0x40;
+/// Bytes of a block that replies fill \[RFC 8467 4.1\].
+const BLOCK: usize = 468;
+/// Bytes of an OPT record before its options.
+const OPT_HEAD: usize = 11;
 const EXTENDED_ERROR: u16 = 15;

@@ -13,6 +13,7 @@ use siphasher::sip::SipHasher24;
 use crate::{
     deck::{Deck, Want},
     near::Near,
+    service::Offers,
     site::Site,
 };
 
@@ -29,6 +30,8 @@ pub(crate) struct Roster {
     pub(crate) last_good: Vec<Vec<Proxy>>,
     /// Addresses that were asked and did not answer.
     pub(crate) dead: Vec<IpAddr>,
+    /// What proxies offer over TLS.
+    pub(crate) secure: Offers,
     /// Addresses of every node known.
     pub(crate) addresses: BTreeMap<NodeId, (Vec<Ipv4Addr>, Vec<Ipv6Addr>)>,
 }

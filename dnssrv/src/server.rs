@@ -1,33 +1,29 @@
-//! The listeners: datagrams and connections in, replies out. It decides nothing but who may connect and how long a question may
-//! be under way.
+//! The listeners and the redirector as a whole: addresses are bound, tasks and threads started and stopped. What goes on in a
+//! connection is `connection.rs`'s, with datagrams `udp.rs`'s.
 //!
 //! hickory-server is not used for these: it drops what it cannot parse before a handler sees it, runs one task per datagram and
 //! accepts connections without a bound.
 
 use std::{
-    collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
 };
 
 use atoll_overlay::{Index, Prefix};
+use atoll_tls::Certificates;
 use bytes::Bytes;
 use hickory_proto::rr::Name;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    sync::oneshot,
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinSet, time::timeout};
 
 use crate::{
-    Config, Explanation, ServeError, Stats, Transport, hints, last_good,
+    Config, Explanation, ServeError, Stats, Transport,
+    connection::{self, Connections, Way},
+    hints, last_good,
     live::{self, Watch},
-    probe, query_log,
+    overrides, probe, query_log,
     redirector::{Outcome, Redirector},
     udp::Threads,
 };
@@ -58,6 +54,22 @@ pub async fn serve(config: Config, index: Arc<dyn Index>, saved: Option<Bytes>) 
         tasks.spawn(query_log::run(file, redirector.log_to()));
     }
     let connections = Arc::new(Connections::default());
+    let mut secure = [Vec::new(), Vec::new()];
+    let certificates = Certificates::load(&redirector.config.certificates)
+        .map_err(|error| ServeError::config("certificates", error.to_string()))?;
+    for (ways, taken) in [Way::tls(&redirector.config, &certificates)?, Way::https(&redirector.config, &certificates)?]
+        .into_iter()
+        .zip(&mut secure)
+    {
+        for (address, way) in ways {
+            let refused = |source| ServeError::Bind { address, transport: "tcp", source };
+            let listener = listen(address).map_err(refused)?;
+            taken.push(listener.local_addr().map_err(refused)?);
+            tasks.spawn(connection::accept(Arc::clone(&redirector), listener, Arc::clone(&connections), way));
+        }
+    }
+    tasks.spawn(connection::look_at(certificates));
+    tasks.spawn(look_at_overrides(Arc::clone(&redirector)));
     let mut threads = Threads::default();
     for Bound { udp, tcp, address } in bound {
         tracing::info!(%address, zone = %redirector.config.zone, "answering DNS");
@@ -68,15 +80,19 @@ pub async fn serve(config: Config, index: Arc<dyn Index>, saved: Option<Bytes>) 
                 source,
             })?;
         }
-        tasks.spawn(accept(Arc::clone(&redirector), tcp, Arc::clone(&connections)));
+        let (redirector, connections) = (Arc::clone(&redirector), Arc::clone(&connections));
+        tasks.spawn(connection::accept(redirector, tcp, connections, Way::Clear));
     }
-    Ok(Server { redirector, addresses, tasks, threads })
+    let [tls, https] = secure;
+    Ok(Server { redirector, addresses, tls, https, tasks, threads })
 }
 
 /// A running redirector. Dropped, it stops at once.
 pub struct Server {
     redirector: Arc<Redirector>,
     addresses: Vec<SocketAddr>,
+    tls: Vec<SocketAddr>,
+    https: Vec<SocketAddr>,
     tasks: JoinSet<()>,
     threads: Threads,
 }
@@ -86,6 +102,18 @@ impl Server {
     #[must_use]
     pub fn local_addrs(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// As [`Self::local_addrs`], of those where it answers over TLS.
+    #[must_use]
+    pub fn tls_addrs(&self) -> &[SocketAddr] {
+        &self.tls
+    }
+
+    /// As [`Self::local_addrs`], of those where it answers over HTTPS.
+    #[must_use]
+    pub fn https_addrs(&self) -> &[SocketAddr] {
+        &self.https
     }
 
     /// Its counters.
@@ -112,6 +140,11 @@ impl Server {
     #[must_use]
     pub fn save(&self) -> Bytes {
         last_good::write(&self.redirector.roster().last_good)
+    }
+
+    /// Reads the file of overrides at once instead of within seconds; true if it was changed and good.
+    pub fn reload_overrides(&self) -> bool {
+        self.redirector.overrides.refresh()
     }
 
     /// Stops naming this node, as a proxy and as a server, if there is any other. It goes on answering.
@@ -194,6 +227,14 @@ fn share(_: &Socket) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
+/// Reads the overrides again when their file changes.
+async fn look_at_overrides(redirector: Arc<Redirector>) {
+    loop {
+        tokio::time::sleep(overrides::LOOK).await;
+        redirector.overrides.refresh();
+    }
+}
+
 /// The answer to a question that was put off: once what it waits for is known, or has taken too long.
 pub(crate) async fn answer_later(
     redirector: &Redirector,
@@ -208,103 +249,4 @@ pub(crate) async fn answer_later(
         Outcome::Reply(reply) => Some(reply),
         Outcome::Silence | Outcome::Wait(_) => None,
     }
-}
-
-/// Connections under way, by prefix.
-#[derive(Default)]
-struct Connections(Mutex<BTreeMap<Prefix, usize>>);
-
-/// One connection's place among them.
-struct Seat {
-    connections: Arc<Connections>,
-    prefix: Prefix,
-}
-
-impl Connections {
-    /// A place for one more, if the bounds allow.
-    fn seat(self: &Arc<Self>, from: SocketAddr, most: usize, most_per_prefix: usize) -> Option<Seat> {
-        let prefix = Prefix::of(from.ip());
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = open.get(&prefix).copied().unwrap_or(0);
-        if open.values().sum::<usize>() >= most || here >= most_per_prefix {
-            return None;
-        }
-        open.insert(prefix, here + 1);
-        Some(Seat { connections: Arc::clone(self), prefix })
-    }
-}
-
-impl Drop for Seat {
-    fn drop(&mut self) {
-        let mut open = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.prefix) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.prefix);
-            }
-        }
-    }
-}
-
-async fn accept(redirector: Arc<Redirector>, listener: TcpListener, connections: Arc<Connections>) {
-    let mut open = JoinSet::new();
-    let limits = redirector.config.limits.clone();
-    loop {
-        while open.try_join_next().is_some() {}
-        match listener.accept().await {
-            Ok((stream, from)) => {
-                if let Some(seat) = connections.seat(from, limits.tcp_connections, limits.tcp_per_prefix) {
-                    let redirector = Arc::clone(&redirector);
-                    open.spawn(async move {
-                        let ended = converse(&redirector, stream, from).await;
-                        tracing::trace!(%from, ?ended, "a DNS connection ended");
-                        drop(seat);
-                    });
-                } else {
-                    metrics::counter!("atoll_dns_connections_refused_total").increment(1);
-                }
-            }
-            Err(error) => {
-                // Out of descriptors, mostly: those open close in a while.
-                tracing::warn!(%error, "accepting a DNS connection failed");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    }
-}
-
-/// Questions and replies over one connection, in order (RFC 7766 6.2.1), until the client is done, is silent too long or does
-/// not take what it asked for.
-async fn converse(redirector: &Redirector, mut stream: TcpStream, from: SocketAddr) -> io::Result<()> {
-    let idle = redirector.config.limits.tcp_idle;
-    stream.set_nodelay(true)?;
-    loop {
-        let Some(query) = timeout(idle, read_query(&mut stream)).await?? else { return Ok(()) };
-        let reply = match redirector.respond(Instant::now(), &query, from, Transport::Tcp, true) {
-            Outcome::Silence => return Ok(()),
-            Outcome::Reply(reply) => reply,
-            Outcome::Wait(known) => match answer_later(redirector, &query, from, Transport::Tcp, known).await {
-                Some(reply) => reply,
-                None => return Ok(()),
-            },
-        };
-        let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
-        // One write, so that the length and the message leave together (RFC 7766 8).
-        let framed = [&length.to_be_bytes()[..], &reply].concat();
-        timeout(idle, stream.write_all(&framed)).await??;
-    }
-}
-
-/// The next message; none at the end, or if its length is none a message has.
-async fn read_query(stream: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
-    let mut length = [0; 2];
-    if stream.read(length.get_mut(..1).unwrap_or_default()).await? == 0 {
-        return Ok(None);
-    }
-    stream.read_exact(length.get_mut(1..).unwrap_or_default()).await?;
-    let length = u16::from_be_bytes(length);
-    // Memory grows with what has come, not with what was promised.
-    let mut query = Vec::new();
-    stream.take(length.into()).read_to_end(&mut query).await?;
-    Ok((length > 0 && query.len() == usize::from(length)).then_some(query))
 }

@@ -9,7 +9,7 @@ use std::{
 use atoll_overlay::Level;
 use hickory_proto::rr::RecordType;
 
-use crate::{hot, roster::Family};
+use crate::{Destination, hot, roster::Family};
 
 /// Which way a question came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,6 +18,10 @@ pub enum Transport {
     Udp,
     /// Over a connection.
     Tcp,
+    /// Over TLS (RFC 7858).
+    Tls,
+    /// Over HTTPS (RFC 8484).
+    Https,
 }
 
 /// Counters since the start.
@@ -33,6 +37,8 @@ pub struct Stats {
     pub limited: BTreeMap<&'static str, u64>,
     /// Proxies seen alive, by level.
     pub live: Vec<usize>,
+    /// Where answers went: the prefixes that were answered most, 64 at most.
+    pub map: Vec<Destination>,
     /// Prefixes whose RTT was measured, by source in lower-case words.
     pub measured: BTreeMap<String, u64>,
 }
@@ -149,7 +155,19 @@ impl Transport {
         match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
+            Self::Tls => "tls",
+            Self::Https => "https",
         }
+    }
+
+    /// Whether messages follow each other on one connection that may idle.
+    pub(crate) const fn is_stream(self) -> bool {
+        matches!(self, Self::Tcp | Self::Tls)
+    }
+
+    /// Whether nobody on the way sees what is asked.
+    pub(crate) const fn is_secret(self) -> bool {
+        matches!(self, Self::Tls | Self::Https)
     }
 }
 

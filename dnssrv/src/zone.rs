@@ -10,6 +10,7 @@
 //!       l1                           a cut; ID.ns.l1.l0
 //!         l2                         a cut; ID.ns.l2.l1.l0
 //!           SITE.http                addresses of the proxies for a site
+//!           SITE.https               the same, for public names of one label: a certificate for *.ZONE covers these
 //! ```
 //!
 //! Public names are the zone's one wildcard: plain records go before them, and what lies below a plain name is never one
@@ -156,9 +157,9 @@ impl Zone {
         Name::from_labels(labels).ok()?.append_domain(self.name_of(closest)).ok()
     }
 
-    /// The name of a site's addresses.
-    pub(crate) fn target(&self, site: Site) -> Option<Name> {
-        let labels = [site.label().into_bytes(), HTTP.to_vec()];
+    /// The name of a site's addresses; `covered`: for public names of one label, which a certificate for the zone's `*` covers.
+    pub(crate) fn target(&self, site: Site, covered: bool) -> Option<Name> {
+        let labels = [site.label().into_bytes(), if covered { HTTPS } else { HTTP }.to_vec()];
         Name::from_labels(labels).ok()?.append_domain(self.name_of(Some(self.innermost()))).ok()
     }
 
@@ -172,6 +173,11 @@ impl Zone {
         self.plain.at(host).iter().filter(|record| record.data.ip_addr().is_some())
     }
 
+    /// The plain records at a name as it is, however occluded.
+    pub(crate) fn at(&self, name: &Name) -> &[Record] {
+        self.plain.at(name)
+    }
+
     /// The SOA of the zone, or of a level's, to be kept this long in a negative answer, or as long as it itself says if that is
     /// shorter (RFC 2308 3).
     pub(crate) fn soa(&self, closest: Closest, ttl: Duration) -> Record {
@@ -180,13 +186,16 @@ impl Zone {
         Record::from_rdata(self.name_of(closest).clone(), ttl, self.soa.data.clone())
     }
 
-    /// The zone's name and the end of targets relative to it, in the bytes of a question.
-    pub(crate) fn wire_names(&self) -> (Vec<u8>, Vec<u8>) {
-        let zone = rdata::wire(&self.origin);
-        let mut targets = vec![4];
-        targets.extend(HTTP);
-        targets.extend(Relative::new(self.name_of(Some(self.innermost())), &self.origin).wire());
-        (zone, targets)
+    /// The zone's name and the two ends of targets relative to it, in the bytes of a question.
+    pub(crate) fn wire_names(&self) -> (Vec<u8>, [Vec<u8>; 2]) {
+        let inner = Relative::new(self.name_of(Some(self.innermost())), &self.origin);
+        let end = |label: &[u8]| [&[u8::try_from(label.len()).unwrap_or(u8::MAX)], label, inner.wire()].concat();
+        (rdata::wire(&self.origin), [end(HTTP), end(HTTPS)])
+    }
+
+    /// Whether a target's name is one that stands for public names of one label.
+    pub(crate) fn is_covered(target: &Name) -> bool {
+        target.iter().nth(1).is_some_and(|label| label.eq_ignore_ascii_case(HTTPS))
     }
 
     /// Whether names under a label right below the zone are public ones and nothing else: the label is given after its length,
@@ -209,7 +218,7 @@ impl Zone {
         match reversed.get(deep..).unwrap_or_default() {
             [] => Place::Cut(level),
             [label, inner @ ..] if *label == SERVERS => server(inner, Some(level)),
-            [label, inner @ ..] if *label == HTTP && level == self.innermost() => match inner {
+            [label, inner @ ..] if (*label == HTTP || *label == HTTPS) && level == self.innermost() => match inner {
                 [] => Place::Empty(Some(level)),
                 [label] => Site::from_label(label).map_or(Place::Missing(Some(level)), Place::Target),
                 [..] => Place::Missing(Some(level)),
@@ -321,7 +330,8 @@ fn cuts(origin: &Name, levels: usize) -> Result<Vec<Name>, String> {
     }
 }
 
-fn absolute(text: &str) -> Result<Name, String> {
+/// A zone's name as configured, in lower case.
+pub(crate) fn absolute(text: &str) -> Result<Name, String> {
     let mut name = Name::from_ascii(text).map_err(|error| format!("{text:?} is no domain name: {error}"))?;
     name.set_fqdn(true);
     Ok(name.to_lowercase())
@@ -347,3 +357,4 @@ pub(crate) fn seconds(span: Duration) -> u32 {
 
 const SERVERS: &[u8] = b"ns";
 const HTTP: &[u8] = b"http";
+const HTTPS: &[u8] = b"https";

@@ -1,4 +1,5 @@
-//! Real authoritative servers with a zone of the test's own, on a free port of 127.0.0.1, in a folder that goes with them.
+//! Real authoritative servers with a zone of the test's own, and real resolvers that trust the key of one and ask for it where
+//! they are told, on a free port of 127.0.0.1, in a folder that goes with them.
 
 use std::{
     fs,
@@ -17,7 +18,7 @@ use crate::support::{DEADLINE, query};
 pub(crate) struct Real {
     pub(crate) address: SocketAddr,
     child: Child,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// Which.
@@ -25,6 +26,14 @@ pub(crate) struct Real {
 pub(crate) enum Kind {
     Nsd,
     Knot,
+    Bind,
+}
+
+/// A resolver that checks signatures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Validator {
+    Unbound,
+    Bind,
 }
 
 impl Real {
@@ -38,33 +47,61 @@ impl Real {
         panic!("{kind:?} does not start");
     }
 
+    /// Resolves a zone whose key has this DS, asking these servers for the zones named; those below the first are not signed.
+    pub(crate) fn resolve(kind: Validator, ds: &str, zones: &[(&str, SocketAddr)]) -> Self {
+        for _ in 0..5 {
+            let folder = tempfile::tempdir().unwrap();
+            let address = free();
+            let config = folder.path().join("config");
+            fs::write(&config, kind.config(ds, zones, folder.path(), address)).unwrap();
+            let mut command = Command::new(program(kind.name()));
+            match kind {
+                Validator::Unbound => command.arg("-d").arg("-c").arg(&config),
+                Validator::Bind => command.arg("-g").arg("-c").arg(&config),
+            };
+            if let Some(server) = Self::wait_for(command, address, folder, &query("version.bind", RecordType::A)) {
+                return server;
+            }
+        }
+        panic!("{kind:?} does not start");
+    }
+
     fn try_start(kind: Kind, zone: &str, text: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let address = free();
         fs::write(folder.path().join("zone"), text).unwrap();
         let config = folder.path().join("config");
         fs::write(&config, kind.config(zone, folder.path(), address)).unwrap();
-        let mut command = Command::new(kind.program());
+        let mut command = Command::new(program(kind.name()));
         match kind {
             Kind::Nsd => command.arg("-d").arg("-c").arg(&config),
             Kind::Knot => command.arg("-c").arg(&config).arg("-s").arg(folder.path().join("control")),
+            Kind::Bind => command.arg("-g").arg("-4").arg("-c").arg(&config),
         };
+        Self::wait_for(command, address, folder, &query(zone, RecordType::SOA))
+    }
+
+    /// Starts a server and waits until it answers a question; none if it ends instead.
+    fn wait_for(mut command: Command, address: SocketAddr, folder: tempfile::TempDir, question: &[u8]) -> Option<Self> {
         let log = fs::File::create(folder.path().join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let child = command.spawn().unwrap_or_else(|error| panic!("{}: {error}", kind.program().display()));
-        let mut server = Self { address, child, _folder: folder };
+        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut server = Self { address, child, folder };
         let began = Instant::now();
         while began.elapsed() < DEADLINE {
             if server.child.try_wait().unwrap().is_some() {
                 return None;
             }
-            if let Some(reply) = ask(address, &query(zone, RecordType::SOA), Duration::from_millis(100))
-                && reply[3] & 0x0f == 0
-            {
+            if ask(address, question, Duration::from_millis(100)).is_some_and(|reply| reply[3] & 0x0f != 2) {
                 return Some(server);
             }
         }
-        panic!("{kind:?} does not answer");
+        panic!("{command:?} does not answer:\n{}", server.log());
+    }
+
+    /// What it printed.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 }
 
@@ -76,15 +113,12 @@ impl Drop for Real {
 }
 
 impl Kind {
-    fn program(self) -> PathBuf {
-        let name = match self {
+    const fn name(self) -> &'static str {
+        match self {
             Self::Nsd => "nsd",
             Self::Knot => "knotd",
-        };
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from));
-        let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
-        found.unwrap_or_else(|| panic!("{name} is not installed; cargo xtask test --install brings it"))
+            Self::Bind => "named",
+        }
     }
 
     fn config(self, zone: &str, folder: &Path, address: SocketAddr) -> String {
@@ -101,8 +135,69 @@ impl Kind {
                  database:\n  storage: {folder}\n\
                  zone:\n  - domain: {zone}\n    storage: {folder}\n    file: zone\n    journal-content: none\n    zonefile-sync: -1\n"
             ),
+            Self::Bind => format!(
+                "options {{\n directory \"{folder}\";\n listen-on port {port} {{ {ip}; }};\n listen-on-v6 {{ none; }};\n recursion no;\n \
+                 minimal-responses no-auth;\n minimal-any no;\n zero-no-soa-ttl no;\n check-names primary ignore;\n pid-file none;\n session-keyfile none;\n}};\n\
+                 controls {{ }};\nzone \"{zone}\" {{ type primary; file \"{folder}/zone\"; check-names ignore; check-mx ignore; \
+                 check-integrity no; }};\n"
+            ),
         }
     }
+}
+
+impl Validator {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Unbound => "unbound",
+            Self::Bind => "named",
+        }
+    }
+
+    fn config(self, ds: &str, zones: &[(&str, SocketAddr)], folder: &Path, address: SocketAddr) -> String {
+        let (folder, ip, port) = (folder.display(), address.ip(), address.port());
+        match self {
+            Self::Unbound => {
+                let stub = |(zone, server): &(&str, SocketAddr)| {
+                    format!("stub-zone:\n name: \"{zone}\"\n stub-addr: {}@{}\n", server.ip(), server.port())
+                };
+                format!(
+                    "server:\n interface: {ip}@{port}\n do-ip6: no\n username: \"\"\n chroot: \"\"\n directory: \"{folder}\"\n \
+                     pidfile: \"\"\n use-syslog: no\n do-not-query-localhost: no\n module-config: \"validator iterator\"\n \
+                     trust-anchor: \"{ds}\"\n harden-dnssec-stripped: yes\n aggressive-nsec: yes\n val-log-level: 2\n num-threads: 1\n\
+                     remote-control:\n control-enable: no\n{}",
+                    zones.iter().map(stub).collect::<String>()
+                )
+            }
+            Self::Bind => {
+                let words: Vec<&str> = ds.split_whitespace().collect();
+                let [zone, _, _, _, tag, algorithm, kind, digest] = words.as_slice() else { panic!("{ds} is no DS") };
+                let forward = |(zone, server): &(&str, SocketAddr)| {
+                    let (ip, port) = (server.ip(), server.port());
+                    format!("zone \"{zone}\" {{ type forward; forward only; forwarders {{ {ip} port {port}; }}; }};\n")
+                };
+                format!(
+                    "options {{\n directory \"{folder}\";\n listen-on port {port} {{ {ip}; }};\n listen-on-v6 {{ none; }};\n recursion yes;\n \
+                     allow-query {{ any; }};\n dnssec-validation yes;\n pid-file none;\n session-keyfile none;\n}};\ncontrols {{ }};\n\
+                     trust-anchors {{ {zone} static-ds {tag} {algorithm} {kind} \"{digest}\"; }};\n{}",
+                    zones.iter().map(forward).collect::<String>()
+                )
+            }
+        }
+    }
+}
+
+/// What a program prints, on either of its outputs, when run in a folder.
+pub(crate) fn run(name: &str, arguments: &[&str], folder: &Path) -> String {
+    let output = Command::new(program(name)).args(arguments).current_dir(folder).output();
+    let output = output.unwrap_or_else(|error| panic!("{name}: {error}"));
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+fn program(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from));
+    let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
+    found.unwrap_or_else(|| panic!("{name} is not installed; cargo xtask test --install brings it"))
 }
 
 /// The reply to a datagram, if one comes in time.

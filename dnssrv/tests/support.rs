@@ -152,7 +152,7 @@ pub(crate) fn config(listen: SocketAddr) -> Config {
         listen: vec![listen],
         // Far above what a busy machine adds to the loopback.
         thresholds: vec![Duration::from_millis(300), Duration::from_millis(250)],
-        sources: Sources { tcp_connect: false, icmp: false, ..Sources::default() },
+        sources: Sources { tcp_connect: false, icmp: false, tcp_info: false, ..Sources::default() },
         health: Health {
             interval: Duration::from_millis(20),
             refresh: Duration::from_millis(5),

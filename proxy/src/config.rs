@@ -81,6 +81,9 @@ pub struct Config {
     pub peers: Peers,
     /// How purges are passed on and kept.
     pub purges: Purging,
+    /// Whether the round trips of clients' handshakes are told to the index, by prefix and once a minute at most: the DNS servers
+    /// lead clients by them. \[measured\]
+    pub observe: bool,
 }
 
 impl Default for Config {
@@ -110,6 +113,7 @@ impl Default for Config {
             freshness: FreshnessConfig::default(),
             peers: Peers::default(),
             purges: Purging::default(),
+            observe: true,
         }
     }
 }
@@ -143,15 +147,7 @@ impl Config {
     }
 }
 
-/// A certificate with its key.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Certificate {
-    /// The chain, leaf first.
-    pub certificate: PathBuf,
-    /// The leaf's key.
-    pub key: PathBuf,
-}
+pub use atoll_tls::Files as Certificate;
 
 /// Which origins Coralized names may reach.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

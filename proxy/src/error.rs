@@ -41,19 +41,8 @@ pub enum StartError {
         source: io::Error,
     },
     /// A certificate or key cannot be read or used: the operator must change the file.
-    #[error("{}: {why}", file.display())]
-    Certificate {
-        /// The file.
-        file: PathBuf,
-        /// What is wrong with it.
-        why: String,
-    },
-    /// TLS cannot be set up.
-    #[error("TLS cannot be served: {source}")]
-    Tls {
-        /// What the library said.
-        source: rustls::Error,
-    },
+    #[error(transparent)]
+    Certificate(#[from] atoll_tls::CertificateError),
     /// TLS is listened for and there is no certificate.
     #[error("listen_tls needs at least one certificate")]
     NoCertificate,

@@ -31,7 +31,6 @@ mod log;
 mod stats;
 pub use stats::{Served, Stats};
 
-mod tls;
 mod wire;
 
 mod alarm;
@@ -41,6 +40,7 @@ mod gated;
 mod hot;
 mod interim;
 mod limits;
+mod observe;
 mod plain;
 pub use limits::Limits;
 

@@ -13,6 +13,7 @@ use std::{
 
 use atoll_overlay::{Index, Streams};
 use atoll_store::Store;
+use atoll_tls::Certificates;
 use bytes::Bytes;
 use http::{Request, Response};
 #[cfg(unix)]
@@ -35,11 +36,11 @@ use crate::{
     gated::{Gated, Waits},
     limits::PerClient,
     log::AccessLog,
+    observe::Observer,
     reason::Failure,
     stats::{Counters, Stats},
     step,
     takedown::Takedown,
-    tls::{self, Certificates},
     url::Authority,
 };
 
@@ -58,6 +59,7 @@ pub struct Proxy {
 #[derive(Default)]
 struct Shared {
     clients: PerClient,
+    distances: Observer,
     connections: AtomicU64,
     peer_streams: AtomicU64,
 }
@@ -91,7 +93,7 @@ impl Proxy {
     ) -> Result<Self, StartError> {
         let certificates = Certificates::load(&config.certificates)?;
         let takedown = Arc::new(config.takedown_list()?);
-        let acceptor = TlsAcceptor::from(certificates.server()?);
+        let acceptor = TlsAcceptor::from(certificates.server(&["h2", "http/1.1"])?);
         let mut listeners = Vec::new();
         let (mut local, mut secure) = (Vec::new(), Vec::new());
         let plain = config.listen.iter().map(|address| (address, false));
@@ -137,6 +139,12 @@ impl Proxy {
     #[must_use]
     pub fn tls_addrs(&self) -> Vec<SocketAddr> {
         self.secure.clone()
+    }
+
+    /// The names its certificates cover, where it listens over TLS.
+    #[must_use]
+    pub fn covered_names(&self) -> Vec<atoll_tls::Covered> {
+        if self.secure.is_empty() { Vec::new() } else { self.certificates.names() }
     }
 
     /// Reads changed certificates at once instead of within seconds; true if they were changed and good.
@@ -280,6 +288,9 @@ fn accept(
         let _ = stream.try_write(BUSY);
         return;
     };
+    if cache.config.observe {
+        shared.distances.connected(&*cache.index, &stream, client.ip());
+    }
     if let Err(error) = stream.set_nodelay(true) {
         tracing::trace!(%error, "a client left at once");
     }
@@ -363,7 +374,7 @@ async fn look_at(
 ) {
     let look = async {
         loop {
-            sleep(tls::LOOK).await;
+            sleep(atoll_tls::LOOK).await;
             certificates.refresh();
             takedown.refresh();
             Counters::gauge(cache.origin.open_circuits(), &cache.fairness.node_spans());

@@ -27,6 +27,8 @@ pub enum KeyCommand {
     Admit(AdmitArgs),
     /// Take back the place of a node or of an admission key
     Revoke(RevokeArgs),
+    /// Make the key that signs a DNS zone (DNSSEC), or show again what its parent is given
+    Zone(ZoneKeyArgs),
 }
 
 /// `atoll key network`
@@ -101,6 +103,20 @@ pub struct RevokeArgs {
     /// taken from there and spread
     #[arg(long, value_name = "FILE", default_value = "revocation")]
     pub output: PathBuf,
+}
+
+/// `atoll key zone`
+#[derive(Debug, Args)]
+pub struct ZoneKeyArgs {
+    /// The zone, such as nyud.example
+    #[arg(value_name = "ZONE")]
+    pub zone: String,
+    /// Where to write the key; never an existing file
+    #[arg(long, value_name = "FILE", default_value = "zone.key", conflicts_with = "show")]
+    pub output: PathBuf,
+    /// Make none: print the DS of the key in this file
+    #[arg(long, value_name = "FILE")]
+    pub show: Option<PathBuf>,
 }
 
 /// A role as typed.

@@ -12,7 +12,9 @@ use clap::{Args, Parser, Subcommand};
 mod cache;
 pub use cache::CacheArgs;
 mod key;
-pub use key::{AdmissionArgs, AdmitArgs, KeyArgs, KeyCommand, NetworkArgs, NodeKeyArgs, RevokeArgs, RoleWord};
+pub use key::{
+    AdmissionArgs, AdmitArgs, KeyArgs, KeyCommand, NetworkArgs, NodeKeyArgs, RevokeArgs, RoleWord, ZoneKeyArgs,
+};
 mod store;
 pub use store::{StoreAction, StoreArgs, StorePlace};
 mod purge;

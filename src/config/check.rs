@@ -241,6 +241,8 @@ pub(super) fn listens(config: &Config) -> impl Iterator<Item = Listen> {
     if config.node.runs(Role::Dnssrv) {
         add("dns.listen", &config.dns.listen, true);
         add("dns.listen", &config.dns.listen, false);
+        add("dns.listen_tls", &config.dns.listen_tls, false);
+        add("dns.listen_https", &config.dns.listen_https, false);
     }
     add("admin.listen", &config.admin.listen, false);
     let overlay: Vec<SocketAddr> = config.overlay.listen.iter().filter_map(|listen| socket_address(listen)).collect();

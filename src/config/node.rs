@@ -29,7 +29,8 @@ pub struct NodeConfig {
     pub weight: u16,
     /// Addresses at which clients reach its proxy, at most 4 of each family. Empty: those of its listeners that name one.
     pub addresses: Vec<IpAddr>,
-    /// Ports at which clients reach its proxy, cleartext first, at most 4. Empty: those of its listeners.
+    /// Ports at which clients reach its proxy, cleartext first, at most 4; if it listens over TLS, that port last.
+    /// Empty: those of its listeners.
     pub http_ports: Vec<u16>,
     /// Nodes to ask first, as `HOST:PORT` or a multiaddr, at most 64. Empty: those it knew last; a node that knows none is alone.
     pub bootstrap: Vec<String>,

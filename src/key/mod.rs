@@ -1,5 +1,5 @@
-//! `atoll key`: the keys of a closed network, made and used by hand. What they mean is in `atoll_overlay::membership`; here stand the
-//! files, and what the operator is told to do next.
+//! `atoll key`: the keys of a closed network, and of a signed zone, made and used by hand. What they mean is in
+//! `atoll_overlay::membership` and `atoll_dnssrv::ZoneKey`; here stand the files, and what the operator is told to do next.
 
 use std::{
     fmt::Write as _,
@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use atoll_dnssrv::{ZoneKey, ZoneKeyError};
 use atoll_overlay::{
     Roles,
     driver::{Identity, IdentityError},
@@ -17,7 +18,7 @@ use atoll_overlay::{
 };
 
 use crate::{
-    cli::{AdmissionArgs, AdmitArgs, KeyArgs, KeyCommand, NetworkArgs, NodeKeyArgs, RevokeArgs, RoleWord},
+    cli::{AdmissionArgs, AdmitArgs, KeyArgs, KeyCommand, NetworkArgs, NodeKeyArgs, RevokeArgs, RoleWord, ZoneKeyArgs},
     config::Role,
     state::{self, Kept, State, StateError},
     status::role_words,
@@ -31,6 +32,7 @@ pub fn run(args: &KeyArgs) -> Result<String, KeyError> {
         KeyCommand::Node(args) => node(args),
         KeyCommand::Admit(args) => admit(args),
         KeyCommand::Revoke(args) => revoke(args),
+        KeyCommand::Zone(args) => zone(args),
     }
 }
 
@@ -132,6 +134,31 @@ fn revoke(args: &RevokeArgs) -> Result<String, KeyError> {
          within seconds, and spread to all; nodes that are away hear of it when they return"
     );
     Ok(told)
+}
+
+fn zone(args: &ZoneKeyArgs) -> Result<String, KeyError> {
+    let (text, path) = match &args.show {
+        Some(path) => (read_text(path, "atoll key zone ZONE")?, path),
+        None => (ZoneKey::generate().map_err(|source| zone_key(&args.output, source))?, &args.output),
+    };
+    let wrong = |source| zone_key(path, source);
+    let key = ZoneKey::from_pem(&text).map_err(wrong)?;
+    let (ds, dnskey) = (key.ds(&args.zone).map_err(wrong)?, key.dnskey(&args.zone).map_err(wrong)?);
+    let records = format!("{ds}\n{dnskey}");
+    if args.show.is_some() {
+        return Ok(records);
+    }
+    write(path, &text)?;
+    Ok(format!(
+        "{records}\nwrote {}: SECRET. Whoever has it signs for the zone.\nnext: copy it to every server of the zone, set key in \
+         [dns.dnssec] and restart them; once all answer with signatures, give the DS record to the parent zone. The DNSKEY is \
+         shown for resolvers that are to trust the zone without its parent",
+        path.display()
+    ))
+}
+
+fn zone_key(path: &Path, source: ZoneKeyError) -> KeyError {
+    KeyError::Zone { path: path.to_owned(), source }
 }
 
 /// A node as an operator names it: by a certificate's file, else by its public key.
@@ -242,6 +269,14 @@ pub enum KeyError {
         path: PathBuf,
         /// What is wrong with it.
         source: IdentityError,
+    },
+    /// There is no key for a zone.
+    #[error("{}: {source}", path.display())]
+    Zone {
+        /// The key's file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ZoneKeyError,
     },
     /// The state directory cannot be had.
     #[error(transparent)]

@@ -97,3 +97,27 @@ fn what_is_missing_or_taken_for_another_is_named_with_what_to_do() {
     assert!(key(at, &words).is_ok());
     assert!(!PathBuf::from("a").exists());
 }
+
+#[test]
+fn a_zones_key_is_made_once_and_its_ds_shown_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let told = key(at, "zone Nyud.Example --output @zone.key").unwrap();
+    let (ds, rest) = told.split_once('\n').unwrap();
+    assert!(
+        ds.starts_with("nyud.example. 3600 IN DS ") && rest.starts_with("nyud.example. 3600 IN DNSKEY 257 3 13 "),
+        "{told}"
+    );
+    let shown = key(at, "zone nyud.example --show @zone.key").unwrap();
+    assert_eq!(shown.lines().next(), Some(ds));
+    assert!(refused(at, "zone nyud.example --output @zone.key").contains("is not overwritten"));
+    assert!(refused(at, "zone nyud.example --show @nothing").contains("atoll key zone"));
+    std::fs::write(at.join("other"), "no key").unwrap();
+    assert!(refused(at, "zone nyud.example --show @other").contains("PKCS #8"));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(at.join("zone.key")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "the owner's alone");
+    }
+}

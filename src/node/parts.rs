@@ -9,7 +9,7 @@ use std::{
 };
 
 use atoll_overlay::{
-    Index, NodeId, NodeInfo, Streams,
+    Certificate, Index, NodeId, NodeInfo, Streams,
     driver::{self, Identity, Overlay, Saved},
 };
 use atoll_store::{DiskState, Store};
@@ -25,7 +25,8 @@ use crate::{
     purging::Purger,
     state::{Kept, State},
     status::{
-        Admitted, DnsStatus, LevelStatus, Listening, ProxyStatus, Served, Status, StatusSource, StoreStatus, role_words,
+        Admitted, AnswersTo, DnsStatus, LevelStatus, Listening, ProxyStatus, Served, Status, StatusSource, StoreStatus,
+        role_words,
     },
 };
 
@@ -208,7 +209,12 @@ impl Parts {
         };
         add("overlay", &self.overlay.listen_addrs());
         add("http", &self.http());
-        self.dns.with(|dns| add("dns", dns.local_addrs()));
+        add("https", &self.proxy.as_ref().map(|proxy| proxy.tls_addrs()).unwrap_or_default());
+        self.dns.with(|dns| {
+            add("dns", dns.local_addrs());
+            add("dns/tls", dns.tls_addrs());
+            add("dns/https", dns.https_addrs());
+        });
         self.manager.with(|manager| add("manager", manager.addresses()));
         // Not HOST:PORT, by which nobody could tell it from TCP.
         let quic = self.overlay.listen_multiaddrs().into_iter().filter(|address| address.ends_with("/quic-v1"));
@@ -221,7 +227,16 @@ impl Parts {
 
     /// This node as it describes itself: what the configuration says, else what its proxy listens on.
     fn info(&self, id: NodeId) -> NodeInfo {
-        describe(&self.config, id, &self.http())
+        let mut info = describe(&self.config, id, &self.http());
+        let secure = self.proxy.as_ref().map(|proxy| proxy.tls_addrs()).unwrap_or_default();
+        if let (Some(proxy), Some(address)) = (&self.proxy, secure.first()) {
+            // Where the ports are not named, the listener's own is the one that clients reach; the one for TLS comes last.
+            if self.config.node.http_ports.is_empty() && !info.http_ports.contains(&address.port()) {
+                info.http_ports.push(address.port());
+            }
+            info.certificates = certificates(&self.config.node.zone, proxy.covered_names());
+        }
+        info
     }
 
     fn http(&self) -> Vec<SocketAddr> {
@@ -271,6 +286,7 @@ impl Parts {
             dropped: stats.dropped,
             live: stats.live.iter().map(|count| u64::try_from(*count).unwrap_or(u64::MAX)).collect(),
             measured: stats.measured,
+            map: stats.map.iter().map(AnswersTo::of).collect(),
         }
     }
 
@@ -424,6 +440,16 @@ fn describe(config: &Config, id: NodeId, listeners: &[SocketAddr]) -> NodeInfo {
         certificates: Vec::new(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
+
+/// What is said of certificates: those for names in the zone, its own `*` first, four at most.
+fn certificates(zone: &str, covered: Vec<atoll_tls::Covered>) -> Vec<Certificate> {
+    let star = format!("*.{zone}");
+    let inside = |name: &str| name.strip_suffix(zone).is_some_and(|rest| rest.ends_with('.'));
+    let mut names: Vec<_> = covered.into_iter().filter(|one| inside(&one.name)).collect();
+    names.sort_by_key(|one| (one.name != star, std::cmp::Reverse(one.expires)));
+    names.dedup_by(|later, first| later.name == first.name);
+    names.into_iter().take(4).map(|one| Certificate { name: one.name, expires: one.expires }).collect()
 }
 
 fn proxy_failed(error: atoll_proxy::StartError) -> StartError {

@@ -14,8 +14,12 @@ pub(super) struct Closed {
 
 /// Keeps so many questions under way as fast as answers come.
 pub(super) fn closed(address: SocketAddr, span: Duration) -> Result<Closed, String> {
+    closed_with(address, span, &mut Names::new())
+}
+
+/// The same with questions of one's own.
+pub(super) fn closed_with(address: SocketAddr, span: Duration, names: &mut Names) -> Result<Closed, String> {
     let sockets = sockets(address)?;
-    let mut names = Names::new();
     let (began, mut answers) = (Instant::now(), 0_u32);
     let mut buffer = [0; 2048];
     while began.elapsed() < span {
@@ -93,15 +97,28 @@ pub(super) fn random(address: SocketAddr, count: u32) -> Result<(), String> {
 }
 
 /// The same 10,000 questions, drawn at random.
-struct Names {
+pub(super) struct Names {
     questions: Vec<Vec<u8>>,
     state: u64,
 }
 
 impl Names {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let questions = (0..10_000).map(|number| question(&format!("www.site{number}.com"), 0)).collect();
         Self { questions, state: 0x2545_f491_4f6c_dd1d }
+    }
+
+    /// Questions that want signatures: the same, or for so many names that do not exist that each denial is signed anew.
+    pub(super) fn signed(denied: bool) -> Self {
+        let name = |number: u32| if denied { format!("n{number}.ns1") } else { format!("www.site{number}.com") };
+        let count = if denied { 200_000 } else { 10_000 };
+        let wanting = |number| {
+            let mut bytes = question(&name(number), 0);
+            let flags = bytes.len() - 4;
+            bytes.iter_mut().skip(flags).take(1).for_each(|byte| *byte = 0x80);
+            bytes
+        };
+        Self { questions: (0..count).map(wanting).collect(), state: 0x2545_f491_4f6c_dd1d }
     }
 
     fn next(&mut self) -> &[u8] {
@@ -113,7 +130,7 @@ impl Names {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
-        let at = usize::try_from(self.state % 10_000).unwrap_or(0);
+        let at = usize::try_from(self.state).unwrap_or(usize::MAX) % self.questions.len();
         let Some(question) = self.questions.get_mut(at) else { return &[] };
         if let Some(first) = question.first_chunk_mut::<2>() {
             *first = id.to_be_bytes();
@@ -139,7 +156,7 @@ pub(super) fn question(name: &str, id: u16) -> Vec<u8> {
 fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> Option<u16> {
     let length = socket.recv(buffer).ok()?;
     match buffer.get(..length)? {
-        [id0, id1, _, code, _, _, _, answers, ..] if code & 15 == 0 && *answers > 0 => {
+        [id0, id1, _, code, _, _, _, answers, _, authority, ..] if code & 15 == 0 && *answers | *authority > 0 => {
             Some(u16::from_be_bytes([*id0, *id1]))
         }
         _ => None,

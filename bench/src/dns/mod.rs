@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use load::Names;
 use servers::{Contender, Folder};
 pub(crate) use servers::{Serve, serve};
 
@@ -20,8 +21,19 @@ use crate::{
     rounds::median,
 };
 
+/// How much is measured
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Rounds in which every contender takes its turn; 5 take three minutes
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    /// Leave out the memory after a million names and the start with a large zone
+    #[arg(long)]
+    quick: bool,
+}
+
 /// Runs it all.
-pub(crate) fn run() -> Result<Report, String> {
+pub(crate) fn run(options: &Options) -> Result<Report, String> {
     let mut report = Report::new("dns: 10,000 names, 2 A records, EDNS, one core");
     let folder = Folder::new()?;
     let mut contenders = Vec::new();
@@ -33,7 +45,7 @@ pub(crate) fn run() -> Result<Report, String> {
     }
     crate::process::pin(std::process::id(), &[1])?;
     let mut figures: Vec<Figures> = contenders.iter().map(|_| Figures::default()).collect();
-    for round in 0..ROUNDS {
+    for round in 0..options.rounds {
         for (contender, figures) in contenders.iter().zip(&mut figures) {
             let (process, address) = contender.start(&folder)?;
             measure(&process, address, figures)?;
@@ -44,8 +56,13 @@ pub(crate) fn run() -> Result<Report, String> {
     add(&mut report, &contenders, &mut figures, "queries_per_second", "1/s", |figures| &mut figures.rate);
     add(&mut report, &contenders, &mut figures, "p50_at_half_rate", "us", |figures| &mut figures.p50);
     add(&mut report, &contenders, &mut figures, "p99_at_half_rate", "us", |figures| &mut figures.p99);
-    report.add(random_names(&folder)?);
-    report.add(startup(&folder)?);
+    for row in signed(&folder, options.rounds)? {
+        report.add(row);
+    }
+    if !options.quick {
+        report.add(random_names(&folder)?);
+        report.add(startup(&folder)?);
+    }
     report.note("bare: recvmmsg, hand parser, 2 A records, sendmmsg, in this program".to_owned());
     report.note("gdnsd answers from maps that its packages do not bring; it is not among the contenders".to_owned());
     Ok(report)
@@ -106,6 +123,35 @@ fn add(
     report.add(row);
 }
 
+/// What signatures cost: answers whose signatures are kept, and denials that are each signed anew, beside the same server
+/// unsigned.
+fn signed(folder: &Folder, rounds: u32) -> Result<Vec<Row>, String> {
+    let mut cpu: [Vec<f64>; 3] = Default::default();
+    for _ in 0..rounds {
+        let (plain, address) = Contender::Atoll.start(folder)?;
+        let mut names = [Names::new(), Names::signed(false), Names::signed(true)];
+        let [unsigned, kept, fresh] = &mut names;
+        let take = |process: &Process, address, names: &mut Names, into: &mut Vec<f64>| {
+            load::closed_with(address, WARM_UP, names)?;
+            let before = process.cpu_seconds()?;
+            let closed = load::closed_with(address, LOADED, names)?;
+            into.push((process.cpu_seconds()? - before) * 1e6 / closed.answers);
+            Ok::<(), String>(())
+        };
+        let [first, second, third] = &mut cpu;
+        take(&plain, address, unsigned, first)?;
+        drop(plain);
+        let (process, address) = Contender::Signed.start(folder)?;
+        take(&process, address, kept, second)?;
+        take(&process, address, fresh, third)?;
+    }
+    let [unsigned, kept, fresh] = cpu.each_mut().map(|figures| median(figures));
+    Ok(vec![
+        Row::new("cpu_per_signed_answer_kept", kept, "us").against("unsigned", unsigned),
+        Row::new("cpu_per_denial_signed_anew", fresh, "us").against("unsigned", unsigned),
+    ])
+}
+
 /// How much memory grows over a million random names.
 fn random_names(folder: &Folder) -> Result<Row, String> {
     let (process, address) = Contender::Atoll.start(folder)?;
@@ -133,6 +179,5 @@ fn startup(folder: &Folder) -> Result<Row, String> {
     Ok(Row::new("startup_with_100000_records", median(&mut times), "ms"))
 }
 
-const ROUNDS: usize = 5;
 const WARM_UP: Duration = Duration::from_millis(500);
 const LOADED: Duration = Duration::from_secs(2);

@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use atoll_dnssrv::{Config, Mode};
+use atoll_dnssrv::{ApexServer, Config, Dnssec, Mode};
 use atoll_overlay::{
     Acquire, Acquired, Alone, Beat, Found, Index, IndexError, Key, Lease, LevelInfo, Levels, Marker, NodeId, NodeInfo,
     NodesQuery, Prefix, Put, Roles, Spread, Stored,
@@ -32,6 +32,8 @@ use crate::process::Process;
 pub(super) enum Contender {
     Bare,
     Atoll,
+    /// Atoll with a key.
+    Signed,
     Nsd,
     Knot,
 }
@@ -46,6 +48,8 @@ pub(crate) struct Serve {
     address: SocketAddr,
     #[arg(long)]
     zone_file: Option<PathBuf>,
+    #[arg(long)]
+    key: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -60,6 +64,7 @@ impl Contender {
         match self {
             Self::Bare => "bare",
             Self::Atoll => "atoll",
+            Self::Signed => "atoll, signed",
             Self::Nsd => "nsd",
             Self::Knot => "knot",
         }
@@ -67,7 +72,7 @@ impl Contender {
 
     pub(super) fn is_here(self) -> bool {
         match self {
-            Self::Bare | Self::Atoll => true,
+            Self::Bare | Self::Atoll | Self::Signed => true,
             Self::Nsd => find("nsd").is_some(),
             Self::Knot => find("knotd").is_some(),
         }
@@ -77,10 +82,14 @@ impl Contender {
     pub(super) fn start(self, folder: &Folder) -> Result<(Process, SocketAddr), String> {
         let address = folder.address();
         let mut command = match self {
-            Self::Bare | Self::Atoll => {
+            Self::Bare | Self::Atoll | Self::Signed => {
                 let mut command = Command::new(std::env::current_exe().map_err(|error| error.to_string())?);
                 let what = if self == Self::Bare { "bare" } else { "direct" };
                 command.args(["dns-serve", what, &address.to_string()]);
+                if self == Self::Signed {
+                    let key = atoll_dnssrv::ZoneKey::generate().map_err(|error| error.to_string())?;
+                    command.arg("--key").arg(folder.write("key", &key)?);
+                }
                 command
             }
             Self::Nsd => {
@@ -186,7 +195,12 @@ fn bare(address: SocketAddr) -> Result<(), String> {
 async fn ours(serve: &Serve) -> Result<(), String> {
     let proxies = proxies().await.map_err(|error| error.to_string())?;
     let mode = if serve.zone_file.is_some() { Mode::Plain } else { Mode::Direct };
-    let config = Config { listen: vec![serve.address], mode, zone_file: serve.zone_file.clone(), ..Config::default() };
+    let listen = vec![serve.address];
+    // As many signatures as it can make: what one costs is measured.
+    let dnssec = Dnssec { key: serve.key.clone(), per_second: 1_000_000, ..Dnssec::default() };
+    let ns1 = ApexServer { name: "ns1".to_owned(), addresses: vec![serve.address.ip()] };
+    let nameservers = if mode == Mode::Direct { vec![ns1] } else { Vec::new() };
+    let config = Config { listen, mode, nameservers, dnssec, zone_file: serve.zone_file.clone(), ..Config::default() };
     let index = Many { alone: Alone::new(proxies[0].clone()), proxies };
     let _server = atoll_dnssrv::serve(config, Arc::new(index), None).await.map_err(|error| error.to_string())?;
     std::future::pending().await

@@ -17,6 +17,7 @@ use crate::{
     config::ApexServer,
     near::Near,
     roster::{Proxy, Ring, Roster, Server},
+    service::Offers,
     zone::Zone,
 };
 
@@ -75,6 +76,7 @@ fn scene(level: u8) -> Scene {
             rings: vec![ring(&[1, 2, 3, 4, 5, 6], &all), ring(&[1, 2, 3, 4], &region), ring(&[1, 2, 3], &near)],
             last_good: Vec::new(),
             dead: Vec::new(),
+            secure: Offers::new(),
             addresses: (1..=6).map(|n| (server(n, 1).id, (vec![[198, 51, 100, n].into()], Vec::new()))).collect(),
         },
         may_sound: false,

@@ -14,13 +14,55 @@ fn a_public_name_of_any_form_is_an_alias_of_its_site_for_every_type() {
         an www.example.com.Z 3600 CNAME SITE.http.l2.l1.l0.Z
     "#]],
     );
-    let aliases = ["www-example-com AAAA", "www.example.com.80 HTTPS", "www.example.com ANY", "WWW.Example.COM TXT"];
-    for question in aliases {
+    let (dotted, one_label) = ("http", "https");
+    let aliases = [
+        ("www-example-com AAAA", one_label),
+        ("www-example-com.80 AAAA", dotted),
+        ("www.example.com.80 HTTPS", dotted),
+        ("www.example.com ANY", dotted),
+        ("WWW.Example.COM TXT", dotted),
+    ];
+    for (question, label) in aliases {
         let text = ask(&scene(0), question);
         assert!(
-            text.starts_with("NoError aa\n") && text.ends_with(" 3600 CNAME SITE.http.l2.l1.l0.Z\n"),
+            text.starts_with("NoError aa\n") && text.ends_with(&format!(" 3600 CNAME SITE.{label}.l2.l1.l0.Z\n")),
             "{question}: {text}"
         );
+    }
+}
+
+#[test]
+fn a_name_has_an_https_record_while_every_proxy_answered_has_a_certificate_for_it() {
+    let offers = |names: &[&str], proxies: &[u8]| {
+        let certificate = |name: &&str| atoll_overlay::Certificate { name: (*name).to_owned(), expires: u64::MAX };
+        let node = atoll_overlay::NodeInfo {
+            http_ports: vec![80, 8443],
+            certificates: names.iter().map(certificate).collect(),
+            ..crate::foreign_bytes::lone_node()
+        };
+        let secure = crate::service::Secure::of(&node, std::time::SystemTime::UNIX_EPOCH).unwrap();
+        proxies.iter().map(|last| ([192, 0, 2, *last].into(), secure.clone())).collect::<Offers>()
+    };
+    let mut levels = scene(2);
+    levels.roster.secure = offers(&["*.nyud.example"], &[1, 2, 3]);
+    check(
+        &levels,
+        "SITE.https.l2.l1.l0 HTTPS",
+        expect![[r#"
+            NoError aa
+            an SITE.https.l2.l1.l0.Z 30 HTTPS 1 . alpn=h2, port=8443
+        "#]],
+    );
+    let none = |text: String| text.contains("\nau ") && text.contains(" 30 SOA ") && !text.contains("\nan ");
+    assert!(none(ask(&levels, "SITE.http.l2.l1.l0 HTTPS")), "a name of several labels");
+    levels.roster.secure = offers(&["*.nyud.example"], &[1, 2]);
+    levels.config.answers = 3;
+    assert!(none(ask(&levels, "SITE.https.l2.l1.l0 HTTPS")), "one of the three has none");
+    let mut direct = scene(2);
+    direct.config.mode = Mode::Direct;
+    direct.roster.secure = offers(&["*.nyud.example", "www.example.com.nyud.example"], &[1, 2, 3]);
+    for (name, has) in [("www.example.com", true), ("www-example-com", true), ("other.example.com", false)] {
+        assert_eq!(!none(ask(&direct, &format!("{name} HTTPS"))), has, "{name}");
     }
 }
 
