@@ -156,7 +156,7 @@ fn describe(
         length,
         age: seconds(age),
         fresh: seconds(cache.lifetime(None, meta).fresh) - seconds(age),
-        purged: purged || cache.purges.doubts(meta),
+        purged: purged || cache.purges.doubts(meta.received),
         variant: variant.iter().filter_map(field).collect::<Vec<_>>().join("; "),
         etag: field(&header::ETAG).unwrap_or_default(),
         tags: purge::tags_of(&meta.fields),

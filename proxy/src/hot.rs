@@ -26,6 +26,7 @@ use futures::FutureExt as _;
 use http::{HeaderMap, Request, StatusCode, header};
 
 use crate::{
+    admit,
     cache::{Cache, store_key, variant},
     clock,
     deliver::{CACHE_STATUS, Client, Given, Links, deliver},
@@ -100,8 +101,8 @@ impl Hot {
     /// Answers the request that these bytes begin with: writes the head into `head`, and gives the length of the request and the
     /// object whose pieces are the body.
     pub(crate) fn answer(&mut self, bytes: &[u8], head: &mut Vec<u8>) -> Option<(usize, Object)> {
-        // What is logged takes the whole path.
-        if self.cache.log.is_some() {
+        // What is logged takes the whole path, and what may be refused by a rule.
+        if self.cache.log.is_some() || !admit::is_free(&self.cache) {
             return None;
         }
         let plain = Plain::read(bytes, self.limits)?;
@@ -129,7 +130,12 @@ impl Hot {
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
         };
-        if *made.url != *self.url || made.links != meant.links || !same_site || object.soft_purged() {
+        if *made.url != *self.url
+            || made.links != meant.links
+            || !same_site
+            || object.soft_purged()
+            || self.cache.purges.doubts(made.received)
+        {
             return None;
         }
         let clock = clock::at(now);

@@ -146,7 +146,7 @@ async fn held(cache: &Cache, asked: &Asked, key: Key) -> Option<Found> {
         && object.len() == held.length()
         && age < lifetime.fresh
         && !object.soft_purged()
-        && !cache.purges.doubts(&meta);
+        && !cache.purges.doubts(meta.received);
     if !good || conditions(&asked.client.fields, &meta) != Verdict::Send {
         return None;
     }

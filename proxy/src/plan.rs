@@ -129,7 +129,7 @@ impl Plan {
         let now = clock::now();
         let made = !first_round && now.duration_since(record.received).is_ok_and(|since| since < JUST_NOW);
         let fresh = made || asked.wish.judge(lifetime, record.age(now)) == Use::Send(None);
-        let purged = object.soft_purged() || cache.purges.doubts(&record);
+        let purged = object.soft_purged() || cache.purges.doubts(record.received);
         let good = record.url == asked.url.to_string() && fresh && !purged;
         let plan = Self::of(whole, &record, &cache.config.slices).filter(|_| good)?;
         Some(Arc::new(plan))

@@ -90,7 +90,8 @@ impl Asked {
 async fn whole(cache: &Cache, asked: &Asked) -> Option<(Object, Meta)> {
     let object = cache.store.get(&store_key(asked.key)).await?;
     let meta = Meta::decode_stored(&object.head().metadata)?;
-    let good = asked.fits(&meta) && !object.soft_purged() && !cache.purges.doubts(&meta) && meta.digest.is_some();
+    let good =
+        asked.fits(&meta) && !object.soft_purged() && !cache.purges.doubts(meta.received) && meta.digest.is_some();
     (good && !fresh_for(cache, None, &meta).is_zero()).then_some((object, meta))
 }
 

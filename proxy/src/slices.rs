@@ -353,7 +353,7 @@ impl Reading {
         let object = self.cache.store.get(&store_key(key)).await?;
         let meta = Meta::decode_stored(&object.head().metadata)?;
         let good = meta.url == self.plan.meta.url && self.plan.fits(number, &meta);
-        let good = good && !object.soft_purged() && !self.cache.purges.doubts(&meta);
+        let good = good && !object.soft_purged() && !self.cache.purges.doubts(meta.received);
         (good && Some(object.len()) == meta.length).then_some(object)
     }
 }

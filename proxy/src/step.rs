@@ -265,7 +265,7 @@ fn hit(cache: &Arc<Cache>, asked: &Asked, wanted: &Wanted, object: Object, meta:
     let age = meta.age(clock::now());
     let ttl = seconds(lifetime.fresh) - seconds(age);
     let use_ = match asked.wish.judge(lifetime, age) {
-        Use::Send(_) | Use::SendAndRenew if object.soft_purged() || cache.purges.doubts(&meta) => {
+        Use::Send(_) | Use::SendAndRenew if object.soft_purged() || cache.purges.doubts(meta.received) => {
             Use::Renew { if_error: lifetime.if_error > Duration::ZERO, asked_for: false }
         }
         use_ => use_,

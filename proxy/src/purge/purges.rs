@@ -180,9 +180,9 @@ impl Purges {
         self.newest.load(Ordering::SeqCst) > born.0 && self.ledger().took(born, answer)
     }
 
-    /// Whether a copy is to be confirmed by the origin because purges may have been missed.
-    pub(crate) fn doubts(&self, answer: &Meta) -> bool {
-        self.step.doubts(answer.received, self.config.doubt)
+    /// Whether a copy received then is to be confirmed by the origin because purges may have been missed.
+    pub(crate) fn doubts(&self, received: SystemTime) -> bool {
+        self.step.doubts(received, self.config.doubt)
     }
 
     /// As bytes for the next start.
