@@ -60,7 +60,11 @@ impl Driver {
     /// Lets those who read it see the gate as it is now.
     pub(super) fn share_gate(&mut self) {
         let gate = self.swarm.behaviour().links.gate();
-        let view = gate.membership().map(|own| View { own: *own, revocations: gate.revocations().into() });
+        let view = gate.membership().map(|own| View {
+            own: *own,
+            revocations: gate.revocations().into(),
+            known: gate.known().into(),
+        });
         self.shared.set_membership(view);
     }
 

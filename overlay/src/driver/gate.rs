@@ -151,6 +151,14 @@ impl Gate {
         }
     }
 
+    /// The same, to hold certificates against.
+    pub(super) fn known(&self) -> Revocations {
+        match &self.mode {
+            Mode::Open => Revocations::default(),
+            Mode::Closed(closed) => closed.revocations.clone(),
+        }
+    }
+
     /// This node's membership; none in an open network.
     pub(super) fn membership(&self) -> Option<&Membership> {
         match &self.mode {

@@ -20,6 +20,7 @@ use super::{
     identity::Identity,
     join::Join,
     overlay::{Overlay, Shared, Sizes},
+    proof::Notary,
     protocol::Names,
     roads::Roads,
     run::Driver,
@@ -79,7 +80,8 @@ pub async fn start(
         saved_peers: config.saved_peers,
         open_timeout: config.open_timeout,
     };
-    let (overlay, ends) = Overlay::new(info, Arc::clone(&shared), counters.clone(), &sizes);
+    let notary = Notary::new(identity.keypair().clone(), id, clock, Arc::clone(&shared));
+    let (overlay, ends) = Overlay::new(info, notary, Arc::clone(&shared), counters.clone(), &sizes);
     let mut driver = Driver {
         me,
         swarm: build_swarm(identity, &settings, Behaviour::new(gate, names, &config, clock, counters.clone()))?,
@@ -97,6 +99,7 @@ pub async fn start(
         members: BTreeMap::new(),
         dials: BTreeMap::new(),
         waiting: BTreeMap::new(),
+        tellers: BTreeMap::new(),
         inputs: VecDeque::new(),
         rejoin_at: Instant::START,
         own_ops: 0,

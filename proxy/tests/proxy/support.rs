@@ -354,6 +354,13 @@ impl Net {
         Arc::new(Node { net: Arc::clone(self), alone: Alone::new(me.clone()), me, visitors: visitors.into() })
     }
 
+    /// Node `number` with a proxy, and its own part of the network.
+    pub(crate) async fn both(self: &Arc<Self>, number: u8, config: Config) -> (Proxy, Arc<Node>) {
+        let node = self.node(number);
+        let (index, streams) = (Arc::clone(&node) as Arc<dyn Index>, Arc::clone(&node) as Arc<dyn Streams>);
+        (Proxy::start(config, index, streams, store().await).unwrap(), node)
+    }
+
     /// Node `number` with a proxy.
     pub(crate) async fn proxy(self: &Arc<Self>, number: u8, config: Config) -> Proxy {
         let node = self.node(number);
@@ -394,6 +401,13 @@ impl Net {
     fn is_dead(&self, id: NodeId) -> bool {
         self.dead.lock().unwrap().contains(&id)
     }
+}
+
+/// What stands for a signature in the network in memory: anybody could make it, so that tests can.
+pub(crate) fn proof_of(id: NodeId, statement: &[u8]) -> Bytes {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(id.key().as_bytes()).update(statement);
+    [&id.key().as_bytes()[..], hasher.finalize().as_bytes()].concat().into()
 }
 
 /// One node's view of it.
@@ -529,5 +543,14 @@ impl Streams for Node {
 
     async fn accept(&self) -> Result<(NodeId, ByteStream), StreamError> {
         self.visitors.lock().await.recv().await.ok_or(StreamError::NoPeers)
+    }
+
+    fn sign(&self, statement: &[u8]) -> Option<Bytes> {
+        Some(proof_of(self.me.id, statement))
+    }
+
+    fn signer(&self, statement: &[u8], proof: &[u8]) -> Option<NodeId> {
+        let id = NodeId::from(Key::from_bytes(*proof.first_chunk::<20>()?));
+        (proof_of(id, statement) == proof).then_some(id)
     }
 }
