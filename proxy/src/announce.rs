@@ -138,30 +138,35 @@ const ROUND: Duration = Duration::from_secs(1);
 /// A reference is renewed this long before it ends.
 const RENEW_BEFORE: Duration = Duration::from_secs(30);
 
+/// A description of nobody in particular.
+#[cfg(test)]
+pub(crate) fn test_info() -> atoll_overlay::NodeInfo {
+    atoll_overlay::NodeInfo {
+        id: atoll_overlay::NodeId::from(Key::ZERO),
+        v4: Vec::new(),
+        v6: Vec::new(),
+        http_ports: Vec::new(),
+        roles: atoll_overlay::Roles::PROXY,
+        load: 0,
+        weight: 100,
+        quota_left: None,
+        draining: false,
+        rtt: None,
+        clusters: Vec::new(),
+        site: String::new(),
+        certificates: Vec::new(),
+        version: String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use atoll_overlay::{Alone, NodeId, NodeInfo, Roles};
+    use atoll_overlay::Alone;
 
     use super::*;
 
     fn announcer(config: Peers) -> Announcer {
-        let me = NodeInfo {
-            id: NodeId::from(Key::ZERO),
-            v4: Vec::new(),
-            v6: Vec::new(),
-            http_ports: Vec::new(),
-            roles: Roles::PROXY,
-            load: 0,
-            weight: 100,
-            quota_left: None,
-            draining: false,
-            rtt: None,
-            clusters: Vec::new(),
-            site: String::new(),
-            certificates: Vec::new(),
-            version: String::new(),
-        };
-        Announcer::new(Arc::new(Alone::new(me)), config)
+        Announcer::new(Arc::new(Alone::new(test_info())), config)
     }
 
     fn key(number: u32) -> Key {

@@ -21,6 +21,7 @@ use crate::{
     resolve::Resolver,
     site::{Own, Sites},
     stats::Counters,
+    trace::{TRACES_KEPT, Trace, Tracer},
     url::{Authority, OriginUrl, UrlError, Zone},
 };
 
@@ -53,6 +54,8 @@ pub(crate) struct Cache {
     pub(crate) upgraded: Memory<String, ()>,
     /// Peers that failed or lied.
     pub(crate) shunned: Memory<NodeId, ()>,
+    /// Requests that are traced, by the nonces of their passes.
+    pub(crate) traces: Memory<[u8; 16], Arc<Trace>>,
 }
 
 /// What a failing origin is answered with meanwhile.
@@ -77,6 +80,8 @@ pub(crate) struct Wanted {
     pub(crate) site: Option<Arc<Own>>,
     /// Who wants interim answers.
     pub(crate) interim: Option<Interim>,
+    /// Who wants to know what is done.
+    pub(crate) trace: Tracer,
 }
 
 impl Wanted {
@@ -206,6 +211,7 @@ impl Cache {
             passing: Memory::new(remembered),
             upgraded: Memory::new(remembered),
             shunned: Memory::new(remembered),
+            traces: Memory::new(TRACES_KEPT),
             counters,
             log,
             store,
@@ -353,7 +359,9 @@ mod tests {
         let check = |url: &str, status: u16, target: &str| {
             let url = OriginUrl::parse(url).unwrap();
             let upstream = Upstream::of(&url, false);
-            let wanted = Wanted { key: url.key(), url, upstream, fields: HeaderMap::new(), site: None, interim: None };
+            let fields = HeaderMap::new();
+            let trace = Tracer::default();
+            let wanted = Wanted { key: url.key(), url, upstream, fields, site: None, interim: None, trace };
             let fields = HeaderMap::from_iter([(header::LOCATION, target.parse().unwrap())]);
             wanted.is_sent_to_https(StatusCode::from_u16(status).unwrap(), &fields)
         };

@@ -55,6 +55,7 @@ pub(crate) async fn lead(cache: Arc<Cache>, lead: Lead, wanted: Wanted, stale: O
     {
         fetch.cache.failed(fetch.wanted.key, Negative::Failure(failure));
     }
+    fetch.wanted.trace.note("flight", || format!("ended: {}", end.in_words()));
     fetch.lead.finish(end);
 }
 
@@ -115,7 +116,8 @@ impl Fetch {
                 Outcome::Next(_) | Outcome::Superseded(_) => End::Failed(Failure::Internal),
             };
         }
-        let mut seek = Seek::new(&self.cache, request);
+        let trace = self.wanted.trace.clone();
+        let mut seek = Seek::new(&self.cache, request, trace.clone());
         loop {
             let outcome = match self.step(&mut seek).await {
                 Step::Peer(fill) => {
@@ -126,8 +128,14 @@ impl Fetch {
                 }
                 Step::Origin(lease) => {
                     match lease {
-                        Some(lease) => self.keeper.hold(lease),
-                        None => self.cache.counters.ungranted(),
+                        Some(lease) => {
+                            trace.note("origin", || format!("asked under lease {}.{}", lease.epoch, lease.counter));
+                            self.keeper.hold(lease);
+                        }
+                        None => {
+                            trace.note("origin", || "asked without a lease".to_owned());
+                            self.cache.counters.ungranted();
+                        }
                     }
                     self.ask_origin().await
                 }
@@ -327,6 +335,7 @@ impl Fetch {
         if meta.status == StatusCode::PARTIAL_CONTENT {
             return End::Whole;
         }
+        self.wanted.trace.note("kept", || format!("stored whole, {} bytes, and announced", meta.length.unwrap_or(0)));
         self.keeper.whole(self.wanted.key, Reference::whole_of(&meta), self.fresh_for(&meta));
         End::Whole
     }

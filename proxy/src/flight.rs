@@ -66,6 +66,17 @@ pub(crate) enum End {
     Again,
 }
 
+impl End {
+    /// For a trace.
+    pub(crate) fn in_words(self) -> String {
+        match self {
+            Self::Whole => "the answer is whole".to_owned(),
+            Self::Failed(failure) => format!("failed, {failure}"),
+            Self::Again => "the answer stands elsewhere: looked for again".to_owned(),
+        }
+    }
+}
+
 /// The head of an answer, and where its body is.
 #[derive(Debug)]
 pub(crate) struct Answer {

@@ -45,7 +45,13 @@ impl Fetch {
         request.interim = self.wanted.interim.clone();
         let get = cache.origin.ask(&self.wanted.upstream, request);
         let answer = match self.keeper.alive(&self.lead, get).await {
-            Kept::Ready(Ok(answer)) => answer,
+            Kept::Ready(Ok(answer)) => {
+                self.wanted.trace.note("origin", || {
+                    let length = answer.length.map_or_else(|| "unknown".to_owned(), |length| length.to_string());
+                    format!("answers {}, length {length}", answer.status)
+                });
+                answer
+            }
             Kept::Ready(Err(failure)) => return Outcome::End(End::Failed(failure)),
             Kept::Superseded(value) => return Outcome::Superseded(value),
         };
@@ -248,6 +254,7 @@ impl Fetch {
             }
         };
         self.cache.recovered(self.wanted.key);
+        self.wanted.trace.note("kept", || "the stored copy was confirmed".to_owned());
         self.keeper.whole(stale.key, Reference::whole_of(&meta), self.fresh_for(&meta));
         let varies_by = freshness::varies_by(&meta.fields);
         let content = Content::Stored(object);
@@ -289,6 +296,7 @@ impl Fetch {
         }
         meta.length = Some(wide(bytes.len()));
         meta.fields.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        self.wanted.trace.note("kept", || "not stored: status".to_owned());
         self.cache.counters.not_stored(Reason::Status);
         let answer = Arc::new(Answer {
             meta,
@@ -310,6 +318,7 @@ impl Fetch {
 
     /// The answer is for one request alone: its body goes to whoever takes it first, the others ask for themselves.
     fn unshared(&mut self, meta: Meta, body: OriginBody, reason: Reason) -> End {
+        self.wanted.trace.note("kept", || format!("not stored: {}", reason.word()));
         self.cache.counters.not_stored(reason);
         let span = self.cache.config.freshness.pass;
         // These say something about this request, the others about the thing asked for.

@@ -58,6 +58,9 @@ mod step;
 mod wish;
 pub use reason::{Failure, Reason, Source};
 
+mod trace;
+pub use trace::{Traced, TracedStep, trace_pass};
+
 mod announce;
 mod fetch;
 mod frames;

@@ -77,15 +77,19 @@ impl Life {
 }
 
 /// Why a peer gave nothing, or no more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PeerError {
     /// It has no copy, or not the one asked for.
+    #[error("it has no such copy")]
     Absent,
     /// It could not be reached, broke off, or fell silent.
+    #[error("it cannot be reached, or fell silent")]
     Lost,
     /// It broke the protocol.
+    #[error("it broke the protocol, or lied")]
     Misbehaved,
     /// It said why it gives up.
+    #[error("it gives up: {0:?}")]
     Aborted(Abort),
 }
 

@@ -13,6 +13,7 @@ use crate::{
     origin::Upstream,
     reason::Failure,
     site::Own,
+    trace::Tracer,
     url::{Authority, OriginUrl, Scheme, UrlError},
     wish::Wish,
 };
@@ -31,6 +32,8 @@ pub(crate) struct Asked {
     /// answers to these are shared: they join a flight, and look again if its answer turns out to be for another.)
     pub(crate) personal: bool,
     pub(crate) interim: Option<Interim>,
+    /// Notes what is done for it.
+    pub(crate) trace: Tracer,
     /// What was sent with it; only own sites take any.
     pub(crate) body: Option<Incoming>,
 }
@@ -126,7 +129,8 @@ fn understood(cache: &Cache, request: Request<Option<Incoming>>, meant: Meant) -
     let interim = from.filter(|_| parts.version == Version::HTTP_11).and_then(|from| from.interim.clone());
     let interim = interim.filter(|_| site.is_some());
     let personal = site.is_some() && client.fields.contains_key(header::AUTHORIZATION);
-    Ok(Asked { method: parts.method, client, url, upstream, fields, site, wish, personal, interim, body })
+    let trace = parts.extensions.get::<Tracer>().cloned().unwrap_or_default();
+    Ok(Asked { method: parts.method, client, url, upstream, fields, site, wish, personal, interim, trace, body })
 }
 
 fn bad(error: UrlError) -> (Failure, String) {
@@ -293,7 +297,8 @@ pub(crate) static CONDITIONS: [HeaderName; 5] =
 
 /// What no origin is sent by us in a client's name: framing, which is made anew, and what servers read as another host, path,
 /// method or address than the ones that are in the key [bad-inputs C02].
-static NOT_SENT_ON: [HeaderName; 18] = [
+static NOT_SENT_ON: [HeaderName; 19] = [
+    HeaderName::from_static("atoll-trace"),
     header::CONTENT_LENGTH,
     header::EXPECT,
     header::FORWARDED,

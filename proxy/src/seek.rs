@@ -28,6 +28,7 @@ use crate::{
     peer::{Candidate, Life, PeerError, PeerFill, PeerRequest, ask},
     reason::Failure,
     reference::Reference,
+    trace::{Tracer, short},
 };
 
 /// Where to go on.
@@ -46,6 +47,7 @@ pub(crate) enum Step {
 pub(crate) struct Seek {
     cache: Arc<Cache>,
     request: PeerRequest,
+    trace: Tracer,
     me: NodeId,
     queue: VecDeque<Candidate>,
     /// Being tried or tried before.
@@ -69,11 +71,12 @@ pub(crate) struct Seek {
 
 impl Seek {
     /// Starts the near lookup and the acquire.
-    pub(crate) fn new(cache: &Arc<Cache>, request: PeerRequest) -> Self {
+    pub(crate) fn new(cache: &Arc<Cache>, request: PeerRequest, trace: Tracer) -> Self {
         let me = cache.index.me().id;
         let mut seek = Self {
             cache: Arc::clone(cache),
             request,
+            trace,
             me,
             queue: VecDeque::new(),
             tried: Vec::new(),
@@ -142,6 +145,7 @@ impl Seek {
                 }
                 Some(found) = OptionFuture::from(self.near.as_mut()) => {
                     self.near = None;
+                    self.trace.note("index", || format!("near lookup: {}", found_in_words(&found)));
                     if let Ok(Found::Values { values, .. }) = found {
                         self.enqueue(values);
                     }
@@ -164,9 +168,13 @@ impl Seek {
     /// An attempt ended.
     fn attempted(&mut self, candidate: Candidate, result: Result<PeerFill, PeerError>) -> Option<Step> {
         let holder = candidate.value.holder;
+        if let Err(error) = &result {
+            self.trace.note("peer", || format!("{}: {error}", short(holder)));
+        }
         match result {
             Ok(fill) => {
                 // Rivals are let go; the lease, if any, is kept beating by the caller through `take_lease`.
+                self.trace.note("peer", || format!("{} sends", short(holder)));
                 self.attempts.clear();
                 return Some(Step::Peer(Box::new(fill)));
             }
@@ -188,6 +196,7 @@ impl Seek {
     }
 
     fn acquired(&mut self, acquired: Result<Acquired, IndexError>) -> Option<Step> {
+        self.trace.note("index", || format!("acquire: {}", acquired_in_words(&acquired)));
         match acquired {
             Ok(Acquired::Granted(lease)) => self.lease = Some(lease),
             Ok(Acquired::References(values)) => self.enqueue(values),
@@ -205,6 +214,7 @@ impl Seek {
         if self.life.last().elapsed() < self.budget() {
             return None;
         }
+        self.trace.note("peer", || format!("no progress for {} ms", self.budget().as_millis()));
         if self.lease.is_some() {
             self.cache.counters.hedge("origin");
             return Some(Step::Origin(self.lease.take()));
@@ -241,7 +251,14 @@ impl Seek {
         let nearer = self.cache.index.levels().iter().any(|level| level.level > Level::GLOBAL);
         if nearer {
             let (index, key) = (Arc::clone(&self.cache.index), self.request.key);
-            self.near = Some(async move { index.get(key, Levels::UpTo(Level(1))).await }.boxed());
+            let teller = self.trace.is_on().then(|| self.trace.teller("near lookup"));
+            let near = async move {
+                match teller {
+                    Some(teller) => index.get_told(key, Levels::UpTo(Level(1)), teller).await,
+                    None => index.get(key, Levels::UpTo(Level(1))).await,
+                }
+            };
+            self.near = Some(near.boxed());
         }
     }
 
@@ -260,11 +277,15 @@ impl Seek {
             failed,
         };
         let index = Arc::clone(&self.cache.index);
+        let teller = self.trace.is_on().then(|| self.trace.teller("acquire"));
         // What the root says may change with a beat or a marker that is under way: the last question waits for it.
         let pause = if self.asked == ASKS { self.cache.config.peers.hedge } else { Duration::ZERO };
         let acquired = async move {
             sleep(pause).await;
-            index.acquire(acquire).await
+            match teller {
+                Some(teller) => index.acquire_told(acquire, teller).await,
+                None => index.acquire(acquire).await,
+            }
         };
         self.root = Some(acquired.boxed());
     }
@@ -296,6 +317,11 @@ impl Seek {
 
     fn attempt(&mut self, candidate: Candidate) {
         self.tried.push(candidate.value.holder);
+        self.trace.note("peer", || {
+            let Value { holder, level, .. } = &candidate.value;
+            let whole = if candidate.reference.digest.is_empty() { "a growing copy" } else { "a whole copy" };
+            format!("asks {}, level {level}, for {whole}", short(*holder))
+        });
         self.far |= candidate.value.level == Level::GLOBAL;
         self.life.touch();
         let (streams, request, life) = (Arc::clone(&self.cache.streams), self.request.clone(), self.life.clone());
@@ -322,6 +348,26 @@ impl Seek {
         if self.failed.iter().filter(|other| **other == holder).count() < CHANCES {
             self.tried.retain(|other| *other != holder);
         }
+    }
+}
+
+/// What a lookup brought, for a trace.
+fn found_in_words(found: &Result<Found, IndexError>) -> String {
+    match found {
+        Ok(Found::Values { level, values }) => format!("{} references at level {level}", values.len()),
+        Ok(Found::Nothing) => "nothing".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// What the root said, for a trace.
+fn acquired_in_words(acquired: &Result<Acquired, IndexError>) -> String {
+    match acquired {
+        Ok(Acquired::References(values)) => format!("{} references", values.len()),
+        Ok(Acquired::Granted(lease)) => format!("granted, lease {}.{}", lease.epoch, lease.counter),
+        Ok(Acquired::Marked(Marker::Pass(span))) => format!("marked: not shared, for {} s", span.as_secs()),
+        Ok(Acquired::Marked(Marker::Vary(names))) => format!("marked: varies by {}", names.join(", ")),
+        Err(error) => format!("no word of the root: {error}"),
     }
 }
 

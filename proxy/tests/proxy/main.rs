@@ -6,6 +6,7 @@ mod reuse;
 mod script;
 mod sites;
 mod support;
+mod trace;
 
 mod cache;
 mod fresh;
