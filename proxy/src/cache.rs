@@ -18,6 +18,7 @@ use crate::{
     meta::Meta,
     origin::{OriginClient, Upstream},
     reason::Failure,
+    recheck::RECHECKS,
     resolve::Resolver,
     site::{Own, Sites},
     stats::Counters,
@@ -52,8 +53,12 @@ pub(crate) struct Cache {
     pub(crate) passing: Memory<Key, ()>,
     /// Hosts that redirect http to https.
     pub(crate) upgraded: Memory<String, ()>,
-    /// Peers that failed or lied.
+    /// Peers that failed.
     pub(crate) shunned: Memory<NodeId, ()>,
+    /// Peers that lied: nothing of theirs is asked for, nor believed second hand.
+    pub(crate) liars: Memory<NodeId, ()>,
+    /// Copies of peers that are compared with the origin's.
+    pub(crate) rechecks: Arc<Semaphore>,
     /// Requests that are traced, by the nonces of their passes.
     pub(crate) traces: Memory<[u8; 16], Arc<Trace>>,
 }
@@ -211,6 +216,8 @@ impl Cache {
             passing: Memory::new(remembered),
             upgraded: Memory::new(remembered),
             shunned: Memory::new(remembered),
+            liars: Memory::new(remembered),
+            rechecks: Arc::new(Semaphore::new(RECHECKS)),
             traces: Memory::new(TRACES_KEPT),
             counters,
             log,
@@ -219,6 +226,18 @@ impl Cache {
             streams,
             config,
         })
+    }
+
+    /// A peer was caught: it is left alone for long, and the operator learns of it.
+    pub(crate) fn lied(&self, peer: NodeId, how: &'static str) {
+        tracing::warn!(%peer, how, "a peer lies");
+        self.counters.liar();
+        self.liars.put(peer, (), self.config.peers.liar);
+    }
+
+    /// Whether a peer is to be asked at all.
+    pub(crate) fn trusts(&self, peer: NodeId) -> bool {
+        self.shunned.get(&peer).is_none() && self.liars.get(&peer).is_none()
     }
 
     /// Remembers a failure for a while, twice as long as the last time.

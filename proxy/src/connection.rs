@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use atoll_overlay::NodeId;
 use bytes::BytesMut;
 use http::{Request, Response};
 use hyper::{
@@ -213,7 +214,7 @@ async fn idle(requests: &Requests, span: Duration) {
 }
 
 /// Serves one stream that a peer opened.
-pub(crate) async fn serve_peer<S>(cache: Arc<Cache>, stream: S, phases: watch::Receiver<Phase>)
+pub(crate) async fn serve_peer<S>(cache: Arc<Cache>, (peer, stream): (NodeId, S), phases: watch::Receiver<Phase>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -221,7 +222,7 @@ where
     let waits = Waits { head, keep_alive: head, send };
     let own = Arc::new(|_: &Authority| false);
     let gated = Gated::new(stream, Instant::now(), (head_limits(&cache), waits), own, Arc::clone(&cache.counters));
-    serve_one(gated, phases, false, move |request| serve_peer::handle(Arc::clone(&cache), request)).await;
+    serve_one(gated, phases, false, move |request| serve_peer::handle(Arc::clone(&cache), peer, request)).await;
 }
 
 /// Serves one gated stream to its end.

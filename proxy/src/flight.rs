@@ -18,10 +18,12 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
+    ledger::Ledger,
     meta::Meta,
     origin::OriginBody,
     reason::{Failure, Reason, Source},
     reference::Reference,
+    uploads::Uploads,
 };
 
 /// The flights under way, by the keys they can be joined under.
@@ -36,6 +38,10 @@ pub(crate) struct Flights {
 #[derive(Debug, Default)]
 pub(crate) struct Flight {
     progress: watch::Sender<Progress>,
+    /// What vouches for its body.
+    pub(crate) ledger: Ledger,
+    /// The peers it feeds.
+    uploads: Uploads,
     waiters: AtomicUsize,
     overtaken: AtomicBool,
 }
@@ -173,6 +179,11 @@ impl Lead {
         Waiter::of(&self.flight, self.flights.waiters)
     }
 
+    /// What vouches for its body.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.flight.ledger
+    }
+
     /// What others can be told of the copy so far.
     pub(crate) fn reference(&self) -> Reference {
         self.flight.reference()
@@ -268,6 +279,12 @@ impl Flight {
     }
 }
 
+impl AsRef<Uploads> for Arc<Flight> {
+    fn as_ref(&self) -> &Uploads {
+        &self.uploads
+    }
+}
+
 /// One who waits: a client's request or a peer's.
 #[derive(Debug)]
 pub(crate) struct Waiter {
@@ -280,6 +297,11 @@ impl Waiter {
         let before = flight.waiters.fetch_add(1, Ordering::Relaxed);
         let waiter = Self { flight: Arc::clone(flight), progress: flight.progress.subscribe() };
         (before < limit).then_some(waiter)
+    }
+
+    /// The flight itself.
+    pub(crate) fn flight(&self) -> Arc<Flight> {
+        Arc::clone(&self.flight)
     }
 
     /// Waits for the head, or for the end if there is none.

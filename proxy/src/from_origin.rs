@@ -6,6 +6,7 @@ use std::{
 };
 
 use atoll_overlay::{Key, Marker};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     receive::CONDITIONS,
     reference::Reference,
     site::Own,
+    vouch::Vouched,
 };
 
 impl Fetch {
@@ -95,6 +97,7 @@ impl Fetch {
             digest: None,
             varies_by: Vec::new(),
             variants: Vec::new(),
+            vouched: Vouched::default(),
         };
         self.judged(meta, answer.body).await
     }
@@ -190,7 +193,7 @@ impl Fetch {
     }
 
     /// Whether these bytes are there at this place.
-    async fn has(&self, mut at: u64, bytes: &[u8]) -> bool {
+    pub(crate) async fn has(&self, mut at: u64, bytes: &[u8]) -> bool {
         let Some(Filling { answer, .. }) = &self.filling else { return false };
         let Content::Filling(partial) = &answer.content else { return false };
         let mut left = bytes;
@@ -210,6 +213,7 @@ impl Fetch {
         let range = answer.fields.get(header::CONTENT_RANGE).and_then(|value| value.to_str().ok());
         let length = filling.answer.meta.length;
         let expected = length.map(|length| format!("bytes {}-{}/{length}", filling.at, length.saturating_sub(1)));
+        self.lead.ledger().take_over(filling.at);
         if answer.status == StatusCode::OK && filling.answer.meta.status == StatusCode::OK && answer.length == length {
             let known = filling.at;
             return self.pump(answer.body, known).await;
@@ -231,7 +235,9 @@ impl Fetch {
         }
         let fields = freshness::freshened(&stale.meta.fields, &answer.fields);
         let initial_age = freshness::initial_age(&answer.fields, asked, received);
-        let meta = Meta { fields, received, initial_age, ..stale.meta };
+        // This node has the head from the origin now, whoever vouches for the body.
+        let vouched = Vouched { head: Bytes::new(), ..stale.meta.vouched };
+        let meta = Meta { fields, received, initial_age, vouched, ..stale.meta };
         // It may say now that it is for nobody else.
         if let Err(reason) = freshness::storable(meta.status, &meta.fields, self.asker()) {
             return self.confirmed_unshared(meta, stale.key, reason).await;
@@ -377,6 +383,7 @@ impl Fetch {
             digest: None,
             varies_by: list.to_vec(),
             variants,
+            vouched: Vouched::default(),
         };
         let stored = match self.cache.store.writer(self.head(place, &meta, now + VARY_KEPT)) {
             Ok(writer) => writer.commit(None).await.map(|_| ()),

@@ -62,15 +62,21 @@ mod trace;
 pub use trace::{Traced, TracedStep, trace_pass};
 
 mod announce;
+mod checked;
 mod fetch;
+mod following;
 mod frames;
 mod from_origin;
 mod keeper;
+mod ledger;
 mod memory;
 mod peer;
+mod recheck;
 mod reference;
 mod seek;
 mod serve_peer;
+mod uploads;
+mod vouch;
 
 mod guard;
 mod origin;

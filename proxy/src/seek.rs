@@ -6,7 +6,8 @@
 //!
 //! | event | then |
 //! |---|---|
-//! | a peer sends a head | stream from it |
+//! | a peer sends a head that is vouched for | stream from it |
+//! | a peer is busy | those it names, at once; it again a little later |
 //! | granted, nobody is being tried | the origin, at once |
 //! | granted while peers are tried | the origin when their 250 ms are over |
 //! | the root does not answer | the origin once no peer is left, ungranted |
@@ -67,6 +68,8 @@ pub(crate) struct Seek {
     asked: u32,
     /// Whether the root's last word was none.
     rootless: bool,
+    /// How often a holder was busy.
+    busy: u32,
 }
 
 impl Seek {
@@ -90,6 +93,7 @@ impl Seek {
             since: Instant::now(),
             asked: 0,
             rootless: false,
+            busy: 0,
         };
         seek.look_near();
         seek.ask_root(Reference::fetching());
@@ -105,6 +109,7 @@ impl Seek {
         self.since = Instant::now();
         self.asked = 0;
         self.rootless = false;
+        self.busy = 0;
         self.ask_root(reference);
     }
 
@@ -179,16 +184,20 @@ impl Seek {
                 return Some(Step::Peer(Box::new(fill)));
             }
             Err(PeerError::Aborted(Abort::Origin(failure))) => return Some(Step::Failed(failure)),
+            Err(PeerError::Aborted(Abort::Busy(others))) => {
+                self.busy(candidate, others);
+                return None;
+            }
             Err(PeerError::Aborted(Abort::Broken)) => {
                 self.cache.counters.peer_fetch("refused");
                 self.doubted(holder);
                 return None;
             }
             Err(PeerError::Absent | PeerError::Aborted(Abort::NotShared)) => self.cache.counters.peer_fetch("refused"),
-            Err(PeerError::Lost) => self.cache.counters.peer_fetch("timeout"),
+            Err(PeerError::Lost | PeerError::Slow) => self.cache.counters.peer_fetch("timeout"),
             Err(PeerError::Misbehaved) => {
                 self.cache.counters.peer_fetch("refused");
-                self.cache.shunned.put(holder, (), self.cache.config.peers.shun);
+                self.cache.lied(holder, "its answer is no copy that anybody vouches for");
             }
         }
         self.failed(holder);
@@ -295,7 +304,7 @@ impl Seek {
         let known: Vec<_> = values
             .into_iter()
             .filter(|value| value.holder != self.me && !self.tried.contains(&value.holder))
-            .filter(|value| self.cache.shunned.get(&value.holder).is_none())
+            .filter(|value| self.cache.trusts(value.holder))
             .filter_map(Candidate::of)
             .filter(|candidate| {
                 let held = &candidate.reference.validator;
@@ -316,6 +325,10 @@ impl Seek {
     }
 
     fn attempt(&mut self, candidate: Candidate) {
+        self.attempt_after(candidate, Duration::ZERO);
+    }
+
+    fn attempt_after(&mut self, candidate: Candidate, pause: Duration) {
         self.tried.push(candidate.value.holder);
         self.trace.note("peer", || {
             let Value { holder, level, .. } = &candidate.value;
@@ -324,14 +337,37 @@ impl Seek {
         });
         self.far |= candidate.value.level == Level::GLOBAL;
         self.life.touch();
-        let (streams, request, life) = (Arc::clone(&self.cache.streams), self.request.clone(), self.life.clone());
+        let (cache, request, life) = (Arc::clone(&self.cache), self.request.clone(), self.life.clone());
         // A stream, its handshake and the head: silence beyond patience is a dead peer whatever the distance.
         let stall = self.cache.config.peers.patience;
         let attempt = async move {
-            let result = ask(streams, candidate.clone(), request, life, stall).await;
+            sleep(pause).await;
+            let result = ask(cache, candidate.clone(), request, life, stall).await;
             (candidate, result)
         };
         self.attempts.push(attempt.boxed());
+    }
+
+    /// The holder lives and gives to others: these are asked at once, and it again a little later.
+    fn busy(&mut self, candidate: Candidate, others: Vec<NodeId>) {
+        // It is there and grows: patience begins anew, as often as holders may be busy.
+        self.life.touch();
+        self.since = Instant::now();
+        let Value { level, ttl, holder, .. } = candidate.value;
+        let value = Reference::fetching().value();
+        let others = others.into_iter().map(|holder| Value { holder, level, value: value.clone(), ttl });
+        self.enqueue(others.collect());
+        for _ in 0..ASKED_INSTEAD {
+            if let Some(other) = self.queue.pop_front() {
+                self.attempt(other);
+            }
+        }
+        self.busy += 1;
+        if self.busy <= BUSY_MOST {
+            self.attempt_after(candidate, BUSY_PAUSE * self.busy);
+        } else {
+            self.failed(holder);
+        }
     }
 
     fn failed(&mut self, holder: NodeId) {
@@ -376,6 +412,13 @@ const ASKS: u32 = 3;
 
 /// Failed holders named to the root [the index's limit].
 const FAILED_NAMED: usize = 8;
+
+/// Of those that a busy holder names, so many are asked at once.
+const ASKED_INSTEAD: usize = 2;
+
+/// Times that holders may be busy before one of them counts as failed, each a pause longer than the last: 3 s in all. \[guess\]
+const BUSY_MOST: u32 = 5;
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
 
 /// How often one holder may break off.
 const CHANCES: usize = 3;

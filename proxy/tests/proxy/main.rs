@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail a test by panicking")]
 
+mod counted;
 mod reuse;
 mod script;
 mod sites;
@@ -9,8 +10,10 @@ mod support;
 mod trace;
 
 mod cache;
+mod faults;
 mod fresh;
 mod heads;
 mod network;
 mod origin;
 mod two;
+mod vouched;

@@ -69,7 +69,15 @@ type Script = dyn Fn(usize, &str) -> Vec<Do> + Send + Sync;
 impl Origin {
     /// An origin that answers the n-th request (from 0) by its head as the script says.
     pub(crate) async fn start(script: impl Fn(usize, &str) -> Vec<Do> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(([127, 0, 0, 1], 0).into(), script).await
+    }
+
+    /// The same at this address.
+    pub(crate) async fn start_at(
+        at: SocketAddr,
+        script: impl Fn(usize, &str) -> Vec<Do> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
         let heads = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(AtomicUsize::new(0));
@@ -322,6 +330,10 @@ pub(crate) struct Net {
     pub(crate) lower: Mutex<Option<Value>>,
     /// Nodes that are gone.
     dead: Mutex<Vec<NodeId>>,
+    /// Nodes that nobody reaches, and that reach nobody, for now.
+    pub(crate) cut: Mutex<Vec<NodeId>>,
+    /// Who was given how many bytes by whom.
+    given: Mutex<HashMap<(NodeId, NodeId), Arc<AtomicUsize>>>,
 }
 
 #[derive(Default)]
@@ -343,6 +355,8 @@ impl Net {
             rootless: AtomicBool::new(false),
             lower: Mutex::default(),
             dead: Mutex::default(),
+            cut: Mutex::default(),
+            given: Mutex::default(),
         })
     }
 
@@ -374,6 +388,10 @@ impl Net {
         self.doors.lock().unwrap().remove(&id);
     }
 
+    fn is_cut(&self, id: NodeId) -> bool {
+        self.cut.lock().unwrap().contains(&id)
+    }
+
     pub(crate) fn granted(&self) -> u64 {
         self.state.lock().unwrap().granted
     }
@@ -384,6 +402,21 @@ impl Net {
 
     pub(crate) fn puts(&self) -> Vec<(NodeId, Put)> {
         self.state.lock().unwrap().puts.clone()
+    }
+
+    /// The most nodes that one node gave more than a head to.
+    pub(crate) fn most_fed(&self) -> usize {
+        let mut fed: HashMap<NodeId, usize> = HashMap::new();
+        for ((from, _), bytes) in self.given.lock().unwrap().iter() {
+            *fed.entry(*from).or_default() += usize::from(bytes.load(Ordering::SeqCst) > 10_000);
+        }
+        fed.into_values().max().unwrap_or(0)
+    }
+
+    /// Whether the index names a node for a key.
+    pub(crate) fn names(&self, key: Key, number: u8) -> bool {
+        let state = self.state.lock().unwrap();
+        state.values.get(&key).is_some_and(|values| values.iter().any(|(holder, _)| *holder == info(number).id))
     }
 
     /// Makes a node a holder in the index, whatever it has.
@@ -435,6 +468,9 @@ impl Node {
 #[async_trait]
 impl Index for Node {
     async fn put(&self, put: Put) -> Result<Stored, IndexError> {
+        if self.net.is_cut(self.me.id) {
+            return Err(IndexError::Timeout(Duration::ZERO));
+        }
         let mut state = self.net.state.lock().unwrap();
         let values = state.values.entry(put.key).or_default();
         values.retain(|(holder, _)| *holder != self.me.id);
@@ -444,6 +480,9 @@ impl Index for Node {
     }
 
     async fn get(&self, key: Key, _: Levels) -> Result<Found, IndexError> {
+        if self.net.is_cut(self.me.id) {
+            return Err(IndexError::Timeout(Duration::ZERO));
+        }
         let state = self.net.state.lock().unwrap();
         let values = self.values(state.values.get(&key).map(Vec::as_slice).unwrap_or_default());
         Ok(if values.is_empty() { Found::Nothing } else { Found::Values { level: self.net.level, values } })
@@ -456,7 +495,7 @@ impl Index for Node {
     }
 
     async fn acquire(&self, acquire: Acquire) -> Result<Acquired, IndexError> {
-        if self.net.rootless.load(Ordering::SeqCst) {
+        if self.net.rootless.load(Ordering::SeqCst) || self.net.is_cut(self.me.id) {
             return Err(IndexError::Timeout(Duration::ZERO));
         }
         let mut state = self.net.state.lock().unwrap();
@@ -467,7 +506,7 @@ impl Index for Node {
         if let Some(values) = state.values.get_mut(&acquire.key) {
             values.retain(|(holder, _)| !gone(holder));
         }
-        let lease = state.leases.get(&acquire.key).filter(|(holder, ..)| !self.net.is_dead(*holder));
+        let lease = state.leases.get(&acquire.key).filter(|(id, ..)| !self.net.is_dead(*id) && !self.net.is_cut(*id));
         let mut found: Vec<_> = state.values.get(&acquire.key).cloned().unwrap_or_default();
         if let Some((holder, _, reference)) = lease
             && !found.iter().any(|(it, _)| it == holder)
@@ -534,8 +573,13 @@ impl Index for Node {
 #[async_trait]
 impl Streams for Node {
     async fn open(&self, to: NodeId) -> Result<ByteStream, StreamError> {
+        if self.net.is_cut(self.me.id) || self.net.is_cut(to) {
+            return Err(StreamError::Unreachable(to, "cut".to_owned()));
+        }
         let door = self.net.doors.lock().unwrap().get(&to).cloned().ok_or(StreamError::Unknown(to))?;
         let (here, there) = tokio::io::duplex(64 << 10);
+        let given = Arc::clone(self.net.given.lock().unwrap().entry((to, self.me.id)).or_default());
+        let there = crate::counted::Counted { stream: there, given };
         let sent = door.send((self.me.id, Box::new(there) as ByteStream)).await;
         sent.map_err(|_| StreamError::Unreachable(to, "gone".to_owned()))?;
         Ok(Box::new(here))
