@@ -18,3 +18,5 @@ mod manager_storm;
 mod membership;
 mod redirect;
 mod tidy;
+mod trace;
+mod warm;

@@ -45,6 +45,22 @@ pub async fn fetch_lines(socket: &Path, path: &str) -> Result<Vec<String>, Clien
     read(socket, &body)
 }
 
+/// Asks it something that takes the network's time to answer.
+pub async fn fetch_slowly<T: serde::de::DeserializeOwned>(socket: &Path, path: &str) -> Result<T, ClientError> {
+    let late = |_| ClientError::Strange { path: socket.to_owned(), reason: format!("no answer within {LONG:?}") };
+    let body = tokio::time::timeout(LONG, ask(socket, Method::GET, path)).await.map_err(late)??;
+    read(socket, &body)
+}
+
+/// Text as it stands in a query.
+pub(crate) fn escape(text: &str) -> String {
+    let escaped = text.bytes().map(|byte| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => char::from(byte).to_string(),
+        other => format!("%{other:02X}"),
+    });
+    escaped.collect()
+}
+
 fn read<T: serde::de::DeserializeOwned>(socket: &Path, body: &[u8]) -> Result<T, ClientError> {
     serde_json::from_slice(body)
         .map_err(|error| ClientError::Strange { path: socket.to_owned(), reason: error.to_string() })
@@ -72,11 +88,15 @@ async fn ask(socket: &Path, method: Method, path: &str) -> Result<bytes::Bytes, 
     let request = request.map_err(|error| strange(error.to_string()))?;
     let exchange = async {
         let answer = sender.send_request(request).await.map_err(|error| strange(error.to_string()))?;
-        if !answer.status().is_success() {
-            return Err(strange(format!("it answered {}", answer.status())));
-        }
+        let status = answer.status();
         let body = Limited::new(answer.into_body(), BODY_LIMIT).collect().await;
-        Ok(body.map_err(|error| strange(error.to_string()))?.to_bytes())
+        let body = body.map_err(|error| strange(error.to_string()))?.to_bytes();
+        if status.is_success() {
+            return Ok(body);
+        }
+        let problem: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+        let why = problem.get("detail").and_then(serde_json::Value::as_str).unwrap_or_default();
+        Err(strange(format!("it answered {status} {}", crate::out::plain(why))))
     };
     tokio::select! {
         answer = exchange => answer,
@@ -92,6 +112,9 @@ async fn ask(socket: &Path, _: Method, path: &str) -> Result<bytes::Bytes, Clien
 
 /// How long a node may take to say how it is.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long it may take to find something out.
+const LONG: Duration = Duration::from_secs(90);
 
 /// Bytes a status may have.
 const BODY_LIMIT: usize = 4 * 1024 * 1024;

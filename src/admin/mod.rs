@@ -22,7 +22,8 @@ mod token;
 mod metrics;
 
 mod client;
-pub use client::{ClientError, ask_drain, fetch_lines, fetch_status};
+pub(crate) use client::escape;
+pub use client::{ClientError, ask_drain, fetch_lines, fetch_slowly, fetch_status};
 
 #[cfg(test)]
 mod tests;
