@@ -6,13 +6,7 @@ use crate::admin::{self, ClientError};
 
 /// The facts, one a line.
 pub async fn explain(socket: &Path, name: &str, from: IpAddr) -> Result<String, ClientError> {
-    let escaped: String = name
-        .bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' => char::from(byte).to_string(),
-            other => format!("%{other:02X}"),
-        })
-        .collect();
+    let escaped = crate::purging::escape(name);
     let lines = admin::fetch_lines(socket, &format!("/explain?name={escaped}&from={from}")).await?;
     Ok(lines.join("\n"))
 }

@@ -19,6 +19,8 @@ pub mod config;
 pub mod state;
 
 pub mod status;
+pub mod trace;
+pub mod warm;
 pub use status::{Status, StatusSource};
 
 pub mod admin;

@@ -10,7 +10,7 @@ use atoll::{
     admin::{self, ClientError},
     cli::{
         CacheArgs, CheckArgs, Cli, Command, DemoArgs, ExplainArgs, KeyArgs, NodeArgs, PurgeArgs, SimArgs, StatusArgs,
-        StoreArgs, UrlArgs,
+        StoreArgs, TraceArgs, UrlArgs, WarmArgs,
     },
     config::{Config, LogConfig, NodeConfig},
     key,
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo(&args),
         Command::Manager(args) => with_runtime(manager::run(args)),
         Command::Peer(args) => with_runtime(peer::run(args)),
-        Command::Warm(args) => with_runtime(manager::warm_up(args)),
+        Command::Warm(args) => warm(args),
         Command::Drain(args) => with_runtime(manager::drain(args)),
         Command::Check(args) => check(&args),
         Command::Status(args) => status(&args),
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => explain(&args),
         Command::Purge(args) => purge(&args),
         Command::Sim(args) => sim(&args),
+        Command::Trace(args) => trace(&args),
     }
 }
 
@@ -148,23 +149,31 @@ fn purge(args: &PurgeArgs) -> ExitCode {
     if done { asked } else { ExitCode::FAILURE }
 }
 
+/// `atoll warm`
+fn warm(args: WarmArgs) -> ExitCode {
+    if args.manager.is_some() {
+        return with_runtime(manager::warm_up(args));
+    }
+    match socket_of(args.socket.as_deref(), args.config.as_deref()) {
+        Ok(socket) => with_runtime(atoll::warm::run(socket, args)),
+        Err(code) => code,
+    }
+}
+
+/// `atoll trace URL`
+fn trace(args: &TraceArgs) -> ExitCode {
+    ask_node(args.socket.as_deref(), args.config.as_deref(), async |socket| atoll::trace::trace(&socket, args).await)
+}
+
 /// Asks the node behind a socket, or the one that a configuration names, and prints what it says.
 fn ask_node(
     socket: Option<&Path>,
     config: Option<&Path>,
     ask: impl AsyncFnOnce(PathBuf) -> Result<String, ClientError>,
 ) -> ExitCode {
-    let socket = match (socket, config) {
-        (Some(socket), _) => Some(socket.to_owned()),
-        (None, Some(file)) => match load(file) {
-            Ok(config) => config.admin_socket(),
-            Err(code) => return code,
-        },
-        (None, None) => Some(default_socket()),
-    };
-    let Some(socket) = socket else {
-        complain("this configuration switches the admin socket off (socket = \"\" in [admin])");
-        return ExitCode::FAILURE;
+    let socket = match socket_of(socket, config) {
+        Ok(socket) => socket,
+        Err(code) => return code,
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -181,6 +190,19 @@ fn ask_node(
         }
     }
     ExitCode::SUCCESS
+}
+
+/// The socket given, or the one that a configuration names, or the usual one.
+fn socket_of(socket: Option<&Path>, config: Option<&Path>) -> Result<PathBuf, ExitCode> {
+    let socket = match (socket, config) {
+        (Some(socket), _) => Some(socket.to_owned()),
+        (None, Some(file)) => load(file)?.admin_socket(),
+        (None, None) => Some(default_socket()),
+    };
+    socket.ok_or_else(|| {
+        complain("this configuration switches the admin socket off (socket = \"\" in [admin])");
+        ExitCode::FAILURE
+    })
 }
 
 /// `atoll sim SCENARIO`

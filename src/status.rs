@@ -1,6 +1,6 @@
 //! What a running node says of itself: the one record behind `/status`, `atoll status` and the dashboard.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, fmt, net::IpAddr, pin::Pin, time::Duration};
 
 use atoll_overlay::{
     LevelInfo, NodeInfo, Roles,
@@ -8,7 +8,12 @@ use atoll_overlay::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{out::plain, purging::Purger};
+use crate::{
+    out::plain,
+    purging::Purger,
+    trace::{Report, Wanted},
+    warm::Nodes,
+};
 
 /// The seam between the admin API and the node: the node implements it, the API knows no more.
 pub trait StatusSource: Send + Sync + 'static {
@@ -24,6 +29,16 @@ pub trait StatusSource: Send + Sync + 'static {
     /// What purges and shows copies; none if this node holds none.
     fn purger(&self) -> Option<&dyn Purger> {
         None
+    }
+
+    /// The nodes that serve HTTP, as this one knows them.
+    fn nodes(&self) -> Nodes {
+        Nodes::default()
+    }
+
+    /// Follows one request from DNS to its last byte. The text of an error says what could not be asked.
+    fn trace(&self, wanted: Wanted) -> Pin<Box<dyn Future<Output = Result<Report, String>> + Send + '_>> {
+        Box::pin(std::future::ready(Err(format!("{} cannot be traced here", wanted.url))))
     }
 
     /// Starts leaving, as SIGTERM does. Returns at once; a second call changes nothing.
@@ -184,6 +199,10 @@ pub struct ProxyStatus {
     pub origin_bytes: u64,
     /// Body bytes received from peers.
     pub peer_bytes: u64,
+    /// Times that a peer was caught lying.
+    pub peer_lies: u64,
+    /// The ids of those that were, and are left alone for now.
+    pub liars: Vec<String>,
     /// Fetches under way now.
     pub flights: u64,
     /// Client connections open now.
@@ -348,11 +367,16 @@ impl fmt::Display for ProxyStatus {
         write!(f, "  served from: own store {local}")?;
         peers.iter().rev().try_for_each(|(level, count)| write!(f, ", level {level} {count}"))?;
         writeln!(f, ", origin {origin}, errors {error}")?;
-        let Self { origin_requests, origin_ungranted, origin_bytes, peer_bytes, .. } = self;
+        let Self { origin_requests, origin_ungranted, origin_bytes, peer_bytes, peer_lies, liars, .. } = self;
         writeln!(
             f,
             "  origins: {origin_requests} requests ({origin_ungranted} ungranted), {origin_bytes} bytes; peers: {peer_bytes} bytes"
-        )
+        )?;
+        if *peer_lies == 0 {
+            return Ok(());
+        }
+        let liars: Vec<String> = liars.iter().map(|liar| short(liar)).collect();
+        writeln!(f, "  caught lying {peer_lies} times; left alone for it: {}", words(&liars))
     }
 }
 

@@ -20,3 +20,5 @@ mod membership;
 mod purge;
 mod redirect;
 mod tidy;
+mod trace;
+mod warm;

@@ -135,6 +135,11 @@ pub(crate) struct Origin {
 impl Origin {
     /// Serves one body under every path, at most so many bytes a second to each connection.
     pub(crate) async fn start(body: Bytes, bytes_per_second: u64) -> Self {
+        Self::start_with(|_| body, bytes_per_second).await
+    }
+
+    /// The same with a body that may name the origin.
+    pub(crate) async fn start_with(body: impl FnOnce(SocketAddr) -> Bytes, bytes_per_second: u64) -> Self {
         let listener = loop {
             let port = rand::random_range(8_000..9_000);
             if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
@@ -142,6 +147,7 @@ impl Origin {
             }
         };
         let address = listener.local_addr().unwrap();
+        let body = body(address);
         let requests = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&requests);
         let mut tasks = JoinSet::new();

@@ -35,6 +35,8 @@ const HOMES: &[(&str, &[&str])] = &[
             "src/peer/",
             "src/cache",
             "src/demo/",
+            "src/trace/",
+            "src/warm/",
             "bench/",
             "dnssrv/src/doh.rs",
         ],

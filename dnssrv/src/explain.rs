@@ -42,6 +42,16 @@ impl Redirector {
         lines
     }
 
+    /// The addresses that a public name is answered with for a client at an address, IPv4 first.
+    pub(crate) fn chosen(&self, now: Instant, name: &Name, from: IpAddr) -> Vec<IpAddr> {
+        let (Place::Public(site) | Place::Target(site)) = self.zone().locate(name) else { return Vec::new() };
+        let prefix = Prefix::of(from.to_canonical());
+        let (roster, level) = (self.roster(), self.explain(now, prefix).level);
+        let want = Want { count: self.config.answers, width: 1, turn: turn(prefix) };
+        let decks = [Family::V4, Family::V6].into_iter().filter_map(|family| roster.deck(level, family));
+        decks.flat_map(|(deck, ..)| deck.pick(site, want).addresses().collect::<Vec<_>>()).collect()
+    }
+
     /// The answer to `why.NAME`, for who may ask.
     pub(crate) fn why_answer(&self, now: Instant, name: &Name, kind: RecordType, from: IpAddr) -> Option<Answer> {
         let from = from.to_canonical();

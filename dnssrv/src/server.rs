@@ -136,6 +136,14 @@ impl Server {
         Some(self.redirector.why(Instant::now(), &name, from))
     }
 
+    /// The addresses that the same answer has, IPv4 first; none where it has none.
+    #[must_use]
+    pub fn chosen(&self, name: &str, from: IpAddr) -> Vec<IpAddr> {
+        let Ok(mut name) = Name::from_ascii(name) else { return Vec::new() };
+        name.set_fqdn(true);
+        self.redirector.chosen(Instant::now(), &name, from)
+    }
+
     /// What is to survive a restart: the last good set of proxies. At most 90 KiB.
     #[must_use]
     pub fn save(&self) -> Bytes {

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    IndexError, Key, Level, NodeId, NodeInfo, Prefix, Roles,
+    IndexError, Key, Level, NodeId, NodeInfo, Prefix, Roles, Teller,
     membership::{NotBelieved, Said, Unsaid},
 };
 
@@ -23,12 +23,24 @@ pub trait Index: Send + Sync {
     /// Some of the values under a key: the nearest level that has any answers, and wider ones are not asked.
     async fn get(&self, key: Key, levels: Levels) -> Result<Found, IndexError>;
 
+    /// As [`Self::get`], telling of each question on the way.
+    async fn get_told(&self, key: Key, levels: Levels, teller: Teller) -> Result<Found, IndexError> {
+        let _ = teller;
+        self.get(key, levels).await
+    }
+
     /// Takes back what this node put under a key, before it expires.
     async fn withdraw(&self, key: Key) -> Result<(), IndexError>;
 
     /// One atomic step at the root of the key: live references, or the right to fetch. See [`Acquired`].
     /// An [`IndexError::Timeout`] (600 ms at most) means: fetch ungranted, count it, and `put` once the index answers again.
     async fn acquire(&self, acquire: Acquire) -> Result<Acquired, IndexError>;
+
+    /// As [`Self::acquire`], telling of each question on the way.
+    async fn acquire_told(&self, acquire: Acquire, teller: Teller) -> Result<Acquired, IndexError> {
+        let _ = teller;
+        self.acquire(acquire).await
+    }
 
     /// Says that the fetch under this lease goes on (every 300 ms), with a newer reference: more bytes, a digest.
     async fn beat(&self, lease: &Lease, reference: Bytes) -> Result<Beat, IndexError>;

@@ -26,6 +26,9 @@ pub use index::{
 mod alone;
 pub use alone::Alone;
 
+mod told;
+pub use told::{Question, Teller};
+
 mod streams;
 pub use streams::{ByteStream, Duplex, Streams};
 

@@ -1,6 +1,7 @@
 //! [`Streams`], the other seam: byte streams between nodes, over which proxies talk HTTP to each other.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{NodeId, StreamError};
@@ -13,6 +14,19 @@ pub trait Streams: Send + Sync {
 
     /// Waits for the next stream that a peer opened to this node. Fails once the node stops.
     async fn accept(&self) -> Result<(NodeId, ByteStream), StreamError>;
+
+    /// A proof that this node makes a statement, for those who get it second hand. At most 512 bytes. `None`: this node has no key
+    /// to sign with.
+    fn sign(&self, statement: &[u8]) -> Option<Bytes> {
+        let _ = statement;
+        None
+    }
+
+    /// The member that a proof shows to have made this statement; `None` if it shows no such thing.
+    fn signer(&self, statement: &[u8], proof: &[u8]) -> Option<NodeId> {
+        let _ = (statement, proof);
+        None
+    }
 }
 
 /// A stream of bytes both ways.

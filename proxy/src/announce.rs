@@ -2,7 +2,8 @@
 //!
 //! Nothing is kept per stored object. A bounded table holds what was announced lately and how often it was asked for since; what
 //! falls out of it, or was never announced since a restart, is announced at its next hit. Renewals and such late announcements
-//! share a budget of puts a second, hottest first.
+//! share a budget of puts a second, hottest first. What was announced and is gone since, evicted or purged, is withdrawn: when a peer
+//! asks for it in vain, and in passing.
 
 use std::{
     collections::HashMap,
@@ -11,12 +12,13 @@ use std::{
 };
 
 use atoll_overlay::{Index, Key, Levels, Put};
+use atoll_store::Store;
 use tokio::{
     sync::Semaphore,
     time::{Instant, interval},
 };
 
-use crate::{config::Peers, reference::Reference};
+use crate::{cache::store_key, config::Peers, reference::Reference};
 
 /// Announces.
 pub(crate) struct Announcer {
@@ -76,11 +78,43 @@ impl Announcer {
         self.remember(key, Told { until: now, hits, reference: reference(), worth: now + fresh });
     }
 
-    /// Renews and announces within the budget until the proxy ends.
-    pub(crate) async fn run(&self) {
+    /// What stands under a key is here no more: whoever was told so is told again.
+    pub(crate) fn withdraw(&self, key: Key) {
+        if self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(&key).is_none() {
+            return;
+        }
+        let Ok(place) = Arc::clone(&self.running).try_acquire_owned() else { return };
+        let index = Arc::clone(&self.index);
+        tokio::spawn(async move {
+            if let Err(error) = index.withdraw(key).await {
+                tracing::debug!(%key, %error, "a reference could not be withdrawn; it lapses");
+            }
+            drop(place);
+        });
+    }
+
+    /// Withdraws what was evicted or purged since it was announced: a part of the table at a time.
+    async fn look_at_some(&self, store: &Store, from: usize) -> usize {
+        let some: Vec<Key> = {
+            let table = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let from = if from < table.len() { from } else { 0 };
+            table.keys().skip(from).take(LOOKED_AT).copied().collect()
+        };
+        for key in &some {
+            if !store.contains(&store_key(*key)).await {
+                self.withdraw(*key);
+            }
+        }
+        from + some.len()
+    }
+
+    /// Renews and announces within the budget, and withdraws what is here no more, until the proxy ends.
+    pub(crate) async fn run(&self, store: &Store) {
         let mut round = interval(ROUND);
+        let mut looked_at = 0;
         loop {
             round.tick().await;
+            looked_at = self.look_at_some(store, looked_at).await;
             for (key, told) in self.due(Instant::now()) {
                 let ttl = self.ttl(told.worth.saturating_duration_since(Instant::now()));
                 self.put(key, &told.reference, ttl);
@@ -122,6 +156,9 @@ impl Announcer {
     }
 
     fn put(&self, key: Key, reference: &Reference, ttl: Duration) {
+        if self.config.upstream_only {
+            return;
+        }
         let Ok(place) = Arc::clone(&self.running).try_acquire_owned() else { return };
         let put = Put { key, value: reference.value(), ttl, levels: Levels::All };
         let index = Arc::clone(&self.index);
@@ -137,36 +174,44 @@ impl Announcer {
 /// Puts under way at one time; each holds a task and one RPC.
 const PUTS_AT_ONCE: usize = 256;
 
+/// Announced keys looked at a round: a full table takes four minutes.
+const LOOKED_AT: usize = 256;
+
 /// How often the budget is spent: it is counted per second.
 const ROUND: Duration = Duration::from_secs(1);
 
 /// A reference is renewed this long before it ends.
 const RENEW_BEFORE: Duration = Duration::from_secs(30);
 
+/// A description of nobody in particular.
+#[cfg(test)]
+pub(crate) fn test_info() -> atoll_overlay::NodeInfo {
+    atoll_overlay::NodeInfo {
+        id: atoll_overlay::NodeId::from(Key::ZERO),
+        v4: Vec::new(),
+        v6: Vec::new(),
+        http_ports: Vec::new(),
+        roles: atoll_overlay::Roles::PROXY,
+        load: 0,
+        weight: 100,
+        quota_left: None,
+        draining: false,
+        rtt: None,
+        clusters: Vec::new(),
+        site: String::new(),
+        certificates: Vec::new(),
+        version: String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use atoll_overlay::{Alone, NodeId, NodeInfo, Roles};
+    use atoll_overlay::Alone;
 
     use super::*;
 
     fn announcer(config: Peers) -> Announcer {
-        let me = NodeInfo {
-            id: NodeId::from(Key::ZERO),
-            v4: Vec::new(),
-            v6: Vec::new(),
-            http_ports: Vec::new(),
-            roles: Roles::PROXY,
-            load: 0,
-            weight: 100,
-            quota_left: None,
-            draining: false,
-            rtt: None,
-            clusters: Vec::new(),
-            site: String::new(),
-            certificates: Vec::new(),
-            version: String::new(),
-        };
-        Announcer::new(Arc::new(Alone::new(me)), config)
+        Announcer::new(Arc::new(Alone::new(test_info())), config)
     }
 
     fn key(number: u32) -> Key {

@@ -23,10 +23,12 @@ use crate::{
     plan::Cut,
     purge::Purges,
     reason::Failure,
+    recheck::RECHECKS,
     resolve::Resolver,
     site::{Own, Sites},
     stats::Counters,
     takedown::Takedown,
+    trace::{TRACES_KEPT, Trace, Tracer},
     url::{Authority, OriginUrl, UrlError, Zone},
 };
 
@@ -59,7 +61,7 @@ pub(crate) struct Cache {
     pub(crate) passing: Memory<Key, ()>,
     /// Hosts that redirect http to https.
     pub(crate) upgraded: Memory<String, ()>,
-    /// Peers that failed or lied.
+    /// Peers that failed.
     pub(crate) shunned: Memory<NodeId, ()>,
     /// What is not large, or cannot be cut into slices.
     pub(crate) unsliced: Memory<Key, ()>,
@@ -71,6 +73,12 @@ pub(crate) struct Cache {
     pub(crate) takedown: Arc<Takedown>,
     /// What this network calls itself to origins of Coralized names.
     pub(crate) agent: HeaderValue,
+    /// Peers that lied: nothing of theirs is asked for, nor believed second hand.
+    pub(crate) liars: Memory<NodeId, ()>,
+    /// Copies of peers that are compared with the origin's.
+    pub(crate) rechecks: Arc<Semaphore>,
+    /// Requests that are traced, by the nonces of their passes.
+    pub(crate) traces: Memory<[u8; 16], Arc<Trace>>,
 }
 
 /// What a failing origin is answered with meanwhile.
@@ -97,6 +105,8 @@ pub(crate) struct Wanted {
     pub(crate) interim: Option<Interim>,
     /// What of it is wanted, if not all.
     pub(crate) cut: Option<Cut>,
+    /// Who wants to know what is done.
+    pub(crate) trace: Tracer,
 }
 
 impl Wanted {
@@ -235,6 +245,9 @@ impl Cache {
             fairness: Fairness::new(&config.fairness),
             takedown,
             agent: home::agent(&config.network, &config.contact),
+            liars: Memory::new(remembered),
+            rechecks: Arc::new(Semaphore::new(RECHECKS)),
+            traces: Memory::new(TRACES_KEPT),
             counters,
             log,
             purges,
@@ -243,6 +256,18 @@ impl Cache {
             streams,
             config,
         })
+    }
+
+    /// A peer was caught: it is left alone for long, and the operator learns of it.
+    pub(crate) fn lied(&self, peer: NodeId, how: &'static str) {
+        tracing::warn!(%peer, how, "a peer lies");
+        self.counters.liar();
+        self.liars.put(peer, (), self.config.peers.liar);
+    }
+
+    /// Whether a peer is to be asked at all.
+    pub(crate) fn trusts(&self, peer: NodeId) -> bool {
+        self.shunned.get(&peer).is_none() && self.liars.get(&peer).is_none()
     }
 
     /// Remembers a failure for a while, twice as long as the last time.
@@ -396,6 +421,7 @@ mod tests {
                 site: None,
                 interim: None,
                 cut: None,
+                trace: Tracer::default(),
             };
             let fields = HeaderMap::from_iter([(header::LOCATION, target.parse().unwrap())]);
             wanted.is_sent_to_https(StatusCode::from_u16(status).unwrap(), &fields)

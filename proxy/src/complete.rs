@@ -79,6 +79,7 @@ impl Fetch {
             digest: None,
             varies_by: Vec::new(),
             variants: Vec::new(),
+            vouched: crate::vouch::Vouched::default(),
         };
         Outcome::End(match self.join(meta, &begun).await {
             Ok(()) => self.pump(answer.body, 0).await,

@@ -205,6 +205,7 @@ mod tests {
             digest: None,
             varies_by: Vec::new(),
             variants: Vec::new(),
+            vouched: crate::vouch::Vouched::default(),
         }
     }
 

@@ -411,6 +411,11 @@ pub struct Peers {
     /// A source under way that sends nothing, not even a sign of life, for so long is left. \[guess\]
     #[serde(with = "span")]
     pub stall: Duration,
+    /// Bytes a second that a peer's whole copy must come with, at least, from its first `hedge` on; slower, it is left for another
+    /// source. Of a copy that still grows the origin sets the pace. Less: slower than no CDN when peers are, more: peers behind thin
+    /// lines are of no use. \[guess\]
+    #[serde(with = "size")]
+    pub slowest: u64,
     /// How often a fetcher beats its lease. Longer: a dead holder is noticed later. [design 2]
     #[serde(with = "span")]
     pub beat: Duration,
@@ -424,9 +429,25 @@ pub struct Peers {
     pub puts_per_second: u32,
     /// Announced keys remembered, for renewal. Past it the rest lapses and is announced at its next hit. \[guess\]
     pub announced: usize,
-    /// A peer that failed or lied is not asked for so long. [users C6]
+    /// A peer that failed is not asked for so long. [users C6]
     #[serde(with = "span")]
     pub shun: Duration,
+    /// A peer that lied is neither asked nor believed for so long. Shorter: it lies again sooner, longer: what was a broken disk is
+    /// punished long after. \[guess\]
+    #[serde(with = "span")]
+    pub liar: Duration,
+    /// Peers that one growing copy over 1 MiB is given to at a time, as long as they keep up; 0: all that ask. Fewer: longer chains
+    /// of peers, and more of them to begin anew when one dies; more: the line is shared among many. \[guess\]
+    pub uploads: usize,
+    /// Of so many copies from peers one is compared with the origin's, later. 0: none. Fewer: more requests to origins, more: a
+    /// fetcher that lies is found out later. \[guess\]
+    pub recheck_one_in: u32,
+    /// How much later, at least; twice that at most. Shorter: these requests fall into the crowd, longer: lies live longer. \[guess\]
+    #[serde(with = "span")]
+    pub recheck_after: Duration,
+    /// This node fetches from peers and gives them nothing but what it fetches under a lease: for a machine whose line out is thin
+    /// or dear. [Coral]
+    pub upstream_only: bool,
 }
 
 impl Default for Peers {
@@ -436,12 +457,18 @@ impl Default for Peers {
             far: Duration::from_millis(500),
             patience: Duration::from_millis(1_500),
             stall: Duration::from_secs(1),
+            slowest: 32 << 10,
             beat: Duration::from_millis(300),
             reference_fill: Duration::from_secs(20),
             reference_whole: Duration::from_secs(3600),
             puts_per_second: 20,
             announced: 65_536,
             shun: Duration::from_secs(30),
+            liar: Duration::from_secs(3_600),
+            uploads: 0,
+            recheck_one_in: 1_000,
+            recheck_after: Duration::from_secs(30),
+            upstream_only: false,
         }
     }
 }

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use atoll_overlay::NodeId;
 use bytes::BytesMut;
 use http::{Request, Response};
 use hyper::{
@@ -249,7 +250,7 @@ async fn idle(requests: &Requests, span: Duration) {
 }
 
 /// Serves one stream that a peer opened.
-pub(crate) async fn serve_peer<S>(cache: Arc<Cache>, stream: S, phases: watch::Receiver<Phase>)
+pub(crate) async fn serve_peer<S>(cache: Arc<Cache>, (peer, stream): (NodeId, S), phases: watch::Receiver<Phase>)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -258,7 +259,8 @@ where
     let own = Arc::new(|_: &Authority| false);
     let gated = Gated::new(stream, Instant::now(), (head_limits(&cache), waits), own, Arc::clone(&cache.counters));
     let fields = cache.config.limits.fields;
-    serve_one(gated, phases, false, fields, move |request| serve_peer::handle(Arc::clone(&cache), request)).await;
+    let handle = move |request| serve_peer::handle(Arc::clone(&cache), peer, request);
+    serve_one(gated, phases, false, fields, handle).await;
 }
 
 /// Serves one gated stream to its end: whether that was a proper one.

@@ -2,8 +2,8 @@
 //!
 //! A source that is lost is followed by the next, from the byte reached, under the same validator only, or by the origin's whole
 //! answer if it begins with what is there: copies are never mixed.
-//! A copy from a peer counts as whole once its BLAKE3 is the one its fetcher stated; its last piece is held back until then, so
-//! that no client takes a wrong copy for a whole one. (Signed chunk digests will let every piece be checked before it is shown.)
+//! Of a copy from a peer no byte is shown, stored or passed on before its chunk is what its fetcher signed ([`crate::checked`]). So a
+//! peer that lies half way costs a change of source, and what came before it stands.
 //! Nothing that is short, failed or not whole ever replaces what is stored.
 
 use std::{
@@ -18,19 +18,23 @@ use http::StatusCode;
 
 use crate::{
     cache::{Cache, Negative, Wanted, directory, store_key},
+    checked::Good,
     clock,
     flight::{Answer, Content, End, Lead},
-    frames::Frame,
     freshness,
     keeper::Keeper,
+    ledger::Reach,
     meta::Meta,
-    peer::{PeerFill, PeerRequest},
+    peer::{Came, PeerError, PeerFill, PeerRequest},
     plan::{Cut, Plan},
     purge,
     reason::{Failure, Source},
+    recheck,
     reference::Reference,
     seek::{Seek, Step},
     site::Own,
+    trace::short,
+    vouch::{Copied, Groups},
 };
 
 /// A stored answer that went stale, which the origin may confirm.
@@ -57,6 +61,7 @@ pub(crate) async fn lead(cache: Arc<Cache>, lead: Lead, wanted: Wanted, stale: O
     {
         fetch.cache.failed(fetch.wanted.key, Negative::Failure(failure));
     }
+    fetch.wanted.trace.note("flight", || format!("ended: {}", end.in_words()));
     fetch.lead.finish(end);
 }
 
@@ -117,7 +122,8 @@ impl Fetch {
                 Outcome::Next(_) | Outcome::Superseded(_) => End::Failed(Failure::Internal),
             };
         }
-        let mut seek = Seek::new(&self.cache, request);
+        let trace = self.wanted.trace.clone();
+        let mut seek = Seek::new(&self.cache, request, trace.clone());
         loop {
             let outcome = match self.step(&mut seek).await {
                 Step::Peer(fill) => {
@@ -128,8 +134,14 @@ impl Fetch {
                 }
                 Step::Origin(lease) => {
                     match lease {
-                        Some(lease) => self.keeper.hold(lease),
-                        None => self.cache.counters.ungranted(),
+                        Some(lease) => {
+                            trace.note("origin", || format!("asked under lease {}.{}", lease.epoch, lease.counter));
+                            self.keeper.hold(lease);
+                        }
+                        None => {
+                            trace.note("origin", || "asked without a lease".to_owned());
+                            self.cache.counters.ungranted();
+                        }
                     }
                     self.ask_origin().await
                 }
@@ -173,7 +185,7 @@ impl Fetch {
         self.lead.began(self.born);
     }
 
-    /// Streams a peer's copy in.
+    /// Streams a peer's copy in. What it gives is good, whatever becomes of it.
     async fn take_peer(&mut self, mut fill: PeerFill) -> Outcome {
         let holder = fill.holder.value.holder;
         if !self.is_of_cut(&fill.meta) {
@@ -185,36 +197,63 @@ impl Fetch {
                 return Outcome::End(end);
             }
         }
-        let promised = fill.holder.reference.whole();
-        let mut held: Option<Bytes> = None;
-        loop {
-            match fill.next().await {
-                Ok(Frame::Wait) => self.lead.beat(),
-                Ok(Frame::Data(data)) => {
-                    self.cache.counters.peer_bytes(data.len());
-                    if let Some(before) = held.replace(data)
-                        && let Err(end) = self.take(before).await
-                    {
-                        return Outcome::End(end);
-                    }
-                    // Only what may be the last piece waits for the verdict.
-                    if !self.may_be_last(held.as_ref())
-                        && let Some(data) = held.take()
-                        && let Err(end) = self.take(data).await
-                    {
-                        return Outcome::End(end);
-                    }
+        while !fill.is_whole() {
+            let error = match fill.next().await {
+                Ok(Came::Wait) => {
+                    self.lead.beat();
+                    continue;
                 }
-                Ok(Frame::End { length, digest }) => {
-                    return self.judge(holder, held, (length, digest), promised).await;
+                Ok(Came::Promise(group)) => {
+                    self.lead.ledger().push(group, self.filling.as_ref().map_or(0, |filling| filling.at));
+                    continue;
                 }
-                // A copy that breaks off here may be whole elsewhere; what was held back is asked for again.
-                Ok(Frame::Abort(_) | Frame::Head(_)) | Err(_) => {
-                    self.cache.counters.peer_fetch("timeout");
-                    return Outcome::Next(holder);
+                Ok(Came::Good(chunks)) => match self.take_chunks(chunks).await {
+                    Ok(true) => continue,
+                    Ok(false) => PeerError::Misbehaved,
+                    Err(end) => return Outcome::End(end),
+                },
+                Err(error) => error,
+            };
+            self.wanted.trace.note("peer", || format!("{}: {error}", short(holder)));
+            if error == PeerError::Misbehaved {
+                self.cache.counters.peer_fetch("hash_mismatch");
+                self.cache.lied(holder, "its bytes are not those that their fetcher signed");
+            } else {
+                // A copy that breaks off here may be whole elsewhere; one that crawls is elsewhere in time.
+                if error == PeerError::Slow {
+                    self.cache.shunned.put(holder, (), self.cache.config.peers.shun);
+                }
+                self.cache.counters.peer_fetch("timeout");
+            }
+            return Outcome::Next(holder);
+        }
+        self.cache.counters.peer_fetch("ok");
+        let end = self.complete().await;
+        if end == End::Whole {
+            recheck::consider(&self.cache, &self.wanted);
+        }
+        Outcome::End(end)
+    }
+
+    /// Takes chunks that are good. False: one is not what is here at its place already.
+    async fn take_chunks(&mut self, chunks: Vec<Good>) -> Result<bool, End> {
+        for Good { start, pieces } in chunks {
+            let mut at = start;
+            for mut piece in pieces {
+                self.cache.counters.peer_bytes(piece.len());
+                let there = self.filling.as_ref().map_or(0, |filling| filling.at);
+                let again = usize::try_from(there.saturating_sub(at)).unwrap_or(usize::MAX).min(piece.len());
+                let known = piece.split_to(again);
+                if !known.is_empty() && !self.has(at, &known).await {
+                    return Ok(false);
+                }
+                at += wide(known.len()) + wide(piece.len());
+                if !piece.is_empty() {
+                    self.take(piece).await?;
                 }
             }
         }
+        Ok(true)
     }
 
     /// Whether a peer's copy is the slice, or the plan, that is wanted.
@@ -226,48 +265,6 @@ impl Fetch {
                 meta.length == Some(0) && Plan::of(*whole, meta, &self.cache.config.slices).is_some()
             }
         }
-    }
-
-    /// Whether these bytes reach the end of the body. Where its length is unknown the end is said by itself.
-    fn may_be_last(&self, held: Option<&Bytes>) -> bool {
-        let Some((filling, held)) = self.filling.as_ref().zip(held) else { return false };
-        filling.answer.meta.length.is_some_and(|length| filling.at + wide(held.len()) >= length)
-    }
-
-    /// The peer says the body is whole: it is, or the peer lied.
-    async fn judge(
-        &mut self,
-        holder: NodeId,
-        held: Option<Bytes>,
-        (length, digest): (u64, blake3::Hash),
-        promised: Option<blake3::Hash>,
-    ) -> Outcome {
-        let Some(filling) = self.filling.as_mut() else { return Outcome::End(End::Failed(Failure::Internal)) };
-        let mut hasher = filling.hasher.clone();
-        let last = held.unwrap_or_default();
-        hasher.update(&last);
-        let whole = filling.at + wide(last.len());
-        let stated = filling.answer.meta.digest.or(promised);
-        let true_copy = hasher.finalize() == digest
-            && stated.is_none_or(|stated| stated == digest)
-            && whole == length
-            && filling.answer.meta.length.is_none_or(|expected| expected == length);
-        if !true_copy {
-            tracing::warn!(%holder, url = %self.wanted.url, "a peer's copy is not what was promised");
-            self.cache.counters.peer_fetch("hash_mismatch");
-            self.cache.shunned.put(holder, (), self.cache.config.peers.shun);
-            let shown = filling.shown;
-            self.filling = None;
-            // Clients that saw some of it are cut off; if none did, the next source starts over.
-            return if shown { Outcome::End(End::Failed(Failure::ResponseIncomplete)) } else { Outcome::Next(holder) };
-        }
-        if !last.is_empty()
-            && let Err(end) = self.take(last).await
-        {
-            return Outcome::End(end);
-        }
-        self.cache.counters.peer_fetch("ok");
-        Outcome::End(self.complete().await)
     }
 
     /// A writer for an answer whose head is known.
@@ -289,6 +286,11 @@ impl Fetch {
         let content = Content::Filling(writer.partial());
         let varies_by = freshness::varies_by(&meta.fields);
         let answer = Arc::new(Answer { meta, key: self.wanted.key, varies_by, source, reason: None, content });
+        // Whatever was promised by somebody of whom nothing was shown.
+        self.lead.ledger().reset();
+        if source == Source::Origin {
+            self.lead.ledger().take_over(0);
+        }
         // An origin's head is shown at once; a peer's with its first bytes, so that a lying peer can still be replaced.
         let shown = source == Source::Origin;
         if shown {
@@ -331,6 +333,16 @@ impl Fetch {
         meta.length = Some(filling.at);
         meta.digest = Some(filling.hasher.finalize());
         meta.withhold_private();
+        let signer = (self.cache.streams.as_ref(), Copied { key: self.wanted.key, validator: meta.validator });
+        let partial = filling.writer.partial();
+        let reach = Reach { partial: &partial, visible: filling.at, whole: true };
+        meta.vouched.body = match self.lead.ledger().kept(signer, reach).await {
+            Ok(groups) => groups,
+            Err(failure) => return End::Failed(failure),
+        };
+        if meta.vouched.body == Groups::Beside {
+            self.keep_beside(&meta).await;
+        }
         if !filling.shown {
             self.lead.head(Arc::clone(&filling.answer));
         }
@@ -350,8 +362,28 @@ impl Fetch {
         if part || self.cache.purges.took(self.born, &meta) {
             return End::Whole;
         }
+        self.wanted.trace.note("kept", || format!("stored whole, {} bytes, and announced", meta.length.unwrap_or(0)));
         self.keeper.whole(self.wanted.key, Reference::whole_of(&meta), self.fresh_for(&meta));
         End::Whole
+    }
+
+    /// Keeps a body's groups in an object of their own. Without them the copy serves this node's clients alone.
+    async fn keep_beside(&self, meta: &Meta) {
+        let groups = self.lead.ledger().encoded();
+        let head = Head {
+            key: store_key(groups_key(self.wanted.key)),
+            metadata: Bytes::copy_from_slice(&meta.validator),
+            length: Some(wide(groups.len())),
+            ..self.head(self.wanted.key, meta, self.expires(meta))
+        };
+        let kept = async {
+            let mut writer = self.cache.store.writer(head)?;
+            writer.append(groups).await?;
+            writer.commit(None).await.map(drop)
+        };
+        if let Err(error) = kept.await {
+            tracing::warn!(%error, url = %self.wanted.url, "what vouches for a copy could not be kept: peers will not get it");
+        }
     }
 
     /// Freshness left.
@@ -382,6 +414,11 @@ impl Fetch {
 /// Freshness left.
 pub(crate) fn fresh_for(cache: &Cache, site: Option<&Own>, meta: &Meta) -> Duration {
     cache.lifetime(site, meta).fresh.saturating_sub(meta.age(clock::now()))
+}
+
+/// Where the groups of what stands under a key stand, if they are many.
+pub(crate) fn groups_key(whole: Key) -> Key {
+    Key::of(&[whole.as_bytes(), &b"groups"[..]].concat())
 }
 
 pub(crate) fn wide(count: usize) -> u64 {

@@ -18,10 +18,12 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::{
+    ledger::Ledger,
     meta::Meta,
     origin::OriginBody,
     reason::{Failure, Reason, Source},
     reference::Reference,
+    uploads::Uploads,
 };
 
 /// The flights under way, by the keys they can be joined under.
@@ -36,6 +38,10 @@ pub(crate) struct Flights {
 #[derive(Debug, Default)]
 pub(crate) struct Flight {
     progress: watch::Sender<Progress>,
+    /// What vouches for its body.
+    pub(crate) ledger: Ledger,
+    /// The peers it feeds.
+    uploads: Uploads,
     waiters: AtomicUsize,
     overtaken: AtomicBool,
     given_up: AtomicBool,
@@ -67,6 +73,17 @@ pub(crate) enum End {
     Failed(Failure),
     /// The answer stands under another key, which is known now: look again.
     Again,
+}
+
+impl End {
+    /// For a trace.
+    pub(crate) fn in_words(self) -> String {
+        match self {
+            Self::Whole => "the answer is whole".to_owned(),
+            Self::Failed(failure) => format!("failed, {failure}"),
+            Self::Again => "the answer stands elsewhere: looked for again".to_owned(),
+        }
+    }
 }
 
 /// The head of an answer, and where its body is.
@@ -170,6 +187,11 @@ impl Lead {
     /// A waiter on the flight that is led.
     pub(crate) fn follow(&self) -> Option<Waiter> {
         Waiter::of(&self.flight, self.flights.waiters)
+    }
+
+    /// What vouches for its body.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.flight.ledger
     }
 
     /// What others can be told of the copy so far.
@@ -277,6 +299,12 @@ impl Flight {
     }
 }
 
+impl AsRef<Uploads> for Arc<Flight> {
+    fn as_ref(&self) -> &Uploads {
+        &self.uploads
+    }
+}
+
 /// One who waits: a client's request or a peer's.
 #[derive(Debug)]
 pub(crate) struct Waiter {
@@ -294,6 +322,11 @@ impl Waiter {
     /// The store's purge number when the flight's request began.
     pub(crate) fn born(&self) -> PurgeNumber {
         PurgeNumber(self.flight.born.load(Ordering::SeqCst))
+    }
+
+    /// The flight itself.
+    pub(crate) fn flight(&self) -> Arc<Flight> {
+        Arc::clone(&self.flight)
     }
 
     /// Waits for the head, or for the end if there is none.

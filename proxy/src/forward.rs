@@ -25,6 +25,7 @@ use crate::{
     respond::bypass,
     step::Told,
     url::OriginUrl,
+    vouch::Vouched,
 };
 
 /// Passes a request on and its answer back.
@@ -73,6 +74,7 @@ pub(crate) async fn forward(cache: &Arc<Cache>, asked: Asked) -> (Response<Body>
         digest: None,
         varies_by: Vec::new(),
         variants: Vec::new(),
+        vouched: Vouched::default(),
     };
     let status = CacheStatus {
         forwarded: Some(if asked.client.head { Forwarded::UriMiss } else { Forwarded::Method }),
@@ -156,7 +158,8 @@ async fn confirm(
     let changed = if agrees {
         let initial_age = freshness::initial_age(&answer.fields, began, received);
         let fields = freshness::freshened(&meta.fields, &answer.fields);
-        let mut renewed = Meta { fields, received, initial_age, ..meta };
+        let vouched = Vouched { head: bytes::Bytes::new(), ..meta.vouched };
+        let mut renewed = Meta { fields, received, initial_age, vouched, ..meta };
         renewed.withhold_private();
         let expires = received + cache.lifetime(None, &renewed).fresh + cache.config.freshness.keep;
         let tags = purge::bits(purge::place_of(&renewed.url), &renewed.fields);

@@ -1,5 +1,5 @@
 //! The body of one proxy's answer to another: a stream of frames, so that a fill under way can show that it lives before it has a
-//! head, and can end with a digest.
+//! head, and that each byte comes with the word of whoever has it from the origin.
 //!
 //! A frame is a kind byte, a length (u32, big endian) and so many bytes:
 //!
@@ -7,20 +7,20 @@
 //! |---|---|---|
 //! | `W` | 0 | the origin's fetcher still waits; relays pass it on and never make one, so a ring of relays falls silent |
 //! | `H` | <= 256 KiB | [`crate::meta::Meta`]; once, before any `D` |
-//! | `D` | <= 1 MiB | a piece of the body |
-//! | `E` | 40 | the end: length (u64, big endian) and BLAKE3 of the whole body |
-//! | `X` | 1 | the end: no good; which [`Abort`] |
-//!
-//! Signed chunk digests will be a kind of their own.
+//! | `S` | <= 811 | a [`crate::vouch::Group`]: what the bytes that follow are to be |
+//! | `D` | <= 1 MiB | a piece of the body: after an `S`, from its first chunk that the asker has not whole |
+//! | `E` | 8 | the end: length (u64, big endian) |
+//! | `X` | 1, then up to 8 node ids of 20 | the end: no good; which [`Abort`] |
 
 #![cfg_attr(
     not(test),
     warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)
 )]
 
+use atoll_overlay::{Key, NodeId};
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use crate::reason::Failure;
+use crate::{reason::Failure, uploads::TOLD, vouch::GROUP_LIMIT};
 
 /// One frame as read. A `D` comes in as many pieces as it arrived in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,21 +29,18 @@ pub(crate) enum Frame {
     Wait,
     /// The head.
     Head(Bytes),
+    /// A group, unread.
+    Signed(Bytes),
     /// Body bytes, at least one.
     Data(Bytes),
-    /// The body is whole.
-    End {
-        /// Its bytes.
-        length: u64,
-        /// Its BLAKE3.
-        digest: blake3::Hash,
-    },
+    /// The body is whole: so many bytes.
+    End(u64),
     /// It will not be whole.
     Abort(Abort),
 }
 
 /// Why a fill ended without being whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Abort {
     /// The origin failed; asking it again would not help.
     Origin(Failure),
@@ -51,6 +48,8 @@ pub(crate) enum Abort {
     NotShared,
     /// This copy broke; another may be whole.
     Broken,
+    /// It is given to as many as can be; these have it, or are getting it.
+    Busy(Vec<NodeId>),
 }
 
 /// The stream is not made of frames.
@@ -71,14 +70,9 @@ impl Frame {
             Self::Wait => with(b'W', &[]),
             Self::Head(meta) => with(b'H', meta),
             Self::Data(data) => Bytes::copy_from_slice(&head(b'D', data.len())),
-            Self::End { length, digest } => {
-                let mut body = [0; END];
-                let (first, second) = body.split_at_mut(8);
-                first.copy_from_slice(&length.to_be_bytes());
-                second.copy_from_slice(digest.as_bytes());
-                with(b'E', &body)
-            }
-            Self::Abort(abort) => with(b'X', &[abort.code()]),
+            Self::Signed(group) => with(b'S', group),
+            Self::End(length) => with(b'E', &length.to_be_bytes()),
+            Self::Abort(abort) => with(b'X', &abort.bytes()),
         }
     }
 }
@@ -89,22 +83,30 @@ fn head(kind: u8, length: usize) -> [u8; HEAD] {
 }
 
 impl Abort {
-    const fn code(self) -> u8 {
+    fn bytes(&self) -> Vec<u8> {
         match self {
-            Self::NotShared => 0,
-            Self::Broken => 1,
+            Self::NotShared => vec![0],
+            Self::Broken => vec![1],
             Self::Origin(failure) => match failure.status().as_u16() {
-                504 => 3,
-                _ => 2,
+                504 => vec![3],
+                _ => vec![2],
             },
+            Self::Busy(others) => {
+                let ids = others.iter().take(TOLD).flat_map(|id| *id.key().as_bytes());
+                std::iter::once(4).chain(ids).collect()
+            }
         }
     }
 
-    const fn from_code(code: u8) -> Self {
-        match code {
-            0 => Self::NotShared,
-            2 => Self::Origin(Failure::ConnectRefused),
-            3 => Self::Origin(Failure::ResponseTimeout),
+    fn read(bytes: &[u8]) -> Self {
+        match bytes.split_first() {
+            Some((0, _)) => Self::NotShared,
+            Some((2, _)) => Self::Origin(Failure::ConnectRefused),
+            Some((3, _)) => Self::Origin(Failure::ResponseTimeout),
+            Some((4, ids)) => {
+                let ids = ids.chunks_exact(20).filter_map(|id| id.try_into().ok().map(Key::from_bytes));
+                Self::Busy(ids.map(NodeId::from).collect())
+            }
             _ => Self::Broken,
         }
     }
@@ -143,7 +145,8 @@ impl Frames {
                 b'H' => length <= HEAD_LIMIT,
                 b'D' => length <= DATA_LIMIT,
                 b'E' => length == END,
-                b'X' => length == 1,
+                b'S' => length <= GROUP_LIMIT,
+                b'X' => (1..=1 + 20 * TOLD).contains(&length),
                 _ => false,
             };
             if !allowed {
@@ -162,24 +165,21 @@ impl Frames {
             return match kind {
                 b'W' => Ok(Some(Frame::Wait)),
                 b'H' => Ok(Some(Frame::Head(body))),
-                b'E' => end(&body).map(Some),
-                _ => Ok(body.first().map(|code| Frame::Abort(Abort::from_code(*code)))),
+                b'S' => Ok(Some(Frame::Signed(body))),
+                b'E' => {
+                    body.as_ref().try_into().map_or(Err(Malformed), |end| Ok(Some(Frame::End(u64::from_be_bytes(end)))))
+                }
+                _ => Ok(Some(Frame::Abort(Abort::read(&body)))),
             };
         }
     }
-}
-
-fn end(body: &[u8]) -> Result<Frame, Malformed> {
-    let (length, digest) = body.split_first_chunk::<8>().ok_or(Malformed)?;
-    let digest: [u8; 32] = digest.try_into().map_err(|_| Malformed)?;
-    Ok(Frame::End { length: u64::from_be_bytes(*length), digest: blake3::Hash::from_bytes(digest) })
 }
 
 /// Bytes before a frame's own.
 const HEAD: usize = 5;
 
 /// Bytes of an `E`.
-const END: usize = 40;
+const END: usize = 8;
 
 /// Bytes of an `H`.
 const HEAD_LIMIT: usize = 256 << 10;
@@ -196,9 +196,11 @@ mod tests {
         let sent = [
             Frame::Wait,
             Frame::Head(Bytes::from_static(b"meta")),
+            Frame::Signed(Bytes::from_static(b"words")),
             Frame::Data(Bytes::from_static(b"body")),
-            Frame::End { length: 4, digest: blake3::hash(b"body") },
+            Frame::End(4),
             Frame::Abort(Abort::Broken),
+            Frame::Abort(Abort::Busy(vec![NodeId::from(Key::of(b"one")), NodeId::from(Key::of(b"two"))])),
         ];
         let mut wire = Vec::new();
         for frame in &sent {
@@ -223,7 +225,16 @@ mod tests {
     // P04: a length is checked before anything is allocated for it.
     #[test]
     fn lengths_over_the_cap_are_refused_at_once() {
-        for head in [*b"D\xff\xff\xff\xff", *b"H\x7f\xff\xff\xff", *b"E\0\0\0\x29", *b"W\0\0\0\x01", *b"?\0\0\0\0"] {
+        for head in [
+            *b"D\xff\xff\xff\xff",
+            *b"H\x7f\xff\xff\xff",
+            *b"E\0\0\0\x09",
+            *b"S\0\0\x04\0",
+            *b"X\0\0\0\0",
+            *b"X\0\0\0\xa2",
+            *b"W\0\0\0\x01",
+            *b"?\0\0\0\0",
+        ] {
             let mut frames = Frames::default();
             frames.feed(&Bytes::copy_from_slice(&head));
             assert_eq!(frames.next(), Err(Malformed));

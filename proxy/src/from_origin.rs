@@ -6,6 +6,7 @@ use std::{
 };
 
 use atoll_overlay::{Key, Marker};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     receive::CONDITIONS,
     reference::Reference,
     site::Own,
+    vouch::Vouched,
 };
 
 impl Fetch {
@@ -56,7 +58,13 @@ impl Fetch {
         request.interim = self.wanted.interim.clone();
         let get = cache.origin.ask(&self.wanted.upstream, request);
         let answer = match self.keeper.alive(&self.lead, get).await {
-            Kept::Ready(Ok(answer)) => answer,
+            Kept::Ready(Ok(answer)) => {
+                self.wanted.trace.note("origin", || {
+                    let length = answer.length.map_or_else(|| "unknown".to_owned(), |length| length.to_string());
+                    format!("answers {}, length {length}", answer.status)
+                });
+                answer
+            }
             Kept::Ready(Err(failure)) => return Outcome::End(End::Failed(failure)),
             Kept::Superseded(value) => return Outcome::Superseded(value),
         };
@@ -107,6 +115,7 @@ impl Fetch {
             digest: None,
             varies_by: Vec::new(),
             variants: Vec::new(),
+            vouched: Vouched::default(),
         };
         self.judged(meta, answer.body).await
     }
@@ -250,7 +259,7 @@ impl Fetch {
     }
 
     /// Whether these bytes are there at this place.
-    async fn has(&self, mut at: u64, bytes: &[u8]) -> bool {
+    pub(crate) async fn has(&self, mut at: u64, bytes: &[u8]) -> bool {
         let Some(Filling { answer, .. }) = &self.filling else { return false };
         let Content::Filling(partial) = &answer.content else { return false };
         let mut left = bytes;
@@ -275,6 +284,7 @@ impl Fetch {
                 length.map(|total| Span { first: filling.at, last: total.saturating_sub(1), total })
             }
         };
+        self.lead.ledger().take_over(filling.at);
         if answer.status == StatusCode::OK && filling.answer.meta.status == StatusCode::OK && answer.length == length {
             let known = filling.at;
             return self.pump(answer.body, known).await;
@@ -296,7 +306,9 @@ impl Fetch {
         }
         let fields = freshness::freshened(&stale.meta.fields, &answer.fields);
         let initial_age = freshness::initial_age(&answer.fields, asked, received);
-        let meta = Meta { fields, received, initial_age, ..stale.meta };
+        // This node has the head from the origin now, whoever vouches for the body.
+        let vouched = Vouched { head: Bytes::new(), ..stale.meta.vouched };
+        let meta = Meta { fields, received, initial_age, vouched, ..stale.meta };
         // It may say now that it is for nobody else.
         if let Err(reason) = freshness::storable(meta.status, &meta.fields, self.asker()) {
             return self.confirmed_unshared(meta, stale.key, reason).await;
@@ -320,6 +332,7 @@ impl Fetch {
             }
         };
         self.cache.recovered(self.wanted.key);
+        self.wanted.trace.note("kept", || "the stored copy was confirmed".to_owned());
         self.keeper.whole(stale.key, Reference::whole_of(&meta), self.fresh_for(&meta));
         let varies_by = freshness::varies_by(&meta.fields);
         let content = Content::Stored(object);
@@ -361,6 +374,7 @@ impl Fetch {
         }
         meta.length = Some(wide(bytes.len()));
         meta.fields.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.len()));
+        self.wanted.trace.note("kept", || "not stored: status".to_owned());
         self.cache.counters.not_stored(Reason::Status);
         let answer = Arc::new(Answer {
             meta,
@@ -382,6 +396,7 @@ impl Fetch {
 
     /// The answer is for one request alone: its body goes to whoever takes it first, the others ask for themselves.
     fn unshared(&mut self, meta: Meta, body: OriginBody, reason: Reason) -> End {
+        self.wanted.trace.note("kept", || format!("not stored: {}", reason.word()));
         self.cache.counters.not_stored(reason);
         let span = self.cache.config.freshness.pass;
         // These say something about this request, the others about the thing asked for.
@@ -440,6 +455,7 @@ impl Fetch {
             digest: None,
             varies_by: list.to_vec(),
             variants,
+            vouched: Vouched::default(),
         };
         let stored = match self.cache.store.writer(self.head(place, &meta, now + VARY_KEPT)) {
             Ok(writer) => writer.commit(None).await.map(|_| ()),

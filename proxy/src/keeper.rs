@@ -102,7 +102,9 @@ impl Keeper {
 
     /// The copy is whole: the lease ends with its reference, which stands for as long as the copy is fresh.
     pub(crate) fn whole(&self, key: Key, reference: Reference, fresh: Duration) {
-        if let Some(lease) = self.held.state().lease.take() {
+        let lease = self.held.state().lease.take();
+        // A lease that nobody beats any more ends by itself, and its reference with it.
+        if let Some(lease) = lease.filter(|_| !self.held.cache.config.peers.upstream_only) {
             let (held, value) = (Arc::clone(&self.held), reference.value());
             tokio::spawn(async move {
                 if let Err(error) = held.cache.index.beat(&lease, value).await {

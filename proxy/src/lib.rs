@@ -83,17 +83,26 @@ pub use copies::{CopiesOf, NodeCopies, StoredCopy};
 mod purge;
 pub use purge::{NodeAck, PurgeError, PurgeReport, PurgeTarget, Purging};
 
+mod trace;
+pub use trace::{Traced, TracedStep, trace_pass};
+
 mod announce;
+mod checked;
 mod complete;
 mod fetch;
+mod following;
 mod frames;
 mod from_origin;
 mod keeper;
+mod ledger;
 mod memory;
 mod peer;
+mod recheck;
 mod reference;
 mod seek;
 mod serve_peer;
+mod uploads;
+mod vouch;
 
 mod breaker;
 mod guard;

@@ -71,6 +71,13 @@ impl<K: Hash + Eq + Clone, V: Clone> Memory<K, V> {
         }
     }
 
+    /// The keys that are remembered now, in no order.
+    pub(crate) fn keys(&self) -> Vec<K> {
+        let (inner, now) = (self.inner.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+        let live = inner.entries.iter().filter(|(_, (_, until, _))| *until > now);
+        live.map(|(key, _)| key.clone()).collect()
+    }
+
     /// Forgets one key.
     pub(crate) fn forget(&self, key: &K) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).entries.remove(key);

@@ -17,6 +17,7 @@ use prost::Message as _;
 use crate::{
     config::FreshnessConfig,
     freshness::{self, Lifetime},
+    vouch::{Groups, Vouched},
 };
 
 /// One answer without its body.
@@ -42,6 +43,8 @@ pub(crate) struct Meta {
     pub(crate) varies_by: Vec<String>,
     /// The keys of the variants that are stored, oldest first.
     pub(crate) variants: Vec<Key>,
+    /// Who vouches for it.
+    pub(crate) vouched: Vouched,
 }
 
 impl Meta {
@@ -89,6 +92,9 @@ impl Meta {
             digest: self.digest.map(|digest| Bytes::copy_from_slice(digest.as_bytes())).unwrap_or_default(),
             varies_by: self.varies_by.clone(),
             variants: self.variants.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect(),
+            head_proof: self.vouched.head.clone(),
+            groups: if let Groups::Inline(groups) = &self.vouched.body { groups.clone() } else { Bytes::new() },
+            beside: self.vouched.body == Groups::Beside,
         }
         .encode_to_vec()
         .into()
@@ -132,6 +138,14 @@ impl Meta {
                 .iter()
                 .map(|key| key.as_ref().try_into().ok().map(Key::from_bytes))
                 .collect::<Option<_>>()?,
+            vouched: Vouched {
+                head: written.head_proof,
+                body: match (written.beside, written.groups.is_empty()) {
+                    (true, _) => Groups::Beside,
+                    (false, true) => Groups::Own,
+                    (false, false) => Groups::Inline(written.groups),
+                },
+            },
         })
     }
 }
@@ -195,6 +209,13 @@ struct Written {
     /// 20 bytes each.
     #[prost(bytes = "bytes", repeated, tag = "11")]
     variants: Vec<Bytes>,
+    #[prost(bytes = "bytes", tag = "12")]
+    head_proof: Bytes,
+    /// Between peers always empty: there the groups come with the body.
+    #[prost(bytes = "bytes", tag = "13")]
+    groups: Bytes,
+    #[prost(bool, tag = "14")]
+    beside: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -247,6 +268,10 @@ mod tests {
             digest: Some(blake3::hash(b"body")),
             varies_by: vec!["accept".to_owned()],
             variants: vec![Key::of(b"one")],
+            vouched: Vouched {
+                head: Bytes::from_static(b"proof"),
+                body: Groups::Inline(Bytes::from_static(b"groups")),
+            },
         }
     }
 

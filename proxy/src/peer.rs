@@ -9,14 +9,15 @@
 //! ```
 //!
 //! The answer is 200 with frames ([`crate::frames`]) and, as `Atoll-Purges`, the purges its sender has applied; or 404: neither a
-//! copy nor a fetch under way. A peer answers for what it has and never asks anybody on the asker's behalf.
+//! copy nor a fetch under way. A peer answers for what it has and never asks anybody on the asker's behalf. Its head and its bytes
+//! count only in the words of whoever has them from the origin ([`crate::vouch`]), whom it may be itself.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use atoll_overlay::{Key, NodeId, Streams, Value};
+use atoll_overlay::{Key, Level, NodeId, Streams, Value};
 use bytes::Bytes;
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
@@ -25,12 +26,15 @@ use hyper_util::rt::TokioIo;
 use tokio::time::{Instant, timeout};
 
 use crate::{
+    cache::Cache,
+    checked::{Checked, Good, NotSigned},
     clock,
     frames::{Abort, Frame, Frames},
     meta::Meta,
     purge::{self, Heads},
     reference::Reference,
     url::OriginUrl,
+    vouch::{Copied, Group, head_signer},
 };
 
 /// One holder to try.
@@ -78,30 +82,57 @@ impl Life {
 }
 
 /// Why a peer gave nothing, or no more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PeerError {
     /// It has no copy, or not the one asked for.
+    #[error("it has no such copy")]
     Absent,
     /// It could not be reached, broke off, or fell silent.
+    #[error("it cannot be reached, or fell silent")]
     Lost,
+    /// It has a whole copy, and sends it too slowly to be waited for.
+    #[error("it sends too slowly")]
+    Slow,
     /// It broke the protocol.
+    #[error("it broke the protocol, or lied")]
     Misbehaved,
     /// It said why it gives up.
+    #[error("it gives up: {0:?}")]
     Aborted(Abort),
 }
 
-/// A copy as it comes from a peer, its head read.
-#[derive(Debug)]
+impl From<NotSigned> for PeerError {
+    fn from(_: NotSigned) -> Self {
+        Self::Misbehaved
+    }
+}
+
+/// A copy as it comes from a peer, its head read and vouched for.
 pub(crate) struct PeerFill {
     pub(crate) holder: Candidate,
     pub(crate) meta: Meta,
     /// The purges that the holder had applied by then.
     pub(crate) heads: Heads,
+    cache: Arc<Cache>,
+    copied: Copied,
+    checked: Checked,
     body: Incoming,
     frames: Frames,
     stall: Duration,
+    /// Of a copy that the peer has whole: how it comes.
+    pace: Option<Pace>,
     /// Ends the connection with the fill.
     _connection: Abandon,
+}
+
+/// What comes of a copy after its head.
+pub(crate) enum Came {
+    /// A sign of life.
+    Wait,
+    /// What is to come, in the words of a fetcher.
+    Promise(Arc<Group>),
+    /// Bytes that are what was promised; may be none yet.
+    Good(Vec<Good>),
 }
 
 /// Ends a task when dropped.
@@ -117,13 +148,13 @@ impl Drop for Abandon {
 /// Opens a stream to the holder, asks, and waits for the head; signs of life on the way touch `life`. Silence ends it after
 /// `stall`.
 pub(crate) async fn ask(
-    streams: Arc<dyn Streams>,
+    cache: Arc<Cache>,
     holder: Candidate,
     request: PeerRequest,
     life: Life,
     stall: Duration,
 ) -> Result<PeerFill, PeerError> {
-    let response = timeout(stall, send(streams, holder.value.holder, &request));
+    let response = timeout(stall, send(Arc::clone(&cache.streams), holder.value.holder, &request));
     let (body, heads, connection) = response.await.map_err(|_| PeerError::Lost)??;
     life.touch();
     let mut frames = Frames::default();
@@ -137,11 +168,32 @@ pub(crate) async fn ask(
                 if !same || request.from.is_some_and(|(_, validator)| validator != meta.validator) {
                     return Err(PeerError::Misbehaved);
                 }
+                let signer = head_signer(cache.streams.as_ref(), request.key, &meta).ok_or(PeerError::Misbehaved)?;
+                if cache.liars.get(&signer).is_some() {
+                    return Err(PeerError::Absent);
+                }
                 life.touch();
-                return Ok(PeerFill { holder, meta, heads, body, frames, stall, _connection: connection });
+                let copied = Copied { key: request.key, validator: meta.validator };
+                let checked = Checked::from(request.from.map_or(0, |(from, _)| from));
+                let pace = holder.reference.whole().map(|_| Pace::of(&cache, &holder));
+                let stall = cache.config.peers.stall;
+                let _connection = connection;
+                return Ok(PeerFill {
+                    holder,
+                    meta,
+                    heads,
+                    cache,
+                    copied,
+                    checked,
+                    body,
+                    frames,
+                    stall,
+                    pace,
+                    _connection,
+                });
             }
             Frame::Abort(abort) => return Err(PeerError::Aborted(abort)),
-            Frame::Data(_) | Frame::End { .. } => return Err(PeerError::Misbehaved),
+            Frame::Signed(_) | Frame::Data(_) | Frame::End(_) => return Err(PeerError::Misbehaved),
         }
     }
 }
@@ -184,9 +236,91 @@ fn head(request: &PeerRequest) -> Result<Request<Empty<Bytes>>, PeerError> {
 }
 
 impl PeerFill {
-    /// The next frame. A head or a sign of life after the head is passed on as it is.
-    pub(crate) async fn next(&mut self) -> Result<Frame, PeerError> {
-        next(&mut self.body, &mut self.frames, self.stall).await
+    /// What comes next, until [`Self::is_whole`]. After an error nothing more comes; all before it was good.
+    pub(crate) async fn next(&mut self) -> Result<Came, PeerError> {
+        match self.frame().await? {
+            Frame::Wait => Ok(Came::Wait),
+            Frame::Signed(bytes) => {
+                let group = Group::decode(bytes).ok_or(PeerError::Misbehaved)?;
+                let streams = self.cache.streams.as_ref();
+                let signer = self.copied.signer(streams, &group).ok_or(PeerError::Misbehaved)?;
+                if self.cache.liars.get(&signer).is_some() {
+                    return Err(PeerError::Absent);
+                }
+                self.checked.promised(&group)?;
+                Ok(Came::Promise(Arc::new(group)))
+            }
+            Frame::Data(data) => Ok(Came::Good(self.checked.take(data)?)),
+            Frame::Abort(abort) => Err(PeerError::Aborted(abort)),
+            // All of it came before, or not all of it was signed.
+            Frame::Head(_) | Frame::End(_) => Err(PeerError::Misbehaved),
+        }
+    }
+
+    /// The next frame of a body.
+    async fn frame(&mut self) -> Result<Frame, PeerError> {
+        let Some(pace) = &mut self.pace else { return next(&mut self.body, &mut self.frames, self.stall).await };
+        loop {
+            if let Some(frame) = self.frames.next().map_err(|_| PeerError::Misbehaved)? {
+                return Ok(frame);
+            }
+            let (began, left) = (Instant::now(), pace.left());
+            let came = timeout(left.min(self.stall), self.body.frame()).await;
+            pace.waited += began.elapsed();
+            match came {
+                Err(_) if left > self.stall => return Err(PeerError::Lost),
+                Err(_) => {}
+                Ok(None | Some(Err(_))) => return Err(PeerError::Lost),
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        pace.bytes += u64::try_from(data.len()).unwrap_or(u64::MAX);
+                        self.frames.feed(&data);
+                    }
+                }
+            }
+            if !pace.keeps() {
+                return Err(PeerError::Slow);
+            }
+        }
+    }
+
+    /// Whether all of it came: nothing more is waited for.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.checked.is_whole()
+    }
+}
+
+/// How a whole copy comes: so many bytes a second it must, or it is sought elsewhere. Only time that is spent waiting for the peer
+/// counts.
+struct Pace {
+    window: Duration,
+    /// Bytes that must come within it.
+    least: u64,
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    /// As long as the first byte may take.
+    fn of(cache: &Cache, holder: &Candidate) -> Self {
+        let peers = &cache.config.peers;
+        let far = if holder.value.level == Level::GLOBAL { peers.far } else { Duration::ZERO };
+        let window = peers.hedge + far;
+        let least = u128::from(peers.slowest) * window.as_millis() / 1_000;
+        Self { window, least: u64::try_from(least).unwrap_or(u64::MAX), waited: Duration::ZERO, bytes: 0 }
+    }
+
+    fn left(&self) -> Duration {
+        self.window.saturating_sub(self.waited)
+    }
+
+    /// Whether it keeps its pace; begins a new window when one is over.
+    fn keeps(&mut self) -> bool {
+        if self.waited < self.window {
+            return true;
+        }
+        self.waited = Duration::ZERO;
+        std::mem::take(&mut self.bytes) >= self.least
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
     origin::Upstream,
     reason::Failure,
     site::Own,
+    trace::Tracer,
     url::{Authority, OriginUrl, Scheme, UrlError, is_literal},
     wish::Wish,
 };
@@ -34,6 +35,8 @@ pub(crate) struct Asked {
     /// answers to these are shared: they join a flight, and look again if its answer turns out to be for another.)
     pub(crate) personal: bool,
     pub(crate) interim: Option<Interim>,
+    /// Notes what is done for it.
+    pub(crate) trace: Tracer,
     /// What was sent with it; only own sites take any.
     pub(crate) body: Option<Incoming>,
     /// What its answer is charged to.
@@ -141,8 +144,9 @@ fn understood(cache: &Cache, request: Request<Option<Incoming>>, meant: Meant) -
     let interim = interim.filter(|_| site.is_some());
     let tab = cache.fairness.open((&upstream.host, upstream.port), from.map(|from| from.client.ip()));
     let personal = site.is_some() && client.fields.contains_key(header::AUTHORIZATION);
-    let method = parts.method;
-    Ok(Asked { method, client, url, upstream, fields, site, wish, personal, interim, body, tab, stored_only: None })
+    let trace = parts.extensions.get::<Tracer>().cloned().unwrap_or_default();
+    let (method, stored_only) = (parts.method, None);
+    Ok(Asked { method, client, url, upstream, fields, site, wish, personal, interim, trace, body, tab, stored_only })
 }
 
 fn bad(error: UrlError) -> (Failure, String) {
@@ -315,7 +319,8 @@ pub(crate) static CONDITIONS: [HeaderName; 5] =
 
 /// What no origin is sent by us in a client's name: framing, which is made anew, and what servers read as another host, path,
 /// method or address than the ones that are in the key [bad-inputs C02].
-static NOT_SENT_ON: [HeaderName; 18] = [
+static NOT_SENT_ON: [HeaderName; 19] = [
+    HeaderName::from_static("atoll-trace"),
     header::CONTENT_LENGTH,
     header::EXPECT,
     header::FORWARDED,

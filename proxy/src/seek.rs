@@ -6,7 +6,8 @@
 //!
 //! | event | then |
 //! |---|---|
-//! | a peer sends a head | stream from it |
+//! | a peer sends a head that is vouched for | stream from it |
+//! | a peer is busy | those it names, at once; it again a little later |
 //! | granted, nobody is being tried | the origin, at once |
 //! | granted while peers are tried | the origin when their 250 ms are over |
 //! | the root does not answer | the origin once no peer is left, ungranted |
@@ -28,6 +29,7 @@ use crate::{
     peer::{Candidate, Life, PeerError, PeerFill, PeerRequest, ask},
     reason::Failure,
     reference::Reference,
+    trace::{Tracer, short},
 };
 
 /// Where to go on.
@@ -46,6 +48,7 @@ pub(crate) enum Step {
 pub(crate) struct Seek {
     cache: Arc<Cache>,
     request: PeerRequest,
+    trace: Tracer,
     me: NodeId,
     queue: VecDeque<Candidate>,
     /// Being tried or tried before.
@@ -65,15 +68,18 @@ pub(crate) struct Seek {
     asked: u32,
     /// Whether the root's last word was none.
     rootless: bool,
+    /// How often a holder was busy.
+    busy: u32,
 }
 
 impl Seek {
     /// Starts the near lookup and the acquire.
-    pub(crate) fn new(cache: &Arc<Cache>, request: PeerRequest) -> Self {
+    pub(crate) fn new(cache: &Arc<Cache>, request: PeerRequest, trace: Tracer) -> Self {
         let me = cache.index.me().id;
         let mut seek = Self {
             cache: Arc::clone(cache),
             request,
+            trace,
             me,
             queue: VecDeque::new(),
             tried: Vec::new(),
@@ -87,6 +93,7 @@ impl Seek {
             since: Instant::now(),
             asked: 0,
             rootless: false,
+            busy: 0,
         };
         seek.look_near();
         seek.ask_root(Reference::fetching());
@@ -102,6 +109,7 @@ impl Seek {
         self.since = Instant::now();
         self.asked = 0;
         self.rootless = false;
+        self.busy = 0;
         self.ask_root(reference);
     }
 
@@ -142,6 +150,7 @@ impl Seek {
                 }
                 Some(found) = OptionFuture::from(self.near.as_mut()) => {
                     self.near = None;
+                    self.trace.note("index", || format!("near lookup: {}", found_in_words(&found)));
                     if let Ok(Found::Values { values, .. }) = found {
                         self.enqueue(values);
                     }
@@ -164,24 +173,32 @@ impl Seek {
     /// An attempt ended.
     fn attempted(&mut self, candidate: Candidate, result: Result<PeerFill, PeerError>) -> Option<Step> {
         let holder = candidate.value.holder;
+        if let Err(error) = &result {
+            self.trace.note("peer", || format!("{}: {error}", short(holder)));
+        }
         match result {
             Ok(fill) if self.cache.purges.outdates(&fill.heads, &fill.meta) => self.cache.counters.peer_fetch("stale"),
             Ok(fill) => {
                 // Rivals are let go; the lease, if any, is kept beating by the caller through `take_lease`.
+                self.trace.note("peer", || format!("{} sends", short(holder)));
                 self.attempts.clear();
                 return Some(Step::Peer(Box::new(fill)));
             }
             Err(PeerError::Aborted(Abort::Origin(failure))) => return Some(Step::Failed(failure)),
+            Err(PeerError::Aborted(Abort::Busy(others))) => {
+                self.busy(candidate, others);
+                return None;
+            }
             Err(PeerError::Aborted(Abort::Broken)) => {
                 self.cache.counters.peer_fetch("refused");
                 self.doubted(holder);
                 return None;
             }
             Err(PeerError::Absent | PeerError::Aborted(Abort::NotShared)) => self.cache.counters.peer_fetch("refused"),
-            Err(PeerError::Lost) => self.cache.counters.peer_fetch("timeout"),
+            Err(PeerError::Lost | PeerError::Slow) => self.cache.counters.peer_fetch("timeout"),
             Err(PeerError::Misbehaved) => {
                 self.cache.counters.peer_fetch("refused");
-                self.cache.shunned.put(holder, (), self.cache.config.peers.shun);
+                self.cache.lied(holder, "its answer is no copy that anybody vouches for");
             }
         }
         self.failed(holder);
@@ -189,6 +206,7 @@ impl Seek {
     }
 
     fn acquired(&mut self, acquired: Result<Acquired, IndexError>) -> Option<Step> {
+        self.trace.note("index", || format!("acquire: {}", acquired_in_words(&acquired)));
         match acquired {
             Ok(Acquired::Granted(lease)) => self.lease = Some(lease),
             Ok(Acquired::References(values)) => self.enqueue(values),
@@ -206,6 +224,7 @@ impl Seek {
         if self.life.last().elapsed() < self.budget() {
             return None;
         }
+        self.trace.note("peer", || format!("no progress for {} ms", self.budget().as_millis()));
         if self.lease.is_some() {
             self.cache.counters.hedge("origin");
             return Some(Step::Origin(self.lease.take()));
@@ -242,7 +261,14 @@ impl Seek {
         let nearer = self.cache.index.levels().iter().any(|level| level.level > Level::GLOBAL);
         if nearer {
             let (index, key) = (Arc::clone(&self.cache.index), self.request.key);
-            self.near = Some(async move { index.get(key, Levels::UpTo(Level(1))).await }.boxed());
+            let teller = self.trace.is_on().then(|| self.trace.teller("near lookup"));
+            let near = async move {
+                match teller {
+                    Some(teller) => index.get_told(key, Levels::UpTo(Level(1)), teller).await,
+                    None => index.get(key, Levels::UpTo(Level(1))).await,
+                }
+            };
+            self.near = Some(near.boxed());
         }
     }
 
@@ -261,11 +287,15 @@ impl Seek {
             failed,
         };
         let index = Arc::clone(&self.cache.index);
+        let teller = self.trace.is_on().then(|| self.trace.teller("acquire"));
         // What the root says may change with a beat or a marker that is under way: the last question waits for it.
         let pause = if self.asked == ASKS { self.cache.config.peers.hedge } else { Duration::ZERO };
         let acquired = async move {
             sleep(pause).await;
-            index.acquire(acquire).await
+            match teller {
+                Some(teller) => index.acquire_told(acquire, teller).await,
+                None => index.acquire(acquire).await,
+            }
         };
         self.root = Some(acquired.boxed());
     }
@@ -275,7 +305,7 @@ impl Seek {
         let known: Vec<_> = values
             .into_iter()
             .filter(|value| value.holder != self.me && !self.tried.contains(&value.holder))
-            .filter(|value| self.cache.shunned.get(&value.holder).is_none())
+            .filter(|value| self.cache.trusts(value.holder))
             .filter_map(Candidate::of)
             .filter(|candidate| {
                 let held = &candidate.reference.validator;
@@ -296,17 +326,49 @@ impl Seek {
     }
 
     fn attempt(&mut self, candidate: Candidate) {
+        self.attempt_after(candidate, Duration::ZERO);
+    }
+
+    fn attempt_after(&mut self, candidate: Candidate, pause: Duration) {
         self.tried.push(candidate.value.holder);
+        self.trace.note("peer", || {
+            let Value { holder, level, .. } = &candidate.value;
+            let whole = if candidate.reference.digest.is_empty() { "a growing copy" } else { "a whole copy" };
+            format!("asks {}, level {level}, for {whole}", short(*holder))
+        });
         self.far |= candidate.value.level == Level::GLOBAL;
         self.life.touch();
-        let (streams, request, life) = (Arc::clone(&self.cache.streams), self.request.clone(), self.life.clone());
+        let (cache, request, life) = (Arc::clone(&self.cache), self.request.clone(), self.life.clone());
         // A stream, its handshake and the head: silence beyond patience is a dead peer whatever the distance.
         let stall = self.cache.config.peers.patience;
         let attempt = async move {
-            let result = ask(streams, candidate.clone(), request, life, stall).await;
+            sleep(pause).await;
+            let result = ask(cache, candidate.clone(), request, life, stall).await;
             (candidate, result)
         };
         self.attempts.push(attempt.boxed());
+    }
+
+    /// The holder lives and gives to others: these are asked at once, and it again a little later.
+    fn busy(&mut self, candidate: Candidate, others: Vec<NodeId>) {
+        // It is there and grows: patience begins anew, as often as holders may be busy.
+        self.life.touch();
+        self.since = Instant::now();
+        let Value { level, ttl, holder, .. } = candidate.value;
+        let value = Reference::fetching().value();
+        let others = others.into_iter().map(|holder| Value { holder, level, value: value.clone(), ttl });
+        self.enqueue(others.collect());
+        for _ in 0..ASKED_INSTEAD {
+            if let Some(other) = self.queue.pop_front() {
+                self.attempt(other);
+            }
+        }
+        self.busy += 1;
+        if self.busy <= BUSY_MOST {
+            self.attempt_after(candidate, BUSY_PAUSE * self.busy);
+        } else {
+            self.failed(holder);
+        }
     }
 
     fn failed(&mut self, holder: NodeId) {
@@ -326,11 +388,38 @@ impl Seek {
     }
 }
 
+/// What a lookup brought, for a trace.
+fn found_in_words(found: &Result<Found, IndexError>) -> String {
+    match found {
+        Ok(Found::Values { level, values }) => format!("{} references at level {level}", values.len()),
+        Ok(Found::Nothing) => "nothing".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// What the root said, for a trace.
+fn acquired_in_words(acquired: &Result<Acquired, IndexError>) -> String {
+    match acquired {
+        Ok(Acquired::References(values)) => format!("{} references", values.len()),
+        Ok(Acquired::Granted(lease)) => format!("granted, lease {}.{}", lease.epoch, lease.counter),
+        Ok(Acquired::Marked(Marker::Pass(span))) => format!("marked: not shared, for {} s", span.as_secs()),
+        Ok(Acquired::Marked(Marker::Vary(names))) => format!("marked: varies by {}", names.join(", ")),
+        Err(error) => format!("no word of the root: {error}"),
+    }
+}
+
 /// How often the root is asked within one budget.
 const ASKS: u32 = 3;
 
 /// Failed holders named to the root [the index's limit].
 const FAILED_NAMED: usize = 8;
+
+/// Of those that a busy holder names, so many are asked at once.
+const ASKED_INSTEAD: usize = 2;
+
+/// Times that holders may be busy before one of them counts as failed, each a pause longer than the last: 3 s in all. \[guess\]
+const BUSY_MOST: u32 = 5;
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
 
 /// How often one holder may break off.
 const CHANCES: usize = 3;

@@ -1,9 +1,9 @@
 //! Answering peers: the copy in the store, or the flight under way as it grows; never a fetch on their behalf.
 
-use std::{pin::Pin, sync::Arc};
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
-use atoll_overlay::Key;
-use atoll_store::{Object, Partial};
+use atoll_overlay::{Key, NodeId};
+use atoll_store::Object;
 use bytes::Bytes;
 use futures::{Stream, stream};
 use http::{HeaderMap, Request, Response, StatusCode, header};
@@ -14,19 +14,20 @@ use crate::{
     clock, copies,
     deliver::text,
     fairness::Leave,
-    fetch::fresh_for,
-    flight::{Answer, Content, End, Waiter},
-    frames::{Abort, Frame},
+    fetch::{fresh_for, groups_key},
+    following::following,
+    frames::Frame,
     meta::Meta,
     metered::metered,
     peer::{ATOLL_FROM, ATOLL_URL, ATOLL_VALIDATOR, unhex},
     purge,
     reason::Failure,
     url::OriginUrl,
+    vouch::{self, CHUNK, CHUNKS_MOST, Chunk, Copied, Entry, Groups},
 };
 
 /// Answers one request of a peer.
-pub(crate) async fn handle<B>(cache: Arc<Cache>, request: Request<B>) -> Response<Body> {
+pub(crate) async fn handle<B>(cache: Arc<Cache>, peer: NodeId, request: Request<B>) -> Response<Body> {
     if request.uri().path() == purge::PATH {
         return cache.purges.answer(request.headers()).await;
     }
@@ -45,10 +46,14 @@ pub(crate) async fn handle<B>(cache: Arc<Cache>, request: Request<B>) -> Respons
         return text(StatusCode::NOT_FOUND, "not from here\n");
     }
     let frames = match whole(&cache, &asked).await {
-        Some((object, meta)) => stored(object, meta, asked.from.map_or(0, |(from, _)| from)),
+        Some(copy) => stored(Arc::clone(&cache), copy, asked),
         None => match cache.flights.find(asked.key) {
-            Some(waiter) => flying(Arc::clone(&cache), waiter, asked),
-            None => return text(StatusCode::NOT_FOUND, "neither a copy nor a fetch under way\n"),
+            Some(waiter) => following(Arc::clone(&cache), peer, waiter, asked),
+            None => {
+                // The index may name this node for what it has no more.
+                cache.announcer.withdraw(asked.key);
+                return text(StatusCode::NOT_FOUND, "neither a copy nor a fetch under way\n");
+            }
         },
     };
     cache.counters.peer_served();
@@ -59,10 +64,11 @@ pub(crate) async fn handle<B>(cache: Arc<Cache>, request: Request<B>) -> Respons
 }
 
 /// What a peer asked for.
-struct Asked {
-    key: Key,
+pub(crate) struct Asked {
+    pub(crate) key: Key,
     url: String,
-    from: Option<(u64, [u8; 16])>,
+    /// Bytes it has, and of which copy.
+    pub(crate) from: Option<(u64, [u8; 16])>,
 }
 
 impl Asked {
@@ -77,7 +83,7 @@ impl Asked {
     }
 
     /// Whether a copy is the one meant.
-    fn fits(&self, meta: &Meta) -> bool {
+    pub(crate) fn fits(&self, meta: &Meta) -> bool {
         meta.url == self.url
             && meta.varies_by.is_empty()
             && self.from.is_none_or(|(from, validator)| {
@@ -86,182 +92,162 @@ impl Asked {
     }
 }
 
-/// A whole, fresh copy.
-async fn whole(cache: &Cache, asked: &Asked) -> Option<(Object, Meta)> {
+/// A whole copy, and what vouches for it.
+struct Copy {
+    object: Object,
+    meta: Meta,
+    /// `None`: this node itself does.
+    groups: Option<Vec<Entry>>,
+}
+
+/// A whole, fresh copy that somebody vouches for.
+async fn whole(cache: &Cache, asked: &Asked) -> Option<Copy> {
+    if cache.config.peers.upstream_only {
+        return None;
+    }
     let object = cache.store.get(&store_key(asked.key)).await?;
-    let meta = Meta::decode_stored(&object.head().metadata)?;
-    let good =
-        asked.fits(&meta) && !object.soft_purged() && !cache.purges.doubts(meta.received) && meta.digest.is_some();
-    (good && !fresh_for(cache, None, &meta).is_zero()).then_some((object, meta))
-}
-
-type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Failure>> + Send>>;
-
-fn stored(object: Object, meta: Meta, from: u64) -> Frames {
-    enum At {
-        Head(Box<Meta>),
-        Body(u64),
-        Data(u64, Bytes),
-        End,
+    let mut meta = Meta::decode_stored(&object.head().metadata)?;
+    let clean = !object.soft_purged() && !cache.purges.doubts(meta.received);
+    let good = asked.fits(&meta) && clean && meta.digest.is_some();
+    if !good || fresh_for(cache, None, &meta).is_zero() {
+        return None;
     }
-    let digest = meta.digest;
-    Box::pin(stream::try_unfold((object, At::Head(Box::new(meta))), move |(object, at)| async move {
-        match at {
-            At::Head(meta) => {
-                let head = Frame::Head(meta.encode(clock::now())).head();
-                Ok(Some((head, (object, At::Body(from)))))
-            }
-            At::Body(at) if at < object.len() => {
-                let data = object.read(at, PIECE).await.map_err(|_| Failure::ResponseIncomplete)?;
-                if data.is_empty() {
-                    return Err(Failure::ResponseIncomplete);
-                }
-                let head = Frame::Data(data.clone()).head();
-                Ok(Some((head, (object, At::Data(at + data.len() as u64, data)))))
-            }
-            At::Body(_) => {
-                let Some(digest) = digest else { return Err(Failure::Internal) };
-                Ok(Some((Frame::End { length: object.len(), digest }.head(), (object, At::End))))
-            }
-            At::Data(next, data) => Ok(Some((data, (object, At::Body(next))))),
-            At::End => Ok(None),
-        }
-    }))
+    let groups = match meta.vouched.body {
+        Groups::Own => None,
+        Groups::Inline(_) | Groups::Beside => Some(groups_of(cache, asked.key, &meta).await?),
+    };
+    // Between peers they come with the body.
+    meta.vouched.body = Groups::Own;
+    if meta.vouched.head.is_empty() {
+        meta.vouched.head = vouch::sign_head(cache.streams.as_ref(), asked.key, &meta)?;
+    }
+    Some(Copy { object, meta, groups })
 }
 
-/// A flight, followed by a peer.
-struct Following {
+/// The groups that a copy is kept with; `None` where there are none, or they are lost.
+pub(crate) async fn groups_of(cache: &Cache, key: Key, meta: &Meta) -> Option<Vec<Entry>> {
+    match &meta.vouched.body {
+        Groups::Own => None,
+        Groups::Inline(bytes) => Entry::decode_all(bytes.clone()),
+        Groups::Beside => beside(cache, key, meta).await,
+    }
+}
+
+/// The groups that stand in an object of their own; none if that went before the copy, or is of another.
+async fn beside(cache: &Cache, key: Key, meta: &Meta) -> Option<Vec<Entry>> {
+    let object = cache.store.get(&store_key(groups_key(key))).await?;
+    if object.head().metadata != meta.validator.as_slice() || object.len() > GROUPS_LIMIT {
+        return None;
+    }
+    let mut all = Vec::new();
+    let mut at = 0;
+    while at < object.len() {
+        let bytes = object.read(at, PIECE).await.ok().filter(|bytes| !bytes.is_empty())?;
+        at += wide(bytes.len());
+        all.extend_from_slice(&bytes);
+    }
+    Entry::decode_all(all.into())
+}
+
+pub(crate) type Frames = Pin<Box<dyn Stream<Item = Result<Bytes, Failure>> + Send>>;
+
+/// A copy on its way to a peer.
+struct Sending {
     cache: Arc<Cache>,
-    waiter: Waiter,
-    asked: Asked,
-    /// Signs of life passed on.
-    beats: u64,
-    at: At,
-    /// Counts along, since the end states the digest; from the body's first byte, whatever the peer has.
-    hasher: blake3::Hasher,
-    hashed: u64,
+    copy: Copy,
+    copied: Copied,
+    at: u64,
+    ended: bool,
+    out: VecDeque<Bytes>,
 }
 
-enum At {
-    Head,
-    Body(Partial, u64),
-    Data(Partial, u64, Bytes),
-    End,
-}
-
-fn flying(cache: Arc<Cache>, waiter: Waiter, asked: Asked) -> Frames {
-    let following =
-        Following { cache, waiter, asked, beats: 0, at: At::Head, hasher: blake3::Hasher::new(), hashed: 0 };
-    Box::pin(stream::try_unfold(following, |mut following| async move {
-        Ok(following.next().await?.map(|bytes| (bytes, following)))
+fn stored(cache: Arc<Cache>, copy: Copy, asked: Asked) -> Frames {
+    let copied = Copied { key: asked.key, validator: copy.meta.validator };
+    let at = asked.from.map_or(0, |(from, _)| from);
+    let out = VecDeque::from([Frame::Head(copy.meta.encode(clock::now())).head()]);
+    let sending = Sending { cache, copy, copied, at, ended: false, out };
+    Box::pin(stream::try_unfold(sending, |mut sending| async move {
+        while sending.out.is_empty() && !sending.ended {
+            sending.more().await?;
+        }
+        Ok(sending.out.pop_front().map(|bytes| (bytes, sending)))
     }))
 }
 
-impl Following {
-    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        loop {
-            match std::mem::replace(&mut self.at, At::End) {
-                At::End => return Ok(None),
-                At::Data(partial, next, data) => {
-                    self.at = At::Body(partial, next);
-                    return Ok(Some(data));
-                }
-                At::Head => {
-                    let now = self.waiter.now();
-                    if now.lost {
-                        return Ok(Some(Frame::Abort(Abort::Broken).head()));
-                    }
-                    match (&now.answer, now.end) {
-                        (Some(answer), _) => return Ok(Some(self.head(answer))),
-                        (None, Some(end)) => return Ok(Some(Frame::Abort(abort(end)).head())),
-                        (None, None) => {}
-                    }
-                    self.at = At::Head;
-                    if self.life(now.beats) {
-                        return Ok(Some(Frame::Wait.head()));
-                    }
-                    self.waiter.changed().await;
-                }
-                At::Body(partial, at) => {
-                    let now = self.waiter.now();
-                    if at < now.visible {
-                        let room = usize::try_from(now.visible - at).unwrap_or(PIECE).min(PIECE);
-                        let data = partial.read(at, room).await.map_err(|_| Failure::ResponseIncomplete)?;
-                        self.hash(&partial, at, &data).await?;
-                        let head = Frame::Data(data.clone()).head();
-                        self.at = At::Data(partial, at + data.len() as u64, data);
-                        return Ok(Some(head));
-                    }
-                    match now.end {
-                        Some(End::Whole) => {
-                            self.hash(&partial, at, &Bytes::new()).await?;
-                            let end = Frame::End { length: at, digest: self.hasher.finalize() };
-                            return Ok(Some(end.head()));
-                        }
-                        Some(end) => return Ok(Some(Frame::Abort(abort(end)).head())),
-                        None if now.lost => return Ok(Some(Frame::Abort(Abort::Broken).head())),
-                        None => {}
-                    }
-                    self.at = At::Body(partial, at);
-                    if self.life(now.beats) {
-                        return Ok(Some(Frame::Wait.head()));
-                    }
-                    self.waiter.changed().await;
-                }
-            }
+impl Sending {
+    /// One group and its bytes.
+    async fn more(&mut self) -> Result<(), Failure> {
+        if self.copy.groups.is_none() {
+            return self.own().await;
         }
+        let entries = self.copy.groups.as_deref().unwrap_or_default();
+        let Some((_, entry, until)) = Entry::find(entries, self.at) else { return Err(Failure::ResponseIncomplete) };
+        let group = Arc::clone(&entry.group);
+        self.out.push_back(Frame::Signed(group.encode()).head());
+        let mut at = group.chunks_from(self.at).next().map_or(self.at, |(start, _)| start);
+        while at < until {
+            let data = self.read(at, until - at).await?;
+            at += wide(data.len());
+        }
+        self.at = at;
+        self.ends(group.last && at == group.end())
     }
 
-    /// The head frame, if this flight is what was asked for.
-    fn head(&mut self, answer: &Arc<Answer>) -> Bytes {
-        let from = self.asked.from.map_or(0, |(from, _)| from);
-        if self.cache.purges.took(self.waiter.born(), &answer.meta) {
-            self.cache.flights.give_up(&self.waiter);
-            return Frame::Abort(Abort::Broken).head();
-        }
-        match &answer.content {
-            Content::Filling(partial) if answer.key == self.asked.key && self.asked.fits(&answer.meta) => {
-                self.at = At::Body(partial.clone(), from);
-                let mut meta = answer.meta.clone();
-                meta.withhold_private();
-                Frame::Head(meta.encode(clock::now())).head()
+    /// Half a MiB of a copy that this node has from the origin, signed as it goes.
+    async fn own(&mut self) -> Result<(), Failure> {
+        let (start, length) = (self.at, self.copy.object.len());
+        let end = length.min(start + u64::from(CHUNK) * wide(CHUNKS_MOST));
+        let mut chunks = Vec::with_capacity(CHUNKS_MOST);
+        let mut at = start;
+        while at < end {
+            let stop = end.min(at + u64::from(CHUNK));
+            let (mut hasher, began) = (blake3::Hasher::new(), at);
+            while at < stop {
+                let data = self.read(at, stop - at).await?;
+                hasher.update(&data);
+                at += wide(data.len());
             }
-            // A renewed copy is in the store: asked again, it is found there.
-            Content::Stored(_) | Content::Filling(_) => Frame::Abort(Abort::Broken).head(),
-            Content::Bytes(_) | Content::Direct(_) => Frame::Abort(Abort::NotShared).head(),
+            let length = u32::try_from(at - began).map_err(|_| Failure::Internal)?;
+            chunks.push(Chunk { length, digest: hasher.finalize() });
         }
+        let last = end == length;
+        let group = self.copied.sign(self.cache.streams.as_ref(), start, last, chunks).ok_or(Failure::Internal)?;
+        // The words go before the bytes that were just queued.
+        self.out.push_front(Frame::Signed(group.encode()).head());
+        self.at = end;
+        self.ends(last)
     }
 
-    /// Whether the source gave a sign of life since the last one passed on.
-    fn life(&mut self, beats: u64) -> bool {
-        std::mem::replace(&mut self.beats, beats) != beats
+    /// Queues bytes at a place, at most so many; the bytes.
+    async fn read(&mut self, at: u64, room: u64) -> Result<Bytes, Failure> {
+        let room = usize::try_from(room).unwrap_or(PIECE).min(PIECE);
+        let data = self.copy.object.read(at, room).await.map_err(|_| Failure::ResponseIncomplete)?;
+        if data.is_empty() {
+            return Err(Failure::ResponseIncomplete);
+        }
+        self.out.push_back(Frame::Data(data.clone()).head());
+        self.out.push_back(data.clone());
+        Ok(data)
     }
 
-    /// Takes bytes into the digest; what the peer had before is read for it too.
-    async fn hash(&mut self, partial: &Partial, at: u64, data: &Bytes) -> Result<(), Failure> {
-        while self.hashed < at {
-            let room = usize::try_from(at - self.hashed).unwrap_or(PIECE).min(PIECE);
-            let before = partial.read(self.hashed, room).await.map_err(|_| Failure::ResponseIncomplete)?;
-            if before.is_empty() {
-                return Err(Failure::ResponseIncomplete);
-            }
-            self.hasher.update(&before);
-            self.hashed += before.len() as u64;
+    fn ends(&mut self, last: bool) -> Result<(), Failure> {
+        if last {
+            self.out.push_back(Frame::End(self.at).head());
+            self.ended = true;
+        } else if self.at >= self.copy.object.len() {
+            // Words that end before the body does, or never say that it ends.
+            return Err(Failure::ResponseIncomplete);
         }
-        self.hasher.update(data);
-        self.hashed += data.len() as u64;
         Ok(())
     }
 }
 
-/// What a flight's end means to a peer.
-const fn abort(end: End) -> Abort {
-    match end {
-        End::Failed(failure) if failure.is_origins() => Abort::Origin(failure),
-        End::Failed(_) | End::Whole => Abort::Broken,
-        End::Again => Abort::NotShared,
-    }
+fn wide(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
 }
 
 /// Bytes of one data frame.
-const PIECE: usize = 128 << 10;
+pub(crate) const PIECE: usize = 128 << 10;
+
+/// Bytes of groups that are read into memory for one peer: those of a body of 20 GB.
+const GROUPS_LIMIT: u64 = 32 << 20;

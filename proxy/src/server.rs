@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use atoll_overlay::{Index, Streams};
+use atoll_overlay::{Index, NodeId, Streams};
 use atoll_store::Store;
 use atoll_tls::Certificates;
 use bytes::Bytes;
@@ -193,6 +193,12 @@ impl Proxy {
         }
     }
 
+    /// The peers that were caught lying and are left alone for now.
+    #[must_use]
+    pub fn liars(&self) -> Vec<NodeId> {
+        self.cache.liars.keys()
+    }
+
     /// Answers one request without a body as the listeners would, for a front with listeners of its own. The request is to come
     /// through [`Self::behind_gate`]. A body that breaks ends in its error: the connection is then to be cut.
     pub async fn answer<B>(
@@ -309,7 +315,7 @@ async fn serve_peers(cache: Arc<Cache>, shared: Arc<Shared>, phases: watch::Rece
     loop {
         tokio::select! {
             accepted = cache.streams.accept() => match accepted {
-                Ok((_, stream)) => {
+                Ok((peer, stream)) => {
                     let count = Count::of(&shared, |shared| &shared.peer_streams);
                     if count.before >= cache.config.limits.peer_streams as u64 {
                         continue;
@@ -317,7 +323,7 @@ async fn serve_peers(cache: Arc<Cache>, shared: Arc<Shared>, phases: watch::Rece
                     let (cache, phases) = (Arc::clone(&cache), phases.clone());
                     streams.spawn(async move {
                         let _held = count;
-                        connection::serve_peer(cache, stream, phases).await;
+                        connection::serve_peer(cache, (peer, stream), phases).await;
                     });
                 }
                 Err(error) => {
@@ -334,7 +340,7 @@ async fn serve_peers(cache: Arc<Cache>, shared: Arc<Shared>, phases: watch::Rece
 
 async fn announce(cache: Arc<Cache>, phases: watch::Receiver<Phase>) {
     tokio::select! {
-        () = cache.announcer.run() => {}
+        () = cache.announcer.run(&cache.store) => {}
         () = draining(phases) => {}
     }
 }

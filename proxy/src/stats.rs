@@ -39,6 +39,8 @@ pub struct Stats {
     pub peer_served: u64,
     /// Copies from peers whose bytes were not those promised.
     pub peer_mismatches: u64,
+    /// Times that a peer was caught lying.
+    pub peer_lies: u64,
     /// Requests and heads refused: by the gate, by policy, by a ceiling.
     pub refused: u64,
     /// Objects being fetched now.
@@ -80,6 +82,7 @@ pub(crate) struct Counters {
     peer_bytes: AtomicU64,
     peer_served: AtomicU64,
     peer_mismatches: AtomicU64,
+    peer_lies: AtomicU64,
     refused: AtomicU64,
     /// The metric of what [`Self::hit`] counts, looked up once.
     hits: OnceLock<metrics::Counter>,
@@ -192,6 +195,12 @@ impl Counters {
         metrics::counter!("atoll_peer_fetch_total", "result" => result).increment(1);
     }
 
+    /// A peer was caught lying.
+    pub(crate) fn liar(&self) {
+        add(&self.peer_lies, 1);
+        metrics::counter!("atoll_peer_lies_total").increment(1);
+    }
+
     /// A hedge was decided for one side.
     pub(crate) fn hedge(&self, won: &'static str) {
         metrics::counter!("atoll_peer_hedge_total", "won" => won).increment(1);
@@ -232,6 +241,7 @@ impl Counters {
             peer_bytes: get(&self.peer_bytes),
             peer_served: get(&self.peer_served),
             peer_mismatches: get(&self.peer_mismatches),
+            peer_lies: get(&self.peer_lies),
             refused: get(&self.refused),
             flights: 0,
             connections: 0,

@@ -13,8 +13,8 @@ use std::{
 };
 
 use atoll_overlay::Key;
-use atoll_store::Object;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use atoll_store::{Object, Tier};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
 
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     cache::{Cache, Negative, Wanted, store_key},
     clock,
     config::Ranges,
-    deliver::{Links, refuse, text},
+    deliver::{CACHE_STATUS, Links, refuse, text},
     fetch::{self, Mode, Stale},
     flight::{Answer, Content, End, Joined, Waiter},
     forward, freshness,
@@ -38,6 +38,7 @@ use crate::{
     reference::Reference,
     respond::respond,
     slices::{self, Served, Sliced},
+    trace::{self, ATOLL_TRACE, READABLE, TRACES, Tracer},
     wish::Use,
 };
 
@@ -83,12 +84,17 @@ pub(crate) struct Told {
     pub(crate) stale: bool,
 }
 
-async fn answer(cache: &Arc<Cache>, request: Request<Option<Incoming>>) -> (Response<Body>, Option<Told>) {
+async fn answer(cache: &Arc<Cache>, mut request: Request<Option<Incoming>>) -> (Response<Body>, Option<Told>) {
     if request.method().as_str() == "PURGE" {
         return (purge_method(cache, request).await, None);
     }
     if request.uri().path() == HEALTH {
         return (text(StatusCode::OK, "ok\n"), None);
+    }
+    if request.headers().contains_key(&ATOLL_TRACE)
+        && let Some(response) = traced(cache, &mut request)
+    {
+        return (response, None);
     }
     let mut asked = match receive(cache, request) {
         Ok(Received::Asked(asked)) => asked,
@@ -119,8 +125,10 @@ async fn served(cache: &Arc<Cache>, asked: Box<Asked>) -> (Response<Body>, Optio
     if !matches!(asked.method, Method::GET | Method::HEAD) {
         return forward::forward(cache, *asked).await;
     }
+    asked.trace.note("request", || format!("{} {}, key {}", asked.method, asked.url, asked.url.key()));
     let found = lookup(cache, &asked).await;
     if matches!(found, Found::AskHead) {
+        asked.trace.note("origin", || "nothing is here and a HEAD is cheaper than all of it: passed on".to_owned());
         return forward::forward(cache, *asked).await;
     }
     if let Found::Failed(failure, _) = found
@@ -128,7 +136,32 @@ async fn served(cache: &Arc<Cache>, asked: Box<Asked>) -> (Response<Body>, Optio
     {
         return (response, Some(Told::default()));
     }
-    respond(cache, asked, found).await
+    let trace = asked.trace.clone();
+    let (response, told) = respond(cache, asked, found).await;
+    trace.note("answer", || described(&response));
+    (response, told)
+}
+
+/// A request with a good pass is traced, or reads a trace. Any other is one like all.
+fn traced(cache: &Cache, request: &mut Request<Option<Incoming>>) -> Option<Response<Body>> {
+    let nonce = trace::passed(cache.streams.as_ref(), request.headers())?;
+    if request.uri().path() == TRACES {
+        let told = cache.traces.get(&nonce)?.read(cache.index.me().id);
+        let mut response = Response::new(Body::Whole(serde_json::to_vec(&told).unwrap_or_default().into()));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        return Some(response);
+    }
+    let (tracer, trace) = Tracer::begin();
+    cache.traces.put(nonce, trace, READABLE);
+    request.extensions_mut().insert(tracer);
+    None
+}
+
+/// A response's head in a few words.
+fn described(response: &Response<Body>) -> String {
+    let word = |name| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
+    format!("{}, Cache-Status: {}", response.status(), word(CACHE_STATUS))
 }
 
 /// Where the answer is.
@@ -158,6 +191,23 @@ struct Stocked {
     varies: bool,
 }
 
+impl Stocked {
+    /// For a trace.
+    fn described(&self, cache: &Cache, wanted: &Wanted) -> String {
+        let variant = if self.varies { ", of the variant that these fields select" } else { "" };
+        let Some((object, meta)) = &self.copy else { return format!("nothing{variant}") };
+        let (fresh, age) = (cache.lifetime(wanted.site.as_deref(), meta).fresh, meta.age(clock::now()));
+        let tier = if object.tier() == Tier::Memory { "RAM" } else { "disk" };
+        let purged = if object.soft_purged() { ", purged" } else { "" };
+        format!(
+            "a copy in {tier}{variant}: {} bytes, {} s old, fresh for {} s{purged}",
+            object.len(),
+            age.as_secs(),
+            fresh.as_secs()
+        )
+    }
+}
+
 async fn stock(cache: &Cache, wanted: &Wanted) -> Stocked {
     let mut key = wanted.url.key();
     let mut varies = false;
@@ -184,6 +234,7 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
         site: asked.site.clone(),
         interim: asked.interim.clone(),
         cut: None,
+        trace: asked.trace.clone(),
     };
     for round in 1..=ROUNDS {
         if !matches!(asked.client.links, Links::Site) && wanted.url != upgraded(cache, wanted.url.clone()) {
@@ -195,6 +246,7 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
         }
         let stocked = stock(cache, &wanted).await;
         wanted.key = stocked.key;
+        asked.trace.note("store", || stocked.described(cache, &wanted));
         let mut forwarded = match (&stocked.copy, stocked.varies) {
             (Some(_), _) => Forwarded::Stale,
             (None, true) => Forwarded::VaryMiss,
@@ -215,6 +267,7 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
             return Found::Failed(Failure::OnlyIfCached, None);
         }
         if let Some(negative) = cache.negative.get(&wanted.key) {
+            asked.trace.note("flight", || "the origin failed a moment ago: it is spared for now".to_owned());
             return match (stale, negative) {
                 (Some(stale), _) if stale.if_error => stale.found(Reason::StaleIfError),
                 (_, Negative::Answer(answer)) => Found::Repeated(answer),
@@ -283,7 +336,7 @@ fn hit(cache: &Arc<Cache>, asked: &Asked, wanted: &Wanted, object: Object, meta:
                 && let Joined::Lead(lead) = cache.flights.join(wanted.key)
             {
                 let stale = Stale { meta: meta.clone(), key: wanted.key };
-                let wanted = Wanted { interim: None, ..wanted.clone() };
+                let wanted = Wanted { interim: None, trace: Tracer::default(), ..wanted.clone() };
                 tokio::spawn(fetch::lead(Arc::clone(cache), lead, wanted, Some(stale), Mode::Shared));
             }
             Hit::Found(Found::Stored { object, meta, ttl, reason: Some(Reason::StaleWhileRevalidate) })
@@ -326,6 +379,7 @@ impl Turn<'_> {
         let alone =
             part || self.asked.personal || self.asked.wish.no_store || cache.passing.get(&self.wanted.key).is_some();
         let (waiter, collapsed) = if alone {
+            self.asked.trace.note("flight", || "one of its own: the answer may be for this client alone".to_owned());
             let lead = cache.flights.solo();
             let waiter = lead.follow()?;
             let mode = if self.asked.wish.no_store { Mode::Unstored } else { Mode::Alone };
@@ -335,6 +389,7 @@ impl Turn<'_> {
             match cache.flights.join(self.wanted.key) {
                 Joined::Full => return Some(Found::Failed(Failure::Busy, None)),
                 Joined::Follow(mut waiter) => {
+                    self.asked.trace.note("flight", || "joins the fetch that is under way".to_owned());
                     // All is sent, and only the end is not said yet: what was asked for after that is a new request.
                     if self.round < ROUNDS && waiter.has_landed() {
                         waiter.ended().await;
@@ -348,6 +403,7 @@ impl Turn<'_> {
                         return None;
                     }
                     let waiter = lead.follow()?;
+                    self.asked.trace.note("flight", || "leads the fetch, for all who come meanwhile".to_owned());
                     self.lead(cache, lead, stale.as_ref(), Mode::Shared, false);
                     (waiter, false)
                 }

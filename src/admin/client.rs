@@ -51,6 +51,13 @@ pub async fn fetch_lines(socket: &Path, path: &str) -> Result<Vec<String>, Clien
     read(socket, &body)
 }
 
+/// Asks it something that takes the network's time to answer.
+pub async fn fetch_slowly<T: serde::de::DeserializeOwned>(socket: &Path, path: &str) -> Result<T, ClientError> {
+    let late = |_| ClientError::Strange { path: socket.to_owned(), reason: format!("no answer within {LONG:?}") };
+    let body = tokio::time::timeout(LONG, ask(socket, Method::GET, path)).await.map_err(late)??;
+    read(socket, &body)
+}
+
 fn read<T: serde::de::DeserializeOwned>(socket: &Path, body: &[u8]) -> Result<T, ClientError> {
     serde_json::from_slice(body)
         .map_err(|error| ClientError::Strange { path: socket.to_owned(), reason: error.to_string() })
@@ -115,6 +122,9 @@ async fn ask(socket: &Path, _: Method, path: &str) -> Result<bytes::Bytes, Clien
 
 /// How long a node may take to say how it is.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long it may take to find something out.
+const LONG: Duration = Duration::from_secs(90);
 
 /// Bytes a status may have.
 const BODY_LIMIT: usize = 4 * 1024 * 1024;

@@ -1,4 +1,4 @@
-//! What is answered: `GET /`, `/health`, `/metrics`, `/status`, `/explain`, `/purges`, `/copies`, and
+//! What is answered: `GET /`, `/health`, `/metrics`, `/status`, `/nodes`, `/explain`, `/trace`, `/purges`, `/copies`, and
 //! `POST /drain`, `/purge`. Errors are problem details [RFC 9457].
 
 use std::{sync::Arc, time::Duration};
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     purging::{Order, unescape},
     status::StatusSource,
+    trace::Wanted,
 };
 
 /// What every request needs.
@@ -44,6 +45,8 @@ pub(super) async fn answer(desk: &Desk, door: &Door, request: Request<Incoming>)
         purge(desk, head.uri.query().unwrap_or_default()).await
     } else if head.uri.path() == "/copies" && READ.contains(&head.method) {
         copies(desk, head.uri.query().unwrap_or_default()).await
+    } else if head.uri.path() == "/trace" && head.method == Method::GET {
+        trace(desk, head.uri.query().unwrap_or_default()).await
     } else {
         route(desk, &head.method, head.uri.path())
     };
@@ -54,6 +57,7 @@ fn route(desk: &Desk, method: &Method, path: &str) -> Response<Full<Bytes>> {
     let (allowed, act): (&[Method], Act) = match path {
         "/health" => (&READ, health),
         "/metrics" => (&READ, |desk| text(TEXT_FORMAT, metrics::render(&desk.source.status()))),
+        "/nodes" => (&READ, |desk| json(StatusCode::OK, &desk.source.nodes())),
         "/status" => (&READ, |desk| json(StatusCode::OK, &desk.source.status())),
         "/purges" => (&READ, purges),
         "/purge" => (&[Method::POST], purges),
@@ -83,9 +87,8 @@ fn health(desk: &Desk) -> Response<Full<Bytes>> {
 
 /// `?name=NAME&from=ADDRESS`: why DNS answers as it does, a list of lines.
 fn explain(desk: &Desk, query: &str) -> Response<Full<Bytes>> {
-    let value = |key: &str| query.split('&').filter_map(|pair| pair.split_once('=')).find(|(k, _)| *k == key);
-    let name = value("name").and_then(|(_, name)| unescape(name));
-    let from = value("from").and_then(|(_, from)| unescape(from)?.parse().ok());
+    let name = value(query, "name");
+    let from = value(query, "from").and_then(|from| from.parse().ok());
     let (Some(name), Some(from)) = (name, from) else {
         return problem(
             StatusCode::BAD_REQUEST,
@@ -96,6 +99,27 @@ fn explain(desk: &Desk, query: &str) -> Response<Full<Bytes>> {
         Some(lines) => json(StatusCode::OK, &lines),
         None => problem(StatusCode::NOT_FOUND, "this node answers no DNS, or that is no domain name"),
     }
+}
+
+/// `?url=URL&from=ADDRESS&node=NODE`: one request followed, as a [`crate::trace::Report`].
+async fn trace(desk: &Desk, query: &str) -> Response<Full<Bytes>> {
+    let from = value(query, "from").and_then(|from| from.parse().ok());
+    let (Some(url), Some(from)) = (value(query, "url"), from) else {
+        return problem(
+            StatusCode::BAD_REQUEST,
+            "say what and for whom: /trace?url=http://www.example.com/&from=192.0.2.1",
+        );
+    };
+    match desk.source.trace(Wanted { url, node: value(query, "node"), from }).await {
+        Ok(report) => json(StatusCode::OK, &report),
+        Err(why) => problem(StatusCode::BAD_REQUEST, &why),
+    }
+}
+
+/// A value of the query.
+fn value(query: &str, key: &str) -> Option<String> {
+    let (_, value) = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == key)?;
+    unescape(value)
 }
 
 /// `?tag=TAG` and the like ([`Order`]): purges, and says who has applied it.
@@ -219,8 +243,7 @@ fn guarded(mut answer: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     answer
 }
 
-const THERE_ARE: &str =
-    "there are /, /health, /metrics, /status, /explain, /purges, /copies, and to POST /purge and /drain";
+const THERE_ARE: &str = "there are /, /health, /metrics, /status, /nodes, /explain, /trace, /purges, /copies, and to POST /purge and /drain";
 
 const READ: [Method; 2] = [Method::GET, Method::HEAD];
 

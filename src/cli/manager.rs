@@ -1,4 +1,4 @@
-//! `atoll manager`, and what is asked of one from elsewhere: `atoll drain`, `atoll warm`.
+//! `atoll manager`, and what is asked of one from elsewhere: `atoll drain`.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -43,23 +43,6 @@ pub struct ManagerArgs {
     /// The directory it writes to; without it one among the user's state
     #[arg(long, value_name = "DIRECTORY")]
     pub state: Option<PathBuf>,
-}
-
-/// `atoll warm`
-#[derive(Debug, Args)]
-pub struct WarmArgs {
-    /// The files, as paths of the backend or as URLs
-    #[arg(required = true, value_name = "FILE")]
-    pub files: Vec<String>,
-    /// The manager
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:5000")]
-    pub manager: String,
-    /// How many machines are to have each file
-    #[arg(long, value_name = "K", default_value_t = 2)]
-    pub copies: usize,
-    /// The login of the manager's page; without it the one of a manager among this user's state
-    #[arg(long, value_name = "TOKEN")]
-    pub login: Option<String>,
 }
 
 /// `atoll drain`

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 mod manager;
-pub use manager::{DrainArgs, ManagerArgs, WarmArgs};
+pub use manager::{DrainArgs, ManagerArgs};
 mod peer;
 pub use peer::PeerArgs;
 
@@ -21,6 +21,10 @@ mod purge;
 pub use purge::PurgeArgs;
 mod explain;
 pub use explain::ExplainArgs;
+mod trace;
+pub use trace::TraceArgs;
+mod warm;
+pub use warm::WarmArgs;
 mod sim;
 pub use sim::{SimArgs, SimMode};
 
@@ -55,7 +59,7 @@ pub enum Command {
     Manager(ManagerArgs),
     /// Lend this machine to a manager
     Peer(PeerArgs),
-    /// Put files on a manager's machines before a storm
+    /// Put files into the caches of a network's nodes, or on a manager's machines, before a storm
     Warm(WarmArgs),
     /// Let a node, a peer or a manager finish what runs and leave
     Drain(DrainArgs),
@@ -67,6 +71,8 @@ pub enum Command {
     Explain(ExplainArgs),
     /// Purge what the network holds: URLs, a directory, a host, a tag, or everything
     Purge(PurgeArgs),
+    /// Follow one request from the DNS answer to its last byte, each step with its time
+    Trace(TraceArgs),
     /// Print every form under which a URL is served by the CDN
     Url(UrlArgs),
     /// Make the keys of a closed network, and admit nodes to it

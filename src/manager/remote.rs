@@ -47,8 +47,11 @@ pub async fn drain(args: DrainArgs) -> ExitCode {
 }
 
 async fn warm_all(args: &WarmArgs) -> Result<bool, String> {
-    let mut desk = Desk::open(&args.manager, args.login.as_deref())?;
-    let wanted = Wanted { copies: args.copies, files: args.files.iter().map(|file| path_of(file)).collect() };
+    let manager = args.manager.as_deref().unwrap_or_default();
+    let mut desk = Desk::open(manager, args.login.as_deref())?;
+    let listed = args.list.as_deref().map(crate::warm::listed).transpose()?.unwrap_or_default();
+    let wanted =
+        Wanted { copies: args.copies, files: args.files.iter().chain(&listed).map(|file| path_of(file)).collect() };
     let reply = desk.ask(Question::post("/_atoll/warm", &wanted)).await?;
     let mut progress: Progress = reply.json().map_err(|error| error.to_string())?;
     let bars = Bars::new(&wanted.files);

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -28,6 +29,8 @@ use crate::{
         Admitted, AnswersTo, DnsStatus, LevelStatus, Listening, ProxyStatus, Served, Status, StatusSource, StoreStatus,
         role_words,
     },
+    trace::{self, Here, Report, Wanted},
+    warm::Nodes,
 };
 
 /// Everything that runs.
@@ -221,6 +224,12 @@ impl Parts {
         listening.extend(quic.map(|address| Listening { service: "overlay".to_owned(), address }));
     }
 
+    /// This node, then those it knows.
+    fn known(&self) -> Vec<NodeInfo> {
+        let known = self.overlay.levels().into_iter().flat_map(|level| level.neighbours);
+        std::iter::once(self.overlay.me()).chain(known).collect()
+    }
+
     fn listening(&self) -> std::sync::MutexGuard<'_, Vec<Listening>> {
         self.listen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -268,6 +277,8 @@ impl Parts {
             origin_ungranted: stats.origin_ungranted,
             origin_bytes: stats.origin_bytes,
             peer_bytes: stats.peer_bytes,
+            peer_lies: stats.peer_lies,
+            liars: proxy.liars().iter().map(ToString::to_string).collect(),
             flights: stats.flights,
             connections: stats.connections,
         }
@@ -330,6 +341,23 @@ impl StatusSource for Parts {
 
     fn purger(&self) -> Option<&dyn Purger> {
         self.proxy.is_some().then_some(self)
+    }
+
+    fn nodes(&self) -> Nodes {
+        Nodes::of(&self.config.node.zone, self.config.proxy.sites.keys().cloned().collect(), self.known())
+    }
+
+    fn trace(&self, wanted: Wanted) -> Pin<Box<dyn Future<Output = Result<Report, String>> + Send + '_>> {
+        let from = wanted.from;
+        let dns = move |name: &str| self.dns.with(|dns| Some((dns.why(name, from)?, dns.chosen(name, from)))).flatten();
+        let here = Here {
+            zone: &self.config.node.zone,
+            sites: self.config.proxy.sites.keys().cloned().collect(),
+            nodes: self.known(),
+            dns,
+            pass: atoll_proxy::trace_pass(&self.overlay),
+        };
+        Box::pin(trace::ask(here, wanted))
     }
 
     fn explain(&self, name: &str, from: IpAddr) -> Option<Vec<String>> {

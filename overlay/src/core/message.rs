@@ -398,6 +398,25 @@ impl Pointer {
 }
 
 impl Request {
+    /// The level it is about, the widest where it is about none, and whether whoever is asked hands it on.
+    pub(super) const fn reach(&self) -> (Level, bool) {
+        match self {
+            Self::Seek { level, .. } => (*level, true),
+            Self::Step { level, .. }
+            | Self::Store { level, .. }
+            | Self::Copy { level, .. }
+            | Self::Neighbours { level, .. } => (*level, false),
+            Self::Ping
+            | Self::Withdraw { .. }
+            | Self::Acquire { .. }
+            | Self::Beat { .. }
+            | Self::Pass { .. }
+            | Self::Hold { .. }
+            | Self::SpreadKeys { .. }
+            | Self::SpreadGet { .. } => (Level::GLOBAL, false),
+        }
+    }
+
     /// Node ids a request may list at most.
     pub const FAILED_LIMIT: usize = 8;
     /// How often a question may be handed on at most.

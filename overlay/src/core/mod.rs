@@ -48,8 +48,8 @@ mod tests;
 use bytes::Bytes;
 
 use crate::{
-    Acquire, Acquired, Beat, Found, IndexError, Key, Lease, Levels, Marker, NodeId, NodeInfo, Prefix, Put, Spread,
-    Stored,
+    Acquire, Acquired, Beat, Found, IndexError, Key, Lease, Levels, Marker, NodeId, NodeInfo, Prefix, Put, Question,
+    Spread, Stored,
 };
 
 /// Another node as a small number. The driver maps it to addresses, for as long as the process lives.
@@ -94,6 +94,8 @@ pub enum Input {
         /// What.
         command: Command,
     },
+    /// The questions of the command that comes next under this number are to be told.
+    Watch(Op),
     /// Nobody waits for this outcome any more.
     Cancel(Op),
     /// How this node describes itself has changed.
@@ -171,6 +173,8 @@ pub enum Output {
         /// With what.
         outcome: Outcome,
     },
+    /// A command that is watched asks a question.
+    Asked(Op, Question),
     /// A record spread by some node reached this one for the first time.
     Heard(Spread),
 }

@@ -1,7 +1,7 @@
 //! [`Node`]: the four verbs of the core and its read-only views. It sorts inputs to their machines and holds no rule itself.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -16,7 +16,7 @@ use super::{
     search::{Ending, Exchanges, Task},
     time::Instant,
 };
-use crate::{Config, Key, Level, NodeId, NodeInfo, Prefix};
+use crate::{Config, Key, Level, NodeId, NodeInfo, Prefix, Question};
 
 /// One node of the index.
 ///
@@ -40,6 +40,8 @@ pub struct Node {
     pub(super) memberships: Vec<Membership>,
     pub(super) exchanges: Exchanges,
     pub(super) tasks: BTreeMap<u64, Running>,
+    /// Commands whose questions are to be told.
+    watched: BTreeSet<Op>,
     next_task: u64,
     pub(super) values: Values,
     pub(super) leases: Leases,
@@ -138,6 +140,7 @@ impl Node {
             memberships,
             exchanges: Exchanges::new(config.exchanges),
             tasks: BTreeMap::new(),
+            watched: BTreeSet::new(),
             next_task: 0,
             values: Values::new(&config),
             leases: Leases::new(config.leases),
@@ -168,6 +171,7 @@ impl Node {
             Input::Received { from, message } => self.on_message(now, from, message),
             Input::Seeds(contacts) => self.on_seeds(now, contacts),
             Input::Command { op, command } => self.command(now, op, command),
+            Input::Watch(op) => drop(self.watched.insert(op)),
             Input::Cancel(op) => self.cancel(op),
             Input::Describe(info) => self.on_describe(now, info),
             Input::Observe { prefix, rtt } => self.on_observe(now, prefix, rtt),
@@ -317,10 +321,23 @@ impl Node {
             // To dial takes longer than to ask: no sign of life can come sooner.
             self.extend(now + self.config.acquire_deadline, id);
         }
+        self.tell(to, &request, id);
         if !self.ask(now, to, request, super::search::Purpose::Task(id))
             && let Some(running) = self.tasks.get_mut(&id)
         {
             running.task.on_failure(to);
+        }
+    }
+
+    /// Tells of a question, if its command is watched.
+    fn tell(&mut self, to: Contact, request: &Request, id: u64) {
+        if self.watched.is_empty() {
+            return;
+        }
+        let Some(Running { reason: Reason::Command(op), .. }) = self.tasks.get(&id) else { return };
+        if self.watched.contains(op) {
+            let (level, handed_on) = request.reach();
+            self.outbox.push_back(Output::Asked(*op, Question { to: to.id, level, handed_on }));
         }
     }
 
@@ -358,6 +375,7 @@ impl Node {
     fn end(&mut self, now: Instant, reason: Reason, ending: Ending) {
         match reason {
             Reason::Command(op) => {
+                self.watched.remove(&op);
                 if let Some(outcome) = self.outcome(ending) {
                     self.outbox.push_back(Output::Done { op, outcome });
                 }
@@ -378,6 +396,7 @@ impl Node {
     }
 
     fn cancel(&mut self, op: Op) {
+        self.watched.remove(&op);
         let ids: Vec<(u64, Instant)> = self
             .tasks
             .iter()
@@ -391,6 +410,7 @@ impl Node {
     }
 
     pub(super) fn done(&mut self, op: Op, outcome: Outcome) {
+        self.watched.remove(&op);
         self.outbox.push_back(Output::Done { op, outcome });
     }
 

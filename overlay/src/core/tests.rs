@@ -37,7 +37,9 @@ impl Alone {
         let outputs = self.hear(from, Body::Request { id: 7, request });
         let reply = |output| match output {
             Output::Send { message: Message { body: Body::Reply { id: 7, reply, .. }, .. }, .. } => Some(reply),
-            Output::Send { .. } | Output::Pin { .. } | Output::Done { .. } | Output::Heard(_) => None,
+            Output::Send { .. } | Output::Pin { .. } | Output::Done { .. } | Output::Heard(_) | Output::Asked(..) => {
+                None
+            }
         };
         outputs.into_iter().filter_map(reply).collect()
     }
@@ -192,7 +194,7 @@ fn every_operation_ends_once_by_its_deadline_though_nobody_answers() {
     outputs.extend(node.pass(Duration::from_secs(6)));
     let done = |output: &Output| match output {
         Output::Done { op, .. } => Some(op.0),
-        Output::Send { .. } | Output::Pin { .. } | Output::Heard(_) => None,
+        Output::Send { .. } | Output::Pin { .. } | Output::Heard(_) | Output::Asked(..) => None,
     };
     let ends: Vec<u64> = outputs.iter().filter_map(done).collect();
     assert_eq!(ends.iter().copied().collect::<BTreeSet<_>>(), (0..count).collect());
@@ -241,7 +243,7 @@ fn links_kept_are_as_many_as_allowed_and_let_go_when_a_neighbour_dies() {
                 Output::Send { to, message: Message { body: Body::Request { id, request: Request::Ping }, .. } } => {
                     node.hear(to.0, Body::Reply { id, spent: Duration::ZERO, reply: Reply::Pong });
                 }
-                Output::Send { .. } | Output::Done { .. } | Output::Heard(_) => {}
+                Output::Send { .. } | Output::Done { .. } | Output::Heard(_) | Output::Asked(..) => {}
             }
         }
     }

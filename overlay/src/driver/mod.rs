@@ -44,6 +44,8 @@ mod door;
 mod gate;
 pub use gate::MembershipError;
 
+mod proof;
+
 mod certificate;
 pub use certificate::NodeCert;
 

@@ -21,12 +21,13 @@ use super::{
     counters::{Counters, Counts},
     gate::MembershipError,
     handler::Open,
+    proof::Notary,
     saved,
     voice::Voice,
 };
 use crate::{
     Acquire, Acquired, Beat, ByteStream, Found, Index, IndexError, Key, Lease, LevelInfo, Levels, Marker, NodeId,
-    NodeInfo, NodesQuery, Prefix, Put, Roles, Spread, Stored, StreamError, Streams,
+    NodeInfo, NodesQuery, Prefix, Put, Roles, Spread, Stored, StreamError, Streams, Teller,
     core::{Command, Node, Op, Outcome, Output},
     membership::{Membership, NotBelieved, NotMember, Revocation, Revocations, Said, Unsaid},
 };
@@ -38,6 +39,7 @@ pub struct Overlay(Arc<Inner>);
 struct Inner {
     id: NodeId,
     shared: Arc<Shared>,
+    notary: Notary,
     requests: mpsc::Sender<Request>,
     described: watch::Sender<NodeInfo>,
     accepted: tokio::sync::Mutex<mpsc::Receiver<(NodeId, ByteStream)>>,
@@ -52,7 +54,7 @@ struct Inner {
 #[derive(Debug)]
 pub(super) enum Request {
     /// An operation on the index.
-    Command { op: Op, command: Command, caller: oneshot::Sender<Outcome> },
+    Command { op: Op, command: Command, caller: oneshot::Sender<Outcome>, teller: Option<Teller> },
     /// Its caller has gone.
     Cancel(Op),
     /// A prefix was measured.
@@ -85,9 +87,9 @@ pub(super) struct Sizes {
 impl Overlay {
     pub(super) fn new(
         info: NodeInfo,
+        (notary, voice): (Notary, Voice),
         shared: Arc<Shared>,
         counters: Counters,
-        voice: Voice,
         sizes: &Sizes,
     ) -> (Self, Ends) {
         let (requests, requests_end) = mpsc::channel(sizes.commands);
@@ -97,6 +99,7 @@ impl Overlay {
         let inner = Inner {
             id,
             shared,
+            notary,
             requests,
             described,
             accepted: tokio::sync::Mutex::new(accepted_end),
@@ -189,9 +192,13 @@ impl Overlay {
     }
 
     async fn command(&self, command: Command) -> Result<Outcome, IndexError> {
+        self.command_told(command, None).await
+    }
+
+    async fn command_told(&self, command: Command, teller: Option<Teller>) -> Result<Outcome, IndexError> {
         let op = Op(self.0.next_op.fetch_add(1, Ordering::Relaxed));
         let (caller, outcome) = oneshot::channel();
-        let request = Request::Command { op, command, caller };
+        let request = Request::Command { op, command, caller, teller };
         self.0.requests.send(request).await.map_err(|_| IndexError::Stopped)?;
         let mut gone = CancelIfDropped { op, requests: &self.0.requests, armed: true };
         let outcome = outcome.await;
@@ -232,6 +239,13 @@ impl Index for Overlay {
         }
     }
 
+    async fn get_told(&self, key: Key, levels: Levels, teller: Teller) -> Result<Found, IndexError> {
+        match self.command_told(Command::Get(key, levels), Some(teller)).await? {
+            Outcome::Get(found) => found,
+            other => unreachable!("a get came out as {other:?}"),
+        }
+    }
+
     async fn withdraw(&self, key: Key) -> Result<(), IndexError> {
         match self.command(Command::Withdraw(key)).await? {
             Outcome::Withdraw(done) => done,
@@ -241,6 +255,13 @@ impl Index for Overlay {
 
     async fn acquire(&self, acquire: Acquire) -> Result<Acquired, IndexError> {
         match self.command(Command::Acquire(acquire)).await? {
+            Outcome::Acquire(acquired) => acquired,
+            other => unreachable!("an acquire came out as {other:?}"),
+        }
+    }
+
+    async fn acquire_told(&self, acquire: Acquire, teller: Teller) -> Result<Acquired, IndexError> {
+        match self.command_told(Command::Acquire(acquire), Some(teller)).await? {
             Outcome::Acquire(acquired) => acquired,
             other => unreachable!("an acquire came out as {other:?}"),
         }
@@ -321,6 +342,14 @@ impl Streams for Overlay {
 
     async fn accept(&self) -> Result<(NodeId, ByteStream), StreamError> {
         self.0.accepted.lock().await.recv().await.ok_or(StreamError::NoPeers)
+    }
+
+    fn sign(&self, statement: &[u8]) -> Option<Bytes> {
+        self.0.notary.sign(statement)
+    }
+
+    fn signer(&self, statement: &[u8], proof: &[u8]) -> Option<NodeId> {
+        self.0.notary.signer(statement, proof)
     }
 }
 

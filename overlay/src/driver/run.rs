@@ -33,7 +33,7 @@ use super::{
     stream::PeerStream,
 };
 use crate::{
-    ByteStream, NodeId, NodeInfo,
+    ByteStream, NodeId, NodeInfo, Teller,
     core::{
         Contact, Input, Op, Outcome, Output, Peer,
         message::{Body, Message},
@@ -63,6 +63,8 @@ pub(super) struct Driver {
     pub(super) members: BTreeMap<Peer, Member>,
     pub(super) dials: BTreeMap<ConnectionId, Dial>,
     pub(super) waiting: BTreeMap<Op, oneshot::Sender<Outcome>>,
+    /// Who is told of the questions of a command.
+    pub(super) tellers: BTreeMap<Op, Teller>,
     pub(super) inputs: VecDeque<Input>,
     pub(super) rejoin_at: Instant,
     /// Commands of the driver's own so far.
@@ -157,7 +159,13 @@ impl Driver {
                 self.roads.keep(peer, keep);
                 self.keep_links(peer);
             }
+            Output::Asked(op, question) => {
+                if let Some(teller) = self.tellers.get(&op) {
+                    teller.tell(question);
+                }
+            }
             Output::Done { op, outcome } => {
+                self.tellers.remove(&op);
                 if let Some(caller) = self.waiting.remove(&op) {
                     // The caller may have gone meanwhile.
                     let _ = caller.send(outcome);
@@ -421,11 +429,16 @@ impl Driver {
 
     fn on_request(&mut self, request: Request) {
         match request {
-            Request::Command { op, command, caller } => {
+            Request::Command { op, command, caller, teller } => {
                 self.waiting.insert(op, caller);
+                if let Some(teller) = teller {
+                    self.tellers.insert(op, teller);
+                    self.feed(Input::Watch(op));
+                }
                 self.feed(Input::Command { op, command });
             }
             Request::Cancel(op) => {
+                self.tellers.remove(&op);
                 if self.waiting.remove(&op).is_some() {
                     self.feed(Input::Cancel(op));
                 }

@@ -20,6 +20,7 @@ use super::{
     identity::Identity,
     join::Join,
     overlay::{Overlay, Shared, Sizes},
+    proof::Notary,
     protocol::Names,
     roads::Roads,
     run::Driver,
@@ -81,7 +82,8 @@ pub async fn start(
         open_timeout: config.open_timeout,
     };
     let voice = Voice::new(identity.clone(), &config.network, clock);
-    let (overlay, ends) = Overlay::new(info, Arc::clone(&shared), counters.clone(), voice, &sizes);
+    let notary = Notary::new(identity.keypair().clone(), id, clock, Arc::clone(&shared));
+    let (overlay, ends) = Overlay::new(info, (notary, voice), Arc::clone(&shared), counters.clone(), &sizes);
     let mut driver = Driver {
         me,
         swarm: build_swarm(identity, &settings, Behaviour::new(gate, names, &config, clock, counters.clone()))?,
@@ -99,6 +101,7 @@ pub async fn start(
         members: BTreeMap::new(),
         dials: BTreeMap::new(),
         waiting: BTreeMap::new(),
+        tellers: BTreeMap::new(),
         inputs: VecDeque::new(),
         rejoin_at: Instant::START,
         own_ops: 0,

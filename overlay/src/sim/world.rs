@@ -388,7 +388,7 @@ impl Sim {
         while let Some(output) = self.nodes.get_mut(usize_of(node)).and_then(|one| one.core.poll_output()) {
             match output {
                 Output::Send { to, message } => self.send(node, to.0, message),
-                Output::Pin { .. } => {}
+                Output::Pin { .. } | Output::Asked(..) => {}
                 Output::Done { op, outcome } => {
                     self.note(&[6, op.0]);
                     self.invariants.ended(self.now, op, &outcome);

@@ -196,6 +196,7 @@ mod tests {
             digest: None,
             varies_by: Vec::new(),
             variants: Vec::new(),
+            vouched: crate::vouch::Vouched::default(),
         }
     }
 

@@ -56,8 +56,8 @@ impl Client {
                 }
                 assert!(
                     self.stream.read_buf(&mut self.seen).await.unwrap() > 0,
-                    "closed: {:?}",
-                    self.seen.escape_ascii()
+                    "closed: {}",
+                    self.seen.escape_ascii().to_string()
                 );
             }
         })

@@ -2,16 +2,19 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail a test by panicking")]
 
+mod counted;
 mod hot;
 mod reuse;
 mod script;
 mod sites;
 mod slices;
 mod support;
+mod trace;
 
 mod cache;
 mod differ;
 mod fair;
+mod faults;
 mod fresh;
 mod heads;
 mod network;
@@ -19,3 +22,4 @@ mod origin;
 mod purge;
 mod rows;
 mod two;
+mod vouched;

@@ -6,19 +6,13 @@ use std::{
 };
 
 use atoll_overlay::{Index as _, Key, Level, Streams as _, Value};
-use atoll_proxy::OriginUrl;
 use bytes::Bytes;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    sync::Semaphore,
-    task::JoinSet,
+use tokio::{io::AsyncReadExt as _, sync::Semaphore, task::JoinSet};
+
+use crate::{
+    support::{Do, Net, Origin, config_for, get, info, noise, ok, soon, until},
+    vouched::{key, overheard},
 };
-
-use crate::support::{Do, Net, Origin, config_for, exchange, get, info, noise, ok, soon, until};
-
-fn key(origin: &Origin, path: &str) -> Key {
-    OriginUrl::parse(&format!("http://site.test:{}{path}", origin.address.port())).unwrap().key()
-}
 
 fn gated(body: &Bytes, gate: &Arc<Semaphore>) -> Vec<Do> {
     let head = format!("HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\nContent-Length: {}\r\n\r\n", body.len());
@@ -141,6 +135,7 @@ async fn a_reference_to_nothing_costs_one_question() {
     assert_eq!(origin.count(), 1);
 }
 
+// P10: whoever reaches nobody serves alone.
 #[tokio::test]
 async fn without_a_root_the_origin_is_asked_and_counted() {
     let origin = Origin::with_body(Bytes::from_static(b"x")).await;
@@ -150,135 +145,6 @@ async fn without_a_root_the_origin_is_asked_and_counted() {
     assert_eq!(get(&one, &origin.host(), "/").await.status, 200);
     assert_eq!((origin.count(), one.stats().origin_ungranted), (1, 1));
     until(|| net.puts().iter().any(|(_, put)| put.ttl > Duration::from_secs(20))).await;
-}
-
-/// What a peer of our making answers to any request.
-fn frames(meta: &[u8], body: &[u8], end: &[u8]) -> Vec<u8> {
-    let mut bytes = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec();
-    for (kind, part) in [(b'H', meta), (b'D', body), (b'E', end)] {
-        if !part.is_empty() {
-            bytes.push(kind);
-            bytes.extend_from_slice(&u32::try_from(part.len()).unwrap().to_be_bytes());
-            bytes.extend_from_slice(part);
-        }
-    }
-    bytes
-}
-
-/// The frames a true copy is sent in, as one node sends them: head, then everything after it.
-async fn overheard(net: &Arc<Net>, holder: u8, origin: &Origin, path: &str) -> Vec<u8> {
-    let ear = net.node(200);
-    let mut stream = ear.open(info(holder).id).await.unwrap();
-    let port = origin.address.port();
-    let request = format!(
-        "GET /{} HTTP/1.1\r\nHost: site.test:{port}\r\nAtoll-Url: http://site.test:{port}{path}\r\n\r\n",
-        key(origin, path)
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).await.unwrap();
-    answer
-}
-
-/// The `H` frame's bytes out of an answer.
-fn meta_of(answer: &[u8]) -> Vec<u8> {
-    let at = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
-    // The body is chunked; the first chunk is the head frame.
-    let line = answer[at..].windows(2).position(|two| two == b"\r\n").unwrap();
-    answer[at + line + 2 + 5..]
-        [..usize::from_str_radix(std::str::from_utf8(&answer[at..at + line]).unwrap(), 16).unwrap() - 5]
-        .to_vec()
-}
-
-// P02: right length, wrong bytes; too short; too long; a wrong digest that fits the wrong bytes.
-#[tokio::test]
-async fn a_lying_peer_is_found_out_and_another_source_used() {
-    let body = noise(1_000);
-    let origin = Origin::with_body(body.clone()).await;
-    let net = Net::new(Level(1));
-    let honest = net.proxy(1, config_for(&origin)).await;
-    assert_eq!(get(&honest, &origin.host(), "/").await.body, body);
-    until(|| honest.stats().flights == 0).await;
-    let meta = meta_of(&overheard(&net, 1, &origin, "/").await);
-    let wrong = noise(1_001).slice(..1_000);
-    let end = |bytes: &[u8], length: u64| [&length.to_be_bytes()[..], blake3::hash(bytes).as_bytes()].concat();
-    let lies = [
-        frames(&meta, &wrong, &end(&wrong, 1_000)),
-        frames(&meta, &wrong, &end(&body, 1_000)),
-        frames(&meta, &body[..900], &end(&body[..900], 900)),
-        frames(&meta, &noise(2_000), &end(&noise(2_000), 2_000)),
-        frames(&meta, &body, &[]),
-        frames(&meta, b"", &[]),
-        frames(&[0xff; 40], &body, &end(&body, 1_000)),
-        b"HTTP/1.1 200 OK\r\n\r\nD\xff\xff\xff\xff".to_vec(),
-        b"HTTP/1.1 500 No\r\n\r\n".to_vec(),
-        b"\0\0\0\0".to_vec(),
-    ];
-    net.kill(1);
-    drop(honest);
-    for (number, lie) in (10..).zip(lies) {
-        let liar = net.node(number);
-        tokio::spawn(async move {
-            while let Ok((_, mut stream)) = liar.accept().await {
-                let mut head = [0; 4_096];
-                let _ = stream.read(&mut head).await;
-                let _ = stream.write_all(&lie).await;
-            }
-        });
-        let mut config = config_for(&origin);
-        config.peers.patience = Duration::from_millis(400);
-        config.peers.stall = Duration::from_millis(400);
-        let asker = net.proxy(100 + number, config).await;
-        net.plant(key(&origin, "/"), number, Bytes::from_static(&[8, 1]));
-        let before = origin.count();
-        // The one that begins well and ends early has shown its beginning: its client is cut off.
-        if number == 12 {
-            let request = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", origin.host());
-            let cut = exchange(asker.local_addrs()[0], request.as_bytes()).await;
-            assert!(cut.len() < 1_000 && !cut.ends_with(b"0\r\n\r\n"));
-        }
-        let response = get(&asker, &origin.host(), "/").await;
-        assert!(response.body == body && response.complete, "lie {number} was believed");
-        assert_eq!(origin.count(), before + 1, "lie {number}");
-        // This asker's own copy is not to serve the next.
-        net.kill(100 + number);
-        net.kill(number);
-    }
-}
-
-// A fetcher that breaks off and lives is asked for the rest: the origin is not.
-#[tokio::test]
-async fn a_fetcher_that_only_stumbled_is_asked_for_the_rest() {
-    let body = noise(100_000);
-    let origin = Origin::with_body(body.clone()).await;
-    let net = Net::new(Level(1));
-    let honest = net.proxy(1, config_for(&origin)).await;
-    assert_eq!(get(&honest, &origin.host(), "/").await.body, body);
-    until(|| honest.stats().flights == 0).await;
-    let meta = meta_of(&overheard(&net, 1, &origin, "/").await);
-    net.kill(1);
-    drop(honest);
-    let end = [&100_000_u64.to_be_bytes()[..], blake3::hash(&body).as_bytes()].concat();
-    let answers = [frames(&meta, &body[..60_000], &[]), frames(&meta, &body[60_000..], &end)];
-    let holder = net.node(10);
-    let asked = tokio::spawn(async move {
-        let mut heads = Vec::new();
-        for answer in answers {
-            let (_, mut stream) = holder.accept().await.unwrap();
-            let mut head = vec![0; 4_096];
-            let count = stream.read(&mut head).await.unwrap();
-            heads.push(String::from_utf8(head[..count].to_vec()).unwrap());
-            stream.write_all(&answer).await.unwrap();
-        }
-        heads
-    });
-    net.lease(key(&origin, "/"), 10);
-    let asker = net.proxy(2, config_for(&origin)).await;
-    let response = get(&asker, &origin.host(), "/").await;
-    assert!(response.body == body, "wrong bytes");
-    let heads = soon(asked).await.unwrap();
-    assert!(!heads[0].contains("atoll-from") && heads[1].contains("atoll-from: 60000\r\n"), "{heads:?}");
-    assert_eq!((origin.count(), asker.stats().origin_requests), (1, 0));
 }
 
 // P07: a peer that accepts and says nothing.
@@ -502,4 +368,96 @@ async fn the_network_in_memory_grants_one_at_a_time() {
     };
     assert!(matches!(one.acquire(ask()).await, Ok(atoll_overlay::Acquired::Granted(_))));
     assert!(matches!(two.acquire(ask()).await, Ok(atoll_overlay::Acquired::References(_))));
+}
+
+// P03: what is gone is no longer named.
+#[tokio::test]
+async fn a_copy_that_is_gone_is_withdrawn_when_it_is_noticed_and_when_it_is_asked_for() {
+    let origin = Origin::with_body(noise(1_000)).await;
+    let net = Net::new(Level(1));
+    let store = crate::support::store().await;
+    let node = net.node(1);
+    let one = atoll_proxy::Proxy::start(config_for(&origin), node.clone(), node, store.clone()).unwrap();
+    for path in ["/noticed", "/asked"] {
+        assert_eq!(get(&one, &origin.host(), path).await.status, 200);
+        until(|| one.stats().flights == 0 && net.names(key(&origin, path), 1)).await;
+    }
+    for path in ["/noticed", "/asked"] {
+        store.remove(&atoll_store::Key::from_bytes(*key(&origin, path).as_bytes())).await.unwrap();
+    }
+    let answer = overheard(&net, 1, &origin, "/asked").await;
+    assert!(answer.starts_with(b"HTTP/1.1 404 "));
+    until(|| !net.names(key(&origin, "/asked"), 1) && !net.names(key(&origin, "/noticed"), 1)).await;
+}
+
+#[tokio::test]
+async fn an_upstream_only_node_takes_from_peers_and_gives_only_what_it_fetches_under_a_lease() {
+    let gate = Arc::new(Semaphore::new(0));
+    let (body, held) = (noise(50_000), Arc::clone(&gate));
+    let served = body.clone();
+    let origin =
+        Origin::start(
+            move |number, _| {
+                if number == 1 { gated(&served, &held) } else { ok("Cache-Control: max-age=600\r\n", &served) }
+            },
+        )
+        .await;
+    let net = Net::new(Level(1));
+    let other = net.proxy(1, config_for(&origin)).await;
+    let mut config = config_for(&origin);
+    config.peers.upstream_only = true;
+    let thin = Arc::new(net.proxy(2, config).await);
+    assert!(get(&other, &origin.host(), "/taken").await.body == body);
+    until(|| other.stats().flights == 0).await;
+    assert!(get(&thin, &origin.host(), "/taken").await.body == body);
+    assert_eq!((origin.count(), thin.stats().origin_requests), (1, 0), "taken from the peer");
+    let (asking, host) = (Arc::clone(&thin), origin.host());
+    let first = tokio::spawn(async move { get(&asking, &host, "/led").await });
+    until(|| origin.count() == 2 && thin.stats().origin_bytes > 0).await;
+    let (asking, host) = (Arc::new(other), origin.host());
+    let second = tokio::spawn(async move { get(&asking, &host, "/led").await });
+    until(|| thin.stats().peer_served == 1).await;
+    gate.add_permits(1);
+    assert!(soon(first).await.unwrap().body == body && soon(second).await.unwrap().body == body);
+    assert_eq!(origin.count(), 2, "while it fetches it gives: the origin is asked once");
+    assert!(net.puts().iter().all(|(holder, _)| *holder != info(2).id), "nothing of its own is announced");
+    assert!(overheard(&net, 2, &origin, "/taken").await.starts_with(b"HTTP/1.1 404 "));
+}
+
+// C11: ten thousand at once want one cold object of five nodes; the first of them hangs up.
+#[tokio::test]
+async fn ten_thousand_simultaneous_misses_on_five_nodes_cost_one_request() {
+    let gate = Arc::new(Semaphore::new(0));
+    let (body, held) = (noise(100_000), Arc::clone(&gate));
+    let served = body.clone();
+    let origin = Origin::start(move |_, _| gated(&served, &held)).await;
+    let net = Net::new(Level(1));
+    let mut proxies = Vec::new();
+    for number in 1..=5 {
+        let mut config = config_for(&origin);
+        (config.limits.requests, config.limits.waiters) = (20_000, 20_000);
+        proxies.push(Arc::new(net.proxy(number, config).await));
+    }
+    let ask = |proxy: &Arc<atoll_proxy::Proxy>| {
+        let (proxy, host) = (Arc::clone(proxy), origin.host());
+        async move {
+            let request = http::Request::get("/").header("host", host).body(()).unwrap();
+            let response = proxy.answer(request).await;
+            let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap();
+            body.to_bytes()
+        }
+    };
+    let hasty = tokio::spawn(ask(&proxies[0]));
+    until(|| origin.count() == 1).await;
+    hasty.abort();
+    let mut clients = JoinSet::new();
+    for number in 0..10_000 {
+        clients.spawn(ask(&proxies[number % 5]));
+    }
+    until(|| proxies.iter().all(|proxy| proxy.stats().peer_bytes + proxy.stats().origin_bytes >= 40_000)).await;
+    gate.add_permits(1);
+    while let Some(answer) = soon(clients.join_next()).await {
+        assert!(answer.unwrap() == body, "wrong bytes");
+    }
+    assert_eq!((origin.count(), net.granted()), (1, 1));
 }

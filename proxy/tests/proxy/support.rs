@@ -70,7 +70,15 @@ type Script = dyn Fn(usize, &str) -> Vec<Do> + Send + Sync;
 impl Origin {
     /// An origin that answers the n-th request (from 0) by its head as the script says.
     pub(crate) async fn start(script: impl Fn(usize, &str) -> Vec<Do> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at(([127, 0, 0, 1], 0).into(), script).await
+    }
+
+    /// The same at this address.
+    pub(crate) async fn start_at(
+        at: SocketAddr,
+        script: impl Fn(usize, &str) -> Vec<Do> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
         let heads = Arc::new(Mutex::new(Vec::new()));
         let connections = Arc::new(AtomicUsize::new(0));
@@ -323,10 +331,12 @@ pub(crate) struct Net {
     pub(crate) lower: Mutex<Option<Value>>,
     /// Nodes that are gone.
     dead: Mutex<Vec<NodeId>>,
-    /// Nodes that reach nobody for now, and nobody them.
-    cut_off: Mutex<Vec<NodeId>>,
+    /// Nodes that nobody reaches, and that reach nobody, for now; streams that stand go on.
+    pub(crate) cut: Mutex<Vec<NodeId>>,
     /// Everybody is told of everybody.
     pub(crate) acquainted: AtomicBool,
+    /// Who was given how many bytes by whom.
+    given: Mutex<HashMap<(NodeId, NodeId), Arc<AtomicUsize>>>,
 }
 
 #[derive(Default)]
@@ -348,8 +358,9 @@ impl Net {
             rootless: AtomicBool::new(false),
             lower: Mutex::default(),
             dead: Mutex::default(),
-            cut_off: Mutex::default(),
+            cut: Mutex::default(),
             acquainted: AtomicBool::new(false),
+            given: Mutex::default(),
         })
     }
 
@@ -359,6 +370,13 @@ impl Net {
         let (door, visitors) = mpsc::channel(64);
         self.doors.lock().unwrap().insert(me.id, door);
         Arc::new(Node { net: Arc::clone(self), alone: Alone::new(me.clone()), me, visitors: visitors.into() })
+    }
+
+    /// Node `number` with a proxy, and its own part of the network.
+    pub(crate) async fn both(self: &Arc<Self>, number: u8, config: Config) -> (Proxy, Arc<Node>) {
+        let node = self.node(number);
+        let (index, streams) = (Arc::clone(&node) as Arc<dyn Index>, Arc::clone(&node) as Arc<dyn Streams>);
+        (Proxy::start(config, index, streams, store().await).unwrap(), node)
     }
 
     /// Node `number` with a proxy.
@@ -376,12 +394,16 @@ impl Net {
 
     /// Nobody reaches this node any more, nor it anybody; streams that stand go on.
     pub(crate) fn cut_off(&self, number: u8) {
-        self.cut_off.lock().unwrap().push(info(number).id);
+        self.cut.lock().unwrap().push(info(number).id);
     }
 
     /// It is back.
     pub(crate) fn heal(&self, number: u8) {
-        self.cut_off.lock().unwrap().retain(|id| *id != info(number).id);
+        self.cut.lock().unwrap().retain(|id| *id != info(number).id);
+    }
+
+    fn is_cut(&self, id: NodeId) -> bool {
+        self.cut.lock().unwrap().contains(&id)
     }
 
     pub(crate) fn granted(&self) -> u64 {
@@ -394,6 +416,21 @@ impl Net {
 
     pub(crate) fn puts(&self) -> Vec<(NodeId, Put)> {
         self.state.lock().unwrap().puts.clone()
+    }
+
+    /// The most nodes that one node gave more than a head to.
+    pub(crate) fn most_fed(&self) -> usize {
+        let mut fed: HashMap<NodeId, usize> = HashMap::new();
+        for ((from, _), bytes) in self.given.lock().unwrap().iter() {
+            *fed.entry(*from).or_default() += usize::from(bytes.load(Ordering::SeqCst) > 10_000);
+        }
+        fed.into_values().max().unwrap_or(0)
+    }
+
+    /// Whether the index names a node for a key.
+    pub(crate) fn names(&self, key: Key, number: u8) -> bool {
+        let state = self.state.lock().unwrap();
+        state.values.get(&key).is_some_and(|values| values.iter().any(|(holder, _)| *holder == info(number).id))
     }
 
     /// Makes a node a holder in the index, whatever it has.
@@ -411,6 +448,13 @@ impl Net {
     fn is_dead(&self, id: NodeId) -> bool {
         self.dead.lock().unwrap().contains(&id)
     }
+}
+
+/// What stands for a signature in the network in memory: anybody could make it, so that tests can.
+pub(crate) fn proof_of(id: NodeId, statement: &[u8]) -> Bytes {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(id.key().as_bytes()).update(statement);
+    [&id.key().as_bytes()[..], hasher.finalize().as_bytes()].concat().into()
 }
 
 /// One node's view of it.
@@ -438,6 +482,9 @@ impl Node {
 #[async_trait]
 impl Index for Node {
     async fn put(&self, put: Put) -> Result<Stored, IndexError> {
+        if self.net.is_cut(self.me.id) {
+            return Err(IndexError::Timeout(Duration::ZERO));
+        }
         let mut state = self.net.state.lock().unwrap();
         let values = state.values.entry(put.key).or_default();
         values.retain(|(holder, _)| *holder != self.me.id);
@@ -447,6 +494,9 @@ impl Index for Node {
     }
 
     async fn get(&self, key: Key, _: Levels) -> Result<Found, IndexError> {
+        if self.net.is_cut(self.me.id) {
+            return Err(IndexError::Timeout(Duration::ZERO));
+        }
         let state = self.net.state.lock().unwrap();
         let values = self.values(state.values.get(&key).map(Vec::as_slice).unwrap_or_default());
         Ok(if values.is_empty() { Found::Nothing } else { Found::Values { level: self.net.level, values } })
@@ -459,7 +509,7 @@ impl Index for Node {
     }
 
     async fn acquire(&self, acquire: Acquire) -> Result<Acquired, IndexError> {
-        if self.net.rootless.load(Ordering::SeqCst) {
+        if self.net.rootless.load(Ordering::SeqCst) || self.net.is_cut(self.me.id) {
             return Err(IndexError::Timeout(Duration::ZERO));
         }
         let mut state = self.net.state.lock().unwrap();
@@ -470,7 +520,7 @@ impl Index for Node {
         if let Some(values) = state.values.get_mut(&acquire.key) {
             values.retain(|(holder, _)| !gone(holder));
         }
-        let lease = state.leases.get(&acquire.key).filter(|(holder, ..)| !self.net.is_dead(*holder));
+        let lease = state.leases.get(&acquire.key).filter(|(id, ..)| !self.net.is_dead(*id) && !self.net.is_cut(*id));
         let mut found: Vec<_> = state.values.get(&acquire.key).cloned().unwrap_or_default();
         if let Some((holder, _, reference)) = lease
             && !found.iter().any(|(it, _)| it == holder)
@@ -541,7 +591,7 @@ impl Index for Node {
 
     /// Signed is what begins with the id of a node that is there.
     fn sign(&self, words: &[u8], right: Roles) -> Result<Bytes, Unsaid> {
-        self.alone.sign(words, right)
+        Index::sign(&self.alone, words, right)
     }
 
     fn believe(&self, signed: &[u8], _: Roles) -> Result<Said, NotBelieved> {
@@ -557,11 +607,13 @@ impl Index for Node {
 #[async_trait]
 impl Streams for Node {
     async fn open(&self, to: NodeId) -> Result<ByteStream, StreamError> {
-        if [self.me.id, to].iter().any(|id| self.net.cut_off.lock().unwrap().contains(id)) {
-            return Err(StreamError::Unreachable(to, "cut off".to_owned()));
+        if self.net.is_cut(self.me.id) || self.net.is_cut(to) {
+            return Err(StreamError::Unreachable(to, "cut".to_owned()));
         }
         let door = self.net.doors.lock().unwrap().get(&to).cloned().ok_or(StreamError::Unknown(to))?;
         let (here, there) = tokio::io::duplex(64 << 10);
+        let given = Arc::clone(self.net.given.lock().unwrap().entry((to, self.me.id)).or_default());
+        let there = crate::counted::Counted { stream: there, given };
         let sent = door.send((self.me.id, Box::new(there) as ByteStream)).await;
         sent.map_err(|_| StreamError::Unreachable(to, "gone".to_owned()))?;
         Ok(Box::new(here))
@@ -569,5 +621,14 @@ impl Streams for Node {
 
     async fn accept(&self) -> Result<(NodeId, ByteStream), StreamError> {
         self.visitors.lock().await.recv().await.ok_or(StreamError::NoPeers)
+    }
+
+    fn sign(&self, statement: &[u8]) -> Option<Bytes> {
+        Some(proof_of(self.me.id, statement))
+    }
+
+    fn signer(&self, statement: &[u8], proof: &[u8]) -> Option<NodeId> {
+        let id = NodeId::from(Key::from_bytes(*proof.first_chunk::<20>()?));
+        (proof_of(id, statement) == proof).then_some(id)
     }
 }

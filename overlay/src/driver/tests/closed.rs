@@ -302,3 +302,34 @@ async fn a_node_does_not_start_with_a_membership_that_is_of_no_use() {
     let dnssrv = crate::NodeInfo { roles: Roles::DNSSRV, ..info() };
     assert_eq!(refused(Some(keys.member(&identity, hour)), dnssrv).await, MembershipError::Roles);
 }
+
+#[tokio::test]
+async fn a_statement_is_known_second_hand_by_who_made_it_and_only_members_make_any() {
+    let keys = Keys::new();
+    let seed = keys.node(Carrier::Tcp, &[]).await;
+    let other = keys.node(Carrier::Tcp, &[at(&seed)]).await;
+    let proof = seed.sign(b"so it is").unwrap();
+    assert!(proof.len() <= 512);
+    for _ in 0..2 {
+        assert_eq!(other.signer(b"so it is", &proof), Some(seed.id()));
+        assert_eq!(other.signer(b"so it was", &proof), None);
+    }
+    for place in [0, 1, 40, 100, 240, proof.len() - 1] {
+        let mut forged = proof.to_vec();
+        forged[place] ^= 1;
+        assert_eq!(other.signer(b"so it is", &forged), None, "byte {place}");
+    }
+    for short in 0..proof.len() {
+        assert_eq!(other.signer(b"so it is", &proof[..short]), None);
+    }
+    // Of another network, of an open one, and of one whose place was taken back.
+    let stranger = Keys::new().node(Carrier::Tcp, &[]).await;
+    assert_eq!(other.signer(b"so it is", &stranger.sign(b"so it is").unwrap()), None);
+    let open = start(config(&[]), crate::Config::default(), &Identity::generate(), info(), None).await.unwrap();
+    let said = open.sign(b"so it is").unwrap();
+    assert_eq!((open.signer(b"so it is", &said), other.signer(b"so it is", &said)), (Some(open.id()), None));
+    let revocation =
+        keys.network.revoke(Revoked::Node { key: seed.membership().unwrap().certificate.node, serial: 7 }, now());
+    other.revoke(revocation).await.unwrap();
+    assert_eq!(other.signer(b"so it is", &proof), None);
+}

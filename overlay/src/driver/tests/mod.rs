@@ -236,6 +236,7 @@ async fn a_stream_to_an_unknown_or_stopped_node_fails_and_says_so() {
     assert_eq!(soon("no more streams", seed.accept()).await.err(), Some(StreamError::NoPeers));
 }
 
+// P10
 #[tokio::test]
 async fn a_seed_that_comes_up_later_is_found() {
     let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -347,3 +347,26 @@ async fn clusters_follow_delays_that_only_the_wire_knows() {
     };
     assert!(tokio::time::timeout(DEADLINE * 2, formed).await.is_ok(), "never: a cluster for each region");
 }
+
+#[tokio::test]
+async fn whoever_watches_a_get_or_an_acquire_is_told_whom_it_asks_at_which_level() {
+    use std::sync::{Arc, Mutex};
+
+    use crate::{Question, Teller};
+
+    let nodes = network(3).await;
+    let key = Key::of(b"watched");
+    let told: Arc<Mutex<Vec<Question>>> = Arc::default();
+    let teller = || {
+        let told = Arc::clone(&told);
+        Teller::new(move |question| told.lock().unwrap().push(question))
+    };
+    soon("a put", nodes[1].put(put(key, b"here"))).await.unwrap();
+    let found = soon("a get", nodes[0].get_told(key, Levels::Only(Level::GLOBAL), teller())).await.unwrap();
+    assert!(matches!(found, Found::Values { .. }));
+    let asked = std::mem::take(&mut *told.lock().unwrap());
+    assert!(!asked.is_empty() && asked.iter().all(|question| question.level == Level::GLOBAL), "{asked:?}");
+    let acquire = Acquire { key, reference: Bytes::new(), ttl: Duration::from_secs(20), failed: Vec::new() };
+    soon("an acquire", nodes[2].acquire_told(acquire, teller())).await.unwrap();
+    assert!(!told.lock().unwrap().is_empty());
+}

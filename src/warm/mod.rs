@@ -1,0 +1,18 @@
+//! `atoll warm` for a network of nodes: files put into caches before anybody asks for them.
+//!
+//! ```text
+//!   URLs, lists, sitemaps --urls--> what
+//!   node here --/nodes--> who: K of each cluster, the same ones for all files of a site
+//!   each file: one node fetches it, the others then have it from their peer; read to its end here, counted and hashed
+//!   journal: what is done, so that the next run goes on
+//!   at the end: each node is asked what it has, without fetching anything
+//! ```
+
+mod journal;
+mod nodes;
+mod run;
+mod urls;
+
+pub use nodes::{Nodes, Place};
+pub use run::run;
+pub(crate) use urls::listed;

@@ -1,0 +1,328 @@
+//! The warming itself: each file is read from the first of its nodes, which fetches it, then from the others, which have it from their
+//! peer; then every node is asked what it holds.
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Mutex,
+    time::Duration,
+};
+
+use atoll_proxy::OriginUrl;
+use bytes::Bytes;
+use http::{Method, Request, header};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{
+    journal::{Done, Journal},
+    nodes::{Nodes, Place},
+    urls::{Sitemap, listed, read},
+};
+use crate::{
+    admin,
+    cli::WarmArgs,
+    front::{
+        amount::{rate, shown},
+        home,
+    },
+    out::{complain, plain, say},
+};
+
+/// `atoll warm` without a manager: exit code 0 if every copy is whole and alike; 2 if it was asked wrongly.
+pub async fn run(socket: PathBuf, args: WarmArgs) -> ExitCode {
+    match warm(&socket, &args).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(why) => {
+            complain(why);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn warm(socket: &Path, args: &WarmArgs) -> Result<bool, String> {
+    let pace = match &args.rate {
+        Some(text) => Some(rate(text).ok_or_else(|| format!("{text} is no rate, such as 50mbit or 6MB"))?),
+        None => None,
+    };
+    let nodes: Nodes = admin::fetch_slowly(socket, "/nodes").await.map_err(|error| error.to_string())?;
+    if nodes.nodes.is_empty() {
+        return Err("the node knows none that serves HTTP".to_owned());
+    }
+    let throttle = Throttle::new(pace);
+    let urls = wanted(&nodes, &throttle, args).await?;
+    let path = args.state.clone().unwrap_or_else(|| default_state(&urls, args.copies));
+    let mut journal = Journal::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let bars = Bars::new(&urls);
+    let mut failures = Vec::new();
+    for (place, url) in urls.iter().enumerate() {
+        let mut sent = 0;
+        for node in nodes.homes(url, args.copies.max(1)) {
+            sent += 1;
+            if journal.find(&url.to_string(), &node.id).is_some() {
+                continue;
+            }
+            bars.begin(place, sent);
+            match fetch(&nodes, url, node, &throttle, |at, length| bars.at(place, at, length)).await {
+                Ok(done) => journal.note(done).map_err(|error| format!("{}: {error}", path.display()))?,
+                Err(why) => failures.push(format!("{url} at {}: {why}", node.address)),
+            }
+        }
+        bars.end(place);
+    }
+    bars.clear();
+    failures.iter().for_each(|why| complain(plain(why)));
+    let whole = shown_all(&nodes, &urls, args.copies.max(1), &journal).await && failures.is_empty();
+    if whole {
+        journal.remove().map_err(|error| format!("{}: {error}", path.display()))?;
+    } else {
+        complain(format_args!("not all is done; the same command goes on (noted in {})", path.display()));
+    }
+    Ok(whole)
+}
+
+/// All URLs meant.
+async fn wanted(nodes: &Nodes, throttle: &Throttle, args: &WarmArgs) -> Result<Vec<OriginUrl>, String> {
+    let mut texts = args.files.clone();
+    if let Some(list) = &args.list {
+        texts.extend(listed(list)?);
+    }
+    let mut sitemaps: Vec<(String, u32)> = args.sitemap.iter().rev().map(|url| (url.clone(), 0)).collect();
+    let mut read_so_far = 0;
+    while let Some((text, depth)) = sitemaps.pop() {
+        read_so_far += 1;
+        if depth > SITEMAPS_DEEP || read_so_far > SITEMAPS {
+            return Err(format!("{text}: too many sitemaps, or too deep"));
+        }
+        let url = OriginUrl::parse(&text).map_err(|error| format!("{text}: {error}"))?;
+        let node = nodes.homes(&url, 1).into_iter().next().ok_or("no node")?;
+        let body = Mutex::new(Vec::new());
+        let got = read_from(nodes, &url, node, Method::GET, throttle, |data, _| {
+            let mut body = body.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let room = SITEMAP_LIMIT.saturating_sub(body.len()).min(data.len());
+            body.extend_from_slice(data.get(..room).unwrap_or_default());
+        });
+        got.await.map_err(|why| format!("{text}: {why}"))?;
+        let body = body.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match Sitemap::parse(&String::from_utf8_lossy(&body)) {
+            Some(Sitemap::Urls(urls)) => texts.extend(urls),
+            Some(Sitemap::Index(more)) => sitemaps.extend(more.into_iter().rev().map(|url| (url, depth + 1))),
+            None => {
+                return Err(format!(
+                    "{text} is no sitemap: neither <urlset> nor <sitemapindex> (nor may it be compressed)"
+                ));
+            }
+        }
+    }
+    read(texts)
+}
+
+/// Reads a file to its end from one node.
+async fn fetch(
+    nodes: &Nodes,
+    url: &OriginUrl,
+    node: &Place,
+    throttle: &Throttle,
+    show: impl Fn(u64, Option<u64>),
+) -> Result<Done, String> {
+    let counted = Mutex::new((0, blake3::Hasher::new()));
+    read_from(nodes, url, node, Method::GET, throttle, |data, length| {
+        let mut counted = counted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        counted.0 += u64::try_from(data.len()).unwrap_or(u64::MAX);
+        counted.1.update(data);
+        show(counted.0, length);
+    })
+    .await?;
+    let (bytes, hasher) = counted.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Ok(Done { url: url.to_string(), node: node.id.clone(), bytes, blake3: hasher.finalize().to_string() })
+}
+
+/// Asks a node for a URL and hands on its body as it comes, with its length if that is known.
+async fn read_from(
+    nodes: &Nodes,
+    url: &OriginUrl,
+    node: &Place,
+    method: Method,
+    throttle: &Throttle,
+    take: impl Fn(&[u8], Option<u64>),
+) -> Result<(), String> {
+    let response = ask(nodes, url, node, method, false).await?;
+    if response.status() != http::StatusCode::OK {
+        return Err(format!("it answered {}", response.status()));
+    }
+    let length = response.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    let mut body = response.into_body();
+    loop {
+        let frame = timeout(SILENCE, body.frame()).await.map_err(|_| format!("nothing came for {SILENCE:?}"))?;
+        let Some(frame) = frame else { return Ok(()) };
+        if let Ok(data) = frame.map_err(|error| format!("the body broke off: {error}"))?.into_data() {
+            take(&data, length);
+            throttle.pass(data.len()).await;
+        }
+    }
+}
+
+async fn ask(
+    nodes: &Nodes,
+    url: &OriginUrl,
+    node: &Place,
+    method: Method,
+    only_if_cached: bool,
+) -> Result<http::Response<Incoming>, String> {
+    let exchange = async {
+        let stream = TcpStream::connect(node.address).await.map_err(|error| error.to_string())?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        tokio::spawn(async move {
+            // How it ends shows in the answer.
+            let _ = connection.await;
+        });
+        let (host, target) = nodes.form(url, node);
+        let mut request = Request::builder().method(method).uri(target).header(header::HOST, host);
+        if only_if_cached {
+            request = request.header(header::CACHE_CONTROL, "only-if-cached");
+        }
+        let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+        sender.send_request(request).await.map_err(|error| error.to_string())
+    };
+    timeout(SILENCE, exchange).await.map_err(|_| format!("no answer within {SILENCE:?}"))?
+}
+
+/// Shows what is cached where; whether all of it is there, and the copies of each file are alike.
+async fn shown_all(nodes: &Nodes, urls: &[OriginUrl], copies: usize, journal: &Journal) -> bool {
+    let mut good = true;
+    for url in urls {
+        say(plain(&url.to_string()));
+        let text = url.to_string();
+        let mut alike: Option<&str> = None;
+        for node in nodes.homes(url, copies) {
+            let cached = match ask(nodes, url, node, Method::HEAD, true).await {
+                Ok(response) => response.status().is_success(),
+                Err(_) => false,
+            };
+            let short: String = node.id.chars().take(8).collect();
+            let told = match journal.find(&text, &node.id) {
+                None => "NOT FETCHED".to_owned(),
+                Some(done) if *alike.get_or_insert(&done.blake3) != done.blake3 => {
+                    format!("{}  DIFFERS: blake3 {}", shown(done.bytes), done.blake3)
+                }
+                Some(done) if !cached => {
+                    format!("{}  NOT KEPT: it was read, and is not in the cache", shown(done.bytes))
+                }
+                Some(done) => {
+                    say(format_args!(
+                        "  {short}  {}  {}  verified, blake3 {}",
+                        node.address,
+                        shown(done.bytes),
+                        done.blake3
+                    ));
+                    continue;
+                }
+            };
+            good = false;
+            say(format_args!("  {short}  {}  {told}", node.address));
+        }
+    }
+    good
+}
+
+/// Lets so many bytes pass in a second, over all that is read.
+struct Throttle {
+    rate: Option<u64>,
+    next: Mutex<Instant>,
+}
+
+impl Throttle {
+    fn new(rate: Option<u64>) -> Self {
+        Self { rate, next: Mutex::new(Instant::now()) }
+    }
+
+    /// So many bytes came; returns when more may.
+    async fn pass(&self, bytes: usize) {
+        let Some(rate) = self.rate else { return };
+        let until = {
+            let mut next = self.next.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            *next = (*next).max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / rate as f64);
+            *next
+        };
+        sleep_until(until).await;
+    }
+}
+
+/// A bar for each file.
+struct Bars {
+    all: MultiProgress,
+    bars: Vec<ProgressBar>,
+}
+
+impl Bars {
+    fn new(urls: &[OriginUrl]) -> Self {
+        let all = MultiProgress::new();
+        let style =
+            ProgressStyle::with_template("{msg:48!} {prefix:>2} {wide_bar} {bytes:>10} of {total_bytes:<10} {eta:>4}");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        // Of very many only the first are drawn; the rest would not fit on any terminal.
+        let bar = |(place, url): (usize, &OriginUrl)| {
+            let bar = ProgressBar::new(0).with_style(style.clone()).with_message(plain(&url.to_string()));
+            if place < DRAWN { all.add(bar) } else { ProgressBar::hidden() }
+        };
+        let bars = urls.iter().enumerate().map(bar).collect();
+        Self { all, bars }
+    }
+
+    fn begin(&self, place: usize, copy: usize) {
+        if let Some(bar) = self.bars.get(place) {
+            bar.set_prefix(copy.to_string());
+            bar.set_position(0);
+        }
+    }
+
+    fn at(&self, place: usize, at: u64, length: Option<u64>) {
+        if let Some(bar) = self.bars.get(place) {
+            bar.set_length(length.unwrap_or(at).max(1));
+            bar.set_position(at);
+        }
+    }
+
+    fn end(&self, place: usize) {
+        if let Some(bar) = self.bars.get(place) {
+            bar.finish();
+        }
+    }
+
+    fn clear(&self) {
+        // The bars were on the terminal only; what follows is for everybody.
+        let _ = self.all.clear();
+    }
+}
+
+/// A file for this very task, so that the same command finds it again.
+fn default_state(urls: &[OriginUrl], copies: usize) -> PathBuf {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&copies.to_be_bytes());
+    for url in urls {
+        hasher.update(url.to_string().as_bytes()).update(b"\n");
+    }
+    let name: String = hasher.finalize().to_string().chars().take(16).collect();
+    home::first("warm").join(format!("{name}.jsonl"))
+}
+
+/// How long a node may be silent.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Sitemaps read in all, and how deep one may lead to another.
+const SITEMAPS: u32 = 1_000;
+const SITEMAPS_DEEP: u32 = 2;
+
+/// Bytes of a sitemap [sitemaps.org].
+const SITEMAP_LIMIT: usize = 50 << 20;
+
+/// Files whose bars are drawn.
+const DRAWN: usize = 64;

@@ -1,0 +1,74 @@
+//! `atoll warm` on a network of real nodes.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use tempfile::TempDir;
+
+use crate::support::{Network, Origin};
+
+/// Runs `atoll warm` with node 0 as the one that knows the others.
+fn warm(folder: &TempDir, state: &Path, what: &[&str]) -> Output {
+    tokio::task::block_in_place(|| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_atoll"));
+        command.arg("warm").args(what).args(["--copies", "3", "--rate", "100MB", "--state"]).arg(state);
+        command.arg("--socket").arg(folder.path().join("node0/state/admin.sock")).output().unwrap()
+    })
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_and_what_a_sitemap_names_are_in_the_caches_of_each_cluster_and_the_origin_was_asked_once_each() {
+    let folder = TempDir::new().unwrap();
+    let state = folder.path().join("warm.jsonl");
+    let site = |port| format!("http://www.site.test:{port}");
+    let sitemap = |address: std::net::SocketAddr| {
+        let site = site(address.port());
+        format!("<urlset><url><loc>{site}/one?a=1&amp;b=2</loc></url><url><loc>{site}/two</loc></url></urlset>").into()
+    };
+    let origin = Origin::start_with(sitemap, 100 << 20).await;
+    let network = Network::start(folder.path(), 3, &origin).await;
+    let site = site(origin.address.port());
+    let list = folder.path().join("list");
+    std::fs::write(&list, format!("# what else\n{site}/three\n")).unwrap();
+    let (direct, map, list) = (format!("{site}/zero"), format!("{site}/sitemap.xml"), list.display().to_string());
+    // One that no node may fetch keeps it from being all done.
+    let refused = "http://www.site.test:1/refused";
+    let first = warm(&folder, &state, &[&direct, refused, "--sitemap", &map, "--list", &list]);
+    let told = said(&first);
+    assert!(first.status.code() == Some(1) && told.contains("403") && state.exists(), "{told}\n{}", network.logs());
+    assert_eq!(told.matches("verified, blake3 ").count(), 12, "four files at three nodes each: {told}");
+    assert_eq!(told.matches("NOT FETCHED").count(), 3, "{told}");
+    assert_eq!(origin.requests(), 5, "the sitemap and four files: {told}");
+    // What is done is not done again: the sitemap is read, and what is there is asked for by its head.
+    let before = answered(&network).await;
+    let again = warm(&folder, &state, &[&direct, "--sitemap", &map, "--list", &list]);
+    let told = said(&again);
+    assert!(again.status.success() && !state.exists(), "{told}\n{}", network.logs());
+    assert_eq!((told.matches("verified, blake3 ").count(), origin.requests()), (12, 5), "{told}");
+    assert_eq!(answered(&network).await - before, 1 + 12);
+}
+
+/// Requests that all proxies have answered.
+async fn answered(network: &Network) -> u64 {
+    let mut sum = 0;
+    for node in &network.nodes {
+        sum += node.process.status().await.unwrap()["proxy"]["requests"].as_u64().unwrap();
+    }
+    sum
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_wrongly_is_told() {
+    let folder = TempDir::new().unwrap();
+    let state = folder.path().join("state");
+    for (what, why) in [(&["http://a.test/"][..], "no node answers"), (&[][..], "required")] {
+        let output = warm(&folder, &state, what);
+        assert!(!output.status.success() && said(&output).contains(why), "{}", said(&output));
+    }
+}
