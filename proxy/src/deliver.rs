@@ -64,7 +64,7 @@ pub(crate) async fn deliver(
     url: &OriginUrl,
     client: &Client,
     meta: &Meta,
-    given: Given,
+    mut given: Given,
     status: &CacheStatus,
 ) -> Result<Response<Body>, Failure> {
     let mut fields = meta.fields.clone();
@@ -95,19 +95,12 @@ pub(crate) async fn deliver(
     // Range is defined for GET alone [RFC 9110 14.2].
     let ranged = if ok && !client.head { range(&client.fields, &meta.fields, length) } else { Ranged::Whole };
     let (code, part) = match ranged {
-        Ranged::Parts(parts) => match given {
-            Given::Slices(sliced) => {
-                let total = length.unwrap_or_default();
-                return Ok(several(total, &parts, fields, |parts, end| sliced.parts(parts, end)));
+        Ranged::Parts(parts) => match given.in_parts() {
+            Several::Of(parted) => return Ok(several(parted, &parts, fields)),
+            Several::Not(whole) => {
+                given = whole;
+                (meta.status, Part::all(length))
             }
-            _ => match given.whole().cloned() {
-                Some(object) => {
-                    let total = object.len();
-                    return Ok(several(total, &parts, fields, |parts, end| Body::parts(object, parts, end)));
-                }
-                // What is still on its way is sent from its beginning on.
-                None => (meta.status, Part::all(length)),
-            },
         },
         Ranged::Part(_) | Ranged::Unsatisfiable if matches!(given, Given::Feed(_)) => (meta.status, Part::all(length)),
         Ranged::Whole => (meta.status, Part::all(length)),
@@ -151,12 +144,11 @@ fn content_range(part: Part, length: Option<u64>) -> Result<HeaderValue, Failure
 }
 
 /// Several ranges, as a message of parts [RFC 9110 14.6].
-fn several(
-    total: u64,
-    parts: &[Part],
-    mut fields: HeaderMap,
-    body: impl FnOnce(Vec<(Bytes, Part)>, Bytes) -> Body,
-) -> Response<Body> {
+fn several(parted: Parted, parts: &[Part], mut fields: HeaderMap) -> Response<Body> {
+    let total = match &parted {
+        Parted::Object(object) => object.len(),
+        Parted::Slices(sliced) => sliced.meta.length.unwrap_or_default(),
+    };
     let boundary = format!("{:032x}", rand::random::<u128>());
     let kind = fields.remove(header::CONTENT_TYPE);
     let mut with_heads = Vec::with_capacity(parts.len());
@@ -175,7 +167,11 @@ fn several(
         head.extend_from_slice(b"\r\n");
         with_heads.push((Bytes::from(head), *part));
     }
-    let body = body(with_heads, Bytes::from(format!("\r\n--{boundary}--\r\n")));
+    let end = Bytes::from(format!("\r\n--{boundary}--\r\n"));
+    let body = match parted {
+        Parted::Object(object) => Body::parts(object, with_heads, end),
+        Parted::Slices(sliced) => sliced.parts(with_heads, end),
+    };
     if let Body::Stream(_, Some(length)) = &body {
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(*length));
     }
@@ -185,16 +181,32 @@ fn several(
     respond(StatusCode::PARTIAL_CONTENT, fields, body)
 }
 
+/// What several ranges can be sent of.
+enum Parted {
+    Object(Object),
+    Slices(Box<Sliced>),
+}
+
+/// Whether several ranges can be sent of something.
+enum Several {
+    Of(Parted),
+    /// It is still on its way, and sent from its beginning on.
+    Not(Given),
+}
+
 impl Given {
-    /// The object, where it is whole in the store.
-    fn whole(&self) -> Option<&Object> {
+    /// As what several ranges can be sent of.
+    fn in_parts(self) -> Several {
         match self {
-            Self::Object(object) => Some(object),
-            Self::Flight(_, answer) => match &answer.content {
-                Content::Stored(object) => Some(object),
-                Content::Filling(_) | Content::Bytes(_) | Content::Direct(_) => None,
+            Self::Object(object) => Several::Of(Parted::Object(object)),
+            Self::Slices(sliced) => Several::Of(Parted::Slices(sliced)),
+            Self::Flight(waiter, answer) => match &answer.content {
+                Content::Stored(object) => Several::Of(Parted::Object(object.clone())),
+                Content::Filling(_) | Content::Bytes(_) | Content::Direct(_) => {
+                    Several::Not(Self::Flight(waiter, answer))
+                }
             },
-            Self::Slices(_) | Self::Bytes(_) | Self::Feed(_) | Self::Relayed(_) => None,
+            other @ (Self::Bytes(_) | Self::Feed(_) | Self::Relayed(_)) => Several::Not(other),
         }
     }
 }
