@@ -11,6 +11,7 @@ mod cache;
 mod dns;
 mod load;
 mod manager;
+mod network;
 mod overlay;
 mod process;
 mod report;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         What::Overlay => overlay::run(),
+        What::Network(options) => network::run(&options),
     };
     ended(measured.and_then(|report| report.deliver(&arguments.output)))
 }
@@ -91,6 +93,8 @@ enum What {
     Dns,
     #[command(hide = true)]
     DnsServe(dns::Serve),
+    /// The proxies as one: peer fetches, lookups beside bulk, a flash crowd, bad peers, copies in a cluster
+    Network(network::Options),
     /// The index: messages to bytes and back, RPCs over loopback by TCP and QUIC
     Overlay,
 }
