@@ -12,6 +12,7 @@ mod dns;
 mod http;
 mod load;
 mod manager;
+mod network;
 mod overlay;
 mod process;
 mod report;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => Err(error),
         },
+        What::Network(options) => network::run(&options),
     };
     ended(measured.and_then(|report| report.deliver(&arguments.output)))
 }
@@ -101,6 +103,8 @@ enum What {
     Http(http::Options),
     #[command(hide = true)]
     HttpServe(http::Serve),
+    /// The proxies as one: peer fetches, lookups beside bulk, a flash crowd, bad peers, copies in a cluster
+    Network(network::Options),
     /// The index: messages to bytes and back, RPCs over loopback by TCP and QUIC
     Overlay,
 }

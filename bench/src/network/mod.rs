@@ -1,0 +1,96 @@
+//! The proxies as one network, in this process over loopback: `cargo xtask bench network`.
+//!
+//! ```text
+//!   peer     a large object from a peer's store, beside the same bytes over a bare stream of the same carrier
+//!   rpc      p95 of lookups between two nodes, idle and while bulk flows between them
+//!   crowd    10,000 requests for 12 cold objects at five nodes: what the origin sees
+//!   lag      what slow, dead and lying peers add to a request, and a dead lease holder
+//!   cluster  copies per object and hits at home over 20 proxies: names that lead a site to the same few, and any at random
+//! ```
+
+mod cluster;
+mod crowd;
+mod lag;
+mod node;
+mod peer;
+mod rpc;
+
+use clap::{Args, ValueEnum};
+
+use crate::report::Report;
+
+/// What is measured, and how large.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Measure only this; may be given again
+    #[arg(long, value_name = "PART")]
+    only: Vec<Part>,
+    /// Bytes of the large object
+    #[arg(long, default_value_t = 1_000_000_000)]
+    bytes: u64,
+    /// Rounds of each measurement
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+}
+
+/// The parts of the bench.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Peer,
+    Rpc,
+    Crowd,
+    Lag,
+    Cluster,
+}
+
+/// Measures all of it, or what `--only` names.
+pub(crate) fn run(options: &Options) -> Result<Report, String> {
+    let mut report = Report::new("network: the proxies as one, over loopback");
+    report.note(format!("medians of {} rounds; all nodes, clients and the origin share this process", options.rounds));
+    let wanted = |part| options.only.is_empty() || options.only.contains(&part);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(told)?;
+    runtime.block_on(async {
+        if wanted(Part::Peer) {
+            peer::measure(&mut report, options.bytes, options.rounds).await?;
+        }
+        if wanted(Part::Rpc) {
+            rpc::measure(&mut report, options.rounds).await?;
+        }
+        if wanted(Part::Crowd) {
+            crowd::measure(&mut report).await?;
+        }
+        if wanted(Part::Lag) {
+            lag::measure(&mut report).await?;
+        }
+        if wanted(Part::Cluster) {
+            cluster::measure(&mut report).await?;
+        }
+        Ok::<_, String>(())
+    })?;
+    Ok(report)
+}
+
+/// A setting up that fails, told.
+fn told(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// A value of which a share of the figures is no greater.
+fn percentile(figures: &mut [f64], share: f64) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a list")]
+    let place = (share * (figures.len().max(1) - 1) as f64).round() as usize;
+    figures.get(place).copied().unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::percentile;
+
+    #[test]
+    fn a_percentile_is_one_of_the_figures() {
+        let mut figures: Vec<f64> = (0..=100).rev().map(f64::from).collect();
+        assert_eq!((percentile(&mut figures, 0.5), percentile(&mut figures, 0.99)), (50.0, 99.0));
+        assert!(percentile(&mut [], 0.5).is_nan());
+    }
+}

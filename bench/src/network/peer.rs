@@ -1,0 +1,94 @@
+//! A large object from a peer's store to a node that has nothing, beside the same bytes over a bare libp2p stream between the same
+//! two machines' worth of overlay: what HTTP, checking, signing and storing cost.
+
+use std::{sync::Arc, time::Instant};
+
+use atoll_overlay::{Streams as _, driver::Overlay};
+use atoll_store::{ByteSize, Store};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::{
+    node::{CARRIERS, Origin, get, idle, overlays, proxy},
+    told,
+};
+use crate::{
+    report::{Report, Row},
+    rounds::median,
+};
+
+pub(super) async fn measure(report: &mut Report, bytes: u64, rounds: usize) -> Result<(), String> {
+    let scratch = tempfile::tempdir_in("target").or_else(|_| tempfile::tempdir()).map_err(told)?;
+    for (carrier, listen) in CARRIERS {
+        let origin = Origin::start(bytes).await?;
+        // Two for the proxies, two for the bare stream: a proxy takes all streams of its node.
+        let nodes = overlays(listen, 4).await?;
+        let [from, to, bare_from, bare_to] = &nodes[..] else { return Err("four nodes".to_owned()) };
+        let store = async |name: &str| {
+            let directory = scratch.path().join(format!("{carrier}-{name}"));
+            let capacity = ByteSize(bytes * 3 / 2 + (256 << 20));
+            let config = atoll_store::Config { directory: Some(directory), capacity, ..atoll_store::Config::default() };
+            Store::open(config).await.map_err(told)
+        };
+        let holder = proxy(from, &origin, store("from").await?)?;
+        let asker = Arc::new(proxy(to, &origin, store("to").await?)?);
+        let (mut ours, mut bare) = (Vec::new(), Vec::new());
+        for round in 0..rounds {
+            let path = format!("/{round}");
+            get(&holder, &origin.host(0), &path).await?;
+            idle(&holder).await;
+            bare.push(copied(bare_from, bare_to, bytes).await?);
+            let began = Instant::now();
+            let (_, came) = get(&asker, &origin.host(0), &path).await?;
+            if came != bytes {
+                return Err(format!("{came} bytes came of {bytes}"));
+            }
+            ours.push(rate(bytes, began));
+            idle(&asker).await;
+        }
+        if asker.stats().peer_bytes < bytes * rounds as u64 {
+            return Err("the copies did not come from the peer".to_owned());
+        }
+        let row = Row::new(&format!("peer_fetch_{carrier}"), median(&mut ours), "MB/s");
+        report.add(row.against("bare libp2p stream", median(&mut bare)));
+        for proxy in [&holder, asker.as_ref()] {
+            proxy.stop().await;
+        }
+        for node in &nodes {
+            node.stop().await;
+        }
+    }
+    report.note(format!("peer_fetch: {bytes} bytes from the store of one node into the store of another"));
+    Ok(())
+}
+
+/// The same bytes over one stream, read and dropped: megabytes a second.
+pub(super) async fn copied(from: &Overlay, to: &Overlay, bytes: u64) -> Result<f64, String> {
+    let giver = from.clone();
+    let began = Instant::now();
+    let mut reading = to.open(from.id()).await.map_err(told)?;
+    // A stream is told of with its first byte.
+    reading.write_all(b"?").await.map_err(told)?;
+    reading.flush().await.map_err(told)?;
+    let giving = tokio::spawn(async move {
+        let (_, mut stream) = giver.accept().await.map_err(told)?;
+        let block = vec![7; 128 << 10];
+        let mut left = bytes;
+        while left > 0 {
+            let count = usize::try_from(left).unwrap_or(usize::MAX).min(block.len());
+            stream.write_all(&block[..count]).await.map_err(told)?;
+            left -= count as u64;
+        }
+        stream.shutdown().await.map_err(told)
+    });
+    let mut buffer = vec![0; 256 << 10];
+    let mut came = 0;
+    while let count @ 1.. = reading.read(&mut buffer).await.map_err(told)? {
+        came += count as u64;
+    }
+    giving.await.map_err(told)??;
+    if came == bytes { Ok(rate(bytes, began)) } else { Err(format!("{came} bytes came of {bytes}")) }
+}
+
+fn rate(bytes: u64, began: Instant) -> f64 {
+    bytes as f64 / 1e6 / began.elapsed().as_secs_f64()
+}
