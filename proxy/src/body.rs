@@ -159,7 +159,8 @@ impl http_body::Body for Body {
                     Poll::Ready(None) => entry.completed(),
                     Poll::Ready(Some(Err(_))) | Poll::Pending => {}
                 }
-                if body.is_end_stream() {
+                // A body of known length is not asked for its end once all of it is out.
+                if body.is_end_stream() || matches!(body, Self::Stream(_, Some(length)) if entry.is_at(*length)) {
                     entry.completed();
                 }
                 polled

@@ -28,6 +28,7 @@ use crate::{
     gate::{Following, Gate, HeadLimits, OwnSite, Passed, Refusal},
     hot::{Hot, pieces},
     interim::Interim,
+    log::Entry,
     stats::Counters,
 };
 
@@ -83,6 +84,8 @@ pub(crate) struct Gated<S> {
 struct Answering {
     object: Object,
     sent: usize,
+    /// What is logged of it, at its end or when it is given up.
+    entry: Option<Entry>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -368,18 +371,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gated<S> {
     /// Whether an answer has begun to what is buffered.
     fn answers(&mut self) -> bool {
         let Some(hot) = &mut self.hot else { return false };
-        let Some((length, object)) = hot.answer(&self.buffer, &mut self.head) else { return false };
+        let Some((length, object, entry)) = hot.answer(&self.buffer, &mut self.head) else { return false };
         self.buffer.advance(length);
         self.gate = Gate::default();
         self.skipped = false;
         self.waiting = Waiting::Nothing;
-        self.answering = Some(Answering { object, sent: 0 });
+        self.answering = Some(Answering { object, sent: 0, entry });
         true
     }
 
     /// Writes what is left of an answer out of RAM.
     fn poll_answer(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while let Some(Answering { object, sent }) = &self.answering {
+        while let Some(Answering { object, sent, .. }) = &self.answering {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let (mut skip, mut count) = (*sent, 0);
             let parts = std::iter::once(&self.head[..]).chain(pieces(object).iter().map(|piece| &piece[..]));
@@ -394,7 +397,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gated<S> {
                 count += 1;
             }
             if count == 0 {
-                self.answering = None;
+                let mut ended = self.answering.take();
+                ended.iter_mut().flat_map(|answering| &mut answering.entry).for_each(Entry::completed);
                 break;
             }
             let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, &slices[..count]);
@@ -403,7 +407,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gated<S> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             if let Some(answering) = &mut self.answering {
+                let body = |sent: usize| sent.saturating_sub(self.head.len());
+                let before = body(answering.sent);
                 answering.sent += written;
+                answering.entry.iter_mut().for_each(|entry| entry.sent(body(answering.sent) - before));
             }
         }
         Poll::Ready(Ok(()))

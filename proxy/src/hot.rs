@@ -12,6 +12,7 @@
 
 use std::{
     fmt::Write as _,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -31,6 +32,7 @@ use crate::{
     clock,
     deliver::{CACHE_STATUS, Client, Given, Links, deliver},
     gate::HeadLimits,
+    log::Entry,
     meta::Meta,
     plain::Plain,
     reason::{CacheStatus, Source},
@@ -98,11 +100,11 @@ impl Hot {
         Self { cache, from, limits, host: None, url: Vec::new() }
     }
 
-    /// Answers the request that these bytes begin with: writes the head into `head`, and gives the length of the request and the
-    /// object whose pieces are the body.
-    pub(crate) fn answer(&mut self, bytes: &[u8], head: &mut Vec<u8>) -> Option<(usize, Object)> {
-        // What is logged takes the whole path, and what may be refused by a rule.
-        if self.cache.log.is_some() || !admit::is_free(&self.cache) {
+    /// Answers the request that these bytes begin with: writes the head into `head`, and gives the length of the request, the
+    /// object whose pieces are the body, and what is to be logged of it.
+    pub(crate) fn answer(&mut self, bytes: &[u8], head: &mut Vec<u8>) -> Option<(usize, Object, Option<Entry>)> {
+        // What a rule may refuse takes the whole path.
+        if !admit::is_free(&self.cache) {
             return None;
         }
         let plain = Plain::read(bytes, self.limits)?;
@@ -141,10 +143,14 @@ impl Hot {
         let clock = clock::at(now);
         let age = made.initial_age + clock.duration_since(made.received).unwrap_or_default();
         let left = made.fresh.checked_sub(age).filter(|left| !left.is_zero())?;
-        made.write(age, head);
+        let status = made.write(age, head);
+        let entry = self.cache.log.as_ref().map(|log| {
+            let cache = String::from_utf8_lossy(head.get(status).unwrap_or_default()).into_owned();
+            Entry::of_plain(log, &plain, self.from.client.ip(), cache)
+        });
         made.tell(&self.cache, &object, left, clock);
         self.cache.counters.hit();
-        Some((plain.length, object))
+        Some((plain.length, object, entry))
     }
 
     /// What the host of a request stands for, as the whole path has it; `None` where a path may mean more than itself.
@@ -231,14 +237,18 @@ impl Hot {
 }
 
 impl Head {
-    /// The whole head at this age.
-    fn write(&self, age: Duration, head: &mut Vec<u8>) {
+    /// The whole head at this age; where in it our Cache-Status stands.
+    fn write(&self, age: Duration, head: &mut Vec<u8>) -> Range<usize> {
         head.clear();
         head.extend_from_slice(&self.bytes);
-        let mut text = Text(head);
         let ttl = seconds(self.fresh) - seconds(age);
         // Writing to memory cannot fail.
-        let _ = write!(text, "age: {}\r\ncache-status: atoll; hit; ttl={ttl}; detail=memory\r\n\r\n", age.as_secs());
+        let _ = write!(Text(head), "age: {}\r\ncache-status: ", age.as_secs());
+        let from = head.len();
+        let _ = write!(Text(head), "atoll; hit; ttl={ttl}; detail=memory");
+        let to = head.len();
+        head.extend_from_slice(b"\r\n\r\n");
+        from..to
     }
 
     /// Has the announcer know of hits, once a second at most: its table is all cores'.

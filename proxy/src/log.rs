@@ -30,6 +30,7 @@ use crate::{
     clock,
     config::{AccessFormat, AccessLogConfig},
     deliver::CACHE_STATUS,
+    plain::Plain,
 };
 
 /// Where lines go.
@@ -155,6 +156,30 @@ impl Entry {
         }
     }
 
+    /// Begins with a plain request that is answered out of RAM, with this said of the cache.
+    pub(crate) fn of_plain(log: &Arc<AccessLog>, plain: &Plain<'_>, client: IpAddr, cache: String) -> Self {
+        let mut fields = HeaderMap::new();
+        for (name, value) in [(header::USER_AGENT, plain.agent), (header::REFERER, plain.referer)] {
+            if let Some(value) = value.and_then(|value| value.parse().ok()) {
+                fields.insert(name, value);
+            }
+        }
+        Self {
+            log: Arc::clone(log),
+            began: Instant::now(),
+            client: Some(client),
+            method: Method::GET,
+            host: plain.host.to_owned(),
+            target: plain.target.to_owned(),
+            version: Version::HTTP_11,
+            fields,
+            status: StatusCode::OK,
+            cache,
+            bytes: 0,
+            complete: false,
+        }
+    }
+
     /// The head of the answer is known.
     pub(crate) fn answered(&mut self, status: StatusCode, fields: &HeaderMap) {
         self.status = status;
@@ -165,6 +190,11 @@ impl Entry {
     /// So much more of the body is on its way.
     pub(crate) fn sent(&mut self, count: usize) {
         self.bytes += count as u64;
+    }
+
+    /// Whether so much of the body is on its way.
+    pub(crate) const fn is_at(&self, length: u64) -> bool {
+        self.bytes == length
     }
 
     /// All of the body is.

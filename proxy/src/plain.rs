@@ -18,6 +18,10 @@ pub(crate) struct Plain<'b> {
     pub(crate) host: &'b str,
     /// The value of Accept-Encoding.
     pub(crate) codings: &'b str,
+    /// The value of User-Agent, for the log.
+    pub(crate) agent: Option<&'b str>,
+    /// The value of Referer, for the log.
+    pub(crate) referer: Option<&'b str>,
     /// Bytes of the head.
     pub(crate) length: usize,
 }
@@ -35,7 +39,7 @@ impl<'b> Plain<'b> {
         let good =
             target.first() == Some(&b'/') && target.len() <= limits.target && target.iter().all(|byte| is_path(*byte));
         rest = after.strip_prefix(b" HTTP/1.1\r\n").filter(|_| good)?;
-        let (mut host, mut codings) = (None, None);
+        let (mut host, mut codings, mut agent, mut referer) = (None, None, None, None);
         let mut fields = 0;
         loop {
             let end = rest.iter().position(|byte| *byte == b'\r')?;
@@ -56,6 +60,8 @@ impl<'b> Plain<'b> {
                 Field::Host if host.replace(value).is_none() => {}
                 Field::Codings if codings.replace(value).is_none() => {}
                 Field::Connection if value.eq_ignore_ascii_case(b"keep-alive") => {}
+                Field::Agent => agent = agent.or(Some(value)),
+                Field::Referer => referer = referer.or(Some(value)),
                 Field::Idle => {}
                 Field::Host | Field::Codings | Field::Connection => return None,
             }
@@ -65,6 +71,8 @@ impl<'b> Plain<'b> {
             target: text(target)?,
             host: text(host?)?,
             codings: text(codings.unwrap_or_default())?,
+            agent: agent.and_then(text),
+            referer: referer.and_then(text),
             length: bytes.len() - rest.len(),
         };
         (fields <= limits.fields).then_some(plain)
@@ -77,6 +85,8 @@ enum Field {
     Host,
     Codings,
     Connection,
+    Agent,
+    Referer,
     /// It changes nothing.
     Idle,
 }
@@ -90,12 +100,12 @@ impl Field {
             4 if is(b"host") => return Some(Self::Host),
             15 if is(b"accept-encoding") => return Some(Self::Codings),
             10 if is(b"connection") => return Some(Self::Connection),
+            10 if is(b"user-agent") => return Some(Self::Agent),
+            7 if is(b"referer") => return Some(Self::Referer),
             3 => is(b"dnt"),
             6 => is(b"accept") || is(b"cookie") || is(b"origin"),
-            7 => is(b"referer"),
             8 => is(b"priority"),
             9 => is(b"sec-ch-ua"),
-            10 => is(b"user-agent"),
             14 => is(b"sec-fetch-dest") || is(b"sec-fetch-mode") || is(b"sec-fetch-site") || is(b"sec-fetch-user"),
             15 => is(b"accept-language"),
             16 => is(b"sec-ch-ua-mobile"),
@@ -134,12 +144,7 @@ mod tests {
             return;
         }
         let judged = Gate::default().judge(bytes, LIMITS, &|_| false);
-        assert_eq!(
-            judged,
-            Ok(Some(Passed { head: plain.length, body: Following::Head })),
-            "{:?}",
-            bytes.escape_ascii()
-        );
+        assert_eq!(judged, Ok(Some(Passed { head: plain.length, body: Following::Head })), "{}", bytes.escape_ascii());
     }
 
     #[test]
@@ -148,7 +153,9 @@ mod tests {
             b"GET /a?b HTTP/1.1\r\nHost: a.test\r\nUser-Agent: x (y)\r\nAccept: */*\r\naccept-encoding: gzip, br\r\n\
                      Connection: keep-alive\r\nSec-Fetch-Mode: cors\r\n\r\n";
         let length = head.len();
-        assert_eq!(read(head), Some(Plain { target: "/a?b", host: "a.test", codings: "gzip, br", length }));
+        let (agent, referer) = (Some("x (y)"), None);
+        let plain = Plain { target: "/a?b", host: "a.test", codings: "gzip, br", agent, referer, length };
+        assert_eq!(read(head), Some(plain));
         let two = [&head[..], b"GET / HTTP/1.1\r\nHost: b\r\n\r\n"].concat();
         assert_eq!(read(&two).map(|plain| plain.length), Some(length), "of several the first");
         held_against_the_gate(head);

@@ -72,7 +72,7 @@ pub(super) fn idle(report: &mut Report, folder: &Folder, origin: SocketAddr, opt
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| error.to_string())?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(|error| error.to_string())?;
     let mut row = None;
-    for kind in [Kind::Atoll, Kind::Nginx, Kind::Haproxy, Kind::Bare] {
+    for kind in [Kind::Atoll, Kind::Nginx, Kind::Bare] {
         let contender = match Contender::start(kind, folder, origin) {
             Ok(contender) => contender,
             Err(error) if kind.is_ours() => return Err(error),

@@ -192,8 +192,8 @@ fn nginx(place: &Path, address: SocketAddr, origin: SocketAddr, open_files: bool
 
 fn haproxy(address: SocketAddr, origin: SocketAddr) -> String {
     format!(
-        "global\n nbthread 1\n maxconn 16384\ndefaults\n mode http\n timeout client 1h\n timeout server 1h\n timeout connect 5s\n \
-         timeout http-keep-alive 1h\ncache all\n total-max-size 1024\n max-object-size 2000000\n max-age 86400\n\
+        "global\n nbthread 1\n maxconn 8000\ndefaults\n mode http\n timeout client 1h\n timeout server 1h\n timeout connect 5s\n \
+         timeout http-keep-alive 1h\ncache all\n total-max-size 320\n max-object-size 2000000\n max-age 86400\n\
          frontend front\n bind {address}\n http-request cache-use all\n http-response cache-store all\n \
          default_backend back\nbackend back\n server origin {origin}\n"
     )

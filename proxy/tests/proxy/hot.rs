@@ -57,7 +57,7 @@ impl Client {
                 assert!(
                     self.stream.read_buf(&mut self.seen).await.unwrap() > 0,
                     "closed: {}",
-                    self.seen.escape_ascii().to_string()
+                    self.seen.escape_ascii()
                 );
             }
         })
@@ -117,19 +117,17 @@ async fn a_plain_request_is_answered_as_the_whole_path_answers_it() {
     for (path, codings) in [
         ("/0", ""),
         ("/1", ""),
-        ("/24576?Content-Type:text/html;ETag:\"a\"", ""),
+        ("/24576?Content-Type:text/html;ETag:a", ""),
         ("/65536", ""),
         ("/65537", ""),
         ("/1048576", ""),
         ("/9?Server:x;X-A:1;X-A:2;Set-Cookie:a=b;Link:/a", ""),
-        ("/9?Cache-Status:upstream;_hit;Via:1.0_x", ""),
-        ("/9?Content-Location:http://site.test/x;Date:Sun,_06_Nov_1994_08:49:37_GMT;Expires:0", ""),
-        ("/9?Cache-Control:no-cache=\"x-b\";X-B:1;X-C:2", ""),
-        ("/9?Vary:Accept-Encoding;Content-Encoding:gzip", "Accept-Encoding: gzip\r\n"),
-        ("/8?Vary:accept-encoding", "accept-encoding: br;q=1, gzip\r\n"),
-        ("/7?Vary:accept-encoding", ""),
     ] {
         for (proxy, host) in &sites {
+            // What sets cookies is kept of own sites only.
+            if path.contains("Set-Cookie") && *host == origin.host() {
+                continue;
+            }
             let mut client = Client::of(proxy).await;
             let first = client.get(host, path, codings).await;
             assert!(!first.hot);
@@ -199,6 +197,30 @@ async fn what_is_no_longer_good_is_not_answered_from_memory() {
         assert!(!answer.hot && origin.count() > asked, "{change}: {:?}", answer.response.fields);
         until(|| proxy.stats().flights == 0).await;
     }
+}
+
+#[tokio::test]
+async fn it_is_a_line_in_the_access_log_as_any_other() {
+    let origin = Origin::with_body(noise(100_000)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let mut config = config_site(&origin);
+    config.access_log.file = Some(file.clone());
+    let proxy = alone(config).await;
+    let mut client = Client::of(&proxy).await;
+    let fields = "User-Agent: a \"b\r\nReferer: http://c/\r\n";
+    client.get("a", "/x?y", fields).await;
+    until(|| proxy.stats().flights == 0).await;
+    assert!(client.get("a", "/x?y", fields).await.hot);
+    assert!(!client.get("a", "/x?y", &format!("{fields}X-Not-Plain: 1\r\n")).await.hot);
+    let lines = || std::fs::read_to_string(&file).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>();
+    until(|| lines().len() == 3).await;
+    let lines: Vec<serde_json::Value> = lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for name in ["client", "method", "host", "target", "version", "status", "bytes", "complete", "agent", "referer"] {
+        assert_eq!(lines[1][name], lines[2][name], "{name}");
+    }
+    assert_eq!((&lines[1]["bytes"], &lines[1]["complete"]), (&100_000.into(), &true.into()));
+    assert!(lines[1]["cache"].as_str().unwrap().starts_with("atoll; hit; ttl=3"), "{}", lines[1]);
 }
 
 #[tokio::test]
