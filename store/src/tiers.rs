@@ -224,7 +224,7 @@ impl Tiers {
         let Some(old) = self.get_blocking(key) else { return Ok(None) };
         let born = born.max(old.head().born);
         let expires = expires.map(to_millisecond);
-        let tags = tags.unwrap_or(old.head().tags);
+        let tags = tags.unwrap_or_else(|| old.head().tags);
         let head = Head { metadata: metadata.clone(), expires, born, tags, ..old.head().clone() };
         let soft_purged = self.book.verdict(&head) == Verdict::Soft;
         let engine = self.disks.of(key);

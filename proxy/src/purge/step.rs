@@ -181,7 +181,7 @@ impl Purges {
         let mut peers = self.peers();
         if peers.is_empty() {
             if lock(&self.step.company).elapsed() >= self.config.alone {
-                self.step.is_sure_for(self.config.exchange * 2 + self.config.patience);
+                self.step.is_sure_for((self.config.exchange + self.config.patience) * MISSES);
             }
             return;
         }
@@ -194,7 +194,7 @@ impl Purges {
         for _ in 0..TRIES {
             let Some(peer) = peers.choose(&mut rand::rng()).copied() else { break };
             if self.exchange(peer).await {
-                self.step.is_sure_for(self.config.exchange * 2 + self.config.patience);
+                self.step.is_sure_for((self.config.exchange + self.config.patience) * MISSES);
                 self.step.synced.store(unix_millis(clock::now()) / 1_000, Ordering::Relaxed);
                 break;
             }
@@ -329,6 +329,9 @@ const AWAY: &str = "this node was away for longer than purges are kept";
 
 /// Between two attempts of a node in doubt.
 const IN_DOUBT: Duration = Duration::from_millis(200);
+
+/// Exchanges that may fail in a row before a node doubts: a busy machine is late now and then, and doubt costs the origin.
+const MISSES: u32 = 5;
 
 /// Peers tried at one time.
 const TRIES: usize = 3;
