@@ -6,13 +6,14 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use atoll_overlay::{Level, Prefix};
 
-use crate::{config::Probes, near::Near};
+use crate::{config::Probes, distances::Distances, near::Near};
 
 /// What measured an RTT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,8 +39,10 @@ pub(crate) struct Placement {
     pub(crate) rtt: Option<Duration>,
     /// A foreign cluster that is nearer to it than this server's.
     pub(crate) near: Option<Arc<Near>>,
-    /// Whether this is known well enough to be kept: measured, and the index asked unless nothing could be nearer.
+    /// Whether this is known well enough to be kept: measured, and others asked unless nothing could be nearer.
     pub(crate) settled: bool,
+    /// How far nodes are from it, this one included.
+    pub(crate) distances: Distances,
 }
 
 /// What is known of prefixes.
@@ -61,6 +64,9 @@ struct Known {
     near: Option<(Arc<Near>, Instant)>,
     /// When the index was last asked about it, and answered.
     asked: Option<Instant>,
+    distances: Distances,
+    /// When servers of other clusters were last sent to measure it, and whether they are back.
+    scouted: Option<(Instant, bool)>,
     /// What this server told the index of it, and when.
     told: Option<(Arc<Near>, Instant)>,
 }
@@ -92,13 +98,54 @@ impl Clients {
     pub(crate) fn asked(&mut self, now: Instant, prefix: Prefix, near: Option<(Near, Duration)>) {
         let known = self.entry(now, prefix);
         known.asked = Some(now);
-        known.near = near.map(|(near, ttl)| (Arc::new(near), now + ttl));
+        // What scouts brought is newer than what the index may not have yet.
+        let worse = |near: &Near| {
+            let better = known.near.as_ref().filter(|(_, until)| now < *until);
+            better.is_some_and(|(known, _)| (near.level, known.rtt) < (known.level, near.rtt))
+        };
+        if let Some((near, ttl)) = near.filter(|(near, _)| !worse(near)) {
+            known.near = Some((Arc::new(near), now + ttl));
+        }
     }
 
     /// Whether the index is to be asked about a prefix (again).
     pub(crate) fn is_to_ask(&self, now: Instant, prefix: Prefix) -> bool {
         let asked = self.known.get(&prefix).and_then(|known| known.asked);
         asked.is_none_or(|asked| now.saturating_duration_since(asked) >= self.probe.ask_again)
+    }
+
+    /// Nodes said how far they are from a prefix.
+    pub(crate) fn heard(&mut self, now: Instant, prefix: Prefix, rtts: impl IntoIterator<Item = (IpAddr, Duration)>) {
+        let known = self.entry(now, prefix);
+        rtts.into_iter().for_each(|(node, rtt)| known.distances.insert(node, rtt));
+    }
+
+    /// Whether servers of other clusters are to be sent to measure a prefix (again). If so they count as sent.
+    pub(crate) fn is_to_scout(&mut self, now: Instant, prefix: Prefix) -> bool {
+        let again = self.probe.scout_again;
+        let scouted = &mut self.entry(now, prefix).scouted;
+        let due = scouted.is_none_or(|(at, _)| now.saturating_duration_since(at) >= again);
+        if due {
+            *scouted = Some((now, scouted.is_some_and(|(_, back)| back)));
+        }
+        due
+    }
+
+    /// They could not be sent after all.
+    pub(crate) fn scouts_stayed(&mut self, prefix: Prefix) {
+        if let Some(known) = self.known.get_mut(&prefix) {
+            known.scouted = None;
+        }
+    }
+
+    /// Some of them, or all, are back, with a cluster nearer than this server's if there is one.
+    pub(crate) fn scouted(&mut self, now: Instant, prefix: Prefix, near: Option<(Near, Duration)>, all: bool) {
+        let known = self.entry(now, prefix);
+        let (at, back) = known.scouted.unwrap_or((now, false));
+        known.scouted = Some((at, back || all));
+        if let Some((near, ttl)) = near {
+            known.near = Some((Arc::new(near), now + ttl));
+        }
     }
 
     /// Whether the index is to be told this of a prefix: it changed, or is about to lapse there.
@@ -133,20 +180,27 @@ impl Clients {
         let rtt = self.rtt(now, prefix).map(|(rtt, _)| rtt);
         let own = rtt.map_or(Level::GLOBAL, |rtt| self.level(rtt));
         let near = known.and_then(|known| known.near.as_ref()).filter(|(_, until)| now < *until).map(|(near, _)| near);
-        // Its cluster at a level is the one whose server is within the threshold; ours goes before an equal one.
-        let near = near.filter(|near| near.level > own).cloned();
-        let innermost = usize::from(own.0) == self.thresholds.len();
-        let asked = known.is_some_and(|known| {
-            let time_for_others =
-                own > Level::GLOBAL || now.saturating_duration_since(known.since) >= self.probe.settle;
-            known.asked.is_some() && time_for_others
+        // Its cluster at a level is the one whose server is within the threshold; ours goes before one that is not clearly nearer.
+        let near = near.filter(|near| near.beats(own, rtt)).cloned();
+        let level = near.as_ref().map_or(own, |near| near.level);
+        let innermost = usize::from(level.0) == self.thresholds.len();
+        let looked = known.is_some_and(|known| {
+            let long_known = now.saturating_duration_since(known.since) >= self.probe.settle;
+            match known.scouted {
+                Some((_, back)) => back || long_known,
+                None if self.probe.sends_scouts() => long_known,
+                // Nobody is sent: those it is referred to measure it, and say so in the index.
+                None => !hints || innermost || (known.asked.is_some() && (own > Level::GLOBAL || long_known)),
+            }
         });
-        let settled = near.is_some() || (rtt.is_some() && (innermost || !hints || asked));
-        Placement { level: near.as_ref().map_or(own, |near| near.level), rtt, near, settled }
+        let handed_over = near.is_some() && (innermost || !self.probe.sends_scouts());
+        let settled = handed_over || ((rtt.is_some() || near.is_some()) && looked);
+        let distances = known.map(|known| known.distances.clone()).unwrap_or_default();
+        Placement { level, rtt, near, settled, distances }
     }
 
     /// The level an RTT belongs to.
-    fn level(&self, rtt: Duration) -> Level {
+    pub(crate) fn level(&self, rtt: Duration) -> Level {
         let under = self.thresholds.iter().take_while(|threshold| rtt < **threshold).count();
         Level(u8::try_from(under).unwrap_or(u8::MAX))
     }
@@ -165,6 +219,8 @@ impl Clients {
             minima: BTreeMap::new(),
             near: None,
             asked: None,
+            distances: Distances::default(),
+            scouted: None,
             told: None,
         })
     }
@@ -228,7 +284,7 @@ mod tests {
     }
 
     fn clients() -> Clients {
-        Clients::new(vec![ms(60), ms(20)], Probes { window: HOUR, ..Probes::default() }, 2)
+        Clients::new(vec![ms(60), ms(20)], Probes { window: HOUR, scouts: 0, ..Probes::default() }, 2)
     }
 
     fn near(level: u8) -> Near {
@@ -268,6 +324,34 @@ mod tests {
         assert!(clients.placement(now + Probes::default().settle, prefix(), true).settled);
         clients.measured(now, prefix(), Source::CnameGap, ms(50));
         assert!(clients.placement(now, prefix(), true).settled, "a cluster of ours is near enough to stay with");
+    }
+
+    #[test]
+    fn where_scouts_are_sent_a_prefix_is_settled_when_they_are_back() {
+        let now = Instant::now();
+        let mut clients = clients();
+        clients.probe.scouts = 6;
+        clients.measured(now, prefix(), Source::CnameGap, ms(15));
+        assert!(clients.is_to_scout(now, prefix()) && !clients.is_to_scout(now, prefix()));
+        assert!(!clients.placement(now, prefix(), true).settled, "its proxies may not be as near as its server");
+        clients.heard(now, prefix(), [([192, 0, 2, 9].into(), ms(25))]);
+        clients.scouted(now, prefix(), None, true);
+        let placement = clients.placement(now, prefix(), true);
+        assert_eq!((placement.settled, placement.distances.iter().count()), (true, 1));
+        let again = now + Probes::default().scout_again;
+        assert!(clients.is_to_scout(again, prefix()));
+        assert!(clients.placement(again, prefix(), true).settled, "what is known holds meanwhile");
+    }
+
+    #[test]
+    fn at_the_same_level_only_a_cluster_that_is_clearly_nearer_goes_first() {
+        let now = Instant::now();
+        for (own, handed_over) in [(55, true), (16, false), (14, false)] {
+            let mut clients = clients();
+            clients.measured(now, prefix(), Source::CnameGap, ms(own));
+            clients.scouted(now, prefix(), Some((near(1), HOUR)), true);
+            assert_eq!(clients.placement(now, prefix(), true).near.is_some(), handed_over, "{own} ms");
+        }
     }
 
     #[test]

@@ -45,6 +45,12 @@ impl Near {
         Key::of(format!("cluster near {prefix}").as_bytes())
     }
 
+    /// Whether a prefix belongs there rather than to a server that is of this level to it, at this RTT: at the same level only if it
+    /// is clearly nearer.
+    pub(crate) fn beats(&self, own: Level, rtt: Option<Duration>) -> bool {
+        self.level > own || (self.level == own && rtt.is_some_and(|rtt| self.rtt + AS_NEAR < rtt))
+    }
+
     /// The pointer's bytes.
     pub(crate) fn encode(&self) -> Bytes {
         let mut to = BytesMut::with_capacity(LIMIT);
@@ -147,6 +153,8 @@ pub(crate) fn put_addresses(to: &mut BytesMut, v4: Option<Ipv4Addr>, v6: Option<
     }
 }
 
+/// A difference of this much in RTT is none. \[guess\]
+pub(crate) const AS_NEAR: Duration = Duration::from_millis(10);
 const MAGIC: u8 = 0xd5;
 const VERSION: u8 = 1;
 /// Bytes an index value may have.

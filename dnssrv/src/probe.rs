@@ -21,15 +21,14 @@ use tokio::{
 
 use crate::{
     Source,
-    hints::pace,
+    hints::Pace,
     redirector::{Probe, Redirector},
 };
 
 /// Probes until nobody can ask any more.
 pub(crate) async fn run(redirector: Arc<Redirector>, mut wishes: mpsc::Receiver<Probe>) {
     let config = redirector.config.probe.clone();
-    let mut each = tokio::time::interval(pace(config.per_second));
-    each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut pace = Pace::new(Instant::now(), config.per_second);
     let mut recent = Recent::new(redirector.config.limits.prefixes.max(1));
     // At the given rate no more than this many can be under way at once.
     let mut probes = JoinSet::new();
@@ -40,7 +39,7 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut wishes: mpsc::Receiver<
         if !recent.may(now, Prefix::of(address), config.interval.mul_f64(1.0 + jitter)) {
             continue;
         }
-        each.tick().await;
+        pace.wait().await;
         probes.spawn(probe(Arc::clone(&redirector), address, known));
     }
 }
@@ -52,13 +51,37 @@ async fn probe(redirector: Arc<Redirector>, address: IpAddr, known: Option<onesh
     let connect = async { if sources.tcp_connect { timeout(limit, connect(port)).await.ok().flatten() } else { None } };
     let echo =
         async { if sources.icmp { timeout(limit, echo(address)).await.ok().and_then(Result::ok) } else { None } };
-    let (connect, echo) = tokio::join!(connect, echo);
+    tokio::pin!(connect, echo);
+    // The first to come back is enough to go on; the other may take until the time-out.
+    let first = tokio::select! {
+        rtt = &mut connect => (Source::TcpConnect, rtt),
+        rtt = &mut echo => (Source::Icmp, rtt),
+    };
+    let second = async {
+        match first.0 {
+            Source::TcpConnect => (Source::Icmp, echo.await),
+            _ => (Source::TcpConnect, connect.await),
+        }
+    };
     let prefix = Prefix::of(address);
-    for (source, rtt) in [(Source::TcpConnect, connect), (Source::Icmp, echo)] {
+    let note = |(source, rtt): (Source, Option<Duration>)| {
         if let Some(rtt) = rtt {
             redirector.measured(Instant::now(), prefix, source, rtt);
         }
+    };
+    note(first);
+    if first.1.is_none() {
+        note(second.await);
+        redirector.send_scouts(Instant::now(), address, prefix);
+        done(known);
+    } else {
+        redirector.send_scouts(Instant::now(), address, prefix);
+        done(known);
+        note(second.await);
     }
+}
+
+fn done(known: Option<oneshot::Sender<()>>) {
     if let Some(known) = known {
         // Whoever waited may have been answered meanwhile.
         let _ = known.send(());
