@@ -257,19 +257,18 @@ impl Asked<'_> {
         Answer { error, level, ..Answer::with(records) }
     }
 
+    /// Whoever is not known here and asks a server that is none of the apex's was referred to it, and most referrals name servers
+    /// near to whom they are given: a resolver of two families is met over the second one like this.
     fn choose(&self, site: Site, family: Family) -> Option<Choice> {
         let View { placement, roster, width, prefix, .. } = self.view;
         let want = Want { count: self.config.answers, width, turn: turn(prefix) };
-        let anywhere = |level| roster.choose(site, level, family, want, &|level, proxies| self.nearest(level, proxies));
+        let nearest = |level, proxies: &[Proxy]| placement.distances.nearest(level, &self.config.thresholds, proxies);
+        let anywhere = |level| roster.choose(site, level, family, want, &nearest);
         match &placement.near {
-            Some(near) => roster.choose_near(site, near, family, want).or_else(|| anywhere(Level::GLOBAL)),
+            Some(near) => roster.choose_near(site, near, family, want, &nearest).or_else(|| anywhere(Level::GLOBAL)),
+            None if placement.rtt.is_none() && !self.is_of_apex() => anywhere(self.zone.innermost()),
             None => anywhere(placement.level),
         }
-    }
-
-    /// Those of a cluster's proxies that whoever asks is best sent to, as far as their distances were measured.
-    fn nearest(&self, level: Level, proxies: &[Proxy]) -> Vec<Proxy> {
-        self.view.placement.distances.nearest(level, &self.config.thresholds, proxies)
     }
 
     fn lifetime(&self, choice: &Choice) -> Duration {

@@ -65,10 +65,21 @@ struct Known {
     /// When the index was last asked about it, and answered.
     asked: Option<Instant>,
     distances: Distances,
-    /// When servers of other clusters were last sent to measure it, and whether they are back.
-    scouted: Option<(Instant, bool)>,
+    /// When servers of other clusters were last sent to measure it, and how far that went.
+    scouted: Option<(Instant, Scouts)>,
     /// What this server told the index of it, and when.
     told: Option<(Arc<Near>, Instant)>,
+}
+
+/// How far a search by servers of other clusters has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Scouts {
+    /// They are on their way.
+    Out,
+    /// Each of the first was heard, or is late.
+    Heard,
+    /// All are back.
+    Back,
 }
 
 /// The least of the current and the last window.
@@ -120,13 +131,29 @@ impl Clients {
         rtts.into_iter().for_each(|(node, rtt)| known.distances.insert(node, rtt));
     }
 
+    /// Nodes could not say how far they are, so at least this far, unless they said before.
+    pub(crate) fn not_heard(
+        &mut self,
+        now: Instant,
+        prefix: Prefix,
+        nodes: impl IntoIterator<Item = IpAddr>,
+        least: Duration,
+    ) {
+        let known = self.entry(now, prefix);
+        for node in nodes {
+            if known.distances.get(node).is_none() {
+                known.distances.insert(node, least);
+            }
+        }
+    }
+
     /// Whether servers of other clusters are to be sent to measure a prefix (again). If so they count as sent.
     pub(crate) fn is_to_scout(&mut self, now: Instant, prefix: Prefix) -> bool {
         let again = self.probe.scout_again;
         let scouted = &mut self.entry(now, prefix).scouted;
         let due = scouted.is_none_or(|(at, _)| now.saturating_duration_since(at) >= again);
         if due {
-            *scouted = Some((now, scouted.is_some_and(|(_, back)| back)));
+            *scouted = Some((now, scouted.map_or(Scouts::Out, |(_, scouts)| scouts)));
         }
         due
     }
@@ -138,11 +165,16 @@ impl Clients {
         }
     }
 
-    /// Some of them, or all, are back, with a cluster nearer than this server's if there is one.
-    pub(crate) fn scouted(&mut self, now: Instant, prefix: Prefix, near: Option<(Near, Duration)>, all: bool) {
+    /// Whether they are on their way and none but the quickest was heard yet.
+    pub(crate) fn is_scouted(&self, prefix: Prefix) -> bool {
+        self.known.get(&prefix).and_then(|known| known.scouted).is_some_and(|(_, scouts)| scouts == Scouts::Out)
+    }
+
+    /// Some of them, or all, said which cluster is nearer than this server's, if there is one.
+    pub(crate) fn scouted(&mut self, now: Instant, prefix: Prefix, near: Option<(Near, Duration)>, scouts: Scouts) {
         let known = self.entry(now, prefix);
-        let (at, back) = known.scouted.unwrap_or((now, false));
-        known.scouted = Some((at, back || all));
+        let (at, before) = known.scouted.unwrap_or((now, Scouts::Out));
+        known.scouted = Some((at, before.max(scouts)));
         if let Some((near, ttl)) = near {
             known.near = Some((Arc::new(near), now + ttl));
         }
@@ -187,7 +219,7 @@ impl Clients {
         let looked = known.is_some_and(|known| {
             let long_known = now.saturating_duration_since(known.since) >= self.probe.settle;
             match known.scouted {
-                Some((_, back)) => back || long_known,
+                Some((_, scouts)) => scouts == Scouts::Back || long_known,
                 None if self.probe.sends_scouts() => long_known,
                 // Nobody is sent: those it is referred to measure it, and say so in the index.
                 None => !hints || innermost || (known.asked.is_some() && (own > Level::GLOBAL || long_known)),
@@ -335,7 +367,7 @@ mod tests {
         assert!(clients.is_to_scout(now, prefix()) && !clients.is_to_scout(now, prefix()));
         assert!(!clients.placement(now, prefix(), true).settled, "its proxies may not be as near as its server");
         clients.heard(now, prefix(), [([192, 0, 2, 9].into(), ms(25))]);
-        clients.scouted(now, prefix(), None, true);
+        clients.scouted(now, prefix(), None, Scouts::Back);
         let placement = clients.placement(now, prefix(), true);
         assert_eq!((placement.settled, placement.distances.iter().count()), (true, 1));
         let again = now + Probes::default().scout_again;
@@ -349,7 +381,7 @@ mod tests {
         for (own, handed_over) in [(55, true), (16, false), (14, false)] {
             let mut clients = clients();
             clients.measured(now, prefix(), Source::CnameGap, ms(own));
-            clients.scouted(now, prefix(), Some((near(1), HOUR)), true);
+            clients.scouted(now, prefix(), Some((near(1), HOUR)), Scouts::Back);
             assert_eq!(clients.placement(now, prefix(), true).near.is_some(), handed_over, "{own} ms");
         }
     }

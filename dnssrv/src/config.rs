@@ -317,6 +317,10 @@ pub struct Probes {
     /// The longest a question waits for a first probe, if `wait` is on. Past the first threshold nothing is gained. \[design: 60 ms\]
     #[serde(with = "duration")]
     pub wait: Duration,
+    /// How much longer it waits, if `wait` is on and the resolver is far, until those were heard that may be near it: the quickest of
+    /// them ends it. Shorter: the first answer of a far resolver leads anywhere; longer: it comes later. 0: not at all. \[measured\]
+    #[serde(with = "duration")]
+    pub wait_scouts: Duration,
     /// When a probe is given up. \[guess\]
     #[serde(with = "duration")]
     pub timeout: Duration,
@@ -362,6 +366,7 @@ impl Default for Probes {
     fn default() -> Self {
         Self {
             wait: Duration::from_millis(60),
+            wait_scouts: Duration::from_millis(400),
             timeout: Duration::from_secs(1),
             interval: Duration::from_secs(120),
             per_second: 20,

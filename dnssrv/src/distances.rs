@@ -46,6 +46,11 @@ impl Distances {
         near.into_iter().chain(fill).cloned().collect()
     }
 
+    /// How far a node is, if it is known.
+    pub(crate) fn get(&self, node: IpAddr) -> Option<Duration> {
+        self.0.get(&node).copied()
+    }
+
     /// Every node's, for people.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (IpAddr, Duration)> + '_ {
         self.0.iter().map(|(node, rtt)| (*node, *rtt))

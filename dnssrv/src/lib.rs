@@ -60,6 +60,7 @@ mod near;
 mod placing;
 mod probe;
 mod scout;
+mod waiters;
 
 mod stats;
 pub use stats::{Stats, Transport};

@@ -17,6 +17,7 @@ use proptest::prelude::*;
 
 use crate::{
     Config, Mode, RateLimit, Source, Transport,
+    client::Scouts,
     near::Near,
     redirector::{Outcome, Redirector},
     roster::{Proxy, Ring, Roster, Server},
@@ -62,7 +63,7 @@ proptest! {
                 }
                 Event::Scouted { resolver, level, number } => {
                     let near = (level > 0).then(|| near(level, number));
-                    redirector.scouts_found(Prefix::of(RESOLVERS[resolver]), near, number == 3);
+                    redirector.scouts_found(Prefix::of(RESOLVERS[resolver]), near, Scouts::Back);
                 }
                 Event::Question { name, resolver, kind, subnet } => {
                     let reply = ask(&redirector, now, NAMES[name], RESOLVERS[resolver], kind, subnet);

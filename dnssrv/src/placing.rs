@@ -13,13 +13,15 @@ use tokio::sync::oneshot;
 use crate::{
     Explanation, Source,
     answer::Answer,
-    client::{Placement, TOLD_FOR},
+    client::{Placement, Scouts, TOLD_FOR},
+    config::Probes,
     gap::{Followed, Sent},
     near::Near,
     question::{Query, Subnet},
     redirector::{Errand, Probe, Redirector, Resolved},
     roster::Roster,
     scout::{self, Report},
+    waiters::Patience,
     zone::Place,
 };
 
@@ -113,7 +115,7 @@ impl Redirector {
     }
 
     /// Has a prefix measured and others asked, if it is time. Says what to wait for, if this question is to wait.
-    pub(crate) fn find_out(&self, now: Instant, asked_for: &AskedFor, may_wait: bool) -> Option<oneshot::Receiver<()>> {
+    pub(crate) fn find_out(&self, now: Instant, asked_for: &AskedFor, may_wait: bool) -> Option<Patience> {
         let AskedFor { prefix, address, placement, resolver, .. } = asked_for;
         if self.config.sources.hints
             && placement.level < self.zone().innermost()
@@ -121,22 +123,35 @@ impl Redirector {
         {
             self.errand(Errand::Ask(*prefix));
         }
-        if placement.rtt.is_some() || !self.config.probes() {
+        let Probes { wait, wait_scouts, .. } = self.config.probe;
+        // A full queue means a flood: the question is answered as it is.
+        let measured = placement.rtt.is_some() || !self.config.probes();
+        let under_way = if measured {
             self.send_scouts(now, *address, *resolver);
+            self.clients().is_scouted(*prefix)
+        } else {
+            self.probes().try_send(Probe { address: *address, search: true, known: None }).is_ok()
+        };
+        let unknown = placement.near.is_none() && placement.level < self.zone().innermost();
+        if !(under_way && unknown && may_wait && self.config.wait) {
             return None;
         }
-        self.probe(*address, may_wait && self.config.wait && placement.near.is_none())
+        let scouts = if self.config.probe.sends_scouts() { wait_scouts } else { Duration::ZERO };
+        let most = if measured { scouts } else { wait + scouts };
+        (!most.is_zero()).then(|| Patience { known: self.waiters().wait(*prefix), most })
     }
 
-    /// Has an address measured from here; if `waits`, what comes back is told when it is.
-    fn probe(&self, address: IpAddr, waits: bool) -> Option<oneshot::Receiver<()>> {
-        if !self.config.probes() {
-            return None;
+    /// An address was probed, whatever came of it.
+    pub(crate) fn probed(&self, address: IpAddr, search: bool) {
+        let (now, prefix) = (Instant::now(), Prefix::of(address));
+        if search {
+            self.send_scouts(now, address, prefix);
         }
-        let (tell, known) = oneshot::channel();
-        // A full queue means a flood: the question is answered as it is.
-        let queued = self.probes().try_send(Probe { address, known: waits.then_some(tell) }).is_ok();
-        (queued && waits).then_some(known)
+        let (own, _) = self.own(now, prefix);
+        let waits = own < self.zone().innermost() && self.clients().is_scouted(prefix);
+        if !waits {
+            self.waiters().release(prefix);
+        }
     }
 
     /// Sends scouts to an address's prefix if it is time, for a resolver's sake.
@@ -147,6 +162,7 @@ impl Redirector {
         }
         if !self.errand(Errand::Search(address, resolver)) {
             self.clients().scouts_stayed(prefix);
+            self.waiters().release(prefix);
         }
     }
 
@@ -156,23 +172,30 @@ impl Redirector {
         self.roster().servers_for(&placement, resolver).into_iter().map(|server| server.id).collect()
     }
 
-    /// A scout said how far it is from a prefix.
+    /// A scout said how far it is from a prefix; if it could not tell in time, it is too far to be near.
     pub(crate) fn scout_came(&self, prefix: Prefix, node: &NodeInfo, rtt: Option<Duration>) {
         let addresses = node.v4.iter().copied().map(IpAddr::V4).chain(node.v6.iter().copied().map(IpAddr::V6));
-        if let Some(rtt) = rtt {
-            self.clients().heard(Instant::now(), prefix, addresses.map(|address| (address, rtt)));
+        let (now, mut clients) = (Instant::now(), self.clients());
+        match rtt {
+            Some(rtt) => clients.heard(now, prefix, addresses.map(|address| (address, rtt))),
+            None => clients.not_heard(now, prefix, addresses, self.config.probe.wait + Duration::from_millis(1)),
         }
     }
 
-    /// The nearest cluster that scouts found, if it is nearer than this server's; `all`: they are all back.
-    pub(crate) fn scouts_found(&self, prefix: Prefix, near: Option<Near>, all: bool) {
+    /// The nearest cluster that scouts found, if it is nearer than this server's, and how far they are.
+    pub(crate) fn scouts_found(&self, prefix: Prefix, near: Option<Near>, scouts: Scouts) {
         let now = Instant::now();
         let (_, rtt) = self.own(now, prefix);
         let me = self.roster().me.clone();
         let mine = me.iter().flat_map(|me| me.v4.map(IpAddr::V4).into_iter().chain(me.v6.map(IpAddr::V6)));
         let mut clients = self.clients();
         clients.heard(now, prefix, mine.filter_map(|address| Some((address, rtt?))));
-        clients.scouted(now, prefix, near.map(|near| (near, TOLD_FOR)), all);
+        let found = near.as_ref().is_some_and(|near| near.level == self.zone().innermost());
+        clients.scouted(now, prefix, near.map(|near| (near, TOLD_FOR)), scouts);
+        drop(clients);
+        if found || scouts > Scouts::Out {
+            self.waiters().release(prefix);
+        }
     }
 
     /// Answers a server that asks how far this one is from an address; none if the name is no such question, or no server of this
@@ -189,10 +212,12 @@ impl Redirector {
         }
         let prefix = Prefix::of(address);
         let placement = self.clients().placement(now, prefix, self.config.sources.hints);
-        if placement.rtt.is_none()
-            && let Some(known) = self.probe(address, may_wait)
-        {
-            return Some(Resolved::Wait(known));
+        if placement.rtt.is_none() && self.config.probes() {
+            let (tell, known) = oneshot::channel();
+            let probe = Probe { address, search: false, known: may_wait.then_some(tell) };
+            if self.probes().try_send(probe).is_ok() && may_wait {
+                return Some(Resolved::Wait(Patience { known, most: self.config.probe.wait }));
+            }
         }
         let own = self.own_cluster(&placement, &roster);
         if own.is_some() {

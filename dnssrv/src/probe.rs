@@ -32,19 +32,20 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut wishes: mpsc::Receiver<
     let mut recent = Recent::new(redirector.config.limits.prefixes.max(1));
     // At the given rate no more than this many can be under way at once.
     let mut probes = JoinSet::new();
-    while let Some(Probe { address, known }) = wishes.recv().await {
+    while let Some(Probe { address, search, known }) = wishes.recv().await {
         while probes.try_join_next().is_some() {}
         let now = Instant::now();
         let jitter = rand::rng().random_range(0.0..0.5);
         if !recent.may(now, Prefix::of(address), config.interval.mul_f64(1.0 + jitter)) {
+            redirector.waiters().release(Prefix::of(address));
             continue;
         }
         pace.wait().await;
-        probes.spawn(probe(Arc::clone(&redirector), address, known));
+        probes.spawn(probe(Arc::clone(&redirector), address, search, known));
     }
 }
 
-async fn probe(redirector: Arc<Redirector>, address: IpAddr, known: Option<oneshot::Sender<()>>) {
+async fn probe(redirector: Arc<Redirector>, address: IpAddr, search: bool, known: Option<oneshot::Sender<()>>) {
     let sources = &redirector.config.sources;
     let limit = redirector.config.probe.timeout;
     let port = SocketAddr::new(address, redirector.config.probe.port);
@@ -70,21 +71,18 @@ async fn probe(redirector: Arc<Redirector>, address: IpAddr, known: Option<onesh
         }
     };
     note(first);
-    if first.1.is_none() {
-        note(second.await);
-        redirector.send_scouts(Instant::now(), address, prefix);
-        done(known);
-    } else {
-        redirector.send_scouts(Instant::now(), address, prefix);
-        done(known);
-        note(second.await);
+    let has_first = first.1.is_some();
+    let mut second = std::pin::pin!(second);
+    if !has_first {
+        note(second.as_mut().await);
     }
-}
-
-fn done(known: Option<oneshot::Sender<()>>) {
+    redirector.probed(address, search);
     if let Some(known) = known {
         // Whoever waited may have been answered meanwhile.
         let _ = known.send(());
+    }
+    if has_first {
+        note(second.await);
     }
 }
 

@@ -33,6 +33,7 @@ use crate::{
     roster::{Family, Roster},
     site::Site,
     stats::{Counters, kind_name},
+    waiters::{Patience, Waiters},
     zone::{Place, Zone},
 };
 
@@ -57,6 +58,8 @@ pub(crate) struct Redirector {
     began: (Instant, Duration),
     probes: mpsc::Sender<Probe>,
     errands: mpsc::Sender<Errand>,
+    /// Questions that wait until more is known of a prefix.
+    waiters: Mutex<Waiters>,
     /// Lines of the query log; nobody takes them unless there is one.
     log: OnceLock<mpsc::Sender<String>>,
 }
@@ -66,7 +69,9 @@ pub(crate) struct Redirector {
 pub(crate) struct Probe {
     /// Whom to probe.
     pub(crate) address: IpAddr,
-    /// Told when it is known, if a question waits for it.
+    /// Whether scouts are to go there, too.
+    pub(crate) search: bool,
+    /// Told when it is known, if another server waits for it.
     pub(crate) known: Option<oneshot::Sender<()>>,
 }
 
@@ -90,8 +95,8 @@ pub(crate) enum Outcome {
     Silence,
     /// A reply.
     Reply(Vec<u8>),
-    /// It is to be asked again, without waiting, once this resolves or `probe.wait` is over.
-    Wait(oneshot::Receiver<()>),
+    /// It is to be asked again, without waiting, once this is over.
+    Wait(Patience),
 }
 
 /// Where a prefix is served and why.
@@ -143,6 +148,7 @@ impl Redirector {
             index,
             probes,
             errands,
+            waiters: Mutex::default(),
             log: OnceLock::new(),
         };
         Ok((redirector, to_probe, to_do))
@@ -419,6 +425,11 @@ impl Redirector {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Who waits to know more of prefixes.
+    pub(crate) fn waiters(&self) -> MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn gaps(&self) -> MutexGuard<'_, Gaps> {
         self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -435,7 +446,7 @@ struct Asked<'a> {
 /// An answer with the scope it holds for, or what to wait for first.
 pub(crate) enum Resolved {
     Answer(Answer, u8),
-    Wait(oneshot::Receiver<()>),
+    Wait(Patience),
 }
 
 /// What is answered whatever the name: other versions, classes and types that are no data.

@@ -155,18 +155,27 @@ impl Roster {
 
     /// Proxies for a site of a foreign cluster, as the server near it named them, less the addresses found dead here. None if
     /// none of the family is left.
-    pub(crate) fn choose_near(&self, site: Site, near: &Near, family: Family, want: Want) -> Option<Choice> {
+    pub(crate) fn choose_near(
+        &self,
+        site: Site,
+        near: &Near,
+        family: Family,
+        want: Want,
+        nearest: &dyn Fn(Level, &[Proxy]) -> Vec<Proxy>,
+    ) -> Option<Choice> {
         let alive = |address: IpAddr| !self.dead.contains(&address);
         let living = |proxy: &Proxy| Proxy {
             v4: proxy.v4.filter(|v4| alive((*v4).into())),
             v6: proxy.v6.filter(|v6| alive((*v6).into())),
             ..proxy.clone()
         };
-        let proxies: Vec<Proxy> = near.proxies.iter().map(living).collect();
+        let proxies: Vec<Proxy> =
+            near.proxies.iter().map(living).filter(|proxy| proxy.address(family).is_some()).collect();
+        let proxies = nearest(near.level, &proxies);
         let addresses: Vec<IpAddr> = Deck::of(&proxies, family).pick(site, want).addresses().collect();
         let lacks_v6 = family == Family::V6 && near.proxies.iter().all(|proxy| proxy.v6.is_none());
-        let is_there = proxies.iter().any(|proxy| proxy.v4.is_some() || proxy.v6.is_some());
-        let found = !addresses.is_empty() || (lacks_v6 && is_there);
+        let is_left = near.proxies.iter().any(|proxy| living(proxy).v4.is_some());
+        let found = !addresses.is_empty() || (lacks_v6 && is_left);
         found.then_some(Choice { addresses, standing: Standing::Live, level: near.level })
     }
 

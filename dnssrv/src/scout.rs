@@ -34,6 +34,7 @@ use rand::RngExt as _;
 use tokio::{net::UdpSocket, task::JoinSet, time::timeout};
 
 use crate::{
+    client::Scouts,
     near::{Near, Reader},
     redirector::Redirector,
     zone::Zone,
@@ -60,44 +61,68 @@ pub(crate) async fn search(redirector: Arc<Redirector>, address: IpAddr, resolve
     let servers = redirector.servers_of(resolver);
     let first = known_of(&redirector, &servers, &chosen);
     let mut asked: Vec<NodeId> = Vec::new();
-    let mut near: Option<Near> = None;
-    for round in rounds(redirector.zone(), &servers, [first, chosen].concat(), redirector.config.probe.scouts) {
+    let mut search = Search { redirector, address, own, rtt, near: None };
+    for round in rounds(search.redirector.zone(), &servers, [first, chosen].concat(), search.scouts()) {
         asked.extend(round.iter().map(|node| node.id));
-        near = better(near, send(&redirector, round, address, true).await);
-        redirector.scouts_found(prefix, near.clone().filter(|near| near.beats(own, rtt)), false);
-        if near.as_ref().is_some_and(|near| near.level > own && near.level == innermost) {
+        let again = search.send(round).await;
+        search.redirector.scouts_found(prefix, search.nearer(), Scouts::Heard);
+        // By then those that are near have asked their own neighbours, and the others have measured.
+        tokio::time::sleep(LOOKS_ON).await;
+        search.send(again).await;
+        if search.near.as_ref().is_some_and(|near| near.level > own && near.level == innermost) {
             break;
         }
     }
-    let near = near.filter(|near| near.beats(own, rtt));
-    tracing::debug!(%prefix, ?rtt, near = ?near.as_ref().map(|near| (near.cluster, near.level)), "scouts are back");
-    redirector.scouts_found(prefix, near, true);
+    let Search { ref redirector, .. } = search;
+    tracing::debug!(%prefix, ?rtt, near = ?search.near.as_ref().map(|near| (near.cluster, near.level)), "scouts are back");
+    redirector.scouts_found(prefix, search.nearer(), Scouts::Back);
     // Where the resolver is referred to now, others may stand.
-    let last: Vec<NodeInfo> = known_of(&redirector, &redirector.servers_of(resolver), &[]);
-    send(&redirector, last.into_iter().filter(|node| !asked.contains(&node.id)).collect(), address, false).await;
+    let mut last = known_of(redirector, &redirector.servers_of(resolver), &[]);
+    last.retain(|node| !asked.contains(&node.id));
+    search.send(last).await;
 }
 
-/// Asks servers at the same time and notes how far each is; of the clusters they know, the nearest.
-async fn send(redirector: &Arc<Redirector>, nodes: Vec<NodeInfo>, address: IpAddr, twice: bool) -> Option<Near> {
-    let mut asked = JoinSet::new();
-    for node in nodes {
-        let redirector = Arc::clone(redirector);
-        asked.spawn(async move {
-            let report = if twice {
-                ask_twice(&redirector, &node, address).await
-            } else {
-                ask(&redirector, &node, address).await.ok()
-            };
-            (report, node)
-        });
+/// A search under way.
+struct Search {
+    redirector: Arc<Redirector>,
+    address: IpAddr,
+    /// This server's own level to the address, and RTT.
+    own: Level,
+    rtt: Option<Duration>,
+    /// The nearest cluster found so far.
+    near: Option<Near>,
+}
+
+impl Search {
+    /// Asks servers at the same time and takes up what each says as it comes. Returns those that will know more in a moment.
+    async fn send(&mut self, nodes: Vec<NodeInfo>) -> Vec<NodeInfo> {
+        let mut asked = JoinSet::new();
+        for node in nodes {
+            let (redirector, address) = (Arc::clone(&self.redirector), self.address);
+            asked.spawn(async move { (ask(&redirector, &node, address).await.ok(), node) });
+        }
+        let prefix = Prefix::of(self.address);
+        let mut again = Vec::new();
+        while let Some(Ok((report, node))) = asked.join_next().await {
+            let Some(report) = report else { continue };
+            self.redirector.scout_came(prefix, &node, report.rtt);
+            if report.near.is_some() || report.rtt.is_none() {
+                again.push(node);
+            }
+            self.near = better(self.near.take(), report.near);
+            self.redirector.scouts_found(prefix, self.nearer(), Scouts::Out);
+        }
+        again
     }
-    let mut near: Option<Near> = None;
-    while let Some(Ok((report, node))) = asked.join_next().await {
-        let Some(report) = report else { continue };
-        redirector.scout_came(Prefix::of(address), &node, report.rtt);
-        near = better(near, report.near);
+
+    /// The nearest cluster found, if it is nearer than this server's.
+    fn nearer(&self) -> Option<Near> {
+        self.near.clone().filter(|near| near.beats(self.own, self.rtt))
     }
-    near
+
+    fn scouts(&self) -> usize {
+        self.redirector.config.probe.scouts
+    }
 }
 
 /// Those of these servers that the index knows and that are not among others.
@@ -108,16 +133,6 @@ fn known_of(redirector: &Redirector, servers: &[NodeId], others: &[NodeInfo]) ->
         servers.contains(&node.id) && node.id != me.id && others.iter().all(|other| other.id != node.id)
     });
     nodes
-}
-
-/// Asks a server, and once more if it did not know the distance yet, or is near: by then it has asked its own neighbours.
-async fn ask_twice(redirector: &Redirector, node: &NodeInfo, address: IpAddr) -> Option<Report> {
-    let first = ask(redirector, node, address).await.ok()?;
-    if first.near.is_none() && first.rtt.is_some() {
-        return Some(first);
-    }
-    tokio::time::sleep(LOOKS_ON).await;
-    Some(ask(redirector, node, address).await.unwrap_or(first))
 }
 
 async fn ask(redirector: &Redirector, node: &NodeInfo, address: IpAddr) -> io::Result<Report> {

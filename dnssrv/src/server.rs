@@ -19,7 +19,6 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
-    sync::oneshot,
     task::JoinSet,
     time::timeout,
 };
@@ -30,6 +29,7 @@ use crate::{
     probe, query_log,
     redirector::{Outcome, Redirector},
     udp::Threads,
+    waiters::Patience,
 };
 
 /// Starts a redirector. `saved` is what [`Server::save`] gave in an earlier run. Returns once all addresses are bound and the
@@ -200,10 +200,10 @@ pub(crate) async fn answer_later(
     query: &[u8],
     from: SocketAddr,
     transport: Transport,
-    known: oneshot::Receiver<()>,
+    known: Patience,
 ) -> Option<Vec<u8>> {
     // Known, given up, or too late: the answer is made from what there is.
-    let _ = timeout(redirector.config.probe.wait, known).await;
+    let _ = timeout(known.most, known.known).await;
     match redirector.respond(Instant::now(), query, from, transport, false) {
         Outcome::Reply(reply) => Some(reply),
         Outcome::Silence | Outcome::Wait(_) => None,
