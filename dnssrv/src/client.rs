@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use atoll_overlay::{Level, Prefix};
+use atoll_overlay::{Key, Level, Prefix};
 
 use crate::{config::Probes, distances::Distances, near::Near};
 
@@ -51,6 +51,8 @@ pub(crate) struct Clients {
     known: BTreeMap<Prefix, Known>,
     order: VecDeque<Prefix>,
     thresholds: Vec<Duration>,
+    /// This server's clusters, level 0 first.
+    clusters: Vec<Key>,
     probe: Probes,
     limit: usize,
 }
@@ -93,7 +95,17 @@ struct Minimum {
 impl Clients {
     /// Nothing known yet; thresholds and times as in the configuration.
     pub(crate) const fn new(thresholds: Vec<Duration>, probe: Probes, limit: usize) -> Self {
-        Self { known: BTreeMap::new(), order: VecDeque::new(), thresholds, probe, limit }
+        Self { known: BTreeMap::new(), order: VecDeque::new(), thresholds, clusters: Vec::new(), probe, limit }
+    }
+
+    /// This server is in these clusters from now on, level 0 first.
+    pub(crate) fn set_clusters(&mut self, clusters: Vec<Key>) {
+        self.clusters = clusters;
+    }
+
+    /// Whether a prefix belongs to a cluster rather than to this server, which is of this level to it, at this RTT.
+    pub(crate) fn is_nearer(&self, near: &Near, level: Level, rtt: Option<Duration>) -> bool {
+        near.beats(level, rtt, self.clusters.get(usize::from(near.level.0)) == Some(&near.cluster))
     }
 
     /// An RTT was measured from here.
@@ -119,10 +131,13 @@ impl Clients {
         }
     }
 
-    /// Whether the index is to be asked about a prefix (again).
+    /// Whether the index is to be asked about a prefix (again): seldom about one that is as near to this server as can be.
     pub(crate) fn is_to_ask(&self, now: Instant, prefix: Prefix) -> bool {
         let asked = self.known.get(&prefix).and_then(|known| known.asked);
-        asked.is_none_or(|asked| now.saturating_duration_since(asked) >= self.probe.ask_again)
+        let near =
+            self.rtt(now, prefix).is_some_and(|(rtt, _)| usize::from(self.level(rtt).0) == self.thresholds.len());
+        let again = if near { self.probe.settle.max(self.probe.ask_again) } else { self.probe.ask_again };
+        asked.is_none_or(|asked| now.saturating_duration_since(asked) >= again)
     }
 
     /// Nodes said how far they are from a prefix.
@@ -212,15 +227,19 @@ impl Clients {
         let rtt = self.rtt(now, prefix).map(|(rtt, _)| rtt);
         let own = rtt.map_or(Level::GLOBAL, |rtt| self.level(rtt));
         let near = known.and_then(|known| known.near.as_ref()).filter(|(_, until)| now < *until).map(|(near, _)| near);
-        // Its cluster at a level is the one whose server is within the threshold; ours goes before one that is not clearly nearer.
-        let near = near.filter(|near| near.beats(own, rtt)).cloned();
+        let near = near.filter(|near| self.is_nearer(near, own, rtt)).cloned();
         let level = near.as_ref().map_or(own, |near| near.level);
         let innermost = usize::from(level.0) == self.thresholds.len();
         let looked = known.is_some_and(|known| {
             let long_known = now.saturating_duration_since(known.since) >= self.probe.settle;
+            let somewhere = near.is_some() || own > Level::GLOBAL;
+            // Whoever is near had the time to say so in the index.
+            let heard = known.asked.is_some_and(|asked| asked >= known.since + SAID_WITHIN);
             match known.scouted {
-                Some((_, scouts)) => scouts == Scouts::Back || long_known,
-                None if self.probe.sends_scouts() => long_known,
+                Some((_, Scouts::Back)) => true,
+                Some((_, Scouts::Heard)) => somewhere || long_known,
+                Some((_, Scouts::Out)) => (somewhere && heard) || long_known,
+                None if self.probe.sends_scouts() => (somewhere && heard) || long_known,
                 // Nobody is sent: those it is referred to measure it, and say so in the index.
                 None => !hints || innermost || (known.asked.is_some() && (own > Level::GLOBAL || long_known)),
             }
@@ -295,6 +314,8 @@ impl fmt::Display for Source {
     }
 }
 
+/// How long it takes a server that finds itself near a prefix to say so in the index. \[guess\]
+pub(crate) const SAID_WITHIN: Duration = Duration::from_millis(1500);
 /// How long what this server tells the index stays there. \[guess\]
 pub(crate) const TOLD_FOR: Duration = Duration::from_secs(600);
 /// The least time between two puts for one prefix. \[guess\]
@@ -303,7 +324,6 @@ const TELL_AT_MOST: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use atoll_overlay::Key;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -376,10 +396,12 @@ mod tests {
     }
 
     #[test]
-    fn at_the_same_level_only_a_cluster_that_is_clearly_nearer_goes_first() {
+    fn at_the_same_level_the_nearer_cluster_goes_first_and_our_own_unless_it_is_clearly_farther() {
         let now = Instant::now();
-        for (own, handed_over) in [(55, true), (16, false), (14, false)] {
+        for (own, same, handed_over) in [(30, false, true), (4, false, false), (30, true, true), (14, true, false)] {
             let mut clients = clients();
+            // The pointers below speak of cluster 0.
+            clients.set_clusters(vec![Key::from_bytes([u8::from(!same); 20]); 3]);
             clients.measured(now, prefix(), Source::CnameGap, ms(own));
             clients.scouted(now, prefix(), Some((near(1), HOUR)), Scouts::Back);
             assert_eq!(clients.placement(now, prefix(), true).near.is_some(), handed_over, "{own} ms");

@@ -11,7 +11,7 @@ use atoll_overlay::{Found, Level, Levels, Prefix, Put, Value};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
-    client::TOLD_FOR,
+    client::{SAID_WITHIN, TOLD_FOR},
     near::Near,
     redirector::{Errand, Redirector},
     scout,
@@ -42,7 +42,7 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut errands: mpsc::Receiver
                 pace.wait().await;
                 under_way.spawn(async move {
                     if soon {
-                        tokio::time::sleep(SOON).await;
+                        tokio::time::sleep(SAID_WITHIN).await;
                     }
                     ask(&redirector, prefix).await;
                     Some(prefix)
@@ -113,9 +113,6 @@ async fn tell(redirector: &Redirector, prefix: Prefix, near: &Near) {
         tracing::debug!(%prefix, %error, "the index did not take who is near");
     }
 }
-
-/// How long it takes until a server that finds itself near a prefix has said so in the index. \[guess\]
-const SOON: Duration = Duration::from_millis(1500);
 
 /// Errands under way at a time. \[guess\]
 const AT_ONCE: usize = 64;

@@ -45,10 +45,12 @@ impl Near {
         Key::of(format!("cluster near {prefix}").as_bytes())
     }
 
-    /// Whether a prefix belongs there rather than to a server that is of this level to it, at this RTT: at the same level only if it
-    /// is clearly nearer.
-    pub(crate) fn beats(&self, own: Level, rtt: Option<Duration>) -> bool {
-        self.level > own || (self.level == own && rtt.is_some_and(|rtt| self.rtt + AS_NEAR < rtt))
+    /// Whether a prefix belongs there rather than to a server that is of this level to it, at this RTT. At the same level the nearer
+    /// goes first: all servers that know of both then name the same cluster. Of its `own` cluster a server knows more than others
+    /// told, so there it must be clearly nearer.
+    pub(crate) fn beats(&self, level: Level, rtt: Option<Duration>, own: bool) -> bool {
+        let slack = if own { AS_NEAR } else { Duration::ZERO };
+        self.level > level || (self.level == level && rtt.is_some_and(|rtt| self.rtt + slack < rtt))
     }
 
     /// The pointer's bytes.

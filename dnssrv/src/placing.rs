@@ -117,10 +117,7 @@ impl Redirector {
     /// Has a prefix measured and others asked, if it is time. Says what to wait for, if this question is to wait.
     pub(crate) fn find_out(&self, now: Instant, asked_for: &AskedFor, may_wait: bool) -> Option<Patience> {
         let AskedFor { prefix, address, placement, resolver, .. } = asked_for;
-        if self.config.sources.hints
-            && placement.level < self.zone().innermost()
-            && self.clients().is_to_ask(now, *prefix)
-        {
+        if self.config.sources.hints && self.clients().is_to_ask(now, *prefix) {
             self.errand(Errand::Ask(*prefix));
         }
         let Probes { wait, wait_scouts, .. } = self.config.probe;
@@ -224,7 +221,8 @@ impl Redirector {
             // Near itself, it looks for who is nearer still.
             self.send_scouts(now, address, prefix);
             self.tell(now, prefix, &placement, &roster);
-        } else if self.config.sources.hints && placement.near.is_none() {
+        }
+        if self.config.sources.hints && placement.near.is_none() {
             // Somebody else may be near, and will have said so by then.
             self.errand(Errand::AskSoon(prefix));
         }

@@ -263,8 +263,10 @@ impl Redirector {
             metrics::counter!("atoll_dns_plans_refused_total").increment(1);
             return;
         }
+        let clusters = roster.rings.iter().map(|ring| ring.cluster).collect();
         *current = Arc::new(roster);
         drop(current);
+        self.clients().set_clusters(clusters);
         self.roster_version.fetch_add(1, Ordering::Release);
     }
 

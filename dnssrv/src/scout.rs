@@ -117,7 +117,7 @@ impl Search {
 
     /// The nearest cluster found, if it is nearer than this server's.
     fn nearer(&self) -> Option<Near> {
-        self.near.clone().filter(|near| near.beats(self.own, self.rtt))
+        self.near.clone().filter(|near| self.redirector.clients().is_nearer(near, self.own, self.rtt))
     }
 
     fn scouts(&self) -> usize {

@@ -7,7 +7,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    time::Duration,
 };
 
 use hickory_proto::rr::{RData, RecordType};
@@ -20,7 +19,7 @@ use crate::{address::HostId, error::Error, lab::Lab, measure::stub, scenario::Ho
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let lab = stage.up_file("right-place", |_| ())?;
-    stage.wait_for_clusters(&lab, stage.by_scale(Duration::from_secs(40), Duration::from_secs(60)))?;
+    stage.wait_for_clusters(&lab)?;
     let name = format!("www.site.test.{}.", lab.scenario().zone);
     for _ in 0..2 {
         look_up_all(&lab, &name);

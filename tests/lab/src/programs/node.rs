@@ -2,7 +2,7 @@
 //!
 //! In the template `{{name}}`, `{{v4}}`, `{{v6}}`, `{{zone}}`, `{{folder}}`, `{{port}}` stand for the host's own, `{{roles}}` for the
 //! list of its roles, `{{seeds}}` for the list of `ADDRESS:PORT` of the other seeds, `{{apex}}` for the zone's nameservers, `{{mode}}` for
-//! how dnssrv answers, `{{wait}}` for whether it lets strangers wait, and `{{ttls}}` for its TTLs where they are not the defaults.
+//! how dnssrv answers and `{{ttls}}` for its TTLs where they are not the defaults.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use super::{Program, Ready};
 use crate::{
     config::Config,
     error::Error,
-    scenario::{DnsMode, Host, Role, Scale, Scenario},
+    scenario::{Host, Role, Scale, Scenario},
 };
 
 pub(super) fn program(scenario: &Scenario, host: &Host, folder: &Path, config: &Config) -> Result<Program, Error> {
@@ -48,9 +48,6 @@ fn fill(template: &str, scenario: &Scenario, host: &Host, dns: bool, folder: &Pa
         ("{{seeds}}", list(seeds)),
         ("{{apex}}", list(servers)),
         ("{{mode}}", scenario.dns_mode.word().into()),
-        // In direct mode every question may come from a prefix that is new to this very server: as an operator would who wants the
-        // first answer right. By levels a question that comes here was led here.
-        ("{{wait}}", (scenario.dns_mode == DnsMode::Direct).to_string()),
         ("{{ttls}}", ttls(scenario.scale).into()),
     ];
     words.iter().fold(template.to_owned(), |text, (word, value)| text.replace(word, value))
