@@ -49,19 +49,18 @@ async fn probe(redirector: Arc<Redirector>, address: IpAddr, search: bool, known
     let sources = &redirector.config.sources;
     let limit = redirector.config.probe.timeout;
     let port = SocketAddr::new(address, redirector.config.probe.port);
-    let connect = async { if sources.tcp_connect { timeout(limit, connect(port)).await.ok().flatten() } else { None } };
-    let echo =
-        async { if sources.icmp { timeout(limit, echo(address)).await.ok().and_then(Result::ok) } else { None } };
-    tokio::pin!(connect, echo);
+    let connected = measure(sources.tcp_connect, limit, connect(port));
+    let echoed = measure(sources.icmp, limit, async { echo(address).await.ok() });
+    tokio::pin!(connected, echoed);
     // The first to come back is enough to go on; the other may take until the time-out.
     let first = tokio::select! {
-        rtt = &mut connect => (Source::TcpConnect, rtt),
-        rtt = &mut echo => (Source::Icmp, rtt),
+        rtt = &mut connected => (Source::TcpConnect, rtt),
+        rtt = &mut echoed => (Source::Icmp, rtt),
     };
     let second = async {
         match first.0 {
-            Source::TcpConnect => (Source::Icmp, echo.await),
-            _ => (Source::TcpConnect, connect.await),
+            Source::TcpConnect => (Source::Icmp, echoed.await),
+            _ => (Source::TcpConnect, connected.await),
         }
     };
     let prefix = Prefix::of(address);
@@ -84,6 +83,20 @@ async fn probe(redirector: Arc<Redirector>, address: IpAddr, search: bool, known
     if has_first {
         note(second.await);
     }
+    // One that a busy moment held up says too much: the least of a few counts.
+    for _ in 1..TIMES {
+        let pause = APART.mul_f64(rand::rng().random_range(0.5..1.5));
+        tokio::time::sleep(pause).await;
+        match first.0 {
+            Source::TcpConnect => note((first.0, measure(sources.tcp_connect, limit, connect(port)).await)),
+            _ => note((first.0, measure(sources.icmp, limit, async { echo(address).await.ok() }).await)),
+        }
+    }
+}
+
+/// What a measurement yields in time, if it is switched on.
+async fn measure(on: bool, limit: Duration, rtt: impl Future<Output = Option<Duration>>) -> Option<Duration> {
+    if on { timeout(limit, rtt).await.ok().flatten() } else { None }
 }
 
 /// The time until a connect is taken or refused. None if it is neither.
@@ -120,6 +133,11 @@ async fn echo(to: IpAddr) -> io::Result<Duration> {
         }
     }
 }
+
+/// Times an address is measured. \[guess\]
+const TIMES: u32 = 3;
+/// The time between two of them, jittered. \[guess\]
+const APART: Duration = Duration::from_millis(100);
 
 /// Prefixes probed lately.
 struct Recent {
