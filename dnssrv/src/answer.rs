@@ -4,10 +4,6 @@
 //! cut the question came through. A referral to where the resolver already is would be lame, and one to a wider cut reads as "no
 //! such record" to some resolvers. Those that minimise names ask for the cuts one by one, and there a referral is always right.
 //!
-//! A resolver that is not known yet is sounded: its full name is referred to this server itself, in a cut (`http.` under the
-//! innermost level) that no other server ever delegates and that lapses within a second. The question comes again one round trip
-//! later, and is answered by that.
-//!
 //! A referral names the servers of the resolver's cluster whatever cut was asked for; a cut within the resolver's level is
 //! delegated, a deeper one exists without records.
 
@@ -29,7 +25,7 @@ use crate::{
     gap::Sent,
     plain::holds,
     redirector::turn,
-    roster::{Choice, Family, Roster, Server, Standing},
+    roster::{Choice, Family, Proxy, Roster, Server, Standing},
     service,
     site::Site,
     zone::{Closest, Place, Zone, seconds},
@@ -44,8 +40,6 @@ pub(crate) struct View<'a> {
     pub(crate) roster: &'a Roster,
     /// Over what the choice of servers is spread.
     pub(crate) prefix: Prefix,
-    /// Whether whoever asks may be referred back here to be measured: not while it may still hold such a referral.
-    pub(crate) may_sound: bool,
     /// How many times its usual set a site's proxies are to be, because it is hot.
     pub(crate) width: usize,
     /// Whether this resolver was just referred to the very cut it asks for, and so asks below it (BIND does, if it minimises
@@ -115,7 +109,7 @@ pub(crate) fn answer(
         Place::Public(site) => asked.public(site, config.ttl.alias),
         Place::Node(id, site) => asked.node(id, site),
         Place::Cut(level) => asked.cut(level),
-        Place::Target(site) => asked.target(site),
+        Place::Target(site) => asked.addresses(site, Some(zone.innermost())),
         Place::Server(closest, id) => asked.server(closest, id),
     }
 }
@@ -187,42 +181,6 @@ impl Asked<'_> {
             return self.nothing(None, ttl);
         }
         Answer::with(data.into_iter().map(|data| self.record(self.name, ttl, data)).collect())
-    }
-
-    fn target(&self, site: Site) -> Answer {
-        let placement = self.view.placement;
-        let known = placement.rtt.is_some() || placement.near.is_some();
-        if !known
-            && self.view.may_sound
-            && let Some(sounding) = self.sounding(site)
-        {
-            return sounding;
-        }
-        self.addresses(site, Some(self.zone.innermost()))
-    }
-
-    /// Refers a full name to this server itself. None if it cannot name itself, or the type is seldom asked for.
-    fn sounding(&self, site: Site) -> Option<Answer> {
-        let me = self.view.roster.me.as_ref()?;
-        if !matches!(self.kind, RecordType::A | RecordType::AAAA) {
-            return None;
-        }
-        let owner = self.name.base_name();
-        let name = self.zone.server_name(Some(self.zone.innermost()), me.id)?;
-        let v4 = me.v4.map(|v4| RData::A(v4.into()));
-        let v6 = me.v6.map(|v6| RData::AAAA(v6.into()));
-        let glue: Vec<_> = v4.into_iter().chain(v6).map(|data| self.record(&name, SOUNDING, data)).collect();
-        if glue.is_empty() {
-            return None;
-        }
-        Some(Answer {
-            authoritative: false,
-            authority: vec![self.record(&owner, SOUNDING, RData::NS(NS(name)))],
-            additional: glue,
-            level: Some(self.view.placement.level),
-            sent: Some(Sent::Sounding(site, self.kind)),
-            ..Answer::of(ResponseCode::NoError)
-        })
     }
 
     fn cut(&self, level: Level) -> Answer {
@@ -342,35 +300,33 @@ impl Asked<'_> {
         self.name.iter().count() == self.zone.origin().iter().count() + 1
     }
 
+    /// Whoever is not known here and asks a server that is none of the apex's was referred to it, and most referrals name servers
+    /// near to whom they are given: a resolver of two families is met over the second one like this.
     fn choose(&self, site: Site, family: Family) -> Option<Choice> {
         let View { placement, roster, width, prefix, .. } = self.view;
         let want = Want { count: self.config.answers, width, turn: turn(prefix) };
+        let nearest = |level, proxies: &[Proxy]| placement.distances.nearest(level, &self.config.thresholds, proxies);
+        let anywhere = |level| roster.choose(site, level, family, want, &nearest);
         match &placement.near {
-            Some(near) => roster
-                .choose_near(site, near, family, want)
-                .or_else(|| roster.choose(site, Level::GLOBAL, family, want)),
-            None => roster.choose(site, placement.level, family, want),
+            Some(near) => roster.choose_near(site, near, family, want, &nearest).or_else(|| anywhere(Level::GLOBAL)),
+            None if placement.rtt.is_none() && !self.is_of_apex() => anywhere(self.zone.innermost()),
+            None => anywhere(placement.level),
         }
     }
 
     fn lifetime(&self, choice: &Choice) -> Duration {
         let ttl = &self.config.ttl;
+        let others = self.view.roster.rings.first().is_some_and(|ring| ring.live.len() > 1);
         match choice.standing {
             Standing::LastGood | Standing::Unseen => ttl.unknown,
             Standing::Live if !self.view.placement.settled => ttl.unknown,
-            Standing::Live if choice.level == Level::GLOBAL => ttl.global,
-            Standing::Live => ttl.near,
+            Standing::Live => ttl.of_live(choice.level, others && choice.addresses.len() == 1),
         }
     }
 
     /// The servers of the cluster of whoever asks.
     fn servers(&self) -> Vec<Server> {
-        let View { placement, roster, prefix, .. } = self.view;
-        match &placement.near {
-            Some(near) => roster.servers_near(near, prefix),
-            None if placement.level > Level::GLOBAL => roster.servers_at(placement.level, prefix),
-            None => roster.servers_apart(prefix, false),
-        }
+        self.view.roster.servers_for(self.view.placement, self.view.prefix)
     }
 
     fn referral(&self, cut: Level, servers: &[Server]) -> Answer {
@@ -453,15 +409,8 @@ impl Answer {
         }
     }
 
-    /// An authority's own records.
-    pub(crate) fn data(answers: Vec<Record>) -> Self {
-        Self::with(answers)
-    }
-
-    fn with(answers: Vec<Record>) -> Self {
+    /// Records with authority.
+    pub(crate) fn with(answers: Vec<Record>) -> Self {
         Self { authoritative: true, answers, ..Self::of(ResponseCode::NoError) }
     }
 }
-
-/// How long a referral to this server itself may be kept: less than it takes until another may be sent (`gap.rs`).
-const SOUNDING: Duration = Duration::from_secs(1);

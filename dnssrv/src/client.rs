@@ -6,13 +6,14 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use atoll_overlay::{Level, Prefix};
+use atoll_overlay::{Key, Level, Prefix};
 
-use crate::{config::Probes, near::Near, overrides::Overrides};
+use crate::{config::Probes, distances::Distances, near::Near, overrides::Overrides};
 
 /// What measured an RTT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,8 +43,10 @@ pub(crate) struct Placement {
     pub(crate) rtt: Option<Duration>,
     /// A foreign cluster that is nearer to it than this server's.
     pub(crate) near: Option<Arc<Near>>,
-    /// Whether this is known well enough to be kept: measured, and the index asked unless nothing could be nearer.
+    /// Whether this is known well enough to be kept: measured, and others asked unless nothing could be nearer.
     pub(crate) settled: bool,
+    /// How far nodes are from it, this one included.
+    pub(crate) distances: Distances,
 }
 
 /// What is known of prefixes.
@@ -52,6 +55,8 @@ pub(crate) struct Clients {
     known: BTreeMap<Prefix, Known>,
     order: VecDeque<Prefix>,
     thresholds: Vec<Duration>,
+    /// This server's clusters, level 0 first.
+    clusters: Vec<Key>,
     probe: Probes,
     limit: usize,
     overrides: Arc<Overrides>,
@@ -66,8 +71,22 @@ struct Known {
     near: Option<(Arc<Near>, Instant)>,
     /// When the index was last asked about it, and answered.
     asked: Option<Instant>,
+    distances: Distances,
+    /// When servers of other clusters were last sent to measure it, and how far that went.
+    scouted: Option<(Instant, Scouts)>,
     /// What this server told the index of it, and when.
     told: Option<(Arc<Near>, Instant)>,
+}
+
+/// How far a search by servers of other clusters has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Scouts {
+    /// They are on their way.
+    Out,
+    /// Each of the first was heard, or is late.
+    Heard,
+    /// All are back.
+    Back,
 }
 
 /// The least of the current and the last window.
@@ -81,13 +100,23 @@ struct Minimum {
 impl Clients {
     /// Nothing known yet; thresholds and times as in the configuration.
     pub(crate) fn new(thresholds: Vec<Duration>, probe: Probes, limit: usize) -> Self {
-        let overrides = Arc::default();
-        Self { known: BTreeMap::new(), order: VecDeque::new(), thresholds, probe, limit, overrides }
+        let (known, order, clusters, overrides) = (BTreeMap::new(), VecDeque::new(), Vec::new(), Arc::default());
+        Self { known, order, thresholds, clusters, probe, limit, overrides }
     }
 
     /// The same, but for prefixes that the operator has placed.
     pub(crate) fn with_overrides(self, overrides: &Arc<Overrides>) -> Self {
         Self { overrides: Arc::clone(overrides), ..self }
+    }
+
+    /// This server is in these clusters from now on, level 0 first.
+    pub(crate) fn set_clusters(&mut self, clusters: Vec<Key>) {
+        self.clusters = clusters;
+    }
+
+    /// Whether a prefix belongs to a cluster rather than to this server, which is of this level to it, at this RTT.
+    pub(crate) fn is_nearer(&self, near: &Near, level: Level, rtt: Option<Duration>) -> bool {
+        near.beats(level, rtt, self.clusters.get(usize::from(near.level.0)) == Some(&near.cluster))
     }
 
     /// An RTT was measured from here.
@@ -103,13 +132,78 @@ impl Clients {
     pub(crate) fn asked(&mut self, now: Instant, prefix: Prefix, near: Option<(Near, Duration)>) {
         let known = self.entry(now, prefix);
         known.asked = Some(now);
-        known.near = near.map(|(near, ttl)| (Arc::new(near), now + ttl));
+        // What scouts brought is newer than what the index may not have yet.
+        let worse = |near: &Near| {
+            let better = known.near.as_ref().filter(|(_, until)| now < *until);
+            better.is_some_and(|(known, _)| (near.level, known.rtt) < (known.level, near.rtt))
+        };
+        if let Some((near, ttl)) = near.filter(|(near, _)| !worse(near)) {
+            known.near = Some((Arc::new(near), now + ttl));
+        }
     }
 
-    /// Whether the index is to be asked about a prefix (again).
+    /// Whether the index is to be asked about a prefix (again): seldom about one that is as near to this server as can be.
     pub(crate) fn is_to_ask(&self, now: Instant, prefix: Prefix) -> bool {
         let asked = self.known.get(&prefix).and_then(|known| known.asked);
-        asked.is_none_or(|asked| now.saturating_duration_since(asked) >= self.probe.ask_again)
+        let near =
+            self.rtt(now, prefix).is_some_and(|(rtt, _)| usize::from(self.level(rtt).0) == self.thresholds.len());
+        let again = if near { self.probe.settle.max(self.probe.ask_again) } else { self.probe.ask_again };
+        asked.is_none_or(|asked| now.saturating_duration_since(asked) >= again)
+    }
+
+    /// Nodes said how far they are from a prefix.
+    pub(crate) fn heard(&mut self, now: Instant, prefix: Prefix, rtts: impl IntoIterator<Item = (IpAddr, Duration)>) {
+        let known = self.entry(now, prefix);
+        rtts.into_iter().for_each(|(node, rtt)| known.distances.insert(node, rtt));
+    }
+
+    /// Nodes could not say how far they are, so at least this far, unless they said before.
+    pub(crate) fn not_heard(
+        &mut self,
+        now: Instant,
+        prefix: Prefix,
+        nodes: impl IntoIterator<Item = IpAddr>,
+        least: Duration,
+    ) {
+        let known = self.entry(now, prefix);
+        for node in nodes {
+            if known.distances.get(node).is_none() {
+                known.distances.insert(node, least);
+            }
+        }
+    }
+
+    /// Whether servers of other clusters are to be sent to measure a prefix (again). If so they count as sent.
+    pub(crate) fn is_to_scout(&mut self, now: Instant, prefix: Prefix) -> bool {
+        let again = self.probe.scout_again;
+        let scouted = &mut self.entry(now, prefix).scouted;
+        let due = scouted.is_none_or(|(at, _)| now.saturating_duration_since(at) >= again);
+        if due {
+            *scouted = Some((now, scouted.map_or(Scouts::Out, |(_, scouts)| scouts)));
+        }
+        due
+    }
+
+    /// They could not be sent after all.
+    pub(crate) fn scouts_stayed(&mut self, prefix: Prefix) {
+        if let Some(known) = self.known.get_mut(&prefix) {
+            known.scouted = None;
+        }
+    }
+
+    /// Whether they are on their way and none but the quickest was heard yet.
+    pub(crate) fn is_scouted(&self, prefix: Prefix) -> bool {
+        self.known.get(&prefix).and_then(|known| known.scouted).is_some_and(|(_, scouts)| scouts == Scouts::Out)
+    }
+
+    /// Some of them, or all, said which cluster is nearer than this server's, if there is one.
+    pub(crate) fn scouted(&mut self, now: Instant, prefix: Prefix, near: Option<(Near, Duration)>, scouts: Scouts) {
+        let known = self.entry(now, prefix);
+        let (at, before) = known.scouted.unwrap_or((now, Scouts::Out));
+        known.scouted = Some((at, before.max(scouts)));
+        if let Some((near, ttl)) = near {
+            known.near = Some((Arc::new(near), now + ttl));
+        }
     }
 
     /// Whether the index is to be told this of a prefix: it changed, or is about to lapse there.
@@ -147,20 +241,31 @@ impl Clients {
         let rtt = self.rtt(now, prefix).map(|(rtt, _)| rtt);
         let own = rtt.map_or(Level::GLOBAL, |rtt| self.level(rtt));
         let near = known.and_then(|known| known.near.as_ref()).filter(|(_, until)| now < *until).map(|(near, _)| near);
-        // Its cluster at a level is the one whose server is within the threshold; ours goes before an equal one.
-        let near = near.filter(|near| near.level > own).cloned();
-        let innermost = usize::from(own.0) == self.thresholds.len();
-        let asked = known.is_some_and(|known| {
-            let time_for_others =
-                own > Level::GLOBAL || now.saturating_duration_since(known.since) >= self.probe.settle;
-            known.asked.is_some() && time_for_others
+        let near = near.filter(|near| self.is_nearer(near, own, rtt)).cloned();
+        let level = near.as_ref().map_or(own, |near| near.level);
+        let innermost = usize::from(level.0) == self.thresholds.len();
+        let looked = known.is_some_and(|known| {
+            let long_known = now.saturating_duration_since(known.since) >= self.probe.settle;
+            let somewhere = near.is_some() || own > Level::GLOBAL;
+            // Whoever is near had the time to say so in the index.
+            let heard = known.asked.is_some_and(|asked| asked >= known.since + SAID_WITHIN);
+            match known.scouted {
+                Some((_, Scouts::Back)) => true,
+                Some((_, Scouts::Heard)) => somewhere || long_known,
+                Some((_, Scouts::Out)) => (somewhere && heard) || long_known,
+                None if self.probe.sends_scouts() => (somewhere && heard) || long_known,
+                // Nobody is sent: those it is referred to measure it, and say so in the index.
+                None => !hints || innermost || (known.asked.is_some() && (own > Level::GLOBAL || long_known)),
+            }
         });
-        let settled = near.is_some() || (rtt.is_some() && (innermost || !hints || asked));
-        Placement { level: near.as_ref().map_or(own, |near| near.level), rtt, near, settled }
+        let handed_over = near.is_some() && (innermost || !self.probe.sends_scouts());
+        let settled = handed_over || ((rtt.is_some() || near.is_some()) && looked);
+        let distances = known.map(|known| known.distances.clone()).unwrap_or_default();
+        Placement { level, rtt, near, settled, distances }
     }
 
     /// The level an RTT belongs to.
-    fn level(&self, rtt: Duration) -> Level {
+    pub(crate) fn level(&self, rtt: Duration) -> Level {
         let under = self.thresholds.iter().take_while(|threshold| rtt < **threshold).count();
         Level(u8::try_from(under).unwrap_or(u8::MAX))
     }
@@ -179,6 +284,8 @@ impl Clients {
             minima: BTreeMap::new(),
             near: None,
             asked: None,
+            distances: Distances::default(),
+            scouted: None,
             told: None,
         })
     }
@@ -231,6 +338,8 @@ impl fmt::Display for Source {
     }
 }
 
+/// How long it takes a server that finds itself near a prefix to say so in the index. \[guess\]
+pub(crate) const SAID_WITHIN: Duration = Duration::from_millis(1500);
 /// How long what this server tells the index stays there. \[guess\]
 pub(crate) const TOLD_FOR: Duration = Duration::from_secs(600);
 /// The least time between two puts for one prefix. \[guess\]
@@ -239,7 +348,6 @@ const TELL_AT_MOST: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use atoll_overlay::Key;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -252,7 +360,7 @@ mod tests {
     }
 
     fn clients() -> Clients {
-        Clients::new(vec![ms(60), ms(20)], Probes { window: HOUR, ..Probes::default() }, 2)
+        Clients::new(vec![ms(60), ms(20)], Probes { window: HOUR, scouts: 0, ..Probes::default() }, 2)
     }
 
     fn near(level: u8) -> Near {
@@ -292,6 +400,36 @@ mod tests {
         assert!(clients.placement(now + Probes::default().settle, prefix(), true).settled);
         clients.measured(now, prefix(), Source::CnameGap, ms(50));
         assert!(clients.placement(now, prefix(), true).settled, "a cluster of ours is near enough to stay with");
+    }
+
+    #[test]
+    fn where_scouts_are_sent_a_prefix_is_settled_when_they_are_back() {
+        let now = Instant::now();
+        let mut clients = clients();
+        clients.probe.scouts = 6;
+        clients.measured(now, prefix(), Source::CnameGap, ms(15));
+        assert!(clients.is_to_scout(now, prefix()) && !clients.is_to_scout(now, prefix()));
+        assert!(!clients.placement(now, prefix(), true).settled, "its proxies may not be as near as its server");
+        clients.heard(now, prefix(), [([192, 0, 2, 9].into(), ms(25))]);
+        clients.scouted(now, prefix(), None, Scouts::Back);
+        let placement = clients.placement(now, prefix(), true);
+        assert_eq!((placement.settled, placement.distances.iter().count()), (true, 1));
+        let again = now + Probes::default().scout_again;
+        assert!(clients.is_to_scout(again, prefix()));
+        assert!(clients.placement(again, prefix(), true).settled, "what is known holds meanwhile");
+    }
+
+    #[test]
+    fn at_the_same_level_the_nearer_cluster_goes_first_and_our_own_unless_it_is_clearly_farther() {
+        let now = Instant::now();
+        for (own, same, handed_over) in [(30, false, true), (4, false, false), (30, true, true), (14, true, false)] {
+            let mut clients = clients();
+            // The pointers below speak of cluster 0.
+            clients.set_clusters(vec![Key::from_bytes([u8::from(!same); 20]); 3]);
+            clients.measured(now, prefix(), Source::CnameGap, ms(own));
+            clients.scouted(now, prefix(), Some((near(1), HOUR)), Scouts::Back);
+            assert_eq!(clients.placement(now, prefix(), true).near.is_some(), handed_over, "{own} ms");
+        }
     }
 
     #[test]

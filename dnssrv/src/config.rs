@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use atoll_overlay::Level;
 use serde::Deserialize;
 
 use crate::{Dnssec, Network, ServeError, dnssec::Signer, overrides::Overrides, zone::Zone};
@@ -119,6 +120,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether anything is sent from here to measure.
+    pub(crate) const fn probes(&self) -> bool {
+        self.probe.per_second > 0 && (self.sources.tcp_connect || self.sources.icmp)
+    }
+
     /// Whether a server could start with these settings: each in its range, the zone and its records well formed.
     pub fn check(&self) -> Result<(), ServeError> {
         let wrong = |field: &str, reason: &str| Err(ServeError::config(field, reason));
@@ -255,6 +261,18 @@ pub struct Ttls {
     pub negative: Duration,
 }
 
+impl Ttls {
+    /// Of addresses of live proxies of a level; `alone`: of one address, although there are other proxies, but too far. The sooner
+    /// these are asked for if that one dies, the better.
+    pub(crate) fn of_live(&self, level: Level, alone: bool) -> Duration {
+        match (level, alone) {
+            (_, true) => self.near.min(self.unknown.saturating_mul(2)),
+            (Level::GLOBAL, false) => self.global,
+            (_, false) => self.near,
+        }
+    }
+}
+
 impl Default for Ttls {
     fn default() -> Self {
         Self {
@@ -366,13 +384,18 @@ pub struct Probes {
     /// The longest a question waits for a first probe, if `wait` is on. Past the first threshold nothing is gained. \[design: 60 ms\]
     #[serde(with = "duration")]
     pub wait: Duration,
+    /// How much longer it waits, if `wait` is on and the resolver is far, until those were heard that may be near it: the quickest of
+    /// them ends it. Shorter: the first answer of a far resolver leads anywhere; longer: it comes later. 0: not at all. \[measured\]
+    #[serde(with = "duration")]
+    pub wait_scouts: Duration,
     /// When a probe is given up. \[guess\]
     #[serde(with = "duration")]
     pub timeout: Duration,
     /// The least time between two probes of one prefix, lengthened by up to a half at random. Shorter: complaints. \[guess\]
     #[serde(with = "duration")]
     pub interval: Duration,
-    /// Probes begun in one second, all prefixes together. More: complaints under a flood of strange sources. \[guess\]
+    /// Probes begun in one second, all prefixes together. More: complaints under a flood of strange sources. 0: none, and no
+    /// scouts are sent; what costs nobody anything still measures. \[guess\]
     pub per_second: u32,
     /// Prefixes queued for a probe; past it, requests for probes are dropped. \[guess\]
     pub queue: usize,
@@ -391,12 +414,29 @@ pub struct Probes {
     /// How long a prefix that is far from here counts as unknown, while those it was referred to measure it. \[guess\]
     #[serde(with = "duration")]
     pub settle: Duration,
+    /// Servers of other clusters that are sent at a time to measure a prefix, so that it is handed to the nearest cluster; three
+    /// times as many at most. More: nearer, and more probes in all. 0: none, a far prefix is measured by whomever it happens
+    /// to ask. \[guess\]
+    pub scouts: usize,
+    /// The least time between two such searches for one prefix. Longer: one that moved is found later. \[guess\]
+    #[serde(with = "duration")]
+    pub scout_again: Duration,
+    /// The port at which other servers of the network take questions. \[RFC 1035\]
+    pub scout_port: u16,
+}
+
+impl Probes {
+    /// Whether other servers are asked to measure.
+    pub(crate) const fn sends_scouts(&self) -> bool {
+        self.per_second > 0 && self.scouts > 0
+    }
 }
 
 impl Default for Probes {
     fn default() -> Self {
         Self {
             wait: Duration::from_millis(60),
+            wait_scouts: Duration::from_millis(400),
             timeout: Duration::from_secs(1),
             interval: Duration::from_secs(120),
             per_second: 20,
@@ -406,6 +446,9 @@ impl Default for Probes {
             window: Duration::from_secs(1800),
             ask_again: Duration::from_secs(3),
             settle: Duration::from_secs(60),
+            scouts: 6,
+            scout_again: Duration::from_secs(600),
+            scout_port: 53,
         }
     }
 }

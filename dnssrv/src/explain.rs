@@ -62,7 +62,7 @@ impl Redirector {
         }
         let lines = self.why(now, &name.base_name(), from);
         let record = |line| Record::from_rdata(name.clone(), 0, RData::TXT(TXT::new(vec![line])));
-        Some(Answer::data(lines.into_iter().map(record).collect()))
+        Some(Answer::with(lines.into_iter().map(record).collect()))
     }
 
     fn place_in_words(&self, name: &Name, lines: &mut Vec<String>) -> Option<Site> {

@@ -13,6 +13,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
     Config, RateLimit, Source, Transport,
+    client::Scouts,
     redirector::{Outcome, Redirector},
 };
 
@@ -135,25 +136,30 @@ fn any_edns_options_are_answered() {
 #[test]
 fn a_client_subnet_goes_ahead_of_the_resolver_and_comes_back_with_its_scope() {
     let redirector = redirector();
+    let mut roster = crate::roster::Roster::clone(&redirector.roster());
+    roster.rings.iter_mut().for_each(|ring| ring.live = ring.unseen.clone());
+    redirector.set_roster(roster);
     let client = Prefix::of([198, 51, 100, 7].into());
     let ask = |prefix: u8, octets: &[u8]| {
         let mut bytes =
-            b"\0\x01\0\0\0\x01\0\0\0\0\0\x01\x02l0\x04nyud\x07example\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\0\0".to_vec();
+            b"\0\x01\0\0\0\x01\0\0\0\0\0\x01\x0dabmfoek5zmb2c\x04http\x02l2\x02l1\x02l0\x04nyud\x07example\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\0\0"
+                .to_vec();
         let option = [&[0, 1, prefix, 0], octets].concat();
         bytes.extend(u16::try_from(option.len() + 4).unwrap().to_be_bytes());
         bytes.extend([0, 8]);
         bytes.extend(u16::try_from(option.len()).unwrap().to_be_bytes());
         bytes.extend(option);
         let reply = respond(&redirector, &bytes, Transport::Udp).unwrap();
-        let ttl = Message::from_vec(&reply).unwrap().authorities[0].ttl;
+        let ttl = Message::from_vec(&reply).unwrap().answers[0].ttl;
         (ttl, reply[reply.len() - octets.len() - 1])
     };
-    let (unknown, alone) = ((30, 0), (3600, 24));
+    let (unknown, wider, known) = ((5, 24), (5, 0), (30, 24));
     assert_eq!(ask(24, &[198, 51, 100]), unknown);
     redirector.measured(Instant::now(), client, Source::TcpConnect, Duration::from_millis(1));
-    assert_eq!(ask(24, &[198, 51, 100]), alone);
-    assert_eq!(ask(32, &[198, 51, 100, 7]), alone);
-    assert_eq!(ask(16, &[198, 51]), unknown, "wider than what is told apart");
+    redirector.scouts_found(client, None, Scouts::Back);
+    assert_eq!(ask(24, &[198, 51, 100]), known);
+    assert_eq!(ask(32, &[198, 51, 100, 7]), known);
+    assert_eq!(ask(16, &[198, 51]), wider, "wider than what is told apart");
     assert_eq!(ask(24, &[198, 51, 101]), unknown, "another prefix");
 }
 
@@ -213,6 +219,7 @@ fn a_million_mutated_packets_are_answered_or_left_without_a_panic() {
     roster.rings.iter_mut().for_each(|ring| ring.live = ring.unseen.clone());
     redirector.set_roster(roster);
     redirector.measured(Instant::now(), Prefix::of(from().ip()), Source::TcpConnect, Duration::from_millis(1));
+    redirector.scouts_found(Prefix::of(from().ip()), None, Scouts::Back);
     let mut hot = crate::hot::Hot::new(Arc::clone(&redirector));
     let name = b"\x0deo7uvoilv2uwg\x04http\x02l2\x02l1\x02l0\x04nyud\x07example\0\0\x01\0\x01";
     let options = [&[0, 3, 0, 0][..], &[0, 8, 0, 7, 0, 1, 24, 0, 192, 0, 2], &[0, 10, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8]];

@@ -10,7 +10,6 @@ use std::{
 };
 
 use atoll_overlay::Level;
-use hickory_proto::rr::RecordType;
 
 use crate::{site::Site, zone::Place};
 
@@ -21,9 +20,6 @@ pub(crate) enum Sent {
     Alias(Site),
     /// A referral to where a level begins.
     Referral(Level),
-    /// A referral of a site's full name to this server itself, only to see how long the question takes to come again. The type
-    /// is part of it: a question of another type may have been under way already.
-    Sounding(Site, RecordType),
 }
 
 /// A reply and the query that followed it.
@@ -76,15 +72,10 @@ impl Gaps {
     }
 
     /// A query came from a resolver: the reply it must have followed, if there is one. Each reply counts once.
-    pub(crate) fn came(&mut self, now: Instant, from: IpAddr, place: &Place<'_>, kind: RecordType) -> Option<Followed> {
+    pub(crate) fn came(&mut self, now: Instant, from: IpAddr, place: &Place<'_>) -> Option<Followed> {
         let replies = self.sent.get_mut(&from)?;
         replies.retain(|(_, at)| now.saturating_duration_since(*at) < LONGEST);
         let site = if let Place::Target(site) = place { Some(*site) } else { None };
-        let sounded = replies.iter().position(|(sent, _)| site.is_some_and(|site| *sent == Sent::Sounding(site, kind)));
-        if let Some(at) = sounded {
-            let (sent, since) = replies.swap_remove(at);
-            return Some(Followed { sent, gap: now.saturating_duration_since(since) });
-        }
         let mut fitting = replies.iter().enumerate().filter(|(_, (sent, _))| sent.leads_to(place));
         let exact = replies.iter().rposition(|(sent, _)| site.is_some() && sent.site() == site);
         let at = exact.or_else(|| fitting.next().filter(|_| fitting.next().is_none()).map(|(at, _)| at));
@@ -107,21 +98,13 @@ impl Gaps {
         };
         self.sent.get(&from).is_some_and(|replies| replies.iter().any(may))
     }
-
-    /// Whether a resolver was sounded so lately that it may still hold that referral: another would lead it nowhere.
-    pub(crate) fn is_sounding(&self, now: Instant, resolver: IpAddr) -> bool {
-        let lately = |at: &Instant| now.saturating_duration_since(*at) < LONGEST;
-        let replies = self.sent.get(&resolver).into_iter().flatten();
-        replies.into_iter().any(|(sent, at)| matches!(sent, Sent::Sounding(..)) && lately(at))
-    }
 }
 
 impl Sent {
     const fn site(self) -> Option<Site> {
         match self {
             Self::Alias(site) => Some(site),
-            // A sounding is matched by type as well, and before all else.
-            Self::Referral(_) | Self::Sounding(..) => None,
+            Self::Referral(_) => None,
         }
     }
 
@@ -132,7 +115,7 @@ impl Sent {
             (Self::Referral(cut), Place::Cut(level)) => level.0 == cut.0 + 1,
             (Self::Referral(cut), Place::Empty(Some(level))) => cut == *level,
             (Self::Referral(_), Place::Target(_)) => true,
-            (Self::Alias(_) | Self::Referral(..) | Self::Sounding(..), _) => false,
+            (Self::Alias(_) | Self::Referral(_), _) => false,
         }
     }
 }
@@ -155,7 +138,7 @@ mod tests {
         for (what, at) in sent {
             gaps.sent(start + Duration::from_millis(*at), RESOLVER, *what, &[]);
         }
-        let followed = gaps.came(start + Duration::from_millis(came.1), RESOLVER, &came.0, RecordType::A)?;
+        let followed = gaps.came(start + Duration::from_millis(came.1), RESOLVER, &came.0)?;
         Some(u64::try_from(followed.gap.as_millis()).unwrap())
     }
 
@@ -182,8 +165,7 @@ mod tests {
         let mut gaps = Gaps::new(4);
         gaps.sent(start, RESOLVER, Sent::Alias(Site(2)), &[]);
         gaps.sent(start + Duration::from_millis(5), RESOLVER, Sent::Alias(SITE), &[Site(2)]);
-        let followed =
-            gaps.came(start + Duration::from_millis(20), RESOLVER, &Place::Cut(Level(0)), RecordType::A).unwrap();
+        let followed = gaps.came(start + Duration::from_millis(20), RESOLVER, &Place::Cut(Level(0))).unwrap();
         assert_eq!(followed.gap, Duration::from_millis(15));
     }
 
@@ -193,37 +175,14 @@ mod tests {
         let mut gaps = Gaps::new(4);
         gaps.sent(start, RESOLVER, Sent::Alias(SITE), &[]);
         gaps.sent(start, RESOLVER, Sent::Alias(Site(2)), &[]);
-        assert_eq!(gaps.came(start, RESOLVER, &Place::Cut(Level(0)), RecordType::A), None);
-        assert_eq!(gaps.came(start, RESOLVER, &Place::Target(SITE), RecordType::A), None);
+        assert_eq!(gaps.came(start, RESOLVER, &Place::Cut(Level(0))), None);
+        assert_eq!(gaps.came(start, RESOLVER, &Place::Target(SITE)), None);
     }
 
     #[test]
     fn the_first_of_two_like_replies_counts_and_a_late_query_does_not() {
         assert_eq!(check(&[(Sent::Alias(SITE), 0), (Sent::Alias(SITE), 9)], (Place::Target(SITE), 20)), Some(20));
         assert_eq!(check(&[(Sent::Alias(SITE), 0)], (Place::Target(SITE), 2_000)), None);
-    }
-
-    #[test]
-    fn a_sounding_is_followed_by_the_same_question_and_no_other() {
-        let start = Instant::now();
-        let later = |ms| start + Duration::from_millis(ms);
-        let mut gaps = Gaps::new(4);
-        gaps.sent(start, RESOLVER, Sent::Sounding(SITE, RecordType::A), &[]);
-        assert_eq!(gaps.came(later(1), RESOLVER, &Place::Target(SITE), RecordType::AAAA), None, "was under way");
-        assert_eq!(gaps.came(later(1), RESOLVER, &Place::Target(Site(2)), RecordType::A), None, "was under way");
-        assert!(gaps.is_sounding(later(2), RESOLVER));
-        let followed = gaps.came(later(20), RESOLVER, &Place::Target(SITE), RecordType::A).unwrap();
-        assert_eq!(followed.gap, Duration::from_millis(20));
-        assert!(!gaps.is_sounding(later(21), RESOLVER));
-    }
-
-    #[test]
-    fn an_unanswered_sounding_is_over_once_its_referral_has_lapsed() {
-        let start = Instant::now();
-        let mut gaps = Gaps::new(4);
-        gaps.sent(start, RESOLVER, Sent::Sounding(SITE, RecordType::A), &[]);
-        assert!(!gaps.is_sounding(start + LONGEST, RESOLVER));
-        assert_eq!(gaps.came(start + LONGEST, RESOLVER, &Place::Target(SITE), RecordType::A), None);
     }
 
     #[test]
@@ -234,8 +193,8 @@ mod tests {
         for last in 1..=3 {
             gaps.sent(start, resolver(last), Sent::Alias(SITE), &[]);
         }
-        assert_eq!(gaps.came(start, resolver(1), &Place::Target(SITE), RecordType::A), None);
-        assert!(gaps.came(start, resolver(3), &Place::Target(SITE), RecordType::A).is_some());
+        assert_eq!(gaps.came(start, resolver(1), &Place::Target(SITE)), None);
+        assert!(gaps.came(start, resolver(3), &Place::Target(SITE)).is_some());
         assert_eq!(gaps.sent.len(), 2);
     }
 }

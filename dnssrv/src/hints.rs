@@ -1,43 +1,86 @@
-//! Errands in the index, one after another and at a bounded rate: asking who is near a prefix, and saying that we are.
+//! Errands, begun at a bounded rate: asking the index who is near a prefix, saying that we are, and sending
+//! scouts.
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use atoll_overlay::{Found, Levels, Prefix, Put, Value};
-use tokio::sync::mpsc;
+use atoll_overlay::{Found, Level, Levels, Prefix, Put, Value};
+use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
-    client::TOLD_FOR,
+    client::{SAID_WITHIN, TOLD_FOR},
     near::Near,
     redirector::{Errand, Redirector},
+    scout,
 };
 
 /// Does errands until nobody can leave any more.
 pub(crate) async fn run(redirector: Arc<Redirector>, mut errands: mpsc::Receiver<Errand>) {
-    let mut each = tokio::time::interval(pace(redirector.config.limits.index_per_second));
-    each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut pace = Pace::new(Instant::now(), redirector.config.limits.index_per_second);
+    let mut under_way = JoinSet::new();
+    // Several questions of one prefix may have left the same errand.
+    let mut asking: BTreeSet<Prefix> = BTreeSet::new();
     while let Some(errand) = errands.recv().await {
+        while let Some(done) = under_way.try_join_next() {
+            forget(&mut asking, done);
+        }
+        if under_way.len() >= AT_ONCE
+            && let Some(done) = under_way.join_next().await
+        {
+            forget(&mut asking, done);
+        }
+        let redirector = Arc::clone(&redirector);
         match errand {
-            Errand::Ask(prefix) => {
-                // Several questions of one prefix may have left the same errand.
-                if redirector.is_to_ask(Instant::now(), prefix) {
-                    each.tick().await;
-                    ask(&redirector, prefix).await;
+            Errand::Ask(prefix) | Errand::AskSoon(prefix) => {
+                let soon = matches!(errand, Errand::AskSoon(_));
+                if !(soon || redirector.is_to_ask(Instant::now(), prefix)) || !asking.insert(prefix) {
+                    continue;
                 }
+                pace.wait().await;
+                under_way.spawn(async move {
+                    if soon {
+                        tokio::time::sleep(SAID_WITHIN).await;
+                    }
+                    ask(&redirector, prefix).await;
+                    Some(prefix)
+                });
+            }
+            Errand::Search(address, resolver) => {
+                pace.wait().await;
+                under_way.spawn(async move {
+                    scout::search(redirector, address, resolver).await;
+                    None
+                });
             }
             Errand::Tell(prefix, near) => {
-                each.tick().await;
-                tell(&redirector, prefix, &near).await;
+                pace.wait().await;
+                under_way.spawn(async move {
+                    tell(&redirector, prefix, &near).await;
+                    None
+                });
             }
         }
     }
 }
 
+fn forget(asking: &mut BTreeSet<Prefix>, done: Result<Option<Prefix>, tokio::task::JoinError>) {
+    match done {
+        Ok(prefix) => {
+            prefix.map(|prefix| asking.remove(&prefix));
+        }
+        // One that panicked is ours to repair; whose it was is not known any more.
+        Err(_) => asking.clear(),
+    }
+}
+
 async fn ask(redirector: &Redirector, prefix: Prefix) {
     let index = redirector.index.as_ref();
-    let (near, seen) = tokio::join!(index.get(Near::key(prefix), Levels::All), index.get(prefix.key(), Levels::All));
+    // Who is nearest is asked of everybody: this server's own cluster may have less to say.
+    let (near, seen) =
+        tokio::join!(index.get(Near::key(prefix), Levels::Only(Level::GLOBAL)), index.get(prefix.key(), Levels::All));
     let (near, seen) = match (near, seen) {
         (Ok(near), Ok(seen)) => (values(near), values(seen)),
         (Err(error), _) | (_, Err(error)) => {
@@ -71,7 +114,54 @@ async fn tell(redirector: &Redirector, prefix: Prefix, near: &Near) {
     }
 }
 
-/// The time between two of so many a second.
-pub(crate) fn pace(per_second: u32) -> Duration {
-    Duration::from_secs(1) / per_second.max(1)
+/// Errands under way at a time. \[guess\]
+const AT_ONCE: usize = 64;
+
+/// So many beginnings a second: as many at once after a quiet second, the others evenly.
+pub(crate) struct Pace {
+    per_second: u32,
+    left: f64,
+    at: Instant,
+}
+
+impl Pace {
+    /// At most one a second even if 0 are allowed: who asks for none asks nobody.
+    pub(crate) fn new(now: Instant, per_second: u32) -> Self {
+        let per_second = per_second.max(1);
+        Self { per_second, left: f64::from(per_second), at: now }
+    }
+
+    /// How long the next one has to wait; it counts as begun after that.
+    pub(crate) fn next(&mut self, now: Instant) -> Duration {
+        let rate = f64::from(self.per_second);
+        let gained = now.saturating_duration_since(self.at).as_secs_f64() * rate;
+        self.left = (self.left + gained).min(rate) - 1.0;
+        self.at = now.max(self.at);
+        Duration::from_secs_f64((-self.left).max(0.0) / rate)
+    }
+
+    /// Waits for it.
+    pub(crate) async fn wait(&mut self) {
+        let time = self.next(Instant::now());
+        if !time.is_zero() {
+            tokio::time::sleep(time).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_quiet_second_as_many_begin_at_once_and_then_evenly() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start, 10);
+        assert!((0..10).all(|_| pace.next(start).is_zero()));
+        assert_eq!(pace.next(start).as_millis(), 100);
+        let later = start + Duration::from_millis(200);
+        assert_eq!((pace.next(later).as_millis(), pace.next(later).as_millis()), (0, 100));
+        let quiet = start + Duration::from_secs(60);
+        assert_eq!((0..20).filter(|_| pace.next(quiet).is_zero()).count(), 10);
+    }
 }

@@ -61,14 +61,18 @@ pub(crate) enum Hit {
 struct Sheet {
     version: u64,
     decks: Vec<[Option<(Deck, Level)>; 2]>,
+    /// Whether there is more than one live proxy.
+    others: bool,
 }
 
 /// Where a prefix is served.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Known {
     prefix: u128,
     whole: Prefix,
     level: Level,
+    /// What there is to choose from, if that is not all of the level.
+    near: Option<Box<[Deck; 2]>>,
     until: Instant,
     /// Questions answered here since.
     answers: u64,
@@ -121,19 +125,25 @@ impl Hot {
         }
         let site = self.site(&common)?;
         let resolver = from.ip().to_canonical();
-        let level = self.level(now, resolver)?;
+        let slot = self.slot(now, resolver)?;
         if self.redirector.config.mode == Mode::Levels && self.redirector.is_expecting(now, resolver, site) {
             return None;
         }
         let width = self.redirector.heat.asked(now, site);
         let want = Want { count: self.redirector.config.answers, width, turn: turn(Prefix::of(resolver)) };
         self.sheet.renew(&self.redirector);
-        let [v4, v6] = self.sheet.decks.get(usize::from(level.0))?;
-        let (deck, level) = if common.family == Family::V4 { v4.as_ref()? } else { v6.as_ref()? };
+        let known = self.places.get(slot)?.as_ref()?;
+        let ([v4, v6], level) = (self.sheet.decks.get(usize::from(known.level.0))?, known.level);
+        let of_level = if common.family == Family::V4 { v4 } else { v6 };
+        let (deck, level) = match (&known.near, of_level) {
+            (Some(near), _) => (near.get(usize::from(common.family == Family::V6))?, level),
+            (None, Some((deck, level))) => (deck, *level),
+            (None, None) => return None,
+        };
         let picked = deck.pick(site, want);
         picked.addresses().next()?;
-        let ttl = &self.redirector.config.ttl;
-        let ttl = if *level == Level::GLOBAL { ttl.global } else { ttl.near };
+        let alone = self.sheet.others && picked.addresses().nth(1).is_none();
+        let ttl = self.redirector.config.ttl.of_live(level, alone);
         self.write(query, &common, seconds(ttl), picked, reply)?;
         match self.redirector.limiter.check(now, resolver, query.len(), reply.len()) {
             Action::Send => {}
@@ -147,7 +157,7 @@ impl Hot {
                 return Some(());
             }
         }
-        self.tally.answered(common.family, *level, reply.len());
+        self.tally.answered(common.family, level, reply.len());
         Some(())
     }
 
@@ -234,8 +244,8 @@ impl Hot {
         }
     }
 
-    /// The level a resolver's prefix is served at, if that is settled and this server's own clusters serve it.
-    fn level(&mut self, now: Instant, resolver: IpAddr) -> Option<Level> {
+    /// Which slot says where a resolver's prefix is served, if that is settled and this server's own clusters serve it.
+    fn slot(&mut self, now: Instant, resolver: IpAddr) -> Option<usize> {
         let prefix = bits(resolver);
         let slot = usize::try_from(prefix.wrapping_mul(SPREAD) >> 96).ok()? % PLACES;
         if let Some(Some(known)) = self.places.get_mut(slot)
@@ -243,15 +253,16 @@ impl Hot {
             && now < known.until
         {
             known.answers += 1;
-            return Some(known.level);
+            return Some(slot);
         }
         if let Some(known) = self.places.get_mut(slot).and_then(Option::take) {
             self.redirector.atlas.more(known.whole, known.answers);
         }
         // This one goes the whole way, so that what is to be asked and told of the prefix is.
         let whole = Prefix::of(resolver);
-        let level = self.redirector.own_level(now, whole)?;
-        *self.places.get_mut(slot)? = Some(Known { prefix, whole, level, until: now + KEPT, answers: 0 });
+        let (level, near) = self.redirector.own_place(now, whole)?;
+        let near = near.map(Box::new);
+        *self.places.get_mut(slot)? = Some(Known { prefix, whole, level, near, until: now + KEPT, answers: 0 });
         None
     }
 
@@ -319,6 +330,7 @@ impl Sheet {
         };
         let levels = 0..roster.rings.len();
         self.decks = levels.map(|level| [live(level, Family::V4), live(level, Family::V6)]).collect();
+        self.others = roster.rings.first().is_some_and(|ring| ring.live.len() > 1);
         self.version = version;
     }
 }

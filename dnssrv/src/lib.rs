@@ -7,7 +7,7 @@
 //!      |-- query bytes --->|--- question.rs --->|-- place, placement, roster --->|
 //!      |<-- reply bytes ---|<---- reply.rs -----|<-------- records, TTLs --------|
 //!                                               |
-//!      gap.rs, probe.rs: how far? ---> client.rs ---> near.rs, hints.rs <---> Index: who is near?
+//!      gap.rs, probe.rs, scout.rs: how far? -> placing.rs, client.rs ---> near.rs, hints.rs <---> Index: who is near?
 //!      live.rs: who answers over HTTP? ---> roster.rs          dnssec/: proofs and signatures
 //! ```
 //!
@@ -57,13 +57,17 @@ pub use dnssec::{Dnssec, ZoneKey, ZoneKeyError};
 
 mod client;
 pub use client::Source;
+mod distances;
 mod gap;
 mod hints;
 mod last_good;
 mod live;
 mod near;
 mod overrides;
+mod placing;
 mod probe;
+mod scout;
+mod waiters;
 
 mod atlas;
 pub use atlas::Destination;
@@ -72,5 +76,7 @@ pub use stats::{Stats, Transport};
 
 #[cfg(test)]
 mod foreign_bytes;
+#[cfg(test)]
+mod never_empty;
 #[cfg(test)]
 mod script;

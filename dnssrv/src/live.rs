@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use crate::{
+    client::TOLD_FOR,
     config::Health,
     last_good::LastGood,
     redirector::Redirector,
@@ -85,6 +86,8 @@ struct Target {
     live: Option<bool>,
     due: Instant,
     asking: bool,
+    /// When the index last knew of it.
+    known: Instant,
 }
 
 impl Watch {
@@ -133,6 +136,8 @@ impl Watch {
         }
         let myself = Some(self.myself(&me)).filter(|_| !leaving || last_server);
         self.last_good.forget(&unwilling);
+        // Pointers in the index may still name them.
+        roster.dead = unwilling;
         self.retarget(&rings);
         self.seen = Seen { me: myself, rings, roster };
     }
@@ -179,7 +184,7 @@ impl Watch {
             roster.rings.push(Ring { live, unseen, ..ring.clone() });
         }
         let dead = self.targets.iter().filter(|(_, target)| target.live == Some(false));
-        roster.dead = dead.map(|(address, _)| address.ip()).collect();
+        roster.dead.extend(dead.map(|(address, _)| address.ip()));
         roster.last_good = self.last_good.proxies();
         roster
     }
@@ -196,11 +201,20 @@ impl Watch {
 
     fn retarget(&mut self, rings: &[(Vec<NodeInfo>, Ring)]) {
         let wanted: BTreeSet<SocketAddr> = rings.iter().flat_map(|(nodes, _)| nodes).flat_map(targets).collect();
-        self.targets.retain(|address, target| wanted.contains(address) || target.asking);
         let now = Instant::now();
         for address in wanted {
-            let new = || Target { answers: 0, count: 0, live: None, due: now, asking: false };
-            self.targets.entry(address).or_insert_with(new);
+            let new = || Target { answers: 0, count: 0, live: None, due: now, asking: false, known: now };
+            self.targets.entry(address).or_insert_with(new).known = now;
+        }
+        // Those the index forgot, most often because they died, are asked on while pointers may still speak of them.
+        let mut gone: Vec<(Instant, SocketAddr)> =
+            self.targets.iter().filter(|(_, t)| t.known < now && !t.asking).map(|(at, t)| (t.known, *at)).collect();
+        gone.sort();
+        let too_many = gone.len().saturating_sub(self.health.candidates);
+        for (at, (known, address)) in gone.into_iter().enumerate() {
+            if at < too_many || now.saturating_duration_since(known) >= TOLD_FOR {
+                self.targets.remove(&address);
+            }
         }
     }
 
@@ -391,6 +405,18 @@ mod tests {
         let again = Watch::new(Health::default(), 3, [127, 0, 0, 1].into(), Some(&saved)).roster(Instant::now());
         assert_eq!(again.last_good[0], roster.last_good[0]);
         assert_eq!(again.last_good[0][0].v4, Some([127, 0, 0, 1].into()));
+    }
+
+    #[test]
+    fn one_that_the_index_forgot_counts_as_dead_while_pointers_may_name_it() {
+        let mut watch = watch();
+        let address = SocketAddr::from(([127, 0, 0, 1], 8080));
+        watch.retarget(&[]);
+        watch.checked(Instant::now(), address, false);
+        assert_eq!(watch.roster(Instant::now()).dead, [address.ip()]);
+        watch.health.candidates = 1;
+        watch.retarget(&[]);
+        assert_eq!(watch.targets.len(), 1, "no more of them than are looked at");
     }
 
     #[test]

@@ -45,6 +45,14 @@ impl Near {
         Key::of(format!("cluster near {prefix}").as_bytes())
     }
 
+    /// Whether a prefix belongs there rather than to a server that is of this level to it, at this RTT. At the same level the nearer
+    /// goes first: all servers that know of both then name the same cluster. Of its `own` cluster a server knows more than others
+    /// told, so there it must be clearly nearer.
+    pub(crate) fn beats(&self, level: Level, rtt: Option<Duration>, own: bool) -> bool {
+        let slack = if own { AS_NEAR } else { Duration::ZERO };
+        self.level > level || (self.level == level && rtt.is_some_and(|rtt| self.rtt + slack < rtt))
+    }
+
     /// The pointer's bytes.
     pub(crate) fn encode(&self) -> Bytes {
         let mut to = BytesMut::with_capacity(LIMIT);
@@ -147,6 +155,8 @@ pub(crate) fn put_addresses(to: &mut BytesMut, v4: Option<Ipv4Addr>, v6: Option<
     }
 }
 
+/// A difference of this much in RTT is none. \[guess\]
+pub(crate) const AS_NEAR: Duration = Duration::from_millis(10);
 const MAGIC: u8 = 0xd5;
 const VERSION: u8 = 1;
 /// Bytes an index value may have.

@@ -21,7 +21,7 @@ use std::{
 
 use atoll_overlay::{Key, Level, Prefix};
 
-use crate::{ServeError, client::Placement, near::Near, roster::Proxy};
+use crate::{ServeError, client::Placement, distances::Distances, near::Near, roster::Proxy};
 
 /// The overrides in force.
 #[derive(Debug, Default)]
@@ -84,7 +84,8 @@ impl Overrides {
         let read = self.read.read().unwrap_or_else(PoisonError::into_inner);
         let address = prefix.address();
         let word = read.by_length.iter().rev().find_map(|(length, words)| words.get(&masked(address, *length)?))?;
-        let known = Placement { level: Level::GLOBAL, rtt: Some(Duration::ZERO), near: None, settled: true };
+        let (level, rtt, distances) = (Level::GLOBAL, Some(Duration::ZERO), Distances::default());
+        let known = Placement { level, rtt, near: None, settled: true, distances };
         Some(match word {
             Word::Level(level) => Placement { level: *level, ..known },
             Word::At(near) => Placement { level: near.level, near: Some(Arc::clone(near)), ..known },

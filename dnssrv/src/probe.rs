@@ -21,48 +21,82 @@ use tokio::{
 
 use crate::{
     Source,
-    hints::pace,
+    hints::Pace,
     redirector::{Probe, Redirector},
 };
 
 /// Probes until nobody can ask any more.
 pub(crate) async fn run(redirector: Arc<Redirector>, mut wishes: mpsc::Receiver<Probe>) {
     let config = redirector.config.probe.clone();
-    let mut each = tokio::time::interval(pace(config.per_second));
-    each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut pace = Pace::new(Instant::now(), config.per_second);
     let mut recent = Recent::new(redirector.config.limits.prefixes.max(1));
     // At the given rate no more than this many can be under way at once.
     let mut probes = JoinSet::new();
-    while let Some(Probe { address, known }) = wishes.recv().await {
+    while let Some(Probe { address, search, known }) = wishes.recv().await {
         while probes.try_join_next().is_some() {}
         let now = Instant::now();
         let jitter = rand::rng().random_range(0.0..0.5);
         if !recent.may(now, Prefix::of(address), config.interval.mul_f64(1.0 + jitter)) {
+            redirector.waiters().release(Prefix::of(address));
             continue;
         }
-        each.tick().await;
-        probes.spawn(probe(Arc::clone(&redirector), address, known));
+        pace.wait().await;
+        probes.spawn(probe(Arc::clone(&redirector), address, search, known));
     }
 }
 
-async fn probe(redirector: Arc<Redirector>, address: IpAddr, known: Option<oneshot::Sender<()>>) {
+async fn probe(redirector: Arc<Redirector>, address: IpAddr, search: bool, known: Option<oneshot::Sender<()>>) {
     let sources = &redirector.config.sources;
     let limit = redirector.config.probe.timeout;
     let port = SocketAddr::new(address, redirector.config.probe.port);
-    let connect = async { if sources.tcp_connect { timeout(limit, connect(port)).await.ok().flatten() } else { None } };
-    let echo =
-        async { if sources.icmp { timeout(limit, echo(address)).await.ok().and_then(Result::ok) } else { None } };
-    let (connect, echo) = tokio::join!(connect, echo);
+    let connected = measure(sources.tcp_connect, limit, connect(port));
+    let echoed = measure(sources.icmp, limit, async { echo(address).await.ok() });
+    tokio::pin!(connected, echoed);
+    // The first to come back is enough to go on; the other may take until the time-out.
+    let first = tokio::select! {
+        rtt = &mut connected => (Source::TcpConnect, rtt),
+        rtt = &mut echoed => (Source::Icmp, rtt),
+    };
+    let second = async {
+        match first.0 {
+            Source::TcpConnect => (Source::Icmp, echoed.await),
+            _ => (Source::TcpConnect, connected.await),
+        }
+    };
     let prefix = Prefix::of(address);
-    for (source, rtt) in [(Source::TcpConnect, connect), (Source::Icmp, echo)] {
+    let note = |(source, rtt): (Source, Option<Duration>)| {
         if let Some(rtt) = rtt {
             redirector.measured(Instant::now(), prefix, source, rtt);
         }
+    };
+    note(first);
+    let has_first = first.1.is_some();
+    let mut second = std::pin::pin!(second);
+    if !has_first {
+        note(second.as_mut().await);
     }
+    redirector.probed(address, search);
     if let Some(known) = known {
         // Whoever waited may have been answered meanwhile.
         let _ = known.send(());
     }
+    if has_first {
+        note(second.await);
+    }
+    // One that a busy moment held up says too much: the least of a few counts.
+    for _ in 1..TIMES {
+        let pause = APART.mul_f64(rand::rng().random_range(0.5..1.5));
+        tokio::time::sleep(pause).await;
+        match first.0 {
+            Source::TcpConnect => note((first.0, measure(sources.tcp_connect, limit, connect(port)).await)),
+            _ => note((first.0, measure(sources.icmp, limit, async { echo(address).await.ok() }).await)),
+        }
+    }
+}
+
+/// What a measurement yields in time, if it is switched on.
+async fn measure(on: bool, limit: Duration, rtt: impl Future<Output = Option<Duration>>) -> Option<Duration> {
+    if on { timeout(limit, rtt).await.ok().flatten() } else { None }
 }
 
 /// The time until a connect is taken or refused. None if it is neither.
@@ -99,6 +133,11 @@ async fn echo(to: IpAddr) -> io::Result<Duration> {
         }
     }
 }
+
+/// Times an address is measured. \[guess\]
+const TIMES: u32 = 3;
+/// The time between two of them, jittered. \[guess\]
+const APART: Duration = Duration::from_millis(100);
 
 /// Prefixes probed lately.
 struct Recent {

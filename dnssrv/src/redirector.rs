@@ -2,7 +2,7 @@
 //! one expect. What must wait for others (probes, the index) is left as an errand in a bounded queue and helps the next query.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use atoll_overlay::{Index, Level, NodeId, Prefix};
+use atoll_overlay::{Index, Level, Prefix};
 use hickory_proto::{op::ResponseCode, rr::DNSClass};
 use rand::RngExt as _;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -19,20 +19,23 @@ use crate::{
     Config, Mode, ServeError, Source, Stats, Transport,
     answer::{Answer, View, answer},
     atlas::{Atlas, SHOWN},
-    client::{Clients, Placement},
+    client::Clients,
     config::secret,
     cookie::{Cookie, Cookies},
+    deck::Deck,
     dnssec::{Signer, Signing},
-    gap::{Followed, Gaps, Sent},
+    gap::{Gaps, Sent},
     heat::Heat,
     limit::{Action, Limiter},
     near::Near,
     overrides::Overrides,
-    question::{Edns, Header, Query, Refusal, Subnet},
+    placing::AskedFor,
+    question::{Edns, Header, Query, Refusal},
     reply::{Frame, code_name, encode, truncated},
-    roster::Roster,
+    roster::{Family, Roster},
     site::Site,
     stats::{Counters, kind_name},
+    waiters::{Patience, Waiters},
     zone::{Place, Zone},
 };
 
@@ -60,6 +63,8 @@ pub(crate) struct Redirector {
     began: (Instant, Duration),
     probes: mpsc::Sender<Probe>,
     errands: mpsc::Sender<Errand>,
+    /// Questions that wait until more is known of a prefix.
+    waiters: Mutex<Waiters>,
     /// Lines of the query log; nobody takes them unless there is one.
     pub(crate) log: OnceLock<mpsc::Sender<String>>,
 }
@@ -68,8 +73,10 @@ pub(crate) struct Redirector {
 #[derive(Debug)]
 pub(crate) struct Probe {
     /// Whom to probe.
-    pub(crate) address: std::net::IpAddr,
-    /// Told when it is known, if a question waits for it.
+    pub(crate) address: IpAddr,
+    /// Whether scouts are to go there, too.
+    pub(crate) search: bool,
+    /// Told when it is known, if another server waits for it.
     pub(crate) known: Option<oneshot::Sender<()>>,
 }
 
@@ -78,8 +85,12 @@ pub(crate) struct Probe {
 pub(crate) enum Errand {
     /// Ask who is near a prefix.
     Ask(Prefix),
+    /// The same in a moment, when others have had the time to say so.
+    AskSoon(Prefix),
     /// Say that this server's cluster is.
     Tell(Prefix, Near),
+    /// Find the cluster nearest to an address's prefix, for the sake of a resolver.
+    Search(IpAddr, Prefix),
 }
 
 /// What becomes of a query.
@@ -89,8 +100,8 @@ pub(crate) enum Outcome {
     Silence,
     /// A reply.
     Reply(Vec<u8>),
-    /// It is to be asked again, without waiting, once this resolves or `probe.wait` is over.
-    Wait(oneshot::Receiver<()>),
+    /// It is to be asked again, without waiting, once this is over.
+    Wait(Patience),
 }
 
 /// Where a prefix is served and why.
@@ -104,6 +115,8 @@ pub struct Explanation {
     pub measured: Vec<(Source, Duration)>,
     /// The foreign cluster it is handed to, with the RTT measured there, if one is nearer than this server's.
     pub near: Option<(atoll_overlay::Key, Duration)>,
+    /// How far nodes are from it by their own measurements.
+    pub nodes: Vec<(IpAddr, Duration)>,
     /// Whether this is known well enough for answers to be kept long.
     pub settled: bool,
 }
@@ -145,6 +158,7 @@ impl Redirector {
             index,
             probes,
             errands,
+            waiters: Mutex::default(),
             log: OnceLock::new(),
         };
         Ok((redirector, to_probe, to_do))
@@ -235,47 +249,6 @@ impl Redirector {
         u32::try_from(seconds).unwrap_or_default()
     }
 
-    /// An RTT was measured.
-    pub(crate) fn measured(&self, now: Instant, prefix: Prefix, source: Source, rtt: Duration) {
-        self.clients().measured(now, prefix, source, rtt);
-        self.counters.measured(source);
-        self.index.observe(prefix, rtt);
-    }
-
-    /// The index was asked about a prefix: who is near, and what RTTs nodes saw (proxies, of their clients, among them). A
-    /// neighbour's RTT is as good as our own at the levels we share.
-    pub(crate) fn asked(
-        &self,
-        now: Instant,
-        prefix: Prefix,
-        near: Option<(Near, Duration)>,
-        seen: Vec<(NodeId, Duration)>,
-    ) {
-        let roster = self.roster();
-        let mut clients = self.clients();
-        for (node, rtt) in seen {
-            let shared = roster.rings.iter().rposition(|ring| ring.members.contains(&node));
-            if roster.me.as_ref().is_some_and(|me| me.id == node) {
-                // What this node's proxy saw of its clients.
-                if self.config.sources.proxies {
-                    clients.measured(now, prefix, Source::Proxy, rtt);
-                }
-                continue;
-            }
-            // At level 0 everybody is a neighbour, which says nothing.
-            let Some(shared) = shared.filter(|shared| *shared > 0) else { continue };
-            // Not nearer than the innermost level we share with it.
-            let least = self.config.thresholds.get(shared).copied().unwrap_or_default();
-            clients.measured(now, prefix, Source::Neighbour, rtt.max(least));
-        }
-        clients.asked(now, prefix, near);
-    }
-
-    /// Whether the index is to be asked about a prefix (again).
-    pub(crate) fn is_to_ask(&self, now: Instant, prefix: Prefix) -> bool {
-        self.clients().is_to_ask(now, prefix)
-    }
-
     /// Who is there from now on.
     pub(crate) fn set_roster(&self, roster: Roster) {
         let mut current = self.roster.write().unwrap_or_else(PoisonError::into_inner);
@@ -284,8 +257,10 @@ impl Redirector {
             metrics::counter!("atoll_dns_plans_refused_total").increment(1);
             return;
         }
+        let clusters = roster.rings.iter().map(|ring| ring.cluster).collect();
         *current = Arc::new(roster);
         drop(current);
+        self.clients().set_clusters(clusters);
         self.roster_version.fetch_add(1, Ordering::Release);
     }
 
@@ -304,33 +279,29 @@ impl Redirector {
         self.zone.is_common(label)
     }
 
-    /// The level a prefix is served at, if that is settled and it is not handed to a cluster of others.
-    pub(crate) fn own_level(&self, now: Instant, prefix: Prefix) -> Option<Level> {
+    /// The level a prefix is served at, if that is settled and it is not handed to a cluster of others; and what there is to choose
+    /// from, if not all of the level's live proxies are near enough to it.
+    pub(crate) fn own_place(&self, now: Instant, prefix: Prefix) -> Option<(Level, Option<[Deck; 2]>)> {
         let placement = self.clients().placement(now, prefix, self.config.sources.hints);
-        (placement.settled && placement.near.is_none() && placement.rtt.is_some()).then_some(placement.level)
+        let roster = self.roster();
+        let live = &roster.rings.get(usize::from(placement.level.0))?.live;
+        if !placement.settled || placement.near.is_some() || placement.rtt.is_none() || live.is_empty() {
+            return None;
+        }
+        let near = placement.distances.nearest(placement.level, &self.config.thresholds, live);
+        let all = near.len() == live.len();
+        let decks = (!all).then(|| [Family::V4, Family::V6].map(|family| Deck::of(&near, family)));
+        Some((placement.level, decks))
     }
 
     /// Whether a resolver's question for a site may follow something sent to it, and so measure it.
-    pub(crate) fn is_expecting(&self, now: Instant, resolver: std::net::IpAddr, site: Site) -> bool {
+    pub(crate) fn is_expecting(&self, now: Instant, resolver: IpAddr, site: Site) -> bool {
         self.gaps().is_expecting(now, resolver, site)
     }
 
     /// Who is there.
     pub(crate) fn roster(&self) -> Arc<Roster> {
         Arc::clone(&self.roster.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Where a prefix is served, and why.
-    pub(crate) fn explain(&self, now: Instant, prefix: Prefix) -> Explanation {
-        let clients = self.clients();
-        let placement = clients.placement(now, prefix, self.config.sources.hints);
-        Explanation {
-            prefix,
-            level: placement.level,
-            measured: clients.minima(now, prefix),
-            near: placement.near.map(|near| (near.cluster, near.rtt)),
-            settled: placement.settled,
-        }
     }
 
     /// The counters now.
@@ -350,27 +321,29 @@ impl Redirector {
         }
         let place = self.zone.locate(&query.name);
         let resolver = from.ip().to_canonical();
-        let followed = self.gaps().came(now, resolver, &place, query.kind);
+        let followed = self.gaps().came(now, resolver, &place);
         if let Some(followed) = followed {
             self.learn(now, Prefix::of(resolver), followed);
         }
-        let asked_for = self.asked_for(now, query, Prefix::of(resolver));
+        if matches!(place, Place::Missing(_))
+            && let Some(report) = self.report(now, query, resolver, may_wait)
+        {
+            return report;
+        }
+        let asked_for = self.asked_for(now, query, resolver, &place);
         if self.depends_on_who_asks(&place)
-            && let Some(known) = self.find_out(now, &asked_for, resolver, may_wait && self.is_worth_waiting(&place))
+            && let Some(known) = self.find_out(now, &asked_for, may_wait && self.is_worth_waiting(&place))
         {
             return Resolved::Wait(known);
         }
-        let AskedFor { prefix, placement, scope } = asked_for;
+        let AskedFor { prefix, placement, scope, .. } = asked_for;
         let roster = self.roster();
-        let may_sound = self.config.sources.referral_gap
-            && prefix == Prefix::of(resolver)
-            && !self.gaps().is_sounding(now, resolver);
         let below = matches!(place, Place::Cut(cut) if self.gaps().is_sent(now, resolver, Sent::Referral(cut)));
         let width = match (place, self.config.mode) {
             (Place::Target(site), _) | (Place::Public(site), Mode::Direct) => self.heat.asked(now, site),
             _ => 1,
         };
-        let view = View { placement: &placement, roster: &roster, prefix, may_sound, below, width };
+        let view = View { placement: &placement, roster: &roster, prefix, below, width };
         let answer = answer(&self.zone, &self.config, place, &query.name, query.kind, view);
         if let Some(sent) = answer.sent {
             self.gaps().sent(now, resolver, sent, &self.zone.sites_above(&query.name));
@@ -383,83 +356,6 @@ impl Redirector {
             }
             // What depends on nobody holds for everybody.
             None => Resolved::Answer(answer, 0),
-        }
-    }
-
-    /// Whose distance counts: the client's if its subnet came along and something is known of it, else the resolver's.
-    fn asked_for(&self, now: Instant, query: &Query, resolver: Prefix) -> AskedFor {
-        let hints = self.config.sources.hints;
-        let subnet = query.edns.and_then(|edns| edns.subnet).filter(|_| self.config.sources.client_subnet);
-        let clients = self.clients();
-        if let Some((prefix, scope)) = subnet.and_then(whole_prefix) {
-            let placement = clients.placement(now, prefix, hints);
-            if placement.rtt.is_some() || placement.near.is_some() {
-                return AskedFor { prefix, placement, scope };
-            }
-            let ask = hints && clients.is_to_ask(now, prefix);
-            let placement = clients.placement(now, resolver, hints);
-            drop(clients);
-            if ask {
-                self.errand(Errand::Ask(prefix));
-            }
-            return AskedFor { prefix: resolver, placement, scope: 0 };
-        }
-        AskedFor { prefix: resolver, placement: clients.placement(now, resolver, hints), scope: 0 }
-    }
-
-    /// Has a resolver measured and the index asked, if it is time. Says what to wait for, if this question is to wait.
-    fn find_out(
-        &self,
-        now: Instant,
-        asked_for: &AskedFor,
-        resolver: std::net::IpAddr,
-        may_wait: bool,
-    ) -> Option<oneshot::Receiver<()>> {
-        let AskedFor { prefix, placement, .. } = asked_for;
-        if self.config.sources.hints
-            && placement.level < self.zone.innermost()
-            && self.clients().is_to_ask(now, *prefix)
-        {
-            self.errand(Errand::Ask(*prefix));
-        }
-        let active = self.config.sources.tcp_connect || self.config.sources.icmp;
-        if !active || placement.rtt.is_some() || *prefix != Prefix::of(resolver) {
-            return None;
-        }
-        let (tell, known) = oneshot::channel();
-        let waits = may_wait && self.config.wait && placement.near.is_none();
-        // A full queue means a flood: the question is answered as it is.
-        let queued = self.probes.try_send(Probe { address: resolver, known: waits.then_some(tell) }).is_ok();
-        (queued && waits).then_some(known)
-    }
-
-    /// Tells the index of a prefix near this server, so that farther servers hand it over.
-    fn tell(&self, now: Instant, prefix: Prefix, placement: &Placement, roster: &Roster) {
-        let own = placement.level > Level::GLOBAL && placement.near.is_none();
-        let (Some(rtt), true, Some(ring)) = (placement.rtt, own, roster.rings.get(usize::from(placement.level.0)))
-        else {
-            return;
-        };
-        if !self.config.sources.hints || ring.live.is_empty() || self.is_leaving() {
-            return;
-        }
-        let servers: Vec<_> = roster.me.iter().chain(&ring.servers).take(3).cloned().collect();
-        if servers.is_empty() {
-            return;
-        }
-        let near = Near { level: placement.level, rtt, cluster: ring.cluster, servers, proxies: ring.live.clone() };
-        if self.clients().is_to_tell(now, prefix, &near) {
-            self.errand(Errand::Tell(prefix, near));
-        }
-    }
-
-    fn learn(&self, now: Instant, resolver: Prefix, followed: Followed) {
-        let (source, on) = match followed.sent {
-            Sent::Alias(_) => (Source::CnameGap, self.config.sources.cname_gap),
-            Sent::Referral(..) | Sent::Sounding(..) => (Source::ReferralGap, self.config.sources.referral_gap),
-        };
-        if on {
-            self.measured(now, resolver, source, followed.gap);
         }
     }
 
@@ -478,10 +374,13 @@ impl Redirector {
         self.config.mode == Mode::Direct || !matches!(place, Place::Public(_))
     }
 
-    fn errand(&self, errand: Errand) {
-        if self.errands.try_send(errand).is_err() {
+    /// Leaves an errand; false if there is no room.
+    pub(crate) fn errand(&self, errand: Errand) -> bool {
+        let left = self.errands.try_send(errand).is_ok();
+        if !left {
             metrics::counter!("atoll_dns_errands_dropped_total").increment(1);
         }
+        left
     }
 
     fn refuse(&self, asked: &Asked<'_>, header: Header, edns: Option<Edns>, code: ResponseCode) -> Outcome {
@@ -514,8 +413,19 @@ impl Redirector {
         }
     }
 
+    /// Where wishes for a measurement go.
+    pub(crate) const fn probes(&self) -> &mpsc::Sender<Probe> {
+        &self.probes
+    }
+
+    /// What is known of prefixes; held for no longer than a look.
     pub(crate) fn clients(&self) -> MutexGuard<'_, Clients> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who waits to know more of prefixes.
+    pub(crate) fn waiters(&self) -> MutexGuard<'_, Waiters> {
+        self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn gaps(&self) -> MutexGuard<'_, Gaps> {
@@ -531,15 +441,10 @@ pub(crate) struct Asked<'a> {
     pub(crate) transport: Transport,
 }
 
-enum Resolved {
+/// An answer with the scope it holds for, or what to wait for first.
+pub(crate) enum Resolved {
     Answer(Answer, u8),
-    Wait(oneshot::Receiver<()>),
-}
-
-struct AskedFor {
-    prefix: Prefix,
-    placement: Placement,
-    scope: u8,
+    Wait(Patience),
 }
 
 /// What is answered whatever the name: other versions, classes and types that are no data.
@@ -560,20 +465,11 @@ fn unanswerable(query: &Query) -> Option<Answer> {
     }
 }
 
-/// The prefix a client subnet lies in, if it is no wider than we tell apart, and its bits as the answer's scope.
-fn whole_prefix(subnet: Subnet) -> Option<(Prefix, u8)> {
-    let address = subnet.address?;
-    let unit = if address.is_ipv4() { 24 } else { 48 };
-    (subnet.prefix >= unit).then(|| (Prefix::of(address), unit))
-}
-
 /// A number of a prefix, by which a hot site's clients are spread over its proxies.
 pub(crate) fn turn(prefix: Prefix) -> u64 {
     match prefix.address() {
-        std::net::IpAddr::V4(v4) => u64::from(v4.to_bits() >> 8).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32,
-        std::net::IpAddr::V6(v6) => {
-            u64::try_from(v6.to_bits() >> 80).unwrap_or(0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32
-        }
+        IpAddr::V4(v4) => u64::from(v4.to_bits() >> 8).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32,
+        IpAddr::V6(v6) => u64::try_from(v6.to_bits() >> 80).unwrap_or(0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32,
     }
 }
 

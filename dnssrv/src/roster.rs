@@ -11,6 +11,7 @@ use atoll_overlay::{Key, Level, NodeId, Prefix};
 use siphasher::sip::SipHasher24;
 
 use crate::{
+    client::Placement,
     deck::{Deck, Want},
     near::Near,
     service::Offers,
@@ -109,38 +110,85 @@ pub(crate) struct Choice {
 }
 
 impl Roster {
-    /// Proxies for a site from this level, else wider ones, else the last good ones, else any. None if no proxy
-    /// is known at all.
-    pub(crate) fn choose(&self, site: Site, level: Level, family: Family, want: Want) -> Option<Choice> {
-        let (deck, standing, level) = self.deck(level, family)?;
+    /// Proxies for a site from this level, else wider ones, else the last good ones, else any; `nearest` says which of a level's
+    /// live ones are near enough to whoever asks. None if no proxy is known at all.
+    pub(crate) fn choose(
+        &self,
+        site: Site,
+        level: Level,
+        family: Family,
+        want: Want,
+        nearest: &dyn Fn(Level, &[Proxy]) -> Vec<Proxy>,
+    ) -> Option<Choice> {
+        let (deck, standing, level) = self.deck_of(level, family, nearest)?;
         Some(Choice { addresses: deck.pick(site, want).addresses().collect(), standing, level })
     }
 
-    /// What there is to choose from at a level. A level whose proxies lack the family has them all the same: another level must
-    /// not add what would lead IPv6 clients farther than IPv4 ones.
+    /// What there is to choose from at a level, for those who are near to all of it.
     pub(crate) fn deck(&self, level: Level, family: Family) -> Option<(Deck, Standing, Level)> {
+        self.deck_of(level, family, &|_, proxies| proxies.to_vec())
+    }
+
+    /// A level whose proxies lack IPv6 has them all the same: another level must not add what would lead IPv6 clients farther than
+    /// IPv4 ones. One that lacks IPv4 is passed over while another has it: nobody is to be left without an address.
+    fn deck_of(
+        &self,
+        level: Level,
+        family: Family,
+        nearest: &dyn Fn(Level, &[Proxy]) -> Vec<Proxy>,
+    ) -> Option<(Deck, Standing, Level)> {
+        let level_of = |at: usize| Level(u8::try_from(at).unwrap_or(u8::MAX));
         let inward = usize::from(level.0).min(self.rings.len().saturating_sub(1));
         let rings = || (0..=inward).rev().filter_map(|at| Some((at, self.rings.get(at)?)));
         let last = |at: usize| self.last_good.get(at).map_or(&[][..], Vec::as_slice);
-        let mut ways = rings()
-            .map(|(at, ring)| (Standing::Live, at, ring.live.as_slice()))
-            .chain((0..=inward).rev().map(|at| (Standing::LastGood, at, last(at))))
-            .chain(rings().map(|(at, ring)| (Standing::Unseen, at, ring.unseen.as_slice())));
-        let (standing, at, proxies) = ways.find(|(.., proxies)| !proxies.is_empty())?;
-        Some((Deck::of(proxies, family), standing, Level(u8::try_from(at).unwrap_or(u8::MAX))))
+        let ways = || {
+            rings()
+                .map(|(at, ring)| (Standing::Live, at, ring.live.as_slice()))
+                .chain((0..=inward).rev().map(|at| (Standing::LastGood, at, last(at))))
+                .chain(rings().map(|(at, ring)| (Standing::Unseen, at, ring.unseen.as_slice())))
+        };
+        let fits = |proxies: &[Proxy]| family == Family::V6 || proxies.iter().any(|proxy| proxy.v4.is_some());
+        let way = ways().find(|(.., proxies)| !proxies.is_empty() && fits(proxies));
+        let (standing, at, proxies) = way.or_else(|| ways().find(|(.., proxies)| !proxies.is_empty()))?;
+        let chosen = if standing == Standing::Live { nearest(level_of(at), proxies) } else { proxies.to_vec() };
+        let deck = Deck::of(&chosen, family);
+        let none_near = family == Family::V4 && deck.cards().next().is_none();
+        Some((if none_near { Deck::of(proxies, family) } else { deck }, standing, level_of(at)))
     }
 
-    /// Proxies for a site of a foreign cluster, as the server near it named them, less those found dead here.
-    pub(crate) fn choose_near(&self, site: Site, near: &Near, family: Family, want: Want) -> Option<Choice> {
-        let alive = |address: Option<IpAddr>| address.is_some_and(|address| !self.dead.contains(&address));
-        let proxies: Vec<Proxy> = near
-            .proxies
-            .iter()
-            .filter(|proxy| alive(proxy.v4.map(IpAddr::V4)) || alive(proxy.v6.map(IpAddr::V6)))
-            .cloned()
-            .collect();
-        let addresses = Deck::of(&proxies, family).pick(site, want).addresses().collect();
-        (!proxies.is_empty()).then_some(Choice { addresses, standing: Standing::Live, level: near.level })
+    /// Proxies for a site of a foreign cluster, as the server near it named them, less the addresses found dead here. None if
+    /// none of the family is left.
+    pub(crate) fn choose_near(
+        &self,
+        site: Site,
+        near: &Near,
+        family: Family,
+        want: Want,
+        nearest: &dyn Fn(Level, &[Proxy]) -> Vec<Proxy>,
+    ) -> Option<Choice> {
+        let alive = |address: IpAddr| !self.dead.contains(&address);
+        let living = |proxy: &Proxy| Proxy {
+            v4: proxy.v4.filter(|v4| alive((*v4).into())),
+            v6: proxy.v6.filter(|v6| alive((*v6).into())),
+            ..proxy.clone()
+        };
+        let proxies: Vec<Proxy> =
+            near.proxies.iter().map(living).filter(|proxy| proxy.address(family).is_some()).collect();
+        let proxies = nearest(near.level, &proxies);
+        let addresses: Vec<IpAddr> = Deck::of(&proxies, family).pick(site, want).addresses().collect();
+        let lacks_v6 = family == Family::V6 && near.proxies.iter().all(|proxy| proxy.v6.is_none());
+        let is_left = near.proxies.iter().any(|proxy| living(proxy).v4.is_some());
+        let found = !addresses.is_empty() || (lacks_v6 && is_left);
+        found.then_some(Choice { addresses, standing: Standing::Live, level: near.level })
+    }
+
+    /// Servers for a resolver that belongs there.
+    pub(crate) fn servers_for(&self, placement: &Placement, prefix: Prefix) -> Vec<Server> {
+        match &placement.near {
+            Some(near) => self.servers_near(near, prefix),
+            None if placement.level > Level::GLOBAL => self.servers_at(placement.level, prefix),
+            None => self.servers_apart(prefix, false),
+        }
     }
 
     /// Servers for a resolver that belongs to this server's cluster at a level: this one, two more of the cluster and one of the
@@ -181,15 +229,25 @@ impl Roster {
 
     /// Servers of a foreign cluster, and one of the widest level.
     pub(crate) fn servers_near(&self, near: &Near, prefix: Prefix) -> Vec<Server> {
-        let mut set: Vec<Server> = near.servers.iter().take(OF_CLUSTER).cloned().collect();
+        let living = near.servers.iter().filter(|server| self.is_living(server));
+        let mut set: Vec<Server> = living.take(OF_CLUSTER).cloned().collect();
         let known = |server: &Server| near.servers.iter().any(|near| near.id == server.id);
         let wider = self.ranked(0, prefix).chain(self.me.clone()).find(|server| !known(server));
         set.extend(wider);
         set
     }
 
+    fn is_living(&self, server: &Server) -> bool {
+        let dead = |address: Option<IpAddr>| address.is_none_or(|address| self.dead.contains(&address));
+        !(dead(server.v4.map(Into::into)) && dead(server.v6.map(Into::into)))
+    }
+
     fn ranked(&self, level: usize, prefix: Prefix) -> impl Iterator<Item = Server> + use<> {
         let mut servers = self.rings.get(level).map(|ring| ring.servers.clone()).unwrap_or_default();
+        // Dead as a proxy, dead as a server: both are one node, and this is heard of sooner than what the index says.
+        if servers.iter().any(|server| self.is_living(server)) {
+            servers.retain(|server| self.is_living(server));
+        }
         servers.sort_by_cached_key(|server| {
             let mut hash = SipHasher24::new();
             hash.write(prefix.key().as_bytes());

@@ -16,7 +16,7 @@ use atoll_tls::Certificates;
 use bytes::Bytes;
 use hickory_proto::rr::Name;
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{net::TcpListener, sync::oneshot, task::JoinSet, time::timeout};
+use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 
 use crate::{
     Config, Explanation, ServeError, Stats, Transport,
@@ -26,6 +26,7 @@ use crate::{
     overrides, probe, query_log,
     redirector::{Outcome, Redirector},
     udp::Threads,
+    waiters::Patience,
 };
 
 /// Starts a redirector. `saved` is what [`Server::save`] gave in an earlier run. Returns once all addresses are bound and the
@@ -249,10 +250,10 @@ pub(crate) async fn answer_later(
     query: &[u8],
     from: SocketAddr,
     transport: Transport,
-    known: oneshot::Receiver<()>,
+    known: Patience,
 ) -> Option<Vec<u8>> {
     // Known, given up, or too late: the answer is made from what there is.
-    let _ = timeout(redirector.config.probe.wait, known).await;
+    let _ = timeout(known.most, known.known).await;
     match redirector.respond(Instant::now(), query, from, transport, false) {
         Outcome::Reply(reply) => Some(reply),
         Outcome::Silence | Outcome::Wait(_) => None,

@@ -164,11 +164,8 @@ async fn a_resolver_that_does_not_minimise_is_answered_for_its_cluster_by_a_far_
 async fn a_server_that_is_not_near_answers_for_the_cluster_the_delegation_was_made_for() {
     let network = Network::start(3).await;
     let apex = (network.nodes[0].v4[0], network.port).into();
-    // It knows nothing of the resolver yet: it refers one question back to itself, and answers others for a short while.
-    let sounding = message(&exchange_from(network.resolver, apex, &query(TARGET, RecordType::A)).await);
-    assert_eq!((sounding.answers.len(), sounding.authorities[0].ttl, sounding.additionals.len()), (0, 1, 1));
-    let other = target_of(&network, "other.example.com.nyud.example").await;
-    let unknown = message(&exchange_from(network.resolver, apex, &query(&other, RecordType::A)).await);
+    // It knows nothing of the resolver yet: it answers for a short while.
+    let unknown = message(&exchange_from(network.resolver, apex, &query(TARGET, RecordType::A)).await);
     assert_eq!(unknown.answers[0].ttl, 5);
     network.resolver(true).addresses(NAME).await;
     network.until_handed_over().await;
@@ -186,7 +183,7 @@ async fn when_all_proxies_die_the_last_good_ones_are_named_and_a_restart_remembe
         proxy.kill().await;
     }
     until("all proxies were found dead", async || network.near[0].stats().live == [0, 0, 0]).await;
-    let answer = after_sounding(near, &target).await;
+    let answer = message(&exchange(near, &target).await);
     assert_eq!((answers_of(&answer), answer.answers[0].ttl), (2, 5));
     assert!(has_extended_error(&answer, 3));
     // An answer survives a restart although nobody is alive.
@@ -194,17 +191,10 @@ async fn when_all_proxies_die_the_last_good_ones_are_named_and_a_restart_remembe
     network.near.remove(0).stop().await;
     let index = Arc::clone(&network.indexes[1]);
     let again = serve(config(near), index as _, Some(saved)).await.expect("the address is free again");
-    let answer = after_sounding(near, &target).await;
+    let answer = message(&exchange(near, &target).await);
     assert_eq!(answers_of(&answer), 2);
     assert!(has_extended_error(&answer, 3));
     again.stop().await;
-}
-
-/// The answer to a question that a server which does not know the asker may first refer back to itself.
-async fn after_sounding(server: std::net::SocketAddr, question: &[u8]) -> Message {
-    let first = message(&exchange(server, question).await);
-    let referred = first.authorities.first().is_some_and(|record| record.record_type() == RecordType::NS);
-    if referred { message(&exchange(server, question).await) } else { first }
 }
 
 #[tokio::test]
@@ -225,6 +215,40 @@ async fn a_node_that_leaves_or_drains_is_named_no_more() {
 }
 
 #[tokio::test]
+async fn a_prefix_is_handed_to_the_cluster_whose_scout_is_near_it() {
+    let (far, near) = (Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 24, 0, 1));
+    let proxy = Proxy::at((near, 0).into()).await;
+    let nodes = [node(1, far, 1, proxy.port()), node(2, near, 2, proxy.port())];
+    let (all, pointers) = ([&nodes[0], &nodes[1]], Arc::default());
+    let near_index = Fake::new(&nodes[1], &[&all, &all[1..], &all[1..]], &pointers);
+    let mut near_config = config((near, 0).into());
+    // The resolver refuses, which measures.
+    near_config.sources.tcp_connect = true;
+    near_config.probe.port = 1;
+    near_config.probe.wait = DEADLINE;
+    let scout = serve(near_config, near_index, None).await.expect("a free port");
+    // Far from everybody, for all it knows: it measures nothing itself.
+    let far_index = Fake::new(&nodes[0], &[&all, &all[..1], &all[..1]], &pointers);
+    let mut far_config = config((far, 0).into());
+    far_config.sources.hints = false;
+    far_config.probe.scouts = 2;
+    far_config.probe.scout_port = scout.local_addrs()[0].port();
+    far_config.probe.timeout = DEADLINE;
+    let apex = serve(far_config, far_index, None).await.expect("a free port");
+    until("the scout saw its proxy", async || scout.stats().live == [1, 1, 1]).await;
+    until("the prefix is handed over", async || {
+        let reply = exchange_from(RESOLVER, apex.local_addrs()[0], &query(TARGET, RecordType::A)).await;
+        addresses(&message(&reply)) == [IpAddr::from(near)] && message(&reply).answers[0].ttl > 5
+    })
+    .await;
+    assert_eq!(apex.explain(Prefix::of(RESOLVER.into())).level.0, 2);
+    // A stranger's question is one for a name that does not exist.
+    let scouting = query("0000000000000001.7f140035.scout.ns.nyud.example", RecordType::TXT);
+    let stranger = message(&exchange_from(RESOLVER, scout.local_addrs()[0], &scouting).await);
+    assert_eq!(stranger.metadata.response_code, hickory_proto::op::ResponseCode::NXDomain);
+}
+
+#[tokio::test]
 async fn with_wait_on_the_first_answer_already_knows_the_distance() {
     // Whatever answers, or refuses, at the port counts as the resolver's own.
     let (server, address) = alone(|config| {
@@ -238,12 +262,6 @@ async fn with_wait_on_the_first_answer_already_knows_the_distance() {
     assert_eq!(answer.authorities[0].record_type(), RecordType::NS);
     assert_eq!(answer.authorities[0].ttl, 3600);
     assert_eq!(server.stats().measured.keys().collect::<Vec<_>>(), ["tcp_connect"]);
-}
-
-async fn target_of(network: &Network, name: &str) -> String {
-    let near = (network.nodes[1].v4[0], network.port).into();
-    let alias = message(&exchange(near, &query(name, RecordType::A)).await);
-    alias.answers[0].data.to_string()
 }
 
 fn addresses(answer: &Message) -> Vec<IpAddr> {

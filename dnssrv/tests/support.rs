@@ -159,7 +159,7 @@ pub(crate) fn config(listen: SocketAddr) -> Config {
             timeout: Duration::from_secs(5),
             ..Health::default()
         },
-        probe: Probes { ask_again: Duration::from_millis(5), ..Probes::default() },
+        probe: Probes { ask_again: Duration::from_millis(5), scouts: 0, ..Probes::default() },
         ..Config::default()
     }
 }

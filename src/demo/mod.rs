@@ -283,7 +283,7 @@ fn configuration(place: Place, ports: Ports, target: &Target, state: &Path) -> S
          [overlay]\nlisten = [\"/ip4/{private}/tcp/{overlay}\"]\nadvertise = [\"/ip4/{public}/tcp/{overlay}\"]\n\
          bind_source = \"{private}\"\n\n\
          [dns]\nlisten = [\"{private}:{dns}\"]\nnameservers = [{}]\n\
-         [dns.sources]\ntcp_connect = false\nicmp = false\n\n\
+         [dns.sources]\ntcp_connect = false\nicmp = false\n[dns.probe]\nscouts = 0\n\n\
          [admin]\n{dashboard}\n\
          [proxy]\nlisten = [\"{private}:{http}\"]\norigins = [\"{}:{}\"]\n{}",
         seeds.join(", "),

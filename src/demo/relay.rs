@@ -2,8 +2,8 @@
 //! be on its way, and passes it on to the host's private address from the sender's own address, so that both ends see each
 //! other as they would across a network.
 //!
-//! A TCP handshake is answered by the loopback at once; only what is sent afterwards is late. So the demo switches off every
-//! source of RTTs that measures handshakes.
+//! A TCP handshake is answered by the loopback at once; only what is sent afterwards is late. So the demo switches off
+//! whatever measures handshakes, and what dnssrvs ask each other to measure.
 
 use std::{
     collections::BTreeMap,

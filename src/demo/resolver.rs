@@ -1,5 +1,5 @@
-//! The demo's own resolver: it starts at the zone's servers, follows CNAMEs and referrals, keeps what it learned for its TTL and
-//! prefers the server that answered soonest, as real resolvers do. One sits in every region.
+//! The demo's own resolver: it starts at the zone's servers, minimises names (RFC 9156), follows CNAMEs and referrals, keeps what
+//! it learned for its TTL and prefers the server that answered soonest, as real resolvers do. One sits in every region.
 //!
 //! It trusts its few servers: no DNSSEC, no TCP, no bailiwick rules beyond "a referral must lead deeper".
 
@@ -21,6 +21,8 @@ pub(super) struct Resolver {
     port: u16,
     zone: Name,
     cuts: BTreeMap<Name, Cut>,
+    /// Names on the way down that are no cuts.
+    passed: BTreeMap<Name, Instant>,
     aliases: BTreeMap<Name, (Name, Instant)>,
     addresses: BTreeMap<Name, (Vec<IpAddr>, Instant)>,
     servers: BTreeMap<IpAddr, Duration>,
@@ -62,8 +64,8 @@ impl Resolver {
     pub(super) fn new(source: Ipv4Addr, port: u16, zone: &str, servers: Vec<IpAddr>) -> Result<Self, ResolveError> {
         let zone = name(zone)?;
         let cuts = BTreeMap::from([(zone.clone(), Cut { servers, until: None })]);
-        let (aliases, addresses, servers) = Default::default();
-        Ok(Self { source, port, zone, cuts, aliases, addresses, servers, queries: 0 })
+        let (passed, aliases, addresses, servers) = Default::default();
+        Ok(Self { source, port, zone, cuts, passed, aliases, addresses, servers, queries: 0 })
     }
 
     /// The IPv4 addresses of a name.
@@ -94,29 +96,44 @@ impl Resolver {
         self.addresses.clear();
     }
 
-    /// Asks the deepest known cut once and keeps what it says.
-    async fn step(&mut self, asked: &Name) -> Result<(), ResolveError> {
-        let (cut, mut servers) = self.deepest_cut(asked);
+    /// Asks the deepest known cut once, for one label more than is known to lie inside it, and keeps what it says.
+    async fn step(&mut self, wanted: &Name) -> Result<(), ResolveError> {
+        let (cut, mut servers) = self.deepest_cut(wanted);
+        let below = (cut.num_labels() + 1..wanted.num_labels()).map(|depth| wanted.trim_to(depth.into()));
+        let asked = below.into_iter().find(|name| !self.passed.contains_key(name)).unwrap_or_else(|| wanted.clone());
         let tried = servers.clone();
         while let Some(server) = self.best(&servers) {
             servers.retain(|other| *other != server);
             self.queries += 1;
             let sent = Instant::now();
-            let answer = timeout(PATIENCE, ask(self.source, server, self.port, asked)).await.ok().flatten();
+            let answer = timeout(PATIENCE, ask(self.source, server, self.port, &asked)).await.ok().flatten();
             let took = if answer.is_some() { sent.elapsed() } else { PATIENCE };
             let kept = self.servers.entry(server).or_insert(took);
             *kept = (*kept * 7 + took * 3) / 10;
             match answer {
-                Some(message) => return self.learn(asked, &cut, server, &message),
+                Some(message) if asked == *wanted => return self.learn(wanted, &cut, server, &message),
+                Some(message) => return self.pass(asked, &cut, server, &message),
                 None => continue,
             }
         }
         Err(ResolveError::Silent(cut, tried))
     }
 
+    /// Keeps a referral, or else that a name is no cut, whatever there is at it.
+    fn pass(&mut self, asked: Name, cut: &Name, server: IpAddr, message: &Message) -> Result<(), ResolveError> {
+        if self.refer(&asked, cut, message) {
+            return Ok(());
+        }
+        let code = message.metadata.response_code;
+        if code != ResponseCode::NoError {
+            return Err(ResolveError::Refused { name: asked, code, server });
+        }
+        let ttl = message.all_sections().map(|record| record.ttl).min().unwrap_or_default();
+        self.passed.insert(asked, until(ttl));
+        Ok(())
+    }
+
     fn learn(&mut self, asked: &Name, cut: &Name, server: IpAddr, message: &Message) -> Result<(), ResolveError> {
-        let now = Instant::now();
-        let until = |ttl: u32| now + Duration::from_secs(u64::from(ttl)).max(SHORTEST);
         let mut useful = false;
         for record in &message.answers {
             useful = true;
@@ -132,6 +149,15 @@ impl Resolver {
                 _ => {}
             }
         }
+        if self.refer(asked, cut, message) || useful {
+            return Ok(());
+        }
+        Err(ResolveError::Refused { name: asked.clone(), code: message.metadata.response_code, server })
+    }
+
+    /// Keeps the cuts a message refers to that lead deeper, with their servers; says whether there are any.
+    fn refer(&mut self, asked: &Name, cut: &Name, message: &Message) -> bool {
+        let mut useful = false;
         let deeper = |zone: &Name| cut.zone_of(zone) && zone != cut && zone.zone_of(asked);
         for record in message.authorities.iter().filter(|record| deeper(&record.name.to_lowercase())) {
             let RData::NS(target) = &record.data else { continue };
@@ -145,10 +171,7 @@ impl Resolver {
             known.servers.extend(addresses);
             useful |= !known.servers.is_empty();
         }
-        if useful {
-            return Ok(());
-        }
-        Err(ResolveError::Refused { name: asked.clone(), code: message.metadata.response_code, server })
+        useful
     }
 
     fn deepest_cut(&self, asked: &Name) -> (Name, Vec<IpAddr>) {
@@ -166,9 +189,15 @@ impl Resolver {
     fn forget_expired(&mut self) {
         let now = Instant::now();
         self.cuts.retain(|_, cut| cut.until.is_none_or(|until| until > now));
+        self.passed.retain(|_, until| *until > now);
         self.aliases.retain(|_, (_, until)| *until > now);
         self.addresses.retain(|_, (_, until)| *until > now);
     }
+}
+
+/// When what may be kept this many seconds is to be forgotten.
+fn until(ttl: u32) -> Instant {
+    Instant::now() + Duration::from_secs(u64::from(ttl)).max(SHORTEST)
 }
 
 async fn ask(source: Ipv4Addr, server: IpAddr, port: u16, asked: &Name) -> Option<Message> {
@@ -198,7 +227,7 @@ fn name(text: &str) -> Result<Name, ResolveError> {
 }
 
 /// Aliases and referrals followed for one name.
-const STEPS: usize = 16;
+const STEPS: usize = 32;
 
 /// How long one server may take.
 const PATIENCE: Duration = Duration::from_millis(1_500);

@@ -64,8 +64,8 @@ pub(super) async fn find_the_way(resolvers: &mut [Resolver], host: &str) -> Resu
             sent_to.push(resolver.resolve(host).await?);
             resolver.expire_addresses();
         }
-        // A server that does not know a resolver refers it back to itself for a second, to measure it.
-        tokio::time::sleep(SOUNDING).await;
+        // Until what each server told the others of its resolver is known to all.
+        tokio::time::sleep(TOLD).await;
     }
     Ok(sent_to)
 }
@@ -118,8 +118,8 @@ const CLIENTS: usize = 3;
 /// Look-ups before the tour counts: one for each server of the zone, and one that goes to the nearest.
 const WARM_UPS: usize = REGIONS + 1;
 
-/// A little more than a referral for measurement lives.
-const SOUNDING: Duration = Duration::from_millis(1_200);
+/// How long servers take to tell each other of a resolver.
+const TOLD: Duration = Duration::from_millis(1_200);
 
 /// How long clusters may take to form.
 const SETTLE: Duration = Duration::from_secs(60);

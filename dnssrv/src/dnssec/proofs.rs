@@ -47,16 +47,16 @@ impl Signer {
             return Some(Answer { error, ..Answer::of(ResponseCode::FormErr) });
         }
         if kind == DNSKEY && asked.name == asked.zone.origin() {
-            return Some(Answer::data(vec![self.dnskey()]));
+            return Some(Answer::with(vec![self.dnskey()]));
         }
         let types = asked.zone.types(asked.name).filter(|_| matches!(kind, NSEC | RRSIG))?;
         let record = asked.nsec(asked.name, &types);
         if kind == NSEC {
-            return Some(Answer::data(vec![record]));
+            return Some(Answer::with(vec![record]));
         }
         // One signature is answer enough, as one record is to ANY (RFC 8482 7).
         Some(match self.sign(&[&record], asked.occasion, false) {
-            Ok(signature) => Answer::data(vec![signature]),
+            Ok(signature) => Answer::with(vec![signature]),
             Err(Exhausted) => exhausted(asked.occasion),
         })
     }

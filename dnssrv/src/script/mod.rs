@@ -15,6 +15,7 @@ use crate::{
     answer::{View, answer},
     client::Placement,
     config::ApexServer,
+    distances::Distances,
     near::Near,
     roster::{Proxy, Ring, Roster, Server},
     service::Offers,
@@ -26,7 +27,6 @@ struct Scene {
     config: Config,
     placement: Placement,
     roster: Roster,
-    may_sound: bool,
     below: bool,
 }
 
@@ -69,7 +69,13 @@ fn scene(level: u8) -> Scene {
             ],
             ..Config::default()
         },
-        placement: Placement { level: Level(level), rtt: Some(Duration::from_millis(1)), near: None, settled: true },
+        placement: Placement {
+            level: Level(level),
+            rtt: Some(Duration::from_millis(1)),
+            near: None,
+            settled: true,
+            distances: Distances::default(),
+        },
         roster: Roster {
             epoch: 0,
             me: Some(server(1, 1)),
@@ -79,13 +85,13 @@ fn scene(level: u8) -> Scene {
             secure: Offers::new(),
             addresses: (1..=6).map(|n| (server(n, 1).id, (vec![[198, 51, 100, n].into()], Vec::new()))).collect(),
         },
-        may_sound: false,
         below: false,
     }
 }
 
 fn unknown() -> Scene {
-    let placement = Placement { level: Level(0), rtt: None, near: None, settled: false };
+    let placement =
+        Placement { level: Level(0), rtt: None, near: None, settled: false, distances: Distances::default() };
     Scene { placement, ..scene(0) }
 }
 
@@ -98,7 +104,13 @@ fn handed_over() -> Scene {
         servers: vec![server(5, 5)],
         proxies: vec![proxy(50), proxy(51)],
     };
-    let placement = Placement { level: Level(2), rtt: None, near: Some(Arc::new(near)), settled: true };
+    let placement = Placement {
+        level: Level(2),
+        rtt: None,
+        near: Some(Arc::new(near)),
+        settled: true,
+        distances: Distances::default(),
+    };
     Scene { placement, ..scene(0) }
 }
 
@@ -112,7 +124,6 @@ fn ask(scene: &Scene, question: &str) -> String {
         placement: &scene.placement,
         roster: &scene.roster,
         prefix: Prefix::of([203, 0, 113, 53].into()),
-        may_sound: scene.may_sound,
         below: scene.below,
         width: 1,
     };

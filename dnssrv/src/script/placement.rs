@@ -143,19 +143,6 @@ fn a_far_resolver_is_referred_to_servers_of_other_clusters() {
 }
 
 #[test]
-fn an_unknown_resolver_is_referred_back_here_once_to_be_measured() {
-    check(
-        &Scene { may_sound: true, ..unknown() },
-        "SITE.http.l2.l1.l0 A",
-        expect![[r#"
-            NoError
-            au http.l2.l1.l0.Z 1 NS #1.ns.l2.l1.l0.Z
-            ad #1.ns.l2.l1.l0.Z 1 A 198.51.100.1
-        "#]],
-    );
-}
-
-#[test]
 fn an_unknown_resolver_gets_short_answers() {
     check(
         &unknown(),

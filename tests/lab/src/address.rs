@@ -69,14 +69,16 @@ pub(crate) fn ends_of(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
-/// Whether an IP packet is a datagram to the port of DNS: a question.
-pub(crate) fn is_question(packet: &[u8]) -> bool {
-    let (protocol, ports) = match packet.first().map(|first| first >> 4) {
-        Some(4) => (packet.get(9), usize::from(packet[0] & 15) * 4),
-        Some(6) => (packet.get(6), 40),
-        _ => return false,
+/// The ports of a datagram and what is in it; `None` if an IP packet is none.
+pub(crate) fn datagram_of(packet: &[u8]) -> Option<(u16, u16, &[u8])> {
+    let (protocol, at) = match packet.first()? >> 4 {
+        4 => (packet.get(9)?, usize::from(packet.first()? & 15) * 4),
+        6 => (packet.get(6)?, 40),
+        _ => return None,
     };
-    protocol == Some(&UDP) && packet.get(ports + 2..ports + 4) == Some(&[0, 53])
+    let (head, data) = packet.get(at..)?.split_first_chunk::<8>()?;
+    let [from0, from1, to0, to1, ..] = *head;
+    (*protocol == UDP).then_some((u16::from_be_bytes([from0, from1]), u16::from_be_bytes([to0, to1]), data))
 }
 
 const UDP: u8 = 17;
@@ -102,7 +104,7 @@ mod tests {
     #[test]
     fn no_bytes_from_a_device_can_upset_the_reading_of_a_header() {
         bolero::check!().for_each(|packet: &[u8]| {
-            let _ = is_question(packet);
+            let _ = datagram_of(packet);
             if let Some((source, destination)) = ends_of(packet) {
                 assert_eq!(source.is_ipv4(), destination.is_ipv4());
                 assert!(packet.len() >= 20);

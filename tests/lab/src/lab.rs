@@ -31,7 +31,7 @@ use crate::{
     measure::{Recursion, STUB_ATTEMPTS, STUB_TIMEOUT, ask},
     netns::{self, Namespace},
     programs::{self, LOG, Program, Ready},
-    router::{Access, Change, Link, Questions, Report, Router, Wan, Weather},
+    router::{Access, Change, Link, Report, Router, Wan, Watch, Weather},
     scenario::{Host, Scenario},
     state::{self, State},
     status::{HostStatus, Status},
@@ -133,9 +133,9 @@ impl Lab {
         self.router.as_ref().map(Router::report).unwrap_or_default()
     }
 
-    /// Who asked whom how many DNS questions over UDP so far.
-    pub(crate) fn questions(&self) -> Questions {
-        self.router.as_ref().map(Router::questions).unwrap_or_default()
+    /// What the router noted of DNS so far.
+    pub(crate) fn watch(&self) -> Watch {
+        self.router.as_ref().map(Router::watch).unwrap_or_default()
     }
 
     /// The folder of a host: its program's configuration, its log, and what it writes.

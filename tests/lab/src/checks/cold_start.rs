@@ -19,7 +19,7 @@ use crate::{
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let lab = stage.up_file("flash-crowd", |_| ())?;
-    stage.wait_for_clusters(&lab, Duration::from_secs(60))?;
+    stage.wait_for_clusters(&lab)?;
     for node in nodes(&lab) {
         lab.kill(&node.name, Signal::SIGKILL)?;
     }
@@ -37,7 +37,7 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     for seed in &seeds {
         lab.start(&seed.name)?;
     }
-    let whole = stage.wait_for_clusters(&lab, Duration::from_secs(60))?;
+    let whole = stage.clusters_within(&lab, Duration::from_secs(60))?;
     stage.claim("whole_after_the_seed_returned", whole, "s", Wanted::AtMost(60.0));
     Ok(())
 }

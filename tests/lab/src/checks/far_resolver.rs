@@ -1,7 +1,5 @@
 //! Scenario 6: clients whose resolver is far away but sends ECS get a proxy near themselves.
 
-use std::time::Duration;
-
 use super::{
     outcome::{Wanted, percent, quantile},
     stage::{MIDDLE, NEAR, Stage, look_up_all, ms, named, nodes},
@@ -10,7 +8,7 @@ use crate::error::Error;
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let lab = stage.up(|_| ())?;
-    stage.wait_for_clusters(&lab, Duration::from_secs(60))?;
+    stage.wait_for_clusters(&lab)?;
     let zone = &lab.scenario().zone;
     look_up_all(&lab, &format!("www.site.test.{zone}."));
     stage.wait(stage.refresh())?;

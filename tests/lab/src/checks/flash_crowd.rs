@@ -18,7 +18,7 @@ use crate::{
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let lab = stage.up(|_| ())?;
-    let settled = stage.wait_for_clusters(&lab, Duration::from_secs(60))?;
+    let settled = stage.wait_for_clusters(&lab)?;
     stage.figure("clusters_after", settled, "s");
     let (origin, files) = origin(&lab)?;
     let name = format!("www.site.test.{}", lab.scenario().zone);
@@ -43,7 +43,7 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
 /// Kills a third of the nodes a third into the crowd, as power cuts would.
 pub(super) fn show_death(stage: &mut Stage<'_>) -> Result<(), Error> {
     let lab = stage.up_file("flash-crowd", |_| ())?;
-    stage.wait_for_clusters(&lab, Duration::from_secs(60))?;
+    stage.wait_for_clusters(&lab)?;
     let (origin, files) = origin(&lab)?;
     let name = format!("www.site.test.{}", lab.scenario().zone);
     let crowd = crowd(stage, &name, files, None);

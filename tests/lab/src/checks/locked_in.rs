@@ -1,38 +1,45 @@
 //! Scenario 2: after its second resolution a resolver's refreshes go to the servers it was referred to, and every answer is of the
 //! cluster its delegation was made for.
 //!
-//! The servers of a resolver's delegations are read out of the resolver: the NS records it has for each cut, and their addresses.
-//! The cluster is the innermost one that at least half of them share, as they say themselves. Questions are counted by the router.
+//! The router notes the referrals that each resolver is given, and counts questions. The cluster is the one that most servers of
+//! the deepest zone share, as they say themselves, at that zone's level. A resolver that asks for the whole name at once is told
+//! the first zone only: of it, a cluster that most of its servers share at any level above 0 will do.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
-use hickory_proto::rr::{RData, RecordType};
+use hickory_proto::rr::Name;
 
 use super::{
     outcome::{Wanted, percent},
     stage::{Stage, clients, look_up_all, named, nodes, say_aside},
 };
-use crate::{address::HostId, error::Error, lab::Lab, measure::stub, scenario::Host};
+use crate::{address::HostId, error::Error, lab::Lab, scenario::Host};
+
+/// Whom a client's resolver was referred to.
+#[derive(Default)]
+struct Delegation {
+    /// All servers of the zones it holds.
+    servers: BTreeSet<HostId>,
+    /// Those of the deepest one, and its level.
+    deepest: (BTreeSet<HostId>, usize),
+}
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let lab = stage.up_file("right-place", |_| ())?;
-    stage.wait_for_clusters(&lab, stage.by_scale(Duration::from_secs(40), Duration::from_secs(60)))?;
+    stage.wait_for_clusters(&lab)?;
     let name = format!("www.site.test.{}.", lab.scenario().zone);
     for _ in 0..2 {
         look_up_all(&lab, &name);
         stage.wait(stage.refresh())?;
     }
-    look_up_all(&lab, &name);
-    let delegated: BTreeMap<&str, BTreeSet<HostId>> =
-        clients(&lab).into_iter().map(|client| (client.name.as_str(), servers_of(&lab, client))).collect();
-    let before = lab.questions();
+    let delegated: BTreeMap<&str, Delegation> =
+        clients(&lab).into_iter().map(|client| (client.name.as_str(), delegation_of(&lab, client))).collect();
+    let before = lab.watch().questions;
     let (mut answers, mut strayed, mut failed) = (0, 0, 0);
-    for _ in 0..stage.by_scale(2, 6) {
-        stage.wait(stage.refresh())?;
+    for round in 0..stage.by_scale(2, 6) {
+        if round > 0 {
+            stage.wait(stage.refresh())?;
+        }
         let clusters = Clusters::of(&lab);
         for (client, answer) in look_up_all(&lab, &name) {
             let Ok(answer) = answer else {
@@ -40,14 +47,14 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
                 continue;
             };
             answers += 1;
-            let servers = &delegated[client.name.as_str()];
-            let (level, cluster) = clusters.shared_by(servers);
-            let strangers = named(&answer).into_iter().filter(|node| clusters.at(*node, level) != cluster);
-            let strangers: Vec<&str> = strangers.map(|node| lab.scenario().hosts[node.index()].name.as_str()).collect();
-            if !strangers.is_empty() || answer.addresses.is_empty() {
+            let named = named(&answer);
+            let delegation = &delegated[client.name.as_str()];
+            if named.is_empty() || !clusters.are_of(&named, delegation) {
                 strayed += 1;
-                let strangers = strangers.join(", ");
-                say_aside(&format!("  {}: not of its level-{level} cluster: {strangers}", client.name));
+                let node = |node: &HostId| lab.scenario().hosts[node.index()].name.as_str();
+                let (named, level) = (named.iter().map(node).collect::<Vec<_>>(), delegation.deepest.1);
+                let servers: Vec<&str> = delegation.deepest.0.iter().map(node).collect();
+                say_aside(&format!("  {}: {named:?} are not of the level-{level} cluster of {servers:?}", client.name));
             }
         }
     }
@@ -65,34 +72,28 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Who serves the cuts that a client's resolver was referred to, by what the resolver has.
-fn servers_of(lab: &Lab, client: &Host) -> BTreeSet<HostId> {
-    let Some(resolver) = client.resolver.map(|id| SocketAddr::from((id.v4(), 53))) else { return BTreeSet::new() };
-    let ask = |name: &str, kind| lab.within(&client.name, || stub(resolver, name, kind)).ok()?.ok();
-    let mut servers = BTreeSet::new();
-    for cut in ["l0", "l1.l0", "l2.l1.l0"] {
-        let Some(set) = ask(&format!("{cut}.{}.", lab.scenario().zone), RecordType::NS) else { continue };
-        for record in &set.message.answers {
-            let RData::NS(server) = &record.data else { continue };
-            let found = ask(&server.0.to_string(), RecordType::A);
-            servers.extend(found.iter().flat_map(named));
-        }
-    }
-    servers
+/// The referrals that a client's resolver holds.
+fn delegation_of(lab: &Lab, client: &Host) -> Delegation {
+    let zone = Name::from_ascii(format!("{}.", lab.scenario().zone)).unwrap_or_default();
+    let held = client.resolver.map(|resolver| lab.watch().held(resolver, &zone)).unwrap_or_default();
+    let servers = held.iter().flat_map(|(_, servers)| servers.iter().copied()).collect();
+    let deepest =
+        held.last().map(|(cut, servers)| (servers.clone(), usize::from(cut.num_labels() - zone.num_labels()) - 1));
+    Delegation { servers, deepest: deepest.unwrap_or_default() }
 }
 
 /// The questions of resolvers to nodes since then: how many went to the asker's own servers, and how many elsewhere.
 fn refreshes(
     lab: &Lab,
     before: &BTreeMap<(HostId, HostId), u64>,
-    delegated: &BTreeMap<&str, BTreeSet<HostId>>,
+    delegated: &BTreeMap<&str, Delegation>,
 ) -> (usize, usize) {
     let (mut own, mut aside) = (0, 0);
     for client in clients(lab) {
-        let (Some(resolver), servers) = (client.resolver, &delegated[client.name.as_str()]) else { continue };
+        let (Some(resolver), delegation) = (client.resolver, &delegated[client.name.as_str()]) else { continue };
         for ((_, to), count) in asked_since(lab, before).into_iter().filter(|((from, _), _)| *from == resolver) {
             let count = usize::try_from(count).unwrap_or(usize::MAX);
-            if servers.contains(&to) {
+            if delegation.servers.contains(&to) {
                 own += count;
             } else {
                 aside += count;
@@ -106,7 +107,7 @@ fn refreshes(
 
 fn asked_since(lab: &Lab, before: &BTreeMap<(HostId, HostId), u64>) -> BTreeMap<(HostId, HostId), u64> {
     let nodes: BTreeSet<HostId> = nodes(lab).iter().map(|node| node.id).collect();
-    let now = lab.questions().into_iter().filter(|((_, to), _)| nodes.contains(to));
+    let now = lab.watch().questions.into_iter().filter(|((_, to), _)| nodes.contains(to));
     let new = now.map(|(pair, count)| (pair, count - before.get(&pair).copied().unwrap_or(0)));
     new.filter(|(_, count)| *count > 0).collect()
 }
@@ -129,20 +130,21 @@ impl Clusters {
         self.0.get(&node)?.get(level).map(String::as_str)
     }
 
-    /// The innermost cluster that at least half of these are in, with its level.
-    fn shared_by(&self, servers: &BTreeSet<HostId>) -> (usize, Option<&str>) {
-        for level in [2, 1] {
-            let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-            servers
-                .iter()
-                .filter_map(|server| self.at(*server, level))
-                .for_each(|id| *counts.entry(id).or_default() += 1);
-            if let Some((id, _)) =
-                counts.into_iter().filter(|(_, count)| count * 2 >= servers.len()).max_by_key(|(_, n)| *n)
-            {
-                return (level, Some(id));
-            }
-        }
-        (0, self.0.values().next().and_then(|levels| levels.first()).map(String::as_str))
+    /// Whether all of these are of the cluster a delegation was made for.
+    fn are_of(&self, named: &[HostId], delegation: &Delegation) -> bool {
+        let (servers, level) = &delegation.deepest;
+        let levels = if *level > 0 { vec![*level] } else { vec![2, 1, 0] };
+        levels.into_iter().any(|level| {
+            let shared = self.shared_by(servers, level);
+            shared.is_some() && named.iter().all(|node| self.at(*node, level) == shared)
+        })
+    }
+
+    /// The cluster of a level that most of these are in, and at least half.
+    fn shared_by(&self, servers: &BTreeSet<HostId>, level: usize) -> Option<&str> {
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        servers.iter().filter_map(|server| self.at(*server, level)).for_each(|id| *counts.entry(id).or_default() += 1);
+        let most = counts.into_iter().max_by_key(|(_, count)| *count);
+        most.filter(|(_, count)| count * 2 >= servers.len()).map(|(id, _)| id)
     }
 }

@@ -18,7 +18,7 @@ use crate::{
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let lab = stage.up_file("flash-crowd", |_| ())?;
-    stage.wait_for_clusters(&lab, Duration::from_secs(60))?;
+    stage.wait_for_clusters(&lab)?;
     let name = format!("www.site.test.{}", lab.scenario().zone);
     let clients = clients(&lab);
     let serve = || served(&lab, &clients, &name).len();

@@ -26,7 +26,7 @@ struct Sent {
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     for mode in [DnsMode::Levels, DnsMode::Direct] {
         let lab = stage.up(|scenario| scenario.dns_mode = mode)?;
-        let settled = stage.wait_for_clusters(&lab, Duration::from_secs(stage.by_scale(40, 120)))?;
+        let settled = stage.wait_for_clusters(&lab)?;
         stage.figure(format!("{}/clusters_after", mode.word()), settled, "s");
         show_mode(stage, &lab, mode)?;
         if mode == DnsMode::Levels {

@@ -10,9 +10,9 @@
 
 mod link;
 mod wan;
+mod watch;
 
 use std::{
-    collections::BTreeMap,
     fs::File,
     io::{self, Read, Write},
     os::{fd::AsFd, unix::net::UnixStream},
@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::link::Link;
 pub(crate) use self::wan::{Access, Wan};
 pub use self::wan::{Counters, Weather};
+pub(crate) use self::watch::Watch;
 use crate::address::HostId;
 
 /// A change to the wide area while it runs.
@@ -79,9 +80,6 @@ pub struct Report {
     pub realtime: bool,
 }
 
-/// DNS questions by who asked whom.
-pub(crate) type Questions = BTreeMap<(HostId, HostId), u64>;
-
 /// A handle to the running router; dropping it stops the thread and thereby removes the devices.
 pub struct Router {
     orders: SyncSender<Order>,
@@ -92,7 +90,7 @@ pub struct Router {
 enum Order {
     Change(Change, SyncSender<()>),
     Report(SyncSender<Report>),
-    Questions(SyncSender<Questions>),
+    Watch(SyncSender<Watch>),
     Stop,
 }
 
@@ -139,10 +137,10 @@ impl Router {
         receiver.recv().unwrap_or_default()
     }
 
-    /// The DNS questions that went over UDP so far.
-    pub(crate) fn questions(&self) -> Questions {
+    /// What was noted of DNS so far.
+    pub(crate) fn watch(&self) -> Watch {
         let (sender, receiver) = sync_channel(1);
-        self.order(Order::Questions(sender));
+        self.order(Order::Watch(sender));
         receiver.recv().unwrap_or_default()
     }
 
@@ -194,7 +192,7 @@ impl Loop {
                         let _ = done.send(());
                     }
                     Order::Report(sender) => drop(sender.send(self.summary())),
-                    Order::Questions(sender) => drop(sender.send(self.wan.questions().clone())),
+                    Order::Watch(sender) => drop(sender.send(self.wan.watch(self.start.elapsed()))),
                     Order::Stop => return,
                 }
             }

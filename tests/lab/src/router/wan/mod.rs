@@ -5,17 +5,13 @@
 //! then waits for and crosses the receiver's downlink. Packets of one pair never overtake each other unless the
 //! scenario asks for reordering: a due time is never earlier than the pair's previous one.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
-    time::Duration,
-};
+use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
-use super::Link;
-use crate::address::{HostId, ends_of, is_question};
+use super::{Link, Watch};
+use crate::address::{HostId, ends_of};
 
 /// The whole wide area as a machine: after each [`Wan::handle_packet`], drain [`Wan::poll_delivery`] and arm one timer
 /// from [`Wan::poll_timeout`]. Time is a `Duration` since start.
@@ -26,8 +22,7 @@ pub(crate) struct Wan {
     under_way: BinaryHeap<Reverse<UnderWay>>,
     sequence: u64,
     random: StdRng,
-    /// Datagrams to port 53 by sender and receiver.
-    questions: BTreeMap<(HostId, HostId), u64>,
+    watch: Watch,
 }
 
 /// What may happen to any packet, whatever its ends.
@@ -135,16 +130,14 @@ impl Wan {
             under_way: BinaryHeap::new(),
             sequence: 0,
             random: StdRng::seed_from_u64(seed),
-            questions: BTreeMap::new(),
+            watch: Watch::default(),
         }
     }
 
     /// Takes a packet that `from` has just sent.
     pub(crate) fn handle_packet(&mut self, now: Duration, from: HostId, packet: Vec<u8>) {
         let Some(to) = self.admit(from, &packet) else { return };
-        if is_question(&packet) {
-            *self.questions.entry((from, to)).or_default() += 1;
-        }
+        self.watch.note(now, from, to, &packet);
         let (loss, reorder) = (self.weather.loss, self.weather.reorder);
         if loss > 0.0 && self.random.random::<f64>() < loss {
             self.hosts[from.index()].counters.lost += 1;
@@ -228,9 +221,11 @@ impl Wan {
         self.hosts.iter().map(|host| &host.counters)
     }
 
-    /// DNS questions sent over UDP, by who asked whom.
-    pub(crate) fn questions(&self) -> &BTreeMap<(HostId, HostId), u64> {
-        &self.questions
+    /// What was noted of DNS until now.
+    pub(crate) fn watch(&self, now: Duration) -> Watch {
+        let mut watch = self.watch.clone();
+        watch.at = now;
+        watch
     }
 
     /// The device of `host` did not take a delivery.

@@ -1,0 +1,120 @@
+//! How far the network's nodes are from one prefix, each as it measured it itself, and which proxies are near enough for clients
+//! there. A cluster's threshold bounds the distance between its nodes; from outside it, one may be near some of them only.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+use atoll_overlay::Level;
+
+use crate::{near::AS_NEAR, roster::Proxy};
+
+/// RTTs between nodes, by any of their addresses, and one prefix. Cheap to clone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Distances(Arc<BTreeMap<IpAddr, Duration>>);
+
+impl Distances {
+    /// A node measured the prefix.
+    pub(crate) fn insert(&mut self, node: IpAddr, rtt: Duration) {
+        let known = Arc::make_mut(&mut self.0);
+        known.insert(node, rtt);
+        if known.len() > MOST
+            && let Some(farthest) = known.iter().max_by_key(|(_, rtt)| **rtt).map(|(node, _)| *node)
+        {
+            known.remove(&farthest);
+        }
+    }
+
+    /// The proxies of a cluster of a level that clients of the prefix are best sent to: at the innermost level all that are under its
+    /// threshold, farther out those nearly as near as the nearest; in place of missing measurements, those nobody measured. All of
+    /// them if nothing was measured; never none.
+    pub(crate) fn nearest(&self, level: Level, thresholds: &[Duration], proxies: &[Proxy]) -> Vec<Proxy> {
+        let rtt = |proxy: &Proxy| {
+            let addresses = [proxy.v4.map(IpAddr::V4), proxy.v6.map(IpAddr::V6)];
+            addresses.iter().flatten().filter_map(|address| self.0.get(address)).min().copied()
+        };
+        let Some(best) = proxies.iter().filter_map(rtt).min() else { return proxies.to_vec() };
+        let nearly = best.mul_f64(NEARLY).max(best + AS_NEAR);
+        let threshold = usize::from(level.0).checked_sub(1).and_then(|at| thresholds.get(at));
+        let limit = match threshold {
+            Some(threshold) if usize::from(level.0) == thresholds.len() => (*threshold).max(best),
+            Some(threshold) => nearly.min((*threshold).max(best)),
+            None => nearly,
+        };
+        let (measured, unknown): (Vec<&Proxy>, Vec<&Proxy>) = proxies.iter().partition(|proxy| rtt(proxy).is_some());
+        let near: Vec<&Proxy> =
+            measured.into_iter().filter(|proxy| rtt(proxy).is_some_and(|rtt| rtt <= limit)).collect();
+        let fill = if near.len() < ENOUGH { unknown } else { Vec::new() };
+        near.into_iter().chain(fill).cloned().collect()
+    }
+
+    /// How far a node is, if it is known.
+    pub(crate) fn get(&self, node: IpAddr) -> Option<Duration> {
+        self.0.get(&node).copied()
+    }
+
+    /// Every node's, for people.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (IpAddr, Duration)> + '_ {
+        self.0.iter().map(|(node, rtt)| (*node, *rtt))
+    }
+}
+
+/// Nodes per prefix whose distance is kept; past it the farthest goes. \[guess\]
+const MOST: usize = 64;
+/// Proxies known to be near that make those of unknown distance superfluous: as many as an answer names. \[design: 2 to 4\]
+const ENOUGH: usize = 2;
+/// Within this factor of the nearest, or within `AS_NEAR` of it, is as good: a user sees no difference, and a site's requests
+/// should not all meet in one proxy. \[guess\]
+const NEARLY: f64 = 1.3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The last octets of proxies 1 to 4 that are near enough, by the RTTs of some in milliseconds.
+    fn check(level: u8, measured: &[(u8, u64)], expected: &[u8]) {
+        let address = |last: u8| [192, 0, 2, last];
+        let proxies: Vec<Proxy> =
+            (1..=4).map(|last| Proxy { v4: Some(address(last).into()), v6: None, load: 0, weight: 100 }).collect();
+        let mut distances = Distances::default();
+        for (last, millis) in measured {
+            distances.insert(address(*last).into(), Duration::from_millis(*millis));
+        }
+        let thresholds = [60, 20].map(Duration::from_millis);
+        let near = distances.nearest(Level(level), &thresholds, &proxies);
+        let lasts: Vec<u8> = near.iter().map(|proxy| proxy.v4.unwrap().octets()[3]).collect();
+        assert_eq!(lasts, expected, "{measured:?} at level {level}");
+    }
+
+    #[test]
+    fn without_a_measurement_every_proxy_of_the_cluster_is_near() {
+        check(2, &[], &[1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn at_the_innermost_level_the_threshold_decides() {
+        check(2, &[(1, 3), (2, 19), (3, 21), (4, 30)], &[1, 2]);
+        check(2, &[(1, 25), (2, 40), (3, 21), (4, 30)], &[3]);
+    }
+
+    #[test]
+    fn farther_out_those_nearly_as_near_as_the_nearest_are_named() {
+        check(1, &[(1, 25), (2, 35), (3, 36), (4, 58)], &[1, 2]);
+        check(0, &[(1, 100), (2, 130), (3, 131), (4, 300)], &[1, 2]);
+        check(1, &[(1, 55), (2, 59), (3, 62), (4, 64)], &[1, 2]);
+    }
+
+    #[test]
+    fn those_of_unknown_distance_stand_in_for_near_ones_only() {
+        check(2, &[(1, 3), (3, 30)], &[1, 2, 4]);
+        check(2, &[(1, 3), (2, 4)], &[1, 2]);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_prefix_is_bounded_and_the_nearest_stay() {
+        let mut distances = Distances::default();
+        for last in 0..100_u8 {
+            distances.insert([192, 0, 2, last].into(), Duration::from_millis(last.into()));
+        }
+        assert_eq!(distances.iter().count(), MOST);
+        assert!(distances.iter().any(|(_, rtt)| rtt.is_zero()));
+    }
+}

@@ -1,0 +1,296 @@
+//! Where those who ask belong, as the redirector goes about finding out: whose distance counts, what is measured, who else is
+//! asked, and what the network is told. What is known stays in `client.rs`.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::{Duration, Instant},
+};
+
+use atoll_overlay::{Level, NodeId, NodeInfo, Prefix};
+use hickory_proto::rr::{Name, RecordType};
+use tokio::sync::oneshot;
+
+use crate::{
+    Explanation, Source,
+    answer::Answer,
+    client::{Placement, Scouts, TOLD_FOR},
+    config::Probes,
+    gap::{Followed, Sent},
+    near::Near,
+    question::{Query, Subnet},
+    redirector::{Errand, Probe, Redirector, Resolved},
+    roster::Roster,
+    scout::{self, Report},
+    waiters::Patience,
+    zone::Place,
+};
+
+/// Whose distance counts for an answer.
+pub(crate) struct AskedFor {
+    pub(crate) prefix: Prefix,
+    /// The address in it that can be measured.
+    pub(crate) address: IpAddr,
+    pub(crate) placement: Placement,
+    /// Bits of the client subnet that the answer holds for.
+    pub(crate) scope: u8,
+    /// Who asks.
+    pub(crate) resolver: Prefix,
+}
+
+impl Redirector {
+    /// An RTT was measured.
+    pub(crate) fn measured(&self, now: Instant, prefix: Prefix, source: Source, rtt: Duration) {
+        self.clients().measured(now, prefix, source, rtt);
+        self.counters.measured(source);
+        self.index.observe(prefix, rtt);
+    }
+
+    /// The index was asked about a prefix: who is near, and what RTTs nodes saw (proxies, of their clients, among them). A
+    /// neighbour's RTT is as good as our own at the levels we share.
+    pub(crate) fn asked(
+        &self,
+        now: Instant,
+        prefix: Prefix,
+        near: Option<(Near, Duration)>,
+        seen: Vec<(NodeId, Duration)>,
+    ) {
+        let roster = self.roster();
+        let mut clients = self.clients();
+        for (node, rtt) in seen {
+            clients.heard(now, prefix, addresses_of(&roster, node).map(|address| (address, rtt)));
+            if roster.me.as_ref().is_some_and(|me| me.id == node) {
+                // What this node's proxy saw of its clients.
+                if self.config.sources.proxies {
+                    clients.measured(now, prefix, Source::Proxy, rtt);
+                }
+                continue;
+            }
+            let shared = roster.rings.iter().rposition(|ring| ring.members.contains(&node));
+            // At level 0 everybody is a neighbour, which says nothing.
+            let Some(shared) = shared.filter(|shared| *shared > 0) else { continue };
+            // Not nearer than the innermost level we share with it.
+            let least = self.config.thresholds.get(shared).copied().unwrap_or_default();
+            clients.measured(now, prefix, Source::Neighbour, rtt.max(least));
+        }
+        clients.asked(now, prefix, near);
+    }
+
+    /// Whether the index is to be asked about a prefix (again).
+    pub(crate) fn is_to_ask(&self, now: Instant, prefix: Prefix) -> bool {
+        self.clients().is_to_ask(now, prefix)
+    }
+
+    /// Where a prefix is served, and why.
+    pub(crate) fn explain(&self, now: Instant, prefix: Prefix) -> Explanation {
+        let clients = self.clients();
+        let placement = clients.placement(now, prefix, self.config.sources.hints);
+        Explanation {
+            prefix,
+            level: placement.level,
+            measured: clients.minima(now, prefix),
+            near: placement.near.map(|near| (near.cluster, near.rtt)),
+            nodes: placement.distances.iter().collect(),
+            settled: placement.settled,
+        }
+    }
+
+    /// The level a prefix is served at by this server's own distance, and that distance.
+    pub(crate) fn own(&self, now: Instant, prefix: Prefix) -> (Level, Option<Duration>) {
+        let clients = self.clients();
+        let rtt = clients.rtt(now, prefix).map(|(rtt, _)| rtt);
+        (rtt.map_or(Level::GLOBAL, |rtt| clients.level(rtt)), rtt)
+    }
+
+    /// Whose distance counts: the client's if its subnet came along, else the resolver's. Servers are for the resolver, whoever
+    /// its clients are, and so is what leads to them (RFC 7871 7.2.1).
+    pub(crate) fn asked_for(&self, now: Instant, query: &Query, resolver: IpAddr, place: &Place<'_>) -> AskedFor {
+        let hints = self.config.sources.hints;
+        let by_client = self.config.sources.client_subnet && !matches!(place, Place::Cut(_));
+        let subnet = query.edns.and_then(|edns| edns.subnet).filter(|_| by_client).and_then(whole_prefix);
+        let clients = self.clients();
+        let (address, resolver) = (resolver, Prefix::of(resolver));
+        let own = clients.placement(now, resolver, hints);
+        let Some((prefix, scope)) = subnet else {
+            return AskedFor { prefix: resolver, address, placement: own, scope: 0, resolver };
+        };
+        let theirs = clients.placement(now, prefix, hints);
+        let known = theirs.rtt.is_some() || theirs.near.is_some();
+        // Nothing is known of them yet: they are answered as their resolver would be, for a moment.
+        let placement = if known { theirs } else { Placement { rtt: None, settled: false, ..own } };
+        AskedFor { prefix, address: first_host(prefix), placement, scope, resolver }
+    }
+
+    /// Has a prefix measured and others asked, if it is time. Says what to wait for, if this question is to wait.
+    pub(crate) fn find_out(&self, now: Instant, asked_for: &AskedFor, may_wait: bool) -> Option<Patience> {
+        let AskedFor { prefix, address, placement, resolver, .. } = asked_for;
+        if self.config.sources.hints && self.clients().is_to_ask(now, *prefix) {
+            self.errand(Errand::Ask(*prefix));
+        }
+        let Probes { wait, wait_scouts, .. } = self.config.probe;
+        // A full queue means a flood: the question is answered as it is.
+        let measured = placement.rtt.is_some() || !self.config.probes();
+        let under_way = if measured {
+            self.send_scouts(now, *address, *resolver);
+            self.clients().is_scouted(*prefix)
+        } else {
+            self.probes().try_send(Probe { address: *address, search: true, known: None }).is_ok()
+        };
+        let unknown = placement.near.is_none() && placement.level < self.zone().innermost();
+        if !(under_way && unknown && may_wait && self.config.wait) {
+            return None;
+        }
+        let scouts = if self.config.probe.sends_scouts() { wait_scouts } else { Duration::ZERO };
+        let most = if measured { scouts } else { wait + scouts };
+        (!most.is_zero()).then(|| Patience { known: self.waiters().wait(*prefix), most })
+    }
+
+    /// An address was probed, whatever came of it.
+    pub(crate) fn probed(&self, address: IpAddr, search: bool) {
+        let (now, prefix) = (Instant::now(), Prefix::of(address));
+        if search {
+            self.send_scouts(now, address, prefix);
+        }
+        let (own, _) = self.own(now, prefix);
+        let waits = own < self.zone().innermost() && self.clients().is_scouted(prefix);
+        if !waits {
+            self.waiters().release(prefix);
+        }
+    }
+
+    /// Sends scouts to an address's prefix if it is time, for a resolver's sake.
+    pub(crate) fn send_scouts(&self, now: Instant, address: IpAddr, resolver: Prefix) {
+        let prefix = Prefix::of(address);
+        if !self.config.probe.sends_scouts() || !self.clients().is_to_scout(now, prefix) {
+            return;
+        }
+        if !self.errand(Errand::Search(address, resolver)) {
+            self.clients().scouts_stayed(prefix);
+            self.waiters().release(prefix);
+        }
+    }
+
+    /// The servers that a resolver is referred to.
+    pub(crate) fn servers_of(&self, resolver: Prefix) -> Vec<NodeId> {
+        let placement = self.clients().placement(Instant::now(), resolver, self.config.sources.hints);
+        self.roster().servers_for(&placement, resolver).into_iter().map(|server| server.id).collect()
+    }
+
+    /// A scout said how far it is from a prefix; if it could not tell in time, it is too far to be near.
+    pub(crate) fn scout_came(&self, prefix: Prefix, node: &NodeInfo, rtt: Option<Duration>) {
+        let addresses = node.v4.iter().copied().map(IpAddr::V4).chain(node.v6.iter().copied().map(IpAddr::V6));
+        let (now, mut clients) = (Instant::now(), self.clients());
+        match rtt {
+            Some(rtt) => clients.heard(now, prefix, addresses.map(|address| (address, rtt))),
+            None => clients.not_heard(now, prefix, addresses, self.config.probe.wait + Duration::from_millis(1)),
+        }
+    }
+
+    /// The nearest cluster that scouts found, if it is nearer than this server's, and how far they are.
+    pub(crate) fn scouts_found(&self, prefix: Prefix, near: Option<Near>, scouts: Scouts) {
+        let now = Instant::now();
+        let (_, rtt) = self.own(now, prefix);
+        let me = self.roster().me.clone();
+        let mine = me.iter().flat_map(|me| me.v4.map(IpAddr::V4).into_iter().chain(me.v6.map(IpAddr::V6)));
+        let mut clients = self.clients();
+        clients.heard(now, prefix, mine.filter_map(|address| Some((address, rtt?))));
+        let found = near.as_ref().is_some_and(|near| near.level == self.zone().innermost());
+        clients.scouted(now, prefix, near.map(|near| (near, TOLD_FOR)), scouts);
+        drop(clients);
+        if found || scouts > Scouts::Out {
+            self.waiters().release(prefix);
+        }
+    }
+
+    /// Answers a server that asks how far this one is from an address; none if the name is no such question, or no server of this
+    /// network asks it.
+    pub(crate) fn report(&self, now: Instant, query: &Query, from: IpAddr, may_wait: bool) -> Option<Resolved> {
+        let address = scout::asked(self.zone().origin(), &query.name).filter(|_| query.kind == RecordType::TXT)?;
+        let roster = self.roster();
+        let known = roster.addresses.values().any(|(v4, v6)| match from.to_canonical() {
+            IpAddr::V4(from) => v4.contains(&from),
+            IpAddr::V6(from) => v6.contains(&from),
+        });
+        if !known {
+            return None;
+        }
+        let prefix = Prefix::of(address);
+        let placement = self.clients().placement(now, prefix, self.config.sources.hints);
+        if placement.rtt.is_none() && self.config.probes() {
+            let (tell, known) = oneshot::channel();
+            let probe = Probe { address, search: false, known: may_wait.then_some(tell) };
+            if self.probes().try_send(probe).is_ok() && may_wait {
+                return Some(Resolved::Wait(Patience { known, most: self.config.probe.wait }));
+            }
+        }
+        let own = self.own_cluster(&placement, &roster);
+        if own.is_some() {
+            // Near itself, it looks for who is nearer still.
+            self.send_scouts(now, address, prefix);
+            self.tell(now, prefix, &placement, &roster);
+        }
+        if self.config.sources.hints && placement.near.is_none() {
+            // Somebody else may be near, and will have said so by then.
+            self.errand(Errand::AskSoon(prefix));
+        }
+        let near = placement.near.as_deref().cloned().or(own);
+        Some(Resolved::Answer(scout_answer(&query.name, &Report { rtt: placement.rtt, near }), 0))
+    }
+
+    /// Tells the index of a prefix near this server, so that farther servers hand it over.
+    pub(crate) fn tell(&self, now: Instant, prefix: Prefix, placement: &Placement, roster: &Roster) {
+        if !self.config.sources.hints || self.is_leaving() {
+            return;
+        }
+        if let Some(near) = self.own_cluster(placement, roster)
+            && self.clients().is_to_tell(now, prefix, &near)
+        {
+            self.errand(Errand::Tell(prefix, near));
+        }
+    }
+
+    /// This server's cluster as one near a prefix; none if it is not, or another is nearer.
+    fn own_cluster(&self, placement: &Placement, roster: &Roster) -> Option<Near> {
+        let own = placement.level > Level::GLOBAL && placement.near.is_none();
+        let (rtt, ring) = (placement.rtt?, roster.rings.get(usize::from(placement.level.0)).filter(|_| own)?);
+        let proxies = placement.distances.nearest(placement.level, &self.config.thresholds, &ring.live);
+        let servers: Vec<_> = roster.me.iter().chain(&ring.servers).take(3).cloned().collect();
+        let named = !proxies.is_empty() && !servers.is_empty();
+        named.then_some(Near { level: placement.level, rtt, cluster: ring.cluster, servers, proxies })
+    }
+
+    /// What the gap between a reply and the query that followed it says.
+    pub(crate) fn learn(&self, now: Instant, resolver: Prefix, followed: Followed) {
+        let (source, on) = match followed.sent {
+            Sent::Alias(_) => (Source::CnameGap, self.config.sources.cname_gap),
+            Sent::Referral(_) => (Source::ReferralGap, self.config.sources.referral_gap),
+        };
+        if on {
+            self.measured(now, resolver, source, followed.gap);
+        }
+    }
+}
+
+fn scout_answer(name: &Name, report: &Report) -> Answer {
+    Answer::with(vec![hickory_proto::rr::Record::from_rdata(name.clone(), 0, scout::write(report))])
+}
+
+fn addresses_of(roster: &Roster, node: NodeId) -> impl Iterator<Item = IpAddr> + use<> {
+    let (v4, v6) = roster.addresses.get(&node).cloned().unwrap_or_default();
+    v4.into_iter().map(IpAddr::V4).chain(v6.into_iter().map(IpAddr::V6))
+}
+
+/// The address that stands for a client's subnet when it is measured: its first, most often its router's. No client's own is
+/// known here.
+fn first_host(prefix: Prefix) -> IpAddr {
+    match prefix.address() {
+        IpAddr::V4(v4) => Ipv4Addr::from(u32::from(v4) | 1).into(),
+        IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) | 1).into(),
+    }
+}
+
+/// The prefix a client subnet lies in, if it is no wider than we tell apart, and its bits as the answer's scope.
+fn whole_prefix(subnet: Subnet) -> Option<(Prefix, u8)> {
+    let address = subnet.address?;
+    let unit = if address.is_ipv4() { 24 } else { 48 };
+    (subnet.prefix >= unit).then(|| (Prefix::of(address), unit))
+}

@@ -1,0 +1,354 @@
+//! Scouts: servers of other clusters that are asked to measure a prefix which is not near this one, so that it is handed to the
+//! nearest cluster. Whoever finds itself near says so in the index, too, and looks on among its own neighbours.
+//!
+//! ```text
+//!   this server                      a few servers of different clusters
+//!      |-- NONCE.ADDRESS.scout.ns.ZONE TXT -->|   probes the address, 60 ms at most
+//!      |<------- RTT, its own id, the cluster it is near with --------|
+//! ```
+//!
+//! Whom to ask: a server B can be near a prefix only if the RTT to B is about that to the prefix (the triangle's sides: their
+//! difference is at most the third), so those are asked first. Questions go over UDP from the addresses the index knows, and
+//! are taken from these alone: what a stranger could provoke by a false address is one probe per prefix and interval. Replies
+//! must carry 64 random bits; they are the TXT strings of one record:
+//! ```text
+//!   0      version, 1
+//!   1..5   RTT in microseconds, big-endian; all ones: not measured, or too far to tell
+//!   5..    a pointer as in `near.rs`, if a cluster near the address is known
+//! ```
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use atoll_overlay::{Key, Level, NodeId, NodeInfo, NodesQuery, Prefix, Roles};
+use bytes::{BufMut as _, BytesMut};
+use hickory_proto::{
+    op::{Message, Query, ResponseCode},
+    rr::{Name, RData, RecordType, rdata::TXT},
+};
+use rand::RngExt as _;
+use tokio::{net::UdpSocket, task::JoinSet, time::timeout};
+
+use crate::{
+    client::Scouts,
+    near::{Near, Reader},
+    redirector::Redirector,
+    zone::Zone,
+};
+
+/// What a scout found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// Its own RTT to the address, if it could measure it in time.
+    pub(crate) rtt: Option<Duration>,
+    /// A cluster near the address.
+    pub(crate) near: Option<Near>,
+}
+
+/// Finds the cluster nearest to an address, and how far the nodes asked are from it. The servers that `resolver` is referred to
+/// are asked whatever their distance: they are asked next, and then know it.
+pub(crate) async fn search(redirector: Arc<Redirector>, address: IpAddr, resolver: Prefix) {
+    let prefix = Prefix::of(address);
+    let (own, rtt) = redirector.own(Instant::now(), prefix);
+    let query = NodesQuery { level: own, count: VIEW, target: None, services: Roles::DNSSRV };
+    let (me, nodes) = (redirector.index.me(), redirector.index.nodes(&query));
+    let innermost = redirector.zone().innermost();
+    let chosen = if own == innermost { fellows(&me, nodes) } else { abroad(&me, nodes, own, rtt) };
+    let servers = redirector.servers_of(resolver);
+    let first = known_of(&redirector, &servers, &chosen);
+    let mut asked: Vec<NodeId> = Vec::new();
+    let mut search = Search { redirector, address, own, rtt, near: None };
+    for round in rounds(search.redirector.zone(), &servers, [first, chosen].concat(), search.scouts()) {
+        asked.extend(round.iter().map(|node| node.id));
+        let again = search.send(round).await;
+        search.redirector.scouts_found(prefix, search.nearer(), Scouts::Heard);
+        // By then those that are near have asked their own neighbours, and the others have measured.
+        tokio::time::sleep(LOOKS_ON).await;
+        search.send(again).await;
+        if search.near.as_ref().is_some_and(|near| near.level > own && near.level == innermost) {
+            break;
+        }
+    }
+    let Search { ref redirector, .. } = search;
+    tracing::debug!(%prefix, ?rtt, near = ?search.near.as_ref().map(|near| (near.cluster, near.level)), "scouts are back");
+    redirector.scouts_found(prefix, search.nearer(), Scouts::Back);
+    // Where the resolver is referred to now, others may stand.
+    let mut last = known_of(redirector, &redirector.servers_of(resolver), &[]);
+    last.retain(|node| !asked.contains(&node.id));
+    search.send(last).await;
+}
+
+/// A search under way.
+struct Search {
+    redirector: Arc<Redirector>,
+    address: IpAddr,
+    /// This server's own level to the address, and RTT.
+    own: Level,
+    rtt: Option<Duration>,
+    /// The nearest cluster found so far.
+    near: Option<Near>,
+}
+
+impl Search {
+    /// Asks servers at the same time and takes up what each says as it comes. Returns those that will know more in a moment.
+    async fn send(&mut self, nodes: Vec<NodeInfo>) -> Vec<NodeInfo> {
+        let mut asked = JoinSet::new();
+        for node in nodes {
+            let (redirector, address) = (Arc::clone(&self.redirector), self.address);
+            asked.spawn(async move { (ask(&redirector, &node, address).await.ok(), node) });
+        }
+        let prefix = Prefix::of(self.address);
+        let mut again = Vec::new();
+        while let Some(Ok((report, node))) = asked.join_next().await {
+            let Some(report) = report else { continue };
+            self.redirector.scout_came(prefix, &node, report.rtt);
+            if report.near.is_some() || report.rtt.is_none() {
+                again.push(node);
+            }
+            self.near = better(self.near.take(), report.near);
+            self.redirector.scouts_found(prefix, self.nearer(), Scouts::Out);
+        }
+        again
+    }
+
+    /// The nearest cluster found, if it is nearer than this server's.
+    fn nearer(&self) -> Option<Near> {
+        self.near.clone().filter(|near| self.redirector.clients().is_nearer(near, self.own, self.rtt))
+    }
+
+    fn scouts(&self) -> usize {
+        self.redirector.config.probe.scouts
+    }
+}
+
+/// Those of these servers that the index knows and that are not among others.
+fn known_of(redirector: &Redirector, servers: &[NodeId], others: &[NodeInfo]) -> Vec<NodeInfo> {
+    let query = NodesQuery { level: Level::GLOBAL, count: VIEW, target: None, services: Roles::DNSSRV };
+    let (me, mut nodes) = (redirector.index.me(), redirector.index.nodes(&query));
+    nodes.retain(|node| {
+        servers.contains(&node.id) && node.id != me.id && others.iter().all(|other| other.id != node.id)
+    });
+    nodes
+}
+
+async fn ask(redirector: &Redirector, node: &NodeInfo, address: IpAddr) -> io::Result<Report> {
+    let to = node.v4.first().copied().map(IpAddr::V4).or_else(|| node.v6.first().copied().map(IpAddr::V6));
+    let to = SocketAddr::new(to.ok_or(io::ErrorKind::AddrNotAvailable)?, redirector.config.probe.scout_port);
+    let nonce: u64 = rand::rng().random();
+    let name = question(redirector.zone().origin(), nonce, address).ok_or(io::ErrorKind::InvalidInput)?;
+    let mut message = Message::query();
+    message.add_query(Query::query(name, RecordType::TXT));
+    let bytes = message.to_vec().map_err(io::Error::other)?;
+    // From where this server answers: that is where others know it.
+    let mut own = redirector.config.listen.iter().map(SocketAddr::ip).filter(|own| own.is_ipv4() == to.is_ipv4());
+    let any = if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
+    let socket = UdpSocket::bind((own.next().unwrap_or(any), 0)).await?;
+    socket.connect(to).await?;
+    let mut buffer = [0; 1500];
+    let answer = async {
+        socket.send(&bytes).await?;
+        loop {
+            let length = socket.recv(&mut buffer).await?;
+            let reply = Message::from_vec(buffer.get(..length).unwrap_or_default());
+            let Ok(reply) = reply else { continue };
+            // The name carries the random bits.
+            if reply.metadata.id == message.metadata.id && reply.queries == message.queries {
+                return read(&reply).ok_or_else(|| io::ErrorKind::InvalidData.into());
+            }
+        }
+    };
+    timeout(redirector.config.probe.timeout, answer).await?
+}
+
+/// Neighbours in this server's innermost cluster, which tell how far each of them is.
+fn fellows(me: &NodeInfo, nodes: Vec<NodeInfo>) -> Vec<NodeInfo> {
+    nodes.into_iter().filter(|node| node.id != me.id && !node.draining).take(FELLOWS).collect()
+}
+
+/// Servers of different clusters one level further in than `own`, those first that may be near a prefix at this RTT.
+fn abroad(me: &NodeInfo, mut nodes: Vec<NodeInfo>, own: Level, rtt: Option<Duration>) -> Vec<NodeInfo> {
+    let gap = |node: &NodeInfo| match (node.rtt, rtt) {
+        (Some(there), Some(rtt)) => there.abs_diff(rtt),
+        (_, _) => UNKNOWN_GAP,
+    };
+    let cluster = |node: &NodeInfo| node.clusters.get(usize::from(own.0)).copied().unwrap_or(Key::ZERO);
+    nodes.retain(|node| node.id != me.id && !node.draining);
+    nodes.sort_by_key(|node| (gap(node), node.id));
+    let (mut seen, mut others) = (Vec::new(), Vec::new());
+    nodes.retain(|node| {
+        let new = !seen.contains(&cluster(node));
+        if new {
+            seen.push(cluster(node));
+        } else {
+            others.push(node.clone());
+        }
+        new
+    });
+    // One of each cluster; then, as far as rounds go, more of those that may be near.
+    nodes.extend(others);
+    nodes
+}
+
+/// Whom to ask together, and whom next. Certain servers and those of the apex are told of the prefix in the first round whatever
+/// their distance: whoever asks here for the first time may ask one of them next.
+fn rounds(zone: &Zone, servers: &[NodeId], mut chosen: Vec<NodeInfo>, scouts: usize) -> Vec<Vec<NodeInfo>> {
+    let named: Vec<IpAddr> =
+        zone.servers().iter().flat_map(|(_, records)| records).filter_map(|r| r.data.ip_addr()).collect();
+    let is_told = |node: &NodeInfo| {
+        let addresses = node.v4.iter().copied().map(IpAddr::V4).chain(node.v6.iter().copied().map(IpAddr::V6));
+        servers.contains(&node.id) || addresses.into_iter().any(|address| named.contains(&address))
+    };
+    let told: Vec<NodeInfo> = chosen.extract_if(.., |node| is_told(node)).collect();
+    let mut rounds: Vec<Vec<NodeInfo>> = chosen.chunks(scouts.max(1)).take(ROUNDS).map(<[_]>::to_vec).collect();
+    match rounds.first_mut() {
+        Some(first) => first.extend(told),
+        None => rounds.push(told),
+    }
+    rounds
+}
+
+fn better(one: Option<Near>, other: Option<Near>) -> Option<Near> {
+    one.into_iter().chain(other).max_by_key(|near| (near.level, std::cmp::Reverse(near.rtt)))
+}
+
+/// The name a scout is asked by.
+fn question(origin: &Name, nonce: u64, address: IpAddr) -> Option<Name> {
+    let address = match address {
+        IpAddr::V4(v4) => format!("{:08x}", u32::from(v4)),
+        IpAddr::V6(v6) => format!("{:032x}", u128::from(v6)),
+    };
+    let labels = [format!("{nonce:016x}"), address, SCOUT.to_owned(), "ns".to_owned()];
+    Name::from_labels(labels.iter().map(String::as_bytes)).ok()?.append_domain(origin).ok()
+}
+
+/// The address a name asks to measure; none if it is no such name.
+pub(crate) fn asked(origin: &Name, name: &Name) -> Option<IpAddr> {
+    let depth = usize::from(name.num_labels().checked_sub(origin.num_labels())?);
+    let labels: Vec<&[u8]> = name.iter().take(depth).collect();
+    let [_, address, scout, ns] = labels.as_slice() else { return None };
+    if !scout.eq_ignore_ascii_case(SCOUT.as_bytes()) || !ns.eq_ignore_ascii_case(b"ns") {
+        return None;
+    }
+    let address = std::str::from_utf8(address).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    match address.len() {
+        8 => Some(Ipv4Addr::from(u32::from_str_radix(address, 16).ok()?).into()),
+        32 => Some(Ipv6Addr::from(u128::from_str_radix(address, 16).ok()?).into()),
+        _ => None,
+    }
+}
+
+/// A report as a record's data.
+pub(crate) fn write(report: &Report) -> RData {
+    let mut to = BytesMut::new();
+    to.put_u8(VERSION);
+    to.put_u32(report.rtt.map_or(NOT_MEASURED, |rtt| u32::try_from(rtt.as_micros()).unwrap_or(NOT_MEASURED)));
+    to.put(report.near.as_ref().map(Near::encode).unwrap_or_default());
+    let strings: Vec<&[u8]> = to.chunks(STRING).collect();
+    RData::TXT(TXT::from_bytes(strings))
+}
+
+fn read(reply: &Message) -> Option<Report> {
+    let data =
+        reply.answers.iter().find_map(|record| if let RData::TXT(txt) = &record.data { Some(txt) } else { None });
+    let data = data.filter(|_| reply.metadata.response_code == ResponseCode::NoError)?;
+    read_bytes(&data.txt_data.concat())
+}
+
+fn read_bytes(bytes: &[u8]) -> Option<Report> {
+    let mut from = Reader(bytes);
+    if from.array()? != [VERSION] {
+        return None;
+    }
+    let micros = u32::from_be_bytes(from.array()?);
+    let rtt = (micros != NOT_MEASURED).then(|| Duration::from_micros(micros.into()));
+    Some(Report { rtt, near: Near::decode(from.0) })
+}
+
+const SCOUT: &str = "scout";
+const VERSION: u8 = 1;
+const NOT_MEASURED: u32 = u32::MAX;
+/// Bytes of a TXT string. \[RFC 1035 3.3\]
+const STRING: usize = 255;
+/// Servers looked at when some are chosen. \[guess\]
+const VIEW: usize = 1024;
+/// Neighbours asked how far they are. \[guess\]
+const FELLOWS: usize = 16;
+/// Rounds of questions to servers abroad, while none finds itself near. \[guess\]
+const ROUNDS: usize = 3;
+/// What a server whose distance is unknown is taken to be off by: behind those that fit, before those that cannot. \[guess\]
+const UNKNOWN_GAP: Duration = Duration::from_millis(30);
+/// How long a server that finds itself near gets to ask its own neighbours. \[guess\]
+const LOOKS_ON: Duration = Duration::from_millis(300);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(last: u8, rtt: Option<u64>, clusters: [u8; 2]) -> NodeInfo {
+        NodeInfo {
+            id: NodeId::from(Key::from_bytes([last; 20])),
+            v4: vec![[192, 0, 2, last].into()],
+            v6: Vec::new(),
+            http_ports: vec![80],
+            roles: Roles::DNSSRV,
+            load: 0,
+            weight: 100,
+            quota_left: None,
+            draining: false,
+            rtt: rtt.map(Duration::from_millis),
+            clusters: clusters.map(|cluster| Key::from_bytes([cluster; 20])).to_vec(),
+            site: String::new(),
+            certificates: Vec::new(),
+            version: String::new(),
+        }
+    }
+
+    fn numbers(nodes: &[NodeInfo]) -> Vec<u8> {
+        nodes.iter().map(|node| node.v4[0].octets()[3]).collect()
+    }
+
+    #[test]
+    fn servers_as_far_as_the_prefix_are_asked_first_and_one_of_each_cluster() {
+        let me = node(9, None, [9, 9]);
+        let nodes = vec![
+            node(1, Some(10), [9, 1]),
+            node(2, Some(95), [1, 2]),
+            node(3, Some(99), [1, 3]),
+            node(4, Some(140), [2, 4]),
+            node(5, None, [3, 5]),
+            me.clone(),
+        ];
+        let rtt = Some(Duration::from_millis(100));
+        assert_eq!(numbers(&abroad(&me, nodes.clone(), Level(0), rtt)), [3, 5, 4, 1, 2]);
+        assert_eq!(numbers(&abroad(&me, nodes.clone(), Level(1), rtt)), [3, 2, 5, 4, 1]);
+        assert_eq!(numbers(&abroad(&me, nodes, Level(0), None)), [1, 2, 4, 5, 3]);
+    }
+
+    #[test]
+    fn a_question_names_the_address_and_nothing_else_is_one() {
+        let origin = Name::from_ascii("nyud.example.").unwrap();
+        for address in ["192.0.2.7", "2001:db8::7"].map(|text| text.parse::<IpAddr>().unwrap()) {
+            let name = question(&origin, 7, address).unwrap();
+            assert_eq!(asked(&origin, &name), Some(address));
+        }
+        for wrong in ["scout.ns", "x.c0000207.scout.ns.ns", "x.c000020.scout.ns", "c0000207.scout.ns"] {
+            let name = Name::from_ascii(format!("{wrong}.nyud.example.")).unwrap();
+            assert_eq!(asked(&origin, &name), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_of_a_report_are_read_or_passed_over() {
+        bolero::check!().for_each(|bytes| {
+            if let Some(report) = read_bytes(bytes) {
+                let RData::TXT(txt) = write(&report) else { unreachable!("it is written as TXT") };
+                let again = read_bytes(&txt.txt_data.concat()).expect("what was written is read");
+                assert_eq!(again.rtt, report.rtt);
+            }
+        });
+    }
+}

@@ -1,0 +1,60 @@
+//! Questions that are answered a little later, when more is known of who asks (`wait`).
+
+use std::{collections::BTreeMap, time::Duration};
+
+use atoll_overlay::Prefix;
+use tokio::sync::oneshot;
+
+/// What a question waits for, and for how long at most.
+#[derive(Debug)]
+pub(crate) struct Patience {
+    /// Resolves when it is known, or given up.
+    pub(crate) known: oneshot::Receiver<()>,
+    /// The longest it waits.
+    pub(crate) most: Duration,
+}
+
+/// Who waits, by prefix. As many at most as questions may wait.
+#[derive(Debug, Default)]
+pub(crate) struct Waiters(BTreeMap<Prefix, Vec<oneshot::Sender<()>>>);
+
+impl Waiters {
+    /// One more waits.
+    pub(crate) fn wait(&mut self, prefix: Prefix) -> oneshot::Receiver<()> {
+        // Those whose patience is over are gone; nobody tells their prefix any more.
+        self.0.retain(|_, waiting| {
+            waiting.retain(|one| !one.is_closed());
+            !waiting.is_empty()
+        });
+        let (tell, known) = oneshot::channel();
+        self.0.entry(prefix).or_default().push(tell);
+        known
+    }
+
+    /// What there is to know of a prefix is known for now.
+    pub(crate) fn release(&mut self, prefix: Prefix) {
+        for one in self.0.remove(&prefix).into_iter().flatten() {
+            // It may have been answered meanwhile.
+            let _ = one.send(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_who_wait_for_a_prefix_are_told_and_those_who_left_are_forgotten() {
+        let [one, other] = [1, 2].map(|last| Prefix::of([192, 0, last, 1].into()));
+        let mut waiters = Waiters::default();
+        let mut told = [waiters.wait(one), waiters.wait(one)];
+        drop(waiters.wait(other));
+        assert_eq!(waiters.0.len(), 2);
+        waiters.release(one);
+        assert!(told.iter_mut().all(|known| known.try_recv().is_ok()));
+        drop(waiters.wait(one));
+        waiters.wait(one).close();
+        assert_eq!(waiters.0.values().map(Vec::len).sum::<usize>(), 1, "as many as wait, and one that just left");
+    }
+}

@@ -1,0 +1,115 @@
+//! What the router notes of the DNS that passes: who asked whom, and the servers each was referred to. Only what goes over UDP is
+//! seen, and of what a host did with it nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use hickory_proto::{
+    op::Message,
+    rr::{Name, RData},
+};
+
+use crate::address::{HostId, datagram_of};
+
+/// All that was noted. Time is a `Duration` since the router's start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watch {
+    /// Questions by sender and receiver.
+    pub(crate) questions: BTreeMap<(HostId, HostId), u64>,
+    /// The last referral to each zone that a host was given.
+    referrals: BTreeMap<HostId, BTreeMap<Name, Referral>>,
+    /// When it was asked for what was noted.
+    pub(crate) at: Duration,
+}
+
+#[derive(Clone, Debug)]
+struct Referral {
+    servers: BTreeSet<HostId>,
+    until: Duration,
+}
+
+impl Watch {
+    /// Takes note of a packet.
+    pub(crate) fn note(&mut self, now: Duration, from: HostId, to: HostId, packet: &[u8]) {
+        match datagram_of(packet) {
+            Some((_, DNS, _)) => *self.questions.entry((from, to)).or_default() += 1,
+            Some((DNS, _, reply)) => self.note_reply(now, to, reply),
+            _ => {}
+        }
+    }
+
+    /// The zones under this one that a host holds a referral to, deepest last, each with its servers.
+    pub(crate) fn held(&self, host: HostId, zone: &Name) -> Vec<(Name, BTreeSet<HostId>)> {
+        let referrals = self.referrals.get(&host).into_iter().flatten();
+        let held = referrals.filter(|(cut, referral)| zone.zone_of(cut) && *cut != zone && self.at < referral.until);
+        let mut held: Vec<_> = held.map(|(cut, referral)| (cut.clone(), referral.servers.clone())).collect();
+        held.sort_by_key(|(cut, _)| cut.num_labels());
+        held
+    }
+
+    fn note_reply(&mut self, now: Duration, to: HostId, reply: &[u8]) {
+        let Ok(message) = Message::from_vec(reply) else { return };
+        if !message.answers.is_empty() || message.metadata.authoritative {
+            return;
+        }
+        let named = |name: &Name| {
+            let glue = message.additionals.iter().filter(|record| record.name.to_lowercase() == *name);
+            glue.filter_map(|record| HostId::owner(record.data.ip_addr()?)).collect::<Vec<_>>()
+        };
+        let (mut set, mut owner) = (BTreeSet::new(), None);
+        for record in &message.authorities {
+            if let RData::NS(server) = &record.data {
+                set.extend(named(&server.0.to_lowercase()));
+                owner = Some((record.name.to_lowercase(), Duration::from_secs(record.ttl.into())));
+            }
+        }
+        let Some((cut, ttl)) = owner else { return };
+        let cuts = self.referrals.entry(to).or_default();
+        if cuts.len() < MOST || cuts.contains_key(&cut) {
+            cuts.insert(cut, Referral { servers: set, until: now + ttl });
+        }
+    }
+}
+
+const DNS: u16 = 53;
+/// Zones noted per host.
+const MOST: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::rr::{
+        Record,
+        rdata::{A, NS},
+    };
+
+    use super::*;
+
+    fn packet(from: u16, to: u16, message: &Message) -> Vec<u8> {
+        let mut packet = vec![0x45; 20];
+        packet[9] = 17;
+        packet.extend(from.to_be_bytes());
+        packet.extend(to.to_be_bytes());
+        packet.extend([0; 4]);
+        packet.extend(message.to_vec().unwrap());
+        packet
+    }
+
+    #[test]
+    fn a_referral_is_held_until_it_lapses_and_a_question_counts() {
+        let hosts: Vec<HostId> = (0..3).filter_map(HostId::new).collect();
+        let (zone, cut) = (Name::from_ascii("x.").unwrap(), Name::from_ascii("l0.x.").unwrap());
+        let server = Name::from_ascii("a.l0.x.").unwrap();
+        let mut message = Message::query();
+        message.authorities.push(Record::from_rdata(cut.clone(), 30, RData::NS(NS(server.clone()))));
+        message.additionals.push(Record::from_rdata(server, 30, RData::A(A(hosts[2].v4()))));
+        let mut watch = Watch::default();
+        watch.note(Duration::ZERO, hosts[0], hosts[1], &packet(53, 4096, &message));
+        watch.note(Duration::ZERO, hosts[1], hosts[0], &packet(4096, 53, &Message::query()));
+        assert_eq!(watch.held(hosts[1], &zone), [(cut, BTreeSet::from([hosts[2]]))]);
+        assert_eq!(watch.questions[&(hosts[1], hosts[0])], 1);
+        watch.at = Duration::from_secs(30);
+        assert!(watch.held(hosts[1], &zone).is_empty());
+    }
+}
