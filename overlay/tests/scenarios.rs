@@ -5,6 +5,7 @@ mod scenarios {
     mod clusters;
     mod determinism;
     mod faults;
+    mod figures;
     mod hot_key;
     mod levels;
     mod support;

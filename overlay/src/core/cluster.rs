@@ -6,7 +6,7 @@
 //! doubles per move, instead of an hourly square wave; a foreign cluster's header is an event that triggers the check; a small
 //! cluster may be left sooner, so that a young network settles in seconds.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
     Contact, Node,
@@ -14,7 +14,7 @@ use super::{
     node::Timer,
     peers::Known,
     rng::Rng,
-    routing::Insertion,
+    routing::{Insertion, bit_of},
     search::{Purpose, Search, Task, Way},
     time::Instant,
 };
@@ -29,12 +29,16 @@ pub(super) struct Membership {
     age: (Duration, Instant),
     /// When this node came.
     moved: Instant,
+    /// It came to others, and did not found the cluster.
+    joined: bool,
     dwell: Duration,
     /// The size others said it has, believed until this node has had time to see for itself.
     said: u32,
     check: Option<Check>,
     /// Clusters found too far.
     rejected: Vec<Rejected>,
+    /// Clusters this node was in, oldest first.
+    left: VecDeque<Left>,
     /// Times this node changed cluster, being in company before.
     pub(super) moves: u32,
 }
@@ -45,6 +49,15 @@ struct Check {
     cluster: ClusterTag,
     sample: Vec<Contact>,
     since: Instant,
+}
+
+/// A cluster that was left.
+#[derive(Debug)]
+struct Left {
+    cluster: Key,
+    at: Instant,
+    /// How often it was left before.
+    times: u32,
 }
 
 /// A cluster found too far.
@@ -65,10 +78,12 @@ impl Membership {
             id: rng.key(),
             age: (Duration::ZERO, now),
             moved: now,
+            joined: false,
             dwell: config.dwell,
             said: 1,
             check: None,
             rejected: Vec::new(),
+            left: VecDeque::new(),
             moves: 0,
         }
     }
@@ -80,6 +95,7 @@ impl Membership {
         self.id = tag.id;
         self.age = (tag.age, now);
         self.said = tag.size;
+        self.joined = tag.size > 1;
     }
 
     fn tag(&self, now: Instant, seen: u32) -> ClusterTag {
@@ -99,13 +115,25 @@ impl Membership {
         size <= 1 || now.since(self.moved) >= self.dwell * size.min(DWELL_FULL) / DWELL_FULL
     }
 
-    fn rejects(&self, now: Instant, cluster: &Key) -> bool {
+    /// Whether a cluster was found too far lately, or was left less than this long ago; each time it was left doubles that.
+    fn rejects(&self, now: Instant, cluster: &Key, hold_down: Duration) -> bool {
         self.rejected.iter().any(|one| one.cluster == *cluster && one.until > now)
+            || self.left.iter().any(|one| one.cluster == *cluster && now.since(one.at) < hold_down * (1 << one.times))
     }
 
-    fn reject(&mut self, now: Instant, cluster: Key) {
+    /// Remembers the cluster that is being left.
+    fn note_left(&mut self, now: Instant) {
+        let before = self.left.iter().position(|one| one.cluster == self.id).and_then(|at| self.left.remove(at));
+        if self.left.len() >= REJECTED {
+            self.left.pop_front();
+        }
+        let times = before.map_or(0, |before| (before.times + 1).min(LEFT_MOST));
+        self.left.push_back(Left { cluster: self.id, at: now, times });
+    }
+
+    fn reject(&mut self, now: Instant, cluster: Key, first: Duration) {
         let before = self.rejected.iter().find(|one| one.cluster == cluster).map(|one| one.pause);
-        let pause = before.map_or(REJECTED_FIRST, |before| (before * 2).min(REJECTED_LONGEST));
+        let pause = before.map_or(first, |before| (before * 2).max(first).min(REJECTED_LONGEST));
         self.rejected.retain(|one| one.cluster != cluster);
         if self.rejected.len() >= REJECTED {
             self.rejected.remove(0);
@@ -114,10 +142,13 @@ impl Membership {
     }
 }
 
-/// Whether a cluster is better than another: larger by the margin; if neither is, the lower id.
+/// Whether a cluster is better than another: larger by the margin; if neither is, the lower id. Of two small ones always the lower
+/// id: their sizes change faster than news of them travels, and by size two would change places.
 fn is_better(one: (u32, Key), other: (u32, Key), margin_percent: u32) -> bool {
     let scale = |size: u32, percent: u32| u64::from(size) * u64::from(percent);
-    if scale(one.0, 100) > scale(other.0, 100 + margin_percent) {
+    if one.0 <= SMALL && other.0 <= SMALL {
+        one.1 < other.1
+    } else if scale(one.0, 100) > scale(other.0, 100 + margin_percent) {
         true
     } else if scale(other.0, 100) > scale(one.0, 100 + margin_percent) {
         false
@@ -156,11 +187,20 @@ impl Node {
             })
     }
 
+    /// How long a cluster that was left is not joined again. Among few nodes it costs more to be apart than to move once more.
+    fn hold_down(&self) -> Duration {
+        if self.seen(Level::GLOBAL) < FEW {
+            self.config.dwell.min(self.config.hold_down)
+        } else {
+            self.config.hold_down
+        }
+    }
+
     /// Reconsiders every level. Called when something happened, and every now and then.
     pub(super) fn check_clusters(&mut self, now: Instant) {
         for at in 0..self.memberships.len() {
             let Some(level) = self.memberships.get(at).map(|membership| membership.level) else { continue };
-            if self.is_too_far(level) {
+            if self.is_too_far(level) || self.is_left_behind(now, level) {
                 self.leave_cluster(now, level);
             }
             self.finish_check(now, level);
@@ -186,31 +226,42 @@ impl Node {
         far * 100 > all * self.config.leave_percent
     }
 
+    /// All others of a cluster that this node joined are gone: elsewhere others may be left of it as well, too far to know each
+    /// other, so it is no cluster any more.
+    fn is_left_behind(&self, now: Instant, level: Level) -> bool {
+        let Some(one) = self.membership(level).filter(|one| one.joined) else { return false };
+        // Members that are lost may come back.
+        now.since(one.moved) >= SAID_HOLDS && self.peers.count(level) == 0 && self.lost_members(one) == 0
+    }
+
+    /// Members of a cluster of this node that were lost and are remembered.
+    fn lost_members(&self, of: &Membership) -> u32 {
+        let is_member = |known: &&Known| known.tag(of.level).is_some_and(|tag| tag.id == of.id);
+        let lost = self.peers.iter().filter(|known| known.reached && !known.live()).filter(is_member);
+        u32::try_from(lost.count()).unwrap_or(u32::MAX)
+    }
+
     fn leave_cluster(&mut self, now: Instant, level: Level) {
         let cluster = ClusterTag { id: self.rng.key(), age: Duration::ZERO, size: 1 };
-        self.enter_cluster(now, level, cluster);
+        self.enter_cluster(now, level, cluster, false);
     }
 
     /// Looks for a better cluster among near nodes, and begins to sample the best.
     fn begin_check(&mut self, now: Instant, level: Level) {
         let (Some(limit), Some(membership)) = (self.config.threshold(level), self.membership(level)) else { return };
-        let own = membership.size(now, self.seen(level));
+        // Members that died or are cut off are no reason to go.
+        let own = membership.size(now, self.seen(level)).saturating_add(self.lost_members(membership));
         if membership.check.is_some() || !membership.may_move(now, own) {
             return;
         }
-        let margin = self.config.larger_percent;
+        let (margin, hold_down) = (self.config.larger_percent, self.hold_down());
         let mut best: Option<(ClusterTag, Contact)> = None;
         for known in self.peers.iter().filter(|known| known.live()) {
             let near = known.distance().is_some_and(|distance| distance < limit);
             let Some(tag) = known.tag(level).filter(|_| near) else { continue };
-            // Alone, a node goes to any company; to another single only if that has the lower id, or the two would swap.
-            let better = if own <= 1 && tag.size > 1 {
-                true
-            } else {
-                is_better((tag.size, tag.id), (own, membership.id), margin)
-            };
+            let better = is_better((tag.size, tag.id), (own, membership.id), margin);
             let best_so_far = best.is_none_or(|(one, _)| is_better((tag.size, tag.id), (one.size, one.id), 0));
-            if tag.id != membership.id && better && best_so_far && !membership.rejects(now, &tag.id) {
+            if tag.id != membership.id && better && best_so_far && !membership.rejects(now, &tag.id, hold_down) {
                 best = Some((*tag, known.contact));
             }
         }
@@ -268,24 +319,28 @@ impl Node {
         }
         let cluster = check.cluster;
         let members = measured.iter().filter(|(known, _)| known.tag(level).is_some_and(|tag| tag.id == cluster.id));
+        let limit = limit * self.config.near_percent / 100;
         let (near, all) = members.fold((0, 0), |(near, all), (_, one)| (near + u32::from(*one < limit), all + 1));
+        let first = if now < self.unrest_until { REJECTED_FIRST } else { REJECTED_QUIET };
         if let Some(membership) = self.membership_mut(level) {
             membership.check = None;
         }
         if all > 0 && near * 100 >= all * self.config.join_percent {
-            self.enter_cluster(now, level, cluster);
+            self.enter_cluster(now, level, cluster, true);
         } else if all > 0
             && let Some(membership) = self.membership_mut(level)
         {
             // A cluster whose sampled members have all moved on meanwhile is not too far, only gone.
-            membership.reject(now, cluster.id);
+            membership.reject(now, cluster.id, first);
         }
     }
 
     /// Whether a node's distance was measured since shortly before a moment.
     fn is_fresh(&self, contact: Contact, now: Instant, moment: Instant) -> bool {
         let sampled = self.peers.get(contact).and_then(|known| known.rtt.sampled(now));
-        sampled.is_some_and(|sampled| sampled + FRESH >= moment)
+        // When all is quiet, distances last.
+        let fresh = if now < self.unrest_until { FRESH } else { FRESH_QUIET };
+        sampled.is_some_and(|sampled| sampled + fresh >= moment)
     }
 
     /// Distances change: clusters that were too far may be near now.
@@ -293,16 +348,32 @@ impl Node {
         self.memberships.iter_mut().for_each(|membership| membership.rejected.clear());
     }
 
+    /// A node has moved away. A few may be mistakes; after more, what was left may be near again.
+    pub(super) fn on_moved(&mut self, now: Instant, who: Contact) {
+        self.moved.retain(|(other, at)| *other != who && now.since(*at) < MOVED_TOGETHER);
+        self.moved.push((who, now));
+        if self.moved.len() >= (self.peers.count(Level::GLOBAL) / MOVED_SHARE).max(2) {
+            self.forget_departures();
+            self.moved.clear();
+        }
+    }
+
+    /// This node itself has moved, or much of the network was lost and is back: what was left may be near again.
+    pub(super) fn forget_departures(&mut self) {
+        self.memberships.iter_mut().for_each(|membership| membership.left.clear());
+    }
+
     /// Moves to a cluster, fills its table with those known to be in it, and shows the new header to all who are near.
-    fn enter_cluster(&mut self, now: Instant, level: Level, cluster: ClusterTag) {
+    fn enter_cluster(&mut self, now: Instant, level: Level, cluster: ClusterTag, joins: bool) {
         let (first, last) = (self.config.dwell, self.config.dwell_max);
         let seen = self.seen(level);
         let Some(membership) = self.membership_mut(level) else { return };
         let from_company = membership.size(now, seen) > 1;
+        membership.note_left(now);
         membership.id = cluster.id;
         membership.age = (cluster.age, now);
-        membership.said =
-            if cluster.size > 1 || cluster.age > Duration::ZERO { cluster.size.saturating_add(1) } else { 1 };
+        membership.joined = joins;
+        membership.said = if joins { cluster.size.saturating_add(1) } else { 1 };
         membership.moved = now;
         membership.check = None;
         if from_company {
@@ -341,29 +412,29 @@ impl Node {
     /// A header came from a live node: tables follow it, and a better cluster nearby is looked at soon.
     pub(super) fn on_header(&mut self, now: Instant, from: Contact) {
         let Some(known) = self.peers.get(from).filter(|known| known.live()) else { return };
-        let distance = known.distance();
-        let mut enter = vec![Level::GLOBAL];
-        let mut leave = Vec::new();
-        let mut soon = false;
+        let (distance, tables) = (known.distance(), known.tables);
+        let (mut enter, mut leave) = (bit_of(Level::GLOBAL), 0);
+        let (mut soon, hold_down) = (false, self.hold_down());
         for membership in &self.memberships {
             let Some(tag) = known.tag(membership.level) else { continue };
             if tag.id == membership.id {
-                enter.push(membership.level);
+                enter |= bit_of(membership.level);
                 continue;
             }
-            leave.push(membership.level);
+            leave |= bit_of(membership.level);
             let limit = self.config.threshold(membership.level);
             let near = distance.zip(limit).is_some_and(|(distance, limit)| distance < limit);
             let own = membership.size(now, self.seen(membership.level));
-            let better = (own <= 1 && tag.size > 1)
-                || is_better((tag.size, tag.id), (own, membership.id), self.config.larger_percent);
-            soon |= near && better && membership.may_move(now, own) && !membership.rejects(now, &tag.id);
+            let better = is_better((tag.size, tag.id), (own, membership.id), self.config.larger_percent);
+            soon |= near && better && membership.may_move(now, own) && !membership.rejects(now, &tag.id, hold_down);
         }
-        for level in enter {
-            self.enter_table(now, level, from);
-        }
-        for level in leave {
-            self.peers.leave(level, from);
+        for level in self.config.levels().rev() {
+            let bit = bit_of(level);
+            if enter & !tables & bit != 0 {
+                self.enter_table(now, level, from);
+            } else if leave & tables & bit != 0 {
+                self.peers.leave(level, from);
+            }
         }
         if soon {
             self.arm_sooner(now + CHECK_PAUSE, Timer::Check);
@@ -371,7 +442,9 @@ impl Node {
     }
 
     pub(super) fn enter_table(&mut self, now: Instant, level: Level, contact: Contact) {
-        if contact != self.contact && self.peers.enter(level, contact) == Insertion::Entered {
+        if contact != self.contact
+            && matches!(self.peers.enter(level, contact), Insertion::Entered | Insertion::Replaced(_))
+        {
             self.closest_changed(now);
         }
     }
@@ -399,6 +472,21 @@ const HEADER_KEPT: Duration = Duration::from_secs(60);
 /// How long a cluster's size is taken from others after joining it.
 const SAID_HOLDS: Duration = Duration::from_secs(5);
 
+/// One neighbour in so many, and two at least, must have moved away to count as a change of the network.
+const MOVED_SHARE: usize = 16;
+
+/// Nodes that move away within this time do so for one reason.
+const MOVED_TOGETHER: Duration = Duration::from_secs(60);
+
+/// A network of fewer nodes is a small one.
+const FEW: u32 = 64;
+
+/// A cluster that was left doubles its hold-down so often at most.
+const LEFT_MOST: u32 = 8;
+
+/// Clusters of up to so many are small.
+const SMALL: u32 = 3;
+
 /// From this size on the dwell time applies in full.
 const DWELL_FULL: u32 = 8;
 
@@ -408,8 +496,11 @@ const REJECTED: usize = 16;
 /// How long a cluster found too far is not tried again at first: where much has changed, it may have changed as well.
 const REJECTED_FIRST: Duration = Duration::from_secs(3);
 
+/// The same when all is quiet.
+const REJECTED_QUIET: Duration = Duration::from_secs(120);
+
 /// Where the doubling of that ends.
-const REJECTED_LONGEST: Duration = Duration::from_secs(300);
+const REJECTED_LONGEST: Duration = Duration::from_secs(1_800);
 
 /// Pause between looks at a sample under way, and before an event leads to a check: several come together.
 const CHECK_PAUSE: Duration = Duration::from_millis(100);
@@ -422,6 +513,7 @@ const SAMPLE_TIME: Duration = Duration::from_secs(2);
 
 /// A sample of this age says how far a node is now.
 const FRESH: Duration = Duration::from_millis(500);
+const FRESH_QUIET: Duration = Duration::from_secs(300);
 
 /// Near nodes that are shown a move.
 const PULLED: usize = 16;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     Command, Contact, Node, Op, Outcome,
+    joint::Flight,
     message::Pointer,
     node::Reason,
     search::{Ending, Errand, ErrandKind, Get, Plan, PutTask, Rules, Task, Way, What, Withdraw},
@@ -21,10 +22,21 @@ impl Node {
                     let error = IndexError::ValueTooLong { length: put.value.len(), limit: Pointer::LIMIT };
                     return self.done(op, Outcome::Put(Err(error)));
                 }
+                let flight = Flight::Put(put.clone());
+                if self.join(op, &flight) {
+                    return;
+                }
+                self.depart(flight);
                 (self.put_task(put), self.config.put_deadline, Outcome::Put(Err(refused)))
             }
             Command::Get(key, levels) => {
-                (self.get_task(now, key, levels), self.config.get_deadline, Outcome::Get(Err(refused)))
+                let flight = Flight::Get(key, levels);
+                if self.join(op, &flight) || self.answer_again(now, op, key, levels) {
+                    return;
+                }
+                let task = self.get_task(now, key, levels);
+                self.depart(flight);
+                (task, self.config.get_deadline, Outcome::Get(Err(refused)))
             }
             Command::Withdraw(key) => {
                 let levels: Vec<Level> = self.config.levels().collect();
@@ -59,7 +71,9 @@ impl Node {
                 return self.done(op, Outcome::Spread(outcome));
             }
         };
+        let next = self.next_task;
         if self.begin(now, Some(Reason::Command(op)), task, time).is_none() {
+            self.arrive(now, next, &full);
             self.done(op, full);
         }
     }
@@ -120,35 +134,43 @@ impl Node {
         let plan = match self.config.mode {
             Mode::Paper => {
                 let way = Way { bits: Some(self.config.bits), closest: 1, window };
-                Plan { way, hand: Vec::new(), thorough: false, deadline }
+                Plan { way, insist: 1, hand: Vec::new(), thorough: false, deadline }
             }
             Mode::Best => {
                 let thorough = self.is_repeated(now, key);
                 let hand = if thorough { Vec::new() } else { self.hand_to(now, key, &levels) };
-                let closest = if thorough { self.config.copies() * 2 } else { self.config.copies() };
-                Plan { way: Way { bits: None, closest, window }, hand, thorough, deadline }
+                // Those that lie name each other, and some of them are nearer than the honest ones this node knows: to get past
+                // them takes many answers.
+                let insist = self.config.copies() * if thorough { THOROUGH_NODES } else { 2 };
+                let closest = if thorough { insist } else { self.config.copies() };
+                Plan { way: Way { bits: None, closest, window }, insist, hand, thorough, deadline }
             }
         };
         Task::Get(Get::new(self.contact, key, &levels, plan))
     }
 
     /// Whether this key was asked for here a moment ago: then the answer was of no use, or somebody asks over and over. So only
-    /// one such get in a while is made thorough.
+    /// one such get in a while is made thorough, of a key and of all.
     fn is_repeated(&mut self, now: Instant, key: Key) -> bool {
-        self.asked.retain(|(_, at)| now.since(*at) < REPEATED);
-        let repeated = self.asked.iter().any(|(one, _)| *one == key);
-        if !repeated {
+        while self.asked.front().is_some_and(|one| now.since(one.at) >= THOROUGH_AGAIN) {
+            self.asked.pop_front();
+        }
+        let before = self.asked.iter().rev().find(|one| one.key == key).copied();
+        let repeated = before.is_some_and(|one| !one.thorough && now.since(one.at) < REPEATED);
+        let (left, since) = self.thorough;
+        let more = u32::try_from(now.since(since).as_secs() / THOROUGH_PAUSE.as_secs()).unwrap_or(u32::MAX);
+        if more > 0 {
+            self.thorough = (left.saturating_add(more).min(THOROUGH_BURST), now);
+        }
+        let thorough = repeated && self.thorough.0 > 0;
+        self.thorough.0 -= u32::from(thorough);
+        if thorough || before.is_none_or(|one| !one.thorough && !repeated) {
             if self.asked.len() >= REMEMBERED {
                 self.asked.pop_front();
             }
-            self.asked.push_back((key, now));
-            return false;
+            self.asked.push_back(Asked { key, at: now, thorough });
         }
-        let may = self.thorough.is_none_or(|last| now.since(last) >= THOROUGH_PAUSE);
-        if may {
-            self.thorough = Some(now);
-        }
-        may
+        thorough
     }
 
     fn put_task(&self, put: Put) -> Task {
@@ -182,11 +204,27 @@ impl Node {
     }
 }
 
+/// A key that was asked for here.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    key: Key,
+    at: Instant,
+    /// The get was made thorough.
+    thorough: bool,
+}
+
 /// A get of the same key within this time is a second try.
 const REPEATED: Duration = Duration::from_secs(5);
 
-/// Pause between gets that are made thorough.
-const THOROUGH_PAUSE: Duration = Duration::from_secs(10);
+/// A key is not looked for thoroughly again within this time.
+const THOROUGH_AGAIN: Duration = Duration::from_secs(180);
+
+/// One more get may be thorough after each of these, up to so many at once.
+const THOROUGH_PAUSE: Duration = Duration::from_secs(1);
+pub(super) const THOROUGH_BURST: u32 = 8;
+
+/// Nodes that a thorough get hears of those nearest the key, times the copies there are.
+const THOROUGH_NODES: usize = 8;
 
 /// Keys of gets that are remembered for that.
-const REMEMBERED: usize = 32;
+const REMEMBERED: usize = 64;

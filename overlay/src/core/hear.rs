@@ -2,9 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
+
 use super::{
     Contact, Node, Output, Peer,
-    message::{Body, Hello, Message, Reply, Request, Seen, Want},
+    message::{Body, Header, Hello, Message, Reply, Request, Seen, Want},
     node::Timer,
     peers::{DEAD_AFTER, Known},
     pointers::{Asked, Errand},
@@ -20,17 +22,20 @@ impl Node {
             return;
         }
         if let Some(known) = self.peers.entry(from) {
-            let back = known.reached && known.misses >= DEAD_AFTER;
+            let (reached, back) = (known.reached, known.reached && known.misses >= DEAD_AFTER);
             known.heard = Stamp::of(now);
             known.misses = 0;
-            known.header = Some(message.header);
+            let same = |old: &Arc<Header>| Arc::ptr_eq(old, &message.header) || **old == *message.header;
+            let news = !known.header.as_ref().is_some_and(same);
+            if news {
+                known.header = Some(message.header);
+            }
             if back {
                 self.reunite(now);
             }
-            let Some(known) = self.peers.get(from) else { return };
-            if known.reached {
+            if reached && (news || back) {
                 self.on_header(now, from);
-            } else if matches!(message.body, Body::Request { .. } | Body::Hello(_)) {
+            } else if !reached && matches!(message.body, Body::Request { .. } | Body::Hello(_)) {
                 self.welcome(now, from);
             }
         }
@@ -119,7 +124,9 @@ impl Node {
             return;
         }
         pending.late = true;
-        let again = (now + now.since(pending.sent)).max(pending.sent + self.config.lost_min);
+        // A dial takes its time: a stranger is asked beside others soon, and given up late.
+        let least = if pending.linked { self.config.lost_min } else { self.config.rto_unknown * 6 };
+        let again = (now + now.since(pending.sent)).max(pending.sent + least);
         pending.due = again;
         let (to, purpose) = (pending.to, pending.purpose);
         self.arm_new(again, Timer::Exchange(id));
@@ -129,7 +136,7 @@ impl Node {
             Purpose::Probe
             | Purpose::Sample(_)
             | Purpose::Explore
-            | Purpose::Copy
+            | Purpose::Copy(..)
             | Purpose::Holder(_)
             | Purpose::Nearer
             | Purpose::SpreadKeys(_)
@@ -148,24 +155,22 @@ impl Node {
                 self.bury(now, to);
                 self.on_nearer(now, to, false);
             }
-            Purpose::Probe
-            | Purpose::Sample(_)
-            | Purpose::Explore
-            | Purpose::Copy
-            | Purpose::SpreadKeys(_)
-            | Purpose::SpreadGet => {}
+            Purpose::Copy(level, key) => self.on_copied(now, to, (level, key), false),
+            Purpose::Probe | Purpose::Sample(_) | Purpose::Explore | Purpose::SpreadKeys(_) | Purpose::SpreadGet => {}
         }
     }
 
-    fn on_answer(&mut self, now: Instant, pending: Pending, spent: Duration, reply: Reply) {
+    fn on_answer(&mut self, now: Instant, pending: Pending, spent: Duration, mut reply: Reply) {
         let to = pending.to;
         if to != self.contact {
             self.on_sampled(now, &pending, spent);
         }
         if let Reply::Step { nodes, .. } | Reply::Nodes(nodes) = &reply {
-            for node in nodes.clone() {
-                self.meet(now, node);
-            }
+            nodes.iter().for_each(|node| self.meet(now, *node));
+        }
+        // What this node knows to be dead, it need not be told to ask.
+        if let Reply::Step { nodes, .. } = &mut reply {
+            nodes.retain(|node| !self.is_dead(*node));
         }
         match (pending.purpose, reply) {
             (Purpose::Task(id), reply) => {
@@ -182,14 +187,12 @@ impl Node {
             (Purpose::SpreadKeys(from), Reply::SpreadKeys { shorts, more }) => {
                 self.on_spread_keys(now, to, (from, shorts, more));
             }
+            (Purpose::Copy(level, key), reply) => {
+                self.on_copied(now, to, (level, key), matches!(reply, Reply::Done));
+            }
             (Purpose::SpreadGet, Reply::Spread(record)) => self.on_spread(now, to, record),
             (
-                Purpose::Probe
-                | Purpose::Sample(_)
-                | Purpose::Explore
-                | Purpose::Copy
-                | Purpose::SpreadKeys(_)
-                | Purpose::SpreadGet,
+                Purpose::Probe | Purpose::Sample(_) | Purpose::Explore | Purpose::SpreadKeys(_) | Purpose::SpreadGet,
                 _,
             ) => {}
         }
@@ -204,16 +207,21 @@ impl Node {
         // A responder cannot have spent more than passed; one that says so gets no nearer by it.
         let rtt = if spent > elapsed { elapsed } else { elapsed - spent };
         let before = known.distance();
-        // The answer to a question handed on holds the way beyond this node.
-        if pending.linked && !pending.handed {
-            known.rtt.sample(now, rtt, window);
-        }
+        // The answer to a question handed on holds the way beyond this node, that over a new link its dialling.
+        let direct = pending.linked && !pending.handed;
         let mut again = !pending.linked && before.is_none();
         // One slow answer is a lost packet; a node has moved away when two in a row are slow.
         let slower = before.is_some_and(|before| rtt > before);
-        let odd = !pending.handed && before.is_some_and(|before| crossing(&config, before, rtt));
+        let odd = direct && before.is_some_and(|before| crossing(&config, before, rtt));
         known.odd = if odd { known.odd.saturating_add(1) } else { 0 };
         let crosses = odd && (!slower || known.odd >= ODD);
+        let moved = crosses && slower;
+        match (direct, moved, odd && !crosses) {
+            (true, true, _) => known.rtt.moved(now, rtt),
+            (true, false, true) => known.rtt.smooth(rtt),
+            (true, false, false) => known.rtt.sample(now, rtt, window),
+            (false, ..) => {}
+        }
         again |= odd && !crosses;
         known.reached = true;
         let greet = !known.was_greeted || (known.info.is_none() && known.greeted_ago(now) > REGREET);
@@ -227,6 +235,9 @@ impl Node {
         if !pending.handed && (before.is_none() || crosses) {
             self.unrest_if_near(now, rtt, before.is_none());
         }
+        if moved {
+            self.on_moved(now, pending.to);
+        }
     }
 
     fn on_request(&mut self, now: Instant, from: Contact, id: u64, request: Request) {
@@ -236,16 +247,7 @@ impl Node {
             Request::Step { level, key, aim, want } => self.on_step(now, from, (level, key, aim), want),
             Request::Seek { .. } => return self.on_seek(now, from, id, &request),
             Request::Copy { level, key, values } => self.on_copy(now, from, (level, key), values),
-            Request::Store { level, key, value, ttl } => {
-                if !self.is_in(from, level) {
-                    Reply::Refused(crate::core::message::Refusal::NotInCluster)
-                } else {
-                    let pointer = self.pointer_of(from, value, ttl);
-                    let stored = self.values.store(now, level, key, pointer);
-                    self.note_closest(level, key);
-                    stored.map_or_else(Reply::Refused, Reply::Stored)
-                }
-            }
+            Request::Store { level, key, value, ttl } => self.on_store(now, from, (level, key), (value, ttl)),
             Request::Withdraw { key } => {
                 self.values.withdraw(key, from.peer);
                 Reply::Done
@@ -272,8 +274,31 @@ impl Node {
         self.reply(now, from, id, now, reply);
     }
 
+    /// A pointer to who sent it is to be kept.
+    pub(super) fn on_store(
+        &mut self,
+        now: Instant,
+        from: Contact,
+        (level, key): (Level, Key),
+        (value, ttl): (Bytes, Duration),
+    ) -> Reply {
+        if !self.is_in(from, level) {
+            return Reply::Refused(crate::core::message::Refusal::NotInCluster);
+        }
+        let pointer = self.pointer_of(from, value, ttl);
+        let stored = self.values.store(now, level, key, pointer);
+        self.note_closest(level, key);
+        stored.map_or_else(Reply::Refused, Reply::Stored)
+    }
+
     /// One hop of somebody's lookup.
-    fn on_step(&mut self, now: Instant, from: Contact, (level, key, aim): (Level, Key, Key), want: Want) -> Reply {
+    pub(super) fn on_step(
+        &mut self,
+        now: Instant,
+        from: Contact,
+        (level, key, aim): (Level, Key, Key),
+        want: Want,
+    ) -> Reply {
         if !self.is_in(from, level) {
             return Reply::Refused(crate::core::message::Refusal::NotInCluster);
         }
@@ -287,7 +312,12 @@ impl Node {
             }
             Want::Room { .. } => Seen::Room(self.values.room(now, level, key)),
         };
-        let ends = matches!(&seen, Seen::Values(values) if values.iter().any(|value| value.holder != from));
+        let ends = match &seen {
+            Seen::Values(values) => values.iter().any(|value| value.holder != from),
+            // Loaded by its own puts, this node goes no further.
+            Seen::Room(room) => room.loaded && from == self.contact,
+            Seen::Nothing => false,
+        };
         let nodes = if ends { Vec::new() } else { self.towards(level, &key, &aim, from) };
         Reply::Step { seen, nodes }
     }
@@ -406,6 +436,7 @@ impl Node {
         }
         if self.peers.leave_all(contact) {
             self.closest_changed(now);
+            self.alarm(now);
             self.arm_sooner(now + PIN_SOON, Timer::Pin);
         }
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sha1::{Digest as _, Sha1};
 
 /// A point of the id space that names something: an object, a prefix, a cluster.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Key(#[serde(with = "hex")] [u8; Self::BYTES]);
 
 /// A node's place in the id space: SHA-1 of (network id, serial, peer id), so that nobody chooses it.
@@ -134,6 +134,19 @@ impl NodeId {
     #[must_use]
     pub const fn key(self) -> Key {
         self.0
+    }
+}
+
+/// As the bytes are ordered, the most significant first; in two comparisons.
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.halves().cmp(&other.halves())
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
     }
 }
 

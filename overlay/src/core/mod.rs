@@ -28,6 +28,7 @@ pub use views::Counts;
 
 mod command;
 mod hear;
+mod joint;
 mod seek;
 mod tend;
 
@@ -83,7 +84,7 @@ pub enum Input {
         /// Who sent it.
         from: Contact,
         /// What it says, already decoded within its caps.
-        message: message::Message,
+        message: Box<message::Message>,
     },
     /// These nodes may be asked to join: bootstrap seeds and persisted peers.
     Seeds(Vec<Contact>),
@@ -156,8 +157,8 @@ pub enum Output {
     Send {
         /// To whom.
         to: Peer,
-        /// What.
-        message: message::Message,
+        /// What. In a box, as it passes through many hands.
+        message: Box<message::Message>,
     },
     /// Keep the link to this neighbour open, or let it go when idle.
     Pin {

@@ -9,6 +9,7 @@ use std::{
 use super::{
     Contact, Input, Op, Outcome, Output, Peer,
     cluster::Membership,
+    joint::{Answer, Joint},
     message::{Body, Header, Hello, Message, Reply, Request},
     peers::{Known, Peers},
     pointers::{Deferred, Hints, Leases, SpreadLog, Values},
@@ -42,7 +43,11 @@ pub struct Node {
     pub(super) tasks: BTreeMap<u64, Running>,
     /// Commands whose questions are to be told.
     watched: BTreeSet<Op>,
-    next_task: u64,
+    pub(super) next_task: u64,
+    /// Operations that several callers may wait for.
+    pub(super) joints: Vec<Joint>,
+    /// What some of them found.
+    pub(super) answers: Vec<Answer>,
     pub(super) values: Values,
     pub(super) leases: Leases,
     pub(super) deferred: Vec<Deferred>,
@@ -53,15 +58,21 @@ pub struct Node {
     /// Nodes heard of or from, yet to be reached.
     pub(super) newcomers: VecDeque<Contact>,
     /// Keys lately asked for by this node's own callers, oldest first.
-    pub(super) asked: VecDeque<(Key, Instant)>,
-    /// When a get was last made thorough.
-    pub(super) thorough: Option<Instant>,
+    pub(super) asked: VecDeque<crate::core::command::Asked>,
+    /// Thorough gets that may be made, and since when they were counted.
+    pub(super) thorough: (u32, Instant),
     /// The closest sets may have changed since the copies were last looked at, up to this key.
     pub(super) reseed: Option<(Key, Level)>,
     pub(super) unrest_until: Instant,
     /// Lookups of its own since the last unrest began.
     pub(super) refreshed: u32,
     pub(super) probes: u32,
+    /// Where the last look for a neighbour to measure ended.
+    pub(super) probed_to: usize,
+    /// Nodes lately found to have moved away, and when.
+    pub(super) moved: Vec<(Contact, Instant)>,
+    /// Neighbours to look at soon, since others were found dead.
+    pub(super) alarmed: u32,
 }
 
 /// An operation and who waits for it.
@@ -142,6 +153,8 @@ impl Node {
             tasks: BTreeMap::new(),
             watched: BTreeSet::new(),
             next_task: 0,
+            joints: Vec::new(),
+            answers: Vec::new(),
             values: Values::new(&config),
             leases: Leases::new(config.leases),
             deferred: Vec::new(),
@@ -150,11 +163,14 @@ impl Node {
             seeds: Vec::new(),
             newcomers: VecDeque::new(),
             asked: VecDeque::new(),
-            thorough: None,
+            thorough: (crate::core::command::THOROUGH_BURST, Instant::START),
             reseed: None,
             unrest_until: Instant::START + config.unrest,
             refreshed: 0,
             probes: 0,
+            probed_to: 0,
+            moved: Vec::new(),
+            alarmed: 0,
             me: me.into(),
             config,
         }
@@ -168,7 +184,7 @@ impl Node {
             Input::Connected(contact) => self.on_connected(now, contact),
             Input::Disconnected(peer) => self.on_disconnected(now, peer),
             Input::Unreachable(peer) => self.on_unreachable(now, peer),
-            Input::Received { from, message } => self.on_message(now, from, message),
+            Input::Received { from, message } => self.on_message(now, from, *message),
             Input::Seeds(contacts) => self.on_seeds(now, contacts),
             Input::Command { op, command } => self.command(now, op, command),
             Input::Watch(op) => drop(self.watched.insert(op)),
@@ -249,7 +265,7 @@ impl Node {
         } else {
             // The header is put in when the handler ends, so that it shows what the handler decided.
             let header = Arc::clone(&self.header.1);
-            self.outbox.push_back(Output::Send { to: to.peer, message: Message { header, body } });
+            self.outbox.push_back(Output::Send { to: to.peer, message: Box::new(Message { header, body }) });
         }
     }
 
@@ -302,12 +318,13 @@ impl Node {
         loop {
             let Some(running) = self.tasks.get_mut(&id) else { return };
             match running.task.next() {
+                super::search::Step::Ask(to, request) if to == self.contact => self.ask_self(now, request, id),
                 super::search::Step::Ask(to, request) => self.ask_for_task(now, to, request, id),
                 super::search::Step::Wait => return,
                 super::search::Step::Done(ending) => {
                     if let Some(running) = self.tasks.remove(&id) {
                         self.disarm(running.due, Timer::Task(id));
-                        self.end(now, running.reason, ending);
+                        self.end(now, id, running.reason, ending);
                     }
                     return;
                 }
@@ -315,11 +332,42 @@ impl Node {
         }
     }
 
+    /// Asks this node itself on behalf of an operation: what it can say at once goes without a message.
+    fn ask_self(&mut self, now: Instant, request: Request, id: u64) {
+        let me = self.contact;
+        if matches!(request, Request::Step { .. } | Request::Store { .. }) {
+            self.tell(me, &request, id);
+        }
+        let reply = match request {
+            Request::Step { level, key, aim, want } => self.on_step(now, me, (level, key, aim), want),
+            Request::Store { level, key, value, ttl } => self.on_store(now, me, (level, key), (value, ttl)),
+            other @ (Request::Ping
+            | Request::Neighbours { .. }
+            | Request::Seek { .. }
+            | Request::Copy { .. }
+            | Request::Withdraw { .. }
+            | Request::Acquire { .. }
+            | Request::Beat { .. }
+            | Request::Pass { .. }
+            | Request::Hold { .. }
+            | Request::SpreadKeys { .. }
+            | Request::SpreadGet { .. }) => return self.ask_for_task(now, me, other, id),
+        };
+        if let Some(running) = self.tasks.get_mut(&id) {
+            running.task.on_reply(me, reply);
+        }
+    }
+
     /// Asks on behalf of an operation.
     fn ask_for_task(&mut self, now: Instant, to: Contact, request: Request, id: u64) {
-        if to != self.contact && self.peers.get(to).is_none_or(|known| !known.linked) {
-            // To dial takes longer than to ask: no sign of life can come sooner.
-            self.extend(now + self.config.acquire_deadline, id);
+        if to != self.contact {
+            // No sign of life can come sooner than the way takes, a lost packet on it included; to dial takes longer than to ask.
+            let known = self.peers.get(to).filter(|known| known.linked).and_then(Known::distance);
+            let time = self.config.acquire_deadline;
+            let least = known.map_or(time * COLD_LIMIT, |rtt| rtt * 4);
+            if let Some(more) = least.checked_sub(time) {
+                self.extend(now + more, id);
+            }
         }
         self.tell(to, &request, id);
         if !self.ask(now, to, request, super::search::Purpose::Task(id))
@@ -367,16 +415,17 @@ impl Node {
     fn on_task_due(&mut self, now: Instant, id: u64) {
         if let Some(running) = self.tasks.remove(&id) {
             let ending = running.task.expire();
-            self.end(now, running.reason, ending);
+            self.end(now, id, running.reason, ending);
         }
     }
 
     /// Hands an ending to who waits for it.
-    fn end(&mut self, now: Instant, reason: Reason, ending: Ending) {
+    fn end(&mut self, now: Instant, id: u64, reason: Reason, ending: Ending) {
         match reason {
             Reason::Command(op) => {
                 self.watched.remove(&op);
                 if let Some(outcome) = self.outcome(ending) {
+                    self.arrive(now, id, &outcome);
                     self.outbox.push_back(Output::Done { op, outcome });
                 }
             }
@@ -386,9 +435,9 @@ impl Node {
                     self.hints.learn(prefix, found);
                 }
             }
-            Reason::Relay { asker, id, arrived } => {
+            Reason::Relay { asker, id: question, arrived } => {
                 if let Ending::Relayed(answer) = ending {
-                    self.reply(now, asker, id, arrived, answer);
+                    self.reply(now, asker, question, arrived, answer);
                 }
             }
             Reason::Upkeep => {}
@@ -397,6 +446,7 @@ impl Node {
 
     fn cancel(&mut self, op: Op) {
         self.watched.remove(&op);
+        self.part(op);
         let ids: Vec<(u64, Instant)> = self
             .tasks
             .iter()
@@ -404,6 +454,12 @@ impl Node {
             .map(|(id, running)| (*id, running.due))
             .collect();
         for (id, due) in ids {
+            if let Some(heir) = self.heir(id) {
+                if let Some(running) = self.tasks.get_mut(&id) {
+                    running.reason = Reason::Command(heir);
+                }
+                continue;
+            }
             self.tasks.remove(&id);
             self.disarm(due, Timer::Task(id));
         }
@@ -434,6 +490,9 @@ impl Node {
         }
     }
 }
+
+/// An errand to a node without a link has so many times its deadline.
+const COLD_LIMIT: u32 = 4;
 
 /// An errand has at most so many times its deadline, however often somebody on its way answers.
 const ERRAND_LIMIT: u32 = 5;

@@ -115,6 +115,8 @@ pub(super) struct Peers {
     pub(super) bucket: usize,
     /// How full each bucket of each level's table is.
     pub(super) filled: Vec<Vec<u8>>,
+    /// How large each level's cluster is thought to be.
+    pub(super) estimates: [u32; LEVELS],
     limit: usize,
 }
 
@@ -126,6 +128,7 @@ impl Peers {
             all: Vec::new(),
             bucket: bucket.min(usize::from(u8::MAX)),
             filled: vec![Vec::new(); levels.min(LEVELS)],
+            estimates: [1; LEVELS],
             limit,
         }
     }
@@ -174,6 +177,11 @@ impl Peers {
         self.all.iter()
     }
 
+    /// So many of them, from a place on and around the end.
+    pub(super) fn turn(&self, from: usize, count: usize) -> impl Iterator<Item = &Known> {
+        self.all.iter().cycle().skip(from % self.all.len().max(1)).take(count.min(self.all.len()))
+    }
+
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Known> {
         self.all.iter_mut()
     }
@@ -208,6 +216,11 @@ impl Peers {
     pub(super) fn place(&self, id: NodeId) -> Result<usize, usize> {
         let head = id.key().head();
         let from = self.heads.partition_point(|one| *one < head);
+        // Hardly ever do two heads agree.
+        if let Some(known) = self.all.get(from).filter(|known| known.contact.id == id) {
+            debug_assert_eq!(known.contact.id.key().head(), head, "heads stand beside their nodes");
+            return Ok(from);
+        }
         let same = self.heads.iter().skip(from).take_while(|one| **one == head).count();
         let known = self.all.get(from..from + same).unwrap_or_default();
         known.binary_search_by_key(&id, |known| known.contact.id).map(|at| from + at).map_err(|at| from + at)

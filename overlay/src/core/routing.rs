@@ -85,6 +85,7 @@ impl Peers {
         if let Some(filled) = self.filled.get_mut(usize::from(level.0)) {
             filled.clear();
         }
+        self.estimate_anew(level);
     }
 
     /// Whether there is such a level.
@@ -116,6 +117,18 @@ impl Peers {
     /// How many nodes the cluster has, this one included: exact while no bucket is full; else the nodes that share as many bits
     /// with this one as the first bucket that is not full, scaled up by the part of the id space they stand for.
     pub(super) fn estimate(&self, level: Level) -> u32 {
+        self.estimates.get(usize::from(level.0)).copied().unwrap_or(1)
+    }
+
+    /// It is asked for with every message, so it is kept.
+    fn estimate_anew(&mut self, level: Level) {
+        let estimate = self.estimated(level);
+        if let Some(kept) = self.estimates.get_mut(usize::from(level.0)) {
+            *kept = estimate;
+        }
+    }
+
+    fn estimated(&self, level: Level) -> u32 {
         let Some(filled) = self.filled.get(usize::from(level.0)) else { return 1 };
         let full = filled.iter().take_while(|one| usize::from(**one) >= self.bucket).count();
         let count = |from: usize| filled.iter().skip(from).map(|one| u32::from(*one)).sum::<u32>().saturating_add(1);
@@ -188,6 +201,7 @@ impl Peers {
         if let Some(one) = filled.get_mut(at) {
             *one += 1;
         }
+        self.estimate_anew(level);
     }
 
     fn unmark(&mut self, place: usize, level: Level, at: usize) {
@@ -196,11 +210,12 @@ impl Peers {
         if let Some(one) = self.filled.get_mut(usize::from(level.0)).and_then(|filled| filled.get_mut(at)) {
             *one -= 1;
         }
+        self.estimate_anew(level);
     }
 }
 
 /// The mark of a level's table.
-const fn bit_of(level: Level) -> u8 {
+pub(super) const fn bit_of(level: Level) -> u8 {
     if level.0 < 8 { 1 << level.0 } else { 0 }
 }
 

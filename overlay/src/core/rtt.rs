@@ -12,6 +12,8 @@ pub(super) struct Rtt {
     variation: u32,
     /// The minimum of the half-window under way, and of the one before.
     minimum: [u32; 2],
+    /// Samples of the half-window under way, up to those that it takes to end it.
+    count: u8,
     /// When the half-window under way began.
     since: Stamp,
     /// When the last sample came.
@@ -21,7 +23,7 @@ pub(super) struct Rtt {
 impl Rtt {
     /// Nothing measured yet.
     pub(super) const NONE: Self =
-        Self { smoothed: 0, variation: 0, minimum: [0; 2], since: Stamp::START, sampled: Stamp::START };
+        Self { smoothed: 0, variation: 0, minimum: [0; 2], count: 0, since: Stamp::START, sampled: Stamp::START };
 
     /// One round trip measured: what a converged network would know.
     #[cfg(feature = "sim")]
@@ -34,22 +36,37 @@ impl Rtt {
 
     /// A round trip of this length ended now.
     pub(super) fn sample(&mut self, now: Instant, rtt: Duration, window: Duration) {
-        let rtt = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).clamp(1, HOUR);
+        let first = self.is_empty();
+        self.smooth(rtt);
+        let rtt = micros(rtt);
+        let [current, _] = self.minimum;
+        if first {
+            (self.minimum, self.count, self.since) = ([rtt; 2], 1, Stamp::of(now));
+        } else if self.count >= HALF && now.since(self.since.moment(now)) >= window / 2 {
+            // One sample says little of distance: a half-window without several goes on, however long it takes.
+            (self.minimum, self.count, self.since) = ([rtt, current], 1, Stamp::of(now));
+        } else {
+            self.minimum[0] = current.min(rtt);
+            self.count = self.count.saturating_add(1).min(HALF);
+        }
+        self.sampled = Stamp::of(now);
+    }
+
+    /// The same of a round trip that may have lost a packet: it bears on time-outs, not on distance.
+    pub(super) fn smooth(&mut self, rtt: Duration) {
+        let rtt = micros(rtt);
         if self.is_empty() {
-            (self.smoothed, self.variation, self.minimum, self.since) = (rtt, rtt / 2, [rtt; 2], Stamp::of(now));
+            (self.smoothed, self.variation) = (rtt, rtt / 2);
         } else {
             self.variation = self.variation - self.variation / 4 + self.smoothed.abs_diff(rtt) / 4;
             self.smoothed = self.smoothed - self.smoothed / 8 + rtt / 8;
-            let [current, _] = self.minimum;
-            if now.since(self.since.moment(now)) >= window / 2 {
-                // A half-window that ended long ago says nothing any more, unless it is all there was until this sample.
-                self.minimum = [rtt, if now.since(self.sampled.moment(now)) >= window { rtt } else { current }];
-                self.since = Stamp::of(now);
-            } else {
-                self.minimum[0] = current.min(rtt);
-            }
         }
-        self.sampled = Stamp::of(now);
+    }
+
+    /// The node has moved: only this round trip counts now.
+    pub(super) fn moved(&mut self, now: Instant, rtt: Duration) {
+        *self = Self::NONE;
+        self.sample(now, rtt, Duration::MAX);
     }
 
     /// The minimum within the window; none before the first sample.
@@ -75,7 +92,14 @@ impl Rtt {
     }
 }
 
+fn micros(rtt: Duration) -> u32 {
+    u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).clamp(1, HOUR)
+}
+
 const HOUR: u32 = 3_600_000_000;
+
+/// Samples that a half-window has at least.
+const HALF: u8 = 2;
 
 #[cfg(test)]
 mod tests {

@@ -113,6 +113,13 @@ impl Node {
         Reply::Done
     }
 
+    /// A node was to keep copies. If it does not, it counts as one that has none, and is looked at again.
+    pub(super) fn on_copied(&mut self, now: Instant, to: Contact, (level, key): (Level, Key), done: bool) {
+        if !done && self.values.unseeded(level, key, to.peer) {
+            self.arm_sooner(now + COPY_AGAIN, Timer::Reseed);
+        }
+    }
+
     /// Notes who is closest to a key when something is stored under it: they are taken to have it too.
     pub(super) fn note_closest(&mut self, level: Level, key: Key) {
         if self.config.copies() > 1 {
@@ -151,7 +158,7 @@ impl Node {
             values.truncate(Reply::VALUES);
             for to in closest.into_iter().take(wanted).filter(|one| new.contains(one)) {
                 if !values.is_empty() && self.peers.get(to).is_some_and(Known::live) {
-                    self.ask(now, to, Request::Copy { level, key, values: values.clone() }, Purpose::Copy);
+                    self.ask(now, to, Request::Copy { level, key, values: values.clone() }, Purpose::Copy(level, key));
                 }
             }
         }
@@ -168,10 +175,13 @@ const NEXT: usize = 4;
 const TRIES: usize = 2;
 
 /// A copy is taken from one of so many closest to the key.
-const COPIERS: usize = 8;
+const COPIERS: usize = 16;
 
 /// How soon after a change copies are looked at: changes come together.
 const RESEED_PAUSE: Duration = Duration::from_secs(2);
+
+/// Pause before a node that did not take copies is tried again.
+const COPY_AGAIN: Duration = Duration::from_secs(5);
 
 /// Keys looked at at once, and the pause before the next ones.
 const RESEED_PAGE: usize = 256;

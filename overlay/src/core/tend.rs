@@ -1,7 +1,7 @@
 //! Upkeep: join through seeds, reach newcomers, measure neighbours, refresh tables, keep links, drop what has expired. Fast while
 //! things change, about a message a second when all is quiet.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     Contact, Node, Output,
@@ -41,19 +41,35 @@ impl Node {
         if contact == self.contact || self.newcomers.len() >= NEWCOMERS || self.newcomers.contains(&contact) {
             return;
         }
-        let room = self.peers.has_room(Level::GLOBAL, contact);
-        let wanted = room || now < self.unrest_until;
-        if wanted && self.peers.get(contact).is_none() {
+        let wanted = match self.peers.get(contact) {
+            // Others have heard of a node that was lost here: it may be back.
+            Some(known) => known.reached && !known.live() && now.since(known.asked.moment(now)) >= LOST_PAUSE,
+            None => now < self.unrest_until || self.peers.has_room(Level::GLOBAL, contact),
+        };
+        if wanted {
             self.newcomers.push_back(contact);
             self.arm_sooner(now + MEET_PAUSE, Timer::Probe);
         }
     }
 
+    /// A neighbour was found dead: others may have died with it, so a few are looked at at once. If these are dead too, it goes on.
+    pub(super) fn alarm(&mut self, now: Instant) {
+        self.alarmed = (self.alarmed + ALARM).min(ALARM_MOST);
+        self.arm_sooner(now + MEET_PAUSE, Timer::Probe);
+    }
+
     /// A lost node is back: a partition may have healed, so the others that were lost are asked as well.
     pub(super) fn reunite(&mut self, now: Instant) {
-        let lost = self.peers.iter().filter(|known| known.reached && !known.live());
-        let lost: Vec<Contact> =
-            lost.filter(|known| now.since(known.asked.moment(now)) >= LOST_AGAIN).map(|known| known.contact).collect();
+        let lost: Vec<(Contact, Instant)> = self
+            .peers
+            .iter()
+            .filter(|known| known.reached && !known.live())
+            .map(|known| (known.contact, known.asked.moment(now)))
+            .collect();
+        if lost.len() > self.peers.count(Level::GLOBAL) / 4 {
+            self.forget_departures();
+        }
+        let lost = lost.into_iter().filter(|(_, asked)| now.since(*asked) >= LOST_AGAIN).map(|(contact, _)| contact);
         for contact in lost {
             if self.newcomers.len() < NEWCOMERS && !self.newcomers.contains(&contact) {
                 self.newcomers.push_back(contact);
@@ -101,7 +117,9 @@ impl Node {
         if let Some(target) = target.or_else(|| self.stalest(now)) {
             self.ask(now, target, Request::Ping, Purpose::Probe);
         }
-        let pause = if !self.newcomers.is_empty() {
+        let alarmed = self.alarmed > 0;
+        self.alarmed = self.alarmed.saturating_sub(1);
+        let pause = if alarmed || !self.newcomers.is_empty() {
             MEET_PAUSE
         } else if restless {
             self.config.probe_fast
@@ -123,13 +141,22 @@ impl Node {
         None
     }
 
-    /// The neighbour measured longest ago; cluster mates count double, since clusters stand and fall with them.
-    fn stalest(&self, now: Instant) -> Option<Contact> {
-        let age = |known: &Known| {
-            let sampled = known.rtt.sampled(now).unwrap_or(Instant::START).max(known.asked.moment(now));
-            now.since(sampled) * (1 + (known.tables >> 1).count_ones())
+    /// The neighbour measured longest ago among the next few in turn; cluster mates count double, since clusters stand and fall
+    /// with them. Every so often the turn is that of the nearest in the id space, who keep the same keys.
+    fn stalest(&mut self, now: Instant) -> Option<Contact> {
+        let (from, count) = if self.probes.is_multiple_of(LEAF_TURN) {
+            let me = self.peers.place(self.contact.id).unwrap_or_else(|at| at);
+            (me + self.peers.len() - (LEAVES / 2).min(self.peers.len()), LEAVES)
+        } else {
+            self.probed_to = (self.probed_to + LOOK_STEP) % self.peers.len().max(1);
+            (self.probed_to, LOOKED_AT)
         };
-        let neighbours = self.peers.iter().filter(|known| known.live() && known.tables != 0);
+        // What was heard of it lately counts half: it says that the node lives, not how far it is.
+        let age = |known: &Known| {
+            let asked = known.rtt.sampled(now).unwrap_or(Instant::START).max(known.asked.moment(now));
+            (now.since(asked) + now.since(known.heard.moment(now))) * (1 + (known.tables >> 1).count_ones())
+        };
+        let neighbours = self.peers.turn(from, count).filter(|known| known.live() && known.tables != 0);
         let stalest = neighbours.max_by_key(|known| (age(known), known.contact))?;
         (now.since(stalest.asked.moment(now)) >= self.config.probe_fast).then_some(stalest.contact)
     }
@@ -189,21 +216,20 @@ impl Node {
 
     /// Keeps links to the nodes it will need: cluster mates, those nearest in the id space, the nearest by RTT.
     pub(super) fn choose_pins(&mut self, now: Instant) {
-        let mut chosen: Vec<Contact> =
-            self.peers.closest(Level::GLOBAL, &self.contact.id.key(), LEAVES.min(self.config.pins / 2));
+        let leaves = self.peers.closest(Level::GLOBAL, &self.contact.id.key(), LEAVES.min(self.config.pins / 2));
+        let mut chosen: BTreeSet<Contact> = leaves.into_iter().collect();
         for level in self.config.levels() {
             let mut near: Vec<(u64, Contact)> =
                 self.peers.members(level).map(|known| (known.cost(), known.contact)).collect();
             near.sort_unstable();
             for (_, contact) in near {
-                if chosen.len() < self.config.pins && !chosen.contains(&contact) {
-                    chosen.push(contact);
+                if chosen.len() < self.config.pins {
+                    chosen.insert(contact);
                 }
             }
         }
-        chosen.sort_unstable();
         for known in self.peers.iter_mut() {
-            let keep = chosen.binary_search(&known.contact).is_ok();
+            let keep = chosen.contains(&known.contact);
             if keep != known.pinned {
                 known.pinned = keep;
                 self.outbox.push_back(Output::Pin { peer: known.contact.peer, keep });
@@ -255,6 +281,17 @@ const LOST_TURN: u32 = 4;
 
 /// A dead node is tried this often at most.
 const LOST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Neighbours looked at in turn for one to measure, and by how many the turn goes on.
+const LOOKED_AT: usize = 32;
+const LOOK_STEP: usize = 8;
+
+/// Every so many probes go to one of the nearest in the id space.
+const LEAF_TURN: u32 = 3;
+
+/// Neighbours looked at at once for each that was found dead, and those that may wait for it at most.
+const ALARM: u32 = 4;
+const ALARM_MOST: u32 = 64;
 
 /// Even if another one came back it is not tried again sooner than this.
 const LOST_AGAIN: Duration = Duration::from_secs(3);

@@ -29,17 +29,18 @@ impl Alone {
     /// A message from a stranger.
     fn hear(&mut self, from: u32, body: Body) -> Vec<Output> {
         let message = Message { header: std::sync::Arc::default(), body };
-        self.give(Input::Received { from: stranger(from), message })
+        self.give(Input::Received { from: stranger(from), message: Box::new(message) })
     }
 
     /// A question from a stranger, and the answers to it.
     fn ask(&mut self, from: u32, request: Request) -> Vec<Reply> {
         let outputs = self.hear(from, Body::Request { id: 7, request });
         let reply = |output| match output {
-            Output::Send { message: Message { body: Body::Reply { id: 7, reply, .. }, .. }, .. } => Some(reply),
-            Output::Send { .. } | Output::Pin { .. } | Output::Done { .. } | Output::Heard(_) | Output::Asked(..) => {
-                None
+            Output::Send { message, .. } => {
+                let Body::Reply { id: 7, reply, .. } = message.body else { return None };
+                Some(reply)
             }
+            Output::Pin { .. } | Output::Done { .. } | Output::Heard(_) | Output::Asked(..) => None,
         };
         outputs.into_iter().filter_map(reply).collect()
     }
@@ -138,12 +139,18 @@ fn askers_beyond_the_waiters_a_grant_may_have_are_refused() {
     assert_eq!(node.ask(13, acquire()), [Reply::Refused(Refusal::Busy)]);
 }
 
+/// Whom a ping goes to, and its number.
+fn ping(output: &Output) -> Option<(Peer, u64)> {
+    let Output::Send { to, message } = output else { return None };
+    let Body::Request { id, request: Request::Ping } = message.body else { return None };
+    Some((*to, id))
+}
+
 /// Answers what the node asks of one neighbour, for a second.
 fn answer_pings(node: &mut Alone, peer: u32) {
     for _ in 0..20 {
         for output in node.pass(Duration::from_millis(50)) {
-            if let Output::Send { to, message: Message { body: Body::Request { id, request: Request::Ping }, .. } } =
-                output
+            if let Some((to, id)) = ping(&output)
                 && to == Peer(peer)
             {
                 node.hear(peer, Body::Reply { id, spent: Duration::ZERO, reply: Reply::Pong });
@@ -160,7 +167,9 @@ fn operations_beyond_the_cap_are_answered_at_once_with_a_refusal() {
     node.give(Input::Connected(stranger(1)));
     answer_pings(&mut node, 1);
     let outputs: Vec<Output> = (0..20)
-        .flat_map(|op| node.give(Input::Command { op: Op(op), command: Command::Get(key(1), Levels::All) }))
+        .flat_map(|op| {
+            node.give(Input::Command { op: Op(op), command: Command::Get(Key::of(&op.to_be_bytes()), Levels::All) })
+        })
         .collect();
     let refused = outputs
         .iter()
@@ -240,10 +249,11 @@ fn links_kept_are_as_many_as_allowed_and_let_go_when_a_neighbour_dies() {
             match output {
                 Output::Pin { peer, keep: true } => drop(kept.insert(peer)),
                 Output::Pin { peer, keep: false } => drop(kept.remove(&peer)),
-                Output::Send { to, message: Message { body: Body::Request { id, request: Request::Ping }, .. } } => {
-                    node.hear(to.0, Body::Reply { id, spent: Duration::ZERO, reply: Reply::Pong });
+                output @ (Output::Send { .. } | Output::Done { .. } | Output::Heard(_) | Output::Asked(..)) => {
+                    if let Some((to, id)) = ping(&output) {
+                        node.hear(to.0, Body::Reply { id, spent: Duration::ZERO, reply: Reply::Pong });
+                    }
                 }
-                Output::Send { .. } | Output::Done { .. } | Output::Heard(_) | Output::Asked(..) => {}
             }
         }
     }
@@ -259,7 +269,8 @@ fn a_responder_that_claims_to_have_spent_more_than_passed_gets_no_nearer_than_ze
     node.give(Input::Connected(stranger(1)));
     for _ in 0..20 {
         for output in node.pass(Duration::from_millis(50)) {
-            if let Output::Send { message: Message { body: Body::Request { id, .. }, .. }, .. } = output {
+            let Output::Send { message, .. } = output else { continue };
+            if let Body::Request { id, .. } = message.body {
                 node.now = node.now + Duration::from_millis(40);
                 node.hear(1, Body::Reply { id, spent: Duration::from_secs(3_600), reply: Reply::Pong });
             }

@@ -409,7 +409,7 @@ impl Driver {
                     let info = Arc::make_mut(&mut hello.info);
                     info.roles = info.roles.within(member.roles);
                 }
-                self.feed(Input::Received { from: member.contact, message });
+                self.feed(Input::Received { from: member.contact, message: Box::new(message) });
             }
             // A later version may say what this one does not understand: that alone is no reason to cut it.
             Err(error) => {

@@ -26,6 +26,7 @@ mod queue;
 mod world;
 pub use world::{Death, Sim};
 
+mod book;
 mod invariants;
 mod liar;
 mod views;

@@ -39,13 +39,13 @@ impl Sim {
     /// Whether a node runs.
     #[must_use]
     pub fn is_alive(&self, node: usize) -> bool {
-        self.nodes.get(node).is_some_and(|node| node.alive)
+        self.places.get(node).is_some_and(|place| place.alive)
     }
 
     /// A node as others name it.
     #[must_use]
     pub fn contact(&self, node: usize) -> Option<Contact> {
-        self.node(node).map(Node::contact)
+        self.places.get(node).map(|place| place.contact)
     }
 
     /// What a node sent and received so far.
@@ -81,8 +81,9 @@ impl Sim {
     /// Whether a living node stores something under a key at a level.
     #[must_use]
     pub fn is_stored(&self, level: Level, key: Key) -> bool {
-        let near = self.nodes.iter().enumerate().filter(|(_, node)| node.alive);
-        near.into_iter()
+        let living = self.nodes.iter().enumerate().filter(|(number, _)| self.is_alive(*number));
+        living
+            .into_iter()
             .any(|(number, node)| node.core.stores(self.local(u32::try_from(number).unwrap_or(u32::MAX)), level, key))
     }
 

@@ -5,9 +5,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-
 use super::{
+    book::{Handles, describe},
     counters::Counters,
     invariants::Invariants,
     liar::Liar,
@@ -15,9 +14,9 @@ use super::{
     queue::{Event, Queue},
 };
 use crate::{
-    Config, NodeId, NodeInfo, Roles, Spread,
+    Config, NodeId, Spread,
     core::{
-        Book, Command, Contact, Input, Node, Op, Outcome, Output, Peer,
+        Command, Contact, Input, Node, Op, Outcome, Output, Peer,
         message::{Body, Header, Message},
         rng::Rng,
         time::Instant,
@@ -54,11 +53,6 @@ pub(super) struct Simulated {
     pub(super) core: Node,
     /// When it started: its own time counts from here.
     pub(super) born: Instant,
-    pub(super) alive: bool,
-    /// The earliest wake-up that is in the queue.
-    wake: Option<Instant>,
-    /// Its process stands still until then.
-    frozen: Instant,
     /// Its clock runs faster by this many parts per million.
     drift: i32,
     /// When its links were last looked at for idle ones.
@@ -68,12 +62,21 @@ pub(super) struct Simulated {
     liar: Option<Box<Liar>>,
 }
 
-/// Where a node is.
+/// Where a node is, and what else is looked up of it by others' events: close together, since the nodes themselves are far apart
+/// in memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place {
+    pub(super) contact: Contact,
     pub(super) site: u32,
     /// Delay between it and its site, there and back, in microseconds.
     access: u32,
+    pub(super) alive: bool,
+    /// Its process stands still until then.
+    frozen: Instant,
+    /// When it wants to be woken; the end of time if never.
+    due: Instant,
+    /// The earliest wake-up that is in the queue; the end of time if none.
+    wake: Instant,
 }
 
 /// How a node dies.
@@ -135,12 +138,10 @@ impl Sim {
         let number = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
         let seed = self.seed ^ (u64::from(number) + 1).wrapping_mul(GOLDEN);
         let core = Node::new(Arc::clone(&self.config), Peer(number), describe(id), seed);
+        let contact = core.contact();
         self.nodes.push(Simulated {
             core,
             born: self.now,
-            alive: true,
-            wake: None,
-            frozen: Instant::START,
             drift: 0,
             tidied: self.now,
             heard: Vec::new(),
@@ -148,7 +149,8 @@ impl Sim {
             liar: None,
         });
         let access = u32::try_from(access.as_micros()).unwrap_or(u32::MAX);
-        self.places.push(Place { site: u32::try_from(site).unwrap_or(u32::MAX), access });
+        let site = u32::try_from(site).unwrap_or(u32::MAX);
+        self.places.push(Place { contact, site, access, alive: true, frozen: Instant::START, due: NEVER, wake: NEVER });
         self.rearm(number);
         self.nodes.len() - 1
     }
@@ -176,8 +178,8 @@ impl Sim {
     /// Ends a node.
     pub fn kill(&mut self, node: usize, death: Death) {
         let number = u32::try_from(node).unwrap_or(u32::MAX);
-        let Some(dead) = self.nodes.get_mut(node) else { return };
-        dead.alive = false;
+        let (Some(dead), Some(place)) = (self.nodes.get(node), self.places.get_mut(node)) else { return };
+        place.alive = false;
         let linked: Vec<u32> = dead.core.links().map(|contact| contact.peer.0).collect();
         if death == Death::Process {
             for other in linked {
@@ -234,8 +236,8 @@ impl Sim {
     /// Stops a node's process for a while: what comes meanwhile waits.
     pub fn freeze(&mut self, node: usize, span: Duration) {
         let until = self.now + span;
-        if let Some(node) = self.nodes.get_mut(node) {
-            node.frozen = until;
+        if let Some(place) = self.places.get_mut(node) {
+            place.frozen = until;
         }
     }
 
@@ -282,18 +284,18 @@ impl Sim {
 
     fn happen(&mut self, event: Event) {
         let node = event.node();
-        if let Some(until) = self.nodes.get(usize_of(node)).map(|one| one.frozen).filter(|until| *until > self.now) {
+        if let Some(until) = self.places.get(usize_of(node)).map(|one| one.frozen).filter(|until| *until > self.now) {
             return self.queue.push(until, event);
         }
         match event {
             Event::Wake { node } => self.wake(node),
-            Event::Deliver { to, from, message } => self.deliver(to, from, *message),
+            Event::Deliver { to, from, message } => self.deliver(to, from, message),
             Event::DeliverBytes { to, from, bytes } => {
                 self.note_bytes(&bytes);
-                let mut book = Handles { nodes: &self.nodes };
+                let mut book = Handles(&self.nodes);
                 // What this node sent it can also read; anything else is a fault of the codec and must not be hidden.
                 let message = Message::decode(&bytes, &mut book).expect("the codec reads what it wrote");
-                self.deliver(to, from, message);
+                self.deliver(to, from, Box::new(message));
             }
             Event::Connected { node, peer } => {
                 self.events += 1;
@@ -317,23 +319,23 @@ impl Sim {
     }
 
     fn wake(&mut self, node: u32) {
-        let now = self.local(node);
-        let Some(one) = self.nodes.get_mut(usize_of(node)).filter(|one| one.alive && one.wake == Some(self.now)) else {
+        let at = self.now;
+        let Some(place) = self.places.get_mut(usize_of(node)).filter(|place| place.alive && place.wake == at) else {
             return;
         };
-        one.wake = None;
+        place.wake = NEVER;
         // What it asked to be woken for may have been done meanwhile.
-        if one.core.poll_timeout().is_some_and(|at| at <= now) {
-            self.events += 1;
-            self.note(&[1, u64::from(node)]);
-            if let Some(one) = self.nodes.get_mut(usize_of(node)) {
-                one.core.handle_timeout(now);
-            }
-            self.drain(node);
-            self.tidy(node);
-        } else {
-            self.rearm(node);
+        if place.due > at {
+            return self.enqueue_wake(node);
         }
+        self.events += 1;
+        self.note(&[1, u64::from(node)]);
+        let now = self.local(node);
+        if let Some(one) = self.nodes.get_mut(usize_of(node)) {
+            one.core.handle_timeout(now);
+        }
+        self.drain(node);
+        self.tidy(node);
     }
 
     /// Closes a node's links that neither end keeps and nobody uses.
@@ -353,23 +355,24 @@ impl Sim {
         }
     }
 
-    fn deliver(&mut self, to: u32, from: u32, message: Message) {
+    fn deliver(&mut self, to: u32, from: u32, message: Box<Message>) {
         self.events += 1;
         self.note(&[5, u64::from(to), u64::from(from), number_of(&message.body)]);
-        if let Some(node) = self.nodes.get_mut(usize_of(to)).filter(|node| node.alive) {
-            node.counters.count(&message.body);
-            if let Some(liar) = &mut node.liar
-                && let Some(answer) = liar.answer(&message)
-            {
-                if let Some(answer) = answer {
-                    self.send(to, from, answer);
-                }
-                return;
-            }
+        if !self.is_alive(usize_of(to)) {
+            return;
         }
         let Some(from) = self.contact(usize_of(from)) else { return };
-        let linked = self.nodes.get(usize_of(to)).is_some_and(|node| node.core.is_linked(from));
-        if !linked {
+        let Some(node) = self.nodes.get_mut(usize_of(to)) else { return };
+        node.counters.count(&message.body);
+        if let Some(liar) = &mut node.liar
+            && let Some(answer) = liar.answer(&message)
+        {
+            if let Some(answer) = answer {
+                self.send(to, from.peer.0, Box::new(answer));
+            }
+            return;
+        }
+        if !node.core.is_linked(from) {
             // The link stood by the sender's account alone: a warm network links one way first.
             self.give(to, Input::Connected(from));
         }
@@ -378,8 +381,11 @@ impl Sim {
 
     /// Hands a node an input and does what it wants.
     fn give(&mut self, node: u32, input: Input) {
+        if !self.is_alive(usize_of(node)) {
+            return;
+        }
         let now = self.local(node);
-        let Some(one) = self.nodes.get_mut(usize_of(node)).filter(|one| one.alive) else { return };
+        let Some(one) = self.nodes.get_mut(usize_of(node)) else { return };
         one.core.handle_input(now, input);
         self.drain(node);
     }
@@ -404,22 +410,32 @@ impl Sim {
         self.rearm(node);
     }
 
-    /// Puts the node's next wake-up in the queue, if none as early is there.
+    /// Notes when the node wants to be woken, and has it woken by then.
     pub(super) fn rearm(&mut self, node: u32) {
         let now = self.now;
-        let Some(one) = self.nodes.get_mut(usize_of(node)).filter(|one| one.alive) else { return };
-        let Some(due) = one.core.poll_timeout() else { return };
-        let wake = (one.born + undrifted(due.since_start(), one.drift)).max(now);
-        if one.wake.is_none_or(|queued| wake < queued) {
-            one.wake = Some(wake);
-            self.queue.push(wake, Event::Wake { node });
-        }
+        let Some(one) = self.nodes.get(usize_of(node)) else { return };
+        let Some(place) = self.places.get_mut(usize_of(node)).filter(|place| place.alive) else { return };
+        place.due = match one.core.poll_timeout() {
+            Some(due) => (one.born + undrifted(due.since_start(), one.drift)).max(now),
+            None => NEVER,
+        };
         self.invariants.drained(now, node, &one.core);
+        self.enqueue_wake(node);
     }
 
-    fn send(&mut self, from: u32, to: u32, message: Message) {
+    /// Puts the node's next wake-up in the queue, if none as early is there. One that comes too early is put off when it comes,
+    /// which costs less than to take it out.
+    fn enqueue_wake(&mut self, node: u32) {
+        let Some(place) = self.places.get_mut(usize_of(node)) else { return };
+        if place.due < place.wake {
+            place.wake = place.due;
+            self.queue.push(place.due, Event::Wake { node });
+        }
+    }
+
+    fn send(&mut self, from: u32, to: u32, message: Box<Message>) {
         let rtt = self.rtt(from, to);
-        let bytes = (self.wire || self.weighed).then(|| message.encode(&Handles { nodes: &self.nodes }));
+        let bytes = (self.wire || self.weighed).then(|| message.encode(&Handles(&self.nodes)));
         if let Some(one) = self.nodes.get_mut(usize_of(from)) {
             one.counters.sent += 1;
             one.counters.sent_bytes += bytes.as_ref().map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(0));
@@ -435,7 +451,7 @@ impl Sim {
                 None => {
                     let this = if copy + 1 == times { message.take() } else { message.clone() };
                     let Some(this) = this else { return };
-                    Event::Deliver { to, from, message: Box::new(this) }
+                    Event::Deliver { to, from, message: this }
                 }
             };
             self.queue.push(arrival, event);
@@ -444,11 +460,13 @@ impl Sim {
 
     /// When the link between two nodes stands: at once if it does, after dialling if not; none if it never will.
     fn link(&mut self, from: u32, to: u32, rtt: Duration) -> Option<Instant> {
-        let (Some(one), Some(other)) = (self.nodes.get(usize_of(from)), self.nodes.get(usize_of(to))) else {
+        let (Some(one), Some(other)) = (self.places.get(usize_of(from)), self.places.get(usize_of(to))) else {
             return None;
         };
         let death = if other.alive { None } else { self.faults.deaths.get(&to).copied() };
-        let stands = one.core.is_linked(other.core.contact()) || other.core.is_linked(one.core.contact());
+        let linked =
+            |node: u32, to: Contact| self.nodes.get(usize_of(node)).is_some_and(|node| node.core.is_linked(to));
+        let stands = linked(from, other.contact) || linked(to, one.contact);
         // What is sent to a machine that is gone is sent in vain, over a link that stood.
         if stands && death != Some(Death::Process) {
             return Some(self.now);
@@ -497,44 +515,6 @@ impl Sim {
     }
 }
 
-/// How simulated nodes are written: by their number, as long as a real record with a peer id, a serial and an address.
-struct Handles<'a> {
-    nodes: &'a [Simulated],
-}
-
-impl Book for Handles<'_> {
-    fn record(&self, peer: Peer) -> Option<Bytes> {
-        let mut record = vec![0; RECORD_BYTES];
-        record.get_mut(..4)?.copy_from_slice(&peer.0.to_be_bytes());
-        Some(record.into())
-    }
-
-    fn intern(&mut self, record: &[u8]) -> Option<Contact> {
-        let number = u32::from_be_bytes(*record.first_chunk()?);
-        self.nodes.get(usize_of(number)).map(|node| node.core.contact())
-    }
-}
-
-/// What a simulated node says of itself.
-fn describe(id: NodeId) -> NodeInfo {
-    NodeInfo {
-        id,
-        v4: Vec::new(),
-        v6: Vec::new(),
-        http_ports: Vec::new(),
-        roles: Roles::PROXY.with(Roles::DNSSRV),
-        load: 0,
-        weight: 100,
-        quota_left: None,
-        draining: false,
-        rtt: None,
-        clusters: Vec::new(),
-        site: String::new(),
-        certificates: Vec::new(),
-        version: String::new(),
-    }
-}
-
 /// The number of an exchange, for the trace.
 const fn number_of(body: &Body) -> u64 {
     match body {
@@ -569,11 +549,11 @@ pub(super) fn usize_of(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
+/// The end of time.
+const NEVER: Instant = Instant::at(Duration::MAX);
+
 /// How long a link may be idle before it is closed, if neither end keeps it.
 const LINK_IDLE: Duration = Duration::from_secs(60);
-
-/// Bytes of a contact record.
-const RECORD_BYTES: usize = 64;
 
 /// How long a dial to a silent machine takes to fail.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(5);

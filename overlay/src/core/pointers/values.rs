@@ -27,6 +27,8 @@ use crate::{
 #[derive(Debug)]
 pub(in crate::core) struct Values {
     slots: BTreeMap<(Key, Level), Slot>,
+    /// When store-intents were let go on for keys without values: at most [`ASKED`] keys.
+    asked: BTreeMap<(Key, Level), VecDeque<Instant>>,
     bytes: usize,
     /// Pointers of each putter.
     per_peer: BTreeMap<Peer, usize>,
@@ -71,25 +73,36 @@ impl Values {
             bytes: config.value_bytes,
             per_peer: config.values_per_peer,
         };
-        Self { slots: BTreeMap::new(), bytes: 0, per_peer: BTreeMap::new(), limits, swept: Instant::START }
+        Self {
+            slots: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            bytes: 0,
+            per_peer: BTreeMap::new(),
+            limits,
+            swept: Instant::START,
+        }
     }
 
     /// Answers a store-intent, and counts it if it is let go on.
     pub(in crate::core) fn room(&mut self, now: Instant, level: Level, key: Key) -> Room {
         self.expire(now, (key, level));
-        // A key without values cannot be full, so nothing is counted for it: asking must not fill memory.
-        let Some(slot) = self.slots.get_mut(&(key, level)) else {
-            return Room { loaded: false, count: 0, soonest: Duration::ZERO };
+        let (leaks, values) = match self.slots.get_mut(&(key, level)) {
+            Some(slot) => (&mut slot.leaks, slot.values.as_slice()),
+            // Asking must not fill memory: past the cap keys without values are not counted.
+            None if self.asked.len() >= ASKED && !self.asked.contains_key(&(key, level)) => {
+                return Room { loaded: false, count: 0, soonest: Duration::ZERO };
+            }
+            None => (self.asked.entry((key, level)).or_default(), [].as_slice()),
         };
-        while slot.leaks.front().is_some_and(|leak| now.since(*leak) >= MINUTE) {
-            slot.leaks.pop_front();
+        while leaks.front().is_some_and(|leak| now.since(*leak) >= MINUTE) {
+            leaks.pop_front();
         }
-        let loaded = slot.leaks.len() >= self.limits.leak_per_minute;
-        let soonest = slot.values.iter().map(|kept| kept.expires.since(now)).min().unwrap_or(Duration::ZERO);
+        let loaded = leaks.len() >= self.limits.leak_per_minute;
         if !loaded {
-            slot.leaks.push_back(now);
+            leaks.push_back(now);
         }
-        Room { loaded, count: u32::try_from(slot.values.len()).unwrap_or(u32::MAX), soonest }
+        let soonest = values.iter().map(|kept| kept.expires.since(now)).min().unwrap_or(Duration::ZERO);
+        Room { loaded, count: u32::try_from(values.len()).unwrap_or(u32::MAX), soonest }
     }
 
     /// Stores a pointer: in place of the holder's old one, in a free place, or in place of the one that would go first, unless
@@ -131,7 +144,8 @@ impl Values {
             return Err(Refusal::Sender);
         }
         let Pointer { holder, clusters, value, ttl } = pointer;
-        let slot = self.slots.entry((key, level)).or_default();
+        let leaks = self.asked.remove(&(key, level)).unwrap_or_default();
+        let slot = self.slots.entry((key, level)).or_insert_with(|| Slot { leaks, ..Slot::default() });
         if let Some(at) = out {
             slot.values.swap_remove(at);
         }
@@ -171,6 +185,14 @@ impl Values {
         if before.is_empty() { now } else { before }
     }
 
+    /// A node that was noted as one of the closest does not have a key after all. Whether it was noted.
+    pub(in crate::core) fn unseeded(&mut self, level: Level, key: Key, node: Peer) -> bool {
+        let Some(slot) = self.slots.get_mut(&(key, level)) else { return false };
+        let before = slot.closest.len();
+        slot.closest.retain(|one| *one != node);
+        slot.closest.len() < before
+    }
+
     /// Drops a holder's pointers under a key, at every level.
     pub(in crate::core) fn withdraw(&mut self, key: Key, holder: Peer) {
         let levels: Vec<_> = self.slots.range((key, Level(0))..=(key, Level(u8::MAX))).map(|(at, _)| *at).collect();
@@ -183,11 +205,18 @@ impl Values {
         let all: Vec<_> = self.slots.keys().copied().collect();
         all.into_iter().for_each(|at| self.expire(now, at));
         self.slots.retain(|_, slot| !slot.values.is_empty());
+        self.asked.retain(|_, leaks| leaks.back().is_some_and(|leak| now.since(*leak) < MINUTE));
     }
 
     /// Keys that have values, at each level.
     pub(in crate::core) fn keys(&self) -> usize {
         self.slots.len()
+    }
+
+    /// Keys without values whose store-intents are counted.
+    #[cfg(test)]
+    pub(in crate::core) fn asked(&self) -> usize {
+        self.asked.len()
     }
 
     /// Pointers stored.
@@ -232,6 +261,9 @@ const fn cost(value: &Bytes) -> usize {
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// Keys without values whose store-intents are counted at most.
+const ASKED: usize = 4_096;
 
 /// Bytes around a value: holder, cluster ids, expiry, allocation.
 const OVERHEAD: usize = 128;

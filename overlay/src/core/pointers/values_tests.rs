@@ -70,10 +70,12 @@ fn a_key_is_loaded_once_beta_intents_were_let_go_on_within_a_minute_and_no_longe
 }
 
 #[test]
-fn asking_for_room_leaves_nothing_behind() {
+fn asking_for_room_leaves_no_key_and_a_bounded_count_behind() {
     let mut values = Values::new(&Config::default());
     (0..10_000).for_each(|number| assert!(!values.room(at(0), L0, key(number)).loaded));
-    assert_eq!(values.keys(), 0);
+    assert_eq!((values.keys(), values.asked()), (0, 4_096));
+    values.sweep(at(60));
+    assert_eq!(values.asked(), 0);
 }
 
 #[test]

@@ -23,6 +23,10 @@ use crate::{
 pub(in crate::core) struct Get {
     me: Contact,
     way: Way,
+    /// So many of the nodes nearest the key must say that they have nothing before that is believed.
+    insist: usize,
+    /// A question handed on was late.
+    hurried: bool,
     /// Levels still to be searched, the next one last.
     wider: Vec<Level>,
     lookup: Lookup,
@@ -46,6 +50,8 @@ struct Heard {
 #[derive(Debug)]
 pub(in crate::core) struct Plan {
     pub(in crate::core) way: Way,
+    /// So many of the nodes nearest the key must say that they have nothing before that is believed.
+    pub(in crate::core) insist: usize,
     /// Nodes to hand the question to, best first, with what they are asked; none to ask hop by hop.
     pub(in crate::core) hand: Vec<(Contact, Request)>,
     pub(in crate::core) thorough: bool,
@@ -57,11 +63,13 @@ impl Get {
     pub(in crate::core) fn new(me: Contact, key: Key, levels: &[Level], plan: Plan) -> Self {
         let mut wider: Vec<Level> = levels.iter().rev().copied().collect();
         let level = wider.pop().unwrap_or(Level::GLOBAL);
-        let Plan { way, hand: mut handed, thorough, deadline } = plan;
+        let Plan { way, insist, hand: mut handed, thorough, deadline } = plan;
         handed.reverse();
-        Self {
+        let mut get = Self {
             me,
             way,
+            insist,
+            hurried: false,
             wider,
             lookup: Lookup::new(me, level, key, way),
             handed,
@@ -69,7 +77,11 @@ impl Get {
             found: None,
             thorough: thorough.then(Heard::default),
             deadline,
+        };
+        if get.thorough.is_some() {
+            get.hurry();
         }
+        get
     }
 
     pub(super) fn next(&mut self) -> Step {
@@ -91,14 +103,47 @@ impl Get {
                     let (level, key) = (self.lookup.level, self.lookup.key);
                     return Step::Ask(to, Request::Step { level, key, aim, want: Want::Values });
                 }
-                (Hop::Wait, _) => return Step::Wait,
-                (Hop::Done, true) => return Step::Done(self.conclude(Ok(Found::Nothing))),
-                (Hop::Done, false) => {
-                    let level = self.wider.pop().unwrap_or(Level::GLOBAL);
-                    self.lookup = self.lookup.widen(self.me, level, self.way);
+                // A node that is late holds up no wider search.
+                (Hop::Wait, false)
+                    if (!self.hurried || self.has_heard()) && self.lookup.is_answered_but_for_the_late() =>
+                {
+                    self.widen()
                 }
+                (Hop::Wait, true) if self.lookup.is_answered_but_for_the_late() && self.lookup.insist(self.insist) => {}
+                // What was heard from all others is enough.
+                (Hop::Wait, true) if self.has_heard() && self.lookup.is_answered_but_for_the_late() => {
+                    return Step::Done(self.conclude(Ok(Found::Nothing)));
+                }
+                (Hop::Wait, _) => return Step::Wait,
+                // After deaths, those that have it may not be the very closest any more.
+                (Hop::Done, last) if (last || self.hurried) && self.lookup.insist(self.insist) => {}
+                (Hop::Done, true) => return Step::Done(self.conclude(Ok(Found::Nothing))),
+                (Hop::Done, false) => self.widen(),
             }
         }
+    }
+
+    /// Looks in the widest level first, since all that is in the nearer ones is there as well, but for what is hot or was meant for
+    /// these alone: to walk them all now would take longer than the whole way of a question handed on.
+    fn hurry(&mut self) {
+        self.hurried = true;
+        self.way.window *= 2;
+        if !self.wider.is_empty() {
+            let widest = self.wider.remove(0);
+            self.wider.push(self.lookup.level);
+            self.lookup = self.lookup.widen(self.me, widest, self.way);
+        }
+        self.lookup.hurry(self.way.window);
+    }
+
+    fn has_heard(&self) -> bool {
+        self.thorough.as_ref().is_some_and(|heard| heard.level.is_some())
+    }
+
+    /// On to the next wider level.
+    fn widen(&mut self) {
+        let level = self.wider.pop().unwrap_or(Level::GLOBAL);
+        self.lookup = self.lookup.widen(self.me, level, self.way);
     }
 
     pub(super) fn on_reply(&mut self, from: Contact, reply: Reply) {
@@ -139,6 +184,8 @@ impl Get {
         if self.waiting.contains(&from) {
             self.waiting.clear();
             self.handed.clear();
+            // Somebody on the way is dead: others may be as well, and there is no time to find that out one after the other.
+            self.hurry();
         } else {
             self.lookup.on_late(from);
         }

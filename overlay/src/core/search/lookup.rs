@@ -66,7 +66,15 @@ enum State {
     Asked,
     Late,
     Answered,
+    /// It answered when it was asked for the nodes nearest the key itself.
+    AnsweredWhole,
     Failed,
+}
+
+impl State {
+    const fn has_answered(self) -> bool {
+        matches!(self, Self::Answered | Self::AnsweredWhole)
+    }
 }
 
 impl Lookup {
@@ -118,7 +126,7 @@ impl Lookup {
                     return Hop::Ask(nearest.contact, self.key.nearer(&at, self.bits).unwrap_or(self.key));
                 }
                 State::New | State::Asked if waiting > 0 => return Hop::Wait,
-                State::New | State::Asked | State::Late | State::Answered | State::Failed => {
+                State::New | State::Asked | State::Late | State::Answered | State::AnsweredWhole | State::Failed => {
                     self.at = self.key.nearer(&at, self.bits).unwrap_or(self.key);
                 }
             }
@@ -129,10 +137,12 @@ impl Lookup {
     /// The target is the key: ask the nearest until enough of them have answered.
     fn converge(&mut self, waiting: usize) -> Hop {
         let mut nearest = self.candidates.iter().filter(|one| one.state != State::Failed).take(self.closest);
-        if nearest.all(|one| one.state == State::Answered) {
-            return Hop::Done;
+        if nearest.all(|one| one.state.has_answered()) {
+            return self.look_around_the_failed();
         }
-        let (key, room) = (self.key, waiting < self.window && self.asked < ASKED_LIMIT);
+        // The more are late, the more are asked beside them.
+        let late = self.candidates.iter().filter(|one| one.state == State::Late).count();
+        let (key, room) = (self.key, waiting < self.window + late.min(self.window) && self.asked < ASKED_LIMIT);
         let hopeful = |one: &&mut Candidate| !matches!(one.state, State::Failed | State::Late);
         let mut best = self.candidates.iter_mut().filter(hopeful).take(self.closest.max(self.window));
         if let Some(fresh) = best.find(|one| one.state == State::New).filter(|_| room) {
@@ -144,8 +154,46 @@ impl Lookup {
         if open { Hop::Wait } else { Hop::Done }
     }
 
+    /// Keeps so many questions under way from now on.
+    pub(super) const fn hurry(&mut self, window: usize) {
+        self.window = window;
+    }
+
+    /// Those nearest the key that were named have all failed, so the nearest that answered, asked for another aim before, are asked
+    /// who else is near the key.
+    fn look_around_the_failed(&mut self) -> Hop {
+        let failed = self.candidates.iter().position(|one| one.state == State::Failed);
+        let answered = self.candidates.iter().position(|one| one.state.has_answered());
+        let shadowed = failed.zip(answered).is_some_and(|(failed, answered)| failed < answered);
+        let mut nearest = self.candidates.iter_mut().filter(|one| one.state.has_answered()).take(self.closest);
+        let partial = nearest.find(|one| one.state == State::Answered);
+        match partial.filter(|_| shadowed && self.asked < ASKED_LIMIT) {
+            Some(one) => {
+                one.state = State::Asked;
+                self.asked += 1;
+                Hop::Ask(one.contact, self.key)
+            }
+            None => Hop::Done,
+        }
+    }
+
+    /// Whether enough of the nearest have answered, but for some that are late: a search may go on elsewhere meanwhile.
+    pub(super) fn is_answered_but_for_the_late(&self) -> bool {
+        let prompt = self.candidates.iter().filter(|one| !matches!(one.state, State::Failed | State::Late));
+        let mut nearest = prompt.take(self.closest);
+        self.at == self.key && nearest.all(|one| one.state.has_answered())
+    }
+
+    /// Goes on until so many of the nodes nearest the key have answered. Whether that is more than before.
+    pub(super) fn insist(&mut self, closest: usize) -> bool {
+        let more = closest > self.closest;
+        self.closest = self.closest.max(closest);
+        more
+    }
+
     pub(super) fn on_nodes(&mut self, from: Contact, nodes: &[Contact]) {
-        self.mark(from, State::Answered);
+        let whole = self.at == self.key || self.state(from) == Some(State::AnsweredWhole);
+        self.mark(from, if whole { State::AnsweredWhole } else { State::Answered });
         nodes.iter().for_each(|node| self.add(*node));
     }
 
@@ -161,7 +209,7 @@ impl Lookup {
 
     /// The nodes that answered, nearest the key first.
     pub(super) fn answered(&self) -> impl Iterator<Item = Contact> {
-        self.candidates.iter().filter(|one| one.state == State::Answered).map(|one| one.contact)
+        self.candidates.iter().filter(|one| one.state.has_answered()).map(|one| one.contact)
     }
 
     fn state(&self, contact: Contact) -> Option<State> {

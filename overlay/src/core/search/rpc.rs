@@ -18,7 +18,7 @@ pub(in crate::core) enum Purpose {
     /// To learn of nodes near a near one.
     Explore,
     /// To have pointers kept by a node that is now one of the closest.
-    Copy,
+    Copy(Level, Key),
     /// To have a copy of a lease kept.
     Hold(Key),
     /// To see whether a holder that failed an asker lives.
