@@ -13,7 +13,7 @@ use std::{
 
 use atoll_overlay::{Key, Level, Prefix};
 
-use crate::{config::Probes, distances::Distances, near::Near, overrides::Overrides};
+use crate::{Probes, distances::Distances, near::Near, overrides::Overrides};
 
 /// What measured an RTT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

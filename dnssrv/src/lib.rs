@@ -14,7 +14,9 @@
 //! Read [`serve`] and [`Server`] first, then `answer.rs`, where the design is.
 
 mod config;
-pub use config::{ApexServer, Config, Health, Limits, Mode, Probes, QueryLog, RateLimit, Sources, StaticRecord, Ttls};
+pub use config::{ApexServer, Config, Health, Limits, Mode, QueryLog, RateLimit, StaticRecord, Ttls};
+mod measuring;
+pub use measuring::{Probes, Sources};
 
 mod network;
 pub use network::Network;

@@ -11,10 +11,9 @@ use hickory_proto::rr::{Name, RecordType};
 use tokio::sync::oneshot;
 
 use crate::{
-    Explanation, Source,
+    Explanation, Probes, Source,
     answer::Answer,
     client::{Placement, Scouts, TOLD_FOR},
-    config::Probes,
     gap::{Followed, Sent},
     near::Near,
     question::{Query, Subnet},

@@ -19,7 +19,7 @@ pub struct Dnssec {
     pub validity: Duration,
     /// Signatures made in one second, and at once: so many for datagrams and as many for connections. Past it a datagram is
     /// answered by an order to ask over TCP, a connection by SERVFAIL. More: a flood of names that do not exist takes more of a
-    /// core. \[measured\]
+    /// core. \[guess\]
     pub per_second: u32,
     /// Signatures kept; about 250 bytes each. Fewer: more are made. \[guess\]
     pub signatures: usize,

@@ -1,0 +1,123 @@
+//! The settings of measuring: which sources tell how far a prefix is, and how what is not known yet is found out.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::config::duration;
+
+/// What may measure the RTT to a resolver. Each is a switch of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Sources {
+    /// The gap between a CNAME sent and the query for its target. Costs nothing. Resolvers that first minimise the target in
+    /// several steps may show two round trips. \[measured\]
+    pub cname_gap: bool,
+    /// The gap between a referral sent and the query that follows it here. Costs nothing, right to 1 ms. \[measured\]
+    pub referral_gap: bool,
+    /// A TCP connect to the resolver's port 53; a refusal measures as well. \[measured\]
+    pub tcp_connect: bool,
+    /// An ICMP echo, where this process may open a ping socket. \[measured\]
+    pub icmp: bool,
+    /// The handshake of a resolver's connection: of those it opens by itself, and of those it is asked for
+    /// (`probe.cut_one_in`). \[measured\]
+    pub tcp_info: bool,
+    /// What this node's proxy saw of the connections of clients in the same prefix, by the index; what neighbours' did comes with
+    /// `hints`.
+    pub proxies: bool,
+    /// What other servers measured, from the index.
+    pub hints: bool,
+    /// Whether a client subnet option (RFC 7871) goes ahead of the resolver's own address.
+    pub client_subnet: bool,
+}
+
+impl Default for Sources {
+    fn default() -> Self {
+        Self {
+            cname_gap: true,
+            referral_gap: true,
+            tcp_connect: true,
+            icmp: true,
+            tcp_info: true,
+            proxies: true,
+            hints: true,
+            client_subnet: true,
+        }
+    }
+}
+
+/// Bounds of active measurement.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Probes {
+    /// The longest a question waits for a first probe, if `wait` is on. Past the first threshold nothing is gained. \[design: 60 ms\]
+    #[serde(with = "duration")]
+    pub wait: Duration,
+    /// How much longer it waits, if `wait` is on and the resolver is far, until those were heard that may be near it: the quickest of
+    /// them ends it. Shorter: the first answer of a far resolver leads anywhere; longer: it comes later. 0: not at all. \[measured\]
+    #[serde(with = "duration")]
+    pub wait_scouts: Duration,
+    /// When a probe is given up. \[guess\]
+    #[serde(with = "duration")]
+    pub timeout: Duration,
+    /// The least time between two probes of one prefix, lengthened by up to a half at random. Shorter: complaints. \[guess\]
+    #[serde(with = "duration")]
+    pub interval: Duration,
+    /// Probes begun in one second, all prefixes together. More: complaints under a flood of strange sources. 0: none, and no
+    /// scouts are sent; what costs nobody anything still measures. \[guess\]
+    pub per_second: u32,
+    /// Prefixes queued for a probe; past it, requests for probes are dropped. \[guess\]
+    pub queue: usize,
+    /// The port a TCP connect goes to. \[RFC 7766\]
+    pub port: u16,
+    /// One in so many questions of prefixes whose distance is unknown is answered over UDP by an order to ask over TCP, whose
+    /// handshake measures. Costs that client two round trips. 0: none. \[guess\]
+    pub cut_one_in: u32,
+    /// How long a minimum is kept without being confirmed; it lapses between one and two of these. \[guess\]
+    #[serde(with = "duration")]
+    pub window: Duration,
+    /// How long the index's word on a prefix is believed before it is asked again, at the next question. Shorter: more lookups;
+    /// longer: a far resolver is handed over later. \[guess\]
+    #[serde(with = "duration")]
+    pub ask_again: Duration,
+    /// How long a prefix that is far from here counts as unknown, while those it was referred to measure it. \[guess\]
+    #[serde(with = "duration")]
+    pub settle: Duration,
+    /// Servers of other clusters that are sent at a time to measure a prefix, so that it is handed to the nearest cluster; three
+    /// times as many at most. More: nearer, and more probes in all. 0: none, a far prefix is measured by whomever it happens
+    /// to ask. \[guess\]
+    pub scouts: usize,
+    /// The least time between two such searches for one prefix. Longer: one that moved is found later. \[guess\]
+    #[serde(with = "duration")]
+    pub scout_again: Duration,
+    /// The port at which other servers of the network take questions. \[RFC 1035\]
+    pub scout_port: u16,
+}
+
+impl Probes {
+    /// Whether other servers are asked to measure.
+    pub(crate) const fn sends_scouts(&self) -> bool {
+        self.per_second > 0 && self.scouts > 0
+    }
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        Self {
+            wait: Duration::from_millis(60),
+            wait_scouts: Duration::from_millis(400),
+            timeout: Duration::from_secs(1),
+            interval: Duration::from_secs(120),
+            per_second: 20,
+            queue: 256,
+            port: 53,
+            cut_one_in: 0,
+            window: Duration::from_secs(1800),
+            ask_again: Duration::from_secs(3),
+            settle: Duration::from_secs(60),
+            scouts: 6,
+            scout_again: Duration::from_secs(600),
+            scout_port: 53,
+        }
+    }
+}
