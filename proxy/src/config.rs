@@ -446,7 +446,7 @@ pub struct Peers {
     #[serde(with = "span")]
     pub recheck_after: Duration,
     /// This node fetches from peers and gives them nothing but what it fetches under a lease: for a machine whose line out is thin
-    /// or dear. [Coral]
+    /// or dear. \[Coral\]
     pub upstream_only: bool,
 }
 
