@@ -133,7 +133,8 @@ impl Clusters {
     /// Whether all of these are of the cluster a delegation was made for.
     fn are_of(&self, named: &[HostId], delegation: &Delegation) -> bool {
         let (servers, level) = &delegation.deepest;
-        let levels = if *level > 0 { vec![*level] } else { vec![2, 1, 0] };
+        // One that was only ever led to the outermost level is held to what its servers share; level 0 is everybody's and says nothing.
+        let levels = if *level > 0 { vec![*level] } else { vec![2, 1] };
         levels.into_iter().any(|level| {
             let shared = self.shared_by(servers, level);
             shared.is_some() && named.iter().all(|node| self.at(*node, level) == shared)
