@@ -44,6 +44,7 @@ pub mod sim_command;
 pub mod log;
 
 mod accept;
+mod signals;
 
 pub mod port_holder;
 

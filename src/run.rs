@@ -1,12 +1,10 @@
-//! The commands that run until somebody ends them: a node, a cache, and the demo. What the operator's signals mean stands here.
+//! The commands that run until somebody ends them: a node, a cache, and the demo. What the operator's signals mean to
+//! each stands here.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use atoll_store::Store;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::timeout,
-};
+use tokio::time::timeout;
 
 use crate::{
     cache::Cache,
@@ -16,6 +14,7 @@ use crate::{
     log::Log,
     node::{Node, STOP_LIMIT},
     out::{complain, say},
+    signals::Signals,
 };
 
 /// Runs a node until SIGTERM or SIGINT. The first one lets it leave well (warm close), a second one stops it now (cold close).
@@ -29,7 +28,7 @@ pub async fn node(config: Config, log: Log) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let mut signals = match Signals::new() {
+    let mut signals = match Signals::new().and_then(Signals::with_reread) {
         Ok(signals) => signals,
         Err(error) => {
             complain(format_args!("signals cannot be received: {error}"));
@@ -43,12 +42,12 @@ pub async fn node(config: Config, log: Log) -> ExitCode {
         tracing::info!(token = %path.display(), "the admin API's token is in this file");
     }
     tokio::select! {
-        () = signals.end(&log, || {}, || node.reread()) => {}
+        () = signals.end(|| reopen(&log), || node.reread()) => {}
         () = node.drain_asked() => {}
     }
     tokio::select! {
         () = node.drain() => tracing::info!("left well"),
-        () = signals.end(&log, || {}, || node.reread()) => {
+        () = signals.end(|| reopen(&log), || node.reread()) => {
             tracing::warn!("stopped at once, downloads under way are cut");
         }
     }
@@ -78,7 +77,7 @@ pub fn apply(args: &CacheArgs, config: &mut Config) -> Result<(), String> {
 /// SIGUSR1 reopens both logs.
 pub async fn cache(config: Config, log: Log) -> ExitCode {
     raise_open_files();
-    let mut signals = match Signals::new() {
+    let mut signals = match Signals::new().and_then(Signals::with_reread) {
         Ok(signals) => signals,
         Err(error) => {
             complain(format_args!("signals cannot be received: {error}"));
@@ -102,10 +101,14 @@ pub async fn cache(config: Config, log: Log) -> ExitCode {
     for address in cache.addresses() {
         tracing::info!(service = "cache", %address, "listening");
     }
-    signals.end(&log, || cache.reopen_log(), || {}).await;
+    let both = || {
+        cache.reopen_log();
+        reopen(&log);
+    };
+    signals.end(both, || {}).await;
     tokio::select! {
         finished = cache.drain() => tracing::info!(finished, "left well"),
-        () = signals.end(&log, || {}, || {}) => tracing::warn!("stopped at once, requests under way are cut"),
+        () = signals.end(|| reopen(&log), || {}) => tracing::warn!("stopped at once, requests under way are cut"),
     }
     if timeout(STOP_LIMIT, async {
         cache.stop().await;
@@ -190,38 +193,9 @@ fn scratch(given: Option<PathBuf>) -> std::io::Result<PathBuf> {
     Ok(folder)
 }
 
-/// What the operator may send a running node.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    reopen: tokio::signal::unix::Signal,
-    reread: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            reopen: signal(SignalKind::user_defined1())?,
-            reread: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// Waits for a signal to end; meanwhile reopens the log, and whatever else, and reads anew what may have changed, when asked.
-    async fn end(&mut self, log: &Log, reopen: impl Fn(), reread: impl Fn()) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.reread.recv() => reread(),
-                _ = self.reopen.recv() => {
-                    reopen();
-                    if let Err(error) = log.reopen() {
-                        tracing::warn!(%error, "the log was not reopened");
-                    }
-                }
-            }
-        }
+/// The log is opened anew, if it can be.
+fn reopen(log: &Log) {
+    if let Err(error) = log.reopen() {
+        tracing::warn!(%error, "the log was not reopened");
     }
 }

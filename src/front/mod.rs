@@ -12,6 +12,7 @@
 
 pub(crate) mod amount;
 pub(crate) mod ask;
+pub(crate) mod begin;
 pub(crate) mod body;
 pub(crate) mod home;
 pub(crate) mod listen;

@@ -1,64 +1,12 @@
 //! How a front ends. The first signal closes warm: nobody new, what runs finishes, with its progress printed, for as long as the
 //! grace lasts. The second closes cold.
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
 use super::{amount::shown, listen::Front, meter::Meter};
 use crate::out::say;
-
-/// The signals by which an operator ends a program, and the one that reopens logs.
-#[cfg(unix)]
-pub(crate) struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-    reopen: tokio::signal::unix::Signal,
-}
-
-#[cfg(unix)]
-impl Signals {
-    pub(crate) fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            reopen: signal(SignalKind::user_defined1())?,
-        })
-    }
-
-    /// Waits for one that ends, doing `reopen` for each that asks for it.
-    pub(crate) async fn end(&mut self, reopen: impl Fn()) {
-        loop {
-            tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.reopen.recv() => reopen(),
-            }
-        }
-    }
-}
-
-/// Elsewhere there is Ctrl-C.
-#[cfg(not(unix))]
-pub(crate) struct Signals;
-
-#[cfg(not(unix))]
-impl Signals {
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self)
-    }
-
-    pub(crate) async fn end(&mut self, _reopen: impl Fn()) {
-        // If it cannot be waited for, the program ends by other means.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
 
 /// Takes nobody new and lets what runs finish for so long, saying how far it is. True if all finished.
 pub(crate) async fn warm_close(front: Front, meter: &Meter, grace: Duration) -> bool {

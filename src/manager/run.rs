@@ -31,46 +31,28 @@ use super::{
 use crate::{
     Node,
     cli::ManagerArgs,
-    config::{LogConfig, units::parse_duration},
+    config::units::parse_duration,
     front::{
         amount,
         ask::Place,
+        begin::begin,
         home,
         listen::Front,
         meter::{Lent, Meter, unix_now},
         node::{Behind, overlay_port},
         site::Site,
-        stop::{Signals, warm_close},
+        stop::warm_close,
     },
-    log::Log,
     node::STOP_LIMIT,
-    out::{complain, say},
+    out::say,
     port_holder::{Protocol, bind_error},
+    signals::Signals,
     state::{Kept, State},
 };
 
 /// Runs a manager until it is ended.
 pub async fn run(args: ManagerArgs) -> ExitCode {
-    let asked = match Asked::read(args) {
-        Ok(asked) => asked,
-        Err(error) => {
-            complain(error);
-            return ExitCode::from(2);
-        }
-    };
-    if let Err(error) = Log::start(&LogConfig { level: LEVEL.to_owned(), file: None }) {
-        complain(error);
-        return ExitCode::FAILURE;
-    }
-    // Every connection is a file; what the system refuses, it refuses.
-    let _ = atoll_sys::limits::raise_open_files();
-    match start(asked).await {
-        Ok(code) => code,
-        Err(error) => {
-            complain(error);
-            ExitCode::FAILURE
-        }
-    }
+    begin(Asked::read(args), start).await
 }
 
 /// The command line, understood.
@@ -163,14 +145,14 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     };
     let drain_asked = office.drain_asked();
     tokio::select! {
-        () = signals.end(reopen) => {}
+        () = signals.end(reopen, || {}) => {}
         () = office.leave.notified() => {}
         () = drain_asked => {}
     }
     office.draining.store(true, Ordering::Relaxed);
     tokio::select! {
         _ = warm_close(front, &office.meter, asked.grace) => {}
-        () = signals.end(reopen) => say("stopped at once"),
+        () = signals.end(reopen, || {}) => say("stopped at once"),
     }
     watching.abort();
     watch::collect(&office);
@@ -308,9 +290,6 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 const fn listener_ip(address: SocketAddr) -> IpAddr {
     address.ip()
 }
-
-/// What is logged on standard error.
-const LEVEL: &str = "info,atoll_overlay=warn,atoll_proxy=warn,libp2p=warn";
 
 /// For the backend to take a connection at start.
 const PROBE: Duration = Duration::from_secs(5);

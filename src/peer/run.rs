@@ -23,47 +23,29 @@ use super::{
 use crate::{
     Node,
     cli::PeerArgs,
-    config::{LogConfig, units::parse_duration},
+    config::units::parse_duration,
     front::{
         amount,
         ask::Place,
+        begin::begin,
         home,
         listen::Front,
         meter::{Lent, Meter},
         node::Behind,
         site::Site,
-        stop::{Signals, warm_close},
+        stop::warm_close,
     },
-    log::Log,
     manager::{membership::node_key, token::Token, wire::Welcome},
     node::STOP_LIMIT,
     out::{complain, say},
     port_holder::{Protocol, bind_error},
+    signals::Signals,
     state::State,
 };
 
 /// Runs a peer until it is ended, or its manager ends it.
 pub async fn run(args: PeerArgs) -> ExitCode {
-    let asked = match Asked::read(args) {
-        Ok(asked) => asked,
-        Err(error) => {
-            complain(error);
-            return ExitCode::from(2);
-        }
-    };
-    if let Err(error) = Log::start(&LogConfig { level: LEVEL.to_owned(), file: None }) {
-        complain(error);
-        return ExitCode::FAILURE;
-    }
-    // Every connection is a file; what the system refuses, it refuses.
-    let _ = atoll_sys::limits::raise_open_files();
-    match start(asked).await {
-        Ok(code) => code,
-        Err(error) => {
-            complain(error);
-            ExitCode::FAILURE
-        }
-    }
+    begin(Asked::read(args), start).await
 }
 
 /// The command line, understood.
@@ -137,7 +119,7 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     let applicant = Applicant { token: asked.token.clone(), advertise, port: address.port(), node, directory };
     let (welcome, session) = tokio::select! {
         admitted = admitted(&asked, &mut kept, &applicant) => admitted?,
-        () = signals.end(|| {}) => return Ok(ExitCode::SUCCESS),
+        () = signals.end(|| {}, || {}) => return Ok(ExitCode::SUCCESS),
     };
     kept.save(&state);
     let lender = open(&asked, &state, &kept, &welcome, address).await?;
@@ -164,13 +146,13 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
                 refused = true;
             }
         },
-        () = signals.end(|| {}) => {}
+        () = signals.end(|| {}, || {}) => {}
         () = drain_asked => {}
     }
     lender.draining.store(true, Ordering::Relaxed);
     tokio::select! {
         () = leave(&asked, &lender, &mut heart, front, refused) => {}
-        () = signals.end(|| {}) => say("stopped at once"),
+        () = signals.end(|| {}, || {}) => say("stopped at once"),
     }
     heart.save();
     if timeout(STOP_LIMIT, lender.close()).await.is_err() {
@@ -264,9 +246,6 @@ fn listen(asked: Option<SocketAddr>, last: u16) -> Result<TcpListener, Failed> {
         error.map_or_else(String::new, |why| why.to_string())
     )))
 }
-
-/// What is logged on standard error.
-const LEVEL: &str = "info,atoll_overlay=warn,atoll_proxy=warn,libp2p=warn";
 
 /// Where peers listen unless told.
 const PORTS: std::ops::RangeInclusive<u16> = 5_001..=5_064;
