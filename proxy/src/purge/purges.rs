@@ -218,7 +218,7 @@ impl Purges {
         Ok(judged)
     }
 
-    fn note_change(&self) {
+    pub(super) fn note_change(&self) {
         self.changed.send_modify(|count| *count = count.wrapping_add(1));
     }
 }

@@ -195,7 +195,10 @@ impl Purges {
             let Some(peer) = peers.choose(&mut rand::rng()).copied() else { break };
             if self.exchange(peer).await {
                 self.step.is_sure_for((self.config.exchange + self.config.patience) * MISSES);
-                self.step.synced.store(unix_millis(clock::now()) / 1_000, Ordering::Relaxed);
+                if self.step.synced.swap(unix_millis(clock::now()) / 1_000, Ordering::Relaxed) == 0 {
+                    // It is written down at once: a node that is killed now must know that there are others to compare with.
+                    self.note_change();
+                }
                 break;
             }
             peers.retain(|other| *other != peer);
