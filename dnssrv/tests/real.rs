@@ -208,17 +208,29 @@ pub(crate) fn ask(address: SocketAddr, query: &[u8], patience: Duration) -> Opti
     socket.set_read_timeout(Some(patience / 10)).unwrap();
     let mut buffer = vec![0; 65_535];
     for _ in 0..10 {
-        socket.send(query).ok()?;
-        match socket.recv(&mut buffer) {
-            Ok(length) => {
-                buffer.truncate(length);
-                return Some(buffer);
+        let until = Instant::now() + patience / 10;
+        // What went wrong with the last one may be told here.
+        let _ = socket.send(query);
+        while Instant::now() < until {
+            match socket.recv(&mut buffer) {
+                Ok(length) if answers(&buffer[..length], query) => {
+                    buffer.truncate(length);
+                    return Some(buffer);
+                }
+                // A port that was thought to be free may be this socket's own; and who is not there yet may come.
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => break,
+                Err(_) => return None,
             }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            Err(_) => return None,
         }
     }
     None
+}
+
+/// Whether this is a reply, and to this question.
+fn answers(reply: &[u8], query: &[u8]) -> bool {
+    reply.len() >= 12 && reply[..2] == query[..2] && reply[2] & 0x80 != 0
 }
 
 /// The reply over a connection.
