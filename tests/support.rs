@@ -6,10 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -128,7 +125,8 @@ impl Drop for Process {
 /// An origin that counts its requests and can be slow.
 pub(crate) struct Origin {
     pub(crate) address: SocketAddr,
-    requests: Arc<AtomicU64>,
+    /// What was asked for, in turn.
+    targets: Arc<Mutex<Vec<String>>>,
     _tasks: JoinSet<()>,
 }
 
@@ -148,33 +146,38 @@ impl Origin {
         };
         let address = listener.local_addr().unwrap();
         let body = body(address);
-        let requests = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&requests);
+        let targets = Arc::new(Mutex::default());
+        let asked = Arc::clone(&targets);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(converse(stream, body.clone(), bytes_per_second, Arc::clone(&count)));
+                connections.spawn(converse(stream, body.clone(), bytes_per_second, Arc::clone(&asked)));
             }
         });
-        Self { address, requests, _tasks: tasks }
+        Self { address, targets, _tasks: tasks }
     }
 
     /// GET requests so far.
     pub(crate) fn requests(&self) -> u64 {
-        self.requests.load(Ordering::SeqCst)
+        self.targets.lock().unwrap().len() as u64
+    }
+
+    /// Those for one path and query.
+    pub(crate) fn requests_of(&self, target: &str) -> usize {
+        self.targets.lock().unwrap().iter().filter(|asked| *asked == target).count()
     }
 }
 
-async fn converse(mut stream: TcpStream, body: Bytes, bytes_per_second: u64, requests: Arc<AtomicU64>) {
+async fn converse(mut stream: TcpStream, body: Bytes, bytes_per_second: u64, targets: Arc<Mutex<Vec<String>>>) {
     let mut head = Vec::new();
     loop {
         let mut buffer = [0; 4096];
         let Ok(count @ 1..) = stream.read(&mut buffer).await else { return };
         head.extend_from_slice(&buffer[..count]);
         let Some(end) = head.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { continue };
-        head.drain(..end + 4);
-        requests.fetch_add(1, Ordering::SeqCst);
+        let asked = String::from_utf8(head.drain(..end + 4).collect()).unwrap();
+        targets.lock().unwrap().extend(asked.split(' ').nth(1).map(str::to_owned));
         let text = format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nCache-Control: max-age=3600\r\nETag: \"one\"\r\n\r\n",
             body.len()
