@@ -6,9 +6,13 @@ use std::{
     net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
+
+use crate::support::PATIENCE;
 
 /// Root, TLDs and parent of the zone.
 pub(crate) const PARENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
@@ -158,10 +162,23 @@ impl Namespace {
         self.serve("nginx", &["-c", &config, "-e", "stderr"]);
     }
 
-    /// GET requests that nginx has logged.
+    /// GET requests that nginx has answered.
     pub(crate) fn origin_requests(&self) -> usize {
-        let log = fs::read_to_string(self.path("nginx-access.log")).unwrap_or_default();
-        log.lines().filter(|line| line.contains("\"GET ")).count()
+        // nginx logs a request after its last byte has left, and its one worker logs in order: once this OPTIONS is in the log,
+        // all that was answered before it is.
+        let asked = |log: &str| log.lines().filter(|line| line.contains("\"OPTIONS ")).count();
+        let read = || fs::read_to_string(self.path("nginx-access.log")).unwrap_or_default();
+        let before = asked(&read());
+        self.run("curl", &["--silent", "--max-time", "20", "--request", "OPTIONS", &format!("http://{ORIGIN}/")]);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let log = read();
+            if asked(&log) > before {
+                return log.lines().filter(|line| line.contains("\"GET ")).count();
+            }
+            assert!(Instant::now() < deadline, "nginx does not log\n{}", self.logs());
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// What the servers have printed, for the message of a failed test.
