@@ -1,6 +1,6 @@
 //! Nodes that are cut off, and many that vanish at once: everybody is served on, and the origin sees no herd.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use atoll_overlay::Level;
 use tokio::task::JoinSet;
@@ -49,14 +49,23 @@ async fn the_sudden_loss_of_half_the_holders_makes_no_herd_at_the_origin() {
         net.kill(number);
     }
     drop(holders.drain(..3));
-    let mut clients = JoinSet::new();
-    for number in 10..18 {
-        let proxy = Arc::new(net.proxy(number, config_for(&origin)).await);
-        let host = origin.host();
-        clients.spawn(async move { get(&proxy, &host, "/").await });
-    }
-    while let Some(response) = clients.join_next().await {
-        assert!(response.unwrap().body == body);
-    }
+    everybody_asks(&net, &origin, 10..18).await;
     assert_eq!(origin.count(), 1);
+    // All of them gone: one of those that ask goes to the origin for all.
+    for number in (4..=6).chain(10..18) {
+        net.kill(number);
+    }
+    everybody_asks(&net, &origin, 20..26).await;
+    assert_eq!(origin.count(), 2);
+}
+
+/// New nodes of these numbers ask together. Each stays until all are served: one that leaves with its copy is no holder.
+async fn everybody_asks(net: &Arc<Net>, origin: &Origin, numbers: Range<u8>) {
+    let mut clients = JoinSet::new();
+    for number in numbers {
+        let proxy = net.proxy(number, config_for(origin)).await;
+        let host = origin.host();
+        clients.spawn(async move { (get(&proxy, &host, "/").await, proxy) });
+    }
+    assert!(clients.join_all().await.iter().all(|(response, _)| response.body == noise(50_000)));
 }
