@@ -434,20 +434,12 @@ mod tests {
     /// A node in Berlin with one neighbour whose site label is hostile.
     fn sample() -> Status {
         let neighbour = |name: &str, rtt| NodeInfo {
-            id: Key::of(name.as_bytes()).into(),
             v4: vec![[127, 0, 0, 2].into()],
-            v6: Vec::new(),
             http_ports: vec![8080],
-            roles: Roles::PROXY.with(Roles::DNSSRV),
             load: 3,
-            weight: 100,
-            quota_left: None,
-            draining: false,
             rtt,
-            clusters: Vec::new(),
             site: "a\u{1b}[2J\nnode".to_owned(),
-            certificates: Vec::new(),
-            version: String::new(),
+            ..NodeInfo::new(Key::of(name.as_bytes()).into(), Roles::PROXY.with(Roles::DNSSRV))
         };
         let level = LevelInfo {
             level: Level(2),

@@ -155,22 +155,7 @@ fn size(count: usize) -> f64 {
 }
 
 fn info() -> NodeInfo {
-    NodeInfo {
-        id: Key::ZERO.into(),
-        v4: Vec::new(),
-        v6: Vec::new(),
-        http_ports: vec![80],
-        roles: Roles::PROXY,
-        load: 0,
-        weight: 100,
-        quota_left: None,
-        draining: false,
-        rtt: None,
-        clusters: Vec::new(),
-        site: String::new(),
-        certificates: Vec::new(),
-        version: String::new(),
-    }
+    NodeInfo { http_ports: vec![80], ..NodeInfo::new(Key::ZERO.into(), Roles::PROXY) }
 }
 
 /// A book whose records are as long as real ones: peer id, serial and one address.

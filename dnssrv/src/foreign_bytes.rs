@@ -36,20 +36,9 @@ fn redirector_with(config: Config) -> Redirector {
 /// A node of both roles.
 pub(crate) fn lone_node() -> NodeInfo {
     NodeInfo {
-        id: NodeId::from(Key::ZERO),
         v4: vec![[192, 0, 2, 1].into()],
-        v6: Vec::new(),
         http_ports: vec![80],
-        roles: Roles::PROXY.with(Roles::DNSSRV),
-        load: 0,
-        weight: 100,
-        quota_left: None,
-        draining: false,
-        rtt: None,
-        clusters: Vec::new(),
-        site: String::new(),
-        certificates: Vec::new(),
-        version: String::new(),
+        ..NodeInfo::new(NodeId::from(Key::ZERO), Roles::PROXY.with(Roles::DNSSRV))
     }
 }
 

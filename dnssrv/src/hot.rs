@@ -381,20 +381,9 @@ mod tests {
     /// A redirector with nine proxies at each level, of them four with IPv6, and a client near, one far and one unknown.
     fn redirector(mode: Mode) -> Arc<Redirector> {
         let me = NodeInfo {
-            id: NodeId::from(Key::ZERO),
             v4: vec![[192, 0, 2, 1].into()],
-            v6: Vec::new(),
             http_ports: vec![80],
-            roles: Roles::PROXY.with(Roles::DNSSRV),
-            load: 0,
-            weight: 100,
-            quota_left: None,
-            draining: false,
-            rtt: None,
-            clusters: Vec::new(),
-            site: String::new(),
-            certificates: Vec::new(),
-            version: String::new(),
+            ..NodeInfo::new(NodeId::from(Key::ZERO), Roles::PROXY.with(Roles::DNSSRV))
         };
         let record = |name: &str, kind: &str, data: &str| crate::StaticRecord {
             name: name.to_owned(),

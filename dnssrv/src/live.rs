@@ -314,20 +314,9 @@ mod tests {
 
     fn node(last: u8) -> NodeInfo {
         NodeInfo {
-            id: NodeId::from(Key::from_bytes([last; 20])),
             v4: vec![[127, 0, 0, last].into()],
-            v6: Vec::new(),
             http_ports: vec![8080],
-            roles: Roles::PROXY,
-            load: 0,
-            weight: 100,
-            quota_left: None,
-            draining: false,
-            rtt: None,
-            clusters: Vec::new(),
-            site: String::new(),
-            certificates: Vec::new(),
-            version: String::new(),
+            ..NodeInfo::new(NodeId::from(Key::from_bytes([last; 20])), Roles::PROXY)
         }
     }
 

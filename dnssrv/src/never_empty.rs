@@ -124,20 +124,9 @@ fn ask(redirector: &Redirector, now: Instant, name: &str, from: IpAddr, kind: u1
 /// A redirector of a cluster of two, with two more proxies far away, all with both families.
 fn redirector(mode: Mode) -> Redirector {
     let me = NodeInfo {
-        id: NodeId::from(Key::ZERO),
         v4: vec![[192, 0, 2, 1].into()],
-        v6: Vec::new(),
         http_ports: vec![80],
-        roles: Roles::PROXY.with(Roles::DNSSRV),
-        load: 0,
-        weight: 100,
-        quota_left: None,
-        draining: false,
-        rtt: None,
-        clusters: Vec::new(),
-        site: String::new(),
-        certificates: Vec::new(),
-        version: String::new(),
+        ..NodeInfo::new(NodeId::from(Key::ZERO), Roles::PROXY.with(Roles::DNSSRV))
     };
     let rate_limit = RateLimit { per_second: 0, ..RateLimit::default() };
     let config = Config { mode, rate_limit, ..Config::default() };

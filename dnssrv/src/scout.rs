@@ -290,20 +290,11 @@ mod tests {
 
     fn node(last: u8, rtt: Option<u64>, clusters: [u8; 2]) -> NodeInfo {
         NodeInfo {
-            id: NodeId::from(Key::from_bytes([last; 20])),
             v4: vec![[192, 0, 2, last].into()],
-            v6: Vec::new(),
             http_ports: vec![80],
-            roles: Roles::DNSSRV,
-            load: 0,
-            weight: 100,
-            quota_left: None,
-            draining: false,
             rtt: rtt.map(Duration::from_millis),
             clusters: clusters.map(|cluster| Key::from_bytes([cluster; 20])).to_vec(),
-            site: String::new(),
-            certificates: Vec::new(),
-            version: String::new(),
+            ..NodeInfo::new(NodeId::from(Key::from_bytes([last; 20])), Roles::DNSSRV)
         }
     }
 

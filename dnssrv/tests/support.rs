@@ -129,20 +129,10 @@ impl Index for Fake {
 /// A node of both roles at an address, its proxy on a port.
 pub(crate) fn node(number: u8, address: Ipv4Addr, cluster: u8, http: u16) -> NodeInfo {
     NodeInfo {
-        id: NodeId::from(Key::from_bytes([number; 20])),
         v4: vec![address],
-        v6: Vec::new(),
         http_ports: vec![http],
-        roles: Roles::PROXY.with(Roles::DNSSRV),
-        load: 0,
-        weight: 100,
-        quota_left: None,
-        draining: false,
-        rtt: None,
         clusters: vec![Key::from_bytes([cluster; 20]); 2],
-        site: String::new(),
-        certificates: Vec::new(),
-        version: String::new(),
+        ..NodeInfo::new(NodeId::from(Key::from_bytes([number; 20])), Roles::PROXY.with(Roles::DNSSRV))
     }
 }
 

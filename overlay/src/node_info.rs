@@ -43,6 +43,29 @@ pub struct NodeInfo {
     pub version: String,
 }
 
+impl NodeInfo {
+    /// An idle node of these roles, of which nothing else is known: no address, no cluster, the weight of most.
+    #[must_use]
+    pub const fn new(id: NodeId, roles: Roles) -> Self {
+        Self {
+            id,
+            v4: Vec::new(),
+            v6: Vec::new(),
+            http_ports: Vec::new(),
+            roles,
+            load: 0,
+            weight: 100,
+            quota_left: None,
+            draining: false,
+            rtt: None,
+            clusters: Vec::new(),
+            site: String::new(),
+            certificates: Vec::new(),
+            version: String::new(),
+        }
+    }
+}
+
 /// A TLS certificate a node holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificate {

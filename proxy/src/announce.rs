@@ -186,22 +186,7 @@ const RENEW_BEFORE: Duration = Duration::from_secs(30);
 /// A description of nobody in particular.
 #[cfg(test)]
 pub(crate) fn test_info() -> atoll_overlay::NodeInfo {
-    atoll_overlay::NodeInfo {
-        id: atoll_overlay::NodeId::from(Key::ZERO),
-        v4: Vec::new(),
-        v6: Vec::new(),
-        http_ports: Vec::new(),
-        roles: atoll_overlay::Roles::PROXY,
-        load: 0,
-        weight: 100,
-        quota_left: None,
-        draining: false,
-        rtt: None,
-        clusters: Vec::new(),
-        site: String::new(),
-        certificates: Vec::new(),
-        version: String::new(),
-    }
+    atoll_overlay::NodeInfo::new(atoll_overlay::NodeId::from(Key::ZERO), atoll_overlay::Roles::PROXY)
 }
 
 #[cfg(test)]

@@ -19,20 +19,9 @@ use super::*;
 /// A proxy that everybody may be sent to.
 fn proxy(name: &str, v4: [u8; 4]) -> NodeInfo {
     NodeInfo {
-        id: Key::of(name.as_bytes()).into(),
         v4: vec![v4.into()],
-        v6: Vec::new(),
         http_ports: vec![8080, 8443],
-        roles: Roles::PROXY,
-        load: 0,
-        weight: 100,
-        quota_left: None,
-        draining: false,
-        rtt: None,
-        clusters: Vec::new(),
-        site: String::new(),
-        certificates: Vec::new(),
-        version: String::new(),
+        ..NodeInfo::new(Key::of(name.as_bytes()).into(), Roles::PROXY)
     }
 }
 

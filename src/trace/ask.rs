@@ -235,20 +235,9 @@ mod tests {
 
     fn node(name: &str, address: &str, ports: &[u16]) -> NodeInfo {
         NodeInfo {
-            id: NodeId::from(Key::of(name.as_bytes())),
             v4: vec![address.parse().unwrap()],
-            v6: Vec::new(),
             http_ports: ports.to_vec(),
-            roles: Roles::PROXY,
-            load: 0,
-            weight: 100,
-            quota_left: None,
-            draining: false,
-            rtt: None,
-            clusters: Vec::new(),
-            site: String::new(),
-            certificates: Vec::new(),
-            version: String::new(),
+            ..NodeInfo::new(NodeId::from(Key::of(name.as_bytes())), Roles::PROXY)
         }
     }
 

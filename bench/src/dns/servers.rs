@@ -217,20 +217,9 @@ async fn proxies() -> std::io::Result<Vec<NodeInfo>> {
         }
     });
     let node = |last: u8| NodeInfo {
-        id: NodeId::from(Key::from_bytes([last; 20])),
         v4: vec![[127, 0, 0, last].into()],
-        v6: Vec::new(),
         http_ports: vec![port],
-        roles: Roles::PROXY.with(Roles::DNSSRV),
-        load: 0,
-        weight: 100,
-        quota_left: None,
-        draining: false,
-        rtt: None,
-        clusters: Vec::new(),
-        site: String::new(),
-        certificates: Vec::new(),
-        version: String::new(),
+        ..NodeInfo::new(NodeId::from(Key::from_bytes([last; 20])), Roles::PROXY.with(Roles::DNSSRV))
     };
     Ok((1..=32).map(node).collect())
 }

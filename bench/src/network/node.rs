@@ -42,22 +42,7 @@ pub(super) async fn overlay(listen: &str, bootstrap: Vec<String>) -> Result<Over
         ..driver::Config::default()
     };
     let identity = Identity::generate();
-    let info = NodeInfo {
-        id: identity.node_id("bench", 0),
-        v4: vec![Ipv4Addr::LOCALHOST],
-        v6: Vec::new(),
-        http_ports: Vec::new(),
-        roles: Roles::PROXY,
-        load: 0,
-        weight: 100,
-        quota_left: None,
-        draining: false,
-        rtt: None,
-        clusters: Vec::new(),
-        site: String::new(),
-        certificates: Vec::new(),
-        version: String::new(),
-    };
+    let info = NodeInfo { v4: vec![Ipv4Addr::LOCALHOST], ..NodeInfo::new(identity.node_id("bench", 0), Roles::PROXY) };
     driver::start(config, atoll_overlay::Config::default(), &identity, info, None).await.map_err(told)
 }
 

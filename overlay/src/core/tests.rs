@@ -68,22 +68,7 @@ fn stranger(number: u32) -> Contact {
 }
 
 fn info(id: NodeId) -> NodeInfo {
-    NodeInfo {
-        id,
-        v4: Vec::new(),
-        v6: Vec::new(),
-        http_ports: Vec::new(),
-        roles: Roles::PROXY,
-        load: 0,
-        weight: 100,
-        quota_left: None,
-        draining: false,
-        rtt: None,
-        clusters: Vec::new(),
-        site: String::new(),
-        certificates: Vec::new(),
-        version: String::new(),
-    }
+    NodeInfo::new(id, Roles::PROXY)
 }
 
 fn key(number: u32) -> Key {

@@ -87,21 +87,6 @@ fn described(known: &Known, info: &NodeInfo) -> NodeInfo {
 
 /// The same, or the little that is known of a node that has not said anything yet.
 fn info_or_bare(known: &Known) -> NodeInfo {
-    let bare = NodeInfo {
-        id: known.contact.id,
-        v4: Vec::new(),
-        v6: Vec::new(),
-        http_ports: Vec::new(),
-        roles: crate::Roles::NONE,
-        load: 0,
-        weight: 0,
-        quota_left: None,
-        draining: false,
-        rtt: None,
-        clusters: Vec::new(),
-        site: String::new(),
-        certificates: Vec::new(),
-        version: String::new(),
-    };
+    let bare = NodeInfo { weight: 0, ..NodeInfo::new(known.contact.id, crate::Roles::NONE) };
     described(known, known.info.as_deref().unwrap_or(&bare))
 }

@@ -26,22 +26,7 @@ impl Book for Handles<'_> {
 
 /// What a simulated node says of itself.
 pub(super) fn describe(id: NodeId) -> NodeInfo {
-    NodeInfo {
-        id,
-        v4: Vec::new(),
-        v6: Vec::new(),
-        http_ports: Vec::new(),
-        roles: Roles::PROXY.with(Roles::DNSSRV),
-        load: 0,
-        weight: 100,
-        quota_left: None,
-        draining: false,
-        rtt: None,
-        clusters: Vec::new(),
-        site: String::new(),
-        certificates: Vec::new(),
-        version: String::new(),
-    }
+    NodeInfo::new(id, Roles::PROXY.with(Roles::DNSSRV))
 }
 
 /// Bytes of a contact record.

@@ -200,22 +200,7 @@ pub(crate) fn config_any() -> Config {
 
 /// A description with an id of this number.
 pub(crate) fn info(number: u8) -> NodeInfo {
-    NodeInfo {
-        id: NodeId::from(Key::of(&[number])),
-        v4: Vec::new(),
-        v6: Vec::new(),
-        http_ports: Vec::new(),
-        roles: Roles::PROXY,
-        load: 0,
-        weight: 100,
-        quota_left: None,
-        draining: false,
-        rtt: None,
-        clusters: Vec::new(),
-        site: String::new(),
-        certificates: Vec::new(),
-        version: String::new(),
-    }
+    NodeInfo::new(NodeId::from(Key::of(&[number])), Roles::PROXY)
 }
 
 pub(crate) async fn store() -> Store {

@@ -36,22 +36,7 @@ async fn node(config: Config) -> Overlay {
 }
 
 fn info() -> NodeInfo {
-    NodeInfo {
-        id: NodeId::from(crate::Key::ZERO),
-        v4: Vec::new(),
-        v6: Vec::new(),
-        http_ports: Vec::new(),
-        roles: Roles::PROXY,
-        load: 0,
-        weight: 100,
-        quota_left: None,
-        draining: false,
-        rtt: None,
-        clusters: Vec::new(),
-        site: String::new(),
-        certificates: Vec::new(),
-        version: String::new(),
-    }
+    NodeInfo::new(NodeId::from(crate::Key::ZERO), Roles::PROXY)
 }
 
 fn at(node: &Overlay) -> SocketAddr {
