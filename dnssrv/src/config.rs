@@ -8,6 +8,7 @@ use std::{
 };
 
 use atoll_overlay::Level;
+use atoll_units::{span, spans};
 use serde::Deserialize;
 
 use crate::{Dnssec, Network, Probes, ServeError, Sources, dnssec::Signer, overrides::Overrides, zone::Zone};
@@ -32,7 +33,7 @@ pub struct Config {
     pub mode: Mode,
     /// The RTT to the resolver under which each level from 1 inwards begins, falling; 1 to 7 of them. Lower: fewer resolvers find
     /// a near cluster. Higher: "near" means less. They must be those of the index. \[Coral 4.4: 60 ms, 20 ms\]
-    #[serde(with = "durations")]
+    #[serde(with = "spans")]
     pub thresholds: Vec<Duration>,
     /// The name servers of the zone's apex as the parent names them. Empty: servers known to the index, this one first.
     pub nameservers: Vec<ApexServer>,
@@ -226,7 +227,7 @@ pub struct StaticRecord {
     /// Its data in the text form of zone files. Names in it are absolute.
     pub data: String,
     /// How long it may be kept.
-    #[serde(default = "an_hour", with = "duration")]
+    #[serde(default = "an_hour", with = "span")]
     pub ttl: Duration,
 }
 
@@ -235,29 +236,29 @@ pub struct StaticRecord {
 #[serde(default, deny_unknown_fields)]
 pub struct Ttls {
     /// Of the CNAME of a public name: it never changes. Shorter: one more query the more often. \[design: 1 h\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub alias: Duration,
     /// Of addresses in the near levels. Longer: clients keep a dead proxy that long. \[design: 30 s\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub near: Duration,
     /// Of addresses at level 0. \[design: 60 s\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub global: Duration,
     /// Of addresses while the distance of the resolver is unknown. \[design: 5 s\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub unknown: Duration,
     /// Of a delegation after a measurement. Longer: a resolver stays longer with a cluster it has moved away from. \[design: 1 h\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub delegation: Duration,
     /// Of a delegation before a measurement. \[design: 30 s\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub delegation_unknown: Duration,
     /// Of a delegation for a resolver that is far from here while nobody is known to be near it. Longer: it finds a near
     /// cluster later; shorter: it comes to the apex more often. \[guess\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub delegation_far: Duration,
     /// Of "no such record" for names that never have one. \[design: 1 h\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub negative: Duration,
 }
 
@@ -344,10 +345,10 @@ impl Default for RateLimit {
 pub struct Health {
     /// Time between two checks of one proxy, jittered by a fifth; a quarter of it after a failure. Shorter: more traffic; longer:
     /// clients are sent to the dead. \[guess\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub interval: Duration,
     /// When a check is given up. \[guess\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub timeout: Duration,
     /// Good answers that make a dead proxy live.
     pub up: u32,
@@ -363,7 +364,7 @@ pub struct Health {
     /// Proxies and servers looked at per level. More: more checks; fewer: less choice. \[guess\]
     pub candidates: usize,
     /// How often the index is asked who is there. Longer: a draining node is named that much longer. \[guess\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub refresh: Duration,
 }
 
@@ -402,7 +403,7 @@ pub struct Limits {
     /// TCP connections from one prefix. \[RFC 9210 4\]
     pub tcp_per_prefix: usize,
     /// How long a TCP connection may stay without a whole question. \[RFC 7766 6.2.3\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub tcp_idle: Duration,
     /// Prefixes in the file of overrides. \[guess\]
     pub overrides: usize,
@@ -443,53 +444,11 @@ const fn an_hour() -> Duration {
     Duration::from_secs(3600)
 }
 
-/// Durations as text: a number and a unit.
-pub(crate) mod duration {
-    use std::time::Duration;
-
-    use serde::{Deserialize as _, Deserializer, de::Error as _};
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(from)?;
-        parse(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no duration such as \"20s\" or \"300ms\"")))
-    }
-
-    pub(super) fn parse(text: &str) -> Option<Duration> {
-        let at = text.find(|c: char| !c.is_ascii_digit())?;
-        let (number, unit) = text.split_at_checked(at)?;
-        let number: u64 = number.parse().ok()?;
-        let nanos_each: u64 = match unit {
-            "ns" => 1,
-            "us" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            "d" => 86_400_000_000_000,
-            _ => return None,
-        };
-        Some(Duration::from_nanos(number.checked_mul(nanos_each)?))
-    }
-}
-
-/// A list of durations as text.
-mod durations {
-    use std::time::Duration;
-
-    use serde::{Deserialize as _, Deserializer, de::Error as _};
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Duration>, D::Error> {
-        let texts = Vec::<String>::deserialize(from)?;
-        let parsed = texts.iter().map(|text| super::duration::parse(text)).collect::<Option<_>>();
-        parsed.ok_or_else(|| D::Error::custom("these are no durations such as \"60ms\""))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::{Config, Mode, duration::parse};
+    use super::{Config, Mode};
 
     #[test]
     fn settings_are_read_from_toml_and_what_is_not_one_is_refused() {
@@ -513,16 +472,6 @@ mod tests {
         assert!(!config.sources.icmp && config.sources.hints);
         for wrong in ["zon = 1", "mode = \"near\"", "ttl.near = 15", "sources.dns = true", "thresholds = [\"fast\"]"] {
             assert!(toml::from_str::<Config>(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_duration_is_a_whole_number_and_a_known_unit() {
-        assert_eq!(parse("20s"), Some(Duration::from_secs(20)));
-        assert_eq!(parse("300ms"), Some(Duration::from_millis(300)));
-        assert_eq!(parse("1h"), Some(Duration::from_secs(3600)));
-        for wrong in ["", "20", "s", "-1s", "1.5s", "20 s", "99999999999d", "1w"] {
-            assert_eq!(parse(wrong), None, "{wrong}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::config::duration;
+use atoll_units::span;
 
 /// What may measure the RTT to a resolver. Each is a switch of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -51,17 +51,17 @@ impl Default for Sources {
 #[serde(default, deny_unknown_fields)]
 pub struct Probes {
     /// The longest a question waits for a first probe, if `wait` is on. Past the first threshold nothing is gained. \[design: 60 ms\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub wait: Duration,
     /// How much longer it waits, if `wait` is on and the resolver is far, until those were heard that may be near it: the quickest of
     /// them ends it. Shorter: the first answer of a far resolver leads anywhere; longer: it comes later. 0: not at all. \[measured\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub wait_scouts: Duration,
     /// When a probe is given up. \[guess\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub timeout: Duration,
     /// The least time between two probes of one prefix, lengthened by up to a half at random. Shorter: complaints. \[guess\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub interval: Duration,
     /// Probes begun in one second, all prefixes together. More: complaints under a flood of strange sources. 0: none, and no
     /// scouts are sent; what costs nobody anything still measures. \[guess\]
@@ -74,21 +74,21 @@ pub struct Probes {
     /// handshake measures. Costs that client two round trips. 0: none. \[guess\]
     pub cut_one_in: u32,
     /// How long a minimum is kept without being confirmed; it lapses between one and two of these. \[guess\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub window: Duration,
     /// How long the index's word on a prefix is believed before it is asked again, at the next question. Shorter: more lookups;
     /// longer: a far resolver is handed over later. \[guess\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub ask_again: Duration,
     /// How long a prefix that is far from here counts as unknown, while those it was referred to measure it. \[guess\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub settle: Duration,
     /// Servers of other clusters that are sent at a time to measure a prefix, so that it is handed to the nearest cluster; three
     /// times as many at most. More: nearer, and more probes in all. 0: none, a far prefix is measured by whomever it happens
     /// to ask. \[guess\]
     pub scouts: usize,
     /// The least time between two such searches for one prefix. Longer: one that moved is found later. \[guess\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub scout_again: Duration,
     /// The port at which other servers of the network take questions. \[RFC 1035\]
     pub scout_port: u16,

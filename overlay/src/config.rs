@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use atoll_units::{span, spans};
 use serde::{Deserialize, Serialize};
 
 use crate::Level;
@@ -247,69 +248,9 @@ impl Config {
     }
 }
 
-/// A span as a number and its unit: "300ms", "20s", "1h".
-mod span {
-    use std::time::Duration;
-
-    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
-
-    pub(super) fn serialize<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&format_args!("{}ns", span.as_nanos()))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(from)?;
-        parse(&text)
-            .ok_or_else(|| D::Error::custom(format!("{text:?} is no span such as \"300ms\", \"20s\" or \"1h\"")))
-    }
-
-    pub(super) fn parse(text: &str) -> Option<Duration> {
-        let (number, unit) = text.trim().split_at(text.trim().find(|char: char| !char.is_ascii_digit())?);
-        let nanos: u64 = match unit.trim() {
-            "ns" => 1,
-            "us" => 1_000,
-            "ms" => 1_000_000,
-            "s" => 1_000_000_000,
-            "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000,
-            "d" => 86_400_000_000_000,
-            _ => return None,
-        };
-        number.parse::<u64>().ok()?.checked_mul(nanos).map(Duration::from_nanos)
-    }
-}
-
-/// A list of spans.
-mod spans {
-    use std::time::Duration;
-
-    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
-
-    pub(super) fn serialize<S: Serializer>(spans: &[Duration], to: S) -> Result<S::Ok, S::Error> {
-        spans.iter().map(|span| format!("{}ns", span.as_nanos())).collect::<Vec<_>>().serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Duration>, D::Error> {
-        let texts = Vec::<String>::deserialize(from)?;
-        let parse =
-            |text: &String| super::span::parse(text).ok_or_else(|| D::Error::custom(format!("{text:?} is no span")));
-        texts.iter().map(parse).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_span_is_a_whole_number_and_a_unit() {
-        let parsed = ["300ms", "20s", "1h", "15 m", "5us", "7ns", "1d"].map(span::parse);
-        let nanos = [300_000_000, 20_000_000_000, 3_600_000_000_000, 900_000_000_000, 5_000, 7, 86_400_000_000_000];
-        assert_eq!(parsed, nanos.map(|nanos| Some(Duration::from_nanos(nanos))));
-        for wrong in ["", "20", "s", "1.5s", "-1s", "20 parsecs", "99999999999999999999s", "999999999999d"] {
-            assert_eq!(span::parse(wrong), None, "{wrong:?}");
-        }
-    }
 
     #[test]
     fn levels_run_from_the_nearest_to_the_global_one_and_only_that_has_no_threshold() {

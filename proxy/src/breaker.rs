@@ -19,7 +19,9 @@ use std::{
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::{config::span, reason::Failure};
+use atoll_units::span;
+
+use crate::reason::Failure;
 
 /// When an origin is left alone.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use atoll_units::{maybe_span, size, span};
 use serde::Deserialize;
 
 use crate::{
@@ -473,81 +474,6 @@ impl Default for Peers {
     }
 }
 
-/// Durations as text.
-pub(crate) mod span {
-    use std::time::Duration;
-
-    use serde::{Deserialize as _, Deserializer, de::Error as _};
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(from)?;
-        parse(&text).ok_or_else(|| D::Error::custom(format!("\"{text}\" is no duration such as \"20s\" or \"300ms\"")))
-    }
-
-    fn parse(text: &str) -> Option<Duration> {
-        let split = text.find(|c: char| !c.is_ascii_digit())?;
-        let (number, unit) = text.split_at_checked(split)?;
-        let number: u64 = number.parse().ok()?;
-        let seconds = |each: u64| number.checked_mul(each).map(Duration::from_secs);
-        match unit {
-            "ns" => Some(Duration::from_nanos(number)),
-            "us" => Some(Duration::from_micros(number)),
-            "ms" => Some(Duration::from_millis(number)),
-            "s" => seconds(1),
-            "m" => seconds(60),
-            "h" => seconds(3_600),
-            "d" => seconds(86_400),
-            _ => None,
-        }
-    }
-}
-
-/// Durations as text that may be left out.
-pub(crate) mod maybe_span {
-    use std::time::Duration;
-
-    use serde::Deserializer;
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
-        super::span::deserialize(from).map(Some)
-    }
-}
-
-/// Sizes as a number of bytes or as text.
-pub(crate) mod size {
-    use serde::{Deserialize, Deserializer, de::Error as _};
-
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Written {
-        Bytes(u64),
-        Text(String),
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
-        match Written::deserialize(from)? {
-            Written::Bytes(bytes) => Ok(bytes),
-            Written::Text(text) => {
-                parse(&text).ok_or_else(|| D::Error::custom(format!("\"{text}\" is no size such as \"8MiB\"")))
-            }
-        }
-    }
-
-    fn parse(text: &str) -> Option<u64> {
-        let split = text.find(|c: char| !c.is_ascii_digit())?;
-        let (number, unit) = text.split_at_checked(split)?;
-        let shift = match unit.trim_start() {
-            "B" => 0,
-            "KiB" => 10,
-            "MiB" => 20,
-            "GiB" => 30,
-            "TiB" => 40,
-            _ => return None,
-        };
-        number.parse::<u64>().ok()?.checked_mul(1 << shift)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde::{
@@ -556,19 +482,6 @@ mod tests {
     };
 
     use super::*;
-
-    fn span_of(text: &str) -> Result<Duration, Error> {
-        span::deserialize(text.into_deserializer())
-    }
-
-    #[test]
-    fn a_duration_needs_a_unit_and_must_fit() {
-        assert_eq!(span_of("300ms"), Ok(Duration::from_millis(300)));
-        assert_eq!(span_of("2h"), Ok(Duration::from_secs(7_200)));
-        for wrong in ["", "s", "20", "-1s", "1.5s", "20 parsecs", "18446744073709551615d"] {
-            assert!(span_of(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn origins_are_any_or_a_list() {

@@ -18,12 +18,12 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use atoll_units::size;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     clock,
-    config::size,
     quota::{Caps, Quota, Used},
     rate::Bucket,
 };
@@ -65,18 +65,18 @@ impl Default for FairnessConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct Share {
     /// Bytes of bodies a second; what is over waits. Less: slower downloads. \[design 4\]
-    #[serde(deserialize_with = "size::deserialize")]
+    #[serde(with = "size")]
     pub rate: u64,
     /// Requests a second, with a burst of two seconds' worth; what is over gets 503. \[design 4\]
     pub requests: u64,
     /// Bytes an hour. \[Coral C.6\]
-    #[serde(deserialize_with = "size::deserialize")]
+    #[serde(with = "size")]
     pub hourly: u64,
     /// Bytes a day. \[Coral C.6\]
-    #[serde(deserialize_with = "size::deserialize")]
+    #[serde(with = "size")]
     pub daily: u64,
     /// Bytes a month. \[users U6\]
-    #[serde(deserialize_with = "size::deserialize")]
+    #[serde(with = "size")]
     pub monthly: u64,
     /// Requests an hour. \[design 4\]
     pub hourly_requests: u64,

@@ -8,7 +8,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::config::size;
+use atoll_units::size;
 
 /// What may be in use at one time. Lower refuses more, higher lets one client or origin take more of the node.
 #[derive(Debug, Clone, Deserialize)]
@@ -27,18 +27,18 @@ pub struct Limits {
     /// Variants of one URL; of more the oldest is forgotten. [bad-inputs C06]
     pub variants: usize,
     /// Bytes of a request head; past it 431. [bad-inputs H15]
-    #[serde(deserialize_with = "size::deserialize")]
+    #[serde(with = "size")]
     pub head: u64,
     /// Bytes of a request target; past it 414. [bad-inputs H15]
-    #[serde(deserialize_with = "size::deserialize")]
+    #[serde(with = "size")]
     pub target: u64,
     /// Fields of a request or response head; past it 431 or 502. \[guess\]
     pub fields: usize,
     /// Bytes of a response head of an origin or peer; past it 502. [bad-inputs C13]
-    #[serde(deserialize_with = "size::deserialize")]
+    #[serde(with = "size")]
     pub response_head: u64,
     /// Bytes of one object, counted as they arrive; past it the fetch fails. Coral: 50 MB. \[guess\]
-    #[serde(deserialize_with = "size::deserialize")]
+    #[serde(with = "size")]
     pub object: u64,
     /// Connections to one origin. \[guess\]
     pub origin_connections: usize,

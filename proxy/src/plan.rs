@@ -7,13 +7,13 @@
 use std::{sync::Arc, time::Duration};
 
 use atoll_overlay::Key;
+use atoll_units::size;
 use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
 
 use crate::{
     cache::{Cache, store_key},
     clock,
-    config::size,
     fetch::Fetch,
     flight::End,
     meta::Meta,
@@ -29,10 +29,10 @@ use crate::{
 pub struct SlicesConfig {
     /// Bytes of an object from which on ranges of it are fetched slice by slice; less is fetched whole. Less: more requests to the
     /// origin, more: more bytes for nothing. [design 4]
-    #[serde(deserialize_with = "size::deserialize")]
+    #[serde(with = "size")]
     pub over: u64,
     /// Bytes of a slice. Less: more requests, more: more bytes that nobody asked for. [design 4]
-    #[serde(deserialize_with = "size::deserialize")]
+    #[serde(with = "size")]
     pub size: u64,
 }
 

@@ -2,9 +2,8 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
+use atoll_units::span;
 use serde::Deserialize;
-
-use crate::config::units;
 
 /// `[admin]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -25,7 +24,7 @@ pub struct AdminConfig {
     pub connections: usize,
     /// How long a client may take to send a request, 100 ms to 60 s. Shorter drops slow clients, longer lets idle ones hold a
     /// connection. `[guess]`
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "span")]
     pub head_timeout: Duration,
     /// Bytes a request's body may have, 0 to 16777216. No request needs one. `[guess]`
     pub body_limit: usize,

@@ -6,10 +6,8 @@ use std::{
     time::Duration,
 };
 
-use atoll_store::ByteSize;
+use atoll_units::{ByteSize, span};
 use serde::Deserialize;
-
-use crate::config::units;
 
 /// `[cache]`
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -35,20 +33,20 @@ pub struct CacheConfig {
     pub skip_limit: ByteSize,
     /// For a request's head, from its first byte, 100 ms to 60 s. Shorter: slow clients cut off. Longer: idle ones hold
     /// connections. \[Hornet: 2 s, never enforced\]
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "span")]
     pub head_timeout: Duration,
     /// For the next request's first byte, 100 ms to 1 h. Shorter: more connections made anew. Longer: idle ones held. `[guess]`
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "span")]
     pub idle_timeout: Duration,
     /// For a body in either direction, beside what its length takes at `min_rate`, 100 ms to 1 h. Shorter: stalls cut off.
     /// Longer: stalled clients hold connections, and memory if they PUT. `[guess]`
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "span")]
     pub body_timeout: Duration,
     /// Bytes a second at which a client must take or send a body on average, 1 B to 1 GiB. Less: slow clients hold connections
     /// for longer. More: cuts off those on slow lines. `[guess]`
     pub min_rate: ByteSize,
     /// How long an object is kept if its PUT does not say, 1 s to 3650 d. Shorter: more misses. Longer: staler. \[Hornet: 1 h\]
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "span")]
     pub default_expire: Duration,
     /// PUTs until an object is kept, 1 to 250; before, they are answered 202. 1 keeps it at once. More: less is written, and
     /// more is missed (a rule of "second request" raises misses on every public CDN trace). `[minicdn-hornet E.3]`
@@ -65,7 +63,7 @@ pub struct CacheConfig {
     /// A file for one line a request, opened anew on SIGUSR1. Unset: none.
     pub access_log: Option<PathBuf>,
     /// How long after SIGTERM requests under way may take, 0 s to 1 d. Shorter cuts them off, longer makes stopping slow. `[guess]`
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "span")]
     pub drain_grace: Duration,
 }
 

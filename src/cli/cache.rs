@@ -47,6 +47,6 @@ mod tests {
     #[test]
     fn sizes_are_written_as_in_the_configuration() {
         assert_eq!(size("8MiB"), Ok(ByteSize::mib(8)));
-        assert!(size("8 mib").unwrap_err().contains("is not a size"));
+        assert!(size("8 mib").unwrap_err().contains("is no size"));
     }
 }

@@ -3,12 +3,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use atoll_proxy::PurgeTarget;
+use atoll_units::span;
 use clap::Args;
 
-use crate::{
-    config::units::parse_duration,
-    purging::{Order, WAIT_LIMIT},
-};
+use crate::purging::{Order, WAIT_LIMIT};
 
 /// `atoll purge`
 #[derive(Debug, Args)]
@@ -71,7 +69,7 @@ impl PurgeArgs {
 }
 
 fn wait(text: &str) -> Result<Duration, String> {
-    let wait = parse_duration(text).filter(|wait| *wait <= WAIT_LIMIT);
+    let wait = span::parse(text).filter(|wait| *wait <= WAIT_LIMIT);
     wait.ok_or_else(|| format!("{text:?} is no duration up to {WAIT_LIMIT:?}, such as 5s"))
 }
 

@@ -8,9 +8,8 @@
 
 use std::sync::OnceLock;
 
+use atoll_units::{ByteSize, span};
 use toml::de::DeValue;
-
-use super::units;
 
 /// The file itself, as shipped.
 pub const EXAMPLE: &str = include_str!("../../atoll.example.toml");
@@ -122,25 +121,11 @@ fn number(text: &str) -> Option<u128> {
 }
 
 fn nanoseconds(text: &str) -> Option<u128> {
-    units::parse_duration(text).map(|duration| duration.as_nanos())
+    span::parse(text).map(|duration| duration.as_nanos())
 }
 
 fn bytes(text: &str) -> Option<u128> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (count, unit) = text.split_at(digits);
-    let factor: u128 = match unit.trim() {
-        "" | "B" => 1,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        "kB" | "KB" => 1_000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "TB" => 1_000_000_000_000,
-        _ => return None,
-    };
-    count.parse::<u128>().ok()?.checked_mul(factor)
+    ByteSize::parse(text).map(|ByteSize(bytes)| u128::from(bytes))
 }
 
 /// What the example file says about one key.

@@ -27,7 +27,6 @@ pub use manual::EXAMPLE;
 
 mod check;
 mod parse;
-pub(crate) mod units;
 
 /// Everything one node is told. Each section is the `Config` of the crate or module that obeys it.
 #[derive(Debug, Clone, Default)]

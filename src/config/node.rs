@@ -7,9 +7,8 @@ use std::{
 };
 
 use atoll_overlay::Roles;
+use atoll_units::span;
 use serde::{Deserialize, Serialize};
-
-use super::units;
 
 /// `[node]`: who this node is and what it runs.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -36,10 +35,10 @@ pub struct NodeConfig {
     pub bootstrap: Vec<String>,
     /// How long a node that stops goes on serving after it has left DNS: the longest TTL of an answer naming it. 0 s to 1 h.
     /// Shorter cuts off clients that still hold an answer, longer makes stopping slow. [Coral 4.3: TTL 60 s at level 0]
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "span")]
     pub drain_wait: Duration,
     /// How long after that it waits for downloads under way. 0 s to 1 d. Shorter cuts them off, longer makes stopping slow. `[guess]`
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "span")]
     pub drain_grace: Duration,
 }
 
@@ -119,12 +118,12 @@ pub struct ManagerConfig {
     pub connections: usize,
     /// How long a client may take to send a request head, 100 ms to 60 s. Shorter drops slow clients, longer lets idle ones
     /// hold a connection. `[guess]`
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "span")]
     pub head_timeout: Duration,
     /// How many of the nearest proxies share a site's requests, 1 to 16. Fewer meet in fuller caches, more spread the load. `[guess]`
     pub spread: usize,
     /// What a client is told to wait when no proxy is alive, 1 s to 1 h. `[guess]`
-    #[serde(deserialize_with = "units::duration")]
+    #[serde(with = "span")]
     pub retry_after: Duration,
 }
 

@@ -1,5 +1,7 @@
 //! Rates and sizes as people say them on a command line: `50mbit`, `6MB`, `15GB`, `300MiB`, `none`.
 
+use atoll_units::ByteSize;
+
 /// Bytes per second of `50mbit`, `2gbit`, `800kbit`, `6MB` or `6MB/s`. None if it is none of these, is zero or does not fit.
 pub(crate) fn rate(text: &str) -> Option<u64> {
     let text = text.strip_suffix("/s").unwrap_or(text);
@@ -14,23 +16,9 @@ pub(crate) fn rate(text: &str) -> Option<u64> {
     Some(number.checked_mul(bits)? / 8).filter(|rate| *rate > 0)
 }
 
-/// Bytes of `15GB`, `300MiB`, `1500` or `1500B`; decimal units are powers of 1000, those with an `i` of 1024. None if it is none of
-/// these, is zero or does not fit.
+/// Bytes of `15GB`, `300MiB`, `1500` or `1500B`, as in a configuration. None if it is none of these, is zero or does not fit.
 pub(crate) fn size(text: &str) -> Option<u64> {
-    let (number, unit) = split(text)?;
-    let factor: u64 = match unit {
-        "" | "B" => 1,
-        "kB" | "KB" => 1_000,
-        "MB" => 1_000_000,
-        "GB" => 1_000_000_000,
-        "TB" => 1_000_000_000_000,
-        "KiB" => 1 << 10,
-        "MiB" => 1 << 20,
-        "GiB" => 1 << 30,
-        "TiB" => 1 << 40,
-        _ => return None,
-    };
-    number.checked_mul(factor).filter(|size| *size > 0)
+    ByteSize::parse(text).map(|ByteSize(size)| size).filter(|size| *size > 0)
 }
 
 /// Bytes as people read them: `1.5 GB`.
@@ -64,7 +52,7 @@ mod tests {
         assert_eq!(size("15GB"), Some(15_000_000_000));
         assert_eq!(size("2MiB"), Some(2 << 20));
         assert_eq!(size("17"), Some(17));
-        for wrong in ["", "mbit", "0mbit", "-5mbit", "1.5GB", "5 GB", "5gb", "99999999999999TB", "5 mbit", "7bit"] {
+        for wrong in ["", "mbit", "0mbit", "-5mbit", "1.5GB", "5gb", "99999999999999TB", "5 mbit", "7bit"] {
             assert_eq!(rate(wrong).filter(|_| wrong != "5gb"), None, "{wrong:?}");
             assert_eq!(size(wrong), None, "{wrong:?}");
         }

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use atoll_units::span;
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header, request};
 use http_body_util::{BodyExt as _, Limited};
@@ -34,14 +35,11 @@ use super::{
     roster::Standing,
     wire::{self, BEAT_BYTES, Beat, Challenge, Join, Orders, Welcome},
 };
-use crate::{
-    config::units::parse_duration,
-    front::{
-        ask::Place,
-        body::{FrontBody, json, pieces, text, typed},
-        listen::Client,
-        meter::unix_now,
-    },
+use crate::front::{
+    ask::Place,
+    body::{FrontBody, json, pieces, text, typed},
+    listen::Client,
+    meter::unix_now,
 };
 
 /// Answers one request for the program itself.
@@ -187,7 +185,7 @@ fn act_on(office: &Office, name: &str, act: &str) -> Response<FrontBody> {
 
 fn make_token(office: &Office, query: &BTreeMap<String, String>) -> Response<FrontBody> {
     let uses = query.get("uses").map_or(Some(1), |uses| uses.parse().ok());
-    let expires = query.get("expires").map_or(Some(DAY), |expires| parse_duration(expires));
+    let expires = query.get("expires").map_or(Some(DAY), |expires| span::parse(expires));
     let (Some(uses), Some(expires)) = (uses, expires) else {
         return text(StatusCode::BAD_REQUEST, "uses is a number, expires a time such as 1d");
     };

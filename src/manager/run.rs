@@ -10,6 +10,7 @@ use std::{
 };
 
 use atoll_proxy::Used;
+use atoll_units::span;
 use http::StatusCode;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -31,7 +32,6 @@ use super::{
 use crate::{
     Node,
     cli::ManagerArgs,
-    config::units::parse_duration,
     front::{
         amount,
         ask::Place,
@@ -69,7 +69,7 @@ struct Asked {
 impl Asked {
     fn read(args: ManagerArgs) -> Result<Self, String> {
         let time = |name: &str, text: &str| {
-            parse_duration(text).ok_or_else(|| format!("--{name} {text:?} is no time such as 30s, 10m or 7d"))
+            span::parse(text).ok_or_else(|| format!("--{name} {text:?} is no time such as 30s, 10m or 7d"))
         };
         let above = args
             .redirect_above

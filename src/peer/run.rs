@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use atoll_units::span;
 use tokio::{
     net::TcpListener,
     sync::Notify,
@@ -23,7 +24,6 @@ use super::{
 use crate::{
     Node,
     cli::PeerArgs,
-    config::units::parse_duration,
     front::{
         amount,
         ask::Place,
@@ -85,7 +85,7 @@ impl Asked {
                 daily: amount("daily", &args.daily, amount::size, "15GB")?,
                 monthly: amount("monthly", &args.monthly, amount::size, "300GB")?,
             },
-            grace: parse_duration(&args.grace)
+            grace: span::parse(&args.grace)
                 .ok_or_else(|| format!("--grace {:?} is no time such as 30s", args.grace))?,
             args,
         })

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use atoll_proxy::PurgeTarget;
-
-use crate::config::units::parse_duration;
+use atoll_units::span;
 
 /// What to purge, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +81,7 @@ impl Named {
             "hard" => return yes(key, &value).map(|hard| self.hard = hard),
             "sure" => return yes(key, &value).map(|sure| self.sure = sure),
             "wait" => {
-                let wait = parse_duration(&value).filter(|wait| *wait <= WAIT_LIMIT);
+                let wait = span::parse(&value).filter(|wait| *wait <= WAIT_LIMIT);
                 self.wait = wait.ok_or_else(|| format!("wait is a duration up to {WAIT_LIMIT:?}, such as 5s"))?;
                 return Ok(());
             }

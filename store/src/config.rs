@@ -1,76 +1,12 @@
 //! This crate's settings: unit, range, what worsens in each direction, and where the default comes from.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::de::{Deserializer, Error as _, Visitor};
+use atoll_units::{ByteSize, span};
 use serde::{Deserialize, Serialize};
 
 use crate::error::OpenError;
-
-/// A number of bytes; in TOML an integer, or a string with a unit such as `"8MiB"` or `"2GB"`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct ByteSize(pub u64);
-
-impl ByteSize {
-    /// This many times 1,024 bytes.
-    pub const fn kib(count: u64) -> Self {
-        Self(count << 10)
-    }
-
-    /// This many times 1,024 KiB.
-    pub const fn mib(count: u64) -> Self {
-        Self(count << 20)
-    }
-
-    /// This many times 1,024 MiB.
-    pub const fn gib(count: u64) -> Self {
-        Self(count << 30)
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
-        let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-        let (number, unit) = text.split_at_checked(split)?;
-        let factor: u64 = match unit.trim() {
-            "" | "B" => 1,
-            "KiB" => 1 << 10,
-            "MiB" => 1 << 20,
-            "GiB" => 1 << 30,
-            "TiB" => 1 << 40,
-            "kB" | "KB" => 1_000,
-            "MB" => 1_000_000,
-            "GB" => 1_000_000_000,
-            "TB" => 1_000_000_000_000,
-            _ => return None,
-        };
-        number.parse::<u64>().ok()?.checked_mul(factor).map(Self)
-    }
-}
-
-impl<'de> Deserialize<'de> for ByteSize {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Size;
-        impl Visitor<'_> for Size {
-            type Value = ByteSize;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a number of bytes, or a string such as \"8MiB\"")
-            }
-            fn visit_u64<E: serde::de::Error>(self, bytes: u64) -> Result<ByteSize, E> {
-                Ok(ByteSize(bytes))
-            }
-            fn visit_i64<E: serde::de::Error>(self, bytes: i64) -> Result<ByteSize, E> {
-                u64::try_from(bytes).map(ByteSize).map_err(|_| E::custom("a size is not negative"))
-            }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ByteSize, E> {
-                ByteSize::parse(text).ok_or_else(|| E::custom(format!("{text:?} is not a size such as \"8MiB\"")))
-            }
-        }
-        deserializer.deserialize_any(Size).map_err(D::Error::custom)
-    }
-}
 
 /// Who leaves the RAM tier first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,7 +62,7 @@ pub struct Config {
     pub io_depth: u16,
     /// How long nothing is written after the disk failed, 100 ms to 1 h. Less: time lost on a dead disk. More: RAM alone
     /// for longer once it is well again. \[guess\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub disk_retry: Duration,
     /// Tries to write that fail one after another before a disk is given up and remembered as bad, 1 to 1,000. Less: a
     /// passing fault costs the disk. More: time lost on a dead one. \[guess\]
@@ -222,62 +158,9 @@ impl Config {
     }
 }
 
-/// Durations as text: `"300ms"`, `"20s"`, `"1h"`.
-mod duration {
-    use std::time::Duration;
-
-    use serde::de::{Deserializer, Error as _};
-    use serde::{Deserialize, Serializer};
-
-    pub(super) fn parse(text: &str) -> Option<Duration> {
-        let text = text.trim();
-        let split = text.find(|c: char| !c.is_ascii_digit())?;
-        let (number, unit) = text.split_at_checked(split)?;
-        let unit = match unit.trim() {
-            "ns" => Duration::from_nanos(1),
-            "us" => Duration::from_micros(1),
-            "ms" => Duration::from_millis(1),
-            "s" => Duration::from_secs(1),
-            "m" => Duration::from_secs(60),
-            "h" => Duration::from_secs(3600),
-            "d" => Duration::from_secs(86_400),
-            _ => return None,
-        };
-        unit.checked_mul(number.parse().ok()?)
-    }
-
-    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{}ms", duration.as_millis()))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        parse(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is not a duration such as \"20s\"")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_integers_or_carry_a_unit() {
-        assert_eq!(ByteSize::parse("8MiB"), Some(ByteSize::mib(8)));
-        assert_eq!(ByteSize::parse("2 GB"), Some(ByteSize(2_000_000_000)));
-        assert_eq!(ByteSize::parse("17"), Some(ByteSize(17)));
-        for wrong in ["", "MiB", "-1", "1.5GiB", "8 mib", "99999999999TiB"] {
-            assert_eq!(ByteSize::parse(wrong), None, "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn durations_carry_a_unit() {
-        assert_eq!(duration::parse("300ms"), Some(Duration::from_millis(300)));
-        assert_eq!(duration::parse("2 d"), Some(Duration::from_secs(172_800)));
-        for wrong in ["", "5", "s", "-1s", "1.5s", "1 fortnight"] {
-            assert_eq!(duration::parse(wrong), None, "{wrong:?}");
-        }
-    }
 
     #[test]
     fn the_default_works_in_ram_and_on_disk() {

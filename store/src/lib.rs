@@ -48,7 +48,8 @@ mod recover;
 mod segment;
 
 mod config;
-pub use config::{ByteSize, Config, Eviction};
+pub use atoll_units::ByteSize;
+pub use config::{Config, Eviction};
 
 mod stats;
 pub use stats::{DiskState, Stats};

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-use crate::config::duration;
+use atoll_units::span;
 
 /// How answers are signed: as they are made, by one ECDSA P-256 key, with compact denial of existence. Modes `direct` and `plain`
 /// only. \[RFC 4035, 6605, 9824\]
@@ -15,7 +15,7 @@ pub struct Dnssec {
     pub key: Option<PathBuf>,
     /// How long a signature is valid; it is made anew after a quarter of it. Shorter: more are made, and a server whose clock is
     /// off or that cannot sign is out sooner; longer: what was signed by mistake lives on. \[guess\]
-    #[serde(with = "duration")]
+    #[serde(with = "span")]
     pub validity: Duration,
     /// Signatures made in one second, and at once: so many for datagrams and as many for connections. Past it a datagram is
     /// answered by an order to ask over TCP, a connection by SERVFAIL. More: a flood of names that do not exist takes more of a

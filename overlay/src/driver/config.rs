@@ -3,6 +3,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
+use atoll_units::span;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -222,58 +223,3 @@ pub struct ConfigError {
 
 /// Substreams one side may have besides byte streams: certificates, messages, pings, and some that are ending.
 const OWN_SUBSTREAMS: usize = 8;
-
-/// Durations as text with a unit: `300ms`, `20s`, `5m`.
-pub(crate) mod span {
-    use std::time::Duration;
-
-    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
-
-    pub(crate) fn serialize<S: Serializer>(span: &Duration, to: S) -> Result<S::Ok, S::Error> {
-        let nanos = span.as_nanos();
-        let (_, unit, size) = UNITS
-            .iter()
-            .map(|(unit, size)| (nanos % size, *unit, *size))
-            .find(|(rest, ..)| *rest == 0)
-            .unwrap_or((0, "ns", 1));
-        to.collect_str(&format_args!("{}{unit}", nanos / size))
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
-        let text = String::deserialize(from)?;
-        parse(&text).ok_or_else(|| D::Error::custom(format!("{text:?} is no duration such as \"300ms\" or \"20s\"")))
-    }
-
-    pub(super) fn parse(text: &str) -> Option<Duration> {
-        let digits = text.find(|c: char| !c.is_ascii_digit())?;
-        let (number, unit) = text.split_at(digits);
-        let (_, size) = UNITS.iter().find(|(name, _)| *name == unit.trim_start())?;
-        let nanos = number.parse::<u64>().ok()?.checked_mul(u64::try_from(*size).ok()?)?;
-        Some(Duration::from_nanos(nanos))
-    }
-
-    /// Widest first, so that a span is written in the widest unit that it fills.
-    const UNITS: [(&str, u128); 7] = [
-        ("d", 86_400_000_000_000),
-        ("h", 3_600_000_000_000),
-        ("m", 60_000_000_000),
-        ("s", 1_000_000_000),
-        ("ms", 1_000_000),
-        ("us", 1_000),
-        ("ns", 1),
-    ];
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Duration, span};
-
-    #[test]
-    fn a_duration_is_digits_and_a_unit() {
-        assert_eq!(span::parse("300ms"), Some(Duration::from_millis(300)));
-        assert_eq!(span::parse("2h"), Some(Duration::from_secs(7_200)));
-        for bad in ["", "20", "s", "-1s", "1.5s", "1 week", "99999999999999999999s", "9999999999d"] {
-            assert_eq!(span::parse(bad), None, "{bad:?}");
-        }
-    }
-}

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::{config::span, guard::Range};
+use atoll_units::span;
+
+use crate::guard::Range;
 
 /// Purges.
 #[derive(Debug, Clone, Deserialize)]
