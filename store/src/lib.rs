@@ -36,6 +36,7 @@ mod tiers;
 mod admission;
 mod memory;
 mod mix;
+mod table;
 
 mod dead;
 mod disks;
