@@ -66,3 +66,7 @@ mod crash_tests;
 mod disk_tests;
 #[cfg(test)]
 mod double;
+#[cfg(test)]
+mod hollow;
+#[cfg(test)]
+mod large_tests;
