@@ -20,11 +20,16 @@ struct Cache {
 impl Cache {
     /// Starts it on a folder, with these lines in `[cache]`.
     fn start(folder: &Path, settings: &str) -> Self {
+        Self::start_with(folder, settings, "8MiB")
+    }
+
+    /// As `start`, with a RAM tier of this size.
+    fn start_with(folder: &Path, settings: &str, memory: &str) -> Self {
         let shown = folder.display();
         let config = format!(
             "[cache]\nlisten = [\"127.0.0.1:0\"]\nhost = \"box.test\"\naccess_log = \"{shown}/access\"\n{settings}\n\
              [log]\nfile = \"{shown}/errors\"\n\
-             [store]\ndirectory = \"{shown}/store\"\nsegment = \"1MiB\"\nslice = \"256KiB\"\ncapacity = \"64MiB\"\nmemory = \"8MiB\"\n"
+             [store]\ndirectory = \"{shown}/store\"\nsegment = \"1MiB\"\nslice = \"256KiB\"\ncapacity = \"64MiB\"\nmemory = \"{memory}\"\n"
         );
         let file = folder.join("cache.toml");
         std::fs::write(&file, config).unwrap();
@@ -197,6 +202,8 @@ fn what_was_put_is_got_with_its_headers_tier_and_age_whole_in_part_or_not_at_all
     let etag = got.field("ETag").unwrap();
     let same = client.ask("GET /12345/654123", &format!("If-None-Match: {etag}\r\n"), b"");
     assert_eq!((same.is(304).field("ETag"), same.field("Content-Type")), (Some(etag), None));
+    let other = client.ask("GET /12345/654123", "If-Match: \"other\"\r\n", b"");
+    assert_eq!(other.is(412).line(), "the object is another than the one that is meant");
     // It may be replaced, by POST too, and expires.
     let replaced = client.ask("POST /12345/654123?expire=0", "", b"short");
     assert_eq!(replaced.is(204).body, b"");
@@ -342,6 +349,68 @@ fn what_leaves_the_next_requests_begin_uncertain_is_answered_and_ends_the_connec
         assert_eq!(client.rest(), b"", "{bytes}");
     }
     cache.ask("GET /1/1", "", b"").is(404);
+}
+
+#[test]
+fn a_put_for_which_there_is_no_room_is_told_so_and_the_connection_lives_on() {
+    const SLICE: usize = 256 << 10;
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::start(folder.path(), "");
+    // Fills under way may have half the capacity, 32 MiB. One takes 94 slices, the last of which opens a segment, and waits.
+    let (mut slow, sent) = (cache.connect(), vec![5; 95 * SLICE]);
+    slow.send(format!("PUT /1/1 HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", sent.len() + 1).as_bytes());
+    slow.send(&sent);
+    let segments = || {
+        let names = std::fs::read_dir(folder.path().join("store")).unwrap().map(|entry| entry.unwrap().file_name());
+        names.filter(|name| name.to_string_lossy().ends_with(".segment")).count()
+    };
+    until("94 slices are written, three to a segment", || (segments() >= 32).then_some(()), || segments().to_string());
+    let mut other = cache.connect();
+    let told = other.ask("PUT /1/2", "", &vec![6; 16 << 20]);
+    assert!(told.is(507).line().starts_with("not stored: "), "{}", told.line());
+    other.ask("GET /1/2", "", b"").is(404);
+    // Who was there first is served to the end, and what the other one held is free again.
+    slow.send(b"!");
+    slow.answer(false).is(201);
+    assert_eq!(slow.ask("HEAD /1/1", "", b"").is(200).field("Content-Length"), Some("24903681"));
+    other.ask("PUT /1/3", "", &vec![7; 16 << 20]).is(201);
+    // What no room would do for is refused for its size.
+    let told = other.ask("PUT /1/4", "", &vec![8; 33 << 20]);
+    assert!(told.is(413).line().starts_with("not stored: "), "{}", told.line());
+    other.ask("GET /1/3", "", b"").is(200);
+}
+
+#[test]
+fn on_a_disk_that_fails_a_put_is_kept_in_ram_or_told_507_and_the_cache_serves_on() {
+    for (memory, small, large) in [("8MiB", 201, 507), ("0", 507, 507)] {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::start_with(folder.path(), "", memory);
+        let mut client = cache.connect();
+        client.ask("PUT /1/1", "", b"before").is(201);
+        std::fs::remove_dir_all(folder.path().join("store")).unwrap();
+        // The segment that is open takes a little more; the next cannot be made.
+        let full = (2..64).map(|id| client.ask(&format!("PUT /1/{id}"), "", &[1; 60_000]).status);
+        let last = full.last().unwrap();
+        assert_eq!(last, small, "of 60 KB, with {memory} of RAM");
+        let told = client.ask("PUT /2/1", "", &vec![2; 6 << 20]);
+        assert!(told.is(large).line().starts_with("not stored: "), "{}", told.line());
+        client.ask("GET /2/1", "", b"").is(404);
+        client.ask("GET /1/63", "", b"").is(if small == 201 { 200 } else { 404 });
+        assert!(cache.accessed("PUT /2/1").contains(" no-room "));
+    }
+}
+
+#[test]
+fn the_names_of_the_logged_header_and_of_those_left_out_are_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::start(folder.path(), "log_header = \"X-Url\"\nignore_headers = [\"X-Secret\"]");
+    let mut client = cache.connect();
+    let fields = "X-Url: http://a.test/y\r\nClient-Ext: kept\r\nX-Secret: s\r\nX-Other: o\r\n";
+    client.ask("PUT /1/2", fields, b"body").is(201);
+    assert!(cache.accessed("PUT /1/2").ends_with(" http://a.test/y"));
+    let got = client.ask("GET /1/2", "", b"");
+    let kept = ["X-Url", "X-Secret", "Client-Ext", "X-Other"].map(|name| got.field(name));
+    assert_eq!(kept, [None, None, Some("kept"), Some("o")]);
 }
 
 #[test]

@@ -206,3 +206,22 @@ fn gets_from_ram_go_on_while_a_write_hangs() {
         assert!(shows(&store, 2).await);
     });
 }
+
+#[test]
+fn a_key_that_shares_its_hash_with_another_is_a_miss_and_never_the_others_bytes() {
+    let disk = Double::default();
+    run(async {
+        let store = Store::open_on(places(&[&disk]), config()).await.unwrap();
+        put(&store, 1).await.unwrap();
+        let engine = store.tiers.disks.at(0).unwrap();
+        let spot = engine.index.get(engine.hash(&key(1))).unwrap();
+        // As if both keys had the 40 bits in common that the index keeps of a hash.
+        engine.index.insert(engine.hash(&key(2)), spot);
+        assert!(store.get(&key(2)).await.is_none());
+        assert!(store.freshen(&key(2), "fresh".into(), None).await.unwrap().is_none());
+        assert!(shows(&store, 1).await);
+        assert_eq!(store.stats().checksum_failures, 0, "nothing is wrong with what is there");
+        put(&store, 2).await.unwrap();
+        assert!(shows(&store, 2).await);
+    });
+}

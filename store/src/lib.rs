@@ -36,6 +36,7 @@ mod tiers;
 mod admission;
 mod memory;
 mod mix;
+mod table;
 
 mod dead;
 mod disks;
@@ -66,3 +67,7 @@ mod crash_tests;
 mod disk_tests;
 #[cfg(test)]
 mod double;
+#[cfg(test)]
+mod hollow;
+#[cfg(test)]
+mod large_tests;

@@ -6,15 +6,15 @@
 //! [`SMALL_FLOOR`] entries, because on small caches a tenth is a handful and misses rise above FIFO's. `Eviction::Fifo`
 //! is the same with everything in the main queue and no second chance.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::config::Eviction;
 use crate::key::Key;
 use crate::mix::Mix;
 use crate::object::{Pieces, Whole};
+use crate::table::{Table, Taken};
 
 /// What the RAM tier holds under a key.
 #[derive(Clone, Debug)]
@@ -25,23 +25,10 @@ pub(crate) enum Value {
     Slice(Arc<Pieces>),
 }
 
-#[derive(Debug)]
-struct Resident {
-    value: Value,
-    weight: u64,
-    /// Tells this value from an older or newer one under the same key.
-    id: u64,
-    asked: AtomicU8,
-    /// Whether it stands in the main queue.
-    main: AtomicBool,
-}
-
-type Map = HashMap<Key, Resident, Mix>;
-
 /// A part of the map, on cache lines of its own: two threads in two parts do not meet.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Shard(RwLock<Map>);
+struct Shard(RwLock<Table>);
 
 /// The RAM tier.
 #[derive(Debug)]
@@ -92,13 +79,12 @@ const SHARDS: usize = 256;
 const SMALL_FLOOR: usize = 64;
 /// Bytes that an entry costs beside its body and metadata: the map's slot, the queue's, and the allocations' heads.
 pub(crate) const OVERHEAD: u64 = 256;
-const ASKED_MOST: u8 = 3;
 
 impl Memory {
     pub(crate) fn new(capacity: u64, eviction: Eviction, small_percent: u8) -> Self {
         let hasher = Mix::new();
         Self {
-            shards: (0..SHARDS).map(|_| Shard(RwLock::new(HashMap::with_hasher(hasher.clone())))).collect(),
+            shards: (0..SHARDS).map(|_| Shard(RwLock::default())).collect(),
             queues: Mutex::default(),
             hasher,
             eviction,
@@ -109,20 +95,16 @@ impl Memory {
 
     /// What is held under `key`; counts as asked for. True: the first time since it came in or was last passed over.
     pub(crate) fn get(&self, key: &Key) -> Option<(Value, bool)> {
-        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
-        let resident = shard.get(key)?;
-        let asked = resident.asked.load(Ordering::Relaxed);
-        if asked < ASKED_MOST {
-            // Two at once may count as one: it is a hint, and a plain store costs a hot hit less.
-            resident.asked.store(asked + 1, Ordering::Relaxed);
-        }
-        Some((resident.value.clone(), asked == 0))
+        let (shard, hash) = self.read(key);
+        let entry = shard.get(hash, key)?;
+        let first = entry.ask();
+        Some((Value::of(entry.whole), first))
     }
 
     /// What is held under `key`; does not count as asked for.
     pub(crate) fn peek(&self, key: &Key) -> Option<Value> {
-        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
-        shard.get(key).map(|resident| resident.value.clone())
+        let (shard, hash) = self.read(key);
+        shard.get(hash, key).map(|entry| Value::of(entry.whole))
     }
 
     /// The object that is held under `key`; does not count as asked for.
@@ -135,13 +117,18 @@ impl Memory {
 
     /// Whether something is held under `key`; does not count as asked for.
     pub(crate) fn contains(&self, key: &Key) -> bool {
-        self.shard(key).read().unwrap_or_else(PoisonError::into_inner).contains_key(key)
+        let (shard, hash) = self.read(key);
+        shard.get(hash, key).is_some()
     }
 
     /// Takes `value` in, in place of what was under `key`, if `still()` holds while nothing else can be taken in or
     /// removed. Others leave to make room. False if it was not taken in.
     pub(crate) fn insert_if(&self, key: Key, value: Value, still: impl FnOnce() -> bool) -> bool {
-        let weight = value.weight() + OVERHEAD;
+        let whole = match value {
+            Value::Object(whole) => whole,
+            Value::Slice(pieces) => Arc::new(Whole::slice(key, pieces)),
+        };
+        let weight = whole.weight() + OVERHEAD;
         let mut queues = self.queues();
         if !still() {
             return false;
@@ -154,9 +141,10 @@ impl Memory {
         queues.next_id += 1;
         let known = queues.ghosts.set.contains(&self.hasher.hash_one(key));
         let straight = known || self.eviction == Eviction::Fifo;
-        let resident = Resident { value, weight, id, asked: AtomicU8::new(0), main: AtomicBool::new(straight) };
-        queues.objects += u64::from(matches!(resident.value, Value::Object(_)));
-        self.shard(&key).write().unwrap_or_else(PoisonError::into_inner).insert(key, resident);
+        queues.objects += u64::from(!whole.is_slice());
+        let (mut shard, hash) = self.write(&key);
+        shard.insert(hash, whole, id, straight);
+        drop(shard);
         if straight { &mut queues.main } else { &mut queues.small }.push(key, id, weight);
         self.make_room(&mut queues);
         true
@@ -188,10 +176,7 @@ impl Memory {
     /// The objects of one part of the tier; `None` past the last part.
     pub(crate) fn part(&self, number: usize) -> Option<Vec<Arc<Whole>>> {
         let shard = self.shards.get(number)?.0.read().unwrap_or_else(PoisonError::into_inner);
-        let objects = shard.values().filter_map(|resident| match &resident.value {
-            Value::Object(whole) => Some(Arc::clone(whole)),
-            Value::Slice(_) => None,
-        });
+        let objects = shard.all().filter(|whole| !whole.is_slice()).map(Arc::clone);
         Some(objects.collect())
     }
 
@@ -204,29 +189,38 @@ impl Memory {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn shard(&self, key: &Key) -> &RwLock<Map> {
-        let hash = usize::try_from(self.hasher.hash_one(key) >> 32).unwrap_or_default();
-        &self.shards[hash % SHARDS].0
+    /// The key's shard, and the 32 bits of its hash that the shard goes by.
+    fn shard(&self, key: &Key) -> (&RwLock<Table>, u32) {
+        let hash = self.hasher.hash_one(key);
+        let shard = usize::try_from(hash >> 32).unwrap_or_default() % SHARDS;
+        (&self.shards[shard].0, u32::try_from(hash & u64::from(u32::MAX)).unwrap_or_default())
+    }
+
+    fn read(&self, key: &Key) -> (RwLockReadGuard<'_, Table>, u32) {
+        let (shard, hash) = self.shard(key);
+        (shard.read().unwrap_or_else(PoisonError::into_inner), hash)
+    }
+
+    fn write(&self, key: &Key) -> (RwLockWriteGuard<'_, Table>, u32) {
+        let (shard, hash) = self.shard(key);
+        (shard.write().unwrap_or_else(PoisonError::into_inner), hash)
+    }
+
+    fn out(&self, key: &Key) -> Option<Taken> {
+        let (mut shard, hash) = self.write(key);
+        shard.remove(hash, key)
     }
 
     fn take(&self, queues: &mut Queues, key: &Key) -> bool {
-        let Some(resident) = self.shard(key).write().unwrap_or_else(PoisonError::into_inner).remove(key) else {
-            return false;
-        };
-        queues.objects -= u64::from(matches!(resident.value, Value::Object(_)));
-        let in_main = resident.main.load(Ordering::Relaxed);
+        let Some(Taken { whole, in_main }) = self.out(key) else { return false };
+        queues.objects -= u64::from(!whole.is_slice());
         let queue = if in_main { &mut queues.main } else { &mut queues.small };
-        queue.weight -= resident.weight;
+        queue.weight -= whole.weight() + OVERHEAD;
         queue.live -= 1;
         if queue.entries.len() > 2 * queue.live + SMALL_FLOOR {
-            queue.entries.retain(|(key, id)| self.is_live(key, *id));
+            queue.entries.retain(|(key, id)| self.look(key, *id).is_some());
         }
         true
-    }
-
-    fn is_live(&self, key: &Key, id: u64) -> bool {
-        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
-        shard.get(key).is_some_and(|resident| resident.id == id)
     }
 
     fn make_room(&self, queues: &mut Queues) {
@@ -273,35 +267,28 @@ impl Memory {
         true
     }
 
+    /// What an entry weighs and how often it was asked for; `None` if it is there no more.
     fn look(&self, key: &Key, id: u64) -> Option<(u64, u8)> {
-        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
-        let resident = shard.get(key).filter(|resident| resident.id == id)?;
-        Some((resident.weight, resident.asked.load(Ordering::Relaxed)))
+        let (shard, hash) = self.read(key);
+        let entry = shard.get(hash, key).filter(|entry| entry.id == id)?;
+        Some((entry.whole.weight() + OVERHEAD, entry.asked()))
     }
 
     /// Notes that `key` stands in the main queue, asked for this often.
     fn note(&self, key: &Key, asked: u8) {
-        let shard = self.shard(key).read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(resident) = shard.get(key) {
-            resident.asked.store(asked, Ordering::Relaxed);
-            resident.main.store(true, Ordering::Relaxed);
-        }
+        let (mut shard, hash) = self.write(key);
+        shard.set_main(hash, key, asked);
     }
 
     fn evict(&self, queues: &mut Queues, key: &Key) {
-        let resident = self.shard(key).write().unwrap_or_else(PoisonError::into_inner).remove(key);
         queues.evicted += 1;
-        queues.objects -= u64::from(resident.is_some_and(|it| matches!(it.value, Value::Object(_))));
+        queues.objects -= u64::from(self.out(key).is_some_and(|taken| !taken.whole.is_slice()));
     }
 }
 
 impl Value {
-    fn weight(&self) -> u64 {
-        match self {
-            // The metadata, and what its owner makes of it.
-            Self::Object(whole) => whole.len() + 2 * whole.head.metadata.len() as u64,
-            Self::Slice(pieces) => pieces.len(),
-        }
+    fn of(whole: &Arc<Whole>) -> Self {
+        if whole.is_slice() { Self::Slice(Arc::clone(&whole.pieces)) } else { Self::Object(Arc::clone(whole)) }
     }
 }
 
@@ -328,6 +315,8 @@ impl Ghosts {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use bytes::Bytes;
     use proptest::prelude::*;
 
@@ -476,8 +465,9 @@ mod tests {
                         }
                     }
                 }
-                let held: Vec<_> = (0..60).filter_map(|n| memory.peek(&key(n))).collect();
-                let bytes: u64 = held.iter().map(|value| value.weight() + OVERHEAD).sum();
+                let weight = |value| if let Value::Slice(pieces) = value { pieces.len() + OVERHEAD } else { u64::MAX };
+                let held: Vec<_> = (0..60).filter_map(|n| memory.peek(&key(n)).map(weight)).collect();
+                let bytes: u64 = held.iter().sum();
                 prop_assert_eq!(memory.holdings().bytes, bytes);
                 prop_assert!(bytes <= 20 * WEIGHT);
                 let queues = memory.queues();

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use crate::config::PIECE;
 use crate::error::ReadError;
 use crate::index::Spot;
-use crate::key::Head;
+use crate::key::{Head, Key, PurgeNumber, Tags};
 use crate::load::SliceAt;
+use crate::record::milliseconds;
 use crate::tiers::Tiers;
 
 /// Where an object was found.
@@ -63,17 +64,24 @@ pub(crate) struct Pieces {
     length: u64,
 }
 
-/// A whole object in RAM.
+/// A whole object in RAM, or one slice of a larger one. What a hit looks at comes first, and with the count of references
+/// takes a cache line's bytes.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Whole {
-    pub(crate) head: Head,
-    pub(crate) stored: SystemTime,
-    pub(crate) soft_purged: bool,
-    pub(crate) pieces: Arc<Pieces>,
-    /// Bytes of the body, so that asking for them does not touch the pieces.
-    length: u64,
     /// Every purge up to this number was met and left the object as it is.
     pub(crate) checked: AtomicU64,
+    /// Bytes of the body.
+    length: u64,
+    /// When the object expires, in milliseconds since 1970.
+    deadline: u64,
+    /// As in the head.
+    pub(crate) key: Key,
+    pub(crate) soft_purged: bool,
+    slice: bool,
+    pub(crate) head: Head,
+    pub(crate) stored: SystemTime,
+    pub(crate) pieces: Arc<Pieces>,
     /// What the store's owner made of the metadata.
     made: OnceLock<Box<Made>>,
 }
@@ -81,22 +89,50 @@ pub(crate) struct Whole {
 /// Anything that several threads may look at.
 type Made = dyn Any + Send + Sync;
 
+/// The deadline of what never expires.
+const NEVER: u64 = u64::MAX;
+
 impl Whole {
     pub(crate) fn new(head: Head, stored: SystemTime, soft_purged: bool, pieces: Arc<Pieces>) -> Self {
         Self {
+            checked: AtomicU64::new(0),
+            length: pieces.len(),
+            deadline: head.expires.map_or(NEVER, milliseconds),
+            key: head.key,
+            soft_purged,
+            slice: false,
             head,
             stored,
-            soft_purged,
-            length: pieces.len(),
             pieces,
-            checked: AtomicU64::new(0),
             made: OnceLock::new(),
         }
+    }
+
+    /// One slice of a large body, under the slice's key.
+    pub(crate) fn slice(key: Key, pieces: Arc<Pieces>) -> Self {
+        let (tags, metadata, born) = (Tags::default(), Bytes::new(), PurgeNumber::default());
+        let head = Head { key, directory: 0, tags, expires: None, metadata, length: None, born };
+        Self { slice: true, ..Self::new(head, SystemTime::UNIX_EPOCH, false, pieces) }
+    }
+
+    /// Whether it is a slice.
+    pub(crate) fn is_slice(&self) -> bool {
+        self.slice
     }
 
     /// Bytes of the body.
     pub(crate) fn len(&self) -> u64 {
         self.length
+    }
+
+    /// Bytes of the body, of the metadata, and of what its owner makes of them.
+    pub(crate) fn weight(&self) -> u64 {
+        self.length + 2 * self.head.metadata.len() as u64
+    }
+
+    /// Whether it has expired; asks `now` only if it ever does.
+    pub(crate) fn expired(&self, now: impl FnOnce() -> SystemTime) -> bool {
+        self.deadline != NEVER && self.deadline <= milliseconds(now())
     }
 }
 

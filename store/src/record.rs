@@ -258,7 +258,8 @@ pub(crate) fn to_millisecond(time: SystemTime) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds(time))
 }
 
-fn milliseconds(time: SystemTime) -> u64 {
+/// Milliseconds since 1970, rounded down; 0 before.
+pub(crate) fn milliseconds(time: SystemTime) -> u64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(NEVER - 1)
 }

@@ -104,7 +104,7 @@ impl Tiers {
         }
         let verdict = self.verdict_of(&whole);
         // A sweep under way is to find what it counts: here and below, it is what removes.
-        if verdict == Verdict::Hard || expired(&whole.head) {
+        if verdict == Verdict::Hard || whole.expired(disk::now) {
             if verdict != Verdict::Hard || !self.sweeps.is_running() {
                 self.memory.remove_if(key, || self.still(key, &whole));
             }

@@ -5,6 +5,7 @@
 //! [`Budget`] each. Without a disk, or when it failed before the first slice was written, the body stays in RAM.
 
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -29,8 +30,8 @@ pub struct Writer {
     begun: u64,
     /// An append was refused, so the body has a hole.
     broken: bool,
-    /// The disk failed: the body stays in RAM if it fits.
-    stay: bool,
+    /// Why the disk refused the first slice: the body stays in RAM if it fits.
+    stay: Option<io::Error>,
     committed: bool,
 }
 
@@ -107,7 +108,7 @@ impl Writer {
             on_disk,
             begun: 0,
             broken: false,
-            stay: false,
+            stay: None,
             committed: false,
         })
     }
@@ -198,7 +199,7 @@ impl Writer {
             return Ok(());
         }
         let slice = tiers.config.slice_bytes();
-        while !self.stay {
+        while self.stay.is_none() {
             let (number, pieces) = {
                 let state = self.fill.state();
                 let in_ram = state.length - state.flushed;
@@ -217,12 +218,13 @@ impl Writer {
                     drop(state);
                     self.in_ram.give_back(pieces.len());
                 }
-                Err(StoreError::Disk(_)) if number == 0 => self.stay = true,
+                Err(StoreError::Disk(error)) if number == 0 => self.stay = Some(error),
                 Err(error) => return Err(error),
             }
         }
-        let (length, limit) = (self.fill.state().length, tiers.memory_limit());
-        if length > limit { Err(StoreError::TooLarge { length, limit }) } else { Ok(()) }
+        // The object is none too large: it is the disk that is missing.
+        let fits = self.fill.state().length <= tiers.memory_limit();
+        if fits { Ok(()) } else { self.stay.take().map_or(Ok(()), |error| Err(StoreError::Disk(error))) }
     }
 
     async fn flush_slice(&mut self, number: u64, pieces: Arc<Pieces>) -> Result<Key, StoreError> {

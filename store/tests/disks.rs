@@ -2,8 +2,9 @@
 
 use atoll_store::{Config, DiskState, PurgeKind, Selector, Store};
 
+use crate::directory::across_a_restart;
 use crate::purge::until;
-use crate::{across_a_restart, body, head, key, on_disk, put, run, whole};
+use crate::{body, head, key, on_disk, put, run, whole};
 
 #[test]
 fn several_directories_share_the_keys_and_every_purge_holds_in_all() {

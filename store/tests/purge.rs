@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use atoll_store::{ByteSize, Config, Head, PurgeKind, PurgeNumber, PurgeProgress, Selector, Store, StoreError, Tags};
 
-use crate::{across_a_restart, body, check, head, in_ram, key, on_disk, put, run, try_put, whole};
+use crate::directory::across_a_restart;
+use crate::{body, check, head, in_ram, key, on_disk, put, run, try_put, whole};
 
 /// Waits until a condition holds, far longer than it should take.
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
