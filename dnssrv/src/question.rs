@@ -84,8 +84,8 @@ pub(crate) enum Refusal {
     Drop,
     /// FORMERR.
     Malformed(Header),
-    /// NOTIMP: an operation other than QUERY.
-    Operation(Header),
+    /// NOTIMP: an operation other than QUERY. Who speaks EDNS is answered so (RFC 6891 7).
+    Operation(Header, Option<Edns>),
     /// No question, and none needed: a cookie is asked for (RFC 7873 5.4).
     Bare(Header, Edns),
 }
@@ -101,10 +101,11 @@ impl Query {
         }
         let mut header =
             Header { id: u16::from_be_bytes([id0, id1]), opcode: flags0 >> 3 & 0x0f, rd: flags0 & 1 != 0, question: 0 };
+        let counts = pairs(counts);
         if header.opcode != 0 {
-            return Err(Refusal::Operation(header));
+            return Err(Refusal::Operation(header, any_edns(&mut from, counts)));
         }
-        let [questions, answers, authorities, additionals] = pairs(counts);
+        let [questions, answers, authorities, additionals] = counts;
         let malformed = |header| move || Refusal::Malformed(header);
         if questions == 0 {
             let edns = extra(&mut from, answers, authorities, additionals).flatten();
@@ -151,6 +152,24 @@ fn extra(from: &mut Reader<'_>, answers: u16, authorities: u16, additionals: u16
         }
     }
     Some(edns)
+}
+
+/// The OPT record of a message whose other sections mean something else; none if it cannot be found.
+fn any_edns(from: &mut Reader<'_>, [questions, answers, authorities, additionals]: [u16; 4]) -> Option<Edns> {
+    for _ in 0..questions {
+        skip_name(from)?;
+        from.array::<4>()?;
+    }
+    for _ in 0..u32::from(answers) + u32::from(authorities) {
+        record(from)?;
+    }
+    for _ in 0..additionals {
+        let record = record(from)?;
+        if record.kind == OPT && record.root {
+            return Edns::parse(&record);
+        }
+    }
+    None
 }
 
 impl Edns {

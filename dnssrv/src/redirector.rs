@@ -186,7 +186,7 @@ impl Redirector {
                 return Outcome::Silence;
             }
             Err(Refusal::Malformed(header)) => return self.refuse(&asked, header, None, ResponseCode::FormErr),
-            Err(Refusal::Operation(header)) => return self.refuse(&asked, header, None, ResponseCode::NotImp),
+            Err(Refusal::Operation(header, edns)) => return self.refuse(&asked, header, edns, ResponseCode::NotImp),
             Err(Refusal::Bare(header, edns)) => {
                 return self.refuse(&asked, header, Some(edns), ResponseCode::NoError);
             }

@@ -115,6 +115,15 @@ async fn d02_other_operations_are_not_implemented() {
         bytes[2] = opcode << 3;
         let reply = exchange(address, &bytes).await;
         assert_eq!((code(&reply), reply[2] >> 3 & 0x0f), (NOTIMP, opcode), "opcode {opcode}");
+        assert_eq!(reply.len(), 12, "opcode {opcode}: no OPT for who sent none");
+        // An UPDATE may have records in each section; what is behind them is found all the same.
+        let mut updating = with_opt(bytes, 0, 1232, &[]);
+        updating.splice(12..12, *b"\x01x\0\0\x06\0\x01");
+        updating[5] += 1;
+        let reply = exchange(address, &updating).await;
+        let message = message(&reply);
+        assert_eq!((code(&reply), reply[2] >> 3 & 0x0f), (NOTIMP, opcode), "opcode {opcode} with EDNS");
+        assert!(message.edns.is_some() && message.queries.is_empty(), "opcode {opcode}: RFC 6891 7");
     }
 }
 
