@@ -23,7 +23,7 @@ impl Node {
                     return self.done(op, Outcome::Put(Err(error)));
                 }
                 let flight = Flight::Put(put.clone());
-                if self.join(op, &flight) {
+                if self.join(op, &flight) || self.answer_again(now, op, &flight) {
                     return;
                 }
                 self.depart(flight);
@@ -31,7 +31,7 @@ impl Node {
             }
             Command::Get(key, levels) => {
                 let flight = Flight::Get(key, levels);
-                if self.join(op, &flight) || self.answer_again(now, op, key, levels) {
+                if self.join(op, &flight) || self.answer_again(now, op, &flight) {
                     return;
                 }
                 let task = self.get_task(now, key, levels);
@@ -39,6 +39,7 @@ impl Node {
                 (task, self.config.get_deadline, Outcome::Get(Err(refused)))
             }
             Command::Withdraw(key) => {
+                self.forget_puts(&key);
                 let levels: Vec<Level> = self.config.levels().collect();
                 let task = Withdraw::new(self.contact, key, &levels, self.put_way());
                 (Task::Withdraw(task), self.config.put_deadline, Outcome::Withdraw(Err(refused)))

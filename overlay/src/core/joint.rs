@@ -21,13 +21,22 @@ pub(super) struct Joint {
     others: Vec<Op>,
 }
 
-/// What a get that several callers waited for has found.
+/// What a question that several callers waited for came to.
 #[derive(Debug)]
 pub(super) struct Answer {
-    key: Key,
-    levels: Levels,
-    found: Found,
+    flight: Flight,
+    outcome: Outcome,
     at: Instant,
+}
+
+impl Flight {
+    /// How long its answer is kept: of a put only a small part of the time for which it was stored.
+    fn kept(&self) -> Duration {
+        match self {
+            Self::Get(..) => KEPT,
+            Self::Put(put) => KEPT.min(put.ttl / 16),
+        }
+    }
 }
 
 impl Node {
@@ -50,20 +59,25 @@ impl Node {
     }
 
     /// Says an answer once more that several callers waited for a moment ago. Whether there is one.
-    pub(super) fn answer_again(&mut self, now: Instant, op: Op, key: Key, levels: Levels) -> bool {
-        self.answers.retain(|one| now.since(one.at) < KEPT);
-        let Some(answer) = self.answers.iter().find(|one| one.key == key && one.levels == levels) else { return false };
+    pub(super) fn answer_again(&mut self, now: Instant, op: Op, flight: &Flight) -> bool {
+        self.answers.retain(|one| now.since(one.at) < one.flight.kept());
+        let Some(answer) = self.answers.iter().find(|one| one.flight == *flight) else { return false };
         let age = now.since(answer.at);
-        let mut found = answer.found.clone();
-        if let Found::Values { values, .. } = &mut found {
+        let mut outcome = answer.outcome.clone();
+        if let Outcome::Get(Ok(Found::Values { values, .. })) = &mut outcome {
             values.retain(|value| value.ttl > age);
             values.iter_mut().for_each(|value| value.ttl -= age);
             if values.is_empty() {
                 return false;
             }
         }
-        self.done(op, Outcome::Get(Ok(found)));
+        self.done(op, outcome);
         true
+    }
+
+    /// What was stored under a key is to be there no more: a put of it must go out again.
+    pub(super) fn forget_puts(&mut self, key: &Key) {
+        self.answers.retain(|one| !matches!(&one.flight, Flight::Put(put) if put.key == *key));
     }
 
     /// An operation is over, or was never begun: those who waited for it are told as well.
@@ -73,14 +87,13 @@ impl Node {
         for op in &joint.others {
             self.outbox.push_back(Output::Done { op: *op, outcome: outcome.clone() });
         }
-        if let (Flight::Get(key, levels), Outcome::Get(Ok(found @ Found::Values { .. })), false) =
-            (joint.flight, outcome, joint.others.is_empty())
-        {
-            self.answers.retain(|one| one.key != key || one.levels != levels);
+        let good = matches!(outcome, Outcome::Get(Ok(Found::Values { .. })) | Outcome::Put(Ok(_)));
+        if good && !joint.others.is_empty() {
+            self.answers.retain(|one| one.flight != joint.flight);
             if self.answers.len() >= ANSWERS {
                 self.answers.remove(0);
             }
-            self.answers.push(Answer { key, levels, found: found.clone(), at: now });
+            self.answers.push(Answer { flight: joint.flight, outcome: outcome.clone(), at: now });
         }
     }
 
@@ -100,7 +113,8 @@ impl Node {
     }
 }
 
-/// How long an answer is kept. Shorter: more questions for hot keys; longer: holders that came meanwhile are named later.
+/// How long an answer is kept. Shorter: more questions and stores for hot keys; longer: holders that came meanwhile are named later,
+/// and what nodes lost that stored it is missing for longer.
 const KEPT: Duration = Duration::from_secs(15);
 
 /// Answers kept at most.
