@@ -6,14 +6,15 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
-/// One node's state directory, owned by this process until dropped.
+/// One node's state directory, owned by this process until it is left or dropped.
 #[derive(Debug)]
 pub struct State {
     directory: PathBuf,
-    /// Holds the lock.
-    _lock: File,
+    /// Holds the lock of the directory; none once it was left. Whoever writes holds this.
+    owned: Mutex<Option<File>>,
 }
 
 /// What is kept. Each is one file of bytes, whose form belongs to whoever hands them in.
@@ -53,7 +54,7 @@ impl State {
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_file);
         let lock = lock.map_err(|error| StateError::Io { doing: "write", path: lock_file.clone(), error })?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { directory: directory.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { directory: directory.to_owned(), owned: Mutex::new(Some(lock)) }),
             Err(TryLockError::WouldBlock) => Err(StateError::InUse(directory.to_owned())),
             Err(TryLockError::Error(error)) => Err(StateError::Io { doing: "lock", path: lock_file, error }),
         }
@@ -83,8 +84,23 @@ impl State {
 
     /// Keeps these bytes in place of the last ones. After an error or a crash the last ones are still there.
     pub fn save(&self, kept: Kept, bytes: &[u8]) -> Result<(), StateError> {
+        self.save_made(kept, || bytes)
+    }
+
+    /// Keeps what `make` makes, which is called when it is this one's turn: of two at once, the later state stays.
+    pub fn save_made<B: AsRef<[u8]>>(&self, kept: Kept, make: impl FnOnce() -> B) -> Result<(), StateError> {
+        let owned = self.owned.lock().unwrap_or_else(PoisonError::into_inner);
+        if owned.is_none() {
+            return Err(StateError::Left(self.directory.clone()));
+        }
         let path = self.path(kept);
-        write_whole(&path, bytes).map_err(|error| StateError::Io { doing: "write", path, error })
+        write_whole(&path, make().as_ref()).map_err(|error| StateError::Io { doing: "write", path, error })
+    }
+
+    /// Gives the directory up once what is being written is: another process may own it from then on, and nothing more is
+    /// written to it here.
+    pub fn leave(&self) {
+        *self.owned.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// What was kept, or else what `make` makes, which is then kept.
@@ -120,6 +136,8 @@ impl Kept {
 pub enum StateError {
     /// Another process owns the directory.
     InUse(PathBuf),
+    /// This process has left the directory: the node has stopped.
+    Left(PathBuf),
     /// The system refused.
     Io {
         /// What was being done.
@@ -140,6 +158,9 @@ impl fmt::Display for StateError {
                  (state in [node])",
                 directory.display()
             ),
+            Self::Left(directory) => {
+                write!(f, "state directory {} was left when the node stopped; start it again", directory.display())
+            }
             Self::Io { doing, path, error } => {
                 write!(f, "cannot {doing} {}: {error}", path.display())?;
                 if error.kind() == io::ErrorKind::PermissionDenied {
@@ -154,7 +175,7 @@ impl fmt::Display for StateError {
 impl std::error::Error for StateError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::InUse(_) => None,
+            Self::InUse(_) | Self::Left(_) => None,
             Self::Io { error, .. } => Some(error),
         }
     }
@@ -252,6 +273,18 @@ mod tests {
         assert!(matches!(error, StateError::InUse(_)), "{error}");
         drop(held);
         State::open(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn who_has_left_the_directory_writes_no_more_and_the_next_may_own_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let stopped = State::open(folder.path()).unwrap();
+        stopped.leave();
+        let next = State::open(folder.path()).unwrap();
+        next.save(Kept::Peers, b"next").unwrap();
+        let error = stopped.save(Kept::Peers, b"late").unwrap_err();
+        assert!(error.to_string().contains("was left when the node stopped"), "{error}");
+        assert_eq!(next.load(Kept::Peers).unwrap().as_deref(), Some(&b"next"[..]));
     }
 
     #[test]

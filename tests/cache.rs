@@ -566,7 +566,7 @@ fn a_wrong_flag_or_setting_starts_nothing_and_is_named() {
         String::from_utf8(output.stderr).unwrap()
     };
     assert!(told(&["-c", file.to_str().unwrap()]).contains("did you mean `admission`?"));
-    assert!(told(&["--memory", "8 apples"]).contains("is not a size"));
+    assert!(told(&["--memory", "8 apples"]).contains("is no size"));
     assert!(told(&["--capacity", "1KiB"]).contains("`capacity`: is under four segments"));
     std::fs::write(&file, "[cache]\n").unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_atoll")).arg("node").arg("--config").arg(&file).output().unwrap();

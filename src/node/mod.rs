@@ -139,6 +139,8 @@ impl Node {
         self.admin.stop().await;
         keep::save(&self.parts).await;
         self.parts.stop().await;
+        // What writes on another thread may hold the parts for a moment longer.
+        self.parts.state().leave();
     }
 }
 

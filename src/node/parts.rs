@@ -36,7 +36,7 @@ use crate::{
 /// Everything that runs.
 pub(super) struct Parts {
     config: Config,
-    state: State,
+    state: Arc<State>,
     started: Instant,
     drain: watch::Sender<bool>,
     store: Store,
@@ -45,14 +45,12 @@ pub(super) struct Parts {
     dns: Slot<atoll_dnssrv::Server>,
     manager: Slot<Manager>,
     listen: Mutex<Vec<Listening>>,
-    /// Held by whoever writes the purges.
-    purges: Arc<Mutex<()>>,
 }
 
 impl Parts {
     /// Starts the parts in order; if one fails, those before it are stopped.
     pub(super) async fn start(config: Config) -> Result<Self, StartError> {
-        let state = State::open(&config.node.state)?;
+        let state = Arc::new(State::open(&config.node.state)?);
         let store = Store::open(config.store.clone()).await?;
         let overlay = start_overlay(&config, &state).await?;
         let mut parts = Self {
@@ -66,7 +64,6 @@ impl Parts {
             dns: Slot::default(),
             manager: Slot::default(),
             listen: Mutex::default(),
-            purges: Arc::default(),
         };
         if let Err(error) = parts.start_servers().await {
             parts.stop().await;
@@ -120,13 +117,13 @@ impl Parts {
         &self.overlay
     }
 
-    pub(super) const fn state(&self) -> &State {
+    pub(super) fn state(&self) -> &State {
         &self.state
     }
 
     /// Where the purges of this proxy are kept.
     pub(super) fn purges_file(&self, proxy: Arc<atoll_proxy::Proxy>) -> PurgesFile {
-        PurgesFile { path: self.state.path(Kept::Purges), proxy, turn: Arc::clone(&self.purges) }
+        PurgesFile { state: Arc::clone(&self.state), proxy }
     }
 
     /// Peers as bytes for the next start.

@@ -1,12 +1,7 @@
 //! Purges of a running node: given to its proxy, written to the state directory before they are acknowledged, and again whenever
 //! others have purged.
 
-use std::{
-    io,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use atoll_proxy::Proxy;
@@ -14,7 +9,7 @@ use atoll_proxy::Proxy;
 use super::parts::Parts;
 use crate::{
     purging::{CopiesOf, Order, PurgeReport, Purger},
-    state,
+    state::{Kept, State, StateError},
 };
 
 #[async_trait]
@@ -40,17 +35,15 @@ impl Purger for Parts {
     }
 }
 
-/// Where purges are kept, and what there is to keep. One writes at a time.
+/// Where purges are kept, and what there is to keep.
 pub(super) struct PurgesFile {
-    pub(super) path: PathBuf,
+    pub(super) state: Arc<State>,
     pub(super) proxy: Arc<Proxy>,
-    pub(super) turn: Arc<Mutex<()>>,
 }
 
 impl PurgesFile {
-    fn save(&self) -> io::Result<()> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        state::write_whole(&self.path, &self.proxy.save_purges())
+    fn save(&self) -> Result<(), StateError> {
+        self.state.save_made(Kept::Purges, || self.proxy.save_purges())
     }
 }
 
