@@ -29,6 +29,8 @@ use crate::clock;
 /// Where this node stands with others.
 pub(super) struct Step {
     began: Instant,
+    /// The same by the clock on the wall: what was received before it may have been purged while this node was off.
+    started: SystemTime,
     /// Milliseconds since `began` until which nothing is doubted.
     sure_until: AtomicU64,
     /// When it was last in step with some peer, in seconds since the Unix epoch; 0 if never.
@@ -63,6 +65,7 @@ impl Step {
         let sure = unknown.is_none() && known.unwrap_or(0) == 0;
         Self {
             began: Instant::now(),
+            started: clock::now(),
             sure_until: AtomicU64::new(if sure { u64::MAX } else { 0 }),
             synced: AtomicU64::new(known.unwrap_or(0)),
             unknown: Mutex::new(unknown),
@@ -82,10 +85,14 @@ impl Step {
         self.synced.load(Ordering::Relaxed)
     }
 
-    /// Whether a copy of this age is to be confirmed.
+    /// Whether a copy received then is to be confirmed: while others may have purged unheard, one that is not `young` any
+    /// more, or is from before the node was off.
     pub(super) fn doubts(&self, received: SystemTime, young: Duration) -> bool {
         let until = self.sure_until.load(Ordering::Relaxed);
-        until != u64::MAX && self.now() >= until && clock::now().duration_since(received).is_ok_and(|age| age >= young)
+        if until == u64::MAX || self.now() < until {
+            return false;
+        }
+        received < self.started || clock::now().duration_since(received).is_ok_and(|age| age >= young)
     }
 
     fn in_doubt(&self) -> bool {

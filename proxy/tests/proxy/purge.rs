@@ -17,7 +17,9 @@ use tokio::{
     sync::Semaphore,
 };
 
-use crate::support::{Do, Net, Origin, alone, config_for, config_site, exchange, get, get_with, ok, soon, until};
+use crate::support::{
+    Do, Net, Origin, alone, config_for, config_site, exchange, get, get_with, ok, soon, store, until,
+};
 
 /// An origin of numbered editions: `/TAG+TAG/x` carries these tags, and says which edition it is. A copy of the edition is confirmed.
 async fn editions(edition: &Arc<AtomicUsize>) -> Origin {
@@ -234,6 +236,34 @@ async fn what_is_purged_survives_a_restart_and_a_store_without_it_is_revalidated
     // The state directory is lost: nobody knows what was purged meanwhile.
     let proxy = start(open().await, None);
     assert_eq!(edition(&proxy, &origin, "/b/x", "*/*").await, "2");
+}
+
+// P03: what it received just before it went off is no younger for that.
+#[tokio::test]
+async fn a_node_that_was_off_confirms_what_it_held_before_until_somebody_answers() {
+    let now = Arc::new(AtomicUsize::new(1));
+    let origin = editions(&now).await;
+    let net = Net::new(Level(1));
+    net.acquainted.store(true, Ordering::SeqCst);
+    let mut trusting = quick(&origin);
+    trusting.purges.doubt = Duration::from_secs(3_600);
+    let one = net.proxy(1, trusting.clone()).await;
+    let kept = store().await;
+    let start = |saved| {
+        let node = net.node(2);
+        Proxy::start_knowing(trusting.clone(), Arc::clone(&node) as _, node, kept.clone(), saved).unwrap()
+    };
+    let two = start(None);
+    let heard = soon(one.purge(tag("before"), true, Duration::from_secs(10))).await.unwrap();
+    assert_eq!(heard.missing(), 0, "{heard:?}");
+    assert_eq!(edition(&two, &origin, "/a/x", "*/*").await, "1");
+    let saved = two.save_purges();
+    two.stop().await;
+    net.cut_off(2);
+    now.store(2, Ordering::SeqCst);
+    one.purge(tag("a"), true, Duration::ZERO).await.unwrap();
+    let two = start(Some(saved));
+    assert_eq!(edition(&two, &origin, "/a/x", "*/*").await, "2");
 }
 
 #[tokio::test]
