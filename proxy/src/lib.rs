@@ -67,6 +67,7 @@ mod home;
 mod part;
 mod plan;
 pub use plan::SlicesConfig;
+mod posted;
 mod reason;
 mod receive;
 mod respond;
