@@ -38,6 +38,7 @@ use crate::{
     reference::Reference,
     respond::respond,
     slices::{self, Served, Sliced},
+    stats::Way,
     trace::{self, ATOLL_TRACE, READABLE, TRACES, Tracer},
     wish::Use,
 };
@@ -54,14 +55,14 @@ pub(crate) async fn handle(cache: Arc<Cache>, request: Request<Option<Incoming>>
     if let Some(interim) = &interim {
         interim.open();
     }
-    let began = Instant::now();
+    let (began, way) = (Instant::now(), Way::of(&request));
     let (response, told) = answer(&cache, request).await;
     if let Some(interim) = &interim {
         interim.close();
     }
     drop(place);
     if let Some(told) = told {
-        cache.counters.answered(response.status(), told.source, told.collapsed, told.stale);
+        cache.counters.answered(way, response.status(), told);
         cache.counters.began(told.source, told.collapsed, began.elapsed());
     }
     match entry {
