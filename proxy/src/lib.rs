@@ -89,6 +89,7 @@ pub use trace::{Traced, TracedStep, trace_pass};
 
 mod announce;
 mod checked;
+mod company;
 mod complete;
 mod fetch;
 mod following;
