@@ -44,7 +44,7 @@ impl Part {
         Self { from: 0, to: length }
     }
 
-    fn length(self) -> Option<u64> {
+    pub(crate) fn length(self) -> Option<u64> {
         self.to.map(|to| to - self.from)
     }
 }

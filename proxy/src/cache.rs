@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::{
     announce::Announcer,
+    company::Company,
     config::{Any, Config, Origins},
     fairness::Fairness,
     flight::{Answer, Flights},
@@ -41,6 +42,7 @@ pub(crate) struct Cache {
     pub(crate) store: Store,
     pub(crate) index: Arc<dyn Index>,
     pub(crate) streams: Arc<dyn Streams>,
+    pub(crate) company: Company,
     pub(crate) origin: OriginClient,
     pub(crate) flights: Arc<Flights>,
     /// What is no longer to be used.
@@ -233,6 +235,7 @@ impl Cache {
             origin: OriginClient::new(&config, resolver, Arc::clone(&counters)),
             flights: Flights::new(config.limits.flights, config.limits.waiters),
             announcer: Announcer::new(Arc::clone(&index), config.peers.clone()),
+            company: Company::of(index.as_ref()),
             places: Arc::new(Semaphore::new(config.limits.requests)),
             stop: watch::Sender::new(false),
             negative: Memory::new(remembered),

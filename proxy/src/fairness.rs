@@ -45,6 +45,11 @@ pub struct FairnessConfig {
     pub hibernate: u8,
     /// Sites, and prefixes, whose use is known; of more those that used least are forgotten. \[guess\]
     pub tracked: usize,
+    /// Bytes an hour that origins may be asked for on account of one client's network beyond what it takes itself: a byte out of a
+    /// slice costs a whole one. Past it ranges that are not stored are refused. Zero: no limit. Less: players that seek much are
+    /// turned away, more: who means harm has others' origins send more for nothing. \[bad-inputs G01\] \[guess\]
+    #[serde(deserialize_with = "size::deserialize")]
+    pub unearned: u64,
 }
 
 impl Default for FairnessConfig {
@@ -56,6 +61,7 @@ impl Default for FairnessConfig {
             lean: 80,
             hibernate: 95,
             tracked: 16_384,
+            unearned: 4 << 30,
         }
     }
 }
@@ -119,6 +125,8 @@ pub(crate) struct Fairness {
     node: Option<Arc<Account>>,
     sites: Option<Ledger<String>>,
     clients: Option<Ledger<IpAddr>>,
+    /// What was fetched for clients and not taken by them.
+    unearned: Option<Ledger<IpAddr>>,
 }
 
 impl Fairness {
@@ -128,6 +136,7 @@ impl Fairness {
             node: (!config.node.is_unlimited()).then(|| Arc::new(Account::new(&config.node, Kept::default()))),
             sites: Ledger::of(config.site, config.tracked),
             clients: Ledger::of(config.client, config.tracked),
+            unearned: Ledger::of(Share { hourly: config.unearned, ..Share::default() }, config.tracked),
         }
     }
 
@@ -146,6 +155,12 @@ impl Fairness {
         let site = self.sites.as_ref().map(|sites| sites.account(&format!("{}:{}", site.0, site.1)));
         let client = self.clients.as_ref().zip(client).map(|(clients, client)| clients.account(&prefix(client)));
         self.tab([self.node.clone(), site, client])
+    }
+
+    /// The account of what is fetched for this client and not taken by it.
+    pub(crate) fn open_unearned(&self, client: Option<IpAddr>) -> Option<Tab> {
+        let account = self.unearned.as_ref().zip(client).map(|(all, client)| all.account(&prefix(client)));
+        self.tab([account, None, None])
     }
 
     /// The account that a copy for a peer is charged to.

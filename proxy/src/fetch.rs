@@ -321,7 +321,7 @@ impl Fetch {
         self.lead.show(filling.at);
         // What nobody else can join, a part above all, is no copy to name to others yet.
         if first && self.mode == Mode::Shared {
-            self.keeper.announce();
+            self.keeper.announce(filling.answer.meta.length);
         }
         Ok(())
     }

@@ -15,10 +15,11 @@ use crate::{
     deliver::{Given, deliver, refuse},
     freshness,
     from_origin::dated,
-    meta::{Meta, strip_hop_by_hop},
-    origin::{OriginAnswer, OriginRequest},
+    meta::{Meta, strip_hop_by_hop, validator},
+    origin::{OriginAnswer, OriginBody, OriginRequest},
     part,
     plan::Plan,
+    posted::{Kept, Posted},
     purge,
     reason::{CacheStatus, Forwarded, Reason, Source},
     receive::{Asked, CONDITIONS},
@@ -29,7 +30,7 @@ use crate::{
 };
 
 /// Passes a request on and its answer back.
-pub(crate) async fn forward(cache: &Arc<Cache>, asked: Asked) -> (Response<Body>, Option<Told>) {
+pub(crate) async fn forward(cache: &Arc<Cache>, mut asked: Asked) -> (Response<Body>, Option<Told>) {
     let mut fields = asked.fields.clone();
     if asked.client.head {
         for name in CONDITIONS.iter().chain([&header::RANGE]) {
@@ -38,7 +39,7 @@ pub(crate) async fn forward(cache: &Arc<Cache>, asked: Asked) -> (Response<Body>
             }
         }
     }
-    let body = asked.body.filter(|body| !asked.client.head && !body.is_end_stream());
+    let body = asked.body.take().filter(|body| !asked.client.head && !body.is_end_stream());
     let (began, born) = (clock::now(), cache.store.purge_number());
     let request = OriginRequest {
         method: &asked.method,
@@ -63,26 +64,60 @@ pub(crate) async fn forward(cache: &Arc<Cache>, asked: Asked) -> (Response<Body>
     } else if !is_safe(&asked.method) && (answer.status.is_success() || answer.status.is_redirection()) {
         invalidate_all(cache, &asked.url, &answer.fields).await;
     }
+    let url = asked.url.to_string();
     let meta = Meta {
-        url: asked.url.to_string(),
         status: answer.status,
         initial_age: freshness::initial_age(&answer.fields, began, received),
+        validator: validator(&url, &answer.fields, answer.length, rand::random()),
+        url,
         fields: answer.fields,
         received,
-        validator: [0; 16],
         length: answer.length,
         digest: None,
         varies_by: Vec::new(),
         variants: Vec::new(),
         vouched: Vouched::default(),
     };
-    let status = CacheStatus {
+    passed_back(cache, Relay { asked, meta, body: answer.body, born }).await
+}
+
+/// An answer on its way back.
+struct Relay {
+    asked: Asked,
+    meta: Meta,
+    body: OriginBody,
+    born: PurgeNumber,
+}
+
+/// The answer for the client, stored on the way if it is for GET as well.
+async fn passed_back(cache: &Cache, relay: Relay) -> (Response<Body>, Option<Told>) {
+    let Relay { asked, meta, body, born } = relay;
+    let mut status = CacheStatus {
         forwarded: Some(if asked.client.head { Forwarded::UriMiss } else { Forwarded::Method }),
         ..bypass(meta.status, Some(Source::Origin), Reason::Method)
     };
-    cache.counters.not_stored(Reason::Method);
     let told = Told { source: Some(Source::Origin), ..Told::default() };
-    match deliver(&cache.zone, &asked.url, &asked.client, &meta, Given::Relayed(answer.body), &status).await {
+    let mut client = asked.client;
+    let kept = if asked.method == Method::POST {
+        let posted = Posted { url: &asked.url, fields: &asked.fields, site: asked.site.as_deref(), born };
+        posted.keep(cache, &meta, body).await
+    } else {
+        Ok(Kept::Not(body))
+    };
+    let given = match kept {
+        Ok(Kept::Not(body)) => Given::Relayed(body),
+        Ok(Kept::Read(bytes)) => {
+            status = CacheStatus { stored: true, reason: None, ..status };
+            // What a client says of GET, conditions and ranges, is not about this.
+            client.fields.clear();
+            Given::Bytes(bytes)
+        }
+        Err(failure) => return (refuse(failure, "the answer broke off", Some(&status)), Some(told)),
+    };
+    if !status.stored {
+        cache.counters.not_stored(Reason::Method);
+    }
+    match deliver(&cache.zone, &asked.url, &client, &meta, given, &status).await {
         Ok(response) => (response, Some(told)),
         Err(failure) => (refuse(failure, "the answer could not be passed on", Some(&status)), Some(told)),
     }

@@ -149,7 +149,7 @@ impl Hot {
             Entry::of_plain(log, &plain, self.from.client.ip(), cache)
         });
         made.tell(&self.cache, &object, left, clock);
-        self.cache.counters.hit();
+        self.cache.counters.hit(now);
         Some((plain.length, object, entry))
     }
 

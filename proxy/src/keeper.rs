@@ -39,6 +39,8 @@ struct State {
     lease: Option<Lease>,
     /// Bytes have come: the copy is announced and kept so.
     announced: bool,
+    /// The next beat is to announce it.
+    due: bool,
 }
 
 /// What waiting under a lease came to.
@@ -49,7 +51,7 @@ pub(crate) enum Kept<T> {
 
 impl Keeper {
     pub(crate) fn start(cache: &Arc<Cache>, lead: &Lead, key: Key) -> Self {
-        let state = Mutex::new(State { key, lease: None, announced: false });
+        let state = Mutex::new(State { key, lease: None, announced: false, due: false });
         let held = Arc::new(Held { cache: Arc::clone(cache), flight: lead.flight(), state });
         let (tell, superseded) = watch::channel(None);
         let task = tokio::spawn(keep(Arc::clone(&held), tell));
@@ -60,10 +62,15 @@ impl Keeper {
         self.held.state().lease = Some(lease);
     }
 
-    /// The first bytes are here.
-    pub(crate) fn announce(&self) {
+    /// The first bytes are here, of so many. What is soon whole is announced as that, or with the next beat if it is not: until then
+    /// the lease's own reference names this node.
+    pub(crate) fn announce(&self, length: Option<u64>) {
         let mut state = self.held.state();
         state.announced = true;
+        if length.is_some_and(|length| length <= SOON_WHOLE) {
+            state.due = true;
+            return;
+        }
         self.held.cache.announcer.growing(state.key, &self.held.flight.reference());
     }
 
@@ -170,17 +177,18 @@ async fn keep(held: Arc<Held>, superseded: watch::Sender<Option<Value>>) {
     let mut told = Instant::now();
     loop {
         sleep(peers.beat).await;
-        let (lease, announced, key) = {
+        let (lease, announced, due, key) = {
             let mut state = held.state();
             if held.flight.is_for_few() {
                 // Nobody else may have it: its lease lapses, and whoever asks next fetches anew.
                 state.lease = None;
                 state.announced = false;
             }
-            (state.lease, state.announced, state.key)
+            let due = std::mem::take(&mut state.due);
+            (state.lease, state.announced, due, state.key)
         };
         let reference = held.flight.reference();
-        if announced && told.elapsed() >= peers.reference_fill / 2 {
+        if announced && (due || told.elapsed() >= peers.reference_fill / 2) {
             told = Instant::now();
             held.cache.announcer.growing(key, &reference);
         }
@@ -197,3 +205,6 @@ async fn keep(held: Arc<Held>, superseded: watch::Sender<Option<Value>>) {
 
 /// How often a fetcher shows that the origin is still waited for: well within a peer's patience of 250 ms.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(100);
+
+/// Bytes of a body that is likely to be whole before the next beat: what comes with the head, and a window or two more.
+const SOON_WHOLE: u64 = 64 << 10;

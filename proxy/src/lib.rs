@@ -67,6 +67,7 @@ mod home;
 mod part;
 mod plan;
 pub use plan::SlicesConfig;
+mod posted;
 mod reason;
 mod receive;
 mod respond;
@@ -88,6 +89,7 @@ pub use trace::{Traced, TracedStep, trace_pass};
 
 mod announce;
 mod checked;
+mod company;
 mod complete;
 mod fetch;
 mod following;

@@ -41,6 +41,8 @@ pub(crate) struct Asked {
     pub(crate) body: Option<Incoming>,
     /// What its answer is charged to.
     pub(crate) tab: Option<Tab>,
+    /// What is fetched for its range, and more than it takes, is charged to this.
+    pub(crate) unearned: Option<Tab>,
     /// Nothing is fetched for it, for so long: a share is nearly used up.
     pub(crate) stored_only: Option<Duration>,
 }
@@ -143,10 +145,27 @@ fn understood(cache: &Cache, request: Request<Option<Incoming>>, meant: Meant) -
     let interim = from.filter(|_| parts.version == Version::HTTP_11).and_then(|from| from.interim.clone());
     let interim = interim.filter(|_| site.is_some());
     let tab = cache.fairness.open((&upstream.host, upstream.port), from.map(|from| from.client.ip()));
+    let ranged = client.fields.contains_key(header::RANGE);
+    let unearned = cache.fairness.open_unearned(from.filter(|_| ranged).map(|from| from.client.ip()));
     let personal = site.is_some() && client.fields.contains_key(header::AUTHORIZATION);
     let trace = parts.extensions.get::<Tracer>().cloned().unwrap_or_default();
     let (method, stored_only) = (parts.method, None);
-    Ok(Asked { method, client, url, upstream, fields, site, wish, personal, interim, trace, body, tab, stored_only })
+    Ok(Asked {
+        method,
+        client,
+        url,
+        upstream,
+        fields,
+        site,
+        wish,
+        personal,
+        interim,
+        trace,
+        body,
+        tab,
+        unearned,
+        stored_only,
+    })
 }
 
 fn bad(error: UrlError) -> (Failure, String) {

@@ -75,7 +75,7 @@ pub(crate) struct Seek {
 impl Seek {
     /// Starts the near lookup and the acquire.
     pub(crate) fn new(cache: &Arc<Cache>, request: PeerRequest, trace: Tracer) -> Self {
-        let me = cache.index.me().id;
+        let me = cache.company.me();
         let mut seek = Self {
             cache: Arc::clone(cache),
             request,
@@ -258,8 +258,7 @@ impl Seek {
     }
 
     fn look_near(&mut self) {
-        let nearer = self.cache.index.levels().iter().any(|level| level.level > Level::GLOBAL);
-        if nearer {
+        if self.cache.company.is_near(self.cache.index.as_ref()) {
             let (index, key) = (Arc::clone(&self.cache.index), self.request.key);
             let teller = self.trace.is_on().then(|| self.trace.teller("near lookup"));
             let near = async move {
@@ -291,7 +290,9 @@ impl Seek {
         // What the root says may change with a beat or a marker that is under way: the last question waits for it.
         let pause = if self.asked == ASKS { self.cache.config.peers.hedge } else { Duration::ZERO };
         let acquired = async move {
-            sleep(pause).await;
+            if !pause.is_zero() {
+                sleep(pause).await;
+            }
             match teller {
                 Some(teller) => index.acquire_told(acquire, teller).await,
                 None => index.acquire(acquire).await,

@@ -152,7 +152,7 @@ async fn is_small_elsewhere(cache: &Cache, asked: &Asked, whole: Key) -> bool {
     }
     let found = tokio::time::timeout(cache.config.peers.hedge, cache.index.get(whole, Levels::All)).await;
     let Ok(Ok(Indexed::Values { values, .. })) = found else { return false };
-    let me = cache.index.me().id;
+    let me = cache.company.me();
     let mut others = values.into_iter().filter(|value| value.holder != me).filter_map(crate::peer::Candidate::of);
     others.any(|holder| holder.reference.length.is_some_and(|length| length <= cache.config.slices.over))
 }

@@ -7,14 +7,17 @@ use std::{
         Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use atoll_overlay::Level;
-use http::StatusCode;
+use http::{Method, Request, StatusCode, Version};
 use serde::Serialize;
 
-use crate::reason::{Failure, Source};
+use crate::{
+    reason::{Failure, Source},
+    step::Told,
+};
 
 /// A moment's counts. All but `flights`, `connections`, `peer_streams` and `circuits_open` only grow.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -84,21 +87,49 @@ pub(crate) struct Counters {
     peer_mismatches: AtomicU64,
     peer_lies: AtomicU64,
     refused: AtomicU64,
-    /// The metric of what [`Self::hit`] counts, looked up once.
-    hits: OnceLock<metrics::Counter>,
+    /// The metrics of what [`Self::hit`] counts, looked up once.
+    hits: OnceLock<(metrics::Counter, metrics::Histogram)>,
+}
+
+/// How a request came, in the words of the metrics.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way {
+    proto: &'static str,
+    method: &'static str,
+}
+
+impl Way {
+    pub(crate) fn of<B>(request: &Request<B>) -> Self {
+        let known =
+            [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::DELETE, Method::PATCH, Method::OPTIONS];
+        let words = ["get", "head", "post", "put", "delete", "patch", "options"];
+        let method = known.iter().zip(words).find(|(known, _)| *known == request.method());
+        Self {
+            proto: if request.version() == Version::HTTP_2 { "h2" } else { "h1" },
+            // Whoever invents methods makes no series of them.
+            method: method.map_or("other", |(_, word)| word),
+        }
+    }
 }
 
 impl Counters {
-    /// A client's request was answered out of RAM: as [`Self::answered`] has it, for less.
-    pub(crate) fn hit(&self) {
-        add(&self.requests, 1);
+    /// A client's GET was answered out of RAM: as [`Self::answered`] and [`Self::began`] have it, for less. Of so many one is timed.
+    pub(crate) fn hit(&self, began: Instant) {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
         add(&self.local, 1);
-        let hits = || metrics::counter!("atoll_http_requests_total", "code" => "200", "cache" => "hit");
-        self.hits.get_or_init(hits).increment(1);
+        let (hits, durations) = self.hits.get_or_init(|| {
+            let labels = [("proto", "h1"), ("method", "get"), ("code", "200"), ("cache", "hit")];
+            (metrics::counter!("atoll_http_requests_total", &labels), duration("hit"))
+        });
+        hits.increment(1);
+        if number.is_multiple_of(TIMED_ONE_IN) {
+            durations.record(began.elapsed().as_secs_f64());
+        }
     }
 
     /// A client's request was answered.
-    pub(crate) fn answered(&self, status: StatusCode, source: Option<Source>, collapsed: bool, stale: bool) {
+    pub(crate) fn answered(&self, way: Way, status: StatusCode, told: Told) {
+        let Told { source, collapsed, stale } = told;
         add(&self.requests, 1);
         match source {
             Some(Source::Memory | Source::Disk) => add(&self.local, 1),
@@ -122,8 +153,14 @@ impl Counters {
             Some(Source::Origin) => "miss",
             None => "denied",
         };
-        metrics::counter!("atoll_http_requests_total", "code" => status.as_str().to_owned(), "cache" => cache)
-            .increment(1);
+        metrics::counter!(
+            "atoll_http_requests_total",
+            "proto" => way.proto,
+            "method" => way.method,
+            "code" => status.as_str().to_owned(),
+            "cache" => cache
+        )
+        .increment(1);
     }
 
     /// What is so now, for the exporter: origins left alone, and what of its shares the node has used.
@@ -135,17 +172,16 @@ impl Counters {
         }
     }
 
-    /// An answer that was not at hand began after so long.
+    /// An answer began after so long.
     pub(crate) fn began(&self, told: Option<Source>, collapsed: bool, after: Duration) {
         let cache = match told {
             _ if collapsed => "collapsed",
-            Some(Source::Memory | Source::Disk) => return,
+            Some(Source::Memory | Source::Disk) => "hit",
             Some(Source::Peer(_)) => "peer",
             Some(Source::Origin) => "miss",
             None => "denied",
         };
-        metrics::histogram!("atoll_http_request_duration_seconds", "phase" => "ttfb", "cache" => cache)
-            .record(after.as_secs_f64());
+        duration(cache).record(after.as_secs_f64());
     }
 
     /// A request goes to an origin.
@@ -251,6 +287,10 @@ impl Counters {
     }
 }
 
+fn duration(cache: &'static str) -> metrics::Histogram {
+    metrics::histogram!("atoll_http_request_duration_seconds", "phase" => "ttfb", "cache" => cache)
+}
+
 fn add(counter: &AtomicU64, count: u64) {
     counter.fetch_add(count, Ordering::Relaxed);
 }
@@ -263,3 +303,6 @@ const fn real(value: u64) -> f64 {
 fn wide(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
+
+/// Of the hits that take the shorter way, one in so many is timed: reading the clock would be felt.
+const TIMED_ONE_IN: u64 = 64;

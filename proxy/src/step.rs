@@ -19,11 +19,13 @@ use hyper::body::{Body as _, Incoming};
 
 use crate::{
     admit,
-    body::Body,
+    body::{Body, Part},
     cache::{Cache, Negative, Wanted, store_key},
     clock,
+    conditions::{Ranged, range},
     config::Ranges,
     deliver::{CACHE_STATUS, Links, refuse, text},
+    fairness::Leave,
     fetch::{self, Mode, Stale},
     flight::{Answer, Content, End, Joined, Waiter},
     forward, freshness,
@@ -38,6 +40,7 @@ use crate::{
     reference::Reference,
     respond::respond,
     slices::{self, Served, Sliced},
+    stats::Way,
     trace::{self, ATOLL_TRACE, READABLE, TRACES, Tracer},
     wish::Use,
 };
@@ -54,14 +57,14 @@ pub(crate) async fn handle(cache: Arc<Cache>, request: Request<Option<Incoming>>
     if let Some(interim) = &interim {
         interim.open();
     }
-    let began = Instant::now();
+    let (began, way) = (Instant::now(), Way::of(&request));
     let (response, told) = answer(&cache, request).await;
     if let Some(interim) = &interim {
         interim.close();
     }
     drop(place);
     if let Some(told) = told {
-        cache.counters.answered(response.status(), told.source, told.collapsed, told.stale);
+        cache.counters.answered(way, response.status(), told);
         cache.counters.began(told.source, told.collapsed, began.elapsed());
     }
     match entry {
@@ -366,8 +369,14 @@ impl Turn<'_> {
             return Some(found);
         }
         if stale.is_none() && self.asked.client.fields.contains_key(header::RANGE) {
+            if self.asked.unearned.as_ref().is_some_and(|tab| tab.leave() != Leave::All) {
+                return Some(Found::Failed(Failure::OverQuota, Some(Reason::Quota)));
+            }
             match slices::serve(cache, self.asked, self.wanted, self.round == 1).await {
-                Served::Found(sliced) => return Some(Found::Sliced(sliced)),
+                Served::Found(sliced) => {
+                    self.charge(cache, &sliced);
+                    return Some(Found::Sliced(sliced));
+                }
                 Served::Flown(waiter, answer) => return self.taken(waiter, answer, false),
                 Served::Repeated(answer) => return Some(Found::Repeated(answer)),
                 Served::Failed(failure) => return Some(Found::Failed(failure, None)),
@@ -410,6 +419,18 @@ impl Turn<'_> {
             }
         };
         self.flown(cache, waiter, collapsed, stale).await
+    }
+
+    /// Of slices that were not there two are fetched at most for what one request does not take of them.
+    fn charge(&self, cache: &Cache, sliced: &Sliced) {
+        let Some(tab) = self.asked.unearned.as_ref().filter(|_| sliced.status.forwarded.is_some()) else { return };
+        let taken = match range(&self.asked.client.fields, &sliced.meta.fields, sliced.meta.length) {
+            Ranged::Part(part) => part.length().unwrap_or_default(),
+            Ranged::Parts(parts) => parts.into_iter().filter_map(Part::length).sum(),
+            Ranged::Whole | Ranged::Unsatisfiable => return,
+        };
+        let over = (2 * cache.config.slices.size).saturating_sub(taken);
+        tab.charge(usize::try_from(over).unwrap_or(usize::MAX));
     }
 
     /// Whether a flight landed between our look into the store and now. Not asked in the last round: where copies go stale at

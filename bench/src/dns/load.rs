@@ -90,7 +90,12 @@ pub(super) fn random(address: SocketAddr, count: u32) -> Result<(), String> {
                 let _ = socket.send(&question(&format!("r{host:08x}.random{number}.com"), 0));
             }
             asked += WINDOW;
-            while receive(socket, &mut buffer).is_some() {}
+            for _ in 0..WINDOW {
+                // A lost one ends the burst.
+                if receive(socket, &mut buffer).is_none() {
+                    break;
+                }
+            }
         }
     }
     Ok(())

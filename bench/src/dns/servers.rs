@@ -24,7 +24,7 @@ use tokio::{
     sync::broadcast,
 };
 
-use super::load::question;
+use super::{hickory, load::question};
 use crate::process::Process;
 
 /// Who takes part.
@@ -36,6 +36,9 @@ pub(super) enum Contender {
     Signed,
     Nsd,
     Knot,
+    Gdnsd,
+    /// hickory-server with the least of a handler.
+    Hickory,
 }
 
 /// What the configurations and logs of the servers are written to.
@@ -55,6 +58,7 @@ pub(crate) struct Serve {
 #[derive(Clone, Copy, ValueEnum)]
 enum What {
     Bare,
+    Hickory,
     Direct,
     Plain,
 }
@@ -67,14 +71,17 @@ impl Contender {
             Self::Signed => "atoll, signed",
             Self::Nsd => "nsd",
             Self::Knot => "knot",
+            Self::Gdnsd => "gdnsd",
+            Self::Hickory => "hickory",
         }
     }
 
     pub(super) fn is_here(self) -> bool {
         match self {
-            Self::Bare | Self::Atoll | Self::Signed => true,
+            Self::Bare | Self::Atoll | Self::Signed | Self::Hickory => true,
             Self::Nsd => find("nsd").is_some(),
             Self::Knot => find("knotd").is_some(),
+            Self::Gdnsd => find("gdnsd").is_some(),
         }
     }
 
@@ -82,9 +89,13 @@ impl Contender {
     pub(super) fn start(self, folder: &Folder) -> Result<(Process, SocketAddr), String> {
         let address = folder.address();
         let mut command = match self {
-            Self::Bare | Self::Atoll | Self::Signed => {
+            Self::Bare | Self::Atoll | Self::Signed | Self::Hickory => {
                 let mut command = Command::new(std::env::current_exe().map_err(|error| error.to_string())?);
-                let what = if self == Self::Bare { "bare" } else { "direct" };
+                let what = match self {
+                    Self::Bare => "bare",
+                    Self::Hickory => "hickory",
+                    Self::Atoll | Self::Signed | Self::Nsd | Self::Knot | Self::Gdnsd => "direct",
+                };
                 command.args(["dns-serve", what, &address.to_string()]);
                 if self == Self::Signed {
                     let key = atoll_dnssrv::ZoneKey::generate().map_err(|error| error.to_string())?;
@@ -102,6 +113,11 @@ impl Contender {
                 let config = folder.write("knot.conf", &knot(folder.0.path(), address))?;
                 let mut command = Command::new(find("knotd").unwrap_or_default());
                 command.arg("-c").arg(config).arg("-s").arg(folder.0.path().join("control"));
+                command
+            }
+            Self::Gdnsd => {
+                let mut command = Command::new(find("gdnsd").unwrap_or_default());
+                command.arg("-c").arg(gdnsd(folder, address)?).arg("start");
                 command
             }
         };
@@ -158,6 +174,10 @@ pub(super) fn wait(address: SocketAddr, name: &str) -> Result<(), String> {
 pub(crate) fn serve(serve: &Serve) -> Result<(), String> {
     match serve.what {
         What::Bare => bare(serve.address),
+        What::Hickory => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.map_err(|error| error.to_string())?.block_on(hickory::serve(serve.address))
+        }
         What::Direct | What::Plain => {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
             runtime.map_err(|error| error.to_string())?.block_on(ours(serve))
@@ -303,6 +323,23 @@ fn knot(folder: &Path, address: SocketAddr) -> String {
          zone:\n  - domain: nyud.example\n    storage: {folder}\n    file: zone\n    journal-content: none\n    \
          zonefile-sync: -1\n"
     )
+}
+
+/// A folder of configuration: each answer is one of 32 pairs of addresses, by weight.
+fn gdnsd(folder: &Folder, address: SocketAddr) -> Result<PathBuf, String> {
+    let own = folder.0.path().join("gdnsd");
+    fs::create_dir_all(own.join("zones")).map_err(|error| format!("{}: {error}", own.display()))?;
+    let pairs: String = (0..32)
+        .map(|at| format!("g{at} => {{ a => [ 192.0.2.{}, 1 ], b => [ 192.0.2.{}, 1 ] }}\n", 2 * at + 1, 2 * at + 2))
+        .collect();
+    let shown = own.display();
+    let config = format!(
+        "options => {{ listen => {address}, run_dir => {shown}, state_dir => {shown}, udp_threads => 1, tcp_threads => 1 }}\n\
+         plugins => {{ weighted => {{ pool => {{ service_types => [], multi => false\n{pairs}}} }} }}\n"
+    );
+    folder.write("gdnsd/zones/nyud.example", &format!("{APEX}* 30 DYNA weighted!pool\n"))?;
+    folder.write("gdnsd/config", &config)?;
+    Ok(own)
 }
 
 fn find(name: &str) -> Option<PathBuf> {

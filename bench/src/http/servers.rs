@@ -96,6 +96,11 @@ impl fmt::Display for Kind {
 impl Contender {
     /// Starts it on core 0, and waits until it accepts.
     pub(super) fn start(kind: Kind, folder: &Folder, origin: SocketAddr) -> Result<Self, String> {
+        Self::start_with(kind, folder, origin, "512MiB")
+    }
+
+    /// The same; ours with so much RAM for what it stores.
+    pub(super) fn start_with(kind: Kind, folder: &Folder, origin: SocketAddr, memory: &str) -> Result<Self, String> {
         let address = free_address()?;
         let place = folder.place(kind)?;
         let shown = place.display();
@@ -105,7 +110,7 @@ impl Contender {
                 command.arg("node").arg("--config").arg(written(
                     &place,
                     "atoll.toml",
-                    &atoll_config(&place, address, origin),
+                    &atoll_config(&place, address, origin, memory),
                 )?);
                 command
             }
@@ -166,11 +171,11 @@ impl Folder {
     }
 }
 
-fn atoll_config(place: &Path, address: SocketAddr, origin: SocketAddr) -> String {
+fn atoll_config(place: &Path, address: SocketAddr, origin: SocketAddr, memory: &str) -> String {
     let shown = place.display();
     format!(
         "[node]\nroles = [\"proxy\"]\nstate = \"{shown}/state\"\n[overlay]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n\
-         [store]\nmemory = \"512MiB\"\n[log]\nfile = \"{shown}/log\"\n\
+         [store]\nmemory = \"{memory}\"\n[log]\nfile = \"{shown}/log\"\n\
          [proxy]\nlisten = [\"{address}\"]\n[proxy.sites.\"*\"]\norigin = \"http://{origin}\"\n\
          [proxy.limits]\nconnections_per_client = 20000\n[proxy.timeouts]\nkeep_alive = \"10m\"\nsend = \"10m\"\n"
     )

@@ -240,10 +240,32 @@ async fn unsafe_methods_make_stored_answers_invalid_unless_they_fail() {
             foo("Foo: 1").stored(3),
         ],
     ));
-    cases.push((
-        "answers to POST are not stored",
-        vec![get(&[HOUR]).method("POST").with(&["Content-Length: 0"]), get(&[HOUR])],
-    ));
+    check(cases).await;
+}
+
+// RFC 9110 9.3.3
+#[tokio::test]
+async fn answers_to_post_are_stored_for_get_only_where_they_say_that_they_are_what_get_would_bring() {
+    let post = |fields: &[&str]| get(fields).method("POST").with(&["Content-Length: 0", "If-None-Match: *"]);
+    let said = "Content-Location: /x";
+    let mut cases = Vec::new();
+    for named in ["/x", "x", "./x"] {
+        let said = format!("Content-Location: {named}");
+        cases
+            .push(("said", vec![post(&[HOUR, &said]).given("0123456789"), get(&[HOUR]).stored(0).given("0123456789")]));
+    }
+    for (name, fields) in [
+        ("unsaid", ["X: 1", HOUR]),
+        ("another URL", ["Content-Location: /y", HOUR]),
+        ("another's URL", ["Content-Location: http://other.test/x", HOUR]),
+        ("no freshness", [said, "Last-Modified: Wed, 18 Aug 2010 02:01:18 GMT"]),
+        ("private", [said, "Cache-Control: max-age=60, private"]),
+        ("varies", [said, "Cache-Control: max-age=60\r\nVary: Foo"]),
+    ] {
+        cases.push((name, vec![post(&fields), get(&[HOUR])]));
+    }
+    cases.push(("an error", vec![post(&[HOUR, said]).status("404 X"), get(&[HOUR])]));
+    cases.push(("invalid by the next", vec![post(&[HOUR, said]), get(&[]).method("DELETE"), get(&[HOUR])]));
     check(cases).await;
 }
 

@@ -131,6 +131,39 @@ async fn dribbled_heads_are_given_up_and_endless_bodies_are_not_kept() {
     assert!(endless.cache_status().ends_with("detail=origin.too-large"), "{}", endless.cache_status());
 }
 
+// C15: nothing is ever decoded, so nothing swells: what is coded is stored and sent as it came, whatever it would become.
+#[tokio::test]
+async fn a_coded_body_is_passed_on_and_stored_as_it_came() {
+    // A gzip of a megabyte of zeros. Under the other names it is not what they say.
+    let (begin, end) =
+        (b"\x1f\x8b\x08\0\0\0\0\0\x02\x03\xed\xc11\x01\0\0\0\xc2\xa0\xf5Om\x08_\xa0", b">\x03\x1c\xea8\xa7\0\0\x10\0");
+    let zeros = [&begin[..], &[0; 1016], end].concat();
+    let zeros = Bytes::from(zeros);
+    let sent = zeros.clone();
+    let origin = Origin::start(move |_, head| {
+        let coding = head.split(['/', ' ']).nth(2).unwrap();
+        ok(&format!("Cache-Control: max-age=60\r\nContent-Encoding: {coding}\r\n"), &sent)
+    })
+    .await;
+    let proxy = alone(config_site(&origin)).await;
+    for coding in ["gzip", "deflate", "br", "zstd"] {
+        for _ in 0..2 {
+            let response = get_with(
+                &proxy,
+                "GET",
+                "any.test",
+                &format!("/{coding}"),
+                "Accept-Encoding: gzip, deflate, br, zstd\r\n",
+            )
+            .await;
+            assert_eq!(response.field("content-encoding").as_deref(), Some(coding));
+            assert!(response.complete && response.body == zeros, "{coding}");
+            until(|| proxy.stats().flights == 0).await;
+        }
+    }
+    assert_eq!(origin.count(), 4);
+}
+
 // C05: the whole query is the key, in the order it has.
 #[tokio::test]
 async fn five_thousand_parameters_are_one_target_and_its_order_counts() {

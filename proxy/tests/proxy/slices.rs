@@ -11,7 +11,7 @@ use atoll_proxy::{Config, Proxy, SlicesConfig};
 use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
     sync::Semaphore,
     task::JoinSet,
 };
@@ -89,6 +89,45 @@ async fn a_byte_of_a_large_object_costs_its_origin_two_slices_at_most() {
         let beyond = range(&proxy, &host, "200000-").await;
         assert_eq!((beyond.status, beyond.field("content-range").as_deref()), (416, Some("bytes */200000")));
     }
+}
+
+// G01: the ratio of what origins send to what the client takes.
+#[tokio::test]
+async fn a_network_that_has_much_more_fetched_than_it_takes_is_refused_and_no_other_is() {
+    let body = noise(400_000);
+    let origin = large(&body).await;
+    let mut config = sliced(config_for(&origin));
+    config.fairness.unearned = 8 * SLICE;
+    let proxy = alone(config).await;
+    // Whoever takes what is fetched owes nothing.
+    let all = range(&proxy, &origin.host(), "0-199999").await;
+    assert!(all.status == 206 && all.body[..] == body[..200_000], "{}", all.status);
+    landed(&proxy).await;
+    let (mut served, mut refused) = (0, None);
+    for at in (200_000..400_000).step_by(20_000) {
+        let response = range(&proxy, &origin.host(), &format!("{at}-{at}")).await;
+        landed(&proxy).await;
+        match response.status {
+            206 if refused.is_none() => served += 1,
+            503 => refused = Some(response),
+            other => panic!("{other} at {at}"),
+        }
+    }
+    let refused = refused.expect("one is refused at last");
+    assert!((2..=8).contains(&served), "{served}");
+    assert!(refused.field("retry-after").is_some(), "{:?}", refused.fields);
+    assert!(proxy.stats().origin_bytes < 200_000 + (2 * served + 3) * SLICE, "{}", proxy.stats().origin_bytes);
+    let elsewhere = TcpSocket::new_v4().unwrap();
+    elsewhere.bind(([127, 9, 9, 9], 0).into()).unwrap();
+    let mut stream = soon(elsewhere.connect(proxy.local_addrs()[0])).await.unwrap();
+    let request = format!(
+        "GET /large HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nRange: bytes=390000-390000\r\n\r\n",
+        origin.host()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    soon(stream.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(Response::read(&answer, false).status, 206, "another network");
 }
 
 #[tokio::test]

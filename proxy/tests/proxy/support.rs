@@ -559,7 +559,7 @@ impl Index for Node {
     fn levels(&self) -> Vec<LevelInfo> {
         let mut levels = self.alone.levels();
         if self.net.level > Level::GLOBAL {
-            levels.push(LevelInfo { level: self.net.level, threshold: None, ..levels[0].clone() });
+            levels.push(LevelInfo { level: self.net.level, threshold: None, size: 2, ..levels[0].clone() });
         }
         levels
     }

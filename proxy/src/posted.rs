@@ -1,0 +1,101 @@
+//! Answers to POST that are what a GET of the same URL would bring: a Content-Location that names this URL says so, and where the
+//! origin also says how long, they are stored for GET (RFC 9110 9.3.3). Small ones of a known length only: the body is read
+//! before the client has it.
+
+use atoll_store::{Head, PurgeNumber};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode, header};
+
+use crate::{
+    cache::{Cache, directory, store_key},
+    clock,
+    fetch::{fresh_for, wide},
+    flight::{End, Joined},
+    freshness::{self, Asker, Vary},
+    meta::Meta,
+    origin::OriginBody,
+    purge,
+    reason::Failure,
+    site::Own,
+    url::OriginUrl,
+};
+
+/// What was posted, and when.
+pub(crate) struct Posted<'a> {
+    pub(crate) url: &'a OriginUrl,
+    pub(crate) fields: &'a HeaderMap,
+    pub(crate) site: Option<&'a Own>,
+    pub(crate) born: PurgeNumber,
+}
+
+/// What became of a body.
+pub(crate) enum Kept {
+    /// It is not for GET.
+    Not(OriginBody),
+    /// It was read, and is stored unless the store refused it.
+    Read(Bytes),
+}
+
+impl Posted<'_> {
+    /// Stores an answer that says that it is for GET as well.
+    pub(crate) async fn keep(&self, cache: &Cache, meta: &Meta, mut body: OriginBody) -> Result<Kept, Failure> {
+        let Some(length) = meta.length.filter(|length| *length <= LONGEST && self.is_for_get(meta)) else {
+            return Ok(Kept::Not(body));
+        };
+        // Whoever asks meanwhile waits for it; a method that changes the URL overtakes it.
+        let Joined::Lead(lead) = cache.flights.join(self.url.key()) else { return Ok(Kept::Not(body)) };
+        let mut bytes = BytesMut::new();
+        while let Some(data) = body.next().await? {
+            bytes.extend_from_slice(&data);
+        }
+        if wide(bytes.len()) != length {
+            return Err(Failure::ResponseIncomplete);
+        }
+        let bytes = bytes.freeze();
+        if !lead.is_overtaken() {
+            self.store(cache, meta, bytes.clone()).await;
+        }
+        lead.finish(End::Again);
+        Ok(Kept::Read(bytes))
+    }
+
+    fn is_for_get(&self, meta: &Meta) -> bool {
+        let named = meta.fields.get(header::CONTENT_LOCATION).and_then(|value| value.to_str().ok());
+        let asker = Asker {
+            authorised: self.fields.contains_key(header::AUTHORIZATION),
+            cookies: self.fields.contains_key(header::COOKIE),
+            stores_cookies: self.site.is_some_and(Own::stores_cookies),
+        };
+        meta.status == StatusCode::OK
+            && named.and_then(|named| self.url.joined(named)).is_some_and(|named| named == *self.url)
+            && freshness::is_timed(&meta.fields)
+            && freshness::storable(meta.status, &meta.fields, asker).is_ok()
+            && Vary::of(&meta.fields) == Vary::Nothing
+    }
+
+    async fn store(&self, cache: &Cache, meta: &Meta, bytes: Bytes) {
+        let mut meta = Meta { digest: Some(blake3::hash(&bytes)), ..meta.clone() };
+        meta.withhold_private();
+        let now = clock::now();
+        let head = Head {
+            key: store_key(self.url.key()),
+            directory: directory(self.url),
+            tags: purge::bits(purge::place_of(&meta.url), &meta.fields),
+            expires: Some(now + fresh_for(cache, self.site, &meta) + cache.config.freshness.keep),
+            metadata: meta.encode(now),
+            length: meta.length,
+            born: self.born,
+        };
+        let stored = async {
+            let mut writer = cache.store.writer(head)?;
+            writer.append(bytes).await?;
+            writer.commit(None).await.map(drop)
+        };
+        if let Err(error) = stored.await {
+            tracing::debug!(%error, url = %self.url, "an answer to POST could not be stored");
+        }
+    }
+}
+
+/// Bytes of such an answer: what is read before the client has any of it.
+const LONGEST: u64 = 1 << 20;
