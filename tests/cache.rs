@@ -327,6 +327,7 @@ fn what_leaves_the_next_requests_begin_uncertain_is_answered_and_ends_the_connec
     let folder = tempfile::tempdir().unwrap();
     let cache = Cache::start(folder.path(), "object_limit = \"1KiB\"\nskip_limit = \"2KiB\"\nhead_limit = \"1KiB\"");
     let long = format!("GET /1/1 HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(2_000));
+    let long_target = format!("GET /1/1?{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(2_000));
     for (bytes, status) in [
         (
             "PUT /1/1 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nxGET /1/1 HTTP/1.1\r\n\r\n",
@@ -339,6 +340,7 @@ fn what_leaves_the_next_requests_begin_uncertain_is_answered_and_ends_the_connec
         ("GET /1/1 HTTP/1.1\nHost: a\r\n\r\n", 400),
         ("GET /1/1 HTTP/3.0\r\nHost: a\r\n\r\n", 505),
         (&long, 431),
+        (&long_target, 414),
         ("GET /1/1 HTTP/1.0\r\n\r\n", 404),
     ] {
         let mut client = cache.connect();

@@ -82,10 +82,10 @@ impl Head {
     /// found without an end.
     pub(super) fn read(&mut self, bytes: &[u8], seen: usize, limits: HeadLimits) -> Result<bool, Malformed> {
         let Some(length) = end_of(bytes, seen) else {
-            return if bytes.len() >= limits.bytes { Err(too_long(bytes)) } else { Ok(false) };
+            return if bytes.len() >= limits.bytes { Err(too_long(bytes, limits.bytes)) } else { Ok(false) };
         };
         if length > limits.bytes {
-            return Err(too_long(bytes));
+            return Err(too_long(bytes, limits.bytes));
         }
         self.fields.clear();
         self.length = length;
@@ -250,8 +250,9 @@ const fn bad(line: &'static str) -> Malformed {
     Malformed { status: Status::BAD_REQUEST, line }
 }
 
-fn too_long(bytes: &[u8]) -> Malformed {
-    if bytes.contains(&b'\n') {
+/// What is wrong with a head longer than `limit`, of which more may be there by now.
+fn too_long(bytes: &[u8], limit: usize) -> Malformed {
+    if bytes.iter().take(limit).any(|byte| *byte == b'\n') {
         Malformed { status: Status::FIELDS_TOO_LARGE, line: "the request head is longer than is read here" }
     } else {
         Malformed { status: Status::TARGET_TOO_LONG, line: "the request line is longer than is read here" }
@@ -358,6 +359,7 @@ mod tests {
     fn a_head_over_the_limits_is_refused_before_its_end() {
         let line = format!("GET /{}", "1".repeat(1024));
         assert_eq!(read(&line).unwrap_err().status, Status::TARGET_TOO_LONG);
+        assert_eq!(read(&format!("{line} HTTP/1.1\r\nX: 1\r\n\r\n")).unwrap_err().status, Status::TARGET_TOO_LONG);
         let long = format!("GET /1/2 HTTP/1.1\r\nX: {}", "1".repeat(1024));
         assert_eq!(read(&long).unwrap_err().status, Status::FIELDS_TOO_LARGE);
         let many = format!("GET /1/2 HTTP/1.1\r\n{}\r\n", "X: 1\r\n".repeat(9));

@@ -1,7 +1,9 @@
 //! What runs in a child process of the bench: one measurement of the store a run, its figures on standard output.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,8 @@ use crate::report::print;
 pub(crate) enum Task {
     /// Gets a second from the RAM tier.
     Memory { objects: u32, threads: u64, seconds: f64 },
+    /// Gets a second from a bare map of shared bodies: what no cache can be much faster than.
+    Map { objects: u32, threads: u64, seconds: f64 },
     /// Bytes a second put to disk, closing included.
     Put { directory: PathBuf, bytes: u64, body: usize },
     /// Bytes a second that one file takes, written in order and synced: what the device can do.
@@ -31,6 +35,7 @@ pub(crate) enum Task {
 pub(crate) fn run_task(task: Task) -> Result<(), String> {
     let figure = match task {
         Task::Memory { objects, threads, seconds } => memory(objects, threads, seconds)?,
+        Task::Map { objects, threads, seconds } => map(objects, threads, seconds),
         Task::Put { directory, bytes, body } => runtime()?.block_on(put(directory, bytes, body))?,
         Task::Device { directory, bytes } => device(&directory, bytes).map_err(told)?,
         Task::Index(task) => return runtime()?.block_on(index::run(task)),
@@ -80,22 +85,48 @@ fn memory(objects: u32, threads: u64, seconds: f64) -> Result<f64, String> {
         };
         runtime.block_on(filled).map_err(told)?;
     }
+    Ok(asking(objects, threads, seconds, |asked| {
+        let local = tokio::runtime::Builder::new_current_thread().build();
+        local.map(|local| local.block_on(gets(&store, asked, seconds))).unwrap_or_default()
+    }))
+}
+
+fn map(objects: u32, threads: u64, seconds: f64) -> f64 {
+    let bodies = (0..u64::from(objects)).map(|n| (stream::key(n), Arc::new(Bytes::from(vec![1; stream::size(n)]))));
+    let map: HashMap<_, _> = bodies.collect();
+    asking(objects, threads, seconds, |asked| {
+        let end = Instant::now() + Duration::from_secs_f64(seconds);
+        let mut count = 0;
+        loop {
+            for keys in asked.chunks(1024) {
+                for key in keys {
+                    let found = map.get(key).cloned().map_or(0, |body| body.len());
+                    std::hint::black_box(found);
+                }
+                count += keys.len() as u64;
+                if Instant::now() >= end {
+                    return count;
+                }
+            }
+        }
+    })
+}
+
+/// Requests a second that `threads` make, each of keys drawn by Zipf 1.0.
+fn asking(objects: u32, threads: u64, seconds: f64, ask: impl Fn(&[[u8; 20]]) -> u64 + Sync) -> f64 {
     let zipf = stream::Zipf::new(objects, 1.0);
     let done = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for thread in 0..threads {
             let mut chance = stream::Chance::new(thread + 1);
             let asked: Vec<_> = (0..1 << 20).map(|_| stream::key(zipf.draw(&mut chance))).collect();
-            let (store, done) = (&store, &done);
-            scope.spawn(move || {
-                let local = tokio::runtime::Builder::new_current_thread().build();
-                let count = local.map(|local| local.block_on(gets(store, &asked, seconds))).unwrap_or_default();
-                done.fetch_add(count, Ordering::Relaxed);
-            });
+            let (ask, done) = (&ask, &done);
+            scope.spawn(move || done.fetch_add(ask(&asked), Ordering::Relaxed));
         }
     });
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
-    Ok(done.load(Ordering::Relaxed) as f64 / seconds)
+    let rate = done.load(Ordering::Relaxed) as f64 / seconds;
+    rate
 }
 
 async fn gets(store: &Store, asked: &[[u8; 20]], seconds: f64) -> u64 {

@@ -32,7 +32,7 @@ fn ways(report: &mut Report, peers: &Peers, folder: &str, options: &Options) -> 
     figures_of(&["device", folder, &options.bytes.to_string()])?;
     let file = format!("{folder}/device");
     for (name, cold) in [("cold", true), ("cached", false)] {
-        for way in ["pool", "direct", "uring", "uring-direct"] {
+        for way in ["nowait", "pool", "direct", "uring", "uring-direct"] {
             if !cold && way.ends_with("direct") {
                 continue;
             }

@@ -4,7 +4,7 @@
 //! ```text
 //! memory OBJECTS THREADS SECONDS            gets a second from foyer's in-memory tier, objects of 16 B to 4 KiB, Zipf 1.0
 //! put DIRECTORY BYTES BODY                  bytes a second that foyer's disk tier took, closing included
-//! read FILE BODY SECONDS WAY DEPTH          reads a second and CPU seconds; WAY is pool, direct or uring
+//! read FILE BODY SECONDS WAY DEPTH          reads a second and CPU time each; WAY as in reads.rs
 //! ```
 
 mod reads;

@@ -24,10 +24,12 @@ pub fn run(file: &str, body: usize, time: Duration, way: &str, depth: usize) -> 
     let before = cpu_seconds()?;
     let begun = Instant::now();
     let reads = match way {
-        "pool" | "direct" => threads(&open(file, way == "direct")?, body, begun + time, depth, blocks)?,
+        "pool" | "direct" | "nowait" => {
+            threads(&open(file, way == "direct")?, body, begun + time, depth, blocks, way == "nowait")?
+        }
         "uring" => uring(&open(file, false)?, body, begun + time, depth, blocks)?,
         "uring-direct" => uring(&open(file, true)?, body, begun + time, depth, blocks)?,
-        _ => return Err("WAY is pool, direct, uring or uring-direct".into()),
+        _ => return Err("WAY is nowait, pool, direct, uring or uring-direct".into()),
     };
     let took = begun.elapsed().as_secs_f64();
     println!("{} {}", reads as f64 / took, (cpu_seconds()? - before) / reads as f64 * 1e6);
@@ -39,8 +41,16 @@ fn open(file: &str, direct: bool) -> std::io::Result<File> {
     std::fs::OpenOptions::new().read(true).custom_flags(if direct { 0x4000 } else { 0 }).open(file)
 }
 
-/// One dispatcher hands reads to tokio's blocking threads, `depth` at a time, as the store does.
-fn threads(file: &File, body: usize, end: Instant, depth: usize, blocks: u64) -> Result<u64, Failure> {
+/// Tasks hand reads to tokio's blocking threads, `depth` at a time. With `nowait`, as the store does, each first takes what the
+/// system has in memory, which needs no thread.
+fn threads(
+    file: &File,
+    body: usize,
+    end: Instant,
+    depth: usize,
+    blocks: u64,
+    nowait: bool,
+) -> Result<u64, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let done = std::sync::Arc::new(AtomicU64::new(0));
     runtime.block_on(async {
@@ -52,6 +62,15 @@ fn threads(file: &File, body: usize, end: Instant, depth: usize, blocks: u64) ->
                     let file = std::sync::Arc::new(file?);
                     while Instant::now() < end {
                         let (file, at) = (file.clone(), chance.next() % blocks * BLOCK);
+                        if nowait {
+                            let mut buffer = Box::new(Aligned([0; 64 << 10]));
+                            if read_cached(&file, &mut buffer.0[..body], at) {
+                                std::hint::black_box(buffer);
+                                done.fetch_add(1, Ordering::Relaxed);
+                                tokio::task::yield_now().await;
+                                continue;
+                            }
+                        }
                         let read = tokio::task::spawn_blocking(move || {
                             let mut buffer = Box::new(Aligned([0; 64 << 10]));
                             file.read_exact_at(&mut buffer.0[..body], at)?;
@@ -70,6 +89,14 @@ fn threads(file: &File, body: usize, end: Instant, depth: usize, blocks: u64) ->
         Ok::<_, Failure>(())
     })?;
     Ok(done.load(Ordering::Relaxed))
+}
+
+/// Whether the bytes were there without waiting for the disk.
+fn read_cached(file: &File, buffer: &mut [u8], at: u64) -> bool {
+    let part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    // SAFETY: the one part lies within the buffer, which is borrowed until the call has returned.
+    let read = unsafe { libc::preadv2(file.as_raw_fd(), &part, 1, at as i64, libc::RWF_NOWAIT) };
+    read == buffer.len() as isize
 }
 
 /// One ring, `depth` reads in flight.
