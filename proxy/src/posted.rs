@@ -10,7 +10,7 @@ use crate::{
     cache::{Cache, directory, store_key},
     clock,
     fetch::{fresh_for, wide},
-    flight::{End, Joined},
+    flight::{End, Joined, Lead},
     freshness::{self, Asker, Vary},
     meta::Meta,
     origin::OriginBody,
@@ -44,6 +44,7 @@ impl Posted<'_> {
         };
         // Whoever asks meanwhile waits for it; a method that changes the URL overtakes it.
         let Joined::Lead(lead) = cache.flights.join(self.url.key()) else { return Ok(Kept::Not(body)) };
+        let lead = Waited(Some(lead));
         let mut bytes = BytesMut::new();
         while let Some(data) = body.next().await? {
             bytes.extend_from_slice(&data);
@@ -52,10 +53,9 @@ impl Posted<'_> {
             return Err(Failure::ResponseIncomplete);
         }
         let bytes = bytes.freeze();
-        if !lead.is_overtaken() {
+        if lead.0.as_ref().is_some_and(|lead| !lead.is_overtaken()) {
             self.store(cache, meta, bytes.clone()).await;
         }
-        lead.finish(End::Again);
         Ok(Kept::Read(bytes))
     }
 
@@ -93,6 +93,17 @@ impl Posted<'_> {
         };
         if let Err(error) = stored.await {
             tracing::debug!(%error, url = %self.url, "an answer to POST could not be stored");
+        }
+    }
+}
+
+/// Whoever waited looks again, whatever came of it, also if the client that posted hangs up.
+struct Waited(Option<Lead>);
+
+impl Drop for Waited {
+    fn drop(&mut self) {
+        if let Some(lead) = self.0.take() {
+            lead.finish(End::Again);
         }
     }
 }
