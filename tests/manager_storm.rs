@@ -140,6 +140,12 @@ impl Lent {
         location(&get(self.address, "manager.test", path).await.unwrap())
     }
 
+    /// The files that the page lists.
+    pub(crate) async fn files(&self) -> Vec<String> {
+        let files = self.state().await["files"].as_array().cloned().unwrap_or_default();
+        files.iter().map(|file| file["file"].as_str().unwrap().to_owned()).collect()
+    }
+
     /// What one peer's line of the page says.
     pub(crate) async fn says_of(&self, peer: &Self, field: &str) -> serde_json::Value {
         let url = format!("http://{}", peer.address);

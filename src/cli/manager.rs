@@ -51,6 +51,9 @@ pub struct DrainArgs {
     /// Ask this manager instead of a process on this machine
     #[arg(long, value_name = "URL")]
     pub manager: Option<String>,
+    /// Stop at once: downloads that run are cut
+    #[arg(long)]
+    pub now: bool,
     /// The peer that is to leave, by the name that the manager's page shows; without it the manager itself
     #[arg(long, value_name = "NODE", requires = "manager")]
     pub node: Option<String>,

@@ -28,6 +28,9 @@ pub struct PeerArgs {
     /// What may be sent in a month (UTC), such as 300GB
     #[arg(long, value_name = "SIZE")]
     pub monthly: Option<String>,
+    /// How much it wants of the downloads against other machines of its rate; 100 is the norm
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub weight: u16,
     /// How long running downloads may take to end when the peer leaves
     #[arg(long, value_name = "TIME", default_value = "30s")]
     pub grace: String,

@@ -6,8 +6,8 @@
 //! | `POST /_atoll/knock`, `join`, `beat` | peers | see `wire` |
 //! | `GET /_atoll/state` | login | all that the page shows |
 //! | `GET /_log?lines=N&key=PREFIX&peer=URL&follow=1` | login | the log |
-//! | `POST /_atoll/peers/NAME/drain`, `.../eject` | login | the same as SIGTERM there; never again |
-//! | `POST /_atoll/drain` | login | the manager itself leaves |
+//! | `POST /_atoll/peers/NAME/drain`, `.../stop`, `.../eject` | login | the same as SIGTERM there; as a second one; never again |
+//! | `POST /_atoll/drain`, `/_atoll/stop` | login | the manager itself leaves; at once |
 //! | `POST /_atoll/tokens?uses=N&expires=TIME` | login | a new token |
 
 use std::{
@@ -71,10 +71,15 @@ pub(super) async fn answer(office: &Office, client: Client, request: Request<Inc
         }
         (["_log"], true) => log(office, &query(&head)),
         (["_atoll", "state"], true) => json(StatusCode::OK, &page::state(office)),
-        (["_atoll", "peers", name, act @ ("drain" | "eject")], false) => act_on(office, name, act),
+        (["_atoll", "peers", name, act @ ("drain" | "stop" | "eject")], false) => act_on(office, name, act),
         (["_atoll", "drain"], false) => {
             office.leave.notify_one();
             text(StatusCode::ACCEPTED, "leaving")
+        }
+        (["_atoll", "stop"], false) => {
+            office.stop.notify_one();
+            office.leave.notify_one();
+            text(StatusCode::ACCEPTED, "stopping")
         }
         (["_atoll", "tokens"], false) => make_token(office, &query(&head)),
         (["_atoll", "warm", ..], _) => super::warm::answer(office, &words, is_get, read(body, JOIN_BYTES).await),
@@ -152,7 +157,8 @@ fn beat(office: &Office, head: &request::Parts, bytes: &Bytes) -> Response<Front
     }
     let (name, records, checked, warmed) =
         (beat.peer.clone(), beat.records.clone(), beat.checked.clone(), beat.warmed.clone());
-    let collected = beat.first_record + u64::try_from(beat.records.len()).unwrap_or(0);
+    let first = beat.first_record;
+    let collected = first.saturating_add(u64::try_from(beat.records.len()).unwrap_or(0));
     let beat = Beat { downloads: beat.downloads.into_iter().take(wire::DOWNLOADS).collect(), ..beat };
     if !roster.beat(now, beat) {
         return text(StatusCode::CONFLICT, "this was said before");
@@ -164,22 +170,25 @@ fn beat(office: &Office, head: &request::Parts, bytes: &Bytes) -> Response<Front
     }
     let check = roster.ask_checks(now, &name);
     let standing = roster.standing(now, &name);
-    let drain = roster.is_to_drain(&name);
+    let (drain, stop) = roster.is_to_leave(&name);
+    let records = records.get(..wire::RECORDS.min(records.len())).unwrap_or_default();
+    let known = roster.arrived(&name, first, records.len());
     drop(roster);
     if let Some(Standing::Ejected(why)) = &standing {
         return text(StatusCode::FORBIDDEN, &Refusal::Removed(why.clone()).to_string());
     }
-    if !records.is_empty() {
-        office.note(records.get(..wire::RECORDS.min(records.len())).unwrap_or_default(), true);
+    if let Some(fresh) = records.get(known..).filter(|fresh| !fresh.is_empty()) {
+        office.note(fresh, true);
     }
     let standing = standing.map(|standing| standing.to_string()).unwrap_or_default();
     let warm = office.warms.orders(&name, &warmed);
-    json(StatusCode::OK, &Orders { standing, collected, drain, check, warm })
+    json(StatusCode::OK, &Orders { standing, collected, drain, stop, check, warm })
 }
 
 fn act_on(office: &Office, name: &str, act: &str) -> Response<FrontBody> {
     let known = match act {
         "drain" => office.roster().drain(name),
+        "stop" => office.roster().stop(name),
         _ => office.eject(name, "removed by the operator"),
     };
     if known { text(StatusCode::ACCEPTED, act) } else { text(StatusCode::NOT_FOUND, "no such peer") }

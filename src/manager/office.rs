@@ -47,6 +47,8 @@ pub(crate) struct Office {
     pub(crate) draining: AtomicBool,
     /// The operator asked for the manager itself to leave.
     pub(crate) leave: tokio::sync::Notify,
+    /// And at once.
+    pub(crate) stop: tokio::sync::Notify,
     pub(crate) totals: Totals,
     pub(crate) warms: Warms,
     pub(crate) metalinks: Metalinks,
@@ -180,6 +182,7 @@ impl Office {
             started: Instant::now(),
             draining: AtomicBool::new(false),
             leave: tokio::sync::Notify::new(),
+            stop: tokio::sync::Notify::new(),
             totals: Totals::default(),
             warms: Warms::default(),
             metalinks: Metalinks::default(),
@@ -196,6 +199,17 @@ impl Office {
     /// Waits until the operator asks the node behind to leave, by its admin API.
     pub(crate) fn drain_asked(&self) -> impl Future<Output = ()> + Send + use<> {
         let asked = lock(&self.node).as_ref().map(Node::drain_asked);
+        async move {
+            match asked {
+                Some(asked) => asked.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits until the operator asks the node behind to stop at once.
+    pub(crate) fn stop_asked(&self) -> impl Future<Output = ()> + Send + use<> {
+        let asked = lock(&self.node).as_ref().map(Node::stop_asked);
         async move {
             match asked {
                 Some(asked) => asked.await,

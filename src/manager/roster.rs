@@ -49,6 +49,9 @@ struct Peer {
     through: bool,
     rtt: Option<Duration>,
     drain: bool,
+    stop: bool,
+    /// Records below this number have arrived.
+    collected: u64,
     ejected: Option<String>,
 }
 
@@ -84,6 +87,7 @@ pub(crate) struct View {
     pub(crate) copies: u64,
     pub(crate) rate: Option<u64>,
     pub(crate) quota_left: Option<u64>,
+    pub(crate) weight: u16,
     pub(crate) version: String,
     pub(crate) rtt_us: Option<u64>,
     pub(crate) seconds: u64,
@@ -132,6 +136,8 @@ impl Roster {
             through: false,
             rtt: None,
             drain: false,
+            stop: false,
+            collected: 0,
             ejected: None,
         };
         self.peers.insert(name.to_owned(), peer);
@@ -166,6 +172,14 @@ impl Roster {
         peer.beaten = Some(now);
         peer.beat = Beat { records: Vec::new(), checked: Vec::new(), warmed: Vec::new(), ..beat };
         true
+    }
+
+    /// Of records that begin with this number, how many have arrived before: what is said again after a lost answer counts once.
+    pub(crate) fn arrived(&mut self, name: &str, first: u64, count: usize) -> usize {
+        let Some(peer) = self.peers.get_mut(name) else { return 0 };
+        let before = peer.collected.saturating_sub(first);
+        peer.collected = peer.collected.max(first.saturating_add(u64::try_from(count).unwrap_or(u64::MAX)));
+        usize::try_from(before).unwrap_or(usize::MAX).min(count)
     }
 
     /// Forgets peers that have been silent for long; they join anew.
@@ -300,6 +314,7 @@ impl Roster {
             index,
             seed: peer.seed,
             rate: peer.beat.rate,
+            wish: peer.wish(),
             load: peer.load(),
             quota_left: peer.beat.quota_left,
             rtt_us: rtt(name),
@@ -326,9 +341,14 @@ impl Roster {
         self.peers.get_mut(name).map(|peer| peer.drain = true).is_some()
     }
 
-    /// Whether a peer is to leave.
-    pub(crate) fn is_to_drain(&self, name: &str) -> bool {
-        self.peers.get(name).is_some_and(|peer| peer.drain)
+    /// Asks a peer to stop at once. False if it is not here.
+    pub(crate) fn stop(&mut self, name: &str) -> bool {
+        self.peers.get_mut(name).map(|peer| (peer.drain, peer.stop) = (true, true)).is_some()
+    }
+
+    /// Whether a peer is to leave, and whether at once.
+    pub(crate) fn is_to_leave(&self, name: &str) -> (bool, bool) {
+        self.peers.get(name).map_or((false, false), |peer| (peer.drain, peer.stop))
     }
 
     /// Nobody is led to this peer any more. False if it is not here.
@@ -361,6 +381,7 @@ impl Roster {
             copies: peer.beat.copies,
             rate: peer.beat.rate,
             quota_left: peer.beat.quota_left,
+            weight: peer.wish(),
             version: peer.beat.version.clone(),
             rtt_us: peer.rtt.map(micros),
             seconds: now.saturating_duration_since(peer.joined).as_secs(),
@@ -415,6 +436,10 @@ impl Peer {
             && self.beat.quota_left != Some(0)
             && self.beaten.is_some_and(|beaten| now.saturating_duration_since(beaten) < LATE)
             && (self.beat.neighbours > 0 || now.saturating_duration_since(self.joined) >= ALONE)
+    }
+
+    fn wish(&self) -> u16 {
+        self.beat.weight.unwrap_or(100)
     }
 
     fn load(&self) -> u64 {

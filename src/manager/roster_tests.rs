@@ -146,7 +146,7 @@ fn a_leaving_a_full_a_lonely_and_an_ejected_peer_get_nobody() {
     assert_eq!(bench.live(), [B]);
     bench.beat(A, |_| {});
     assert_eq!(bench.live(), [A, B]);
-    assert!(bench.roster.drain(A) && bench.roster.is_to_drain(A));
+    assert!(bench.roster.drain(A) && bench.roster.is_to_leave(A) == (true, false));
     assert!(bench.roster.eject(B, "it lied"));
     assert!(bench.live().is_empty());
     assert_eq!(bench.roster.standing(bench.now, B), Some(Standing::Ejected("it lied".to_owned())));
@@ -182,6 +182,19 @@ fn a_client_whose_peer_failed_is_led_elsewhere_and_the_peer_is_dialled_at_once()
     bench.roster.complain(A);
     assert_eq!(bench.roster.to_dial(bench.now)[0].0, A);
     assert_eq!(bench.live(), [A, B], "a client's word alone takes nobody out");
+}
+
+#[test]
+fn records_that_are_said_again_after_a_lost_answer_count_once() {
+    let mut bench = Bench::new();
+    bench.join(A);
+    assert_eq!(bench.roster.arrived(A, 0, 5), 0);
+    assert_eq!(bench.roster.arrived(A, 0, 7), 5, "two of these are new");
+    assert_eq!(bench.roster.arrived(A, 7, 1), 0);
+    assert_eq!(bench.roster.arrived(A, 3, 2), 2, "none of these is");
+    assert_eq!(bench.roster.arrived(A, u64::MAX, 9), 0);
+    assert!(bench.roster.stop(A) && bench.roster.is_to_leave(A) == (true, true));
+    assert!(!bench.roster.stop("nobody"));
 }
 
 #[test]

@@ -41,7 +41,7 @@ use crate::{
         meter::{Lent, Meter, unix_now},
         node::{Behind, overlay_port},
         site::Site,
-        stop::warm_close,
+        stop::{after, warm_close},
     },
     node::STOP_LIMIT,
     out::say,
@@ -153,6 +153,8 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     tokio::select! {
         _ = warm_close(front, &office.meter, asked.grace) => {}
         () = signals.end(reopen, || {}) => say("stopped at once"),
+        () = after(office.stop.notified()) => {}
+        () = after(office.stop_asked()) => {}
     }
     watching.abort();
     watch::collect(&office);

@@ -145,6 +145,8 @@ pub(crate) struct Beat {
     pub(crate) rate: Option<u64>,
     /// Bytes of its quota left.
     pub(crate) quota_left: Option<u64>,
+    /// How much it wants against others; 100 is the norm, and meant where nothing is said.
+    pub(crate) weight: Option<u16>,
     /// Nodes of the network it knows.
     pub(crate) neighbours: u64,
     /// How long its connect to the manager took, in microseconds.
@@ -172,6 +174,8 @@ pub(crate) struct Orders {
     pub(crate) collected: u64,
     /// Leave well.
     pub(crate) drain: bool,
+    /// Stop at once.
+    pub(crate) stop: bool,
     /// Dial these and say whether they are who they say.
     pub(crate) check: Vec<Check>,
     /// Fetch these paths of the backend.

@@ -18,7 +18,7 @@ use super::{
     beat::{Heart, Stopped},
     join::{Applicant, JoinError, Joined, join},
     kept::Kept,
-    lender::{Lender, Session},
+    lender::{Lender, Own, Session},
 };
 use crate::{
     Node,
@@ -33,7 +33,7 @@ use crate::{
         meter::{Lent, Meter},
         node::Behind,
         site::Site,
-        stop::warm_close,
+        stop::{after, warm_close},
     },
     manager::{membership::node_key, token::Token, wire::Welcome},
     node::STOP_LIMIT,
@@ -136,10 +136,11 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     let wake = Notify::new();
     let drain_asked = lender.drain_asked();
     let mut code = ExitCode::SUCCESS;
-    let mut refused = false;
+    let (mut refused, mut at_once) = (false, false);
     tokio::select! {
         stopped = heart.run(&wake) => match stopped {
             Stopped::Drain => say("the manager asks this machine to leave"),
+            Stopped::Now => at_once = true,
             Stopped::Refused(why) => {
                 complain(format_args!("the manager turns this machine away: {why}"));
                 code = ExitCode::FAILURE;
@@ -150,9 +151,15 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
         () = drain_asked => {}
     }
     lender.draining.store(true, Ordering::Relaxed);
-    tokio::select! {
-        () = leave(&asked, &lender, &mut heart, front, refused) => {}
-        () = signals.end(|| {}, || {}) => say("stopped at once"),
+    let stop_asked = lender.stop_asked();
+    if at_once {
+        say("the manager stops this machine at once");
+    } else {
+        tokio::select! {
+            () = leave(&asked, &lender, &mut heart, front, refused) => {}
+            () = signals.end(|| {}, || {}) => say("stopped at once"),
+            () = after(stop_asked) => {}
+        }
     }
     heart.save();
     if timeout(STOP_LIMIT, lender.close()).await.is_err() {
@@ -209,7 +216,13 @@ async fn open(
     let proxy = node.proxy().ok_or_else(|| failed("the node has no proxy"))?;
     let meter = Arc::new(Meter::new(&asked.lent, kept.used, welcome.private));
     meter.set_url(&welcome.url);
-    Ok(Arc::new(Lender::new(kept.name.clone(), asked.manager.clone(), site, node, proxy, meter)))
+    Ok(Arc::new(Lender::new(
+        Own { name: kept.name.clone(), weight: asked.args.weight },
+        asked.manager.clone(),
+        site,
+        node,
+        (proxy, meter),
+    )))
 }
 
 /// Withdraws, finishes what runs, and hands over the last records.
@@ -218,10 +231,26 @@ async fn leave(asked: &Asked, lender: &Lender, heart: &mut Heart, front: Front, 
     if !refused && matches!(timeout(TELL, heart.beat()).await, Ok(Ok(_))) {
         sleep(SETTLE).await;
     }
-    warm_close(front, &lender.meter, asked.grace).await;
-    if !refused {
-        // What cannot be told by then is lost with the process.
-        let _ = timeout(TELL, heart.beat()).await;
+    let wake = Notify::new();
+    tokio::select! {
+        _ = warm_close(front, &lender.meter, asked.grace) => {}
+        // The manager sees how far it is, and may end it.
+        () = ended(heart, &wake), if !refused => return say("the manager stops this machine at once"),
+    }
+    // What cannot be told by then is lost with the process. The first may find a line that was cut in the middle.
+    for _ in 0..2 {
+        if refused || matches!(timeout(TELL, heart.beat()).await, Ok(Ok(_))) {
+            break;
+        }
+    }
+}
+
+/// Beats on while downloads finish; ready once the manager wants an end of it.
+async fn ended(heart: &mut Heart, wake: &Notify) {
+    match heart.run(wake).await {
+        Stopped::Now => {}
+        // It has gone from the manager's list; what runs may finish.
+        Stopped::Drain | Stopped::Refused(_) => std::future::pending().await,
     }
 }
 
