@@ -6,7 +6,7 @@ use std::{
 };
 
 use atoll_overlay::ByteStream;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
 use tokio::net::TcpStream;
 
@@ -127,9 +127,7 @@ fn mirror_list(
     };
     let network = truncated(client.address.ip()).to_string();
     let explained = Explained::new(&asked.file, network, &choices, views, &asked.not);
-    let accepts = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let is_json = form == ListForm::Json || accepts.contains("application/json");
-    if is_json {
+    if form.is_json(request.headers()) {
         return body::json(StatusCode::OK, &explained);
     }
     let mut page = typed(StatusCode::OK, "text/html; charset=utf-8", explained.page());
@@ -180,6 +178,14 @@ pub(crate) enum ListForm {
     Json,
 }
 
+impl ListForm {
+    /// Whether a client is to get JSON: it says so, or takes it.
+    pub(crate) fn is_json(self, fields: &HeaderMap) -> bool {
+        let accepts = fields.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+        self == Self::Json || accepts.contains("application/json")
+    }
+}
+
 impl Asked {
     /// Reads a target. `not=X` is the manager's only if X names a peer, and `mirrorlist` only as it stands in the manual: all else
     /// is the backend's, byte for byte.
@@ -212,7 +218,7 @@ pub(crate) type Shared = Arc<Office>;
 pub(crate) const HEALTH: &str = "/.well-known/atoll/health";
 
 /// The name of the peer a client is led to, for `?not=`.
-const NODE: HeaderName = HeaderName::from_static("atoll-node");
+pub(crate) const NODE: HeaderName = HeaderName::from_static("atoll-node");
 
 /// Peers a client may refuse at once.
 const NOTS: usize = 16;

@@ -12,6 +12,8 @@
 //!
 //! Read `roster::Roster` first, then `choose`, then `desk`.
 
+mod mirrors;
+mod near;
 mod redirector;
 pub use redirector::{Manager, ManagerError};
 
