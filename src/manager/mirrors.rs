@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use atoll_proxy::OriginUrl;
+use atoll_proxy::{OriginUrl, Scheme, Zone};
 use serde::Serialize;
 
 use super::{explain::escaped, near::Near};
@@ -41,11 +41,11 @@ struct Mirror {
 }
 
 impl Mirrors {
-    /// All that is known of a choice.
-    pub(super) fn new(url: &OriginUrl, client: String, order: &[Near]) -> Self {
+    /// All that is known of a choice. `names`: see [`at`].
+    pub(super) fn new(url: &OriginUrl, client: String, order: &[Near], names: Option<&Zone>) -> Self {
         let mirror = |near: &Near| Mirror {
             node: near.id.to_string(),
-            url: at(near, url),
+            url: at(near, url, names),
             level: near.level.0,
             load: near.load,
             weight: near.weight,
@@ -65,7 +65,7 @@ impl Mirrors {
         Self {
             url: url.to_string(),
             client,
-            led_to: order.first().map_or_else(String::new, |first| at(first, url)),
+            led_to: order.first().map_or_else(String::new, |first| at(first, url, names)),
             because,
             candidates: order.iter().map(mirror).collect(),
         }
@@ -101,16 +101,22 @@ impl Mirrors {
     }
 }
 
-/// A URL as a proxy serves it.
-pub(super) fn at(near: &Near, url: &OriginUrl) -> String {
-    format!("http://{}{}", near.address, url.manager_path())
+/// A URL as a proxy serves it: by its address, or, given a zone that is delegated, by the name that the URL has at this one node. A URL
+/// that has no such name goes by the address.
+pub(super) fn at(near: &Near, url: &OriginUrl, names: Option<&Zone>) -> String {
+    let Some(Ok(name)) = names.map(|zone| zone.at_node(url, near.id)) else {
+        return format!("http://{}{}", near.address, url.manager_path());
+    };
+    let port = near.address.port();
+    let port = if port == Scheme::Http.port() { String::new() } else { format!(":{port}") };
+    format!("http://{name}{port}{}", url.path())
 }
 
 /// `Link` for the two proxies after the first.
-pub(super) fn duplicates(url: &OriginUrl, order: &[Near]) -> Option<String> {
+pub(super) fn duplicates(url: &OriginUrl, order: &[Near], names: Option<&Zone>) -> Option<String> {
     let more = order.iter().skip(1).take(DUPLICATES).enumerate();
     // Angle brackets in a path would end the link.
-    let link = |near: &Near| at(near, url).replace('<', "%3C").replace('>', "%3E");
+    let link = |near: &Near| at(near, url, names).replace('<', "%3C").replace('>', "%3E");
     let links: Vec<String> =
         more.map(|(place, near)| format!("<{}>; rel=duplicate; pri={}", link(near), place + 1)).collect();
     (!links.is_empty()).then(|| links.join(", "))

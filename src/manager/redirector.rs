@@ -4,6 +4,7 @@
 //! | asked for | answer |
 //! |---|---|
 //! | `/~/https/www.example.com/x` | 302 to `http://ADDRESS:PORT/~/https/www.example.com/x` at a near proxy |
+//! | the same with `names` | 302 to `http://www.example.com.443.n-ID.ZONE:PORT/x`, the name of the URL at that proxy |
 //! | any path, Host `www.example.com.ZONE` | 302 to `http://ADDRESS:PORT/~/http/www.example.com/...` likewise |
 //! | a path without `/~/`, Referer `http://HERE/~/SCHEME/HOST/...` | 302 to `/~/SCHEME/HOST/...` here: a root-relative link |
 //! | any of the first two with `?not=NODE` | the same, elsewhere: NODE is an `Atoll-Node` of before, or `ADDRESS:PORT` |
@@ -26,7 +27,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use super::{
     desk::{Asked, ListForm, NODE},
     mirrors::{self, Mirrors},
-    near::{self, Near, Wanted},
+    near::{self, Wanted},
 };
 use crate::{
     accept::{self, Answer, Limits},
@@ -122,16 +123,18 @@ impl Redirector {
         let site = url.authority();
         let wanted = Wanted { site: &site, spread: self.config.spread, not: &asked.not };
         let order = near::order(&self.near(client), wanted);
+        let names = self.zone.as_ref().as_ref().filter(|_| self.config.names);
         if let Some(form) = asked.list {
-            return ("mirrorlist", mirror_list(client, url, &order, form, &head.headers));
+            let mirrors = Mirrors::new(url, truncated(client.ip()).to_string(), &order, names);
+            return ("mirrorlist", mirror_list(&mirrors, form, &head.headers));
         }
         let Some(first) = order.first() else { return ("no_proxy", self.nobody()) };
-        let mut answer = found(&mirrors::at(first, url));
+        let mut answer = found(&mirrors::at(first, url, names));
         let headers = answer.headers_mut();
         if let Ok(id) = HeaderValue::try_from(first.id.to_string()) {
             headers.insert(NODE, id);
         }
-        if let Some(Ok(links)) = mirrors::duplicates(url, &order).map(HeaderValue::try_from) {
+        if let Some(Ok(links)) = mirrors::duplicates(url, &order, names).map(HeaderValue::try_from) {
             headers.insert(header::LINK, links);
         }
         ("proxy", answer)
@@ -220,18 +223,11 @@ fn address_for(client: SocketAddr, node: &NodeInfo) -> Option<SocketAddr> {
     if client.ip().to_canonical().is_ipv4() { v4.or(v6) } else { v6.or(v4) }
 }
 
-fn mirror_list(
-    client: SocketAddr,
-    url: &OriginUrl,
-    order: &[Near],
-    form: ListForm,
-    fields: &HeaderMap,
-) -> Response<Full<Bytes>> {
-    let mirrors = Mirrors::new(url, truncated(client.ip()).to_string(), order);
+fn mirror_list(mirrors: &Mirrors, form: ListForm, fields: &HeaderMap) -> Response<Full<Bytes>> {
     let mut answer = told(StatusCode::OK, "");
     let (kind, body) = if form.is_json(fields) {
         // Our own types, which always serialise.
-        ("application/json", serde_json::to_vec(&mirrors).unwrap_or_default())
+        ("application/json", serde_json::to_vec(mirrors).unwrap_or_default())
     } else {
         ("text/html; charset=utf-8", mirrors.page().into_bytes())
     };

@@ -228,6 +228,24 @@ fn a_client_whose_proxy_failed_is_led_to_another_and_told_of_two_more() {
     assert!(field(&led, "location").ends_with("/x?not=me&not=127.0.0.99:8080"));
 }
 
+#[test]
+fn where_the_zone_is_delegated_a_proxy_goes_by_the_urls_name_there() {
+    let node = proxy("p", [127, 0, 0, 2]);
+    let id = node.id;
+    let led = |path: &str| {
+        let config = Arc::new(ManagerConfig { names: true, ..ManagerConfig::default() });
+        let zone = Arc::new(Some(Zone::new("nyud.example").unwrap()));
+        let redirector = Redirector { index: knows(vec![vec![node.clone()]]), zone, config };
+        let (head, ()) = Request::get(path).header("host", "m.test").body(()).unwrap().into_parts();
+        let answer = redirector.redirect(([127, 0, 0, 9], 1).into(), &head);
+        answer.headers()[header::LOCATION].to_str().unwrap().to_owned()
+    };
+    assert_eq!(led("/~/http/a.test/x?y"), format!("http://a.test.n-{id}.nyud.example:8080/x?y"));
+    assert_eq!(led("/~/https/a.test/"), format!("http://a.test.443.n-{id}.nyud.example:8080/"));
+    // What has no name keeps the address.
+    assert_eq!(led("/~/https/a.test:8443/"), "http://127.0.0.2:8080/~/https/a.test:8443/");
+}
+
 #[tokio::test]
 async fn the_choice_among_proxies_is_explained_as_a_page_and_as_json() {
     use http_body_util::BodyExt as _;
