@@ -144,6 +144,35 @@ async fn raw_method(to: SocketAddr, method: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_log_goes_to_standard_output_also_into_a_pipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = Scripted::start(None, ok).await;
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_atoll"));
+    command.args(["manager", "--origin", &format!("http://{}", origin.address), "--listen", "127.0.0.1:0"]);
+    command.args(["--log", "-", "--state"]).arg(folder.path().join("state"));
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(child.stdout.take().unwrap()));
+    let mut next = async |mark: &'static str| {
+        tokio::time::timeout(PATIENCE, async {
+            loop {
+                let line = lines.next_line().await.unwrap().unwrap();
+                if line.contains(mark) {
+                    return line;
+                }
+            }
+        })
+        .await
+        .unwrap()
+    };
+    let address = next("listens on").await;
+    let address = address.split_once("http://").unwrap().1.parse().unwrap();
+    assert_eq!(get(address, "m", "/logged").await.unwrap().status, StatusCode::OK);
+    let line: serde_json::Value = serde_json::from_str(&next("/logged").await).unwrap();
+    assert_eq!((&line["data"]["key"], &line["data"]["success"]), (&"/logged".into(), &true.into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_is_away_is_told_of_and_asked_again() {
     let folder = tempfile::tempdir().unwrap();
     let place = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -19,6 +19,13 @@ pub struct PeerArgs {
     /// The URL clients are led to, if it is not the address that the manager sees
     #[arg(long, value_name = "URL")]
     pub advertise: Option<String>,
+    /// Serve over TLS as well, on the same port: the certificate's chain in a PEM file. Clients are then led to https://NAME:PORT,
+    /// NAME being its first, unless --advertise says otherwise
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub certificate: Option<PathBuf>,
+    /// The certificate's key in a PEM file
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub key: Option<PathBuf>,
     /// What clients may take together, such as 50mbit or 6MB/s
     #[arg(long, value_name = "RATE")]
     pub rate: Option<String>,

@@ -47,13 +47,22 @@ pub(crate) fn rank(file: u64, candidates: &[Candidate]) -> Vec<Ranked> {
 /// The best three, best first, without ordering the rest.
 pub(crate) fn best(file: u64, candidates: &[Candidate]) -> Vec<Ranked> {
     let shares = Shares::of(candidates);
+    let heaviest = candidates.iter().map(weight).fold(0.0, f64::max);
     let mut best: Vec<Ranked> = Vec::with_capacity(BEST + 1);
+    // What a candidate must draw at least to be among them: most are left out by that, without their logarithm.
+    let mut least = 0.0;
     for candidate in candidates {
+        if uniform(file, candidate.seed) < least {
+            continue;
+        }
         let ranked = shares.rank(file, candidate);
         let at = best.iter().position(|other| better(&ranked, other).is_gt()).unwrap_or(best.len());
         if at < BEST {
             best.insert(at, ranked);
             best.truncate(BEST);
+            // A score above the last one's needs u > exp(-w / score); nobody's w is above the heaviest. A hair is left for rounding.
+            let last = best.get(BEST - 1).filter(|last| last.room);
+            least = last.map_or(0.0, |last| (-heaviest / last.score).exp() * (1.0 - 1e-9));
         }
     }
     best
@@ -67,9 +76,12 @@ pub(crate) fn seed(text: &str) -> u64 {
 
 /// How well a file fits a machine: weighted rendezvous, each wins in proportion to its weight.
 pub(crate) fn score(file: u64, machine: u64, weight: f64) -> f64 {
-    // A uniform number in (0, 1) of this file and this machine.
-    let uniform = (wide(mixed(file ^ machine) >> 11) + 0.5) / wide(1 << 53);
-    -weight / uniform.ln()
+    -weight / uniform(file, machine).ln()
+}
+
+/// A uniform number in (0, 1) of this file and this machine.
+fn uniform(file: u64, machine: u64) -> f64 {
+    (wide(mixed(file ^ machine) >> 11) + 0.5) / wide(1 << 53)
 }
 
 /// What of all downloads each may have.
@@ -215,7 +227,15 @@ mod tests {
         for (load, peer) in peers.iter_mut().enumerate() {
             peer.load = load as u64;
         }
+        // Of unlike weights, some with room and some without.
+        let mut many: Vec<Candidate> =
+            (0..200).map(|at| Candidate { index: at, seed: at as u64, ..peers[0] }).collect();
+        for (at, peer) in many.iter_mut().enumerate() {
+            peer.wish = 1 + u16::try_from(at % 7).unwrap() * 60;
+            peer.load = (at % 5) as u64;
+        }
         for file in 0..50 {
+            assert_eq!(best(file, &many), rank(file, &many)[..3]);
             let all = rank(file, &peers);
             assert_eq!(best(file, &peers), all[..3]);
             assert!(all.windows(2).all(|pair| pair[0].room >= pair[1].room));

@@ -8,6 +8,8 @@
 //! | `GET /_log?lines=N&key=PREFIX&peer=URL&follow=1` | login | the log |
 //! | `POST /_atoll/peers/NAME/drain`, `.../stop`, `.../eject` | login | the same as SIGTERM there; as a second one; never again |
 //! | `POST /_atoll/drain`, `/_atoll/stop` | login | the manager itself leaves; at once |
+//! | `POST /_atoll/beside` | other managers | see `beside` |
+//! | `POST /_atoll/managers/KEY/eject` | login | a manager beside this one, and all it admitted, belong no more |
 //! | `POST /_atoll/tokens?uses=N&expires=TIME` | login | a new token |
 
 use std::{
@@ -26,6 +28,7 @@ use tokio::{
 };
 
 use super::{
+    beside::{self, ASK_BYTES},
     door,
     journal::{Filter, LINES},
     ledger::Refusal,
@@ -61,6 +64,10 @@ pub(super) async fn answer(office: &Office, client: Client, request: Request<Inc
             Some(bytes) => beat(office, &head, &bytes),
             None => too_much(),
         },
+        (["_atoll", "beside"], false) => match read(body, ASK_BYTES).await {
+            Some(bytes) => beside::answer(office, client, host_of(office, &head).host(), &bytes),
+            None => too_much(),
+        },
         _ if !office.login.opens(&head.headers) => {
             let mut answer =
                 text(StatusCode::UNAUTHORIZED, "log in with the token that the manager printed for its page");
@@ -72,6 +79,13 @@ pub(super) async fn answer(office: &Office, client: Client, request: Request<Inc
         (["_log"], true) => log(office, &query(&head)),
         (["_atoll", "state"], true) => json(StatusCode::OK, &page::state(office)),
         (["_atoll", "peers", name, act @ ("drain" | "stop" | "eject")], false) => act_on(office, name, act),
+        (["_atoll", "managers", key, "eject"], false) => {
+            if office.part_from(key) {
+                text(StatusCode::ACCEPTED, "eject")
+            } else {
+                text(StatusCode::NOT_FOUND, "no such manager")
+            }
+        }
         (["_atoll", "drain"], false) => {
             office.leave.notify_one();
             text(StatusCode::ACCEPTED, "leaving")
@@ -126,9 +140,9 @@ fn join(office: &Office, client: Client, head: &request::Parts, bytes: &[u8]) ->
     }
     let came = if admission.new { "a machine joined" } else { "a machine is back" };
     tracing::info!(peer = join.peer, url = %url, "{came}; its address is now dialled");
-    let host =
-        head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).and_then(|host| Place::parse(host).ok());
-    let host = host.unwrap_or_else(|| office.own.clone());
+    let host = host_of(office, head);
+    let own = format!("{}:{}", host.host(), office.overlay_port);
+    let bootstrap = std::iter::once(own).chain(office.network.seeds.iter().cloned()).collect();
     let welcome = Welcome {
         url: url.to_string(),
         origin: office.site.url(),
@@ -136,11 +150,18 @@ fn join(office: &Office, client: Client, head: &request::Parts, bytes: &[u8]) ->
         network: office.network.name.clone(),
         network_id: office.network.id_text(),
         certificate,
-        bootstrap: vec![format!("{}:{}", host.host(), office.overlay_port)],
+        place: office.site.place().to_owned(),
+        bootstrap,
         private: office.rules.private,
         proof: String::new(),
     };
     json(StatusCode::OK, &welcome.prove(&admission.session))
+}
+
+/// The name by which whoever asks knows this machine.
+fn host_of(office: &Office, head: &request::Parts) -> Place {
+    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    host.and_then(|host| Place::parse(host).ok()).unwrap_or_else(|| office.own.clone())
 }
 
 fn beat(office: &Office, head: &request::Parts, bytes: &Bytes) -> Response<FrontBody> {

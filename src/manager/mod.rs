@@ -20,6 +20,7 @@ pub use redirector::{Manager, ManagerError};
 pub(crate) mod token;
 pub(crate) mod wire;
 
+mod beside;
 mod ledger;
 
 mod choose;

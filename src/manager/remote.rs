@@ -129,18 +129,9 @@ struct Desk {
 
 impl Desk {
     /// The login is the one given, else that of a manager among this user's state.
-    fn open(manager: &str, login: Option<&str>) -> Result<Self, String> {
+    fn open(manager: &str, given: Option<&str>) -> Result<Self, String> {
         let place = Place::parse(manager).map_err(|why| format!("--manager {why}"))?;
-        let file = home::first("manager").join("admin.token");
-        let login = match login {
-            Some(login) => login.to_owned(),
-            None => std::fs::read_to_string(&file).map_err(|_| {
-                format!(
-                    "--login TOKEN is needed: the one in the page's address that the manager printed, or in {}",
-                    file.display()
-                )
-            })?,
-        };
+        let login = login(given, "--login")?;
         Ok(Self { line: Line::to(place), login: format!("Bearer {}", login.trim()) })
     }
 
@@ -151,6 +142,20 @@ impl Desk {
             StatusCode::OK | StatusCode::ACCEPTED => Ok(reply),
             other => Err(format!("the manager answers {other}: {}", reply.line())),
         }
+    }
+}
+
+/// A manager's login: the one given, else that of the first manager among this user's state. `flag` is how it is given.
+pub(super) fn login(given: Option<&str>, flag: &str) -> Result<String, String> {
+    let file = home::first("manager").join("admin.token");
+    match given {
+        Some(given) => Ok(given.to_owned()),
+        None => std::fs::read_to_string(&file).map_err(|_| {
+            format!(
+                "{flag} TOKEN is needed: the one in the page's address that the manager printed, or in {}",
+                file.display()
+            )
+        }),
     }
 }
 

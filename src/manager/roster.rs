@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -103,6 +103,8 @@ pub(crate) struct Wish<'w> {
     pub(crate) client: IpAddr,
     /// Names or authorities of peers that failed this client.
     pub(crate) not: &'w [String],
+    /// Only peers that are reached over TLS.
+    pub(crate) secure: bool,
 }
 
 /// A peer that was chosen, or would be next.
@@ -162,10 +164,11 @@ impl Roster {
             return false;
         }
         for record in &beat.records {
-            if let (Some(rtt), Ok(client)) =
-                (record.data.rtt_us, record.data.remote_addr.parse::<std::net::SocketAddr>())
-            {
-                self.near.note(client.ip(), &beat.peer, rtt);
+            // A private peer names the network alone, which is all that is wanted.
+            let said = &record.data.remote_addr;
+            let client = said.parse::<SocketAddr>().map(|client| client.ip()).or_else(|_| said.parse());
+            if let (Some(rtt), Ok(client)) = (record.data.rtt_us, client) {
+                self.near.note(client, &beat.peer, rtt);
             }
         }
         peer.led = [0, peer.led[0]];
@@ -306,10 +309,10 @@ impl Roster {
             .peers
             .iter()
             .filter(|(name, peer)| !wish.not.iter().any(|not| is_meant(name, peer, not)))
-            .filter(|(_, peer)| peer.is_live(now))
+            .filter(|(_, peer)| peer.is_live(now) && (!wish.secure || peer.url.is_secure()))
             .collect();
         let near = self.near.of(wish.client);
-        let rtt = |name: &str| near.and_then(|near| near.iter().find(|(peer, _)| peer == name).map(|(_, rtt)| *rtt));
+        let rtt = |name: &str| near.and_then(|near| near.get(name).copied());
         let candidate = |(index, (name, peer)): (usize, &(&String, &Peer))| Candidate {
             index,
             seed: peer.seed,
@@ -330,7 +333,8 @@ impl Roster {
 
     /// The best peers for a file whatever their load, at most so many: where it is to be put before a storm.
     pub(crate) fn homes(&self, now: Instant, file: &str, most: usize) -> Vec<(String, Place)> {
-        let wish = Wish { file, client: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), not: &[] };
+        let nobody = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+        let wish = Wish { file, client: nobody, not: &[], secure: false };
         let mut all = self.explain(now, &wish);
         all.sort_by(|a, b| b.ranked.score.total_cmp(&a.ranked.score));
         all.into_iter().take(most).map(|choice| (choice.name, choice.url)).collect()
@@ -473,7 +477,7 @@ impl std::fmt::Display for Standing {
 /// Round trips between clients' networks (/24, /48) and peers, in microseconds, as peers saw them.
 #[derive(Debug, Default)]
 struct Near {
-    prefixes: BTreeMap<IpAddr, Vec<(String, u64)>>,
+    prefixes: BTreeMap<IpAddr, BTreeMap<String, u64>>,
     order: VecDeque<IpAddr>,
 }
 
@@ -490,21 +494,24 @@ impl Near {
         }
         let peers = self.prefixes.entry(prefix).or_default();
         let few = peers.len() < PEERS_PER_PREFIX;
-        match peers.iter_mut().find(|(name, _)| name == peer) {
+        match peers.get_mut(peer) {
             // A lower one counts at once, a higher one a quarter: distances change, queues come and go.
-            Some((_, known)) => *known = if rtt < *known { rtt } else { (*known * 3 + rtt) / 4 },
-            None if few => peers.push((peer.to_owned(), rtt)),
+            Some(known) if rtt < *known => *known = rtt,
+            Some(known) => *known += (rtt - *known) / 4,
+            None if few => {
+                peers.insert(peer.to_owned(), rtt);
+            }
             None => {}
         }
     }
 
-    fn of(&self, client: IpAddr) -> Option<&Vec<(String, u64)>> {
+    fn of(&self, client: IpAddr) -> Option<&BTreeMap<String, u64>> {
         self.prefixes.get(&truncated(client))
     }
 }
 
 fn is_meant(name: &str, peer: &Peer, said: &str) -> bool {
-    said == name || said.strip_prefix("http://").unwrap_or(said) == peer.url.authority()
+    said == name || said.split_once("://").map_or(said, |(_, rest)| rest) == peer.url.authority()
 }
 
 /// Pause before a peer that was not found is dialled again.

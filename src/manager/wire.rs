@@ -90,6 +90,8 @@ pub(crate) struct Welcome {
     pub(crate) origin: String,
     /// `HOST:PORT` to dial for it, "" for its own.
     pub(crate) via: String,
+    /// The machine on which alone the backend's name means it; "" if it means the same everywhere.
+    pub(crate) place: String,
     /// The name of the private network.
     pub(crate) network: String,
     /// The network's id, 16 hexadecimal digits.

@@ -10,7 +10,7 @@ use atoll_overlay::{ByteStream, Level};
 use atoll_proxy::Proxy;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     Node,
@@ -165,9 +165,10 @@ impl Lender {
 }
 
 impl Desk for Lender {
-    type Gated = ByteStream;
-
-    fn gate(&self, stream: TcpStream) -> ByteStream {
+    fn gate<S>(&self, stream: S) -> ByteStream
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         Box::new(self.proxy.behind_gate(stream))
     }
 

@@ -34,6 +34,7 @@ use crate::{
         node::Behind,
         site::Site,
         stop::{after, warm_close},
+        tls::Tls,
     },
     manager::{membership::node_key, token::Token, wire::Welcome},
     node::STOP_LIMIT,
@@ -113,7 +114,9 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     let listener = listen(asked.args.listen, kept.port)?;
     let address = listener.local_addr().map_err(failed)?;
     kept.port = address.port();
-    let advertise = asked.advertise.as_ref().map_or_else(String::new, ToString::to_string);
+    let tls = Tls::load(asked.args.certificate.as_ref(), asked.args.key.as_ref()).map_err(failed)?;
+    let advertise = advertised(&asked, tls.as_ref(), address.port())?;
+    let server = tls.as_ref().map(Tls::server).transpose().map_err(failed)?;
     let directory = state.directory().join("node");
     let node = node_key(&directory).map_err(Failed)?;
     let applicant = Applicant { token: asked.token.clone(), advertise, port: address.port(), node, directory };
@@ -124,7 +127,7 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     kept.save(&state);
     let lender = open(&asked, &state, &kept, &welcome, address).await?;
     lender.set_session(session);
-    let front = Front::serve(listener, CONNECTIONS, Arc::clone(&lender)).map_err(failed)?;
+    let front = Front::serve(listener, CONNECTIONS, server, Arc::clone(&lender)).map_err(failed)?;
     say(format_args!(
         "lent to     {}\nlistens on  http://{}\nserves      {} at {}\nCtrl-C leaves well, a second one at once",
         asked.manager,
@@ -168,6 +171,20 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     Ok(code)
 }
 
+/// Where clients are to be led: what the operator said, else where the certificate is good; "" leaves it to the manager.
+fn advertised(asked: &Asked, tls: Option<&Tls>, port: u16) -> Result<String, Failed> {
+    match (&asked.advertise, tls) {
+        (Some(place), _) => Ok(place.to_string()),
+        (None, None) => Ok(String::new()),
+        (None, Some(tls)) => {
+            let name = tls
+                .name()
+                .ok_or_else(|| failed("the certificate has no name of its own: say --advertise https://NAME:PORT"))?;
+            Ok(format!("https://{name}:{port}"))
+        }
+    }
+}
+
 /// Joins; waits for a manager that is away, unless it may serve with what was said last time.
 async fn admitted(asked: &Asked, kept: &mut Kept, applicant: &Applicant) -> Result<(Welcome, Option<Session>), Failed> {
     let mut pause = Duration::from_millis(500);
@@ -201,7 +218,7 @@ async fn open(
     welcome: &Welcome,
     address: SocketAddr,
 ) -> Result<Arc<Lender>, Failed> {
-    let site = Site::parse(&welcome.origin).map_err(failed)?.via(&welcome.via);
+    let site = Site::parse(&welcome.origin).map_err(failed)?.on(&welcome.place).via(&welcome.via);
     let url = Place::parse(&welcome.url).map_err(failed)?;
     let behind = Behind {
         state: state.directory(),
