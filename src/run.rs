@@ -50,6 +50,7 @@ pub async fn node(config: Config, log: Log) -> ExitCode {
         () = signals.end(|| reopen(&log), || node.reread()) => {
             tracing::warn!("stopped at once, downloads under way are cut");
         }
+        () = node.stop_asked() => tracing::warn!("asked to stop at once, downloads under way are cut"),
     }
     if timeout(STOP_LIMIT, node.stop()).await.is_err() {
         tracing::warn!(limit = ?STOP_LIMIT, "some part did not stop in time");

@@ -43,6 +43,8 @@ pub trait StatusSource: Send + Sync + 'static {
 
     /// Starts leaving, as SIGTERM does. Returns at once; a second call changes nothing.
     fn drain(&self);
+    /// Has the node stop at once; what runs is cut.
+    fn stop_now(&self);
 }
 
 /// A node at one moment. Counters run from its start.

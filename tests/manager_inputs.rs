@@ -144,6 +144,35 @@ async fn raw_method(to: SocketAddr, method: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_log_goes_to_standard_output_also_into_a_pipe() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = Scripted::start(None, ok).await;
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_atoll"));
+    command.args(["manager", "--origin", &format!("http://{}", origin.address), "--listen", "127.0.0.1:0"]);
+    command.args(["--log", "-", "--state"]).arg(folder.path().join("state"));
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(child.stdout.take().unwrap()));
+    let mut next = async |mark: &'static str| {
+        tokio::time::timeout(PATIENCE, async {
+            loop {
+                let line = lines.next_line().await.unwrap().unwrap();
+                if line.contains(mark) {
+                    return line;
+                }
+            }
+        })
+        .await
+        .unwrap()
+    };
+    let address = next("listens on").await;
+    let address = address.split_once("http://").unwrap().1.parse().unwrap();
+    assert_eq!(get(address, "m", "/logged").await.unwrap().status, StatusCode::OK);
+    let line: serde_json::Value = serde_json::from_str(&next("/logged").await).unwrap();
+    assert_eq!((&line["data"]["key"], &line["data"]["success"]), (&"/logged".into(), &true.into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backend_that_is_away_is_told_of_and_asked_again() {
     let folder = tempfile::tempdir().unwrap();
     let place = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -391,6 +420,96 @@ async fn a_quota_ends_what_a_machine_gives_and_drain_ends_the_rest() {
     let drained = tokio::task::spawn_blocking(move || drain.output().unwrap()).await.unwrap();
     assert!(drained.status.success(), "{drained:?}");
     assert_eq!(peer.ended().await, Some(0), "{}", peer.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_files_are_served_at_the_manager_and_large_ones_led_to_a_peer() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = Scripted::start(None, |target| match target {
+        "/edge" => ok(&"e".repeat(10_000)),
+        "/large" => ok(&"l".repeat(10_001)),
+        _ => ok("small"),
+    });
+    let origin = origin.await;
+    let manager = Lent::manager(folder.path(), origin.address, &["--redirect-above", "10kB"]).await;
+    let peer = Lent::peer(folder.path(), "peer", &manager, &[]).await;
+    manager.is_with(&[&peer]).await;
+    for (file, here) in [("/small", true), ("/edge", true), ("/large", false)] {
+        // Nobody knows its size before somebody had it; then those up to the bound are the manager's.
+        let (first, by) = download(manager.address, file).await.unwrap();
+        assert_eq!(by, peer.address.to_string(), "{file}");
+        eventually("the manager hears of it", async || {
+            let files = manager.files().await;
+            files.iter().any(|known| known == file)
+        })
+        .await;
+        let (again, by) = download(manager.address, file).await.unwrap();
+        let place = if here { manager.address } else { peer.address };
+        assert_eq!((&again, by), (&first, place.to_string()), "{file}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_ends_peers_and_the_manager_well_or_at_once_from_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let whole = body(3_000_000);
+    let origin = Origin::start(whole.clone(), 1 << 30).await;
+    let mut manager = Lent::manager(folder.path(), origin.address, &[]).await;
+    let slow = ["--rate", "500kB"];
+    let mut first = Lent::peer(folder.path(), "first", &manager, &slow).await;
+    let mut second = Lent::peer(folder.path(), "second", &manager, &slow).await;
+    manager.is_with(&[&first, &second]).await;
+    let running = async |peer: &Lent, file: &'static str| {
+        let address = peer.address;
+        let download = tokio::spawn(async move { digest(address, "any.test", file).await });
+        eventually("a download runs", async || manager.says_of(peer, "in_flight").await == 1).await;
+        download
+    };
+    // Well: what runs finishes, and the manager sees how far it is meanwhile.
+    let finishing = running(&first, "/finished").await;
+    let name = manager.says_of(&first, "name").await.as_str().unwrap().to_owned();
+    asked(&manager, &["--node", &name]).await;
+    let leaving = async || {
+        manager.says_of(&first, "standing").await == "it is leaving" && manager.says_of(&first, "in_flight").await == 1
+    };
+    eventually("it is seen to leave", leaving).await;
+    assert_eq!(finishing.await.unwrap(), Ok(format!("200 {}", blake3::hash(&whole))), "{}", first.log());
+    assert_eq!(first.ended().await, Some(0), "{}", first.log());
+    // At once, while it leaves.
+    let cut = running(&second, "/cut").await;
+    let name = manager.says_of(&second, "name").await.as_str().unwrap().to_owned();
+    asked(&manager, &["--node", &name]).await;
+    eventually("it leaves", async || second.log().contains("leaving: 1 downloads run")).await;
+    asked(&manager, &["--node", &name, "--now"]).await;
+    assert_eq!(second.ended().await, Some(0), "{}", second.log());
+    assert!(cut.await.unwrap().is_err() && second.log().contains("at once"), "{}", second.log());
+    // On its own machine, at once.
+    let mut third = Lent::peer(folder.path(), "third", &manager, &slow).await;
+    manager.is_with(&[&third]).await;
+    let cut = running(&third, "/third").await;
+    let state = folder.path().join("third/state");
+    told(&["--state", state.to_str().unwrap(), "--now"]).await;
+    assert_eq!(third.ended().await, Some(0), "{}", third.log());
+    assert!(cut.await.unwrap().is_err(), "{}", third.log());
+    // The manager itself.
+    asked(&manager, &["--now"]).await;
+    assert_eq!(manager.ended().await, Some(0), "{}", manager.log());
+}
+
+/// `atoll drain` with the manager's login.
+async fn asked(manager: &Lent, words: &[&str]) {
+    let (url, login) = (format!("http://{}", manager.address), manager.login());
+    let mut all = vec!["--manager", &url, "--login", login.strip_prefix("Bearer ").unwrap()];
+    all.extend(words);
+    told(&all).await;
+}
+
+/// `atoll drain` with these words, which must succeed.
+async fn told(words: &[&str]) {
+    let mut drain = Command::new(env!("CARGO_BIN_EXE_atoll"));
+    drain.arg("drain").args(words);
+    let drained = tokio::task::spawn_blocking(move || drain.output().unwrap()).await.unwrap();
+    assert!(drained.status.success(), "{drained:?}");
 }
 
 /// Follows the log until so many whole downloads were told.

@@ -17,7 +17,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::support::{Answer, Origin, PATIENCE, digest, eventually, get, get_with, post};
+use crate::support::{Answer, Origin, PATIENCE, ask_socket, digest, eventually, get, get_with, post};
 
 /// What peers join with, unless the test is about that.
 const TOKEN: &str = "a-token-for-the-tests-only";
@@ -30,6 +30,9 @@ pub(crate) struct Lent {
 }
 
 impl Lent {
+    /// A file of roots in the folder above those of managers and peers: whom they believe over TLS.
+    pub(crate) const ROOTS: &str = "roots.pem";
+
     /// Starts a manager and returns once it says where it listens.
     pub(crate) async fn manager(folder: &Path, origin: SocketAddr, more: &[&str]) -> Self {
         let origin = format!("http://{origin}");
@@ -47,7 +50,10 @@ impl Lent {
     /// Starts a peer and returns once it says where it serves.
     pub(crate) async fn peer(folder: &Path, name: &str, manager: &Self, more: &[&str]) -> Self {
         let manager = format!("http://{}", manager.address);
-        let mut words = vec!["peer", "--manager", &manager, "--listen", "127.0.0.1:0"];
+        let mut words = vec!["peer", "--listen", "127.0.0.1:0"];
+        if !more.contains(&"--manager") {
+            words.extend(["--manager", &manager]);
+        }
         if !more.contains(&"--token") {
             words.extend(["--token", TOKEN]);
         }
@@ -70,12 +76,16 @@ impl Lent {
     }
 
     /// Starts one and waits for nothing.
-    fn spawn(folder: &Path, words: &[&str]) -> Self {
+    pub(crate) fn spawn(folder: &Path, words: &[&str]) -> Self {
         std::fs::create_dir_all(folder).unwrap();
         let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_atoll"));
         command.args(words).arg("--state").arg(folder.join("state"));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let roots = folder.parent().unwrap().join(Self::ROOTS);
+        if roots.exists() {
+            command.env("SSL_CERT_FILE", roots);
+        }
         let address = ([127, 0, 0, 1], 0).into();
         Self { child: command.spawn().unwrap(), folder: folder.to_owned(), address }
     }
@@ -85,7 +95,7 @@ impl Lent {
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -112,9 +122,14 @@ impl Lent {
     }
 
     /// What the manager's page is told.
-    async fn state(&self) -> serde_json::Value {
+    pub(crate) async fn state(&self) -> serde_json::Value {
         let answer = get_with(self.address, "/_atoll/state", &[("authorization", &self.login())]).await;
         answer.ok().and_then(|answer| serde_json::from_slice(&answer.body).ok()).unwrap_or_default()
+    }
+
+    /// What the node behind says of itself.
+    pub(crate) async fn node_status(&self) -> Option<serde_json::Value> {
+        ask_socket(&self.folder.join("state/node/admin.sock"), "/status").await
     }
 
     /// Peers that take clients, by their URLs.
@@ -136,8 +151,14 @@ impl Lent {
     }
 
     /// Where a client is led for a path.
-    async fn leads(&self, path: &str) -> Option<String> {
+    pub(crate) async fn leads(&self, path: &str) -> Option<String> {
         location(&get(self.address, "manager.test", path).await.unwrap())
+    }
+
+    /// The files that the page lists.
+    pub(crate) async fn files(&self) -> Vec<String> {
+        let files = self.state().await["files"].as_array().cloned().unwrap_or_default();
+        files.iter().map(|file| file["file"].as_str().unwrap().to_owned()).collect()
     }
 
     /// What one peer's line of the page says.
@@ -223,7 +244,8 @@ async fn a_storm_on_three_lent_machines_costs_the_origin_one_copy() {
     let total = (clients * size) as u64;
     eventually("all records arrive", async || manager.state().await["sent_by_peers"].as_u64() >= Some(total)).await;
     let state = manager.state().await;
-    assert!(state["saved"].as_u64().unwrap() >= total - size as u64, "{state:#}");
+    // For a sample of `/alone` each peer may have fetched that as well, from the backend if it does not find the manager's copy.
+    assert!(state["saved"].as_u64().unwrap() >= total - 4 * size as u64, "{state:#}");
     assert_eq!(state["files"][0]["file"], "/storm?v=1");
     log_shows_every_download(&manager, clients, total).await;
     the_choice_is_explained(&manager).await;

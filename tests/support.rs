@@ -79,10 +79,7 @@ impl Process {
     }
 
     async fn asked(&self, path: &str) -> Option<serde_json::Value> {
-        let stream = UnixStream::connect(self.folder.join("state/admin.sock")).await.ok()?;
-        let request = Request::get(path).header(header::HOST, "localhost").body(Empty::<Bytes>::new()).unwrap();
-        let answer = timeout(Duration::from_secs(5), exchange(stream, request)).await.ok()?.ok()?;
-        (answer.status == StatusCode::OK).then(|| serde_json::from_slice(&answer.body).unwrap())
+        ask_socket(&self.folder.join("state/admin.sock"), path).await
     }
 
     /// Ends it as a power cut would.
@@ -195,6 +192,14 @@ async fn converse(mut stream: TcpStream, body: Bytes, bytes_per_second: u64, tar
             sleep_until(start + Duration::from_secs_f64(sent as f64 / bytes_per_second as f64)).await;
         }
     }
+}
+
+/// What an admin socket says to a path, if it answers.
+pub(crate) async fn ask_socket(socket: &Path, path: &str) -> Option<serde_json::Value> {
+    let stream = UnixStream::connect(socket).await.ok()?;
+    let request = Request::get(path).header(header::HOST, "localhost").body(Empty::<Bytes>::new()).unwrap();
+    let answer = timeout(Duration::from_secs(5), exchange(stream, request)).await.ok()?.ok()?;
+    (answer.status == StatusCode::OK).then(|| serde_json::from_slice(&answer.body).unwrap())
 }
 
 /// An answer, read whole.

@@ -68,6 +68,11 @@ pub async fn ask_drain(socket: &Path) -> Result<(), ClientError> {
     post(socket, "/drain", PATIENCE).await.map(|_| ())
 }
 
+/// Has it stop at once.
+pub async fn ask_stop(socket: &Path) -> Result<(), ClientError> {
+    post(socket, "/stop", PATIENCE).await.map(|_| ())
+}
+
 /// Has it do something, and waits so long for its answer.
 pub async fn post(socket: &Path, path: &str, patience: Duration) -> Result<bytes::Bytes, ClientError> {
     ask_patiently(socket, Method::POST, path, patience).await

@@ -22,7 +22,7 @@ mod token;
 mod metrics;
 
 mod client;
-pub use client::{ClientError, ask_drain, fetch_lines, fetch_slowly, fetch_status, post};
+pub use client::{ClientError, ask_drain, ask_stop, fetch_lines, fetch_slowly, fetch_status, post};
 
 #[cfg(test)]
 mod tests;

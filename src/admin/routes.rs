@@ -1,5 +1,5 @@
 //! What is answered: `GET /`, `/health`, `/metrics`, `/status`, `/nodes`, `/explain`, `/trace`, `/purges`, `/copies`, and
-//! `POST /drain`, `/purge`. Errors are problem details [RFC 9457].
+//! `POST /drain`, `/stop`, `/purge`. Errors are problem details [RFC 9457].
 
 use std::{sync::Arc, time::Duration};
 
@@ -62,6 +62,7 @@ fn route(desk: &Desk, method: &Method, path: &str) -> Response<Full<Bytes>> {
         "/purges" => (&READ, purges),
         "/purge" => (&[Method::POST], purges),
         "/drain" => (&[Method::POST], drain),
+        "/stop" => (&[Method::POST], stop),
         "/" => (&READ, |_| page()),
         _ => return problem(StatusCode::NOT_FOUND, THERE_ARE),
     };
@@ -160,6 +161,11 @@ fn drain(desk: &Desk) -> Response<Full<Bytes>> {
     json(StatusCode::ACCEPTED, &serde_json::json!({ "status": "draining" }))
 }
 
+fn stop(desk: &Desk) -> Response<Full<Bytes>> {
+    desk.source.stop_now();
+    json(StatusCode::ACCEPTED, &serde_json::json!({ "status": "stopping" }))
+}
+
 /// The dashboard. It holds no secret; what it shows it asks for with the token. Its script and style run by a nonce.
 fn page() -> Response<Full<Bytes>> {
     let nonce: String = rand::random::<[u8; 16]>().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -243,7 +249,7 @@ fn guarded(mut answer: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     answer
 }
 
-const THERE_ARE: &str = "there are /, /health, /metrics, /status, /nodes, /explain, /trace, /purges, /copies, and to POST /purge and /drain";
+const THERE_ARE: &str = "there are /, /health, /metrics, /status, /nodes, /explain, /trace, /purges, /copies, and to POST /purge, /drain and /stop";
 
 const READ: [Method; 2] = [Method::GET, Method::HEAD];
 

@@ -39,6 +39,10 @@ impl StatusSource for Node {
     fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
+
+    fn stop_now(&self) {
+        self.drain();
+    }
 }
 
 /// An admin API on a free port and on a socket in a temporary folder.

@@ -25,6 +25,18 @@ pub struct ManagerArgs {
     /// The URL under which others reach this manager, if it is not the address it listens on
     #[arg(long, value_name = "URL")]
     pub public: Option<String>,
+    /// Serve over TLS as well, on the same port: the certificate's chain in a PEM file
+    #[arg(long, value_name = "FILE", requires = "key")]
+    pub certificate: Option<PathBuf>,
+    /// The certificate's key in a PEM file
+    #[arg(long, value_name = "FILE", requires = "certificate")]
+    pub key: Option<PathBuf>,
+    /// Share the network of this manager, so that the machines of both find each other's copies
+    #[arg(long, value_name = "URL")]
+    pub beside: Option<String>,
+    /// That manager's login; without it the one of a manager among this user's state
+    #[arg(long, value_name = "TOKEN", requires = "beside")]
+    pub beside_login: Option<String>,
     /// Files up to this size are served here instead of by a peer
     #[arg(long, value_name = "SIZE")]
     pub redirect_above: Option<String>,
@@ -51,6 +63,9 @@ pub struct DrainArgs {
     /// Ask this manager instead of a process on this machine
     #[arg(long, value_name = "URL")]
     pub manager: Option<String>,
+    /// Stop at once: downloads that run are cut
+    #[arg(long)]
+    pub now: bool,
     /// The peer that is to leave, by the name that the manager's page shows; without it the manager itself
     #[arg(long, value_name = "NODE", requires = "manager")]
     pub node: Option<String>,

@@ -122,6 +122,9 @@ pub struct ManagerConfig {
     pub head_timeout: Duration,
     /// How many of the nearest proxies share a site's requests, 1 to 16. Fewer meet in fuller caches, more spread the load. `[guess]`
     pub spread: usize,
+    /// Whether redirects name proxies as `HOST.n-ID.ZONE` instead of by address. Only where the zone is delegated: a page then keeps an
+    /// origin of its own, as browsers see it; else nobody finds the name. `[guess]`
+    pub names: bool,
     /// What a client is told to wait when no proxy is alive, 1 s to 1 h. `[guess]`
     #[serde(with = "span")]
     pub retry_after: Duration,
@@ -134,6 +137,7 @@ impl Default for ManagerConfig {
             connections: 1_024,
             head_timeout: Duration::from_secs(10),
             spread: 2,
+            names: false,
             retry_after: Duration::from_secs(5),
         }
     }

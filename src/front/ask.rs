@@ -1,7 +1,7 @@
-//! Asking another manager or peer over HTTP: small answers, bounded in time and bytes, over a connection of its own or one that is
-//! kept.
+//! Asking another manager or peer over HTTP or HTTPS: small answers, bounded in time and bytes, over a connection of its own or one
+//! that is kept. Over TLS the system's roots say whom to believe, as they do for clients.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{fmt, io, net::SocketAddr, time::Duration};
 
 use atoll_proxy::Authority;
 use bytes::Bytes;
@@ -10,28 +10,36 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    sync::OnceCell,
     task::JoinHandle,
     time::{Instant, timeout},
 };
+use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 
-/// Where a manager or peer is reached: `http://HOST:PORT`.
+/// Where a manager or peer is reached: `http://HOST:PORT` or `https://HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Place {
+    secure: bool,
     host: String,
     port: u16,
 }
 
 impl Place {
-    /// Reads `http://host:port`, with or without a slash at the end, or `host:port`. Says what is wrong with others.
+    /// Reads `http://host:port` or `https://host:port`, with or without a slash at the end, or `host:port`. Says what is wrong with
+    /// others.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let wrong = |why: &str| format!("{text:?} is no URL of a machine: {why}, such as http://203.0.113.5:5000");
-        let rest = text.strip_prefix("http://").unwrap_or(text);
+        let secure = text.strip_prefix("https://");
+        let rest = secure.or_else(|| text.strip_prefix("http://")).unwrap_or(text);
         if rest.contains("://") {
-            return Err(wrong("only http:// is spoken between managers and peers"));
+            return Err(wrong("only http:// and https:// are spoken between managers and peers"));
         }
         let authority = Authority::parse(rest.trim_end_matches('/')).map_err(|error| wrong(&error.to_string()))?;
-        Ok(Self { host: authority.host().to_owned(), port: authority.port().unwrap_or(80) })
+        let usual = if secure.is_some() { 443 } else { 80 };
+        let port = authority.port().unwrap_or(usual);
+        Ok(Self { secure: secure.is_some(), host: authority.host().to_owned(), port })
     }
 
     /// An address as a place.
@@ -40,7 +48,7 @@ impl Place {
             std::net::IpAddr::V4(v4) => v4.to_string(),
             std::net::IpAddr::V6(v6) => format!("[{v6}]"),
         };
-        Self { host, port: address.port() }
+        Self { secure: false, host, port: address.port() }
     }
 
     /// `host:port`, as a Host field says it.
@@ -53,6 +61,16 @@ impl Place {
         &self.host
     }
 
+    /// Whether it is spoken to over TLS.
+    pub(crate) const fn is_secure(&self) -> bool {
+        self.secure
+    }
+
+    /// The same, spoken to over TLS.
+    pub(crate) fn secured(&self) -> Self {
+        Self { secure: true, ..self.clone() }
+    }
+
     /// Its port.
     pub(crate) const fn port(&self) -> u16 {
         self.port
@@ -61,7 +79,7 @@ impl Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}:{}", self.host, self.port)
+        write!(f, "{}://{}:{}", if self.secure { "https" } else { "http" }, self.host, self.port)
     }
 }
 
@@ -203,21 +221,45 @@ impl Line {
 
     async fn dial(&mut self) -> Result<(SendRequest<Full<Bytes>>, Driver), AskError> {
         let unreachable =
-            |error: std::io::Error| AskError::Unreachable { place: self.place.to_string(), reason: error.to_string() };
+            |error: io::Error| AskError::Unreachable { place: self.place.to_string(), reason: error.to_string() };
         let begun = Instant::now();
         let stream = TcpStream::connect(self.place.authority()).await.map_err(unreachable)?;
         self.round_trip = Some(begun.elapsed());
         self.local = stream.local_addr().ok();
         // Costs a delay at worst.
         let _ = stream.set_nodelay(true);
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| AskError::Strange(error.to_string()))?;
-        let driver = tokio::spawn(async move {
-            // How it ends shows at the next question.
-            let _ = connection.await;
-        });
-        Ok((sender, Driver(driver)))
+        if !self.place.secure {
+            return drive(stream).await;
+        }
+        let host = self.place.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = ServerName::try_from(host).map_err(|error| AskError::Strange(error.to_string()))?;
+        let connector = connector().await.map_err(unreachable)?;
+        drive(connector.connect(name, stream).await.map_err(unreachable)?).await
     }
+}
+
+/// HTTP over an open stream.
+async fn drive<S>(stream: S) -> Result<(SendRequest<Full<Bytes>>, Driver), AskError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| AskError::Strange(error.to_string()))?;
+    let driver = tokio::spawn(async move {
+        // How it ends shows at the next question.
+        let _ = connection.await;
+    });
+    Ok((sender, Driver(driver)))
+}
+
+/// What TLS is dialled with: made once, when it is first needed, since the system's roots are some hundred files.
+async fn connector() -> io::Result<TlsConnector> {
+    static CONNECTOR: OnceCell<TlsConnector> = OnceCell::const_new();
+    let made = CONNECTOR.get_or_try_init(|| async {
+        let config = tokio::task::spawn_blocking(|| atoll_tls::client(&["http/1.1"])).await?;
+        config.map(TlsConnector::from).map_err(io::Error::other)
+    });
+    made.await.cloned()
 }
 
 /// Asks once over a connection of its own; the reply, and how long the connect took.
@@ -242,13 +284,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_a_host_and_a_port_over_http() {
+    fn a_place_is_a_host_and_a_port_over_http_or_https() {
         let shown = |text: &str| Place::parse(text).map(|place| place.to_string());
         assert_eq!(shown("http://10.0.0.5:5000/").as_deref(), Ok("http://10.0.0.5:5000"));
         assert_eq!(shown("Box:5001").as_deref(), Ok("http://box:5001"));
         assert_eq!(shown("http://[2001:DB8::1]:5000").as_deref(), Ok("http://[2001:db8::1]:5000"));
         assert_eq!(shown("http://a.test").as_deref(), Ok("http://a.test:80"));
-        for wrong in ["", "https://a.test", "http://a.test/x", "ftp://a", "http://u@a", "http://a:0", "http://a b"] {
+        assert_eq!(shown("https://a.test").as_deref(), Ok("https://a.test:443"));
+        assert!(
+            Place::parse("https://a.test").unwrap().is_secure() && !Place::parse("a.test:443").unwrap().is_secure()
+        );
+        for wrong in ["", "https://a.test/x", "http://a.test/x", "ftp://a", "http://u@a", "http://a:0", "http://a b"] {
             assert!(Place::parse(wrong).is_err(), "{wrong}");
         }
     }

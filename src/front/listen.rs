@@ -1,28 +1,30 @@
 //! Accepting clients. A connection whose first bytes ask for the program itself (`/_atoll/`, `/_log`, or a POST) is a plain one;
-//! every other runs behind the proxy's gate. Draining takes nobody new and lets what runs finish.
+//! every other runs behind the proxy's gate. Where there is a certificate, one that begins with a TLS record speaks TLS, on the same
+//! port. Draining takes nobody new and lets what runs finish.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use atoll_overlay::ByteStream;
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 use super::body::FrontBody;
 
 /// Answers what comes in at the front.
 pub(crate) trait Desk: Send + Sync + 'static {
-    /// A client's stream behind the gate.
-    type Gated: AsyncRead + AsyncWrite + Send + Unpin + 'static;
-
     /// Puts a client's stream behind the gate.
-    fn gate(&self, stream: TcpStream) -> Self::Gated;
+    fn gate<S>(&self, stream: S) -> ByteStream
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
     /// Answers one request. Those with a body come only by plain connections.
     fn answer(&self, client: Client, request: Request<Incoming>) -> impl Future<Output = Response<FrontBody>> + Send;
@@ -34,6 +36,8 @@ pub(crate) struct Client {
     pub(crate) address: SocketAddr,
     /// The round trip to it when it connected, in microseconds, where the system tells.
     pub(crate) rtt_us: Option<u64>,
+    /// Whether it came over TLS.
+    pub(crate) secure: bool,
 }
 
 /// A listener with what it accepted. Dropping it cuts all.
@@ -53,12 +57,17 @@ impl Front {
         socket.listen(BACKLOG)
     }
 
-    /// Serves until drained or dropped, at most so many connections at once.
-    pub(crate) fn serve<D: Desk>(listener: TcpListener, connections: usize, desk: Arc<D>) -> io::Result<Self> {
+    /// Serves until drained or dropped, at most so many connections at once; over TLS as well, if there is a configuration for it.
+    pub(crate) fn serve<D: Desk>(
+        listener: TcpListener,
+        connections: usize,
+        tls: Option<Arc<ServerConfig>>,
+        desk: Arc<D>,
+    ) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let (phase, phases) = watch::channel(false);
         let mut task = JoinSet::new();
-        task.spawn(accept(listener, connections, desk, phases));
+        task.spawn(accept(listener, connections, tls.map(TlsAcceptor::from), desk, phases));
         Ok(Self { address, phase, task })
     }
 
@@ -81,7 +90,13 @@ impl Front {
     }
 }
 
-async fn accept<D: Desk>(listener: TcpListener, most: usize, desk: Arc<D>, phases: watch::Receiver<bool>) {
+async fn accept<D: Desk>(
+    listener: TcpListener,
+    most: usize,
+    tls: Option<TlsAcceptor>,
+    desk: Arc<D>,
+    phases: watch::Receiver<bool>,
+) {
     let slots = Arc::new(Semaphore::new(most));
     let mut connections = JoinSet::new();
     loop {
@@ -95,10 +110,10 @@ async fn accept<D: Desk>(listener: TcpListener, most: usize, desk: Arc<D>, phase
                     };
                     let rtt = atoll_sys::tcp::round_trip(&stream).ok().flatten();
                     let rtt_us = rtt.and_then(|rtt| u64::try_from(rtt.smoothed.as_micros()).ok());
-                    let (desk, phases) = (Arc::clone(&desk), phases.clone());
+                    let (desk, tls, phases) = (Arc::clone(&desk), tls.clone(), phases.clone());
                     connections.spawn(async move {
                         let _slot = slot;
-                        converse(desk, Client { address, rtt_us }, stream, phases).await;
+                        welcome(desk, Client { address, rtt_us, secure: false }, stream, (tls, phases)).await;
                     });
                 }
                 Err(error) => {
@@ -114,14 +129,46 @@ async fn accept<D: Desk>(listener: TcpListener, most: usize, desk: Arc<D>, phase
     while connections.join_next().await.is_some() {}
 }
 
-async fn converse<D: Desk>(desk: Arc<D>, client: Client, stream: TcpStream, phases: watch::Receiver<bool>) {
+/// Finds out what a connection speaks, and serves it.
+async fn welcome<D: Desk>(
+    desk: Arc<D>,
+    client: Client,
+    stream: TcpStream,
+    (tls, phases): (Option<TlsAcceptor>, watch::Receiver<bool>),
+) {
     // A client that left at once is noticed soon enough.
     let _ = stream.set_nodelay(true);
-    let plain = tokio::select! {
-        plain = is_plain(&stream) => plain,
+    let opening = tokio::select! {
+        opening = look(&stream) => opening,
         () = closing(phases.clone()) => return,
     };
-    let Some(plain) = plain else { return };
+    match (opening, tls) {
+        (None, _) => {}
+        (Some(Opening::Tls), Some(tls)) => {
+            let shaken = async {
+                let mut stream = timeout(HEAD_TIMEOUT, tls.accept(stream)).await.ok()?.ok()?;
+                let (opening, first) = timeout(HEAD_TIMEOUT, read_ahead(&mut stream)).await.ok()??;
+                let (read, write) = tokio::io::split(stream);
+                Some((opening, tokio::io::join(io::Cursor::new(first).chain(read), write)))
+            };
+            let shaken = tokio::select! {
+                shaken = shaken => shaken,
+                () = closing(phases.clone()) => return,
+            };
+            if let Some((opening, stream)) = shaken {
+                converse(desk, Client { secure: true, ..client }, opening, stream, phases).await;
+            }
+        }
+        // Without a certificate the gate says that this is no HTTP.
+        (Some(opening), _) => converse(desk, client, opening, stream, phases).await,
+    }
+}
+
+async fn converse<D, S>(desk: Arc<D>, client: Client, opening: Opening, stream: S, phases: watch::Receiver<bool>)
+where
+    D: Desk,
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
     let mut builder = http1::Builder::new();
     builder.max_headers(MAX_FIELDS);
     let service = {
@@ -131,7 +178,7 @@ async fn converse<D: Desk>(desk: Arc<D>, client: Client, stream: TcpStream, phas
             async move { Ok::<_, Infallible>(desk.answer(client, request).await) }
         })
     };
-    if plain {
+    if opening == Opening::Own {
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
         run(builder.serve_connection(TokioIo::new(stream), service), phases).await;
     } else {
@@ -160,8 +207,32 @@ where
     }
 }
 
-/// Whether the first bytes ask for the program itself; none if nothing comes.
-async fn is_plain(stream: &TcpStream) -> Option<bool> {
+/// How a connection begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opening {
+    /// With a request for the program itself.
+    Own,
+    /// With a record of TLS.
+    Tls,
+    /// With anything else.
+    Client,
+}
+
+impl Opening {
+    /// None: the beginning of a request for the program itself, or nothing yet.
+    fn of(seen: &[u8]) -> Option<Self> {
+        if OWN.iter().any(|own| seen.starts_with(own)) {
+            return Some(Self::Own);
+        }
+        if OWN.iter().any(|own| own.starts_with(seen)) {
+            return None;
+        }
+        Some(if seen.first() == Some(&TLS_HANDSHAKE) { Self::Tls } else { Self::Client })
+    }
+}
+
+/// How a connection begins; nothing is taken from it. None if nothing comes.
+async fn look(stream: &TcpStream) -> Option<Opening> {
     let deadline = Instant::now() + HEAD_TIMEOUT;
     let mut first = [0; 16];
     while Instant::now() < deadline {
@@ -170,16 +241,26 @@ async fn is_plain(stream: &TcpStream) -> Option<bool> {
         if seen.is_empty() {
             return None;
         }
-        if OWN.iter().any(|own| seen.starts_with(own)) {
-            return Some(true);
-        }
-        if !OWN.iter().any(|own| own.starts_with(seen)) {
-            return Some(false);
+        if let Some(opening) = Opening::of(seen) {
+            return Some(opening);
         }
         // The beginning of one of them: the rest is on its way.
         sleep(PEEK_PAUSE).await;
     }
     None
+}
+
+/// The same for a stream that cannot be looked at: with what was read. None if it ends.
+async fn read_ahead(stream: &mut (impl AsyncRead + Unpin)) -> Option<(Opening, Vec<u8>)> {
+    let mut first = Vec::with_capacity(64);
+    loop {
+        if stream.read_buf(&mut first).await.ok()? == 0 {
+            return None;
+        }
+        if let Some(opening) = Opening::of(&first) {
+            return Some((opening, first));
+        }
+    }
 }
 
 /// Ready once the front closes, or is gone.
@@ -189,6 +270,9 @@ async fn closing(mut phases: watch::Receiver<bool>) {
 
 /// How requests for the program itself begin.
 const OWN: [&[u8]; 5] = [b"POST ", b"GET /_atoll/", b"HEAD /_atoll/", b"GET /_log", b"HEAD /_log"];
+
+/// The first byte of a TLS handshake [RFC 8446 5.1].
+const TLS_HANDSHAKE: u8 = 22;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4_096;

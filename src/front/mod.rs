@@ -21,3 +21,4 @@ pub(crate) mod node;
 pub(crate) mod record;
 pub(crate) mod site;
 pub(crate) mod stop;
+pub(crate) mod tls;

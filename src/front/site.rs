@@ -17,6 +17,8 @@ pub(crate) struct Site {
     host: String,
     /// The proxy's own name for it.
     name: String,
+    /// The machine on which alone its URL means it, "" if it means the same everywhere.
+    place: String,
     /// What is dialled in its place.
     via: Option<String>,
 }
@@ -40,9 +42,22 @@ impl Site {
         let host = format!("{}{port}", authority.host());
         let origin = format!("{scheme}://{host}");
         // The same backend under another base is another site: their paths differ in meaning.
-        let mut name = Key::of(format!("{origin}{base}").as_bytes()).to_string();
-        name.truncate(20);
-        Ok(Self { origin, base: base.to_owned(), host, name: format!("o{name}.origin.internal"), via: None })
+        let name = named(&format!("{origin}{base}"));
+        Ok(Self { origin, base: base.to_owned(), host, name, place: String::new(), via: None })
+    }
+
+    /// The same, whose URL means something else on every machine, as `http://127.0.0.1:8000` does: the one on this machine. Managers
+    /// on two machines may share one network. "" is everywhere.
+    pub(crate) fn on(mut self, place: &str) -> Self {
+        let url = self.url();
+        self.name = if place.is_empty() { named(&url) } else { named(&format!("{url} {place}")) };
+        place.clone_into(&mut self.place);
+        self
+    }
+
+    /// See [`Self::on`].
+    pub(crate) fn place(&self) -> &str {
+        &self.place
     }
 
     /// The URL it was made of, in its one form.
@@ -114,6 +129,13 @@ impl Site {
     }
 }
 
+/// The proxy's own name for what this text stands for.
+fn named(text: &str) -> String {
+    let mut name = Key::of(text.as_bytes()).to_string();
+    name.truncate(20);
+    format!("o{name}.origin.internal")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +159,8 @@ mod tests {
         let all = ["http://a.test", "https://a.test", "http://a.test:8000", "http://a.test/b", "http://127.0.0.1:1"];
         let names: std::collections::BTreeSet<String> = all.iter().map(|url| name(url)).collect();
         assert_eq!(names.len(), all.len());
+        let on = |place: &str| Site::parse("http://127.0.0.1:8000").unwrap().on(place).name;
+        assert!(on("10.0.0.1") != on("10.0.0.2") && on("") == name("http://127.0.0.1:8000"));
         assert_eq!(name("http://a.test/"), name("http://A.test"));
         for wrong in ["a.test", "ftp://a.test", "http://", "http://u@a.test", "http://a.test/?q", "http://a.test:0"] {
             assert!(Site::parse(wrong).is_err(), "{wrong}");

@@ -1,5 +1,5 @@
 //! How a front ends. The first signal closes warm: nobody new, what runs finishes, with its progress printed, for as long as the
-//! grace lasts. The second closes cold.
+//! grace lasts. The second closes cold. The operator's two wishes, from the page or by `atoll drain`, are the same.
 
 use std::time::{Duration, Instant};
 
@@ -34,6 +34,16 @@ pub(crate) async fn warm_close(front: Front, meter: &Meter, grace: Duration) -> 
     say(if finished { "all downloads finished" } else { "the deadline is over: what still ran was cut" });
     finished
 }
+
+/// Ready shortly after `asked`: whoever asked for a cold close is to have its answer before the doors shut.
+pub(crate) async fn after(asked: impl Future<Output = ()>) {
+    asked.await;
+    sleep(ANSWER).await;
+    say("asked to stop at once");
+}
+
+/// For the answer to whoever asked.
+const ANSWER: Duration = Duration::from_millis(100);
 
 /// Between two looks at what runs.
 const LOOK: Duration = Duration::from_millis(50);

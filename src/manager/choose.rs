@@ -1,6 +1,6 @@
 //! Which peer a client is led to: rendezvous hashing, weighted, with bounded load. Pure.
 //!
-//! A peer's weight is what it can carry: its rate, less if its quota runs out or the client's network is far from it. Each peer has a
+//! A peer's weight is what it can carry: its rate, as much of it as it wants, less if its quota runs out or the client's network is far from it. Each peer has a
 //! score for each file; the highest score wins among those whose downloads are under their share of all downloads, times
 //! [`SLACK`]. So a file meets in few caches while it is asked for seldom, and spreads evenly over all peers in a storm; when a peer
 //! goes, only its own downloads move.
@@ -14,6 +14,8 @@ pub(crate) struct Candidate {
     pub(crate) seed: u64,
     /// Bytes a second it was lent with; none: [`FREE_RATE`].
     pub(crate) rate: Option<u64>,
+    /// How much it wants against others of its rate; 100 is the norm.
+    pub(crate) wish: u16,
     /// Downloads it has, those that are on their way to it included.
     pub(crate) load: u64,
     /// Bytes of its quota left; none without one.
@@ -45,13 +47,22 @@ pub(crate) fn rank(file: u64, candidates: &[Candidate]) -> Vec<Ranked> {
 /// The best three, best first, without ordering the rest.
 pub(crate) fn best(file: u64, candidates: &[Candidate]) -> Vec<Ranked> {
     let shares = Shares::of(candidates);
+    let heaviest = candidates.iter().map(weight).fold(0.0, f64::max);
     let mut best: Vec<Ranked> = Vec::with_capacity(BEST + 1);
+    // What a candidate must draw at least to be among them: most are left out by that, without their logarithm.
+    let mut least = 0.0;
     for candidate in candidates {
+        if uniform(file, candidate.seed) < least {
+            continue;
+        }
         let ranked = shares.rank(file, candidate);
         let at = best.iter().position(|other| better(&ranked, other).is_gt()).unwrap_or(best.len());
         if at < BEST {
             best.insert(at, ranked);
             best.truncate(BEST);
+            // A score above the last one's needs u > exp(-w / score); nobody's w is above the heaviest. A hair is left for rounding.
+            let last = best.get(BEST - 1).filter(|last| last.room);
+            least = last.map_or(0.0, |last| (-heaviest / last.score).exp() * (1.0 - 1e-9));
         }
     }
     best
@@ -61,6 +72,16 @@ pub(crate) fn best(file: u64, candidates: &[Candidate]) -> Vec<Ranked> {
 pub(crate) fn seed(text: &str) -> u64 {
     // FNV-1a, then mixed where it is used: texts are not chosen by anybody who gains from a collision.
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+/// How well a file fits a machine: weighted rendezvous, each wins in proportion to its weight.
+pub(crate) fn score(file: u64, machine: u64, weight: f64) -> f64 {
+    -weight / uniform(file, machine).ln()
+}
+
+/// A uniform number in (0, 1) of this file and this machine.
+fn uniform(file: u64, machine: u64) -> f64 {
+    (wide(mixed(file ^ machine) >> 11) + 0.5) / wide(1 << 53)
 }
 
 /// What of all downloads each may have.
@@ -81,15 +102,14 @@ impl Shares {
     fn rank(&self, file: u64, candidate: &Candidate) -> Ranked {
         let weight = weight(candidate);
         let bound = (SLACK * self.downloads * weight / self.weights).ceil();
-        // A uniform number in (0, 1) of this file and this peer; -w / ln(u) makes each win in proportion to its weight.
-        let uniform = (wide(mixed(file ^ candidate.seed) >> 11) + 0.5) / wide(1 << 53);
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a share of downloads, never negative"
         )]
         let bound = bound as u64;
-        Ranked { index: candidate.index, weight, score: -weight / uniform.ln(), bound, room: candidate.load < bound }
+        let score = score(file, candidate.seed, weight);
+        Ranked { index: candidate.index, weight, score, bound, room: candidate.load < bound }
     }
 }
 
@@ -107,7 +127,7 @@ fn weight(candidate: &Candidate) -> f64 {
         Some(20_001..=60_000) => 0.5,
         Some(_) => 0.25,
     };
-    rate * quota * distance
+    rate * quota * distance * f64::from(candidate.wish.max(1)) / 100.0
 }
 
 /// SplitMix64's last step: every bit of the input moves every bit of the output.
@@ -145,6 +165,7 @@ mod tests {
             index,
             seed: seed(&format!("peer {index}")),
             rate: None,
+            wish: 100,
             load: 0,
             quota_left: None,
             rtt_us: None,
@@ -191,6 +212,10 @@ mod tests {
         three[1].rtt_us = Some(80_000);
         let loads = storm(&mut three, 600);
         assert!((350..=440).contains(&loads[2]) && loads[0] <= 120 && loads[1] <= 120, "{loads:?}");
+        let mut eager = peers(2);
+        eager[1].wish = 300;
+        let loads = storm(&mut eager, 400);
+        assert!((270..=330).contains(&loads[1]), "{loads:?}");
         let mut two = peers(2);
         two[0].quota_left = Some(SCARCE / 100);
         assert!(storm(&mut two, 100)[0] <= 3);
@@ -202,7 +227,15 @@ mod tests {
         for (load, peer) in peers.iter_mut().enumerate() {
             peer.load = load as u64;
         }
+        // Of unlike weights, some with room and some without.
+        let mut many: Vec<Candidate> =
+            (0..200).map(|at| Candidate { index: at, seed: at as u64, ..peers[0] }).collect();
+        for (at, peer) in many.iter_mut().enumerate() {
+            peer.wish = 1 + u16::try_from(at % 7).unwrap() * 60;
+            peer.load = (at % 5) as u64;
+        }
         for file in 0..50 {
+            assert_eq!(best(file, &many), rank(file, &many)[..3]);
             let all = rank(file, &peers);
             assert_eq!(best(file, &peers), all[..3]);
             assert!(all.windows(2).all(|pair| pair[0].room >= pair[1].room));

@@ -6,8 +6,10 @@
 //! | `POST /_atoll/knock`, `join`, `beat` | peers | see `wire` |
 //! | `GET /_atoll/state` | login | all that the page shows |
 //! | `GET /_log?lines=N&key=PREFIX&peer=URL&follow=1` | login | the log |
-//! | `POST /_atoll/peers/NAME/drain`, `.../eject` | login | the same as SIGTERM there; never again |
-//! | `POST /_atoll/drain` | login | the manager itself leaves |
+//! | `POST /_atoll/peers/NAME/drain`, `.../stop`, `.../eject` | login | the same as SIGTERM there; as a second one; never again |
+//! | `POST /_atoll/drain`, `/_atoll/stop` | login | the manager itself leaves; at once |
+//! | `POST /_atoll/beside` | other managers | see `beside` |
+//! | `POST /_atoll/managers/KEY/eject` | login | a manager beside this one, and all it admitted, belong no more |
 //! | `POST /_atoll/tokens?uses=N&expires=TIME` | login | a new token |
 
 use std::{
@@ -27,6 +29,7 @@ use tokio::{
 };
 
 use super::{
+    beside::{self, ASK_BYTES},
     door,
     journal::{Filter, LINES},
     ledger::Refusal,
@@ -59,6 +62,10 @@ pub(super) async fn answer(office: &Office, client: Client, request: Request<Inc
             Some(bytes) => beat(office, &head, &bytes),
             None => too_much(),
         },
+        (["_atoll", "beside"], false) => match read(body, ASK_BYTES).await {
+            Some(bytes) => beside::answer(office, client, host_of(office, &head).host(), &bytes),
+            None => too_much(),
+        },
         _ if !office.login.opens(&head.headers) => {
             let mut answer =
                 text(StatusCode::UNAUTHORIZED, "log in with the token that the manager printed for its page");
@@ -69,10 +76,22 @@ pub(super) async fn answer(office: &Office, client: Client, request: Request<Inc
         }
         (["_log"], true) => log(office, &query(&head)),
         (["_atoll", "state"], true) => json(StatusCode::OK, &page::state(office)),
-        (["_atoll", "peers", name, act @ ("drain" | "eject")], false) => act_on(office, name, act),
+        (["_atoll", "peers", name, act @ ("drain" | "stop" | "eject")], false) => act_on(office, name, act),
+        (["_atoll", "managers", key, "eject"], false) => {
+            if office.part_from(key) {
+                text(StatusCode::ACCEPTED, "eject")
+            } else {
+                text(StatusCode::NOT_FOUND, "no such manager")
+            }
+        }
         (["_atoll", "drain"], false) => {
             office.leave.notify_one();
             text(StatusCode::ACCEPTED, "leaving")
+        }
+        (["_atoll", "stop"], false) => {
+            office.stop.notify_one();
+            office.leave.notify_one();
+            text(StatusCode::ACCEPTED, "stopping")
         }
         (["_atoll", "tokens"], false) => make_token(office, &query(&head)),
         (["_atoll", "warm", ..], _) => super::warm::answer(office, &words, is_get, read(body, JOIN_BYTES).await),
@@ -119,9 +138,9 @@ fn join(office: &Office, client: Client, head: &request::Parts, bytes: &[u8]) ->
     }
     let came = if admission.new { "a machine joined" } else { "a machine is back" };
     tracing::info!(peer = join.peer, url = %url, "{came}; its address is now dialled");
-    let host =
-        head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).and_then(|host| Place::parse(host).ok());
-    let host = host.unwrap_or_else(|| office.own.clone());
+    let host = host_of(office, head);
+    let own = format!("{}:{}", host.host(), office.overlay_port);
+    let bootstrap = std::iter::once(own).chain(office.network.seeds.iter().cloned()).collect();
     let welcome = Welcome {
         url: url.to_string(),
         origin: office.site.url(),
@@ -129,11 +148,18 @@ fn join(office: &Office, client: Client, head: &request::Parts, bytes: &[u8]) ->
         network: office.network.name.clone(),
         network_id: office.network.id_text(),
         certificate,
-        bootstrap: vec![format!("{}:{}", host.host(), office.overlay_port)],
+        place: office.site.place().to_owned(),
+        bootstrap,
         private: office.rules.private,
         proof: String::new(),
     };
     json(StatusCode::OK, &welcome.prove(&admission.session))
+}
+
+/// The name by which whoever asks knows this machine.
+fn host_of(office: &Office, head: &request::Parts) -> Place {
+    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    host.and_then(|host| Place::parse(host).ok()).unwrap_or_else(|| office.own.clone())
 }
 
 fn beat(office: &Office, head: &request::Parts, bytes: &Bytes) -> Response<FrontBody> {
@@ -150,7 +176,8 @@ fn beat(office: &Office, head: &request::Parts, bytes: &Bytes) -> Response<Front
     }
     let (name, records, checked, warmed) =
         (beat.peer.clone(), beat.records.clone(), beat.checked.clone(), beat.warmed.clone());
-    let collected = beat.first_record + u64::try_from(beat.records.len()).unwrap_or(0);
+    let first = beat.first_record;
+    let collected = first.saturating_add(u64::try_from(beat.records.len()).unwrap_or(0));
     let beat = Beat { downloads: beat.downloads.into_iter().take(wire::DOWNLOADS).collect(), ..beat };
     if !roster.beat(now, beat) {
         return text(StatusCode::CONFLICT, "this was said before");
@@ -162,22 +189,25 @@ fn beat(office: &Office, head: &request::Parts, bytes: &Bytes) -> Response<Front
     }
     let check = roster.ask_checks(now, &name);
     let standing = roster.standing(now, &name);
-    let drain = roster.is_to_drain(&name);
+    let (drain, stop) = roster.is_to_leave(&name);
+    let records = records.get(..wire::RECORDS.min(records.len())).unwrap_or_default();
+    let known = roster.arrived(&name, first, records.len());
     drop(roster);
     if let Some(Standing::Ejected(why)) = &standing {
         return text(StatusCode::FORBIDDEN, &Refusal::Removed(why.clone()).to_string());
     }
-    if !records.is_empty() {
-        office.note(records.get(..wire::RECORDS.min(records.len())).unwrap_or_default(), true);
+    if let Some(fresh) = records.get(known..).filter(|fresh| !fresh.is_empty()) {
+        office.note(fresh, true);
     }
     let standing = standing.map(|standing| standing.to_string()).unwrap_or_default();
     let warm = office.warms.orders(&name, &warmed);
-    json(StatusCode::OK, &Orders { standing, collected, drain, check, warm })
+    json(StatusCode::OK, &Orders { standing, collected, drain, stop, check, warm })
 }
 
 fn act_on(office: &Office, name: &str, act: &str) -> Response<FrontBody> {
     let known = match act {
         "drain" => office.roster().drain(name),
+        "stop" => office.roster().stop(name),
         _ => office.eject(name, "removed by the operator"),
     };
     if known { text(StatusCode::ACCEPTED, act) } else { text(StatusCode::NOT_FOUND, "no such peer") }

@@ -6,9 +6,9 @@ use std::{
 };
 
 use atoll_overlay::ByteStream;
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     control,
@@ -24,9 +24,10 @@ use crate::front::{
 };
 
 impl Desk for Office {
-    type Gated = ByteStream;
-
-    fn gate(&self, stream: TcpStream) -> ByteStream {
+    fn gate<S>(&self, stream: S) -> ByteStream
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         Box::new(self.proxy.behind_gate(stream))
     }
 
@@ -71,15 +72,20 @@ async fn serve_client(office: &Office, client: Client, request: &Request<()>) ->
     asked.not.iter().for_each(|not| office.roster().complain(not));
     let small = office.rules.redirect_above > 0
         && office.size(&asked.file).is_some_and(|size| size <= office.rules.redirect_above);
-    if !small && !office.rules.secure {
-        let wish = Wish { file: &asked.file, client: client.address.ip(), not: &asked.not };
+    if !small {
+        let wish = wish(office, client, &asked);
         let choices = office.roster().lead(Instant::now(), &wish);
-        if let Some(answer) = choices.first().and_then(|first| led(office, &asked.file, first, &choices)) {
+        if let Some(answer) = choices.first().and_then(|first| led(office, client, &asked.file, (first, &choices))) {
             office.totals.redirects.fetch_add(1, Ordering::Relaxed);
             return answer;
         }
     }
     serve(office, client, &asked.file, request).await
+}
+
+/// What a client wants, and whom it may be led to: one that came over TLS stays there.
+fn wish<'w>(office: &Office, client: Client, asked: &'w Asked) -> Wish<'w> {
+    Wish { file: &asked.file, client: client.address.ip(), not: &asked.not, secure: office.is_secure(client) }
 }
 
 /// From the own cache, as a peer would.
@@ -94,7 +100,12 @@ pub(crate) async fn serve(office: &Office, client: Client, file: &str, request: 
 }
 
 /// A redirect to the first of these. None if the path cannot stand in a header.
-fn led(office: &Office, file: &str, first: &Choice, choices: &[Choice]) -> Option<Response<FrontBody>> {
+fn led(
+    office: &Office,
+    client: Client,
+    file: &str,
+    (first, choices): (&Choice, &[Choice]),
+) -> Option<Response<FrontBody>> {
     let location = HeaderValue::from_str(&format!("{}{file}", first.url)).ok()?;
     let mut answer = Response::new(whole(""));
     *answer.status_mut() = office.rules.redirect_status;
@@ -105,7 +116,7 @@ fn led(office: &Office, file: &str, first: &Choice, choices: &[Choice]) -> Optio
     if let Ok(name) = HeaderValue::from_str(&first.name) {
         headers.insert(NODE, name);
     }
-    let links = explain::duplicates(file, choices).into_iter().chain(metalink::described_by(office, file));
+    let links = explain::duplicates(file, choices).into_iter().chain(metalink::described_by(office, client, file));
     for links in links.filter_map(|links| HeaderValue::try_from(links).ok()) {
         headers.append(header::LINK, links);
     }
@@ -120,16 +131,14 @@ fn mirror_list(
     request: &Request<()>,
 ) -> Response<FrontBody> {
     let now = Instant::now();
-    let wish = Wish { file: &asked.file, client: client.address.ip(), not: &asked.not };
+    let wish = wish(office, client, asked);
     let (choices, views) = {
         let roster = office.roster();
         (roster.explain(now, &wish), roster.views(now))
     };
     let network = truncated(client.address.ip()).to_string();
-    let explained = Explained::new(&asked.file, network, &choices, views, &asked.not);
-    let accepts = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let is_json = form == ListForm::Json || accepts.contains("application/json");
-    if is_json {
+    let explained = Explained::new(wish, network, &choices, views);
+    if form.is_json(request.headers()) {
         return body::json(StatusCode::OK, &explained);
     }
     let mut page = typed(StatusCode::OK, "text/html; charset=utf-8", explained.page());
@@ -180,6 +189,14 @@ pub(crate) enum ListForm {
     Json,
 }
 
+impl ListForm {
+    /// Whether a client is to get JSON: it says so, or takes it.
+    pub(crate) fn is_json(self, fields: &HeaderMap) -> bool {
+        let accepts = fields.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+        self == Self::Json || accepts.contains("application/json")
+    }
+}
+
 impl Asked {
     /// Reads a target. `not=X` is the manager's only if X names a peer, and `mirrorlist` only as it stands in the manual: all else
     /// is the backend's, byte for byte.
@@ -212,7 +229,7 @@ pub(crate) type Shared = Arc<Office>;
 pub(crate) const HEALTH: &str = "/.well-known/atoll/health";
 
 /// The name of the peer a client is led to, for `?not=`.
-const NODE: HeaderName = HeaderName::from_static("atoll-node");
+pub(crate) const NODE: HeaderName = HeaderName::from_static("atoll-node");
 
 /// Peers a client may refuse at once.
 const NOTS: usize = 16;

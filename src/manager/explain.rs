@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::roster::{Choice, View};
+use super::roster::{Choice, View, Wish};
 
 /// The choice for one client and one file.
 #[derive(Debug, Serialize)]
@@ -51,7 +51,8 @@ pub(crate) struct Other {
 
 impl Explained {
     /// All that is known of a choice.
-    pub(crate) fn new(file: &str, client: String, choices: &[Choice], views: Vec<View>, not: &[String]) -> Self {
+    pub(crate) fn new(wish: Wish<'_>, client: String, choices: &[Choice], views: Vec<View>) -> Self {
+        let file = wish.file;
         let candidate = |choice: &Choice| Candidate {
             node: choice.name.clone(),
             url: format!("{}{file}", choice.url),
@@ -64,7 +65,9 @@ impl Explained {
         };
         let is_candidate = |view: &View| choices.iter().any(|choice| choice.name == view.name);
         let others = views.into_iter().filter(|view| !is_candidate(view)).map(|view| Other {
-            why: if view.live && !not.is_empty() {
+            why: if view.live && wish.secure && !view.url.starts_with("https://") {
+                "it speaks http alone, and this client came over https".to_owned()
+            } else if view.live && !wish.not.is_empty() {
                 "this client asked not to be led there".to_owned()
             } else {
                 view.standing
@@ -166,7 +169,8 @@ mod tests {
     #[test]
     fn what_a_client_wrote_is_never_markup() {
         let file = "/<script>alert(1)</script>?\"onload='x'&";
-        let explained = Explained::new(file, "192.0.2.0".to_owned(), &[], Vec::new(), &[]);
+        let wish = Wish { file, client: [192, 0, 2, 9].into(), not: &[], secure: false };
+        let explained = Explained::new(wish, "192.0.2.0".to_owned(), &[], Vec::new());
         let page = explained.page();
         assert!(!page.contains("<script") && !page.contains("\"onload") && page.contains("&lt;script&gt;"), "{page}");
         assert!(page.contains("nobody else"));

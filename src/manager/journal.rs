@@ -1,12 +1,20 @@
-//! The manager's log of requests: one JSON object a line, to a file that turns when it is large, and the last lines in memory for
-//! `/_log`.
+//! The manager's log of requests: one JSON object a line, to a file that turns when it is large or to standard output, and the last
+//! lines in memory for `/_log`.
+//!
+//! Whoever reads standard output may stop to: lines for it wait in a bounded queue, and what finds no room is lost and counted.
 
 use std::{
     collections::VecDeque,
     fs::{self, File, OpenOptions},
     io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{SyncSender, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -21,9 +29,24 @@ pub(crate) struct Journal {
     fresh: broadcast::Sender<Arc<Line>>,
 }
 
+/// Where lines go besides memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    Memory,
+    Output,
+    File(PathBuf),
+}
+
+#[derive(Debug)]
+enum Sink {
+    Memory,
+    Output(Output),
+    File(Turning),
+}
+
 #[derive(Debug)]
 struct Inner {
-    file: Option<Turning>,
+    sink: Sink,
     last: VecDeque<Arc<Line>>,
     bytes: usize,
     failed: u64,
@@ -48,14 +71,18 @@ pub(crate) struct Filter {
 }
 
 impl Journal {
-    /// A log to this file, or to memory alone. What a file holds already is read for the last lines.
-    pub(crate) fn open(path: Option<&Path>) -> io::Result<Self> {
-        let mut inner = Inner { file: None, last: VecDeque::new(), bytes: 0, failed: 0 };
-        if let Some(path) = path {
-            let lines = tail(path)?;
-            inner.file = Some(Turning::open(path, TURN_AT)?);
-            lines.into_iter().for_each(|line| inner.remember(Arc::new(line)));
-        }
+    /// A log that goes there. What a file holds already is read for the last lines.
+    pub(crate) fn open(target: &Target) -> io::Result<Self> {
+        let (sink, lines) = match target {
+            Target::Memory => (Sink::Memory, Vec::new()),
+            Target::Output => (Sink::Output(Output::start()?), Vec::new()),
+            Target::File(path) => {
+                let lines = tail(path)?;
+                (Sink::File(Turning::open(path, TURN_AT)?), lines)
+            }
+        };
+        let mut inner = Inner { sink, last: VecDeque::new(), bytes: 0, failed: 0 };
+        lines.into_iter().for_each(|line| inner.remember(Arc::new(line)));
         Ok(Self { inner: Mutex::new(inner), fresh: broadcast::Sender::new(FOLLOWED) })
     }
 
@@ -64,7 +91,11 @@ impl Journal {
         let lines: Vec<Arc<Line>> = records.iter().map(|record| Arc::new(Line::of(record))).collect();
         let mut inner = self.lock();
         for line in &lines {
-            let written = inner.file.as_mut().map_or(Ok(()), |file| file.write(&line.text));
+            let written = match &mut inner.sink {
+                Sink::Memory => Ok(()),
+                Sink::Output(output) => output.write(line),
+                Sink::File(file) => file.write(&line.text),
+            };
             if let Err(error) = written {
                 if inner.failed == 0 {
                     tracing::warn!(%error, "the log of requests cannot be written; lines are lost");
@@ -93,10 +124,22 @@ impl Journal {
     /// Opens the file anew, after it was moved away.
     pub(crate) fn reopen(&self) -> io::Result<()> {
         let mut inner = self.lock();
-        if let Some(file) = &inner.file {
-            inner.file = Some(Turning::open(&file.path, file.turn_at)?);
+        if let Sink::File(file) = &inner.sink {
+            inner.sink = Sink::File(Turning::open(&file.path, file.turn_at)?);
         }
         Ok(())
+    }
+
+    /// Waits a moment for what is still to be written. Not for a thread that must not wait.
+    pub(crate) fn finish(&self) {
+        let waiting = match &self.lock().sink {
+            Sink::Output(output) => Arc::clone(&output.waiting),
+            Sink::Memory | Sink::File(_) => return,
+        };
+        let deadline = Instant::now() + LAST;
+        while waiting.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -126,9 +169,41 @@ impl Line {
 impl Filter {
     /// Whether a line fits.
     pub(crate) fn wants(&self, line: &Line) -> bool {
-        let bare = |peer: &str| peer.strip_prefix("http://").unwrap_or(peer).trim_end_matches('/').to_owned();
+        let bare = |peer: &str| peer.split_once("://").map_or(peer, |(_, rest)| rest).trim_end_matches('/').to_owned();
         self.key.as_ref().is_none_or(|key| line.key.starts_with(key.as_str()))
             && self.peer.as_ref().is_none_or(|peer| bare(peer) == bare(&line.peer))
+    }
+}
+
+/// Standard output, written by a thread of its own.
+#[derive(Debug)]
+struct Output {
+    lines: SyncSender<Arc<Line>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Output {
+    fn start() -> io::Result<Self> {
+        let (lines, queue) = sync_channel::<Arc<Line>>(QUEUE);
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let left = Arc::clone(&waiting);
+        thread::Builder::new().name("atoll-log".to_owned()).spawn(move || {
+            for line in queue {
+                let mut output = io::stdout().lock();
+                // A reader that has gone away loses its lines.
+                let _ = output.write_all(&line.text).and_then(|()| output.flush());
+                left.fetch_sub(1, Ordering::Release);
+            }
+        })?;
+        Ok(Self { lines, waiting })
+    }
+
+    fn write(&self, line: &Arc<Line>) -> io::Result<()> {
+        self.waiting.fetch_add(1, Ordering::AcqRel);
+        self.lines.try_send(Arc::clone(line)).map_err(|_| {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+            io::Error::other("nobody reads standard output fast enough")
+        })
     }
 }
 
@@ -202,6 +277,12 @@ fn tail(path: &Path) -> io::Result<Vec<Line>> {
 /// Bytes at which the file turns. `[guess]`
 const TURN_AT: u64 = 64 << 20;
 
+/// Lines that wait for standard output. `[guess]`
+const QUEUE: usize = 8_192;
+
+/// For the last of them, at the end.
+const LAST: Duration = Duration::from_secs(1);
+
 /// Old files kept beside the one written.
 const KEPT: u32 = 4;
 
@@ -239,11 +320,11 @@ mod tests {
     fn the_last_lines_are_filtered_by_key_and_peer_and_survive_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("requests.log");
-        let journal = Journal::open(Some(&path)).unwrap();
+        let journal = Journal::open(&Target::File(path.clone())).unwrap();
         journal.append(&[record("/a/1", "http://p:1"), record("/b/1", "http://p:1"), record("/a/2", "http://q:2")]);
         drop(journal);
         OpenOptions::new().append(true).open(&path).unwrap().write_all(b"no line of ours\n").unwrap();
-        let journal = Journal::open(Some(&path)).unwrap();
+        let journal = Journal::open(&Target::File(path.clone())).unwrap();
         let ask = |key: Option<&str>, peer: Option<&str>, most| {
             let filter = Filter { key: key.map(str::to_owned), peer: peer.map(str::to_owned) };
             keys(&journal.follow(&filter, most).0)
@@ -262,7 +343,7 @@ mod tests {
 
     #[test]
     fn followers_hear_what_comes() {
-        let journal = Journal::open(None).unwrap();
+        let journal = Journal::open(&Target::Memory).unwrap();
         let (before, mut fresh) = journal.follow(&Filter::default(), 9);
         assert!(before.is_empty());
         journal.append(&[record("/a", "p")]);
@@ -286,7 +367,7 @@ mod tests {
 
     #[test]
     fn memory_holds_a_bounded_number_of_lines() {
-        let journal = Journal::open(None).unwrap();
+        let journal = Journal::open(&Target::Memory).unwrap();
         let many: Vec<Record> = (0..LINES + 5).map(|n| record(&format!("/{n}"), "p")).collect();
         journal.append(&many);
         let lines = journal.follow(&Filter::default(), usize::MAX).0;

@@ -125,6 +125,12 @@ impl Ledger {
         fresh
     }
 
+    /// Uses a nonce up. False if it is none of ours, was used, or is old.
+    pub(crate) fn take(&mut self, now: u64, nonce: &str) -> bool {
+        let known = self.nonces.iter().position(|(made, known)| known == nonce && made + NONCE_LIFE > now);
+        known.is_some_and(|at| self.nonces.remove(at).is_some())
+    }
+
     /// Lets a peer in, or says why not.
     pub(crate) fn admit(&mut self, now: u64, join: &Join) -> Result<Admission, Refusal> {
         if !is_name(&join.peer) {
@@ -133,9 +139,9 @@ impl Ledger {
         if [&join.own_nonce, &join.node, &join.version, &join.advertise].iter().any(|text| text.len() > 256) {
             return Err(Refusal::Malformed("a field is too long"));
         }
-        let known = self.nonces.iter().position(|(made, nonce)| *nonce == join.nonce && made + NONCE_LIFE > now);
-        let Some(at) = known else { return Err(Refusal::Stale) };
-        self.nonces.remove(at);
+        if !self.take(now, &join.nonce) {
+            return Err(Refusal::Stale);
+        }
         if join.token.is_empty() { self.admit_again(join) } else { self.admit_new(now, join) }
     }
 

@@ -3,11 +3,16 @@
 
 use http::{HeaderMap, header};
 
+use super::token::Secret;
 use crate::state::{Kept, State, StateError};
 
-/// The secret, as a hash of it: comparing hashes takes the same time however wrong a guess is.
+/// The secret, as a hash of it: comparing hashes takes the same time however wrong a guess is; and the key that it is proved by without
+/// being said.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Login(blake3::Hash);
+pub(crate) struct Login {
+    hash: blake3::Hash,
+    secret: Secret,
+}
 
 impl Login {
     /// Reads the state's, or makes one; with the text, for the terminal.
@@ -16,14 +21,20 @@ impl Login {
             format!("{:032x}{:032x}\n", rand::random::<u128>(), rand::random::<u128>()).into()
         })?;
         let text = String::from_utf8_lossy(&bytes).trim().to_owned();
-        Ok((Self(blake3::hash(text.as_bytes())), text))
+        Ok((Self { hash: blake3::hash(text.as_bytes()), secret: Secret::of_login(&text) }, text))
+    }
+
+    /// What another manager proves that it knows the login by.
+    pub(crate) const fn secret(&self) -> Secret {
+        self.secret
     }
 
     /// Whether a request comes from the operator. One that a page of another origin makes does not, whatever it carries.
     pub(crate) fn opens(&self, fields: &HeaderMap) -> bool {
         let foreign = fields.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none");
         let offered = fields.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        !foreign && offered.and_then(secret_of).is_some_and(|secret| blake3::hash(secret.trim().as_bytes()) == self.0)
+        !foreign
+            && offered.and_then(secret_of).is_some_and(|secret| blake3::hash(secret.trim().as_bytes()) == self.hash)
     }
 }
 

@@ -48,16 +48,17 @@ pub(super) async fn answer(office: &Office, client: Client, target: &str) -> Opt
     let Some(digests) = digests(office, file).await else {
         return Some(text(StatusCode::BAD_GATEWAY, "the file could not be read to its end"));
     };
-    let wish = Wish { file, client: client.address.ip(), not: &[] };
+    let secure = office.is_secure(client);
+    let wish = Wish { file, client: client.address.ip(), not: &[], secure };
     let choices = office.roster().explain(Instant::now(), &wish);
-    let page = digests.metalink(file, &choices, &format!("{}{file}", office.own));
+    let page = digests.metalink(file, &choices, &format!("{}{file}", office.own_for(client)));
     Some(typed(StatusCode::OK, KIND, page))
 }
 
 /// `Link` to the Metalink of a file that is known to be large.
-pub(super) fn described_by(office: &Office, file: &str) -> Option<String> {
+pub(super) fn described_by(office: &Office, client: Client, file: &str) -> Option<String> {
     let large = office.size(file).is_some_and(|size| size >= LARGE) && !file.contains(['<', '>', '?']);
-    large.then(|| format!("<{}{file}{SUFFIX}>; rel=describedby; type=\"{KIND}\"", office.own))
+    large.then(|| format!("<{}{file}{SUFFIX}>; rel=describedby; type=\"{KIND}\"", office.own_for(client)))
 }
 
 async fn digests(office: &Office, file: &str) -> Option<Digests> {

@@ -12,12 +12,15 @@
 //!
 //! Read `roster::Roster` first, then `choose`, then `desk`.
 
+mod mirrors;
+mod near;
 mod redirector;
 pub use redirector::{Manager, ManagerError};
 
 pub(crate) mod token;
 pub(crate) mod wire;
 
+mod beside;
 mod ledger;
 
 mod choose;

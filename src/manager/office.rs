@@ -25,7 +25,13 @@ use super::{
 };
 use crate::{
     Node,
-    front::{ask::Place, meter::Meter, record::Record, site::Site},
+    front::{
+        ask::Place,
+        listen::Client,
+        meter::{Meter, unix_now},
+        record::Record,
+        site::Site,
+    },
     state::{Kept, State},
 };
 
@@ -47,6 +53,8 @@ pub(crate) struct Office {
     pub(crate) draining: AtomicBool,
     /// The operator asked for the manager itself to leave.
     pub(crate) leave: tokio::sync::Notify,
+    /// And at once.
+    pub(crate) stop: tokio::sync::Notify,
     pub(crate) totals: Totals,
     pub(crate) warms: Warms,
     pub(crate) metalinks: Metalinks,
@@ -55,6 +63,8 @@ pub(crate) struct Office {
     roster: Mutex<Roster>,
     keys: Mutex<Keys>,
     ledger: Mutex<Ledger>,
+    beside: Mutex<BTreeMap<String, Beside>>,
+    member: (String, u64),
     sizes: Mutex<BTreeMap<String, u64>>,
     files: Mutex<BTreeMap<String, Popular>>,
     /// The last samples, by the address they came from: no requests of clients.
@@ -68,7 +78,7 @@ pub(crate) struct Rules {
     pub(crate) redirect_above: u64,
     pub(crate) redirect_status: http::StatusCode,
     pub(crate) private: bool,
-    /// Clients come over https, by whatever stands before us: peers, which speak http, are no good to them.
+    /// Clients come over https, by whatever stands before us: peers that speak http are no good to them.
     pub(crate) secure: bool,
 }
 
@@ -77,15 +87,27 @@ pub(crate) struct Rules {
 pub(crate) struct Network {
     /// The name. No secret: who is no member gets nothing by it.
     pub(crate) name: String,
-    /// Where its first node listened last.
+    /// Where its node here listened last.
     #[serde(default)]
     pub(crate) port: u16,
+    /// Nodes of other managers to ask first, `HOST:PORT`.
+    #[serde(default)]
+    pub(crate) seeds: Vec<String>,
+}
+
+/// A manager beside this one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Beside {
+    /// Where it asked from last.
+    pub(crate) from: String,
+    /// When, in seconds since the epoch.
+    pub(crate) asked: u64,
 }
 
 impl Network {
     /// A new one.
     pub(crate) fn make() -> Self {
-        Self { name: format!("m-{:032x}", rand::random::<u128>()), port: 0 }
+        Self { name: format!("m-{:032x}", rand::random::<u128>()), port: 0, seeds: Vec::new() }
     }
 
     /// What it is told apart by: tells nothing of the name.
@@ -127,6 +149,9 @@ pub(crate) struct Kepts {
     pub(crate) keys: Keys,
     #[serde(default)]
     pub(crate) ledger: Ledger,
+    /// Managers beside this one, by their keys.
+    #[serde(default)]
+    pub(crate) beside: BTreeMap<String, Beside>,
 }
 
 /// The parts of an office that are made one by one.
@@ -145,6 +170,9 @@ pub(crate) struct Furniture {
     pub(crate) state: State,
     pub(crate) keys: Keys,
     pub(crate) ledger: Ledger,
+    pub(crate) beside: BTreeMap<String, Beside>,
+    /// The own node's public key, and what places it in the network.
+    pub(crate) member: (String, u64),
 }
 
 impl Office {
@@ -164,6 +192,8 @@ impl Office {
             state,
             keys,
             ledger,
+            beside,
+            member,
         } = furniture;
         Self {
             site,
@@ -180,6 +210,7 @@ impl Office {
             started: Instant::now(),
             draining: AtomicBool::new(false),
             leave: tokio::sync::Notify::new(),
+            stop: tokio::sync::Notify::new(),
             totals: Totals::default(),
             warms: Warms::default(),
             metalinks: Metalinks::default(),
@@ -187,6 +218,8 @@ impl Office {
             roster: Mutex::default(),
             keys: Mutex::new(keys),
             ledger: Mutex::new(ledger),
+            beside: Mutex::new(beside),
+            member,
             sizes: Mutex::default(),
             files: Mutex::default(),
             samples: Mutex::default(),
@@ -204,12 +237,33 @@ impl Office {
         }
     }
 
+    /// Waits until the operator asks the node behind to stop at once.
+    pub(crate) fn stop_asked(&self) -> impl Future<Output = ()> + Send + use<> {
+        let asked = lock(&self.node).as_ref().map(Node::stop_asked);
+        async move {
+            match asked {
+                Some(asked) => asked.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     /// Stops the node behind.
     pub(crate) async fn close(&self) {
         let node = lock(&self.node).take();
         if let Some(node) = node {
             node.stop().await;
         }
+    }
+
+    /// Whether a client came over TLS, here or at whatever stands before us.
+    pub(crate) const fn is_secure(&self, client: Client) -> bool {
+        client.secure || self.rules.secure
+    }
+
+    /// Where this client reaches this manager: by no worse a scheme than it came by.
+    pub(crate) fn own_for(&self, client: Client) -> Place {
+        if client.secure { self.own.secured() } else { self.own.clone() }
     }
 
     /// The peers. Held for no longer than a look.
@@ -225,7 +279,8 @@ impl Office {
     /// Writes what must survive. What cannot be written is said.
     pub(crate) fn save(&self) {
         let keys = lock(&self.keys).clone();
-        let kept = Kepts { network: self.network.clone(), keys, ledger: self.ledger().clone() };
+        let (ledger, beside) = (self.ledger().clone(), lock(&self.beside).clone());
+        let kept = Kepts { network: self.network.clone(), keys, ledger, beside };
         let bytes = serde_json::to_vec(&kept).unwrap_or_default();
         if let Err(error) = self.state.save(Kept::Manager, &bytes) {
             tracing::warn!(%error, "who may join could not be saved");
@@ -259,7 +314,12 @@ impl Office {
 
     /// Takes a node's place in the network back.
     fn shut_out(&self, name: &str, node: &str) -> Result<(), String> {
-        let revocation = lock(&self.keys).revoke(node)?;
+        self.spread(name, |keys| keys.revoke(node))
+    }
+
+    /// Has every node told of a revocation.
+    fn spread(&self, name: &str, revoke: impl FnOnce(&Keys) -> Result<String, String>) -> Result<(), String> {
+        let revocation = revoke(&lock(&self.keys))?;
         membership::put_revocation(&self.node_directory(), name, &revocation)?;
         if let Some(node) = lock(&self.node).as_ref() {
             node.reread();
@@ -273,6 +333,59 @@ impl Office {
         let (certificate, _) = lock(&self.keys).admit(node, serial)?;
         self.save();
         Ok(certificate)
+    }
+
+    /// Lets the manager with this key admit machines: the network, and the grant, as text.
+    pub(crate) fn grant(&self, key: &str, from: SocketAddr) -> Result<(String, String), String> {
+        let granted = lock(&self.keys).grant(key)?;
+        let mut beside = lock(&self.beside);
+        if beside.len() >= MANAGERS && !beside.contains_key(key) {
+            return Err("there are as many managers beside this one as it can hold".to_owned());
+        }
+        beside.insert(key.to_owned(), Beside { from: from.to_string(), asked: unix_now() });
+        drop(beside);
+        self.save();
+        Ok(granted)
+    }
+
+    /// The managers beside this one, by their keys.
+    pub(crate) fn beside(&self) -> BTreeMap<String, Beside> {
+        lock(&self.beside).clone()
+    }
+
+    /// Takes back a manager's place, and that of all machines it admitted. False if there is no such manager.
+    pub(crate) fn part_from(&self, key: &str) -> bool {
+        let known = lock(&self.beside).remove(key).is_some();
+        if known {
+            self.save();
+            if let Err(error) = self.spread(key, |keys| keys.revoke_manager(key)) {
+                tracing::warn!(key, error, "a manager's place in the network could not be taken back");
+            }
+            tracing::warn!(
+                key,
+                "a manager was removed: neither it nor any machine it admitted belongs to the network now"
+            );
+        }
+        known
+    }
+
+    /// What the first manager has granted anew.
+    pub(crate) fn take_keys(&self, keys: Keys) {
+        *lock(&self.keys) = keys;
+        self.save();
+    }
+
+    /// What the first manager is asked to grant again.
+    pub(crate) fn keys(&self) -> Keys {
+        lock(&self.keys).clone()
+    }
+
+    /// A further certificate for the own node, which takes it in by itself.
+    pub(crate) fn renew(&self) -> Result<(), String> {
+        let (node, serial) = &self.member;
+        let (certificate, _) = lock(&self.keys).admit(node, *serial)?;
+        self.save();
+        membership::put_certificate(&self.node_directory(), &certificate)
     }
 
     fn node_directory(&self) -> std::path::PathBuf {
@@ -350,6 +463,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Files remembered with their size, and with their downloads. `[guess]`
 const FILES: usize = 65_536;
+
+/// Managers beside this one. `[guess]`
+const MANAGERS: usize = 64;
 
 /// Samples remembered until their records arrive.
 const SAMPLES: usize = 64;

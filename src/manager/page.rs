@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     control::is_draining,
-    office::{Office, Popular},
+    office::{Beside, Office, Popular},
     roster::View,
 };
 use crate::front::{
@@ -37,6 +37,16 @@ pub(crate) struct State {
     /// What the backend did not have to send.
     saved: u64,
     files: Vec<File>,
+    /// Managers beside this one.
+    managers: Vec<Manager>,
+}
+
+/// A manager beside this one.
+#[derive(Debug, Serialize)]
+struct Manager {
+    key: String,
+    #[serde(flatten)]
+    beside: Beside,
 }
 
 /// A file that is asked for much.
@@ -68,6 +78,7 @@ pub(crate) fn state(office: &Office) -> State {
         sent_here,
         from_origin,
         saved: (sent_by_peers + sent_here).saturating_sub(from_origin),
+        managers: office.beside().into_iter().map(|(key, beside)| Manager { key, beside }).collect(),
         files: office.top_files(SHOWN).into_iter().map(|(file, popular)| File { file, popular }).collect(),
     }
 }

@@ -4,15 +4,19 @@
 //! | asked for | answer |
 //! |---|---|
 //! | `/~/https/www.example.com/x` | 302 to `http://ADDRESS:PORT/~/https/www.example.com/x` at a near proxy |
+//! | the same with `names` | 302 to `http://www.example.com.443.n-ID.ZONE:PORT/x`, the name of the URL at that proxy |
 //! | any path, Host `www.example.com.ZONE` | 302 to `http://ADDRESS:PORT/~/http/www.example.com/...` likewise |
 //! | a path without `/~/`, Referer `http://HERE/~/SCHEME/HOST/...` | 302 to `/~/SCHEME/HOST/...` here: a root-relative link |
+//! | any of the first two with `?not=NODE` | the same, elsewhere: NODE is an `Atoll-Node` of before, or `ADDRESS:PORT` |
+//! | any of the first two with `?mirrorlist`, `?mirrorlist=json` | the choice explained, for people and for programs |
 //! | no proxy alive | 503 with Retry-After |
 //!
-//! Path and query are handed on byte for byte. A redirect is for one client now: nobody may keep it.
+//! Path and query, less what is the manager's, are handed on byte for byte. A redirect is for one client now: nobody may keep it.
+//! Its `Link: rel=duplicate` names two more proxies.
 
 use std::{net::SocketAddr, sync::Arc};
 
-use atoll_overlay::{Index, Key, NodeId, NodeInfo, NodesQuery, Roles};
+use atoll_overlay::{Index, Key, Level, NodeInfo, NodesQuery, Roles};
 use atoll_proxy::{Authority, OriginUrl, Scheme, UrlError, Zone};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
@@ -20,9 +24,15 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tokio::{net::TcpListener, task::JoinSet};
 
+use super::{
+    desk::{Asked, ListForm, NODE},
+    mirrors::{self, Mirrors},
+    near::{self, Wanted},
+};
 use crate::{
     accept::{self, Answer, Limits},
     config::ManagerConfig,
+    front::record::truncated,
     port_holder::{Protocol, bind_error},
 };
 
@@ -91,33 +101,59 @@ impl Answer<SocketAddr> for Redirector {
 
 impl Redirector {
     fn redirect(&self, client: SocketAddr, head: &request::Parts) -> Response<Full<Bytes>> {
-        let (result, answer) = match destination(self.zone.as_ref().as_ref(), head) {
-            Destination::Origin(url) => match self.near_proxy(client, &url) {
-                Some(proxy) => ("proxy", found(&format!("http://{proxy}{}", url.manager_path()))),
-                None => ("no_proxy", self.nobody()),
-            },
-            Destination::Here(path) => ("referer", found(&path)),
+        let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let asked = Asked::read(target, |said| self.names(client, said));
+        let (result, answer) = match destination(self.zone.as_ref().as_ref(), head, &asked.file) {
+            Destination::Origin(url) => self.lead(client, &url, &asked, head),
+            Destination::Here(page) => ("referer", found(&format!("{page}{target}"))),
             Destination::Refused(status, why) => ("refused", told(status, &why)),
         };
         metrics::counter!("atoll_manager_requests_total", "result" => result).increment(1);
         answer
     }
 
-    /// A live proxy of the nearest level that has one: of the few nearest there the one this site's requests meet in.
-    fn near_proxy(&self, client: SocketAddr, url: &OriginUrl) -> Option<SocketAddr> {
-        let levels = self.index.levels();
-        levels.iter().rev().find_map(|level| {
-            let target = Some(client.ip());
-            let query = NodesQuery { level: level.level, count: CANDIDATES, target, services: Roles::PROXY };
-            let takes_clients = |node: &&NodeInfo| !node.draining && node.weight > 0 && node.quota_left != Some(0);
-            let nodes = self.index.nodes(&query);
-            let near =
-                nodes.iter().filter(takes_clients).filter_map(|node| Some((node.id, address_for(client, node)?)));
-            // Rendezvous hashing: each site falls to the same node wherever it is asked, and only its own sites move when
-            // a node goes.
-            let rank = |id: &NodeId| Key::of(format!("{} {id}", url.authority()).as_bytes());
-            near.take(self.config.spread).min_by_key(|(id, _)| rank(id)).map(|(_, address)| address)
-        })
+    /// To the best proxy for a URL, or the choice explained; with a word for the metrics.
+    fn lead(
+        &self,
+        client: SocketAddr,
+        url: &OriginUrl,
+        asked: &Asked,
+        head: &request::Parts,
+    ) -> (&'static str, Response<Full<Bytes>>) {
+        let site = url.authority();
+        let wanted = Wanted { site: &site, spread: self.config.spread, not: &asked.not };
+        let order = near::order(&self.near(client), wanted);
+        let names = self.zone.as_ref().as_ref().filter(|_| self.config.names);
+        if let Some(form) = asked.list {
+            let mirrors = Mirrors::new(url, truncated(client.ip()).to_string(), &order, names);
+            return ("mirrorlist", mirror_list(&mirrors, form, &head.headers));
+        }
+        let Some(first) = order.first() else { return ("no_proxy", self.nobody()) };
+        let mut answer = found(&mirrors::at(first, url, names));
+        let headers = answer.headers_mut();
+        if let Ok(id) = HeaderValue::try_from(first.id.to_string()) {
+            headers.insert(NODE, id);
+        }
+        if let Some(Ok(links)) = mirrors::duplicates(url, &order, names).map(HeaderValue::try_from) {
+            headers.insert(header::LINK, links);
+        }
+        ("proxy", answer)
+    }
+
+    /// The proxies near a client, level by level, the inmost first, each with the address at which it reaches them.
+    fn near(&self, client: SocketAddr) -> Vec<(Level, Vec<(NodeInfo, SocketAddr)>)> {
+        let nodes = |level: Level| {
+            let query = NodesQuery { level, count: CANDIDATES, target: Some(client.ip()), services: Roles::PROXY };
+            let nodes = self.index.nodes(&query).into_iter();
+            nodes.filter_map(|node| address_for(client, &node).map(|address| (node, address))).collect()
+        };
+        self.index.levels().iter().rev().map(|level| (level.level, nodes(level.level))).collect()
+    }
+
+    /// Whether a text names a node: any id does, also of one that has gone since; an address only of one that is known.
+    fn names(&self, client: SocketAddr, said: &str) -> bool {
+        let is_one = |(node, address): &(NodeInfo, SocketAddr)| near::is_meant(said, node.id, *address);
+        said.parse::<Key>().is_ok() || self.near(client).iter().any(|(_, nodes)| nodes.iter().any(is_one))
     }
 
     fn nobody(&self) -> Response<Full<Bytes>> {
@@ -132,19 +168,18 @@ impl Redirector {
 enum Destination {
     /// This URL, by way of a proxy.
     Origin(OriginUrl),
-    /// Another path of this manager.
+    /// The same path below a page of this manager.
     Here(String),
     /// Nothing.
     Refused(StatusCode, String),
 }
 
-/// Reads a request; pure.
-fn destination(zone: Option<&Zone>, head: &request::Parts) -> Destination {
+/// Reads a request for a path and query; pure.
+fn destination(zone: Option<&Zone>, head: &request::Parts, target: &str) -> Destination {
     if !matches!(head.method, Method::GET | Method::HEAD) {
         return Destination::Refused(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are led on".to_owned());
     }
     let refused = |error: UrlError| Destination::Refused(StatusCode::BAD_REQUEST, error.to_string());
-    let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     if let Some(url) = OriginUrl::from_manager_path(target) {
         return url.map_or_else(refused, Destination::Origin);
     }
@@ -161,7 +196,7 @@ fn destination(zone: Option<&Zone>, head: &request::Parts) -> Destination {
     }
     let referer = head.headers.get(header::REFERER).and_then(|referer| referer.to_str().ok());
     match referer.and_then(|referer| OriginUrl::page_linking(referer, &here)) {
-        Some(page) => Destination::Here(format!("{page}{target}")),
+        Some(page) => Destination::Here(page),
         None => Destination::Refused(
             StatusCode::NOT_FOUND,
             "ask for /~/https/www.example.com/ to be led to https://www.example.com/ through a near proxy".to_owned(),
@@ -186,6 +221,22 @@ fn address_for(client: SocketAddr, node: &NodeInfo) -> Option<SocketAddr> {
     let v4 = node.v4.first().map(|v4| SocketAddr::from((*v4, port)));
     let v6 = node.v6.first().map(|v6| SocketAddr::from((*v6, port)));
     if client.ip().to_canonical().is_ipv4() { v4.or(v6) } else { v6.or(v4) }
+}
+
+fn mirror_list(mirrors: &Mirrors, form: ListForm, fields: &HeaderMap) -> Response<Full<Bytes>> {
+    let mut answer = told(StatusCode::OK, "");
+    let (kind, body) = if form.is_json(fields) {
+        // Our own types, which always serialise.
+        ("application/json", serde_json::to_vec(mirrors).unwrap_or_default())
+    } else {
+        ("text/html; charset=utf-8", mirrors.page().into_bytes())
+    };
+    *answer.body_mut() = Full::new(body.into());
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+    answer
 }
 
 fn found(location: &str) -> Response<Full<Bytes>> {

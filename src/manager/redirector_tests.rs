@@ -94,6 +94,15 @@ fn ask(index: Arc<dyn Index>, request: Builder) -> (u16, String) {
     (answer.status().as_u16(), location.to_owned())
 }
 
+/// The whole answer.
+fn answer(index: Arc<dyn Index>, path: &str, accept: &str) -> Response<Full<Bytes>> {
+    let zone = Arc::new(Some(Zone::new("nyud.example").unwrap()));
+    let redirector = Redirector { index, zone, config: Arc::new(ManagerConfig::default()) };
+    let request = Request::get(path).header("host", "a.test.nyud.example").header("accept", accept);
+    let (head, ()) = request.body(()).unwrap().into_parts();
+    redirector.redirect(([127, 0, 0, 9], 1).into(), &head)
+}
+
 /// The same with one proxy alive, by host and path.
 fn led(host: &str, path: &str) -> (u16, String) {
     ask(knows(vec![vec![proxy("p", [127, 0, 0, 2])]]), Request::get(path).header("host", host))
@@ -176,6 +185,87 @@ fn a_site_stays_with_one_of_the_nearest_proxies_and_sites_spread_over_them() {
         used.insert(location.split('/').nth(2).unwrap().to_owned());
     }
     assert_eq!(used.into_iter().collect::<Vec<_>>(), ["127.0.0.2:8080", "127.0.0.3:8080"]);
+}
+
+#[test]
+fn a_client_whose_proxy_failed_is_led_to_another_and_told_of_two_more() {
+    let nodes: Vec<NodeInfo> = (2..6).map(|n| proxy(&format!("p{n}"), [127, 0, 0, n])).collect();
+    let field = |answer: &Response<Full<Bytes>>, name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+    for path in ["/~/http/a.test/x?y=1", "/x?y=1"] {
+        let mut not = Vec::new();
+        let mut servers = std::collections::BTreeSet::new();
+        for _ in 0..4 {
+            let led = answer(knows(vec![nodes.clone()]), &format!("{path}{}", not.concat()), "");
+            let to = field(&led, "location");
+            assert!(to.ends_with(":8080/~/http/a.test/x?y=1"), "only the origin's query goes on: {to}");
+            if not.len() < 2 {
+                let links = field(&led, "link");
+                assert_eq!(links.matches("/~/http/a.test/x?y=1>; rel=duplicate").count(), 2, "{links}");
+                assert!(!links.contains(to.as_str()), "{links}");
+            }
+            // By its id and by its address in turn.
+            let name =
+                if not.len() % 2 == 0 { field(&led, "atoll-node") } else { to.split('/').nth(2).unwrap().to_owned() };
+            not.push(format!("&not={name}"));
+            servers.insert(to);
+        }
+        assert_eq!(servers.len(), 4);
+        assert_eq!(answer(knows(vec![nodes.clone()]), &format!("{path}{}", not.concat()), "").status(), 503);
+    }
+    // What names no node is the origin's.
+    let led = answer(knows(vec![nodes]), "/x?not=me&not=127.0.0.99:8080", "");
+    assert!(field(&led, "location").ends_with("/x?not=me&not=127.0.0.99:8080"));
+}
+
+#[test]
+fn where_the_zone_is_delegated_a_proxy_goes_by_the_urls_name_there() {
+    let node = proxy("p", [127, 0, 0, 2]);
+    let id = node.id;
+    let led = |path: &str| {
+        let config = Arc::new(ManagerConfig { names: true, ..ManagerConfig::default() });
+        let zone = Arc::new(Some(Zone::new("nyud.example").unwrap()));
+        let redirector = Redirector { index: knows(vec![vec![node.clone()]]), zone, config };
+        let (head, ()) = Request::get(path).header("host", "m.test").body(()).unwrap().into_parts();
+        let answer = redirector.redirect(([127, 0, 0, 9], 1).into(), &head);
+        answer.headers()[header::LOCATION].to_str().unwrap().to_owned()
+    };
+    assert_eq!(led("/~/http/a.test/x?y"), format!("http://a.test.n-{id}.nyud.example:8080/x?y"));
+    assert_eq!(led("/~/https/a.test/"), format!("http://a.test.443.n-{id}.nyud.example:8080/"));
+    // What has no name keeps the address.
+    assert_eq!(led("/~/https/a.test:8443/"), "http://127.0.0.2:8080/~/https/a.test:8443/");
+}
+
+#[tokio::test]
+async fn the_choice_among_proxies_is_explained_as_a_page_and_as_json() {
+    use http_body_util::BodyExt as _;
+    let levels = vec![
+        vec![proxy("far", [127, 0, 0, 7])],
+        vec![proxy("near", [127, 0, 0, 8]), NodeInfo { load: 95, ..proxy("busy", [127, 0, 0, 6]) }],
+    ];
+    let text = async |path: &str, accept: &str| {
+        let answer = answer(knows(levels.clone()), path, accept);
+        assert_eq!(answer.status(), 200);
+        let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        (kind, String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
+    };
+    for (path, accept) in [("/x?mirrorlist=json", ""), ("/~/http/a.test/x?mirrorlist", "application/json")] {
+        let (kind, json) = text(path, accept).await;
+        assert_eq!(kind, "application/json");
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["url"], "http://a.test/x");
+        assert_eq!(json["client"], "127.0.0.0");
+        assert_eq!(json["led_to"], "http://127.0.0.8:8080/~/http/a.test/x");
+        let facts: Vec<_> = json["candidates"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| (one["level"].as_u64().unwrap(), one["busy"] == true, one["shares"] == true))
+            .collect();
+        assert_eq!(facts, [(1, false, true), (1, true, true), (0, false, false)]);
+    }
+    let (kind, page) = text("/~/http/a.test/\"x?mirrorlist", "text/html").await;
+    assert!(kind.starts_with("text/html") && page.contains("127.0.0.8:8080") && page.contains("/&quot;x"), "{page}");
+    assert_eq!(answer(knows(vec![Vec::new()]), "/x?mirrorlist", "").status(), 200, "also when nobody is there");
 }
 
 #[test]

@@ -75,10 +75,16 @@ async fn warm_all(args: &WarmArgs) -> Result<bool, String> {
 
 async fn drain_at(manager: &str, args: &DrainArgs) -> Result<(), String> {
     let mut desk = Desk::open(manager, args.login.as_deref())?;
+    let act = if args.now { "stop" } else { "drain" };
     let target =
-        args.node.as_ref().map_or_else(|| "/_atoll/drain".to_owned(), |node| format!("/_atoll/peers/{node}/drain"));
+        args.node.as_ref().map_or_else(|| format!("/_atoll/{act}"), |node| format!("/_atoll/peers/{node}/{act}"));
     desk.ask(Question::post(target, &())).await?;
-    say(args.node.as_ref().map_or("the manager is leaving", |_| "the peer was told to leave"));
+    say(match (&args.node, args.now) {
+        (None, false) => "the manager is leaving",
+        (None, true) => "the manager is stopping",
+        (Some(_), false) => "the peer was told to leave",
+        (Some(_), true) => "the peer was told to stop",
+    });
     Ok(())
 }
 
@@ -99,8 +105,9 @@ async fn drain_here(args: &DrainArgs) -> Result<(), String> {
             own.unwrap_or_else(|| PathBuf::from("/var/lib/atoll/admin.sock"))
         }
     };
-    admin::ask_drain(&socket).await.map_err(|error| error.to_string())?;
-    say(format_args!("{} is leaving", socket.display()));
+    let asked = if args.now { admin::ask_stop(&socket).await } else { admin::ask_drain(&socket).await };
+    asked.map_err(|error| error.to_string())?;
+    say(format_args!("{} is {}", socket.display(), if args.now { "stopping" } else { "leaving" }));
     let mut told = String::new();
     while let Ok(status) = admin::fetch_status(&socket).await {
         let line = format!("{} connections, {} fetches run", status.proxy.connections, status.proxy.flights);
@@ -122,18 +129,9 @@ struct Desk {
 
 impl Desk {
     /// The login is the one given, else that of a manager among this user's state.
-    fn open(manager: &str, login: Option<&str>) -> Result<Self, String> {
+    fn open(manager: &str, given: Option<&str>) -> Result<Self, String> {
         let place = Place::parse(manager).map_err(|why| format!("--manager {why}"))?;
-        let file = home::first("manager").join("admin.token");
-        let login = match login {
-            Some(login) => login.to_owned(),
-            None => std::fs::read_to_string(&file).map_err(|_| {
-                format!(
-                    "--login TOKEN is needed: the one in the page's address that the manager printed, or in {}",
-                    file.display()
-                )
-            })?,
-        };
+        let login = login(given, "--login")?;
         Ok(Self { line: Line::to(place), login: format!("Bearer {}", login.trim()) })
     }
 
@@ -144,6 +142,20 @@ impl Desk {
             StatusCode::OK | StatusCode::ACCEPTED => Ok(reply),
             other => Err(format!("the manager answers {other}: {}", reply.line())),
         }
+    }
+}
+
+/// A manager's login: the one given, else that of the first manager among this user's state. `flag` is how it is given.
+pub(super) fn login(given: Option<&str>, flag: &str) -> Result<String, String> {
+    let file = home::first("manager").join("admin.token");
+    match given {
+        Some(given) => Ok(given.to_owned()),
+        None => std::fs::read_to_string(&file).map_err(|_| {
+            format!(
+                "{flag} TOKEN is needed: the one in the page's address that the manager printed, or in {}",
+                file.display()
+            )
+        }),
     }
 }
 

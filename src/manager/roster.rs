@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -49,6 +49,9 @@ struct Peer {
     through: bool,
     rtt: Option<Duration>,
     drain: bool,
+    stop: bool,
+    /// Records below this number have arrived.
+    collected: u64,
     ejected: Option<String>,
 }
 
@@ -84,6 +87,7 @@ pub(crate) struct View {
     pub(crate) copies: u64,
     pub(crate) rate: Option<u64>,
     pub(crate) quota_left: Option<u64>,
+    pub(crate) weight: u16,
     pub(crate) version: String,
     pub(crate) rtt_us: Option<u64>,
     pub(crate) seconds: u64,
@@ -99,6 +103,8 @@ pub(crate) struct Wish<'w> {
     pub(crate) client: IpAddr,
     /// Names or authorities of peers that failed this client.
     pub(crate) not: &'w [String],
+    /// Only peers that are reached over TLS.
+    pub(crate) secure: bool,
 }
 
 /// A peer that was chosen, or would be next.
@@ -132,6 +138,8 @@ impl Roster {
             through: false,
             rtt: None,
             drain: false,
+            stop: false,
+            collected: 0,
             ejected: None,
         };
         self.peers.insert(name.to_owned(), peer);
@@ -156,16 +164,25 @@ impl Roster {
             return false;
         }
         for record in &beat.records {
-            if let (Some(rtt), Ok(client)) =
-                (record.data.rtt_us, record.data.remote_addr.parse::<std::net::SocketAddr>())
-            {
-                self.near.note(client.ip(), &beat.peer, rtt);
+            // A private peer names the network alone, which is all that is wanted.
+            let said = &record.data.remote_addr;
+            let client = said.parse::<SocketAddr>().map(|client| client.ip()).or_else(|_| said.parse());
+            if let (Some(rtt), Ok(client)) = (record.data.rtt_us, client) {
+                self.near.note(client, &beat.peer, rtt);
             }
         }
         peer.led = [0, peer.led[0]];
         peer.beaten = Some(now);
         peer.beat = Beat { records: Vec::new(), checked: Vec::new(), warmed: Vec::new(), ..beat };
         true
+    }
+
+    /// Of records that begin with this number, how many have arrived before: what is said again after a lost answer counts once.
+    pub(crate) fn arrived(&mut self, name: &str, first: u64, count: usize) -> usize {
+        let Some(peer) = self.peers.get_mut(name) else { return 0 };
+        let before = peer.collected.saturating_sub(first);
+        peer.collected = peer.collected.max(first.saturating_add(u64::try_from(count).unwrap_or(u64::MAX)));
+        usize::try_from(before).unwrap_or(usize::MAX).min(count)
     }
 
     /// Forgets peers that have been silent for long; they join anew.
@@ -292,14 +309,15 @@ impl Roster {
             .peers
             .iter()
             .filter(|(name, peer)| !wish.not.iter().any(|not| is_meant(name, peer, not)))
-            .filter(|(_, peer)| peer.is_live(now))
+            .filter(|(_, peer)| peer.is_live(now) && (!wish.secure || peer.url.is_secure()))
             .collect();
         let near = self.near.of(wish.client);
-        let rtt = |name: &str| near.and_then(|near| near.iter().find(|(peer, _)| peer == name).map(|(_, rtt)| *rtt));
+        let rtt = |name: &str| near.and_then(|near| near.get(name).copied());
         let candidate = |(index, (name, peer)): (usize, &(&String, &Peer))| Candidate {
             index,
             seed: peer.seed,
             rate: peer.beat.rate,
+            wish: peer.wish(),
             load: peer.load(),
             quota_left: peer.beat.quota_left,
             rtt_us: rtt(name),
@@ -315,7 +333,8 @@ impl Roster {
 
     /// The best peers for a file whatever their load, at most so many: where it is to be put before a storm.
     pub(crate) fn homes(&self, now: Instant, file: &str, most: usize) -> Vec<(String, Place)> {
-        let wish = Wish { file, client: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), not: &[] };
+        let nobody = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+        let wish = Wish { file, client: nobody, not: &[], secure: false };
         let mut all = self.explain(now, &wish);
         all.sort_by(|a, b| b.ranked.score.total_cmp(&a.ranked.score));
         all.into_iter().take(most).map(|choice| (choice.name, choice.url)).collect()
@@ -326,9 +345,14 @@ impl Roster {
         self.peers.get_mut(name).map(|peer| peer.drain = true).is_some()
     }
 
-    /// Whether a peer is to leave.
-    pub(crate) fn is_to_drain(&self, name: &str) -> bool {
-        self.peers.get(name).is_some_and(|peer| peer.drain)
+    /// Asks a peer to stop at once. False if it is not here.
+    pub(crate) fn stop(&mut self, name: &str) -> bool {
+        self.peers.get_mut(name).map(|peer| (peer.drain, peer.stop) = (true, true)).is_some()
+    }
+
+    /// Whether a peer is to leave, and whether at once.
+    pub(crate) fn is_to_leave(&self, name: &str) -> (bool, bool) {
+        self.peers.get(name).map_or((false, false), |peer| (peer.drain, peer.stop))
     }
 
     /// Nobody is led to this peer any more. False if it is not here.
@@ -361,6 +385,7 @@ impl Roster {
             copies: peer.beat.copies,
             rate: peer.beat.rate,
             quota_left: peer.beat.quota_left,
+            weight: peer.wish(),
             version: peer.beat.version.clone(),
             rtt_us: peer.rtt.map(micros),
             seconds: now.saturating_duration_since(peer.joined).as_secs(),
@@ -417,6 +442,10 @@ impl Peer {
             && (self.beat.neighbours > 0 || now.saturating_duration_since(self.joined) >= ALONE)
     }
 
+    fn wish(&self) -> u16 {
+        self.beat.weight.unwrap_or(100)
+    }
+
     fn load(&self) -> u64 {
         self.beat.in_flight + self.led.iter().sum::<u64>()
     }
@@ -448,7 +477,7 @@ impl std::fmt::Display for Standing {
 /// Round trips between clients' networks (/24, /48) and peers, in microseconds, as peers saw them.
 #[derive(Debug, Default)]
 struct Near {
-    prefixes: BTreeMap<IpAddr, Vec<(String, u64)>>,
+    prefixes: BTreeMap<IpAddr, BTreeMap<String, u64>>,
     order: VecDeque<IpAddr>,
 }
 
@@ -465,21 +494,24 @@ impl Near {
         }
         let peers = self.prefixes.entry(prefix).or_default();
         let few = peers.len() < PEERS_PER_PREFIX;
-        match peers.iter_mut().find(|(name, _)| name == peer) {
+        match peers.get_mut(peer) {
             // A lower one counts at once, a higher one a quarter: distances change, queues come and go.
-            Some((_, known)) => *known = if rtt < *known { rtt } else { (*known * 3 + rtt) / 4 },
-            None if few => peers.push((peer.to_owned(), rtt)),
+            Some(known) if rtt < *known => *known = rtt,
+            Some(known) => *known += (rtt - *known) / 4,
+            None if few => {
+                peers.insert(peer.to_owned(), rtt);
+            }
             None => {}
         }
     }
 
-    fn of(&self, client: IpAddr) -> Option<&Vec<(String, u64)>> {
+    fn of(&self, client: IpAddr) -> Option<&BTreeMap<String, u64>> {
         self.prefixes.get(&truncated(client))
     }
 }
 
 fn is_meant(name: &str, peer: &Peer, said: &str) -> bool {
-    said == name || said.strip_prefix("http://").unwrap_or(said) == peer.url.authority()
+    said == name || said.split_once("://").map_or(said, |(_, rest)| rest) == peer.url.authority()
 }
 
 /// Pause before a peer that was not found is dialled again.

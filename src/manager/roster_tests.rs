@@ -55,7 +55,7 @@ impl Bench {
     }
 
     fn lead(&mut self, file: &str, not: &[String]) -> Option<String> {
-        let wish = Wish { file, client: [192, 0, 2, 1].into(), not };
+        let wish = Wish { file, client: [192, 0, 2, 1].into(), not, secure: false };
         self.roster.lead(self.now, &wish).first().map(|choice| choice.name.clone())
     }
 
@@ -146,7 +146,7 @@ fn a_leaving_a_full_a_lonely_and_an_ejected_peer_get_nobody() {
     assert_eq!(bench.live(), [B]);
     bench.beat(A, |_| {});
     assert_eq!(bench.live(), [A, B]);
-    assert!(bench.roster.drain(A) && bench.roster.is_to_drain(A));
+    assert!(bench.roster.drain(A) && bench.roster.is_to_leave(A) == (true, false));
     assert!(bench.roster.eject(B, "it lied"));
     assert!(bench.live().is_empty());
     assert_eq!(bench.roster.standing(bench.now, B), Some(Standing::Ejected("it lied".to_owned())));
@@ -182,6 +182,39 @@ fn a_client_whose_peer_failed_is_led_elsewhere_and_the_peer_is_dialled_at_once()
     bench.roster.complain(A);
     assert_eq!(bench.roster.to_dial(bench.now)[0].0, A);
     assert_eq!(bench.live(), [A, B], "a client's word alone takes nobody out");
+}
+
+#[test]
+fn a_client_that_came_over_tls_is_led_to_nobody_who_speaks_http_alone() {
+    let mut bench = Bench::two();
+    let place = Place::parse("https://b.test:5001").unwrap();
+    assert!(bench.roster.join(bench.now, B, (place, [10, 0, 0, 1].into()), Bench::secret(B)));
+    bench.beat(B, |_| {});
+    bench.found(B);
+    bench.checks(A, B, true);
+    let mut led = |file: &str, secure: bool| {
+        let wish = Wish { file, client: [192, 0, 2, 1].into(), not: &[], secure };
+        let choices = bench.roster.lead(bench.now, &wish);
+        choices.into_iter().map(|choice| choice.name).collect::<Vec<_>>()
+    };
+    for file in 0..20 {
+        let file = format!("/{file}");
+        assert_eq!(led(&file, true), [B], "not even as a second choice");
+        assert_eq!(led(&file, false).len(), 2, "a client of http may be led up");
+    }
+}
+
+#[test]
+fn records_that_are_said_again_after_a_lost_answer_count_once() {
+    let mut bench = Bench::new();
+    bench.join(A);
+    assert_eq!(bench.roster.arrived(A, 0, 5), 0);
+    assert_eq!(bench.roster.arrived(A, 0, 7), 5, "two of these are new");
+    assert_eq!(bench.roster.arrived(A, 7, 1), 0);
+    assert_eq!(bench.roster.arrived(A, 3, 2), 2, "none of these is");
+    assert_eq!(bench.roster.arrived(A, u64::MAX, 9), 0);
+    assert!(bench.roster.stop(A) && bench.roster.is_to_leave(A) == (true, true));
+    assert!(!bench.roster.stop("nobody"));
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! `atoll manager`: from the command line to a running manager, and its end.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -15,18 +16,20 @@ use http::StatusCode;
 use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::{
+    beside::{self, First},
     desk::Shared,
     door,
-    journal::Journal,
+    journal::{Journal, Target},
     ledger::Ledger,
     login::Login,
     membership::{self, Keys},
     office::{Furniture, Kepts, Network, Office, Rules},
-    token::Token,
+    remote,
+    token::{Secret, Token},
     watch,
 };
 use crate::{
@@ -41,7 +44,8 @@ use crate::{
         meter::{Lent, Meter, unix_now},
         node::{Behind, overlay_port},
         site::Site,
-        stop::warm_close,
+        stop::{after, warm_close},
+        tls::Tls,
     },
     node::STOP_LIMIT,
     out::say,
@@ -61,6 +65,7 @@ struct Asked {
     token: Option<Token>,
     expires: Duration,
     public: Option<Place>,
+    beside: Option<First>,
     rules: Rules,
     grace: Duration,
     args: ManagerArgs,
@@ -75,10 +80,14 @@ impl Asked {
             .redirect_above
             .as_deref()
             .map(|text| amount::size(text).ok_or_else(|| format!("--redirect-above {text:?} is no size such as 1MB")));
-        let secure = args.public.as_deref().is_some_and(|url| url.starts_with("https://"));
-        let public = args.public.as_deref().map(|url| {
-            let bare = url.strip_prefix("https://").unwrap_or(url);
-            Place::parse(bare).map_err(|why| format!("--public {why}"))
+        // Without a certificate of ours somebody before us has it, and only TLS comes through.
+        let secure =
+            args.certificate.is_none() && args.public.as_deref().is_some_and(|url| url.starts_with("https://"));
+        let public = args.public.as_deref().map(|url| Place::parse(url).map_err(|why| format!("--public {why}")));
+        let beside = args.beside.as_deref().map(|first| {
+            let login = remote::login(args.beside_login.as_deref(), "--beside-login")?;
+            let place = Place::parse(first).map_err(|why| format!("--beside {why}"))?;
+            Ok::<_, String>(First { place, login: Secret::of_login(&login) })
         });
         Ok(Self {
             site: Site::parse(&args.origin)?,
@@ -86,6 +95,7 @@ impl Asked {
             expires: time("expires", &args.expires)?,
             grace: time("grace", &args.grace)?,
             public: public.transpose()?,
+            beside: beside.transpose()?,
             rules: Rules {
                 redirect_above: above.transpose()?.unwrap_or(0),
                 redirect_status: match args.redirect_status {
@@ -117,10 +127,15 @@ fn failed(error: impl fmt::Display) -> Failed {
 
 async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     let state = home::open(asked.args.state.take(), "manager").map_err(failed)?;
-    let kept = load(&state)?;
+    let (mut kept, fresh) = load(&state)?;
+    if let Some(first) = &asked.beside {
+        beside::settle(first, &mut kept, fresh).await.map_err(Failed)?;
+    }
     let listen = asked.args.listen;
     let listener = Front::bind(listen)
         .map_err(|error| Failed(format!("the manager cannot listen: {}", bind_error(&error, listen, Protocol::Tcp))))?;
+    let tls = Tls::load(asked.args.certificate.as_ref(), asked.args.key.as_ref()).map_err(failed)?;
+    let server = tls.as_ref().map(Tls::server).transpose().map_err(failed)?;
     let mut signals = Signals::new().map_err(failed)?;
     let (login, text) = Login::load(&state).map_err(failed)?;
     let door = if door::is_needed(&asked.site.dialled()) {
@@ -134,10 +149,11 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     if let Some(door) = door {
         carrying.spawn(door::serve(door, Arc::clone(&office)));
     }
-    let front = Front::serve(listener, CONNECTIONS, Arc::clone(&office)).map_err(failed)?;
+    let front = Front::serve(listener, CONNECTIONS, server, Arc::clone(&office)).map_err(failed)?;
     greet(&asked, &office, &front, &text);
     tokio::spawn(probe_origin(Arc::clone(&office)));
     let watching = tokio::spawn(watch::watch(Arc::clone(&office)));
+    let renewing = tokio::spawn(renew(Arc::clone(&office), asked.beside.clone()));
     let reopen = || {
         if let Err(error) = office.journal.reopen() {
             tracing::warn!(%error, "the log of requests was not reopened");
@@ -153,9 +169,15 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     tokio::select! {
         _ = warm_close(front, &office.meter, asked.grace) => {}
         () = signals.end(reopen, || {}) => say("stopped at once"),
+        () = after(office.stop.notified()) => {}
+        () = after(office.stop_asked()) => {}
     }
     watching.abort();
+    renewing.abort();
     watch::collect(&office);
+    let closing = Arc::clone(&office);
+    // What cannot be waited for is lost with the process.
+    let _ = tokio::task::spawn_blocking(move || closing.journal.finish()).await;
     if timeout(STOP_LIMIT, office.close()).await.is_err() {
         tracing::warn!(limit = ?STOP_LIMIT, "some part did not stop in time");
     }
@@ -172,27 +194,30 @@ async fn open(
 ) -> Result<Shared, Failed> {
     let address = listener.local_addr().map_err(failed)?;
     let own = asked.public.clone().unwrap_or_else(|| Place::of(reachable(address)));
+    // Elsewhere in the network its URL may mean something else.
+    let place = if door::is_needed(&asked.site.dialled()) { own.host() } else { "" };
+    let site = asked.site.clone().on(place);
     let journal = match asked.args.log.as_deref() {
-        Some(path) if path == Path::new("-") => Some(PathBuf::from("/dev/stdout")),
-        Some(path) if path == Path::new("none") => None,
-        Some(path) => Some(path.to_owned()),
-        None => Some(state.directory().join("requests.log")),
+        Some(path) if path == Path::new("-") => Target::Output,
+        Some(path) if path == Path::new("none") => Target::Memory,
+        Some(path) => Target::File(path.to_owned()),
+        None => Target::File(state.directory().join("requests.log")),
     };
-    let shown = journal.as_ref().map_or_else(String::new, |path| path.display().to_string());
-    let journal = Journal::open(journal.as_deref())
-        .map_err(|error| Failed(format!("the log {shown} cannot be opened: {error}")))?;
+    let journal = Journal::open(&journal)
+        .map_err(|error| Failed(format!("the log of requests cannot be opened ({journal:?}): {error}")))?;
     let behind = |port| Behind {
         state: state.directory(),
-        site: &asked.site,
+        site: &site,
         network: &kept.network.name,
-        bootstrap: Vec::new(),
+        bootstrap: kept.network.seeds.clone(),
         overlay: (listener_ip(address), port),
         url: &own,
         grace: asked.grace,
     };
     let directory = state.directory().join("node");
     let key = membership::node_key(&directory).map_err(Failed)?;
-    let (certificate, _) = kept.keys.admit(&key, membership::fresh_serial().map_err(Failed)?).map_err(Failed)?;
+    let serial = membership::fresh_serial().map_err(Failed)?;
+    let (certificate, _) = kept.keys.admit(&key, serial).map_err(Failed)?;
     membership::put_certificate(&directory, &certificate).map_err(Failed)?;
     // The port of last time, so that peers find the network again; any other if somebody has it now.
     let node = match Node::start(behind(kept.network.port).config()).await {
@@ -205,7 +230,7 @@ async fn open(
     let meter = Arc::new(Meter::new(&Lent::default(), Used::default(), asked.rules.private));
     meter.set_url(&own.to_string());
     let office = Office::new(Furniture {
-        site: asked.site.clone(),
+        site,
         proxy: node.proxy().ok_or_else(|| failed("the node has no proxy"))?,
         node,
         meter,
@@ -219,21 +244,25 @@ async fn open(
         state,
         keys: kept.keys,
         ledger: kept.ledger,
+        beside: kept.beside,
+        member: (key, serial),
     });
     office.save();
     Ok(Arc::new(office))
 }
 
-/// What was kept, or a new network.
-fn load(state: &State) -> Result<Kepts, Failed> {
+/// What was kept, or a new network; true if it is new.
+fn load(state: &State) -> Result<(Kepts, bool), Failed> {
     let Some(bytes) = state.load(Kept::Manager).map_err(failed)? else {
         let keys = Keys::make().map_err(failed)?;
-        return Ok(Kepts { network: Network::make(), keys, ledger: Ledger::default() });
+        let kept = Kepts { network: Network::make(), keys, ledger: Ledger::default(), beside: BTreeMap::new() };
+        return Ok((kept, true));
     };
     let path = state.path(Kept::Manager);
-    serde_json::from_slice(&bytes).map_err(|error| {
+    let kept = serde_json::from_slice(&bytes).map_err(|error| {
         Failed(format!("{} cannot be read: {error}; move it away to begin a new network", path.display()))
-    })
+    })?;
+    Ok((kept, false))
 }
 
 /// Tells the operator where everything is. Secrets go to the terminal, not to the log.
@@ -270,6 +299,22 @@ async fn probe_origin(office: Shared) {
         Err(_) => format!("no connection within {PROBE:?}"),
     };
     tracing::warn!(origin = office.site.url(), why, "the backend cannot be reached now; clients get 502 until it can");
+}
+
+/// Renews the own node's certificate in good time, and what the first manager has granted.
+async fn renew(office: Shared, first: Option<First>) {
+    loop {
+        sleep(membership::RENEWED).await;
+        if let Some(first) = &first {
+            match beside::ask(first, Some(&office.keys())).await {
+                Ok((_, keys)) => office.take_keys(keys),
+                Err(why) => tracing::warn!(manager = %first.place, "the first manager has granted nothing: {why}"),
+            }
+        }
+        if let Err(why) = office.renew() {
+            tracing::warn!(why, "the certificate of the own node was not renewed");
+        }
+    }
 }
 
 /// Where others reach a listener on all addresses: at the address this machine talks to the world from, if it has one.

@@ -1,6 +1,6 @@
 //! Tokens: what a manager prints and a peer is given, and the proofs made with it, so that it never crosses the network.
 //!
-//! A token of ours is base32 of: version (1), network id (8 bytes), secret (16 bytes), the manager's `host:port`. Any other text of
+//! A token of ours is base32 of: version (1), network id (8 bytes), secret (16 bytes), the manager's `host:port` or `https://host:port`. Any other text of
 //! 16 to 256 printable characters is a secret and no more. A proof is BLAKE3 keyed by what the whole text derives to; the manager
 //! keeps only that key and finds it by the token's id, a hash of it.
 
@@ -30,7 +30,8 @@ impl Token {
         let mut bytes = vec![VERSION];
         bytes.extend_from_slice(&network);
         bytes.extend_from_slice(&rand::random::<[u8; SECRET]>());
-        bytes.extend_from_slice(manager.authority().as_bytes());
+        let place = if manager.is_secure() { manager.to_string() } else { manager.authority() };
+        bytes.extend_from_slice(place.as_bytes());
         let text = base32::encode(ALPHABET, &bytes);
         Self { text, network: Some(network), manager: Some(manager.clone()) }
     }
@@ -69,6 +70,11 @@ impl fmt::Debug for Token {
 }
 
 impl Secret {
+    /// The key that a manager's login is proved by, to another manager.
+    pub(crate) fn of_login(text: &str) -> Self {
+        Self(blake3::derive_key("atoll manager login v1", text.trim().as_bytes()))
+    }
+
     /// What it is found by: tells nothing of it.
     pub(crate) fn id(&self) -> String {
         let hash = blake3::derive_key("atoll manager token id v1", &self.0);
@@ -149,6 +155,8 @@ mod tests {
         assert_eq!(read.secret(), token.secret());
         assert_ne!(Token::make([7; 8], &manager).secret(), token.secret());
         assert!(!format!("{token:?}").contains(token.reveal()));
+        let tls = Place::parse("https://m.test").unwrap();
+        assert_eq!(Token::parse(Token::make([0; 8], &tls).reveal()).unwrap().manager, Some(tls));
         let v6 = Place::parse("[2001:db8::1]:5000").unwrap();
         assert_eq!(Token::parse(Token::make([0; 8], &v6).reveal()).unwrap().manager, Some(v6));
     }

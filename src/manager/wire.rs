@@ -90,6 +90,8 @@ pub(crate) struct Welcome {
     pub(crate) origin: String,
     /// `HOST:PORT` to dial for it, "" for its own.
     pub(crate) via: String,
+    /// The machine on which alone the backend's name means it; "" if it means the same everywhere.
+    pub(crate) place: String,
     /// The name of the private network.
     pub(crate) network: String,
     /// The network's id, 16 hexadecimal digits.
@@ -145,6 +147,8 @@ pub(crate) struct Beat {
     pub(crate) rate: Option<u64>,
     /// Bytes of its quota left.
     pub(crate) quota_left: Option<u64>,
+    /// How much it wants against others; 100 is the norm, and meant where nothing is said.
+    pub(crate) weight: Option<u16>,
     /// Nodes of the network it knows.
     pub(crate) neighbours: u64,
     /// How long its connect to the manager took, in microseconds.
@@ -172,6 +176,8 @@ pub(crate) struct Orders {
     pub(crate) collected: u64,
     /// Leave well.
     pub(crate) drain: bool,
+    /// Stop at once.
+    pub(crate) stop: bool,
     /// Dial these and say whether they are who they say.
     pub(crate) check: Vec<Check>,
     /// Fetch these paths of the backend.

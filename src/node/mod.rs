@@ -127,6 +127,12 @@ impl Node {
         async move { parts.drain_asked().await }
     }
 
+    /// Waits until the operator asks the node to stop at once, by the admin API.
+    pub fn stop_asked(&self) -> impl Future<Output = ()> + Send + use<> {
+        let parts = Arc::clone(&self.parts);
+        async move { parts.stop_asked().await }
+    }
+
     /// Leaves DNS, waits as long as answers naming this node live, then until what runs is done or the grace is over.
     pub async fn drain(&self) {
         self.parts.leave().await;

@@ -39,6 +39,7 @@ pub(super) struct Parts {
     state: Arc<State>,
     started: Instant,
     drain: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
     store: Store,
     overlay: Overlay,
     proxy: Option<Arc<atoll_proxy::Proxy>>,
@@ -58,6 +59,7 @@ impl Parts {
             state,
             started: Instant::now(),
             drain: watch::Sender::new(false),
+            stop: watch::Sender::new(false),
             store,
             overlay,
             proxy: None,
@@ -163,6 +165,12 @@ impl Parts {
     pub(super) async fn drain_asked(&self) {
         let mut asked = self.drain.subscribe();
         // The sender lives as long as this: waiting cannot fail.
+        let _ = asked.wait_for(|asked| *asked).await;
+    }
+
+    pub(super) async fn stop_asked(&self) {
+        let mut asked = self.stop.subscribe();
+        // As above.
         let _ = asked.wait_for(|asked| *asked).await;
     }
 
@@ -365,6 +373,11 @@ impl StatusSource for Parts {
         self.drain.send_replace(true);
         self.describe();
         self.dns.with(atoll_dnssrv::Server::leave);
+    }
+
+    fn stop_now(&self) {
+        StatusSource::drain(self);
+        self.stop.send_replace(true);
     }
 }
 

@@ -32,6 +32,8 @@ use crate::{
 pub(crate) enum Stopped {
     /// The manager asked the peer to leave well.
     Drain,
+    /// The manager asked it to stop at once.
+    Now,
     /// The manager will have nothing to do with it.
     Refused(String),
 }
@@ -70,7 +72,7 @@ impl Heart {
         }
     }
 
-    /// Beats until the manager ends it, or for ever. `wake` makes it beat at once.
+    /// Beats until the manager ends it, or for ever; while the peer leaves, until it is to stop at once. `wake` makes it beat at once.
     pub(crate) async fn run(&mut self, wake: &Notify) -> Stopped {
         let mut pause = BEAT;
         loop {
@@ -173,6 +175,7 @@ impl Heart {
             copies,
             rate: meter.rate(),
             quota_left: meter.quota_left(),
+            weight: Some(self.lender.weight),
             neighbours,
             rtt_us: self.line.round_trip().map(micros),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -196,7 +199,11 @@ impl Heart {
         }
         self.errands.check(orders.check);
         self.errands.warm(&self.lender, orders.warm);
-        orders.drain.then_some(Stopped::Drain)
+        if orders.stop {
+            return Some(Stopped::Now);
+        }
+        // Once it is leaving, that is no news.
+        (orders.drain && !self.lender.draining.load(Ordering::Relaxed)).then_some(Stopped::Drain)
     }
 }
 

@@ -10,7 +10,7 @@ use atoll_overlay::{ByteStream, Level};
 use atoll_proxy::Proxy;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     Node,
@@ -32,6 +32,8 @@ use crate::{
 /// See the file's head.
 pub(crate) struct Lender {
     pub(crate) name: String,
+    /// How much it wants of the downloads; 100 is the norm.
+    pub(crate) weight: u16,
     pub(crate) manager: Place,
     pub(crate) site: Site,
     pub(crate) proxy: Arc<Proxy>,
@@ -39,6 +41,12 @@ pub(crate) struct Lender {
     pub(crate) draining: AtomicBool,
     node: Mutex<Option<Node>>,
     session: Mutex<Option<Session>>,
+}
+
+/// What a peer says of itself.
+pub(crate) struct Own {
+    pub(crate) name: String,
+    pub(crate) weight: u16,
 }
 
 /// What a manager knows it by now.
@@ -51,15 +59,16 @@ pub(crate) struct Session {
 
 impl Lender {
     pub(crate) fn new(
-        name: String,
+        own: Own,
         manager: Place,
         site: Site,
         node: Node,
-        proxy: Arc<Proxy>,
-        meter: Arc<Meter>,
+        (proxy, meter): (Arc<Proxy>, Arc<Meter>),
     ) -> Self {
+        let Own { name, weight } = own;
         Self {
             name,
+            weight,
             manager,
             site,
             proxy,
@@ -95,6 +104,17 @@ impl Lender {
     /// Waits until the operator asks the node behind to leave, by its admin API.
     pub(crate) fn drain_asked(&self) -> impl Future<Output = ()> + Send + use<> {
         let asked = lock(&self.node).as_ref().map(Node::drain_asked);
+        async move {
+            match asked {
+                Some(asked) => asked.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Waits until the operator asks the node behind to stop at once.
+    pub(crate) fn stop_asked(&self) -> impl Future<Output = ()> + Send + use<> {
+        let asked = lock(&self.node).as_ref().map(Node::stop_asked);
         async move {
             match asked {
                 Some(asked) => asked.await,
@@ -145,9 +165,10 @@ impl Lender {
 }
 
 impl Desk for Lender {
-    type Gated = ByteStream;
-
-    fn gate(&self, stream: TcpStream) -> ByteStream {
+    fn gate<S>(&self, stream: S) -> ByteStream
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         Box::new(self.proxy.behind_gate(stream))
     }
 

@@ -19,7 +19,7 @@ use super::{
     beat::{Heart, Stopped},
     join::{Applicant, JoinError, Joined, join},
     kept::Kept,
-    lender::{Lender, Session},
+    lender::{Lender, Own, Session},
 };
 use crate::{
     Node,
@@ -33,7 +33,8 @@ use crate::{
         meter::{Lent, Meter},
         node::Behind,
         site::Site,
-        stop::warm_close,
+        stop::{after, warm_close},
+        tls::Tls,
     },
     manager::{membership::node_key, token::Token, wire::Welcome},
     node::STOP_LIMIT,
@@ -113,7 +114,9 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     let listener = listen(asked.args.listen, kept.port)?;
     let address = listener.local_addr().map_err(failed)?;
     kept.port = address.port();
-    let advertise = asked.advertise.as_ref().map_or_else(String::new, ToString::to_string);
+    let tls = Tls::load(asked.args.certificate.as_ref(), asked.args.key.as_ref()).map_err(failed)?;
+    let advertise = advertised(&asked, tls.as_ref(), address.port())?;
+    let server = tls.as_ref().map(Tls::server).transpose().map_err(failed)?;
     let directory = state.directory().join("node");
     let node = node_key(&directory).map_err(Failed)?;
     let applicant = Applicant { token: asked.token.clone(), advertise, port: address.port(), node, directory };
@@ -124,7 +127,7 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     kept.save(&state);
     let lender = open(&asked, &state, &kept, &welcome, address).await?;
     lender.set_session(session);
-    let front = Front::serve(listener, CONNECTIONS, Arc::clone(&lender)).map_err(failed)?;
+    let front = Front::serve(listener, CONNECTIONS, server, Arc::clone(&lender)).map_err(failed)?;
     say(format_args!(
         "lent to     {}\nlistens on  http://{}\nserves      {} at {}\nCtrl-C leaves well, a second one at once",
         asked.manager,
@@ -136,10 +139,11 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     let wake = Notify::new();
     let drain_asked = lender.drain_asked();
     let mut code = ExitCode::SUCCESS;
-    let mut refused = false;
+    let (mut refused, mut at_once) = (false, false);
     tokio::select! {
         stopped = heart.run(&wake) => match stopped {
             Stopped::Drain => say("the manager asks this machine to leave"),
+            Stopped::Now => at_once = true,
             Stopped::Refused(why) => {
                 complain(format_args!("the manager turns this machine away: {why}"));
                 code = ExitCode::FAILURE;
@@ -150,15 +154,35 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
         () = drain_asked => {}
     }
     lender.draining.store(true, Ordering::Relaxed);
-    tokio::select! {
-        () = leave(&asked, &lender, &mut heart, front, refused) => {}
-        () = signals.end(|| {}, || {}) => say("stopped at once"),
+    let stop_asked = lender.stop_asked();
+    if at_once {
+        say("the manager stops this machine at once");
+    } else {
+        tokio::select! {
+            () = leave(&asked, &lender, &mut heart, front, refused) => {}
+            () = signals.end(|| {}, || {}) => say("stopped at once"),
+            () = after(stop_asked) => {}
+        }
     }
     heart.save();
     if timeout(STOP_LIMIT, lender.close()).await.is_err() {
         tracing::warn!(limit = ?STOP_LIMIT, "some part did not stop in time");
     }
     Ok(code)
+}
+
+/// Where clients are to be led: what the operator said, else where the certificate is good; "" leaves it to the manager.
+fn advertised(asked: &Asked, tls: Option<&Tls>, port: u16) -> Result<String, Failed> {
+    match (&asked.advertise, tls) {
+        (Some(place), _) => Ok(place.to_string()),
+        (None, None) => Ok(String::new()),
+        (None, Some(tls)) => {
+            let name = tls
+                .name()
+                .ok_or_else(|| failed("the certificate has no name of its own: say --advertise https://NAME:PORT"))?;
+            Ok(format!("https://{name}:{port}"))
+        }
+    }
 }
 
 /// Joins; waits for a manager that is away, unless it may serve with what was said last time.
@@ -194,7 +218,7 @@ async fn open(
     welcome: &Welcome,
     address: SocketAddr,
 ) -> Result<Arc<Lender>, Failed> {
-    let site = Site::parse(&welcome.origin).map_err(failed)?.via(&welcome.via);
+    let site = Site::parse(&welcome.origin).map_err(failed)?.on(&welcome.place).via(&welcome.via);
     let url = Place::parse(&welcome.url).map_err(failed)?;
     let behind = Behind {
         state: state.directory(),
@@ -209,7 +233,13 @@ async fn open(
     let proxy = node.proxy().ok_or_else(|| failed("the node has no proxy"))?;
     let meter = Arc::new(Meter::new(&asked.lent, kept.used, welcome.private));
     meter.set_url(&welcome.url);
-    Ok(Arc::new(Lender::new(kept.name.clone(), asked.manager.clone(), site, node, proxy, meter)))
+    Ok(Arc::new(Lender::new(
+        Own { name: kept.name.clone(), weight: asked.args.weight },
+        asked.manager.clone(),
+        site,
+        node,
+        (proxy, meter),
+    )))
 }
 
 /// Withdraws, finishes what runs, and hands over the last records.
@@ -218,10 +248,26 @@ async fn leave(asked: &Asked, lender: &Lender, heart: &mut Heart, front: Front, 
     if !refused && matches!(timeout(TELL, heart.beat()).await, Ok(Ok(_))) {
         sleep(SETTLE).await;
     }
-    warm_close(front, &lender.meter, asked.grace).await;
-    if !refused {
-        // What cannot be told by then is lost with the process.
-        let _ = timeout(TELL, heart.beat()).await;
+    let wake = Notify::new();
+    tokio::select! {
+        _ = warm_close(front, &lender.meter, asked.grace) => {}
+        // The manager sees how far it is, and may end it.
+        () = ended(heart, &wake), if !refused => return say("the manager stops this machine at once"),
+    }
+    // What cannot be told by then is lost with the process. The first may find a line that was cut in the middle.
+    for _ in 0..2 {
+        if refused || matches!(timeout(TELL, heart.beat()).await, Ok(Ok(_))) {
+            break;
+        }
+    }
+}
+
+/// Beats on while downloads finish; ready once the manager wants an end of it.
+async fn ended(heart: &mut Heart, wake: &Notify) {
+    match heart.run(wake).await {
+        Stopped::Now => {}
+        // It has gone from the manager's list; what runs may finish.
+        Stopped::Drain | Stopped::Refused(_) => std::future::pending().await,
     }
 }
 

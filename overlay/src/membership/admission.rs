@@ -64,6 +64,26 @@ impl Grant {
         if signed { Ok(()) } else { Err(NotMember::Foreign) }
     }
 
+    /// The grant as text: the layout above in hexadecimal digits. No secret.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut bytes = Vec::with_capacity(Self::BYTES);
+        self.write(&mut bytes);
+        text::hex(&bytes)
+    }
+
+    /// Reads [`Grant::to_text`]; believes nothing yet.
+    ///
+    /// # Errors
+    /// The text is something else.
+    pub fn from_text(text: &str) -> Result<Self, Malformed> {
+        let bytes = text::unhex(text).ok_or(Malformed)?;
+        let mut reader = Reader::new(&bytes);
+        let grant = Self::read(&mut reader)?;
+        reader.end()?;
+        Ok(grant)
+    }
+
     /// What it may admit nodes to.
     #[must_use]
     pub const fn roles(&self) -> Roles {
@@ -91,6 +111,44 @@ impl Grant {
     fn signed_bytes(&self) -> Vec<u8> {
         let Term { issued, not_after } = self.term;
         [&self.key.0[..], &[self.roles], &issued.0.to_be_bytes(), &not_after.0.to_be_bytes()].concat()
+    }
+}
+
+/// A key that asks for a grant: its secret stays where it was made.
+#[derive(Clone)]
+pub struct AdmissionRequest(Secret);
+
+impl AdmissionRequest {
+    /// A new key.
+    ///
+    /// # Errors
+    /// The system has no randomness.
+    pub fn generate() -> Result<Self, Refused> {
+        Ok(Self(Secret::generate()?))
+    }
+
+    /// What is to be granted, by [`NetworkKey::grant`](super::NetworkKey::grant).
+    #[must_use]
+    pub fn key(&self) -> PublicKey {
+        self.0.public()
+    }
+
+    /// The admission key that a grant makes of it.
+    ///
+    /// # Errors
+    /// The grant is for another key, or not of this network.
+    pub fn granted(self, network: NetworkId, grant: Grant) -> Result<AdmissionKey, NotMember> {
+        if grant.key != self.key() {
+            return Err(NotMember::Foreign);
+        }
+        grant.verify_signature(&network)?;
+        Ok(AdmissionKey::new(self.0, network, grant))
+    }
+}
+
+impl fmt::Debug for AdmissionRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AdmissionRequest({})", self.key())
     }
 }
 
@@ -168,6 +226,12 @@ impl AdmissionKey {
             Revoked::Node { .. } => Ok(Revocation::by_admission(&self.secret, &self.network, self.grant, what, now)),
             Revoked::Admission(_) => Err(Refused::NotTheirs),
         }
+    }
+
+    /// The same key, to be granted a further term: what it admitted and what it revoked stays its own.
+    #[must_use]
+    pub fn request(&self) -> AdmissionRequest {
+        AdmissionRequest(self.secret.clone())
     }
 
     /// The network it admits to.

@@ -27,7 +27,7 @@ mod network;
 pub use network::{NetworkId, NetworkKey};
 
 mod admission;
-pub use admission::{AdmissionKey, Grant};
+pub use admission::{AdmissionKey, AdmissionRequest, Grant};
 
 mod revocation;
 pub use revocation::{Limits, Revocation, Revocations, Revoked, Taken};

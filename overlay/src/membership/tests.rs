@@ -6,8 +6,8 @@ use expect_test::expect;
 use proptest::prelude::{any, proptest};
 
 use super::{
-    AdmissionKey, Certificate, Grant, Limits, Membership, NetworkId, NetworkKey, NotMember, PublicKey, Refused,
-    Revocation, Revocations, Revoked, Taken, Term, TextError, UnixTime, signing::Secret, text,
+    AdmissionKey, AdmissionRequest, Certificate, Grant, Limits, Membership, NetworkId, NetworkKey, NotMember,
+    PublicKey, Refused, Revocation, Revocations, Revoked, Taken, Term, TextError, UnixTime, signing::Secret, text,
 };
 use crate::Roles;
 
@@ -41,6 +41,29 @@ fn a_certificate_of_an_admission_key_of_the_network_makes_a_member() {
     assert_eq!(check(&certificate, &network, NOW), Ok(()));
     assert_eq!(certificate.roles(), Roles::PROXY);
     assert_eq!(check(&certificate, &network, later(30)), Ok(()));
+}
+
+#[test]
+fn a_key_made_elsewhere_admits_once_it_is_granted_and_again_after_a_further_grant() {
+    let (network, ..) = chain();
+    let request = AdmissionRequest::generate().unwrap();
+    let grant = network.grant(request.key(), Roles::PROXY, days(90)).unwrap();
+    let grant = Grant::from_text(&grant.to_text()).unwrap();
+    assert!(Grant::from_text(&grant.to_text()[2..]).is_err() && Grant::from_text("no grant").is_err());
+    let stranger = NetworkKey::generate().unwrap();
+    assert_eq!(request.clone().granted(stranger.network(), grant).unwrap_err(), NotMember::Foreign);
+    let other = AdmissionRequest::generate().unwrap();
+    assert_eq!(other.granted(network.network(), grant).unwrap_err(), NotMember::Foreign);
+    let key = request.granted(network.network(), grant).unwrap();
+    let certificate = key.admit(NODE, 5, Roles::PROXY, days(30)).unwrap();
+    assert_eq!(check(&certificate, &network, NOW), Ok(()));
+    // What it revokes after a further grant is what it admitted before.
+    let further = network.grant(key.request().key(), Roles::PROXY, days(80)).unwrap();
+    let again = key.request().granted(network.network(), further).unwrap();
+    let mut known = Revocations::default();
+    let revoked = again.revoke(Revoked::Node { key: NODE, serial: 0 }, NOW).unwrap();
+    known.add(&network.network(), NOW, revoked).unwrap();
+    assert_eq!(certificate.verify(&network.network(), NOW, &known), Err(NotMember::Revoked));
 }
 
 #[test]

@@ -1,0 +1,97 @@
+//! Which proxies of a network a client of role manager is led to, in order: those of the nearest level first, and there the few
+//! nearest by weighted rendezvous of the site, the busy standing back. Pure.
+//!
+//! Beside `choose`, which spreads downloads that the manager itself counts: here nodes tell how busy they are, and nobody stands back
+//! who is not busy at all, so that a site stays in its few caches.
+
+use std::{collections::BTreeSet, net::SocketAddr};
+
+use atoll_overlay::{Level, NodeId, NodeInfo};
+
+use super::choose;
+
+/// A proxy that a client may be led to.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Near {
+    pub(super) id: NodeId,
+    pub(super) address: SocketAddr,
+    pub(super) level: Level,
+    /// How busy it says that it is, 0 to 100.
+    pub(super) load: u8,
+    /// What it can carry; 1 is the norm.
+    pub(super) weight: f64,
+    /// Higher is better, among the few nearest.
+    pub(super) score: f64,
+    /// Whether it is no busier than its share.
+    pub(super) calm: bool,
+    /// Whether it is one of the few nearest, which share the site's requests.
+    pub(super) shares: bool,
+}
+
+/// What a choice is made for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'w> {
+    /// Host and port of the origin.
+    pub(super) site: &'w str,
+    /// How many of the nearest share a site's requests.
+    pub(super) spread: usize,
+    /// Nodes that failed this client, by id or address.
+    pub(super) not: &'w [String],
+}
+
+/// All that take clients, best first, each once. `levels` are the nodes of each level, the inmost first, the nearest first, with the
+/// address at which this client reaches them.
+pub(super) fn order(levels: &[(Level, Vec<(NodeInfo, SocketAddr)>)], wanted: Wanted<'_>) -> Vec<Near> {
+    let mut seen = BTreeSet::new();
+    let mut all = Vec::new();
+    for (level, nodes) in levels {
+        let fresh = nodes.iter().filter(|(node, address)| {
+            takes_clients(node)
+                && !wanted.not.iter().any(|not| is_meant(not, node.id, *address))
+                && seen.insert(node.id)
+        });
+        let mut near: Vec<Near> = fresh.map(|(node, address)| Near::of(node, *address, *level, wanted.site)).collect();
+        // The few that share are those of the nearest level that has any.
+        let few = if all.is_empty() { wanted.spread.min(near.len()) } else { 0 };
+        let (sharing, _) = near.split_at_mut(few);
+        bound(sharing);
+        sharing.sort_by(|a, b| b.calm.cmp(&a.calm).then(b.score.total_cmp(&a.score)));
+        all.append(&mut near);
+    }
+    all
+}
+
+/// Whether a text names a node.
+pub(super) fn is_meant(said: &str, id: NodeId, address: SocketAddr) -> bool {
+    said.strip_prefix("http://").unwrap_or(said) == address.to_string() || said == id.to_string()
+}
+
+impl Near {
+    fn of(node: &NodeInfo, address: SocketAddr, level: Level, site: &str) -> Self {
+        let weight = f64::from(node.weight) / NORMAL_WEIGHT;
+        let seed = choose::seed(&node.id.to_string());
+        let score = choose::score(choose::seed(site), seed, weight);
+        Self { id: node.id, address, level, load: node.load, weight, score, calm: true, shares: false }
+    }
+}
+
+/// Marks those that share, and who of them is busier than a quarter above the mean, and busy at all.
+fn bound(sharing: &mut [Near]) {
+    let total: usize = sharing.iter().map(|near| usize::from(near.load)).sum();
+    let mean = total / sharing.len().max(1);
+    let most = (mean + mean / 4).max(BUSY);
+    for near in sharing {
+        near.shares = true;
+        near.calm = usize::from(near.load) <= most;
+    }
+}
+
+const fn takes_clients(node: &NodeInfo) -> bool {
+    !node.draining && node.weight > 0 && !matches!(node.quota_left, Some(0))
+}
+
+/// The weight of a node that says nothing of it.
+const NORMAL_WEIGHT: f64 = 100.0;
+
+/// Load up to which nobody stands back, as in the DNS server. `[guess]`
+const BUSY: usize = 70;
