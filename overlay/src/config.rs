@@ -204,7 +204,7 @@ impl Default for Config {
             exchanges: 4_096,
             operations: 4_096,
             probe_fast: Duration::from_millis(250),
-            probe_idle: Duration::from_secs(3),
+            probe_idle: Duration::from_secs(4),
             rtt_window: Duration::from_secs(10),
             unrest: Duration::from_secs(15),
             check_every: Duration::from_secs(60),

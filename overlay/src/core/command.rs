@@ -177,7 +177,8 @@ impl Node {
     fn put_task(&self, put: Put) -> Task {
         let levels = self.chosen(put.levels);
         let what = What { key: put.key, value: put.value, ttl: put.ttl.min(Pointer::TTL_LIMIT) };
-        let rules = Rules { values_per_key: self.config.values_per_key, copies: self.config.copies() };
+        let loaded_stops = self.config.mode == Mode::Best;
+        let rules = Rules { values_per_key: self.config.values_per_key, copies: self.config.copies(), loaded_stops };
         Task::Put(PutTask::new(self.contact, what, &levels, self.put_way(), rules))
     }
 

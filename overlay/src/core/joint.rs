@@ -34,7 +34,7 @@ impl Flight {
     fn kept(&self) -> Duration {
         match self {
             Self::Get(..) => KEPT,
-            Self::Put(put) => KEPT.min(put.ttl / 16),
+            Self::Put(put) => put.ttl / 16,
         }
     }
 }
@@ -113,8 +113,7 @@ impl Node {
     }
 }
 
-/// How long an answer is kept. Shorter: more questions and stores for hot keys; longer: holders that came meanwhile are named later,
-/// and what nodes lost that stored it is missing for longer.
+/// How long what a get found is kept. Shorter: more questions for hot keys; longer: holders that came meanwhile are named later.
 const KEPT: Duration = Duration::from_secs(15);
 
 /// Answers kept at most.

@@ -187,8 +187,10 @@ impl Node {
     pub(super) fn refresh(&mut self, now: Instant) {
         let alone = self.peers.count(Level::GLOBAL) == 0;
         if !alone {
-            let key = if self.refreshed.is_multiple_of(2) { self.contact.id.key() } else { self.rng.key() };
-            let way = Way { bits: None, closest: Reply::NODES, window: self.config.window };
+            let own = self.refreshed.is_multiple_of(2);
+            let key = if own { self.contact.id.key() } else { self.rng.key() };
+            let closest = if own || now < self.unrest_until { Reply::NODES } else { QUIET_CLOSEST };
+            let way = Way { bits: None, closest, window: self.config.window };
             let level = self.level_to_refresh();
             let search = Task::Search(Search::new(self.contact, level, key, way));
             self.begin(now, None, search, self.config.put_deadline);
@@ -304,6 +306,9 @@ const EXPLORED: usize = 6;
 
 /// Round trips that differ by less say nothing of distance.
 const JITTER: Duration = Duration::from_millis(3);
+
+/// A lookup of a random key ends at so many of the nodes nearest it when all is quiet; it is the way there that fills tables.
+const QUIET_CLOSEST: usize = 3;
 
 /// Pause before the second refresh; it doubles.
 const REFRESH_FIRST: Duration = Duration::from_millis(500);

@@ -97,6 +97,23 @@ fn after_the_holder_dies_another_is_granted_within_a_second_and_a_third() {
 }
 
 #[test]
+fn a_fetch_that_ended_a_moment_ago_is_no_reason_for_another_until_its_holder_fails_somebody() {
+    let mut sim = three_regions(7, 30);
+    sim.run_for(secs(20));
+    let key = Key::of(b"just whole");
+    let (granted, _) = ask_all(&mut sim, 0..30, key);
+    let (holder, lease) = granted[0];
+    beat_for(&mut sim, holder, lease, secs(3));
+    // The beats have ended, and the announcement of the copy is still on its way.
+    sim.run_for(secs(2));
+    let rest = (0..30).filter(|node| *node != holder);
+    assert_eq!(ask_all(&mut sim, rest, key).0.len(), 0);
+    // It was no copy after all: who found out fetches.
+    let failed = [id(&sim, holder)];
+    assert!(matches!(acquire(&mut sim, (holder + 1) % 30, key, &failed), Ok(Acquired::Granted(_))));
+}
+
+#[test]
 fn a_holder_that_lives_though_an_asker_says_it_failed_keeps_its_lease() {
     let mut sim = three_regions(7, 9);
     sim.run_for(secs(20));

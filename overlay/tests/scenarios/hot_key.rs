@@ -1,8 +1,12 @@
 //! A hot key (NSDI'04 4.2 and 6.4): the load on the closest node is bounded by the leakage of its neighbours, whoever many put.
 
-use atoll_overlay::{Config, Key, Level, Levels, Mode, core::Command, sim::Sim};
+use atoll_overlay::{
+    Config, Key, Level, Levels, Mode,
+    core::{Command, Outcome},
+    sim::Sim,
+};
 
-use super::support::{ms, put_command, regions, secs, started};
+use super::support::{ms, put_command, regions, secs, started, three_regions};
 
 #[test]
 fn the_closest_node_to_a_hot_key_receives_at_most_beta_log_n_store_intents_a_minute() {
@@ -41,8 +45,38 @@ fn the_closest_node_to_a_hot_key_receives_at_most_beta_log_n_store_intents_a_min
 
     let op = sim.command(closest, Command::Get(key, Levels::Only(Level::GLOBAL)));
     let found = sim.wait(op, secs(5)).unwrap().1;
-    let atoll_overlay::core::Outcome::Get(Ok(atoll_overlay::Found::Values { values: list, .. })) = found else {
+    let Outcome::Get(Ok(atoll_overlay::Found::Values { values: list, .. })) = found else {
         panic!("the closest node has values: {found:?}")
     };
     assert!(list.len() <= values, "{} values under one key", list.len());
+}
+
+#[test]
+fn what_several_callers_put_again_is_not_stored_again_until_it_is_withdrawn() {
+    let mut sim = three_regions(5, 12);
+    sim.run_for(secs(20));
+    let key = Key::of(b"put by many");
+    let intents = |sim: &Sim| (0..12).map(|node| sim.counters(node).store_intents).sum::<u64>();
+    let put_twice = |sim: &mut Sim| {
+        let ops = [(); 2].map(|()| sim.command(0, put_command(key, b"mine", secs(600), Levels::All)));
+        for op in ops {
+            let outcome = sim.wait(op, secs(10)).map(|(_, outcome)| outcome);
+            assert!(matches!(outcome, Some(Outcome::Put(Ok(_)))), "{outcome:?}");
+        }
+    };
+    put_twice(&mut sim);
+    let once = intents(&sim);
+    assert!(once > 0, "others are asked to store it");
+    sim.run_for(secs(30));
+    put_twice(&mut sim);
+    assert_eq!(intents(&sim), once);
+    let op = sim.command(0, Command::Withdraw(key));
+    sim.wait(op, secs(20)).expect("a withdrawal ends");
+    put_twice(&mut sim);
+    assert!(intents(&sim) > once, "what was withdrawn is put anew");
+    // A sixteenth of its time later it is stored anew as well.
+    let twice = intents(&sim);
+    sim.run_for(secs(38));
+    put_twice(&mut sim);
+    assert!(intents(&sim) > twice);
 }

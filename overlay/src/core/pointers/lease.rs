@@ -153,6 +153,11 @@ impl Entry {
         }
     }
 
+    /// The same for a while after it was last heard of: the fetch may have ended well, and the word of that be on its way still.
+    pub(super) fn lately_live(&self, now: Instant, limit: std::time::Duration) -> Option<&Leased> {
+        self.live(now, limit * LAPSED)
+    }
+
     /// The marker, until it runs out.
     pub(super) fn marked(&self, now: Instant) -> Option<(&Marker, Instant)> {
         match &self.state {
@@ -222,6 +227,9 @@ impl Reference {
 pub(super) fn rank(lease: &Lease, holder: NodeId) -> (u64, u64, NodeId) {
     (lease.epoch, lease.counter, holder)
 }
+
+/// A holder is still named for so many times the limit of silence, to all that do not say it failed them.
+const LAPSED: u32 = 5;
 
 /// How long the term of a key is remembered after its lease ended.
 const TERM_KEPT: std::time::Duration = std::time::Duration::from_secs(60);

@@ -454,11 +454,11 @@ impl Node {
     }
 
     /// What an asker may stream from: complete copies first, in random order, so that not all go to one; then the fetch under
-    /// way.
+    /// way, or that ended a moment ago: its holder's announcement takes longer to come than a beat.
     fn references(&mut self, now: Instant, key: &Key, waiter: &Waiter) -> Vec<Pointer> {
         let mut stored = Values::get(&self.values, now, Level::GLOBAL, *key);
         stored.retain(|pointer| self.is_useful(pointer, waiter));
-        let entry = self.leases.get(key).and_then(|entry| entry.live(now, self.config.beat_limit));
+        let entry = self.leases.get(key).and_then(|entry| entry.lately_live(now, self.config.beat_limit));
         let lease = entry.map(|leased| leased.holder.told(now)).filter(|pointer| self.is_useful(pointer, waiter));
         self.rng.shuffle(&mut stored);
         stored.sort_by_key(|pointer| pointer.ttl <= self.config.reference_ttl);

@@ -54,6 +54,8 @@ pub(in crate::core) struct Rules {
     pub(in crate::core) values_per_key: usize,
     /// Nodes per level that are to store it.
     pub(in crate::core) copies: usize,
+    /// A loaded node ends the forward phase even if it is not full: else the first of a crowd, who find all empty, go all the way.
+    pub(in crate::core) loaded_stops: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,10 +134,11 @@ impl PutTask {
             (Phase::Forward, Reply::Step { seen: Seen::Room(room), nodes }) => {
                 self.lookup.on_nodes(from, &nodes);
                 let own = from == self.me;
-                if own || !room.loaded || !self.is_full(&room) {
+                let full = self.is_full(&room);
+                if own || !full || !room.loaded {
                     self.push(from);
                 }
-                if room.loaded && (own || self.is_full(&room)) {
+                if room.loaded && (own || full || self.rules.loaded_stops) {
                     self.turn(true);
                 }
             }

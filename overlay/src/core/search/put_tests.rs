@@ -27,9 +27,19 @@ const TTL: Duration = Duration::from_secs(100);
 
 /// Puts over a path of nodes that stand like this; who was asked for room, who was asked to store, and what came of it.
 fn put(path: &[Is], copies: usize, levels: &[Level]) -> (Vec<u32>, Vec<u32>, Result<Stored, IndexError>) {
+    put_by(path, copies, levels, false)
+}
+
+/// The same by a rule of mode `best`: who is loaded ends the forward phase.
+fn put_by(
+    path: &[Is],
+    copies: usize,
+    levels: &[Level],
+    loaded_stops: bool,
+) -> (Vec<u32>, Vec<u32>, Result<Stored, IndexError>) {
     let what = What { key: KEY, value: Bytes::from_static(b"v"), ttl: TTL };
     let way = Way { bits: Some(1), closest: copies, window: 1 };
-    let rules = Rules { values_per_key: 4, copies };
+    let rules = Rules { values_per_key: 4, copies, loaded_stops };
     let mut task = PutTask::new(node(0), what, levels, way, rules);
     let (mut asked, mut stored) = (Vec::new(), Vec::new());
     loop {
@@ -140,4 +150,12 @@ fn a_putter_loaded_by_its_own_puts_asks_nobody_and_renews_what_it_stores_itself(
 fn the_putters_own_distance_to_the_key_decides_where_its_path_begins() {
     let id = NodeId::from(KEY);
     assert_eq!(node(3).id.key().common_bits(&id.key()), 3);
+}
+
+#[test]
+fn in_mode_best_a_loaded_node_ends_the_forward_phase_and_stores_it_if_it_has_room() {
+    let path = [Is::Empty, Is::Loaded, Is::Empty, Is::Empty];
+    assert_eq!(put_by(&path, 1, L0, true), (vec![0, 1], vec![1], accepted(1)));
+    let path = [Is::Empty, Is::Empty, Is::FullAndLoaded, Is::Empty];
+    assert_eq!(put_by(&path, 1, L0, true), (vec![0, 1, 2], vec![1], accepted(1)));
 }
