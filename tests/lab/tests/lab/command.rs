@@ -221,10 +221,11 @@ fn scenarios_that_are_interrupted_or_killed_leave_nothing() {
             bench.lab().args([command, "distances"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let lab = format!("distances-{}", owner.id());
         let deadline = Instant::now() + Duration::from_secs(60);
-        // In its middle: a host pings.
+        // In its middle: all five hosts are there, and one pings.
         let pids = loop {
-            let pids: Vec<i32> = namespaces_of(&lab).iter().flat_map(|namespace| pids_of(namespace)).collect();
-            if !pids.is_empty() {
+            let namespaces = namespaces_of(&lab);
+            let pids: Vec<i32> = namespaces.iter().flat_map(|namespace| pids_of(namespace)).collect();
+            if namespaces.len() == 5 && !pids.is_empty() {
                 break pids;
             }
             assert!(Instant::now() < deadline, "{lab} never ran");
@@ -235,7 +236,12 @@ fn scenarios_that_are_interrupted_or_killed_leave_nothing() {
         assert!(!end_of(&mut owner));
         if how == Signal::SIGKILL {
             assert!(state_of(&lab).exists());
-            bench.say(&["down"]);
+            // A helper that the owner was just starting holds the lab's lock until it is on its way.
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while state_of(&lab).exists() || !namespaces_of(&lab).is_empty() {
+                assert!(Instant::now() < deadline, "{lab} is still there");
+                bench.say(&["down"]);
+            }
         } else {
             assert!(said.contains("interrupted"), "{said}");
         }
