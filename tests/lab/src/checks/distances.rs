@@ -24,14 +24,18 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let stop = AtomicBool::new(false);
     let (flow, errors) = std::thread::scope(|scope| {
         let flow = scope.spawn(|| stream(&lab, "c", "d", rate, &stop));
-        let errors = [("a", "b"), ("c", "a"), ("e", "b"), ("d", "e")]
-            .map(|(from, to)| ping(&lab, from, to, stage.by_scale(100, 500)));
+        let errors = [("a", "b"), ("c", "a"), ("e", "b"), ("d", "e")].map(|(from, to)| {
+            // Between two of them an interrupt is heeded.
+            stage.wait(Duration::ZERO)?;
+            ping(&lab, from, to, stage.by_scale(100, 500))
+        });
         stop.store(true, Ordering::Relaxed);
         (flow.join(), errors)
     });
     let errors: Vec<f64> = errors.into_iter().collect::<Result<Vec<_>, _>>()?.concat();
     let flow = flow.map_err(|_| Error::Refused { message: "the stream's thread died".into() })??;
-    stage.claim("rtt_error_p95", quantile(&errors, 0.95), "ms", Wanted::AtMost(1.0));
+    // At short scale beside whatever else the machine does; the router's own lateness stands below.
+    stage.claim("rtt_error_p95", quantile(&errors, 0.95), "ms", Wanted::AtMost(stage.by_scale(5.0, 1.0)));
     stage.figure("rtt_error_worst", quantile(&errors, 1.0), "ms");
     stage.figure("stream_rate", flow.rate / 1e6, "Mbit/s");
     stage.claim("stream_lost", f64::from(flow.sent - flow.received), "", Wanted::AtMost(f64::from(flow.sent) / 100.0));

@@ -155,5 +155,5 @@ fn resolve(lab: &Lab, crowd: &Crowd<'_>, client: &Host) -> Result<Vec<IpAddr>, S
 
 /// Requests one client has under way at most.
 const HANDS: usize = 24;
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(40);
 const LONGEST: usize = 1 << 20;

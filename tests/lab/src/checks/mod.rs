@@ -3,6 +3,7 @@
 //! A claim that a part of Atoll cannot meet yet stands in tests/lab/known-failures.toml with the part that owns it (`known`). Read
 //! [`Definition`] first, then `stage` for what the functions work with.
 
+mod cities;
 mod cold_start;
 mod distances;
 mod far_resolver;
@@ -37,7 +38,7 @@ struct Definition {
 }
 
 /// In the order `lab test` runs them.
-const ALL: [Definition; 9] = [
+const ALL: [Definition; 10] = [
     Definition {
         name: "distances",
         patient: false,
@@ -49,6 +50,12 @@ const ALL: [Definition; 9] = [
         patient: false,
         about: "four resolvers, a delegation chain, a thin origin",
         show: names::show,
+    },
+    Definition {
+        name: "cities",
+        patient: false,
+        about: "a first look: curl finds its city's node",
+        show: cities::show,
     },
     Definition {
         name: "right-place",

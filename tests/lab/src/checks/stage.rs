@@ -1,6 +1,7 @@
 //! What a scenario's function works with: labs made from its file, the questions all of them ask, and a list of claims.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::atomic::Ordering,
@@ -77,6 +78,12 @@ impl<'s> Stage<'s> {
         self.by_scale(Duration::from_secs(8), Duration::from_secs(60))
     }
 
+    /// What a share must reach: as the issue of the lab wants it at full scale. At short scale answers are few and nodes not
+    /// optimised, on whatever machine; there the bound is one that chance would miss and a busy machine does not.
+    pub(crate) fn share(&self, long: f64) -> Wanted {
+        Wanted::AtLeast(self.by_scale(LOOSE, long))
+    }
+
     /// A figure that must be so.
     pub(crate) fn claim(&mut self, name: impl Into<String>, value: f64, unit: &'static str, wanted: Wanted) {
         self.claims.push(Claim { name: name.into(), value, unit, wanted });
@@ -142,37 +149,111 @@ impl<'s> Stage<'s> {
         }
     }
 
+    /// Waits until every living node knows all others at level 0. Returns the seconds it took, or not a number if it did not
+    /// come to that within `patience`.
+    pub(crate) fn whole_within(&self, lab: &Lab, patience: Duration) -> Result<f64, Error> {
+        let start = Instant::now();
+        let all = nodes(lab).len() as u64;
+        let whole = self.wait_until(patience, || {
+            sleep(LOOK);
+            let clusters = Clusters::of(lab);
+            nodes(lab).iter().all(|node| clusters.sizes(node.id)[0] >= all)
+        })?;
+        Ok(if whole { start.elapsed().as_secs_f64() } else { f64::NAN })
+    }
+
     /// Waits a while for the nodes to find each other; scenarios go on with what there is. Returns the seconds it took, or not a
     /// number if they did not.
     pub(crate) fn wait_for_clusters(&self, lab: &Lab) -> Result<f64, Error> {
-        self.clusters_within(lab, self.by_scale(Duration::from_secs(12), Duration::from_secs(60)))
+        self.clusters_within(lab, self.by_scale(Duration::from_secs(20), Duration::from_secs(90)))
     }
 
-    /// Waits until the nodes have found each other: every node that has another clearly within 20 ms knows a level-2 cluster of
-    /// two or more, and all know some at level 0. Returns the seconds it took, or not a number if they did not.
+    /// Waits until the nodes have found each other and stay together: every node that has another clearly within 20 ms knows a
+    /// level-2 cluster of two or more, all know some at level 0, and none moves for a while. Returns the seconds until they had,
+    /// or not a number if they had not within `patience`.
     pub(crate) fn clusters_within(&self, lab: &Lab, patience: Duration) -> Result<f64, Error> {
         let start = Instant::now();
-        let settled = self.wait_until(patience, || are_settled(lab))?;
+        let (mut last, mut since) = (Clusters::default(), None);
+        let settled = self.wait_until(patience + CALM, || {
+            // Each look starts a program per node, which would be in the way of what it looks at.
+            sleep(LOOK);
+            let now = Clusters::of(lab);
+            let same = now.same_ids(&last);
+            since = since.filter(|_| same).or_else(|| Some(start.elapsed())).filter(|_| now.are_settled(lab));
+            last = now;
+            since.is_some_and(|since| since + CALM <= start.elapsed())
+        })?;
         if !settled {
-            explain_clusters(lab);
+            last.explain(lab);
         }
-        Ok(if settled { start.elapsed().as_secs_f64() } else { f64::NAN })
+        Ok(since.filter(|_| settled).map_or(f64::NAN, |since| since.as_secs_f64()))
     }
 }
 
-/// Who has not found its neighbours, on stderr.
-fn explain_clusters(lab: &Lab) {
-    for node in nodes(lab) {
-        let near = |other: &&&Host| other.id != node.id && lab.scenario().rtt(node.id, other.id) < SURELY_NEAR;
-        let levels = lab.node_status(&node.name).map(|status| status["levels"].clone()).unwrap_or_default();
-        let sizes: Vec<u64> = (0..3).map(|level: usize| levels[level]["size"].as_u64().unwrap_or(0)).collect();
+/// The cluster of every living node at each level, as it says itself: its id, and how large the node takes it to be.
+#[derive(Default)]
+pub(crate) struct Clusters(BTreeMap<HostId, Vec<(String, u64)>>);
+
+impl Clusters {
+    pub(crate) fn of(lab: &Lab) -> Self {
+        let clusters = |node: &Host| {
+            let status = lab.node_status(&node.name)?;
+            let levels = status["levels"].as_array()?;
+            let level = |level: &serde_json::Value| {
+                (level["cluster"].as_str().unwrap_or_default().to_owned(), level["size"].as_u64().unwrap_or(0))
+            };
+            Some((node.id, levels.iter().map(level).collect()))
+        };
+        Self(nodes(lab).into_iter().filter_map(clusters).collect())
+    }
+
+    /// The id of a node's cluster.
+    pub(crate) fn at(&self, node: HostId, level: usize) -> Option<&str> {
+        Some(self.0.get(&node)?.get(level)?.0.as_str())
+    }
+
+    /// How large a node takes its clusters to be, level 0 first; zeros if it says nothing.
+    pub(crate) fn sizes(&self, node: HostId) -> [u64; 3] {
+        [0, 1, 2].map(|level: usize| self.0.get(&node).and_then(|levels| levels.get(level)).map_or(0, |known| known.1))
+    }
+
+    fn same_ids(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len()
+            && self.0.iter().all(|(node, levels)| {
+                other.0.get(node).is_some_and(|then| then.iter().map(|known| &known.0).eq(levels.iter().map(|l| &l.0)))
+            })
+    }
+
+    /// Whether every node knows a near cluster where it has near nodes, and some others anyway.
+    fn are_settled(&self, lab: &Lab) -> bool {
         let living = nodes(lab);
-        let near: Vec<&str> = living.iter().filter(near).map(|near| near.name.as_str()).collect();
-        if sizes[2] <= 1 && !near.is_empty() {
-            let name = &node.name;
-            say_aside(&format!("  {name} is alone at level 2 (cluster sizes {sizes:?}), near it: {}", near.join(", ")));
+        living.iter().all(|node| {
+            let [all, _, near] = self.sizes(node.id);
+            self.0.contains_key(&node.id)
+                && (living.len() == 1 || all > 1)
+                && (near_to(lab, node).is_empty() || near > 1)
+        })
+    }
+
+    /// Who has not found its neighbours, on stderr.
+    fn explain(&self, lab: &Lab) {
+        for node in nodes(lab) {
+            let (sizes, near) = (self.sizes(node.id), near_to(lab, node));
+            if sizes[2] <= 1 && !near.is_empty() {
+                let name = &node.name;
+                say_aside(&format!(
+                    "  {name} is alone at level 2 (cluster sizes {sizes:?}), near it: {}",
+                    near.join(", ")
+                ));
+            }
         }
     }
+}
+
+/// The nodes that are clearly within 20 ms of another, by name.
+fn near_to<'l>(lab: &'l Lab, node: &Host) -> Vec<&'l str> {
+    let near = |other: &&Host| other.id != node.id && lab.scenario().rtt(node.id, other.id) < SURELY_NEAR;
+    nodes(lab).into_iter().filter(near).map(|near| near.name.as_str()).collect()
 }
 
 /// What explains a figure goes to stderr: a figure alone helps nobody.
@@ -180,18 +261,6 @@ pub(crate) fn say_aside(line: &str) {
     use std::io::Write;
     // A closed stderr is its reader's choice.
     let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-/// Whether every living node knows a near cluster where it has near nodes, and some others anyway.
-fn are_settled(lab: &Lab) -> bool {
-    let living = nodes(lab);
-    living.iter().all(|node| {
-        let Some(status) = lab.node_status(&node.name) else { return false };
-        let size = |level: usize| status["levels"][level]["size"].as_u64().unwrap_or(0);
-        let near =
-            living.iter().any(|other| other.id != node.id && lab.scenario().rtt(node.id, other.id) < SURELY_NEAR);
-        (living.len() == 1 || size(0) > 1) && (!near || size(2) > 1)
-    })
 }
 
 /// The hosts that run Atoll, in order.
@@ -248,3 +317,8 @@ pub(crate) const NEAR: Duration = Duration::from_millis(20);
 const SURELY_NEAR: Duration = Duration::from_millis(15);
 /// Level 1.
 pub(crate) const MIDDLE: Duration = Duration::from_millis(60);
+/// The share of answers, in per cent, that must be right at short scale: among four groups of nodes chance gives 25.
+const LOOSE: f64 = 60.0;
+/// How long clusters must stay as they are to be taken for settled, and how often they are looked at.
+const CALM: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(800);

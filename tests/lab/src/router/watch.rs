@@ -16,8 +16,10 @@ use crate::address::{HostId, datagram_of};
 /// All that was noted. Time is a `Duration` since the router's start.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Watch {
-    /// Questions by sender and receiver.
+    /// Questions by sender and receiver, whether or not the receiver lives.
     pub(crate) questions: BTreeMap<(HostId, HostId), u64>,
+    /// Replies by who asked and who replied.
+    pub(crate) replies: BTreeMap<(HostId, HostId), u64>,
     /// The last referral to each zone that a host was given.
     referrals: BTreeMap<HostId, BTreeMap<Name, Referral>>,
     /// When it was asked for what was noted.
@@ -35,7 +37,10 @@ impl Watch {
     pub(crate) fn note(&mut self, now: Duration, from: HostId, to: HostId, packet: &[u8]) {
         match datagram_of(packet) {
             Some((_, DNS, _)) => *self.questions.entry((from, to)).or_default() += 1,
-            Some((DNS, _, reply)) => self.note_reply(now, to, reply),
+            Some((DNS, _, reply)) => {
+                *self.replies.entry((to, from)).or_default() += 1;
+                self.note_reply(now, to, reply);
+            }
             _ => {}
         }
     }
@@ -97,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_referral_is_held_until_it_lapses_and_a_question_counts() {
+    fn a_referral_is_held_until_it_lapses_and_questions_count_apart_from_replies() {
         let hosts: Vec<HostId> = (0..3).filter_map(HostId::new).collect();
         let (zone, cut) = (Name::from_ascii("x.").unwrap(), Name::from_ascii("l0.x.").unwrap());
         let server = Name::from_ascii("a.l0.x.").unwrap();
@@ -108,7 +113,10 @@ mod tests {
         watch.note(Duration::ZERO, hosts[0], hosts[1], &packet(53, 4096, &message));
         watch.note(Duration::ZERO, hosts[1], hosts[0], &packet(4096, 53, &Message::query()));
         assert_eq!(watch.held(hosts[1], &zone), [(cut, BTreeSet::from([hosts[2]]))]);
+        watch.note(Duration::ZERO, hosts[1], hosts[2], &packet(4096, 53, &Message::query()));
         assert_eq!(watch.questions[&(hosts[1], hosts[0])], 1);
+        assert_eq!(watch.questions[&(hosts[1], hosts[2])], 1);
+        assert_eq!(watch.replies, BTreeMap::from([((hosts[1], hosts[0]), 1)]));
         watch.at = Duration::from_secs(30);
         assert!(watch.held(hosts[1], &zone).is_empty());
     }

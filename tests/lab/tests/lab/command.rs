@@ -67,7 +67,7 @@ impl Bench {
     }
 
     fn state(&self) -> std::path::PathBuf {
-        Path::new("/run/atoll-lab").join(&self.name)
+        state_of(&self.name)
     }
 
     /// Every process of this lab, found by its namespaces.
@@ -79,17 +79,26 @@ impl Bench {
     }
 
     fn assert_nothing_left(&self, pids: &[i32]) {
-        assert_eq!(namespaces_of(&self.name), Vec::<String>::new());
-        assert!(!self.state().exists(), "{} is still there", self.state().display());
-        for pid in pids {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // A process that ended and whose new parent has not noticed is a Z.
-            let ended = stat.is_empty() || stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'));
-            assert!(ended, "process {pid} still runs: {stat}");
-        }
-        let devices = fs::read_to_string("/proc/net/dev").unwrap();
-        assert!(!devices.contains("wan0"), "{devices}");
+        assert_nothing_left_of(&self.name, pids);
     }
+}
+
+fn assert_nothing_left_of(lab: &str, pids: &[i32]) {
+    assert_eq!(namespaces_of(lab), Vec::<String>::new());
+    let state = state_of(lab);
+    assert!(!state.exists(), "{} is still there", state.display());
+    for pid in pids {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // A process that ended and whose new parent has not noticed is a Z.
+        let ended = stat.is_empty() || stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'));
+        assert!(ended, "process {pid} still runs: {stat}");
+    }
+    let devices = fs::read_to_string("/proc/net/dev").unwrap();
+    assert!(!devices.contains("wan0"), "{devices}");
+}
+
+fn state_of(lab: &str) -> std::path::PathBuf {
+    Path::new("/run/atoll-lab").join(lab)
 }
 
 impl Drop for Bench {
@@ -198,6 +207,51 @@ fn ctrl_c_ends_everything_also_on_the_way_up() {
     interrupt(&owner);
     end_of(&mut owner);
     bench.assert_nothing_left(&[]);
+}
+
+#[test]
+fn scenarios_that_are_interrupted_or_killed_leave_nothing() {
+    if skipped("lab test after Ctrl-C and after kill -9") {
+        return;
+    }
+    let _alone = alone();
+    let bench = Bench::new(SMALL);
+    for (command, how) in [("test", Signal::SIGINT), ("run", Signal::SIGKILL)] {
+        let mut owner =
+            bench.lab().args([command, "distances"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let lab = format!("distances-{}", owner.id());
+        let deadline = Instant::now() + Duration::from_secs(60);
+        // In its middle: all five hosts are there, and one pings.
+        let pids = loop {
+            let namespaces = namespaces_of(&lab);
+            let pids: Vec<i32> = namespaces.iter().flat_map(|namespace| pids_of(namespace)).collect();
+            if namespaces.len() == 5 && !pids.is_empty() {
+                break pids;
+            }
+            assert!(Instant::now() < deadline, "{lab} never ran");
+        };
+        kill(Pid::from_raw(i32::try_from(owner.id()).unwrap()), how).unwrap();
+        let mut said = String::new();
+        owner.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert!(!end_of(&mut owner));
+        if how == Signal::SIGKILL {
+            assert!(state_of(&lab).exists());
+            // A helper that the owner was just starting holds the lab's lock until it is on its way.
+            let deadline = Instant::now() + Duration::from_secs(60);
+            while state_of(&lab).exists() || !namespaces_of(&lab).is_empty() {
+                assert!(Instant::now() < deadline, "{lab} is still there");
+                bench.say(&["down"]);
+            }
+        } else {
+            assert!(said.contains("interrupted"), "{said}");
+        }
+        assert_nothing_left_of(&lab, &pids);
+    }
+}
+
+fn pids_of(namespace: &str) -> Vec<i32> {
+    let listed = Command::new("ip").args(["netns", "pids", namespace]).output().unwrap();
+    String::from_utf8(listed.stdout).unwrap().lines().filter_map(|line| line.parse().ok()).collect()
 }
 
 fn interrupt(child: &Child) {
