@@ -129,6 +129,21 @@ fn normal_host(host: &str) -> Result<String, UrlError> {
     Ok(host.to_ascii_lowercase())
 }
 
+/// A path, with its query if it has one, as origins are asked for it.
+fn normal_path(path: &str) -> Result<String, UrlError> {
+    let path = if path.is_empty() {
+        "/".to_owned()
+    } else if path.starts_with('?') {
+        format!("/{path}")
+    } else {
+        path.to_owned()
+    };
+    if !path.starts_with('/') || !path.bytes().all(|byte| (0x21..=0x7e).contains(&byte) && byte != b'#') {
+        return Err(UrlError::Malformed(path.chars().take(64).collect()));
+    }
+    Ok(path)
+}
+
 /// What an origin is asked for: scheme, host, port, and path with query exactly as the client wrote them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OriginUrl {
@@ -149,25 +164,13 @@ impl OriginUrl {
         if host.split('.').any(|label| label.starts_with('-') || label.ends_with('-')) {
             return Err(UrlError::Malformed(host.to_owned()));
         }
-        let path = if path.is_empty() {
-            "/".to_owned()
-        } else if path.starts_with('?') {
-            format!("/{path}")
-        } else {
-            path.to_owned()
-        };
-        if !path.starts_with('/') || !path.bytes().all(|byte| (0x21..=0x7e).contains(&byte) && byte != b'#') {
-            return Err(UrlError::Malformed(path.chars().take(64).collect()));
-        }
-        Ok(Self { scheme, host: host.to_owned(), port, path })
+        Ok(Self { scheme, host: host.to_owned(), port, path: normal_path(path)? })
     }
 
     /// An own site's URL: any host that clients may name, addresses too. `named`: the host alone says which site it is.
     pub(crate) fn of_site(scheme: Scheme, authority: &Authority, named: bool, path: &str) -> Result<Self, UrlError> {
         let port = authority.port().filter(|_| !named).unwrap_or_else(|| scheme.port());
-        let placeholder = Authority { host: "site".to_owned(), port: None };
-        let path = Self::new(scheme, &placeholder, path)?.path;
-        Ok(Self { scheme, host: authority.host().to_owned(), port, path })
+        Ok(Self { scheme, host: authority.host().to_owned(), port, path: normal_path(path)? })
     }
 
     /// Reads `http://host:port/path?query`. A fragment is dropped: it is never sent.
@@ -263,8 +266,7 @@ impl OriginUrl {
                 }
             }
         };
-        let placeholder = Authority { host: "site".to_owned(), port: None };
-        Self::new(self.scheme, &placeholder, &path).ok().map(|it| Self { path: it.path, ..self.clone() })
+        normal_path(&path).ok().map(|path| Self { path, ..self.clone() })
     }
 
     /// The path form that every node and manager serves on its own address.

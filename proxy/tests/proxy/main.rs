@@ -4,6 +4,7 @@
 
 mod counted;
 mod hot;
+mod net;
 mod reuse;
 mod script;
 mod sites;
