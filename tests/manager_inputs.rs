@@ -459,14 +459,16 @@ async fn an_operator_ends_peers_and_the_manager_well_or_at_once_from_elsewhere()
     let mut first = Lent::peer(folder.path(), "first", &manager, &slow).await;
     let mut second = Lent::peer(folder.path(), "second", &manager, &slow).await;
     manager.is_with(&[&first, &second]).await;
-    let running = async |peer: &Lent, file: &'static str| {
+    let begin = |peer: &Lent, file: &'static str| {
         let address = peer.address;
-        let download = tokio::spawn(async move { digest(address, "any.test", file).await });
+        tokio::spawn(async move { digest(address, "any.test", file).await })
+    };
+    let runs = async |peer: &Lent| {
         eventually("a download runs", async || manager.says_of(peer, "in_flight").await == 1).await;
-        download
     };
     // Well: what runs finishes, and the manager sees how far it is meanwhile.
-    let finishing = running(&first, "/finished").await;
+    let finishing = begin(&first, "/finished");
+    runs(&first).await;
     let name = manager.says_of(&first, "name").await.as_str().unwrap().to_owned();
     asked(&manager, &["--node", &name]).await;
     let leaving = async || {
@@ -476,7 +478,8 @@ async fn an_operator_ends_peers_and_the_manager_well_or_at_once_from_elsewhere()
     assert_eq!(finishing.await.unwrap(), Ok(format!("200 {}", blake3::hash(&whole))), "{}", first.log());
     assert_eq!(first.ended().await, Some(0), "{}", first.log());
     // At once, while it leaves.
-    let cut = running(&second, "/cut").await;
+    let cut = begin(&second, "/cut");
+    runs(&second).await;
     let name = manager.says_of(&second, "name").await.as_str().unwrap().to_owned();
     asked(&manager, &["--node", &name]).await;
     eventually("it leaves", async || second.log().contains("leaving: 1 downloads run")).await;
@@ -486,7 +489,8 @@ async fn an_operator_ends_peers_and_the_manager_well_or_at_once_from_elsewhere()
     // On its own machine, at once.
     let mut third = Lent::peer(folder.path(), "third", &manager, &slow).await;
     manager.is_with(&[&third]).await;
-    let cut = running(&third, "/third").await;
+    let cut = begin(&third, "/third");
+    runs(&third).await;
     let state = folder.path().join("third/state");
     told(&["--state", state.to_str().unwrap(), "--now"]).await;
     assert_eq!(third.ended().await, Some(0), "{}", third.log());
