@@ -197,7 +197,7 @@ fn beat(office: &Office, head: &request::Parts, bytes: &Bytes) -> Response<Front
         return text(StatusCode::FORBIDDEN, &Refusal::Removed(why.clone()).to_string());
     }
     if let Some(fresh) = records.get(known..).filter(|fresh| !fresh.is_empty()) {
-        office.note(fresh, true);
+        office.note(fresh, Some(&name));
     }
     let standing = standing.map(|standing| standing.to_string()).unwrap_or_default();
     let warm = office.warms.orders(&name, &warmed);

@@ -71,7 +71,7 @@ async fn serve_client(office: &Office, client: Client, request: &Request<()>) ->
     }
     asked.not.iter().for_each(|not| office.roster().complain(not));
     let small = office.rules.redirect_above > 0
-        && office.size(&asked.file).is_some_and(|size| size <= office.rules.redirect_above);
+        && office.catalogue.size(&asked.file).is_some_and(|size| size <= office.rules.redirect_above);
     if !small {
         let wish = wish(office, client, &asked);
         let choices = office.roster().lead(Instant::now(), &wish);

@@ -42,7 +42,7 @@ struct Digests {
 /// The Metalink of the file that a `.meta4` path stands for. None if it is not one of ours: the backend may have a file of that name.
 pub(super) async fn answer(office: &Office, client: Client, target: &str) -> Option<Response<FrontBody>> {
     let file = target.strip_suffix(SUFFIX)?;
-    if office.size(file)? < LARGE {
+    if office.catalogue.size(file)? < LARGE {
         return None;
     }
     let Some(digests) = digests(office, file).await else {
@@ -57,7 +57,7 @@ pub(super) async fn answer(office: &Office, client: Client, target: &str) -> Opt
 
 /// `Link` to the Metalink of a file that is known to be large.
 pub(super) fn described_by(office: &Office, client: Client, file: &str) -> Option<String> {
-    let large = office.size(file).is_some_and(|size| size >= LARGE) && !file.contains(['<', '>', '?']);
+    let large = office.catalogue.size(file).is_some_and(|size| size >= LARGE) && !file.contains(['<', '>', '?']);
     large.then(|| format!("<{}{file}{SUFFIX}>; rel=describedby; type=\"{KIND}\"", office.own_for(client)))
 }
 
@@ -72,7 +72,7 @@ async fn digests(office: &Office, file: &str) -> Option<Digests> {
     if let Some(digests) = known.get(file).filter(|digests| digests.version == version && version != [None, None]) {
         return Some(digests.clone());
     }
-    let mut hashing = Hashing::new(office.size(file)?);
+    let mut hashing = Hashing::new(office.catalogue.size(file)?);
     while let Some(frame) = body.frame().await {
         hashing.update(&frame.ok()?.into_data().unwrap_or_default());
     }

@@ -21,6 +21,7 @@ pub(crate) mod token;
 pub(crate) mod wire;
 
 mod beside;
+mod catalogue;
 mod ledger;
 
 mod choose;

@@ -1,7 +1,7 @@
 //! What a running manager holds, and what its desk, its control and its watch share.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -14,6 +14,7 @@ use atoll_proxy::Proxy;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    catalogue::Catalogue,
     journal::Journal,
     ledger::Ledger,
     login::Login,
@@ -41,6 +42,7 @@ pub(crate) struct Office {
     pub(crate) proxy: Arc<Proxy>,
     pub(crate) meter: Arc<Meter>,
     pub(crate) journal: Journal,
+    pub(crate) catalogue: Catalogue,
     pub(crate) login: Login,
     pub(crate) rules: Rules,
     /// Where others reach this manager.
@@ -65,10 +67,6 @@ pub(crate) struct Office {
     ledger: Mutex<Ledger>,
     beside: Mutex<BTreeMap<String, Beside>>,
     member: (String, u64),
-    sizes: Mutex<BTreeMap<String, u64>>,
-    files: Mutex<BTreeMap<String, Popular>>,
-    /// The last samples, by the address they came from: no requests of clients.
-    samples: Mutex<VecDeque<String>>,
 }
 
 /// What the operator set.
@@ -135,13 +133,6 @@ pub(crate) struct Totals {
     pub(crate) ejected: AtomicU64,
 }
 
-/// A file and how often it was asked for.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
-pub(crate) struct Popular {
-    pub(crate) downloads: u64,
-    pub(crate) bytes: u64,
-}
-
 /// What survives a restart.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Kepts {
@@ -201,6 +192,7 @@ impl Office {
             node: Mutex::new(Some(node)),
             meter,
             journal,
+            catalogue: Catalogue::default(),
             login,
             rules,
             own,
@@ -220,9 +212,6 @@ impl Office {
             ledger: Mutex::new(ledger),
             beside: Mutex::new(beside),
             member,
-            sizes: Mutex::default(),
-            files: Mutex::default(),
-            samples: Mutex::default(),
         }
     }
 
@@ -392,63 +381,14 @@ impl Office {
         self.state.directory().join("node")
     }
 
-    /// Takes in what somebody served.
-    pub(crate) fn note(&self, records: &[Record], by_peer: bool) {
-        let samples = lock(&self.samples).clone();
-        let records: Vec<Record> =
-            records.iter().filter(|record| !samples.contains(&record.data.remote_addr)).cloned().collect();
-        let (mut sizes, mut files) = (lock(&self.sizes), lock(&self.files));
-        for Record { data, .. } in &records {
-            if by_peer {
-                self.totals.by_peers.fetch_add(data.bytes, Ordering::Relaxed);
-            }
-            if let (200, Some(total)) = (data.status, data.total) {
-                if sizes.len() >= FILES {
-                    sizes.clear();
-                }
-                sizes.insert(data.key.clone(), total);
-            }
-            if files.len() >= FILES && !files.contains_key(&data.key) {
-                // The long tail is forgotten, what is asked for often stays.
-                files.retain(|_, popular| popular.downloads > 1);
-                if files.len() >= FILES {
-                    continue;
-                }
-            }
-            let popular = files.entry(data.key.clone()).or_default();
-            popular.downloads += 1;
-            popular.bytes = popular.bytes.saturating_add(data.bytes);
+    /// Takes in what somebody served, a peer of this name or the manager itself.
+    pub(crate) fn note(&self, records: &[Record], peer: Option<&str>) {
+        let records = self.catalogue.note(records, peer);
+        if peer.is_some() {
+            let bytes = records.iter().map(|record| record.data.bytes).fold(0, u64::saturating_add);
+            self.totals.by_peers.fetch_add(bytes, Ordering::Relaxed);
         }
-        drop((sizes, files));
         self.journal.append(&records);
-    }
-
-    /// A sample was taken from this address: what a peer logs of it is left out, unless a translator of addresses is between.
-    pub(crate) fn is_no_client(&self, address: Option<SocketAddr>) {
-        let mut samples = lock(&self.samples);
-        if samples.len() >= SAMPLES {
-            samples.pop_front();
-        }
-        samples.extend(address.map(|address| address.to_string()));
-    }
-
-    /// The size of a file that somebody served.
-    pub(crate) fn size(&self, file: &str) -> Option<u64> {
-        lock(&self.sizes).get(file).copied()
-    }
-
-    /// The files that most bytes were sent of.
-    pub(crate) fn top_files(&self, most: usize) -> Vec<(String, Popular)> {
-        let mut files: Vec<(String, Popular)> =
-            lock(&self.files).iter().map(|(file, popular)| (file.clone(), *popular)).collect();
-        files.sort_by_key(|(_, popular)| std::cmp::Reverse(popular.bytes));
-        files.truncate(most);
-        files
-    }
-
-    /// Files of which bytes were sent, for samples.
-    pub(crate) fn some_files(&self) -> Vec<(String, u64)> {
-        lock(&self.sizes).iter().map(|(file, size)| (file.clone(), *size)).take(SAMPLED).collect()
     }
 }
 
@@ -461,14 +401,5 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Files remembered with their size, and with their downloads. `[guess]`
-const FILES: usize = 65_536;
-
 /// Managers beside this one. `[guess]`
 const MANAGERS: usize = 64;
-
-/// Samples remembered until their records arrive.
-const SAMPLES: usize = 64;
-
-/// Files that samples are drawn from.
-const SAMPLED: usize = 1_024;

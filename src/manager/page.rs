@@ -6,8 +6,9 @@ use http::{HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
 
 use super::{
+    catalogue::Popular,
     control::is_draining,
-    office::{Beside, Office, Popular},
+    office::{Beside, Office},
     roster::View,
 };
 use crate::front::{
@@ -79,7 +80,7 @@ pub(crate) fn state(office: &Office) -> State {
         from_origin,
         saved: (sent_by_peers + sent_here).saturating_sub(from_origin),
         managers: office.beside().into_iter().map(|(key, beside)| Manager { key, beside }).collect(),
-        files: office.top_files(SHOWN).into_iter().map(|(file, popular)| File { file, popular }).collect(),
+        files: office.catalogue.top(SHOWN).into_iter().map(|(file, popular)| File { file, popular }).collect(),
     }
 }
 

@@ -25,26 +25,25 @@ struct Part {
     digest: blake3::Hash,
 }
 
-/// Samples one live peer, if there is one and anything was served.
+/// Samples one live peer, if there is one and it has served anything.
 pub(super) async fn one(office: Arc<Office>) {
     let live = office.roster().live(Instant::now());
-    let files = office.some_files();
-    let (peer, file) = {
+    let chosen = {
         let mut random = rand::rng();
-        let (Some(peer), Some(file)) = (live.choose(&mut random), files.choose(&mut random)) else { return };
-        (peer.clone(), file.clone())
+        live.choose(&mut random)
+            .and_then(|peer| Some((peer, office.catalogue.served_by(&peer.0).choose(&mut random)?.clone())))
     };
-    let (name, place) = &peer;
-    let (file, size) = &file;
+    let Some((peer, (file, size))) = &chosen else { return };
+    let name = &peer.0;
     let Some(from) = size.checked_sub(1).map(|last| rand::random_range(0..=last.saturating_sub(PART))) else { return };
     let range = format!("bytes={from}-{}", (from + PART - 1).min(size - 1));
-    let Some(theirs) = of_peer(&office, place, file, &range).await else { return };
+    let Some(theirs) = of_peer(&office, peer, file, &range).await else { return };
     let Some(ours) = of_own(&office, file, &range).await else { return };
     if !is_lie(&ours, &theirs) {
         return;
     }
     // The manager itself may be the one who is wrong: a second peer decides.
-    if let Some((_, second)) = live.iter().find(|(other, _)| other != name)
+    if let Some(second) = live.iter().find(|(other, _)| other != name)
         && of_peer(&office, second, file, &range).await.is_none_or(|second| is_lie(&ours, &second))
     {
         tracing::warn!(peer = name, file, range, "this copy differs from the manager's, and so does another peer's");
@@ -58,11 +57,13 @@ fn is_lie(ours: &Part, theirs: &Part) -> bool {
     ours.validators == theirs.validators && ours.range == theirs.range && ours.digest != theirs.digest
 }
 
-async fn of_peer(office: &Office, place: &Place, file: &str, range: &str) -> Option<Part> {
+async fn of_peer(office: &Office, (name, place): &(String, Place), file: &str, range: &str) -> Option<Part> {
     let question = Question::get(file).with(header::RANGE, range);
     let mut line = Line::to(place.clone());
     let reply = line.ask(question, SAMPLE).await;
-    office.is_no_client(line.local());
+    if let Some(from) = line.local() {
+        office.catalogue.sampled(name, from, file);
+    }
     let reply = reply.ok()?;
     (reply.status == StatusCode::PARTIAL_CONTENT).then(|| Part::of(&reply.fields, &reply.body))
 }

@@ -96,7 +96,7 @@ fn tell(office: &Office, stood: &mut BTreeMap<String, bool>) {
 pub(super) fn collect(office: &Office) {
     let (first, records) = office.meter.records(COLLECTED);
     if !records.is_empty() {
-        office.note(&records, false);
+        office.note(&records, None);
         office.meter.collected(first + u64::try_from(records.len()).unwrap_or(u64::MAX));
     }
 }
