@@ -120,31 +120,59 @@ impl Explained {
                 escaped(&other.why)
             );
         }
+        Page {
+            of: &self.file,
+            client: &self.client,
+            to: if self.led_to.is_empty() { "nobody else" } else { &self.led_to },
+            because: &self.because,
+            columns: &["Where", "Node", "Weight", "Score", "Downloads", "Round trip to you"],
+            rows,
+        }
+        .text()
+    }
+}
+
+/// The frame of a page that explains a choice.
+pub(super) struct Page<'a> {
+    /// What was asked for.
+    pub(super) of: &'a str,
+    pub(super) client: &'a str,
+    pub(super) to: &'a str,
+    pub(super) because: &'a str,
+    pub(super) columns: &'a [&'a str],
+    /// Markup, a line each.
+    pub(super) rows: String,
+}
+
+impl Page<'_> {
+    pub(super) fn text(&self) -> String {
+        let columns: String = self.columns.iter().map(|column| format!("<th>{column}</th>")).collect();
         format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
-             content=\"width=device-width, initial-scale=1\"><title>Mirrors of {file}</title></head><body>\n\
-             <h1>Mirrors of {file}</h1>\n<p>A client of {client} is led to {to}: {because}.</p>\n\
-             <table><tr><th>Where</th><th>Node</th><th>Weight</th><th>Score</th><th>Downloads</th><th>Round trip to you</th></tr>\n\
+             content=\"width=device-width, initial-scale=1\"><title>Mirrors of {of}</title></head><body>\n\
+             <h1>Mirrors of {of}</h1>\n<p>A client of {client} is led to {to}: {because}.</p>\n\
+             <table><tr>{columns}</tr>\n\
              {rows}</table>\n<p>If one of these fails, ask again with <code>?not=NODE</code>. The same as JSON: <code>?mirrorlist=json</code>.</p>\n</body></html>\n",
-            file = escaped(&self.file),
-            client = escaped(&self.client),
-            to = if self.led_to.is_empty() { "nobody else".to_owned() } else { escaped(&self.led_to) },
-            because = escaped(&self.because),
+            of = escaped(self.of),
+            client = escaped(self.client),
+            to = escaped(self.to),
+            because = escaped(self.because),
+            rows = self.rows,
         )
     }
 }
 
 /// `Link` for the peers after the first.
 pub(crate) fn duplicates(file: &str, choices: &[Choice]) -> Option<String> {
-    let links = choices.iter().skip(1).enumerate();
-    let links = links.map(|(at, choice)| format!("<{}{}>; rel=duplicate; pri={}", choice.url, linkable(file), at + 1));
-    let links: Vec<String> = links.collect();
-    (!links.is_empty()).then(|| links.join(", "))
+    links(choices.iter().skip(1).map(|choice| format!("{}{file}", choice.url)))
 }
 
-/// A path as it may stand between angle brackets.
-fn linkable(file: &str) -> String {
-    file.replace('<', "%3C").replace('>', "%3E")
+/// `Link` for these URLs, the best first; none if there is none. Angle brackets in one would end its link.
+pub(super) fn links(urls: impl Iterator<Item = String>) -> Option<String> {
+    let linkable = urls.map(|url| url.replace('<', "%3C").replace('>', "%3E"));
+    let links = linkable.zip(1..).map(|(url, place)| format!("<{url}>; rel=duplicate; pri={place}"));
+    let links: Vec<String> = links.collect();
+    (!links.is_empty()).then(|| links.join(", "))
 }
 
 /// Text as it may stand in markup, quotes included.

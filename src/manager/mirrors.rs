@@ -6,7 +6,10 @@ use std::fmt::Write as _;
 use atoll_proxy::{OriginUrl, Scheme, Zone};
 use serde::Serialize;
 
-use super::{explain::escaped, near::Near};
+use super::{
+    explain::{Page, escaped, links},
+    near::Near,
+};
 
 /// The choice for one client and one URL.
 #[derive(Debug, Serialize)]
@@ -87,17 +90,15 @@ impl Mirrors {
                 if mirror.shares { "shares the site" } else { "in reserve" },
             );
         }
-        format!(
-            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
-             content=\"width=device-width, initial-scale=1\"><title>Mirrors of {url}</title></head><body>\n\
-             <h1>Mirrors of {url}</h1>\n<p>A client of {client} is led to {to}: {because}.</p>\n\
-             <table><tr><th>Where</th><th>Node</th><th>Level</th><th>Load</th><th>Weight</th><th>Score</th><th></th></tr>\n\
-             {rows}</table>\n<p>If one of these fails, ask again with <code>?not=NODE</code>. The same as JSON: <code>?mirrorlist=json</code>.</p>\n</body></html>\n",
-            url = escaped(&self.url),
-            client = escaped(&self.client),
-            to = if self.led_to.is_empty() { "nobody".to_owned() } else { escaped(&self.led_to) },
-            because = escaped(&self.because),
-        )
+        Page {
+            of: &self.url,
+            client: &self.client,
+            to: if self.led_to.is_empty() { "nobody" } else { &self.led_to },
+            because: &self.because,
+            columns: &["Where", "Node", "Level", "Load", "Weight", "Score", ""],
+            rows,
+        }
+        .text()
     }
 }
 
@@ -114,12 +115,7 @@ pub(super) fn at(near: &Near, url: &OriginUrl, names: Option<&Zone>) -> String {
 
 /// `Link` for the two proxies after the first.
 pub(super) fn duplicates(url: &OriginUrl, order: &[Near], names: Option<&Zone>) -> Option<String> {
-    let more = order.iter().skip(1).take(DUPLICATES).enumerate();
-    // Angle brackets in a path would end the link.
-    let link = |near: &Near| at(near, url, names).replace('<', "%3C").replace('>', "%3E");
-    let links: Vec<String> =
-        more.map(|(place, near)| format!("<{}>; rel=duplicate; pri={}", link(near), place + 1)).collect();
-    (!links.is_empty()).then(|| links.join(", "))
+    links(order.iter().skip(1).take(DUPLICATES).map(|near| at(near, url, names)))
 }
 
 /// Proxies named besides the one.

@@ -19,6 +19,7 @@ use crate::{
         body::{FrontBody, json, text},
         listen::{Client, Desk},
         meter::Meter,
+        node::or_never,
         record::Asker,
         site::Site,
     },
@@ -103,24 +104,12 @@ impl Lender {
 
     /// Waits until the operator asks the node behind to leave, by its admin API.
     pub(crate) fn drain_asked(&self) -> impl Future<Output = ()> + Send + use<> {
-        let asked = lock(&self.node).as_ref().map(Node::drain_asked);
-        async move {
-            match asked {
-                Some(asked) => asked.await,
-                None => std::future::pending().await,
-            }
-        }
+        or_never(lock(&self.node).as_ref().map(Node::drain_asked))
     }
 
     /// Waits until the operator asks the node behind to stop at once.
     pub(crate) fn stop_asked(&self) -> impl Future<Output = ()> + Send + use<> {
-        let asked = lock(&self.node).as_ref().map(Node::stop_asked);
-        async move {
-            match asked {
-                Some(asked) => asked.await,
-                None => std::future::pending().await,
-            }
-        }
+        or_never(lock(&self.node).as_ref().map(Node::stop_asked))
     }
 
     /// Stops the node behind.
