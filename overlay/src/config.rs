@@ -29,6 +29,9 @@ pub struct Config {
     pub copies: usize,
     /// Nodes per k-bucket; 4 to 64. More: fewer hops, more neighbours to probe. [overlay model: 8 to 16]
     pub bucket: usize,
+    /// Nodes of one prefix (/24 or /48) that keep their places in a full bucket when others come; 1 to 64. More: an attacker with
+    /// many addresses of one network gets more of the table; fewer: distance counts for less. [facts: 2 to 10 elsewhere; guess]
+    pub bucket_per_prefix: usize,
     /// Questions a lookup keeps under way at once; 1 to 8. More: faster under loss, more messages. [Kademlia: 3]
     pub window: usize,
 
@@ -180,6 +183,7 @@ impl Default for Config {
             leak_per_minute: 12,
             copies: 3,
             bucket: 16,
+            bucket_per_prefix: 4,
             window: 3,
             rto_min: Duration::from_millis(30),
             rto_max: Duration::from_secs(1),

@@ -1,7 +1,7 @@
 //! The nodes this one has heard of: distance, liveness, clusters, and what they say of themselves. In a table or not; bounded.
 //! They stand in the order of their ids, so that `routing.rs` finds the nearest to a point without looking at all.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
     Contact, Peer,
@@ -9,7 +9,7 @@ use super::{
     rtt::Rtt,
     time::{Instant, Stamp},
 };
-use crate::{Key, Level, NodeId, NodeInfo};
+use crate::{Key, Level, NodeId, NodeInfo, Prefix};
 
 /// One other node. A hundred thousand simulated nodes know a hundred and fifty each: what is added here is paid fifteen million
 /// times.
@@ -97,10 +97,26 @@ impl Known {
         self.distance().map_or(u64::MAX, |distance| u64::try_from(distance.as_micros()).unwrap_or(u64::MAX))
     }
 
+    /// The network it says it is reached in; none on loopback, or if it has not said.
+    pub(super) fn prefix(&self) -> Option<Prefix> {
+        let info = self.info.as_ref()?;
+        let v4 = info.v4.first().copied().map(IpAddr::from);
+        let address = v4.or_else(|| info.v6.first().copied().map(IpAddr::from))?;
+        (!address.is_loopback()).then(|| Prefix::of(address))
+    }
+
     /// The ids of its clusters.
     pub(super) fn clusters(&self) -> Vec<Key> {
         self.tags().iter().map(|tag| tag.id).collect()
     }
+}
+
+/// How many nodes a bucket holds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Buckets {
+    pub(super) size: usize,
+    /// Of one prefix, where there are others.
+    pub(super) per_prefix: usize,
 }
 
 /// All of them.
@@ -113,6 +129,8 @@ pub(super) struct Peers {
     pub(super) all: Vec<Known>,
     /// Nodes per bucket.
     pub(super) bucket: usize,
+    /// Of these, of one prefix where there are others.
+    pub(super) per_prefix: usize,
     /// How full each bucket of each level's table is.
     pub(super) filled: Vec<Vec<u8>>,
     /// How large each level's cluster is thought to be.
@@ -121,12 +139,13 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    pub(super) fn new(me: NodeId, levels: usize, bucket: usize, limit: usize) -> Self {
+    pub(super) fn new(me: NodeId, levels: usize, buckets: Buckets, limit: usize) -> Self {
         Self {
             me,
             heads: Vec::new(),
             all: Vec::new(),
-            bucket: bucket.min(usize::from(u8::MAX)),
+            bucket: buckets.size.min(usize::from(u8::MAX)),
+            per_prefix: buckets.per_prefix,
             filled: vec![Vec::new(); levels.min(LEVELS)],
             estimates: [1; LEVELS],
             limit,

@@ -11,7 +11,7 @@ use super::{
     id::Distance,
     peers::{Known, Peers},
 };
-use crate::{Key, Level};
+use crate::{Key, Level, Prefix};
 
 /// What an insertion did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,8 @@ pub(super) enum Insertion {
 }
 
 impl Peers {
-    /// Takes a known node in; into a full bucket only in place of one that is farther (proximity neighbour selection).
+    /// Takes a known node in; into a full bucket only in place of one that is farther (proximity neighbour selection), or that is of
+    /// a network too many of it are of.
     pub(super) fn enter(&mut self, level: Level, contact: Contact) -> Insertion {
         let bit = bit_of(level);
         let Ok(place) = self.place(contact.id) else { return Insertion::Full };
@@ -40,16 +41,11 @@ impl Peers {
             self.mark(place, level, at);
             return Insertion::Entered;
         }
-        let cost = known.cost();
         let stretch = self.bucket_at(at);
         let start = stretch.start;
         let members = self.all.get(stretch).unwrap_or_default().iter().enumerate();
-        let members = members.filter(|(_, one)| one.tables & bit != 0);
-        let Some((out, farthest)) = members.max_by_key(|(_, one)| one.cost()) else { return Insertion::Full };
-        // A fifth nearer at least, or neighbours would change places for nothing.
-        if cost.saturating_mul(5) >= farthest.cost().saturating_mul(4) {
-            return Insertion::Full;
-        }
+        let members: Vec<(usize, &Known)> = members.filter(|(_, one)| one.tables & bit != 0).collect();
+        let Some((out, farthest)) = gives_way(&members, known, self.per_prefix) else { return Insertion::Full };
         let out_contact = farthest.contact;
         self.unmark(start + out, level, at);
         self.mark(place, level, at);
@@ -214,6 +210,26 @@ impl Peers {
     }
 }
 
+/// Who of a full bucket leaves it for a newcomer: the farthest, if it is farther by a fifth at least, or neighbours would change
+/// places for nothing. Networks that have more than `per_prefix` nodes in it give way to others whatever the distance, and get no
+/// further place from them: whoever has many addresses of one network, and so many nodes, must not be all that a node knows.
+fn gives_way<'a>(members: &[(usize, &'a Known)], newcomer: &Known, per_prefix: usize) -> Option<(usize, &'a Known)> {
+    let prefix = newcomer.prefix();
+    let count = |of: Option<Prefix>| members.iter().filter(|(_, one)| one.prefix() == of).count();
+    let farthest = |of: &dyn Fn(&Known) -> bool| {
+        members.iter().filter(|(_, one)| of(one)).max_by_key(|(_, one)| one.cost()).copied()
+    };
+    let crowded = count(prefix) >= per_prefix;
+    if !crowded && prefix.is_some() {
+        let most = members.iter().map(|(_, one)| one.prefix()).max_by_key(|one| (count(*one), *one));
+        if let Some(most) = most.filter(|most| count(*most) > per_prefix) {
+            return farthest(&|one| one.prefix() == most);
+        }
+    }
+    let out = farthest(&|one| !crowded || one.prefix() == prefix)?;
+    (newcomer.cost().saturating_mul(5) < out.1.cost().saturating_mul(4)).then_some(out)
+}
+
 /// The mark of a level's table.
 pub(super) const fn bit_of(level: Level) -> u8 {
     if level.0 < 8 { 1 << level.0 } else { 0 }
@@ -231,8 +247,13 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use std::{net::Ipv4Addr, sync::Arc};
+
     use super::*;
-    use crate::core::{Peer, time::Instant};
+    use crate::{
+        NodeInfo, Roles,
+        core::{Peer, peers::Buckets, time::Instant},
+    };
 
     fn contact(number: u32) -> Contact {
         Contact { peer: Peer(number), id: Key::of(&number.to_be_bytes()).into() }
@@ -240,7 +261,7 @@ mod tests {
 
     /// Known nodes, the even ones in the table of level 1, some of them at a distance.
     fn peers(numbers: &[u32], bucket: usize) -> Peers {
-        let mut peers = Peers::new(contact(u32::MAX).id, 2, bucket, 1_000);
+        let mut peers = Peers::new(contact(u32::MAX).id, 2, Buckets { size: bucket, per_prefix: 4 }, 1_000);
         for number in numbers {
             let known = peers.entry(contact(*number)).unwrap();
             known.rtt.sample(Instant::START, Duration::from_millis(1 + u64::from(number % 97)), Duration::MAX);
@@ -277,6 +298,29 @@ mod tests {
                 let common = |one: &Known| peers.me.key().common_bits(&one.contact.id.key());
                 let farthest = peers.members(Level(1)).filter(|one| common(one) == common(out)).map(Known::cost).max();
                 prop_assert!(out.cost() * 5 >= farthest.unwrap() * 4);
+            }
+        }
+
+        /// However near the many of one network are, and whoever comes first.
+        #[test]
+        fn in_a_full_bucket_one_network_leaves_room_for_all_others(order in Just((0_u32..240).collect::<Vec<_>>()).prop_shuffle()) {
+            let mut peers = Peers::new(contact(u32::MAX).id, 2, Buckets { size: 16, per_prefix: 4 }, 1_000);
+            // 200 nodes at 1 ms of one /24, and 40 at 50 ms of one each.
+            let network = |number: u32| if number < 200 { [192, 0, 2, 1] } else { [198, 51, u8::try_from(number - 200).unwrap(), 1] };
+            for number in order {
+                let known = peers.entry(contact(number)).unwrap();
+                let far = Duration::from_millis(if number < 200 { 1 } else { 50 });
+                known.rtt.sample(Instant::START, far, Duration::MAX);
+                let info = NodeInfo { v4: vec![Ipv4Addr::from(network(number))], ..NodeInfo::new(contact(number).id, Roles::NONE) };
+                known.info = Some(Arc::new(info));
+                peers.enter(Level(1), contact(number));
+            }
+            let common = |one: &Known| peers.me.key().common_bits(&one.contact.id.key());
+            for at in 0..4 {
+                let members = peers.members(Level(1)).filter(|one| common(one) == at);
+                let (many, others): (Vec<_>, Vec<_>) = members.partition(|one| one.contact.peer.0 < 200);
+                let there = (200..240).filter(|number| usize::from(peers.me.key().common_bits(&contact(*number).id.key())) == usize::from(at)).count();
+                prop_assert!(others.len() >= there.min(12), "{} of one network, {} of {there} others", many.len(), others.len());
             }
         }
 

@@ -5,7 +5,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     NodeId,
-    core::{Peer, peers::Peers},
+    core::{
+        Peer,
+        peers::{Buckets, Peers},
+    },
 };
 
 /// Nodes, each with a table of all others as far as its buckets hold them.
@@ -16,7 +19,7 @@ fn network(ids: &[[u8; Key::BYTES]], bucket: usize) -> (Vec<Contact>, Vec<Peers>
     };
     let contacts: Vec<Contact> = ids.iter().enumerate().map(contact).collect();
     let table = |me: &Contact| {
-        let mut table = Peers::new(me.id, 1, bucket, usize::MAX);
+        let mut table = Peers::new(me.id, 1, Buckets { size: bucket, per_prefix: bucket }, usize::MAX);
         contacts.iter().filter(|other| *other != me).for_each(|other| {
             table.entry(*other).unwrap();
             table.enter(Level::GLOBAL, *other);
