@@ -27,13 +27,17 @@ pub(super) struct Answer {
     flight: Flight,
     outcome: Outcome,
     at: Instant,
+    /// For how long it is said again.
+    kept: Duration,
 }
 
 impl Flight {
-    /// How long its answer is kept: of a put only a small part of the time for which it was stored.
-    fn kept(&self) -> Duration {
+    /// How long the answer that so many others waited for is kept: of a get the longer the more it was asked for, of a put only a
+    /// small part of the time for which it was stored.
+    fn kept(&self, others: usize) -> Duration {
         match self {
-            Self::Get(..) => KEPT,
+            Self::Get(..) if others < CROWD => KEPT,
+            Self::Get(..) => KEPT_FOR_CROWD,
             Self::Put(put) => put.ttl / 16,
         }
     }
@@ -60,7 +64,7 @@ impl Node {
 
     /// Says an answer once more that several callers waited for a moment ago. Whether there is one.
     pub(super) fn answer_again(&mut self, now: Instant, op: Op, flight: &Flight) -> bool {
-        self.answers.retain(|one| now.since(one.at) < one.flight.kept());
+        self.answers.retain(|one| now.since(one.at) < one.kept);
         let Some(answer) = self.answers.iter().find(|one| one.flight == *flight) else { return false };
         let age = now.since(answer.at);
         let mut outcome = answer.outcome.clone();
@@ -93,7 +97,8 @@ impl Node {
             if self.answers.len() >= ANSWERS {
                 self.answers.remove(0);
             }
-            self.answers.push(Answer { flight: joint.flight, outcome: outcome.clone(), at: now });
+            let kept = joint.flight.kept(joint.others.len());
+            self.answers.push(Answer { flight: joint.flight, outcome: outcome.clone(), at: now, kept });
         }
     }
 
@@ -115,6 +120,11 @@ impl Node {
 
 /// How long what a get found is kept. Shorter: more questions for hot keys; longer: holders that came meanwhile are named later.
 const KEPT: Duration = Duration::from_secs(15);
+
+/// The same where at least so many callers of one node waited for it: every node of the network may be as busy, and the key's root
+/// hears from each of them.
+const KEPT_FOR_CROWD: Duration = Duration::from_secs(60);
+const CROWD: usize = 16;
 
 /// Answers kept at most.
 const ANSWERS: usize = 64;

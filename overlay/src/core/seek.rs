@@ -87,7 +87,10 @@ impl Node {
                 continue;
             }
             let request = Request::Seek { level, widest, key, seeker, hops: hops.saturating_sub(1) };
-            nearer.sort_by_key(|node| !self.peers.get(*node).is_some_and(|known| known.linked && known.misses == 0));
+            nearer.sort_by_key(|node| match self.peers.get(*node) {
+                Some(known) if known.linked && known.misses == 0 => known.cost(),
+                Some(_) | None => u64::MAX,
+            });
             nearer.truncate(TRIES);
             return Way::Onward(nearer.into_iter().map(|node| (node, request.clone())).collect());
         }
@@ -169,7 +172,7 @@ impl Node {
 }
 
 /// Nodes nearer the key that are looked at for the next hop.
-const NEXT: usize = 4;
+const NEXT: usize = 3;
 
 /// Nodes a question is handed to, one after the other, if they cannot be reached.
 const TRIES: usize = 2;

@@ -1,7 +1,7 @@
 //! A hot key (NSDI'04 4.2 and 6.4): the load on the closest node is bounded by the leakage of its neighbours, whoever many put.
 
 use atoll_overlay::{
-    Config, Key, Level, Levels, Mode,
+    Config, Found, Key, Level, Levels, Mode,
     core::{Command, Outcome},
     sim::Sim,
 };
@@ -45,7 +45,7 @@ fn the_closest_node_to_a_hot_key_receives_at_most_beta_log_n_store_intents_a_min
 
     let op = sim.command(closest, Command::Get(key, Levels::Only(Level::GLOBAL)));
     let found = sim.wait(op, secs(5)).unwrap().1;
-    let Outcome::Get(Ok(atoll_overlay::Found::Values { values: list, .. })) = found else {
+    let Outcome::Get(Ok(Found::Values { values: list, .. })) = found else {
         panic!("the closest node has values: {found:?}")
     };
     assert!(list.len() <= values, "{} values under one key", list.len());
@@ -79,4 +79,31 @@ fn what_several_callers_put_again_is_not_stored_again_until_it_is_withdrawn() {
     sim.run_for(secs(38));
     put_twice(&mut sim);
     assert!(intents(&sim) > twice);
+}
+
+#[test]
+fn what_a_crowd_got_is_kept_longer_than_what_two_callers_did() {
+    let asked_again_after = |callers: usize, pause: u64| {
+        let mut sim = three_regions(5, 12);
+        sim.run_for(secs(20));
+        let key = Key::of(b"wanted by many");
+        let holder = sim.command(7, put_command(key, b"mine", secs(600), Levels::All));
+        sim.wait(holder, secs(10)).expect("a put ends");
+        // A node that keeps the value itself asks nobody.
+        let gets = |sim: &Sim| (0..12).map(|node| sim.counters(node).gets).sum::<u64>();
+        let asks = |sim: &mut Sim, node: usize| {
+            let before = gets(sim);
+            let ops = (0..callers).map(|_| sim.command(node, Command::Get(key, Levels::All))).collect::<Vec<_>>();
+            for op in ops {
+                let outcome = sim.wait(op, secs(10)).map(|(_, outcome)| outcome);
+                assert!(matches!(outcome, Some(Outcome::Get(Ok(Found::Values { .. })))), "{outcome:?}");
+            }
+            gets(sim) > before
+        };
+        let asker = (0..12).find(|node| asks(&mut sim, *node)).expect("somebody must ask for it");
+        sim.run_for(secs(pause));
+        asks(&mut sim, asker)
+    };
+    assert!(!asked_again_after(2, 10) && asked_again_after(2, 20));
+    assert!(!asked_again_after(17, 50) && asked_again_after(17, 70));
 }
