@@ -93,6 +93,16 @@ pub enum Error {
     },
 
     // ---- this machine ----
+    /// Processes of a lab that crashed do not end.
+    #[error(
+        "processes of the lab `{lab}` did not end after SIGKILL (pids {pids}); run `lab down` again when they have"
+    )]
+    Undead {
+        /// The lab.
+        lab: String,
+        /// Their pids.
+        pids: String,
+    },
     /// A host can reach something outside the lab.
     #[error("host `{host}` has a route to {target}, which is outside the lab; nothing was started")]
     Escape {

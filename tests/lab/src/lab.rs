@@ -112,7 +112,7 @@ impl Lab {
             if self.check_stop().is_err() || Instant::now() > deadline {
                 let _ = child.kill();
                 // Its helpers are in the host too, where nothing else of a client runs.
-                netns::empty(slice::from_ref(self.namespace(host)?));
+                drop(netns::empty(slice::from_ref(self.namespace(host)?)));
                 let _ = child.wait();
                 self.check_stop()?;
                 return Err(Error::Refused { message: format!("host `{host}`: no page at {url} within {patience:?}") });
@@ -177,7 +177,7 @@ impl Lab {
             let _ = kill(Pid::from_raw(pid), signal);
         }
         match signal {
-            Signal::SIGKILL => netns::empty(&self.namespaces[index..=index]),
+            Signal::SIGKILL => drop(netns::empty(&self.namespaces[index..=index])),
             Signal::SIGTERM => {}
             _ => return Ok(()),
         }
@@ -363,10 +363,13 @@ impl Drop for Lab {
             sleep(POLL);
         }
         signal_all(&running, Signal::SIGKILL);
-        netns::empty(&self.namespaces);
+        let left = netns::empty(&self.namespaces);
         running.iter_mut().for_each(|child| drop(child.wait()));
         self.router = None;
-        self.namespaces.iter().for_each(Namespace::remove);
+        if left.is_empty() {
+            // What would not end can be found by its namespace alone, so by `lab down` later.
+            self.namespaces.iter().for_each(Namespace::remove);
+        }
     }
 }
 

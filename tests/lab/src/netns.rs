@@ -11,6 +11,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -141,18 +142,20 @@ pub(crate) fn processes(namespaces: &[Namespace]) -> Vec<Vec<Pid>> {
     found
 }
 
-/// Kills whatever is inside these namespaces until nothing is.
-pub(crate) fn empty(namespaces: &[Namespace]) {
-    for _ in 0..100 {
+/// Kills whatever is inside these namespaces until nothing is; returns who would not end. On a busy machine the killed take
+/// seconds to go.
+pub(crate) fn empty(namespaces: &[Namespace]) -> Vec<Pid> {
+    let deadline = Instant::now() + KILLED;
+    loop {
         let pids = processes(namespaces).concat();
-        if pids.is_empty() {
-            return;
+        if pids.is_empty() || Instant::now() > deadline {
+            return pids;
         }
         for pid in pids {
             // It may be gone already.
             let _ = kill(pid, Signal::SIGKILL);
         }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -225,6 +228,8 @@ fn finish(command: &mut Command, input: Option<&str>) -> Result<(), Error> {
 
 const OURS: &str = "atoll.";
 const NAMED: &str = "/run/netns";
+/// How long a process may take to end after SIGKILL.
+const KILLED: Duration = Duration::from_secs(30);
 /// Well-known addresses of the real internet, never spoken to: connecting a UDP socket only asks for a route.
 const OUTSIDE: [(&str, &str); 4] = [
     ("0.0.0.0:0", "1.1.1.1:53"),

@@ -6,9 +6,15 @@ use std::{
     fs::{self, File, OpenOptions},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+    sys::signal::kill,
+    unistd::Pid,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -29,6 +35,12 @@ pub(crate) struct Description {
     pub(crate) pid: u32,
 }
 
+impl Description {
+    fn is_dead(&self) -> bool {
+        i32::try_from(self.pid).is_ok_and(|pid| pid > 0 && kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH))
+    }
+}
+
 impl State {
     /// Claims the name; what a crashed owner left is swept first.
     pub(crate) fn claim(lab: &str) -> Result<Self, Error> {
@@ -36,13 +48,18 @@ impl State {
         for _ in 0..100 {
             fs::create_dir_all(&path).doing(|| format!("make {}", path.display()))?;
             let Some(lock) = lock(&path, true)? else {
-                let pid = description(lab).map_or(0, |known| known.pid);
-                return Err(Error::AlreadyUp { name: lab.into(), pid });
+                let owner = description(lab);
+                if owner.as_ref().is_some_and(Description::is_dead) {
+                    // A program that it was just starting holds the lock until it is on its way.
+                    std::thread::sleep(HELD_ON);
+                    continue;
+                }
+                return Err(Error::AlreadyUp { name: lab.into(), pid: owner.map_or(0, |known| known.pid) });
             };
             // A dying owner removes the folder under our feet: what we hold must still be what the path names.
             let held = lock.metadata().map(|held| held.ino()).ok();
             if held.is_some() && held == fs::metadata(path.join(LOCK)).map(|named| named.ino()).ok() {
-                sweep(lab);
+                sweep(lab)?;
                 let state = Self { path, _lock: lock };
                 state.forget_all_but_the_lock()?;
                 return Ok(state);
@@ -160,19 +177,27 @@ fn lock(folder: &Path, make: bool) -> Result<Option<Flock<File>>, Error> {
     let file = file.doing(|| format!("open {}", path.display()))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(lock)),
-        Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+        Err((_, Errno::EWOULDBLOCK)) => Ok(None),
         Err((_, error)) => Err(error).doing(|| format!("lock {}", path.display())),
     }
 }
 
-fn sweep(lab: &str) {
+/// Ends what runs in a lab's namespaces and takes their names away, which is all that processes in them can be found by.
+fn sweep(lab: &str) -> Result<(), Error> {
     let namespaces = Namespace::of_lab(lab);
-    netns::empty(&namespaces);
+    let left = netns::empty(&namespaces);
+    if !left.is_empty() {
+        let pids: Vec<String> = left.iter().map(ToString::to_string).collect();
+        return Err(Error::Undead { lab: lab.into(), pids: pids.join(", ") });
+    }
     namespaces.iter().for_each(Namespace::remove);
+    Ok(())
 }
 
 /// Short enough for the path of a Unix socket, and gone after a restart as the namespaces are.
 const LABS: &str = "/run/atoll-lab";
 const LOCK: &str = "lock";
+/// Pause between looks at a lock that outlives its owner; a hundred of them are waited.
+const HELD_ON: Duration = Duration::from_millis(100);
 const DESCRIPTION: &str = "lab.json";
 const SOCKET: &str = "control.sock";

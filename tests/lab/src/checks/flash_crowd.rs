@@ -1,6 +1,9 @@
 //! Scenarios 3 and 4: a crowd asks for a few files behind a thin origin; in the fourth a third of the nodes die in the middle.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
 
 use nix::sys::signal::Signal;
 
@@ -23,13 +26,17 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let (origin, files) = origin(&lab)?;
     let name = format!("www.site.test.{}", lab.scenario().zone);
     let crowd = crowd(stage, &name, files, None);
-    let requests = run(&lab, &crowd, |_| Ok(()))?;
+    let mut began = SystemTime::now();
+    let requests = run(&lab, &crowd, |_| {
+        began = SystemTime::now();
+        Ok(())
+    })?;
     let log = origin_log(&lab, origin)?;
     // Not optimised and on a busy machine, an acquire may take longer than its time-out: then its node asks by itself.
     let most = Wanted::AtMost(1.5 * files.len() as f64);
     let wanted = stage.by_scale(most, Wanted::Exactly(files.len() as f64));
     stage.claim("origin_requests", log.len() as f64, "", wanted);
-    figures(stage, &requests, last_fetch(&log, &crowd));
+    figures(stage, &requests, last_fetch(&log, &crowd, began));
     stage.figures_of_nodes(&lab);
     stage.claim("failed_requests", failed(&requests, |_| true), "", Wanted::Exactly(0.0));
     explain(&requests);
@@ -104,11 +111,11 @@ pub(super) fn origin_log(lab: &Lab, origin: &Host) -> Result<Vec<(f64, Option<Ho
     Ok(text.lines().filter_map(line).collect())
 }
 
-/// When the last object left the origin, since the first.
-fn last_fetch(log: &[(f64, Option<HostId>)], crowd: &Crowd<'_>) -> Duration {
-    let first = log.first().map_or(0.0, |(at, _)| *at);
-    let last = log.iter().take(crowd.files.len()).map(|(at, _)| *at).fold(first, f64::max);
-    Duration::from_secs_f64(last - first)
+/// When the last object left the origin, since the crowd began.
+fn last_fetch(log: &[(f64, Option<HostId>)], crowd: &Crowd<'_>, began: SystemTime) -> Duration {
+    let began = began.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    let last = log.iter().take(crowd.files.len()).map(|(at, _)| *at).fold(began, f64::max);
+    Duration::from_secs_f64(last - began)
 }
 
 fn figures(stage: &mut Stage<'_>, requests: &[Request], warm: Duration) {

@@ -1,8 +1,8 @@
 //! Scenario 2: after its second resolution a resolver's refreshes go to the servers it was referred to, and every answer is of the
 //! cluster its delegation was made for.
 //!
-//! The router notes the referrals that each resolver is given, and counts questions. The cluster is the one that most servers of
-//! the deepest zone share, as they say themselves, at that zone's level. A resolver that asks for the whole name at once is told
+//! The router notes the referrals that each resolver is given, and counts questions. The cluster is one that at least half of the
+//! servers of the deepest zone share, as they say themselves, at that zone's level. A resolver that asks for the whole name at once is told
 //! the first zone only: of it, a cluster that most of its servers share at any level above 0 will do.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -127,17 +127,14 @@ impl Clusters {
         let (servers, level) = &delegation.deepest;
         // One that was only ever led to the outermost level is held to what its servers share; level 0 is everybody's and says nothing.
         let levels = if *level > 0 { vec![*level] } else { vec![2, 1] };
-        levels.into_iter().any(|level| {
-            let shared = self.shared_by(servers, level);
-            shared.is_some() && named.iter().all(|node| self.at(*node, level) == shared)
-        })
+        let is_of = |level: usize, cluster: &str| named.iter().all(|node| self.at(*node, level) == Some(cluster));
+        levels.into_iter().any(|level| self.shared_by(servers, level).into_iter().any(|cluster| is_of(level, cluster)))
     }
 
-    /// The cluster of a level that most of these are in, and at least half.
-    fn shared_by(&self, servers: &BTreeSet<HostId>, level: usize) -> Option<&str> {
+    /// The clusters of a level that at least half of these are in: two, where servers of two were named.
+    fn shared_by(&self, servers: &BTreeSet<HostId>, level: usize) -> Vec<&str> {
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         servers.iter().filter_map(|server| self.at(*server, level)).for_each(|id| *counts.entry(id).or_default() += 1);
-        let most = counts.into_iter().max_by_key(|(_, count)| *count);
-        most.filter(|(_, count)| count * 2 >= servers.len()).map(|(id, _)| id)
+        counts.into_iter().filter(|(_, count)| count * 2 >= servers.len()).map(|(id, _)| id).collect()
     }
 }

@@ -14,6 +14,7 @@ use std::{
 
 use clap::Parser;
 use nix::{
+    errno::Errno,
     sys::signal::{Signal, kill},
     unistd::{Pid, setsid},
 };
@@ -210,16 +211,31 @@ fn down(common: &Common, config: &Config, all: bool) -> Result<(), Error> {
 fn end(config: &Config, lab: &str) -> Result<(), Error> {
     let owner = state::description(lab).map(|known| known.pid);
     let asked = control::ask(&state::socket(lab), &Request::Down);
-    let deadline = Instant::now() + if asked.is_ok() { config.start_deadline } else { Duration::from_secs(2) };
-    let is_up = || state::is_held(lab);
-    while is_up() && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    // The lock is still held, so the pid is still its owner's.
-    if let Some(owner) = owner.and_then(|owner| i32::try_from(owner).ok()).filter(|_| is_up()) {
-        kill(Pid::from_raw(owner), Signal::SIGKILL).doing(|| format!("end the process {owner}"))?;
+    let patience = if asked.is_ok() { config.start_deadline } else { Duration::from_secs(2) };
+    // While the lock is held the pid is its owner's.
+    if is_up_after(lab, patience) {
+        if let Some(owner) = owner.and_then(|owner| i32::try_from(owner).ok()) {
+            match kill(Pid::from_raw(owner), Signal::SIGKILL) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(error) => return Err(error).doing(|| format!("end the process {owner}")),
+            }
+        }
+        // Its namespaces can be swept once it is dead, and no sooner.
+        is_up_after(lab, config.start_deadline);
     }
     Ok(())
+}
+
+/// Waits until a lab has no owner any more, this long at most.
+fn is_up_after(lab: &str, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    while state::is_held(lab) {
+        if Instant::now() > deadline {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    false
 }
 
 fn ask(common: &Common, request: &Request) -> Result<Reply, Error> {
