@@ -34,6 +34,7 @@ pub mod explain;
 pub mod peer;
 pub mod store_command;
 
+mod percent;
 pub mod purging;
 
 pub mod url_command;

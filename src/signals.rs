@@ -41,12 +41,7 @@ impl Signals {
     /// Waits for one that ends; meanwhile does what the others ask for.
     pub(crate) async fn end(&mut self, reopen: impl Fn(), reread: impl Fn()) {
         loop {
-            let hangup = async {
-                match &mut self.reread {
-                    Some(signal) => signal.recv().await,
-                    None => std::future::pending().await,
-                }
-            };
+            let hangup = or_never(self.reread.as_mut().map(tokio::signal::unix::Signal::recv));
             tokio::select! {
                 _ = self.terminate.recv() => return,
                 _ = self.interrupt.recv() => return,
@@ -76,5 +71,13 @@ impl Signals {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// What comes of a future, if there is one; else never.
+pub(crate) async fn or_never<T>(asked: Option<impl Future<Output = T>>) -> T {
+    match asked {
+        Some(asked) => asked.await,
+        None => std::future::pending().await,
     }
 }

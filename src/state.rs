@@ -215,9 +215,7 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
+    let mut file = atoll_sys::file::private(&mut options).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -234,9 +232,7 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 fn create_private(directory: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(directory)
+    atoll_sys::file::private_folder(&mut builder).create(directory)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod faults;
 mod flash_crowd;
 mod manager;
 mod manager_inputs;
+mod manager_page;
 mod manager_shared;
 mod manager_storm;
 mod membership;

@@ -1,5 +1,4 @@
-//! Bad inputs of `atoll manager`, and what else clients and backends do to it; its page in a browser; files put in place before a
-//! storm.
+//! Bad inputs of `atoll manager`, and what else clients and backends do to it; files put in place before a storm.
 
 use std::{
     net::SocketAddr,
@@ -18,7 +17,6 @@ use tokio::{
 };
 
 use crate::{
-    browser::Browser,
     manager_storm::{Lent, body, download, location},
     support::{Origin, PATIENCE, digest, eventually, get, get_with},
 };
@@ -132,6 +130,88 @@ async fn odd_targets_reach_the_backend_byte_for_byte() {
     assert!(head.starts_with("HTTP/1.1 302") && head.ends_with("\r\n\r\n"), "{head}");
     let part = get_with(peer.address, "/abcdef", &[("range", "bytes=1-2")]).await.unwrap();
     assert_eq!((part.status, &part.body[..]), (StatusCode::PARTIAL_CONTENT, &b"ab"[..]));
+}
+
+/// The head and body of one answer, less what changes with each.
+async fn answer_to(to: SocketAddr, target: &str, field: &str) -> (Vec<String>, String) {
+    let mut stream = TcpStream::connect(to).await.unwrap();
+    let request = format!("GET {target} HTTP/1.1\r\nHost: {to}\r\n{field}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    loop {
+        assert!(stream.read_buf(&mut seen).await.unwrap() > 0, "{target} was cut");
+        let text = String::from_utf8_lossy(&seen).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let mut lines: Vec<String> = head.lines().map(str::to_ascii_lowercase).collect();
+        let length = lines.iter().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+        if body.len() == length.unwrap_or(0) {
+            lines.retain(|line| !["date:", "age:", "cache-status:"].iter().any(|name| line.starts_with(name)));
+            lines[1..].sort();
+            return (lines, body.to_owned());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_answered_before_the_parser_is_what_the_parser_would_have_brought() {
+    let folder = tempfile::tempdir().unwrap();
+    let origin = Scripted::start(None, |target| match target {
+        "/moved" => b"HTTP/1.1 200 OK\r\nContent-Location: /else\r\nCache-Control: max-age=60\r\nDate: Sun, 01 Nov 2026 00:00:00 GMT\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx".to_vec(),
+        _ => ok(target),
+    })
+    .await;
+    let manager = Lent::manager(folder.path(), origin.address, &["--redirect-above", "7B"]).await;
+    // A field that nobody knows is for the parser.
+    let (early, late) = ("", "X-Odd: 1\r\n");
+    let targets = ["/", "/small", "/moved", "/a%2Fb/../c?d=e&not=me", "/?mirrorlist=yes", "/robots.txt"];
+    let own =
+        ["/_ws/", "/_log", "/_atoll/x", "/.well-known/atoll/health", "/.well-known/atoll/health?x", "/x?mirrorlist"];
+    let alike = async |at: SocketAddr, targets: &[&str]| {
+        for target in targets {
+            // The first may fetch it; then it lies in RAM.
+            answer_to(at, target, late).await;
+            let (one, other) = (answer_to(at, target, early).await, answer_to(at, target, late).await);
+            assert_eq!(one, other, "{target}");
+        }
+    };
+    alike(manager.address, &targets).await;
+    alike(manager.address, &own).await;
+    let peers =
+        [Lent::peer(folder.path(), "one", &manager, &[]).await, Lent::peer(folder.path(), "two", &manager, &[]).await];
+    manager.is_with(&[&peers[0], &peers[1]]).await;
+    alike(manager.address, &["/", "/small", "/moved"]).await;
+    alike(peers[0].address, &targets).await;
+    alike(peers[0].address, &own).await;
+    // Two redirects may lead to either of the two, and are the same but for that.
+    let led = async |field: &str| {
+        let (lines, body) = answer_to(manager.address, "/a%2Fb/../c?d=e", field).await;
+        let shape = |line: String| {
+            let line = peers.iter().fold(line, |line, peer| line.replace(&peer.address.to_string(), "PEER"));
+            if line.starts_with("atoll-node: ") { "atoll-node".to_owned() } else { line }
+        };
+        (lines.into_iter().map(shape).collect::<Vec<_>>(), body)
+    };
+    let (one, other) = (led(early).await, led(late).await);
+    assert_eq!(one, other);
+    let link = "link: <http://PEER/a%2fb/../c?d=e>; rel=duplicate; pri=1".to_owned();
+    assert!(one.0[0].starts_with("http/1.1 302") && one.0.contains(&link), "{one:?}");
+    // Each is in the log, with the client's own words, whichever way it went.
+    let words = "User-Agent: once \"quoted\"\r\n";
+    for at in [manager.address, peers[0].address] {
+        answer_to(at, "/small", words).await;
+        answer_to(at, "/small", &format!("{words}X-Odd: 1\r\n")).await;
+    }
+    let login = manager.login();
+    let told = async || {
+        let log = get_with(manager.address, "/_log?key=/small", &[("authorization", &login)]).await.unwrap();
+        let log = String::from_utf8(log.body.to_vec()).unwrap();
+        let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let of = |line: &serde_json::Value| {
+            line["data"]["user_agent"] == "once \"quoted\"" && line["data"]["source"] == "memory"
+        };
+        lines.filter(of).count() == 4
+    };
+    eventually("all are told", told).await;
 }
 
 async fn raw_method(to: SocketAddr, method: &str) -> String {
@@ -333,59 +413,6 @@ async fn files_are_put_in_place_before_a_storm_and_described_by_a_metalink() {
     foreign.args(["warm", "--manager", &format!("http://{}", manager.address), "--login", "wrong", "/x"]);
     let foreign = tokio::task::spawn_blocking(move || foreign.output().unwrap()).await.unwrap();
     assert!(!foreign.status.success() && String::from_utf8_lossy(&foreign.stderr).contains("401"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_page_works_by_keyboard_on_a_phone() {
-    let folder = tempfile::tempdir().unwrap();
-    let origin = Origin::start(body(4_000_000), 1 << 30).await;
-    let manager = Lent::manager(folder.path(), origin.address, &[]).await;
-    let mut peer = Lent::peer(folder.path(), "peer", &manager, &["--rate", "400kB"]).await;
-    manager.is_with(&[&peer]).await;
-    let (begin, begun) = tokio::sync::oneshot::channel();
-    let (url, login, shown) =
-        (format!("http://{}/_atoll/", manager.address), manager.login(), format!("http://{}", peer.address));
-    let browser_folder = folder.path().join("browser");
-    std::fs::create_dir(&browser_folder).unwrap();
-    let looked = tokio::task::spawn_blocking(move || {
-        let Some(mut browser) = Browser::start(&browser_folder) else { return false };
-        browser.screen(360, 740);
-        browser.open(&url);
-        // Nothing is shown before the login.
-        browser.until("!document.getElementById('gate').hidden && document.getElementById('board').hidden");
-        browser.until("document.activeElement.id === 'token'");
-        browser.write("not the token");
-        browser.press("Enter");
-        browser.until("document.getElementById('refused').textContent !== ''");
-        browser.write(login.strip_prefix("Bearer ").unwrap());
-        browser.press("Enter");
-        browser.until(&format!("document.getElementById('peers').innerText.includes('{shown}')"));
-        browser.until("document.getElementById('peers').innerText.includes('takes clients')");
-        begin.send(()).unwrap();
-        browser.until("document.querySelector('#downloads progress').value > 0");
-        browser.until("document.getElementById('downloads').innerText.includes('/shown.iso')");
-        assert_eq!(browser.eval("document.documentElement.scrollWidth <= 360"), true, "a phone must scroll sideways");
-        let outside =
-            "performance.getEntriesByType('resource').filter(e => !e.name.startsWith(location.origin)).length";
-        assert_eq!(browser.eval(outside), 0, "something came from outside");
-        assert_eq!(browser.eval("location.href.includes('token')"), false);
-        // Every button is a Tab away, and Enter presses it.
-        browser.tab_to("document.activeElement.textContent === 'Drain'");
-        browser.press("Enter");
-        browser.until("document.getElementById('peers').innerText.includes('it is leaving') || document.getElementById('peers').innerText === ''");
-        browser.tab_to("document.activeElement.id === 'make'");
-        browser.press("Enter");
-        browser.until("document.getElementById('made').textContent.includes('atoll peer --manager')");
-        true
-    });
-    // The sender goes with the browser's thread, whatever becomes of it.
-    let running = begun.await.is_ok().then(|| tokio::spawn(download(manager.address, "/shown.iso")));
-    if !looked.await.unwrap() {
-        println!("SKIPPED: the page, for want of chromium");
-        return;
-    }
-    assert_eq!(peer.ended().await, Some(0), "{}", peer.log());
-    assert!(running.unwrap().await.unwrap().unwrap().0.starts_with("200 "), "drained, not cut");
 }
 
 #[tokio::test(flavor = "multi_thread")]

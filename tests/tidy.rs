@@ -49,6 +49,33 @@ const HOMES: &[(&str, &[&str])] = &[
     ("toml", &["src/config", "tests/lab/"]),
 ];
 
+/// What Unix alone has.
+const UNIX: &[&str] = &[
+    "os::unix",
+    "os::fd",
+    "nix::",
+    "libc::",
+    "signal::unix",
+    "UnixStream",
+    "UnixListener",
+    "cfg(unix)",
+    "cfg(target_os",
+];
+
+/// Where it may be named: in the crate of fallbacks; where a signal or the operator's socket is waited for, each with what stands in
+/// its place elsewhere; in programs that measure and test on Unix alone.
+const OF_ONE_SYSTEM: &[&str] = &[
+    "sys/",
+    "src/signals.rs",
+    "src/admin/",
+    "src/cache/server.rs",
+    "proxy/src/server.rs",
+    "dnssrv/src/server.rs",
+    "bench/",
+    "xtask/",
+    "tests/lab/",
+];
+
 /// What the overlay's core must never say.
 const NOT_IN_CORE: &[&str] = &[
     "tokio::",
@@ -93,6 +120,16 @@ fn libraries_stay_in_their_homes() {
             let named = code.lines().any(|line| names(line, library));
             assert!(at_home || !named, "{} names {library}, which lives in {homes:?}", file.display());
         }
+    }
+}
+
+#[test]
+fn what_one_system_alone_has_stays_behind_a_fallback() {
+    for file in sources().iter().filter(|file| !is_test(file)) {
+        let code = code_of(file);
+        let at_home = OF_ONE_SYSTEM.iter().any(|home| file.to_str().unwrap().starts_with(home));
+        let word = UNIX.iter().find(|word| code.contains(**word));
+        assert!(at_home || word.is_none(), "{} says {word:?}: put it into sys/ with a fallback", file.display());
     }
 }
 

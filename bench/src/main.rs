@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         What::Store(options) => store::run(&options),
         What::StoreChild(task) => return ended(store::run_task(task)),
         What::Cache => cache::bench(),
-        What::Manager => manager::run(),
+        What::Manager(options) => manager::run(&options),
         What::Dns(options) => dns::run(&options),
         What::DnsServe(serve) => match dns::serve(&serve) {
             Ok(()) => return ExitCode::SUCCESS,
@@ -93,8 +93,8 @@ enum What {
     StoreChild(store::Task),
     /// `atoll cache` beside nginx: hits from RAM, and from a set larger than RAM
     Cache,
-    /// Redirects per CPU-second of a manager beside nginx, and its memory
-    Manager,
+    /// A manager: redirects beside nginx, files it serves alone beside the proxy, and memory
+    Manager(manager::Options),
     /// The redirector beside NSD, Knot and a bare loop
     Dns(dns::Options),
     #[command(hide = true)]

@@ -121,19 +121,16 @@ impl Client {
         let mut watched = false;
         loop {
             // Whoever is owed nothing is let go when the proxy drains. That is looked at when it changes, not at each request.
-            let next = {
-                let mut next = std::pin::pin!(gated.next_head());
-                std::future::poll_fn(|cx| {
-                    if let Poll::Ready(next) = next.as_mut().poll(cx) {
-                        return Poll::Ready(next);
-                    }
-                    if std::mem::replace(&mut watched, true) && !phases.has_changed().unwrap_or(true) {
-                        return Poll::Pending;
-                    }
-                    drained.as_mut().poll(cx).map(|()| Ok(false))
-                })
-                .await
-            };
+            let next = std::future::poll_fn(|cx| {
+                if let Poll::Ready(next) = gated.poll_head(cx) {
+                    return Poll::Ready(next);
+                }
+                if gated.owes() || std::mem::replace(&mut watched, true) && !phases.has_changed().unwrap_or(true) {
+                    return Poll::Pending;
+                }
+                drained.as_mut().poll(cx).map(|()| Ok(false))
+            })
+            .await;
             match next {
                 Ok(true) => {}
                 Ok(false) => break,

@@ -6,7 +6,6 @@
 //! answers to the heads before it.
 
 use std::{
-    future::poll_fn,
     io::{self, IoSlice},
     mem::MaybeUninit,
     pin::Pin,
@@ -26,7 +25,7 @@ use crate::{
     alarm::Alarm,
     chunks::Chunks,
     gate::{Following, Gate, HeadLimits, OwnSite, Passed, Refusal},
-    hot::{Hot, pieces},
+    hot::{Answered, Hot, pieces},
     interim::Interim,
     log::Entry,
     stats::Counters,
@@ -43,8 +42,8 @@ pub(crate) struct Waits {
     pub(crate) send: Duration,
 }
 
-/// See the file's head.
-pub(crate) struct Gated<S> {
+/// A client's stream behind the gate; what is read of it are whole heads that passed, and what may follow them.
+pub struct Gated<S> {
     inner: S,
     limits: HeadLimits,
     waits: Waits,
@@ -82,7 +81,7 @@ pub(crate) struct Gated<S> {
 
 /// An answer out of RAM, so far as it is out.
 struct Answering {
-    object: Object,
+    object: Option<Object>,
     sent: usize,
     /// What is logged of it, at its end or when it is given up.
     entry: Option<Entry>,
@@ -153,7 +152,7 @@ impl<S> Gated<S> {
         }
     }
 
-    /// Has what is common answered here; heads are to be waited for by [`Self::next_head`] then.
+    /// Has what is common answered here; heads are to be waited for by [`Self::poll_head`] then.
     pub(crate) fn answer_with(&mut self, hot: Hot) {
         self.hot = Some(hot);
         self.lending = true;
@@ -345,18 +344,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gated<S> {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Waits for the next head that is for the parser, which may then be lent this stream for one request. False: there is none,
-    /// and the stream is to be shut down.
-    pub(crate) async fn next_head(&mut self) -> io::Result<bool> {
-        poll_fn(|cx| self.poll_head(cx)).await
+    /// Whether an answer is under way that no parser knows of.
+    pub const fn owes(&self) -> bool {
+        self.answering.is_some()
     }
 
     /// Whether the parser has given the stream back for more, and not ended it.
-    pub(crate) fn take_back(&mut self) -> bool {
+    pub fn take_back(&mut self) -> bool {
         std::mem::take(&mut self.returned)
     }
 
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+    /// Ready with the next head that is for the parser, which may then be lent this stream for one request. False: there is none,
+    /// and the stream is to be shut down. What is answered without the parser is answered meanwhile.
+    ///
+    /// # Errors
+    /// The stream's, or that the client was too slow.
+    pub fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
             ready!(self.poll_answer(cx))?;
             if self.passed > 0 || !matches!(self.state, State::Open) {
@@ -371,7 +374,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gated<S> {
     /// Whether an answer has begun to what is buffered.
     fn answers(&mut self) -> bool {
         let Some(hot) = &mut self.hot else { return false };
-        let Some((length, object, entry)) = hot.answer(&self.buffer, &mut self.head) else { return false };
+        let Some(Answered { length, object, entry }) = hot.answer(&self.buffer, &mut self.head) else { return false };
         self.buffer.advance(length);
         self.gate = Gate::default();
         self.skipped = false;
@@ -385,7 +388,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gated<S> {
         while let Some(Answering { object, sent, .. }) = &self.answering {
             let mut slices = [IoSlice::new(&[]); SLICES];
             let (mut skip, mut count) = (*sent, 0);
-            let parts = std::iter::once(&self.head[..]).chain(pieces(object).iter().map(|piece| &piece[..]));
+            let parts = std::iter::once(&self.head[..]).chain(object.iter().flat_map(pieces).map(|piece| &piece[..]));
             for part in parts {
                 let Some(rest) = part.get(skip..).filter(|rest| !rest.is_empty()) else {
                     skip -= part.len();
@@ -410,7 +413,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gated<S> {
                 let body = |sent: usize| sent.saturating_sub(self.head.len());
                 let before = body(answering.sent);
                 answering.sent += written;
-                answering.entry.iter_mut().for_each(|entry| entry.sent(body(answering.sent) - before));
+                let written = body(answering.sent) - before;
+                answering.entry.iter_mut().for_each(|entry| entry.sent(written));
+                if let Some(hot) = self.hot.as_mut().filter(|_| answering.object.is_some()) {
+                    hot.sent(written);
+                }
             }
         }
         Poll::Ready(Ok(()))

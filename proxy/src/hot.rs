@@ -28,6 +28,7 @@ use http::{HeaderMap, Request, StatusCode, header};
 
 use crate::{
     admit,
+    ahead::{Ahead, Early},
     cache::{Cache, store_key, variant},
     clock,
     deliver::{CACHE_STATUS, Client, Given, Links, deliver},
@@ -40,7 +41,7 @@ use crate::{
     reference::Reference,
     site::Own,
     step::{HEALTH, seconds},
-    url::OriginUrl,
+    url::{Authority, OriginUrl},
 };
 
 /// What one connection needs for it.
@@ -48,9 +49,21 @@ pub(crate) struct Hot {
     cache: Arc<Cache>,
     from: Origin,
     limits: HeadLimits,
+    /// Who decides first, if this is no listener of ours.
+    ahead: Option<Ahead>,
     host: Option<Host>,
     /// The URL of the request under way.
     url: Vec<u8>,
+}
+
+/// An answer that has begun.
+pub(crate) struct Answered {
+    /// Bytes of its request.
+    pub(crate) length: usize,
+    /// Its body's pieces; none if it has no body.
+    pub(crate) object: Option<Object>,
+    /// What is to be logged of it.
+    pub(crate) entry: Option<Entry>,
 }
 
 /// What the host named last stands for.
@@ -97,12 +110,24 @@ struct Head {
 
 impl Hot {
     pub(crate) fn new(cache: Arc<Cache>, from: Origin, limits: HeadLimits) -> Self {
-        Self { cache, from, limits, host: None, url: Vec::new() }
+        Self { cache, from, limits, ahead: None, host: None, url: Vec::new() }
     }
 
-    /// Answers the request that these bytes begin with: writes the head into `head`, and gives the length of the request, the
-    /// object whose pieces are the body, and what is to be logged of it.
-    pub(crate) fn answer(&mut self, bytes: &[u8], head: &mut Vec<u8>) -> Option<(usize, Object, Option<Entry>)> {
+    /// Has a front decide first.
+    pub(crate) fn behind(mut self, ahead: Ahead) -> Self {
+        self.ahead = Some(ahead);
+        self
+    }
+
+    /// So many bytes of a body have left.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.front.sent(u64::try_from(bytes).unwrap_or(u64::MAX));
+        }
+    }
+
+    /// Answers the request that these bytes begin with: writes the head into `head`.
+    pub(crate) fn answer(&mut self, bytes: &[u8], head: &mut Vec<u8>) -> Option<Answered> {
         // What a rule may refuse takes the whole path.
         if !admit::is_free(&self.cache) {
             return None;
@@ -114,6 +139,14 @@ impl Hot {
             self.host = Some(Host { text: plain.host.to_owned(), meant, until: now + HOST_KEPT });
         }
         let meant = self.host.as_ref()?.meant.as_ref()?;
+        if let Some(ahead) = &mut self.ahead {
+            head.clear();
+            match ahead.front.decide(plain.for_front(), head) {
+                Early::Stored => {}
+                Early::Told => return Some(Answered { length: plain.length, object: None, entry: None }),
+                Early::Later => return None,
+            }
+        }
         if plain.target == HEALTH || plain.target == "/robots.txt" {
             return None;
         }
@@ -150,11 +183,16 @@ impl Hot {
         });
         made.tell(&self.cache, &object, left, clock);
         self.cache.counters.hit(now);
-        Some((plain.length, object, entry))
+        if let Some(ahead) = &mut self.ahead {
+            ahead.front.begins(plain.for_front(), object.len());
+        }
+        Some(Answered { length: plain.length, object: Some(object), entry })
     }
 
     /// What the host of a request stands for, as the whole path has it; `None` where a path may mean more than itself.
     fn meaning(&self, plain: &Plain<'_>) -> Option<Meant> {
+        // A front's clients name any host, but a host.
+        Authority::parse(plain.host).ok()?;
         let Ok(Received::Asked(asked)) = receive(&self.cache, self.request(plain)?) else { return None };
         if matches!(asked.client.links, Links::Manager) || !asked.site.as_ref().is_none_or(|site| site.keeps_targets())
         {
@@ -166,6 +204,10 @@ impl Hot {
     }
 
     fn request<T>(&self, plain: &Plain<'_>) -> Option<Request<Option<T>>> {
+        if let Some(Ahead { host, base, .. }) = &self.ahead {
+            // As the front's other requests come: from nobody in particular.
+            return Request::get(format!("{base}{}", plain.target)).header(header::HOST, host).body(None).ok();
+        }
         let mut request = Request::get(plain.target).header(header::HOST, plain.host).body(None).ok()?;
         request.extensions_mut().insert(self.from.clone());
         Some(request)
@@ -219,7 +261,10 @@ impl Hot {
         let given = Given::Object(object.clone());
         // Nothing is waited for where the body is in RAM.
         let response = deliver(&self.cache.zone, url, client, meta, given, &status).now_or_never()?.ok()?;
-        if response.status() != StatusCode::OK {
+        // A front has these name itself.
+        let leads =
+            [header::LOCATION, header::CONTENT_LOCATION].iter().any(|name| response.headers().contains_key(name));
+        if response.status() != StatusCode::OK || self.ahead.is_some() && leads {
             return None;
         }
         let ours = status.value();

@@ -33,10 +33,13 @@ pub use stats::{Served, Stats};
 
 mod wire;
 
+mod ahead;
+pub use ahead::{Ahead, Early, Front, PlainRequest};
 mod alarm;
 mod chunks;
 mod gate;
 mod gated;
+pub use gated::Gated;
 mod hot;
 mod interim;
 mod limits;

@@ -7,7 +7,7 @@
     warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)
 )]
 
-use crate::gate::HeadLimits;
+use crate::{ahead::PlainRequest, gate::HeadLimits};
 
 /// One plain request, out of the bytes it came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,11 @@ pub(crate) struct Plain<'b> {
 }
 
 impl<'b> Plain<'b> {
+    /// What of it concerns a front.
+    pub(crate) const fn for_front(&self) -> PlainRequest<'b> {
+        PlainRequest { target: self.target, agent: self.agent }
+    }
+
     /// Reads the head that these bytes begin with. `None`: it is not plain, or not whole.
     pub(crate) fn read(bytes: &'b [u8], limits: HeadLimits) -> Option<Self> {
         // Looked for only where a head may have ended, so that one that drips in is not read again for each byte.

@@ -28,16 +28,19 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
+    ahead::Ahead,
     cache::Cache,
     config::Config,
     connection::{self, head_limits},
     error::StartError,
     fairness::Standing,
     gated::{Gated, Waits},
+    hot::Hot,
     limits::PerClient,
     log::AccessLog,
     observe::Observer,
     reason::Failure,
+    receive::Origin,
     stats::{Counters, Stats},
     step,
     takedown::Takedown,
@@ -208,17 +211,21 @@ impl Proxy {
         step::handle(Arc::clone(&self.cache), request.map(|_| None)).await
     }
 
-    /// A client's stream with every head on it judged before a parser sees it, and slow clients cut, as the listeners do. The
-    /// parser behind it must keep half-closed connections and take at least 256 fields.
-    pub fn behind_gate<S>(&self, stream: S) -> impl AsyncRead + AsyncWrite + Send + Unpin + use<S>
+    /// A client's stream with every head on it judged before a parser sees it, and slow clients cut, as the listeners do; what is
+    /// common is answered there, as the front decides. The parser is lent it for one request at a time, once
+    /// [`Gated::poll_head`] says so, must keep half-closed connections and take at least 256 fields.
+    pub fn behind_gate<S>(&self, stream: S, client: SocketAddr, ahead: Ahead) -> Gated<S>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
         let timeouts = &self.cache.config.timeouts;
         let waits = Waits { head: timeouts.head, keep_alive: timeouts.keep_alive, send: timeouts.send };
         let own = Arc::new(|_: &Authority| false);
-        let counters = Arc::clone(&self.cache.counters);
-        Gated::new(stream, Instant::now(), (head_limits(&self.cache), waits), own, counters)
+        let (limits, counters) = (head_limits(&self.cache), Arc::clone(&self.cache.counters));
+        let mut gated = Gated::new(stream, Instant::now(), (limits, waits), own, counters);
+        let from = Origin { client, secure: false, interim: None };
+        gated.answer_with(Hot::new(Arc::clone(&self.cache), from, limits).behind(ahead));
+        gated
     }
 
     /// Takes nobody new and waits until what runs has finished, at most this long; then stops. True if all finished.

@@ -1,15 +1,16 @@
 //! Accepting clients. A connection whose first bytes ask for the program itself (`/_atoll/`, `/_log`, or a POST) is a plain one;
-//! every other runs behind the proxy's gate. Where there is a certificate, one that begins with a TLS record speaks TLS, on the same
-//! port. Draining takes nobody new and lets what runs finish.
+//! every other runs behind the proxy's gate, where what is plain is answered (`quick`) and a parser is lent the rest. Where there is a
+//! certificate, one that begins with a TLS record speaks TLS, on the same port. Whoever leaves takes no new client and lets what runs
+//! finish; the program itself is still spoken to meanwhile.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, task::Poll, time::Duration};
 
-use atoll_overlay::ByteStream;
+use atoll_proxy::{Early, Gated, Proxy};
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpSocket, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
@@ -17,16 +18,23 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
-use super::body::FrontBody;
+use super::{body::FrontBody, meter::Meter, quick, site::Site};
 
 /// Answers what comes in at the front.
 pub(crate) trait Desk: Send + Sync + 'static {
-    /// Puts a client's stream behind the gate.
-    fn gate<S>(&self, stream: S) -> ByteStream
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    /// Who has the gate, and the copies.
+    fn proxy(&self) -> &Proxy;
 
-    /// Answers one request. Those with a body come only by plain connections.
+    /// What they are of.
+    fn site(&self) -> &Site;
+
+    /// What counts what leaves.
+    fn meter(&self) -> &Meter;
+
+    /// What becomes of a plain GET; for [`Early::Told`] the whole head is written.
+    fn decide(&self, client: Client, target: &str, head: &mut Vec<u8>) -> Early;
+
+    /// Answers one request of any kind. Those with a body come only by plain connections.
     fn answer(&self, client: Client, request: Request<Incoming>) -> impl Future<Output = Response<FrontBody>> + Send;
 }
 
@@ -44,8 +52,18 @@ pub(crate) struct Client {
 #[derive(Debug)]
 pub(crate) struct Front {
     address: SocketAddr,
-    phase: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     task: JoinSet<()>,
+}
+
+/// How far a front is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Open,
+    /// No new clients.
+    Leaving,
+    /// Nobody new.
+    Closed,
 }
 
 impl Front {
@@ -65,7 +83,7 @@ impl Front {
         desk: Arc<D>,
     ) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let (phase, phases) = watch::channel(false);
+        let (phase, phases) = watch::channel(Phase::Open);
         let mut task = JoinSet::new();
         task.spawn(accept(listener, connections, tls.map(TlsAcceptor::from), desk, phases));
         Ok(Self { address, phase, task })
@@ -76,14 +94,14 @@ impl Front {
         self.address
     }
 
-    /// Takes nobody new; idle connections are closed, busy ones after their answer.
+    /// Takes no new client; idle connections of clients are closed, busy ones after their answer.
     pub(crate) fn close(&self) {
-        self.phase.send_replace(true);
+        self.phase.send_replace(Phase::Leaving);
     }
 
-    /// Waits until all connections have ended, at most this long; then cuts them. True if all ended.
+    /// Takes nobody new and waits until all connections have ended, at most this long; then cuts them. True if all ended.
     pub(crate) async fn finish(mut self, most: Duration) -> bool {
-        self.close();
+        self.phase.send_replace(Phase::Closed);
         let ended = timeout(most, async { while self.task.join_next().await.is_some() {} }).await.is_ok();
         self.task.shutdown().await;
         ended
@@ -95,7 +113,7 @@ async fn accept<D: Desk>(
     most: usize,
     tls: Option<TlsAcceptor>,
     desk: Arc<D>,
-    phases: watch::Receiver<bool>,
+    phases: watch::Receiver<Phase>,
 ) {
     let slots = Arc::new(Semaphore::new(most));
     let mut connections = JoinSet::new();
@@ -122,7 +140,7 @@ async fn accept<D: Desk>(
                 }
             },
             Some(_) = connections.join_next() => {}
-            () = closing(phases.clone()) => break,
+            () = reached(phases.clone(), Phase::Closed) => break,
         }
     }
     drop(listener);
@@ -134,13 +152,13 @@ async fn welcome<D: Desk>(
     desk: Arc<D>,
     client: Client,
     stream: TcpStream,
-    (tls, phases): (Option<TlsAcceptor>, watch::Receiver<bool>),
+    (tls, phases): (Option<TlsAcceptor>, watch::Receiver<Phase>),
 ) {
     // A client that left at once is noticed soon enough.
     let _ = stream.set_nodelay(true);
     let opening = tokio::select! {
         opening = look(&stream) => opening,
-        () = closing(phases.clone()) => return,
+        () = reached(phases.clone(), Phase::Closed) => return,
     };
     match (opening, tls) {
         (None, _) => {}
@@ -153,7 +171,7 @@ async fn welcome<D: Desk>(
             };
             let shaken = tokio::select! {
                 shaken = shaken => shaken,
-                () = closing(phases.clone()) => return,
+                () = reached(phases.clone(), Phase::Closed) => return,
             };
             if let Some((opening, stream)) = shaken {
                 converse(desk, Client { secure: true, ..client }, opening, stream, phases).await;
@@ -164,13 +182,11 @@ async fn welcome<D: Desk>(
     }
 }
 
-async fn converse<D, S>(desk: Arc<D>, client: Client, opening: Opening, stream: S, phases: watch::Receiver<bool>)
+async fn converse<D, S>(desk: Arc<D>, client: Client, opening: Opening, mut stream: S, phases: watch::Receiver<Phase>)
 where
     D: Desk,
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let mut builder = http1::Builder::new();
-    builder.max_headers(MAX_FIELDS);
     let service = {
         let desk = Arc::clone(&desk);
         service_fn(move |request| {
@@ -178,17 +194,65 @@ where
             async move { Ok::<_, Infallible>(desk.answer(client, request).await) }
         })
     };
+    let mut builder = http1::Builder::new();
     if opening == Opening::Own {
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
-        run(builder.serve_connection(TokioIo::new(stream), service), phases).await;
-    } else {
-        // Half-closed connections are kept: the parser then never reads ahead of its answers, as the gate needs.
-        builder.half_close(true);
-        run(builder.serve_connection(TokioIo::new(desk.gate(stream)), service), phases).await;
+        let closed = reached(phases, Phase::Closed);
+        Box::pin(run(builder.serve_connection(TokioIo::new(stream), service), closed)).await;
+        return;
     }
+    if *phases.borrow() != Phase::Open {
+        Box::pin(refuse(&mut stream)).await;
+        return;
+    }
+    // Half-closed connections are kept: the parser then never reads ahead of its answers, as the gate needs.
+    builder.half_close(true);
+    let mut gated = quick::gate(&desk, client, stream);
+    while matches!(next(&mut gated, &phases).await, Ok(true)) {
+        // A parser lives for one request: what it holds is not held by connections that wait.
+        let leaving = reached(phases.clone(), Phase::Leaving);
+        let ended = Box::pin(run(builder.serve_connection(TokioIo::new(&mut gated), &service), leaving)).await;
+        if !gated.take_back() || !ended {
+            return;
+        }
+    }
+    // Whoever has gone is not to be told goodbye.
+    let _ = gated.shutdown().await;
 }
 
-async fn run<I, S>(connection: http1::Connection<I, S>, phases: watch::Receiver<bool>)
+/// Tells a client that it comes too late. One that hears nothing of it comes again as it would have.
+async fn refuse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let told = async {
+        // What is left unread would take the answer back with it.
+        let _ = stream.read(&mut [0; 4_096]).await?;
+        stream.write_all(BUSY).await?;
+        stream.shutdown().await
+    };
+    let _ = timeout(HEAD_TIMEOUT, told).await;
+}
+
+/// Waits for the next head for the parser; for none, once the front closes and nothing is owed.
+async fn next<S>(gated: &mut Gated<S>, phases: &watch::Receiver<Phase>) -> io::Result<bool>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut leaving = std::pin::pin!(reached(phases.clone(), Phase::Leaving));
+    let mut watched = false;
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(next) = gated.poll_head(cx) {
+            return Poll::Ready(next);
+        }
+        // Looked at when it changes, not at each request.
+        if gated.owes() || std::mem::replace(&mut watched, true) && !phases.has_changed().unwrap_or(true) {
+            return Poll::Pending;
+        }
+        leaving.as_mut().poll(cx).map(|()| Ok(false))
+    })
+    .await
+}
+
+/// Serves a parser's requests: whether that ended properly.
+async fn run<I, S>(connection: http1::Connection<I, S>, leaving: impl Future<Output = ()>) -> bool
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin,
     S: hyper::service::HttpService<Incoming, ResBody = FrontBody>,
@@ -197,14 +261,15 @@ where
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = closing(phases) => {
+        () = leaving => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
-    if let Err(error) = ended {
+    if let Err(error) = &ended {
         tracing::trace!(%error, "a connection ended early");
     }
+    ended.is_ok()
 }
 
 /// How a connection begins.
@@ -263,9 +328,9 @@ async fn read_ahead(stream: &mut (impl AsyncRead + Unpin)) -> Option<(Opening, V
     }
 }
 
-/// Ready once the front closes, or is gone.
-async fn closing(mut phases: watch::Receiver<bool>) {
-    let _ = phases.wait_for(|closing| *closing).await;
+/// Ready once the front is that far, or is gone.
+async fn reached(mut phases: watch::Receiver<Phase>, phase: Phase) {
+    let _ = phases.wait_for(|reached| *reached >= phase).await;
 }
 
 /// How requests for the program itself begin.
@@ -289,8 +354,5 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a plain connection's head.
 const MAX_HEAD: usize = 64 << 10;
 
-/// Fields of a head; the gate's own limit is under it.
-const MAX_FIELDS: usize = 256;
-
-/// To those who find no place.
+/// To those who find no place, or come too late.
 const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nServer: atoll\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";

@@ -1,16 +1,17 @@
 //! All that leaves for clients is counted here: each download under way with its progress, the records of those that ended, the
 //! rate and the quota that the machine was lent with.
 //!
-//! Records wait in a bounded queue, numbered, until whoever collects them has said up to which number it has them; past the bound
-//! the newest are dropped and counted.
+//! What ended waits in a bounded queue, numbered, until whoever collects the records has said up to which number it has them; past
+//! the bound the newest are dropped and counted.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, VecDeque},
     io,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -22,7 +23,10 @@ use http::Response;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Sleep, sleep};
+use tokio::{
+    sync::Notify,
+    time::{Sleep, sleep},
+};
 
 use super::{
     body::FrontBody,
@@ -39,28 +43,54 @@ pub(crate) struct Meter {
     /// The URL that records name.
     own_url: Mutex<String>,
     sent: AtomicU64,
+    /// Answers under way that are too short to be shown.
+    brief: AtomicUsize,
     state: Mutex<State>,
+    /// The queue is half full.
+    half: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     next_download: u64,
     running: BTreeMap<u64, Arc<Running>>,
-    /// The number of the first record in the queue.
+    /// The number of the first in the queue.
     first: u64,
-    records: VecDeque<Record>,
+    ended: VecDeque<Ended>,
     dropped: u64,
 }
 
-/// One download under way.
+/// One download under way, or one that was.
 #[derive(Debug)]
 struct Running {
     asker: Asker,
     status: u16,
-    source: String,
+    source: Cow<'static, str>,
     total: Option<u64>,
     sent: AtomicU64,
     started: Instant,
+}
+
+/// A place among the downloads under way. Given back by [`Meter::left_off`].
+#[derive(Debug)]
+pub(crate) struct Passing {
+    running: Arc<Running>,
+    /// Its number; a brief one has none.
+    id: Option<u64>,
+}
+
+/// A download that ended, of which there is to be a record.
+#[derive(Debug, Clone)]
+pub(crate) struct Ended {
+    running: Arc<Running>,
+    outcome: Outcome,
+}
+
+impl Ended {
+    /// Its record, as this machine tells it.
+    pub(crate) fn record<'r>(&'r self, peer: &'r str, private: bool) -> Record<'r> {
+        self.running.asker.record(&self.outcome, peer, private)
+    }
 }
 
 /// A download as others see it.
@@ -93,7 +123,9 @@ impl Meter {
             private,
             own_url: Mutex::default(),
             sent: AtomicU64::new(0),
+            brief: AtomicUsize::new(0),
             state: Mutex::default(),
+            half: Notify::new(),
         }
     }
 
@@ -111,26 +143,49 @@ impl Meter {
         let (head, body) = response.into_parts();
         let length = head.headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok());
         let total = length.and_then(|length| length.parse().ok()).or_else(|| body.size_hint().exact());
-        let running = Arc::new(Running {
-            asker,
-            status: head.status.as_u16(),
-            source: source_of(&head.headers),
-            total,
-            sent: AtomicU64::new(0),
-            started: Instant::now(),
-        });
+        let passing = self.enter((asker, head.status.as_u16(), source_of(&head.headers).into()), total, true);
+        let body = Metered { body, held: None, pause: None, ended: false, passing, meter: Arc::clone(self) };
+        Response::from_parts(head, body.boxed_unsync())
+    }
+
+    /// An answer out of RAM begins, which nothing holds back; its bytes are told by [`Self::passed`].
+    pub(crate) fn begins(&self, asker: Asker, body: u64) -> Passing {
+        self.enter((asker, 200, "memory".into()), Some(body), body > BRIEF)
+    }
+
+    /// So many more bytes of it have left: true once that is all.
+    pub(crate) fn passed(&self, passing: &Passing, bytes: u64) -> bool {
+        self.count(bytes);
+        Some(passing.running.sent.fetch_add(bytes, Ordering::Relaxed) + bytes) >= passing.running.total
+    }
+
+    fn enter(
+        &self,
+        (asker, status, source): (Asker, u16, Cow<'static, str>),
+        total: Option<u64>,
+        shown: bool,
+    ) -> Passing {
+        let running = Running { asker, status, source, total, sent: AtomicU64::new(0), started: Instant::now() };
+        let running = Arc::new(running);
+        if !shown {
+            self.brief.fetch_add(1, Ordering::Relaxed);
+            return Passing { running, id: None };
+        }
         let mut state = lock(&self.state);
         state.next_download += 1;
         let id = state.next_download;
         state.running.insert(id, Arc::clone(&running));
-        drop(state);
-        let body = Metered { body, held: None, pause: None, ended: false, id, running, meter: Arc::clone(self) };
-        Response::from_parts(head, body.boxed_unsync())
+        Passing { running, id: Some(id) }
+    }
+
+    /// Whether nothing holds back what is sent.
+    pub(crate) const fn is_free(&self) -> bool {
+        self.bucket.is_none()
     }
 
     /// Downloads under way.
     pub(crate) fn in_flight(&self) -> usize {
-        lock(&self.state).running.len()
+        lock(&self.state).running.len() + self.brief.load(Ordering::Relaxed)
     }
 
     /// Those that have run longest, at most so many.
@@ -184,22 +239,44 @@ impl Meter {
     }
 
     /// The oldest records that nobody has yet, at most so many and so many bytes of keys, with the number of the first.
-    pub(crate) fn records(&self, most: usize) -> (u64, Vec<Record>) {
-        let state = lock(&self.state);
-        let mut room = RECORD_BYTES;
-        let fits = |record: &&Record| {
-            let size = record.data.key.len() + 4_096;
-            let fits = size <= room;
-            room = room.saturating_sub(size);
-            fits
+    pub(crate) fn records(&self, most: usize) -> (u64, Vec<Record<'static>>) {
+        let (first, ended) = {
+            let state = lock(&self.state);
+            let mut room = RECORD_BYTES;
+            let fits = |ended: &&Ended| {
+                let size = ended.running.asker.key.len() + 4_096;
+                let fits = size <= room;
+                room = room.saturating_sub(size);
+                fits
+            };
+            (state.first, state.ended.iter().take(most).take_while(fits).cloned().collect::<Vec<_>>())
         };
-        (state.first, state.records.iter().take(most).take_while(fits).cloned().collect())
+        let url = self.url();
+        (first, ended.iter().map(|ended| ended.record(&url, self.private).owned()).collect())
+    }
+
+    /// Takes the oldest that ended out of the queue, at most so many.
+    pub(crate) fn take(&self, most: usize) -> Vec<Ended> {
+        let mut state = lock(&self.state);
+        let count = state.ended.len().min(most);
+        state.first += u64::try_from(count).unwrap_or(u64::MAX);
+        state.ended.drain(..count).collect()
+    }
+
+    /// Ready once the queue is half full.
+    pub(crate) async fn half_full(&self) {
+        self.half.notified().await;
+    }
+
+    /// The URL that records name, and whether they name networks alone.
+    pub(crate) fn tells_as(&self) -> (String, bool) {
+        (self.url(), self.private)
     }
 
     /// Forgets records below this number: they have arrived.
     pub(crate) fn collected(&self, below: u64) {
         let mut state = lock(&self.state);
-        while state.first < below && state.records.pop_front().is_some() {
+        while state.first < below && state.ended.pop_front().is_some() {
             state.first += 1;
         }
     }
@@ -209,13 +286,18 @@ impl Meter {
         lock(&self.state).dropped
     }
 
-    fn count(&self, bytes: usize) {
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    fn url(&self) -> String {
+        lock(&self.own_url).clone()
+    }
+
+    fn count(&self, bytes: u64) {
         self.sent.fetch_add(bytes, Ordering::Relaxed);
         lock(&self.quota).count(unix_now(), bytes);
     }
 
-    fn ended(&self, id: u64, running: &Running, whole: bool) {
+    /// A download ended, whole or not.
+    pub(crate) fn left_off(&self, passing: Passing, whole: bool) {
+        let Passing { running, id } = passing;
         let outcome = Outcome {
             success: whole && running.status < 400,
             status: running.status,
@@ -223,14 +305,21 @@ impl Meter {
             total: running.total,
             milliseconds: u64::try_from(running.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             source: running.source.clone(),
+            at: unix_now(),
         };
-        let record = running.asker.record(&outcome, &lock(&self.own_url), unix_now(), self.private);
         let mut state = lock(&self.state);
-        state.running.remove(&id);
-        if state.records.len() < QUEUE {
-            state.records.push_back(record);
+        if let Some(id) = id {
+            state.running.remove(&id);
         } else {
+            self.brief.fetch_sub(1, Ordering::Relaxed);
+        }
+        if state.ended.len() >= QUEUE {
             state.dropped += 1;
+            return;
+        }
+        state.ended.push_back(Ended { running, outcome });
+        if state.ended.len() == QUEUE / 2 {
+            self.half.notify_one();
         }
     }
 }
@@ -243,8 +332,7 @@ struct Metered<B: Body> {
     pause: Option<Pin<Box<Sleep>>>,
     /// The body said that nothing more comes.
     ended: bool,
-    id: u64,
-    running: Arc<Running>,
+    passing: Passing,
     meter: Arc<Meter>,
 }
 
@@ -277,8 +365,7 @@ where
             this.pause = None;
         }
         let bytes = this.held.take().unwrap_or_default();
-        this.meter.count(bytes.len());
-        this.running.sent.fetch_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        this.meter.passed(&this.passing, u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
@@ -295,9 +382,10 @@ where
 
 impl<B: Body> Drop for Metered<B> {
     fn drop(&mut self) {
-        let all = self.running.total == Some(self.running.sent.load(Ordering::Relaxed));
+        let Passing { running, id } = &self.passing;
+        let all = running.total == Some(running.sent.load(Ordering::Relaxed));
         let whole = self.held.is_none() && (self.ended || all || self.body.is_end_stream());
-        self.meter.ended(self.id, &self.running, whole);
+        self.meter.left_off(Passing { running: Arc::clone(running), id: *id }, whole);
     }
 }
 
@@ -313,6 +401,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Records that wait to be collected: at a thousand requests a second, eight seconds without a manager. More holds memory (up to
 /// 20 KiB each), fewer drops more when a manager restarts. `[guess]`
 const QUEUE: usize = 8_192;
+
+/// Bytes of a body that is sent before anybody could look at it. `[guess]`
+const BRIEF: u64 = 64 << 10;
 
 /// Bytes of records in one collection.
 const RECORD_BYTES: usize = 2 << 20;
@@ -374,6 +465,33 @@ mod tests {
             meter.collected(first + records.len() as u64);
         }
         assert_eq!(collected, QUEUE);
+    }
+
+    #[tokio::test]
+    async fn answers_out_of_ram_are_counted_while_they_run_and_shown_if_they_last() {
+        let meter = meter(&Lent::default());
+        let asker = || Asker::of(([127, 0, 0, 1], 9).into(), None, "/a", &HeaderMap::new());
+        let brief = meter.begins(asker(), BRIEF);
+        let long = meter.begins(asker(), BRIEF + 1);
+        assert_eq!((meter.in_flight(), meter.downloads(9).len(), meter.left()), (2, 1, BRIEF + 1));
+        assert!(!meter.passed(&brief, 1) && meter.passed(&brief, BRIEF - 1));
+        assert!(!meter.passed(&long, BRIEF));
+        meter.left_off(brief, true);
+        meter.left_off(long, false);
+        let ended = meter.take(9);
+        let came_of: Vec<_> = ended.iter().map(|ended| ended.record("me", false).data.success).collect();
+        assert_eq!((came_of, meter.in_flight(), meter.sent()), (vec![true, false], 0, 2 * BRIEF));
+        assert_eq!(meter.records(9), (2, Vec::new()), "taken");
+    }
+
+    #[tokio::test]
+    async fn whoever_collects_is_told_before_the_queue_is_full() {
+        let meter = meter(&Lent::default());
+        for _ in 0..QUEUE / 2 {
+            drop(answer(&meter, 1));
+        }
+        meter.half_full().await;
+        assert_eq!(meter.take(QUEUE).len(), QUEUE / 2);
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 //!
 //! ```text
 //!   client --> listen --gate--> desk (manager: redirect or serve; peer: serve) --> proxy --> meter --> client
+//!                 |     \\--quick: what is plain, out of RAM or at once -----------------------^
 //!                 \--/_atoll/--> control                                                      |
 //!                                                                                  records, downloads, quota
 //! ```
@@ -18,6 +19,7 @@ pub(crate) mod home;
 pub(crate) mod listen;
 pub(crate) mod meter;
 pub(crate) mod node;
+pub(crate) mod quick;
 pub(crate) mod record;
 pub(crate) mod site;
 pub(crate) mod stop;

@@ -1,11 +1,6 @@
 //! The node behind a front: a proxy with no listeners of its own, before one backend, in the manager's private network.
 
-use std::{
-    future::{Future, pending},
-    net::IpAddr,
-    path::Path,
-    time::Duration,
-};
+use std::{net::IpAddr, path::Path, time::Duration};
 
 use atoll_overlay::driver::Admission;
 
@@ -59,14 +54,6 @@ impl Behind<'_> {
         // A backend that says nothing about freshness is asked again after this: a file server's usual silence.
         config.proxy.freshness.default = Duration::from_secs(60);
         config
-    }
-}
-
-/// What is asked of a node by its admin API; never, if there is no node.
-pub(crate) async fn or_never(asked: Option<impl Future<Output = ()>>) {
-    match asked {
-        Some(asked) => asked.await,
-        None => pending().await,
     }
 }
 

@@ -5,37 +5,65 @@
 //! `remote_addr`, `success`, `user_agent`; and ours: `status`, `bytes`, `total` (null if unknown), `milliseconds`, `source`
 //! (`memory`, `disk`, `peer-l0` to `peer-l2`, `origin`), `rtt_us` (to the client at accept; null if unknown).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    borrow::Cow,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
+use atoll_proxy::PlainRequest;
 use http::{HeaderMap, HeaderName, header};
 use serde::{Deserialize, Serialize};
 
-/// One line of the log.
+/// One line of the log; its texts are lent by whoever makes it, or its own.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Record {
-    pub(crate) data: Data,
+pub(crate) struct Record<'r> {
+    pub(crate) data: Data<'r>,
     /// Who served it, by its URL.
-    pub(crate) peer: String,
+    pub(crate) peer: Cow<'r, str>,
     /// When it ended, in seconds since the epoch.
     pub(crate) timestamp: u64,
 }
 
 /// What was asked and what came of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Data {
-    pub(crate) action: String,
-    pub(crate) header_data: serde_json::Value,
-    pub(crate) header_type: String,
-    pub(crate) key: String,
-    pub(crate) remote_addr: String,
+pub(crate) struct Data<'r> {
+    pub(crate) action: Cow<'r, str>,
+    pub(crate) header_data: Cow<'r, serde_json::Value>,
+    pub(crate) header_type: Cow<'r, str>,
+    pub(crate) key: Cow<'r, str>,
+    pub(crate) remote_addr: Cow<'r, str>,
     pub(crate) success: bool,
-    pub(crate) user_agent: String,
+    pub(crate) user_agent: Cow<'r, str>,
     pub(crate) status: u16,
     pub(crate) bytes: u64,
     pub(crate) total: Option<u64>,
     pub(crate) milliseconds: u64,
-    pub(crate) source: String,
+    pub(crate) source: Cow<'r, str>,
     pub(crate) rtt_us: Option<u64>,
+}
+
+impl Record<'_> {
+    /// The same with texts of its own.
+    pub(crate) fn owned(self) -> Record<'static> {
+        let own = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        let Self { data, peer, timestamp } = self;
+        let data = Data {
+            action: own(data.action),
+            header_data: Cow::Owned(data.header_data.into_owned()),
+            header_type: own(data.header_type),
+            key: own(data.key),
+            remote_addr: own(data.remote_addr),
+            user_agent: own(data.user_agent),
+            source: own(data.source),
+            success: data.success,
+            status: data.status,
+            bytes: data.bytes,
+            total: data.total,
+            milliseconds: data.milliseconds,
+            rtt_us: data.rtt_us,
+        };
+        Record { data, peer: own(peer), timestamp }
+    }
 }
 
 /// Who asked, and in which words: taken from the request before the answer is known.
@@ -65,26 +93,39 @@ impl Asker {
         }
     }
 
+    /// Who asked by a plain request, which has no field for the log but one.
+    pub(crate) fn plain(client: SocketAddr, rtt_us: Option<u64>, asked: PlainRequest<'_>) -> Self {
+        Self {
+            client,
+            rtt_us,
+            key: cut(asked.target, KEY),
+            user_agent: cut(asked.agent.unwrap_or_default(), FIELD),
+            header_data: serde_json::Value::String(String::new()),
+            header_type: String::new(),
+        }
+    }
+
     /// The record of what came of it.
-    pub(crate) fn record(&self, outcome: &Outcome, peer: &str, now: u64, private: bool) -> Record {
+    pub(crate) fn record<'r>(&'r self, outcome: &'r Outcome, peer: &'r str, private: bool) -> Record<'r> {
+        let remote = if private { truncated(self.client.ip()).to_string() } else { self.client.to_string() };
         Record {
             data: Data {
-                action: "LOG".to_owned(),
-                header_data: self.header_data.clone(),
-                header_type: self.header_type.clone(),
-                key: self.key.clone(),
-                remote_addr: if private { truncated(self.client.ip()).to_string() } else { self.client.to_string() },
+                action: "LOG".into(),
+                header_data: Cow::Borrowed(&self.header_data),
+                header_type: Cow::Borrowed(&self.header_type),
+                key: Cow::Borrowed(&self.key),
+                remote_addr: remote.into(),
                 success: outcome.success,
-                user_agent: self.user_agent.clone(),
+                user_agent: Cow::Borrowed(&self.user_agent),
                 status: outcome.status,
                 bytes: outcome.bytes,
                 total: outcome.total,
                 milliseconds: outcome.milliseconds,
-                source: outcome.source.clone(),
+                source: Cow::Borrowed(&outcome.source),
                 rtt_us: self.rtt_us,
             },
-            peer: peer.to_owned(),
-            timestamp: now,
+            peer: Cow::Borrowed(peer),
+            timestamp: outcome.at,
         }
     }
 }
@@ -97,7 +138,9 @@ pub(crate) struct Outcome {
     pub(crate) bytes: u64,
     pub(crate) total: Option<u64>,
     pub(crate) milliseconds: u64,
-    pub(crate) source: String,
+    pub(crate) source: Cow<'static, str>,
+    /// When, in seconds since the epoch.
+    pub(crate) at: u64,
 }
 
 /// An address that names a network, not a person: /24, /48.
@@ -153,14 +196,21 @@ mod tests {
     }
 
     fn outcome() -> Outcome {
-        Outcome { success: true, status: 200, bytes: 5, total: Some(5), milliseconds: 7, source: "disk".to_owned() }
+        let source = "disk".into();
+        Outcome { success: true, status: 200, bytes: 5, total: Some(5), milliseconds: 7, source, at: 1_436_945_573 }
     }
 
     #[test]
     fn a_line_has_the_shape_that_minicdn_wrote() {
         let line = asked(&[("user-agent", "AndroidDownloadManager/4.4.2")]);
-        let line =
-            serde_json::to_value(line.record(&outcome(), "http://10.246.14.51:19231", 1_436_945_573, false)).unwrap();
+        let (outcome, peer) = (outcome(), "http://10.246.14.51:19231");
+        let record = line.record(&outcome, peer, false);
+        assert_eq!(record.clone().owned(), record);
+        let line = serde_json::to_value(record).unwrap();
+        // What was asked plainly is told in the same words.
+        let asked = PlainRequest { target: "/apks/a.apk?v=1", agent: Some("AndroidDownloadManager/4.4.2") };
+        let plain = Asker::plain("10.242.189.222:55932".parse().unwrap(), None, asked);
+        assert_eq!(serde_json::to_value(plain.record(&outcome, peer, false)).unwrap(), line);
         assert_eq!(line["peer"], "http://10.246.14.51:19231");
         assert_eq!(line["timestamp"], 1_436_945_573);
         for (name, value) in [
@@ -177,7 +227,7 @@ mod tests {
 
     #[test]
     fn header_data_is_parsed_only_if_it_says_json_and_is() {
-        let data = |fields| asked(fields).record(&outcome(), "", 0, false).data.header_data;
+        let data = |fields| asked(fields).record(&outcome(), "", false).data.header_data.into_owned();
         assert_eq!(data(&[("x-minicdn-data", "{\"a\":1}"), ("x-minicdn-type", "json")]), serde_json::json!({"a": 1}));
         assert_eq!(data(&[("x-minicdn-data", "{\"a\":1}")]), serde_json::json!("{\"a\":1}"));
         assert_eq!(data(&[("x-minicdn-data", "{broken"), ("x-minicdn-type", "json")]), serde_json::json!("{broken"));
@@ -185,7 +235,7 @@ mod tests {
 
     #[test]
     fn the_privacy_switch_leaves_the_network_and_no_port() {
-        assert_eq!(asked(&[]).record(&outcome(), "", 0, true).data.remote_addr, "10.242.189.0");
+        assert_eq!(asked(&[]).record(&outcome(), "", true).data.remote_addr, "10.242.189.0");
         assert_eq!(truncated("2001:db8:1:2::3".parse().unwrap()).to_string(), "2001:db8:1::");
         assert_eq!(truncated("::ffff:192.0.2.9".parse().unwrap()).to_string(), "192.0.2.0");
     }

@@ -3,7 +3,7 @@
 //! the same key, whatever address the client used.
 
 use atoll_overlay::Key;
-use atoll_proxy::{Authority, Ranges, Site as ProxySite, SiteOrigin};
+use atoll_proxy::{Ahead, Authority, Front, Ranges, Site as ProxySite, SiteOrigin};
 use http::{HeaderMap, HeaderValue, Request, Uri, header};
 
 /// A backend.
@@ -87,6 +87,11 @@ impl Site {
             self.name.clone(),
             ProxySite { origin, host: Some(self.host.clone()), ranges: Ranges::Whole, ..ProxySite::default() },
         )
+    }
+
+    /// A front that stands before it.
+    pub(crate) fn ahead(&self, front: Box<dyn Front>) -> Ahead {
+        Ahead { host: self.name.clone(), base: self.base.clone(), front }
     }
 
     /// The proxy's request for a path and query of this site. None if these cannot be handed on.

@@ -6,22 +6,38 @@
 //! goes, only its own downloads move.
 
 /// A peer that may be chosen.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Candidate {
     /// Its place in the caller's list.
     pub(crate) index: usize,
     /// A number of its own, from its name.
     pub(crate) seed: u64,
-    /// Bytes a second it was lent with; none: [`FREE_RATE`].
+    /// What it can carry, for clients near it: [`Lent::weight`].
+    pub(crate) weight: f64,
+    /// Downloads it has, those that are on their way to it included.
+    pub(crate) load: u64,
+    /// Round trip between it and the client's network, in microseconds, where known.
+    pub(crate) rtt_us: Option<u64>,
+}
+
+/// What a peer was lent with, as far as it matters here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lent {
+    /// Bytes a second; none: [`FREE_RATE`].
     pub(crate) rate: Option<u64>,
     /// How much it wants against others of its rate; 100 is the norm.
     pub(crate) wish: u16,
-    /// Downloads it has, those that are on their way to it included.
-    pub(crate) load: u64,
     /// Bytes of its quota left; none without one.
     pub(crate) quota_left: Option<u64>,
-    /// Round trip between it and the client's network, in microseconds, where known.
-    pub(crate) rtt_us: Option<u64>,
+}
+
+impl Lent {
+    /// What it can carry, 1 for a free 1 Gbit/s.
+    pub(crate) fn weight(&self) -> f64 {
+        let rate = (wide(self.rate.unwrap_or(FREE_RATE)) / wide(FREE_RATE)).clamp(0.001, 10.0);
+        let quota = self.quota_left.map_or(1.0, |left| (wide(left) / wide(SCARCE)).clamp(0.01, 1.0));
+        rate * quota * f64::from(self.wish.max(1)) / 100.0
+    }
 }
 
 /// How a candidate stood.
@@ -47,7 +63,6 @@ pub(crate) fn rank(file: u64, candidates: &[Candidate]) -> Vec<Ranked> {
 /// The best three, best first, without ordering the rest.
 pub(crate) fn best(file: u64, candidates: &[Candidate]) -> Vec<Ranked> {
     let shares = Shares::of(candidates);
-    let heaviest = candidates.iter().map(weight).fold(0.0, f64::max);
     let mut best: Vec<Ranked> = Vec::with_capacity(BEST + 1);
     // What a candidate must draw at least to be among them: most are left out by that, without their logarithm.
     let mut least = 0.0;
@@ -62,7 +77,7 @@ pub(crate) fn best(file: u64, candidates: &[Candidate]) -> Vec<Ranked> {
             best.truncate(BEST);
             // A score above the last one's needs u > exp(-w / score); nobody's w is above the heaviest. A hair is left for rounding.
             let last = best.get(BEST - 1).filter(|last| last.room);
-            least = last.map_or(0.0, |last| (-heaviest / last.score).exp() * (1.0 - 1e-9));
+            least = last.map_or(0.0, |last| (-shares.heaviest / last.score).exp() * (1.0 - 1e-9));
         }
     }
     best
@@ -88,15 +103,20 @@ fn uniform(file: u64, machine: u64) -> f64 {
 struct Shares {
     downloads: f64,
     weights: f64,
+    heaviest: f64,
 }
 
 impl Shares {
     fn of(candidates: &[Candidate]) -> Self {
-        Self {
-            // The one to be placed counts.
-            downloads: 1.0 + candidates.iter().map(|candidate| wide(candidate.load)).sum::<f64>(),
-            weights: candidates.iter().map(weight).sum(),
+        // The one to be placed counts.
+        let mut shares = Self { downloads: 1.0, weights: 0.0, heaviest: 0.0 };
+        for candidate in candidates {
+            let weight = weight(candidate);
+            shares.downloads += wide(candidate.load);
+            shares.weights += weight;
+            shares.heaviest = shares.heaviest.max(weight);
         }
+        shares
     }
 
     fn rank(&self, file: u64, candidate: &Candidate) -> Ranked {
@@ -117,17 +137,15 @@ fn better(a: &Ranked, b: &Ranked) -> std::cmp::Ordering {
     a.room.cmp(&b.room).then(a.score.total_cmp(&b.score))
 }
 
-/// What a peer can carry for this client, 1 for a free 1 Gbit/s nearby.
+/// What a peer can carry for this client.
 fn weight(candidate: &Candidate) -> f64 {
-    let rate = (wide(candidate.rate.unwrap_or(FREE_RATE)) / wide(FREE_RATE)).clamp(0.001, 10.0);
-    let quota = candidate.quota_left.map_or(1.0, |left| (wide(left) / wide(SCARCE)).clamp(0.01, 1.0));
     // The levels of the overlay: near, in the same part of the world, anywhere. An unknown distance is no reason to stay away.
     let distance = match candidate.rtt_us {
         None | Some(0..=20_000) => 1.0,
         Some(20_001..=60_000) => 0.5,
         Some(_) => 0.25,
     };
-    rate * quota * distance * f64::from(candidate.wish.max(1)) / 100.0
+    candidate.weight * distance
 }
 
 /// SplitMix64's last step: every bit of the input moves every bit of the output.
@@ -160,14 +178,14 @@ const BEST: usize = 3;
 mod tests {
     use super::*;
 
+    const FREE: Lent = Lent { rate: None, wish: 100, quota_left: None };
+
     fn peers(count: usize) -> Vec<Candidate> {
         let peer = |index| Candidate {
             index,
             seed: seed(&format!("peer {index}")),
-            rate: None,
-            wish: 100,
+            weight: FREE.weight(),
             load: 0,
-            quota_left: None,
             rtt_us: None,
         };
         (0..count).map(peer).collect()
@@ -208,16 +226,16 @@ mod tests {
     #[test]
     fn a_peer_carries_what_it_was_lent_for() {
         let mut three = peers(3);
-        three[0].rate = Some(FREE_RATE / 4);
+        three[0].weight = Lent { rate: Some(FREE_RATE / 4), ..FREE }.weight();
         three[1].rtt_us = Some(80_000);
         let loads = storm(&mut three, 600);
         assert!((350..=440).contains(&loads[2]) && loads[0] <= 120 && loads[1] <= 120, "{loads:?}");
         let mut eager = peers(2);
-        eager[1].wish = 300;
+        eager[1].weight = Lent { wish: 300, ..FREE }.weight();
         let loads = storm(&mut eager, 400);
         assert!((270..=330).contains(&loads[1]), "{loads:?}");
         let mut two = peers(2);
-        two[0].quota_left = Some(SCARCE / 100);
+        two[0].weight = Lent { quota_left: Some(SCARCE / 100), ..FREE }.weight();
         assert!(storm(&mut two, 100)[0] <= 3);
     }
 
@@ -231,7 +249,7 @@ mod tests {
         let mut many: Vec<Candidate> =
             (0..200).map(|at| Candidate { index: at, seed: at as u64, ..peers[0] }).collect();
         for (at, peer) in many.iter_mut().enumerate() {
-            peer.wish = 1 + u16::try_from(at % 7).unwrap() * 60;
+            peer.weight = Lent { wish: 1 + u16::try_from(at % 7).unwrap() * 60, ..FREE }.weight();
             peer.load = (at % 5) as u64;
         }
         for file in 0..50 {

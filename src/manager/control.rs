@@ -35,14 +35,17 @@ use super::{
     ledger::Refusal,
     office::{Office, seen_at},
     page,
-    roster::Standing,
+    roster::{Said, Standing},
     wire::{self, BEAT_BYTES, Beat, Challenge, Join, Orders, Welcome},
 };
-use crate::front::{
-    ask::Place,
-    body::{FrontBody, json, pieces, text, typed},
-    listen::Client,
-    meter::unix_now,
+use crate::{
+    front::{
+        ask::Place,
+        body::{FrontBody, json, pieces, text, typed},
+        listen::Client,
+        meter::unix_now,
+    },
+    percent::unescape_leniently,
 };
 
 /// Answers one request for the program itself.
@@ -174,14 +177,14 @@ fn beat(office: &Office, head: &request::Parts, bytes: &Bytes) -> Response<Front
     if !wire::beat_proves(&session, proof, bytes) {
         return unknown();
     }
-    let (name, records, checked, warmed) =
-        (beat.peer.clone(), beat.records.clone(), beat.checked.clone(), beat.warmed.clone());
-    let first = beat.first_record;
+    let (name, first) = (beat.peer.clone(), beat.first_record);
     let collected = first.saturating_add(u64::try_from(beat.records.len()).unwrap_or(0));
-    let beat = Beat { downloads: beat.downloads.into_iter().take(wire::DOWNLOADS).collect(), ..beat };
-    if !roster.beat(now, beat) {
+    let downloads = beat.downloads.into_iter().take(wire::DOWNLOADS).collect();
+    let beat = Beat { downloads, ..beat };
+    office.alone.store(false, Ordering::Relaxed);
+    let Some(Said { mut records, checked, warmed }) = roster.beat(now, beat) else {
         return text(StatusCode::CONFLICT, "this was said before");
-    }
+    };
     for came in checked.iter().take(16) {
         if let Some(why) = roster.checked(now, &name, came) {
             tracing::warn!(peer = came.peer, by = name, why, "another peer does not find this one at its address");
@@ -190,15 +193,14 @@ fn beat(office: &Office, head: &request::Parts, bytes: &Bytes) -> Response<Front
     let check = roster.ask_checks(now, &name);
     let standing = roster.standing(now, &name);
     let (drain, stop) = roster.is_to_leave(&name);
-    let records = records.get(..wire::RECORDS.min(records.len())).unwrap_or_default();
+    records.truncate(wire::RECORDS);
     let known = roster.arrived(&name, first, records.len());
     drop(roster);
     if let Some(Standing::Ejected(why)) = &standing {
         return text(StatusCode::FORBIDDEN, &Refusal::Removed(why.clone()).to_string());
     }
-    if let Some(fresh) = records.get(known..).filter(|fresh| !fresh.is_empty()) {
-        office.note(fresh, Some(&name));
-    }
+    records.drain(..known);
+    office.note(records, Some(&name));
     let standing = standing.map(|standing| standing.to_string()).unwrap_or_default();
     let warm = office.warms.orders(&name, &warmed);
     json(StatusCode::OK, &Orders { standing, collected, drain, stop, check, warm })
@@ -240,7 +242,7 @@ fn log(office: &Office, query: &BTreeMap<String, String>) -> Response<FrontBody>
 /// Sends what was and what comes until the reader goes. One that is too slow loses lines.
 async fn follow(
     before: Bytes,
-    mut fresh: broadcast::Receiver<std::sync::Arc<super::journal::Line>>,
+    mut fresh: broadcast::Receiver<super::journal::Line>,
     filter: Filter,
     sender: mpsc::Sender<Bytes>,
 ) {
@@ -254,7 +256,7 @@ async fn follow(
         };
         match line {
             Ok(line) if filter.wants(&line) => {
-                if sender.send(line.text.clone()).await.is_err() {
+                if sender.send(line.text).await.is_err() {
                     return;
                 }
             }
@@ -279,26 +281,9 @@ fn query(head: &request::Parts) -> BTreeMap<String, String> {
     let parts = head.uri.query().unwrap_or_default().split('&').filter(|part| !part.is_empty());
     let part = |part: &str| {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        (unescaped(name), unescaped(value))
+        (unescape_leniently(name), unescape_leniently(value))
     };
     parts.map(part).collect()
-}
-
-/// Text with its `%` escapes read; a broken one stays as it is.
-pub(super) fn unescaped(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let escape = after.split_first_chunk::<2>().filter(|_| *first == b'%');
-        let read = escape.and_then(|(digits, after)| {
-            let digits = std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+'))?;
-            Some((u8::from_str_radix(digits, 16).ok()?, after))
-        });
-        let (byte, after) = read.unwrap_or((*first, after));
-        bytes.push(byte);
-        rest = after;
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// How the manager itself is leaving or not, for the page.
@@ -317,19 +302,3 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// Lines that wait for a follower.
 const FOLLOW_QUEUE: usize = 64;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn escapes_are_read_and_broken_ones_left() {
-        assert_eq!(unescaped("/a%20b%2Fc"), "/a b/c");
-        assert_eq!(unescaped("100%"), "100%");
-        assert_eq!(unescaped("%zz%4"), "%zz%4");
-        assert_eq!(unescaped("%+1"), "%+1");
-        bolero::check!().with_iterations(10_000).for_each(|bytes: &[u8]| {
-            let _ = unescaped(&String::from_utf8_lossy(bytes));
-        });
-    }
-}

@@ -2,13 +2,12 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Instant, SystemTime},
 };
 
-use atoll_overlay::ByteStream;
+use atoll_proxy::{Early, Proxy};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::{
     control,
@@ -20,15 +19,39 @@ use super::{
 use crate::front::{
     body::{self, FrontBody, text, typed, whole},
     listen::{Client, Desk},
+    meter::Meter,
+    quick,
     record::{Asker, truncated},
+    site::Site,
 };
 
 impl Desk for Office {
-    fn gate<S>(&self, stream: S) -> ByteStream
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        Box::new(self.proxy.behind_gate(stream))
+    fn proxy(&self) -> &Proxy {
+        &self.proxy
+    }
+
+    fn site(&self) -> &Site {
+        &self.site
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    fn decide(&self, client: Client, target: &str, head: &mut Vec<u8>) -> Early {
+        if !is_plain(target) {
+            return Early::Later;
+        }
+        if self.alone.load(Ordering::Relaxed) || is_small(self, target) {
+            return Early::Stored;
+        }
+        match lead(self, client, target, &[]) {
+            Some(answer) => {
+                quick::write(&answer, SystemTime::now(), head);
+                Early::Told
+            }
+            None => Early::Stored,
+        }
     }
 
     async fn answer(&self, client: Client, request: Request<Incoming>) -> Response<FrontBody> {
@@ -70,22 +93,38 @@ async fn serve_client(office: &Office, client: Client, request: &Request<()>) ->
         return answer;
     }
     asked.not.iter().for_each(|not| office.roster().complain(not));
-    let small = office.rules.redirect_above > 0
-        && office.catalogue.size(&asked.file).is_some_and(|size| size <= office.rules.redirect_above);
-    if !small {
-        let wish = wish(office, client, &asked);
-        let choices = office.roster().lead(Instant::now(), &wish);
-        if let Some(answer) = choices.first().and_then(|first| led(office, client, &asked.file, (first, &choices))) {
-            office.totals.redirects.fetch_add(1, Ordering::Relaxed);
-            return answer;
-        }
+    if !is_small(office, &asked.file)
+        && let Some(answer) = lead(office, client, &asked.file, &asked.not)
+    {
+        return answer.map(|()| whole(""));
     }
     serve(office, client, &asked.file, request).await
 }
 
+/// Whether a target can be nothing but a file's: nothing in it is meant for the manager.
+fn is_plain(target: &str) -> bool {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let own = target.starts_with("/_") || path == HEALTH || target.ends_with(metalink::SUFFIX);
+    !own && !query.contains("not=") && !query.contains("mirrorlist")
+}
+
+/// Whether a file is one that is served here, whoever is live.
+fn is_small(office: &Office, file: &str) -> bool {
+    let above = office.rules.redirect_above;
+    above > 0 && office.catalogue.size(file).is_some_and(|size| size <= above)
+}
+
 /// What a client wants, and whom it may be led to: one that came over TLS stays there.
-fn wish<'w>(office: &Office, client: Client, asked: &'w Asked) -> Wish<'w> {
-    Wish { file: &asked.file, client: client.address.ip(), not: &asked.not, secure: office.is_secure(client) }
+fn wish<'w>(office: &Office, client: Client, file: &'w str, not: &'w [String]) -> Wish<'w> {
+    Wish { file, client: client.address.ip(), not, secure: office.is_secure(client) }
+}
+
+/// The redirect of a client to a peer, if it may be led to one.
+fn lead(office: &Office, client: Client, file: &str, not: &[String]) -> Option<Response<()>> {
+    let choices = office.roster().lead(Instant::now(), &wish(office, client, file, not));
+    let answer = led(office, client, file, (choices.first()?, &choices))?;
+    office.totals.redirects.fetch_add(1, Ordering::Relaxed);
+    Some(answer)
 }
 
 /// From the own cache, as a peer would.
@@ -100,14 +139,9 @@ pub(crate) async fn serve(office: &Office, client: Client, file: &str, request: 
 }
 
 /// A redirect to the first of these. None if the path cannot stand in a header.
-fn led(
-    office: &Office,
-    client: Client,
-    file: &str,
-    (first, choices): (&Choice, &[Choice]),
-) -> Option<Response<FrontBody>> {
+fn led(office: &Office, client: Client, file: &str, (first, choices): (&Choice, &[Choice])) -> Option<Response<()>> {
     let location = HeaderValue::from_str(&format!("{}{file}", first.url)).ok()?;
-    let mut answer = Response::new(whole(""));
+    let mut answer = Response::new(());
     *answer.status_mut() = office.rules.redirect_status;
     let headers = answer.headers_mut();
     headers.insert(header::LOCATION, location);
@@ -131,9 +165,9 @@ fn mirror_list(
     request: &Request<()>,
 ) -> Response<FrontBody> {
     let now = Instant::now();
-    let wish = wish(office, client, asked);
+    let wish = wish(office, client, &asked.file, &asked.not);
     let (choices, views) = {
-        let roster = office.roster();
+        let mut roster = office.roster();
         (roster.explain(now, &wish), roster.views(now))
     };
     let network = truncated(client.address.ip()).to_string();

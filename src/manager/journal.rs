@@ -4,6 +4,7 @@
 //! Whoever reads standard output may stop to: lines for it wait in a bounded queue, and what finds no room is lost and counted.
 
 use std::{
+    borrow::Cow,
     collections::VecDeque,
     fs::{self, File, OpenOptions},
     io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _},
@@ -18,6 +19,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde::Deserialize;
 use tokio::sync::broadcast;
 
 use crate::front::record::Record;
@@ -26,7 +28,7 @@ use crate::front::record::Record;
 #[derive(Debug)]
 pub(crate) struct Journal {
     inner: Mutex<Inner>,
-    fresh: broadcast::Sender<Arc<Line>>,
+    fresh: broadcast::Sender<Line>,
 }
 
 /// Where lines go besides memory.
@@ -47,18 +49,31 @@ enum Sink {
 #[derive(Debug)]
 struct Inner {
     sink: Sink,
-    last: VecDeque<Arc<Line>>,
+    last: VecDeque<Line>,
     bytes: usize,
     failed: u64,
 }
 
-/// One line, with what it is filtered by.
+/// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Line {
     /// With its newline.
     pub(crate) text: Bytes,
-    key: String,
-    peer: String,
+}
+
+/// What a line is filtered by.
+#[derive(Deserialize)]
+struct Told<'l> {
+    #[serde(borrow)]
+    data: About<'l>,
+    #[serde(borrow)]
+    peer: Cow<'l, str>,
+}
+
+#[derive(Deserialize)]
+struct About<'l> {
+    #[serde(borrow)]
+    key: Cow<'l, str>,
 }
 
 /// Which lines are wanted.
@@ -82,38 +97,57 @@ impl Journal {
             }
         };
         let mut inner = Inner { sink, last: VecDeque::new(), bytes: 0, failed: 0 };
-        lines.into_iter().for_each(|line| inner.remember(Arc::new(line)));
+        lines.into_iter().for_each(|line| inner.remember(line));
         Ok(Self { inner: Mutex::new(inner), fresh: broadcast::Sender::new(FOLLOWED) })
     }
 
     /// Writes records. A file that cannot be written loses them, not the manager; the loss is counted.
-    pub(crate) fn append(&self, records: &[Record]) {
-        let lines: Vec<Arc<Line>> = records.iter().map(|record| Arc::new(Line::of(record))).collect();
-        let mut inner = self.lock();
-        for line in &lines {
-            let written = match &mut inner.sink {
-                Sink::Memory => Ok(()),
-                Sink::Output(output) => output.write(line),
-                Sink::File(file) => file.write(&line.text),
-            };
-            if let Err(error) = written {
-                if inner.failed == 0 {
-                    tracing::warn!(%error, "the log of requests cannot be written; lines are lost");
-                }
-                inner.failed += 1;
+    pub(crate) fn append(&self, records: &[Record<'_>]) {
+        let mut records = records.iter().peekable();
+        while records.peek().is_some() {
+            let mut text = Vec::with_capacity(PIECE + PIECE / 8);
+            let mut ends = Vec::new();
+            while text.len() < PIECE
+                && let Some(record) = records.next()
+            {
+                // Our own types, into memory: neither fails.
+                let _ = serde_json::to_writer(&mut text, record);
+                text.push(b'\n');
+                ends.push(text.len());
             }
-            inner.remember(Arc::clone(line));
+            self.append_lines(&text.into(), &ends);
         }
-        drop(inner);
-        for line in lines {
-            // Nobody follows: then it is nobody's business.
-            let _ = self.fresh.send(line);
+    }
+
+    /// Writes some lines, which end there.
+    fn append_lines(&self, text: &Bytes, ends: &[usize]) {
+        let mut inner = self.lock();
+        let written = match &mut inner.sink {
+            Sink::Memory => Ok(()),
+            Sink::Output(output) => output.write(text),
+            Sink::File(file) => file.write(text),
+        };
+        if let Err(error) = written {
+            if inner.failed == 0 {
+                tracing::warn!(%error, "the log of requests cannot be written; lines are lost");
+            }
+            inner.failed += u64::try_from(ends.len()).unwrap_or(u64::MAX);
+        }
+        let mut from = 0;
+        for end in ends {
+            let line = Line { text: text.slice(from..*end) };
+            from = *end;
+            if self.fresh.receiver_count() > 0 {
+                // The last follower may just have gone: then it is nobody's business.
+                let _ = self.fresh.send(line.clone());
+            }
+            inner.remember(line);
         }
     }
 
     /// The last lines that fit the filter, oldest first, and those to come. A follower that lags by more than [`FOLLOWED`] lines
     /// loses the oldest.
-    pub(crate) fn follow(&self, filter: &Filter, most: usize) -> (Vec<Bytes>, broadcast::Receiver<Arc<Line>>) {
+    pub(crate) fn follow(&self, filter: &Filter, most: usize) -> (Vec<Bytes>, broadcast::Receiver<Line>) {
         let inner = self.lock();
         let wanted = inner.last.iter().rev().filter(|line| filter.wants(line)).take(most);
         let mut lines: Vec<Bytes> = wanted.map(|line| line.text.clone()).collect();
@@ -148,7 +182,7 @@ impl Journal {
 }
 
 impl Inner {
-    fn remember(&mut self, line: Arc<Line>) {
+    fn remember(&mut self, line: Line) {
         self.bytes += line.text.len();
         self.last.push_back(line);
         while self.last.len() > LINES || self.bytes > LINES_BYTES {
@@ -158,52 +192,51 @@ impl Inner {
     }
 }
 
-impl Line {
-    fn of(record: &Record) -> Self {
-        let mut text = serde_json::to_vec(record).unwrap_or_default();
-        text.push(b'\n');
-        Self { text: text.into(), key: record.data.key.clone(), peer: record.peer.clone() }
-    }
-}
-
 impl Filter {
     /// Whether a line fits.
     pub(crate) fn wants(&self, line: &Line) -> bool {
+        if *self == Self::default() {
+            return true;
+        }
+        let Ok(Told { data, peer }) = serde_json::from_slice::<Told<'_>>(&line.text) else { return false };
         let bare = |peer: &str| peer.split_once("://").map_or(peer, |(_, rest)| rest).trim_end_matches('/').to_owned();
-        self.key.as_ref().is_none_or(|key| line.key.starts_with(key.as_str()))
-            && self.peer.as_ref().is_none_or(|peer| bare(peer) == bare(&line.peer))
+        self.key.as_ref().is_none_or(|key| data.key.starts_with(key.as_str()))
+            && self.peer.as_ref().is_none_or(|wanted| bare(wanted) == bare(&peer))
     }
 }
 
 /// Standard output, written by a thread of its own.
 #[derive(Debug)]
 struct Output {
-    lines: SyncSender<Arc<Line>>,
+    pieces: SyncSender<Bytes>,
+    /// Bytes of them.
     waiting: Arc<AtomicUsize>,
 }
 
 impl Output {
     fn start() -> io::Result<Self> {
-        let (lines, queue) = sync_channel::<Arc<Line>>(QUEUE);
+        let (pieces, queue) = sync_channel::<Bytes>(QUEUE);
         let waiting = Arc::new(AtomicUsize::new(0));
         let left = Arc::clone(&waiting);
         thread::Builder::new().name("atoll-log".to_owned()).spawn(move || {
-            for line in queue {
+            for piece in queue {
                 let mut output = io::stdout().lock();
                 // A reader that has gone away loses its lines.
-                let _ = output.write_all(&line.text).and_then(|()| output.flush());
-                left.fetch_sub(1, Ordering::Release);
+                let _ = output.write_all(&piece).and_then(|()| output.flush());
+                left.fetch_sub(piece.len(), Ordering::Release);
             }
         })?;
-        Ok(Self { lines, waiting })
+        Ok(Self { pieces, waiting })
     }
 
-    fn write(&self, line: &Arc<Line>) -> io::Result<()> {
-        self.waiting.fetch_add(1, Ordering::AcqRel);
-        self.lines.try_send(Arc::clone(line)).map_err(|_| {
-            self.waiting.fetch_sub(1, Ordering::AcqRel);
-            io::Error::other("nobody reads standard output fast enough")
-        })
+    fn write(&self, piece: &Bytes) -> io::Result<()> {
+        let before = self.waiting.fetch_add(piece.len(), Ordering::AcqRel);
+        let taken = before <= QUEUE_BYTES && self.pieces.try_send(piece.clone()).is_ok();
+        if !taken {
+            self.waiting.fetch_sub(piece.len(), Ordering::AcqRel);
+            return Err(io::Error::other("nobody reads standard output fast enough"));
+        }
+        Ok(())
     }
 }
 
@@ -221,19 +254,18 @@ impl Turning {
         let mut options = OpenOptions::new();
         options.create(true).append(true);
         // It says who fetched what.
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let file = options.open(path)?;
+        let file = atoll_sys::file::private(&mut options).open(path)?;
         let size = file.metadata()?.len();
         Ok(Self { path: path.to_owned(), file, size, turn_at })
     }
 
-    fn write(&mut self, line: &[u8]) -> io::Result<()> {
+    /// Writes whole lines.
+    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
         if self.size >= self.turn_at {
             self.turn()?;
         }
-        self.file.write_all(line)?;
-        self.size += u64::try_from(line.len()).unwrap_or(u64::MAX);
+        self.file.write_all(lines)?;
+        self.size += u64::try_from(lines.len()).unwrap_or(u64::MAX);
         Ok(())
     }
 
@@ -267,8 +299,10 @@ fn tail(path: &Path) -> io::Result<Vec<Line>> {
     file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
     let mut lines = Vec::new();
     for text in BufReader::new(file).split(b'\n') {
-        if let Ok(record) = serde_json::from_slice::<Record>(&text?) {
-            lines.push(Line::of(&record));
+        let mut text = text?;
+        if serde_json::from_slice::<Record<'_>>(&text).is_ok() {
+            text.push(b'\n');
+            lines.push(Line { text: text.into() });
         }
     }
     Ok(lines)
@@ -277,8 +311,12 @@ fn tail(path: &Path) -> io::Result<Vec<Line>> {
 /// Bytes at which the file turns. `[guess]`
 const TURN_AT: u64 = 64 << 20;
 
-/// Lines that wait for standard output. `[guess]`
+/// Bytes of lines that are written at a time.
+const PIECE: usize = 16 << 10;
+
+/// Such pieces, and bytes of them, that wait for standard output. `[guess]`
 const QUEUE: usize = 8_192;
+const QUEUE_BYTES: usize = 8 << 20;
 
 /// For the last of them, at the end.
 const LAST: Duration = Duration::from_secs(1);
@@ -305,14 +343,14 @@ mod tests {
     use super::*;
     use crate::front::record::{Asker, Outcome};
 
-    fn record(key: &str, peer: &str) -> Record {
-        let outcome =
-            Outcome { success: true, status: 200, bytes: 1, total: None, milliseconds: 0, source: String::new() };
-        Asker::of(([192, 0, 2, 1], 1).into(), None, key, &HeaderMap::new()).record(&outcome, peer, 1, false)
+    fn record(key: &str, peer: &str) -> Record<'static> {
+        let source = "".into();
+        let outcome = Outcome { success: true, status: 200, bytes: 1, total: None, milliseconds: 0, source, at: 1 };
+        Asker::of(([192, 0, 2, 1], 1).into(), None, key, &HeaderMap::new()).record(&outcome, peer, false).owned()
     }
 
     fn keys(lines: &[Bytes]) -> Vec<String> {
-        let key = |line: &Bytes| serde_json::from_slice::<Record>(line).unwrap().data.key;
+        let key = |line: &Bytes| serde_json::from_slice::<Record<'_>>(line).unwrap().data.key.into_owned();
         lines.iter().map(key).collect()
     }
 
@@ -334,11 +372,7 @@ mod tests {
         assert_eq!(ask(Some("/a"), None, 9), ["/a/1", "/a/2"]);
         assert_eq!(ask(None, Some("p:1"), 9), ["/a/1", "/b/1"]);
         assert_eq!(ask(Some("/a"), Some("http://q:2/"), 9), ["/a/2"]);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        }
+        assert!(atoll_sys::file::is_private(&path).unwrap(), "others can read who fetched what");
     }
 
     #[test]
@@ -347,7 +381,7 @@ mod tests {
         let (before, mut fresh) = journal.follow(&Filter::default(), 9);
         assert!(before.is_empty());
         journal.append(&[record("/a", "p")]);
-        assert_eq!(fresh.try_recv().unwrap().key, "/a");
+        assert_eq!(keys(&[fresh.try_recv().unwrap().text]), ["/a"]);
     }
 
     #[test]
@@ -368,7 +402,7 @@ mod tests {
     #[test]
     fn memory_holds_a_bounded_number_of_lines() {
         let journal = Journal::open(&Target::Memory).unwrap();
-        let many: Vec<Record> = (0..LINES + 5).map(|n| record(&format!("/{n}"), "p")).collect();
+        let many: Vec<Record<'_>> = (0..LINES + 5).map(|n| record(&format!("/{n}"), "p")).collect();
         journal.append(&many);
         let lines = journal.follow(&Filter::default(), usize::MAX).0;
         assert_eq!((lines.len(), keys(&lines[..1])), (LINES, vec!["/5".to_owned()]));

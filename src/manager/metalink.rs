@@ -17,9 +17,12 @@ use super::{
     office::Office,
     roster::{Choice, Wish},
 };
-use crate::front::{
-    body::{FrontBody, text, typed},
-    listen::Client,
+use crate::{
+    front::{
+        body::{FrontBody, text, typed},
+        listen::Client,
+    },
+    percent::unescape_leniently,
 };
 
 /// Digests computed, by file.
@@ -139,7 +142,7 @@ impl Digests {
     fn metalink(&self, file: &str, choices: &[Choice], own: &str) -> String {
         let path = file.split('?').next().unwrap_or_default();
         // A name without a path, so that no program writes elsewhere than where it was told [RFC 5854 4.1.2.1].
-        let name = super::control::unescaped(path.rsplit('/').next().unwrap_or_default()).replace(['/', '\\'], "_");
+        let name = unescape_leniently(path.rsplit('/').next().unwrap_or_default()).replace(['/', '\\'], "_");
         let name = if matches!(name.as_str(), "" | "." | "..") { "download".to_owned() } else { name };
         let mut page = format!(
             "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<metalink xmlns=\"urn:ietf:params:xml:ns:metalink\">\n\
@@ -169,7 +172,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// What a path of a Metalink ends in.
-const SUFFIX: &str = ".meta4";
+pub(super) const SUFFIX: &str = ".meta4";
 
 const KIND: &str = "application/metalink4+xml";
 

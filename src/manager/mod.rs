@@ -25,6 +25,8 @@ mod catalogue;
 mod ledger;
 
 mod choose;
+mod distances;
+mod eligible;
 mod roster;
 
 mod explain;

@@ -30,10 +30,10 @@ use crate::{
         ask::Place,
         listen::Client,
         meter::{Meter, unix_now},
-        node::or_never,
         record::Record,
         site::Site,
     },
+    signals::or_never,
     state::{Kept, State},
 };
 
@@ -54,6 +54,8 @@ pub(crate) struct Office {
     pub(crate) door: Option<u16>,
     pub(crate) started: Instant,
     pub(crate) draining: AtomicBool,
+    /// No peer has been heard lately: nobody is led anywhere. Set with the roster held.
+    pub(crate) alone: AtomicBool,
     /// The operator asked for the manager itself to leave.
     pub(crate) leave: tokio::sync::Notify,
     /// And at once.
@@ -156,13 +158,10 @@ pub(crate) struct Furniture {
     pub(crate) login: Login,
     pub(crate) rules: Rules,
     pub(crate) own: Place,
-    pub(crate) network: Network,
     pub(crate) overlay_port: u16,
     pub(crate) door: Option<u16>,
     pub(crate) state: State,
-    pub(crate) keys: Keys,
-    pub(crate) ledger: Ledger,
-    pub(crate) beside: BTreeMap<String, Beside>,
+    pub(crate) kept: Kepts,
     /// The own node's public key, and what places it in the network.
     pub(crate) member: (String, u64),
 }
@@ -178,13 +177,10 @@ impl Office {
             login,
             rules,
             own,
-            network,
             overlay_port,
             door,
             state,
-            keys,
-            ledger,
-            beside,
+            kept: Kepts { network, keys, ledger, beside },
             member,
         } = furniture;
         Self {
@@ -202,6 +198,7 @@ impl Office {
             door,
             started: Instant::now(),
             draining: AtomicBool::new(false),
+            alone: AtomicBool::new(true),
             leave: tokio::sync::Notify::new(),
             stop: tokio::sync::Notify::new(),
             totals: Totals::default(),
@@ -371,8 +368,8 @@ impl Office {
     }
 
     /// Takes in what somebody served, a peer of this name or the manager itself.
-    pub(crate) fn note(&self, records: &[Record], peer: Option<&str>) {
-        let records = self.catalogue.note(records, peer);
+    pub(crate) fn note(&self, mut records: Vec<Record<'_>>, peer: Option<&str>) {
+        self.catalogue.note(&mut records, peer);
         if peer.is_some() {
             let bytes = records.iter().map(|record| record.data.bytes).fold(0, u64::saturating_add);
             self.totals.by_peers.fetch_add(bytes, Ordering::Relaxed);

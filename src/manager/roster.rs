@@ -5,7 +5,7 @@
 //! page and for `?mirrorlist`.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
@@ -13,17 +13,28 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    choose::{self, Candidate, Ranked},
+    choose::{self, Candidate, Lent, Ranked},
+    distances::Distances,
+    eligible::{Eligible, is_meant},
     token::{Secret, nonce},
-    wire::{Beat, Check, Checked, hello_proves},
+    wire::{Beat, Check, Checked, Warmed, hello_proves},
 };
-use crate::front::{ask::Place, meter::Download, record::truncated};
+use crate::front::{ask::Place, meter::Download, record::Record};
 
 /// See the file's head.
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     peers: BTreeMap<String, Peer>,
-    near: Near,
+    distances: Distances,
+    eligible: Eligible,
+}
+
+/// What a beat brought besides how the peer is.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) records: Vec<Record<'static>>,
+    pub(crate) checked: Vec<Checked>,
+    pub(crate) warmed: Vec<Warmed>,
 }
 
 /// One peer.
@@ -143,7 +154,13 @@ impl Roster {
             ejected: None,
         };
         self.peers.insert(name.to_owned(), peer);
+        self.eligible.spoil();
         true
+    }
+
+    /// Whether any peer has been heard lately.
+    pub(crate) fn hears(&self, now: Instant) -> bool {
+        self.peers.values().any(|peer| peer.is_heard(now))
     }
 
     /// Whether a peer that was not ejected came from there.
@@ -157,24 +174,30 @@ impl Roster {
         self.peers.get(name).map(|peer| peer.session)
     }
 
-    /// A peer says how it is. False if this was said before.
-    pub(crate) fn beat(&mut self, now: Instant, beat: Beat) -> bool {
-        let Some(peer) = self.peers.get_mut(&beat.peer) else { return false };
+    /// A peer says how it is. None if this was said before.
+    pub(crate) fn beat(&mut self, now: Instant, beat: Beat) -> Option<Said> {
+        let peer = self.peers.get_mut(&beat.peer)?;
         if peer.beaten.is_some() && beat.number <= peer.beat.number {
-            return false;
+            return None;
         }
         for record in &beat.records {
             // A private peer names the network alone, which is all that is wanted.
             let said = &record.data.remote_addr;
             let client = said.parse::<SocketAddr>().map(|client| client.ip()).or_else(|_| said.parse());
             if let (Some(rtt), Ok(client)) = (record.data.rtt_us, client) {
-                self.near.note(client, &beat.peer, rtt);
+                self.distances.note(client, &beat.peer, rtt);
             }
         }
+        let was = peer.is_live(now);
         peer.led = [0, peer.led[0]];
         peer.beaten = Some(now);
+        let Beat { records, checked, warmed, .. } = beat;
         peer.beat = Beat { records: Vec::new(), checked: Vec::new(), warmed: Vec::new(), ..beat };
-        true
+        let (is, candidate) = (peer.is_live(now), peer.candidate());
+        if was != is || is && !self.eligible.update(&peer.beat.peer, candidate) {
+            self.eligible.spoil();
+        }
+        Some(Said { records, checked, warmed })
     }
 
     /// Of records that begin with this number, how many have arrived before: what is said again after a lost answer counts once.
@@ -187,10 +210,14 @@ impl Roster {
 
     /// Forgets peers that have been silent for long; they join anew.
     pub(crate) fn forget(&mut self, now: Instant) {
+        let before = self.peers.len();
         self.peers.retain(|_, peer| {
             let heard = peer.beaten.unwrap_or(peer.joined);
             now.saturating_duration_since(heard) < FORGOTTEN
         });
+        if self.peers.len() < before {
+            self.eligible.spoil();
+        }
     }
 
     /// Peers to be dialled from here now: name, place and session.
@@ -200,8 +227,7 @@ impl Roster {
             Verified::Passed(at) => now.saturating_duration_since(*at) >= AGAIN,
             Verified::Failed { at, times, .. } => now.saturating_duration_since(*at) >= pause(*times),
         };
-        let beating = |peer: &&Peer| peer.beaten.is_some_and(|beaten| now.saturating_duration_since(beaten) < LATE);
-        let due = self.peers.iter().filter(|(_, peer)| peer.ejected.is_none() && beating(peer) && due(peer));
+        let due = self.peers.iter().filter(|(_, peer)| peer.ejected.is_none() && peer.is_heard(now) && due(peer));
         due.map(|(name, peer)| (name.clone(), peer.url.clone(), peer.session)).collect()
     }
 
@@ -209,6 +235,7 @@ impl Roster {
     pub(crate) fn dialled(&mut self, now: Instant, name: &str, came: Result<Duration, String>) -> bool {
         let another = self.has_other(now, name);
         let Some(peer) = self.peers.get_mut(name) else { return false };
+        self.eligible.spoil();
         let was = peer.through;
         match came {
             Ok(rtt) => {
@@ -262,6 +289,7 @@ impl Roster {
         }
         let proved = hello_proves(&peer.session, &came.proof, nonce, &peer.url.to_string());
         peer.asked = None;
+        self.eligible.spoil();
         if proved {
             peer.other = Verified::Passed(now);
             peer.through = peer.through || matches!(peer.own, Verified::Passed(_));
@@ -278,7 +306,7 @@ impl Roster {
 
     /// A client says that a peer failed it: it is dialled at once.
     pub(crate) fn complain(&mut self, said: &str) {
-        for peer in self.peers.iter_mut().filter(|(name, peer)| is_meant(name, peer, said)).map(|(_, peer)| peer) {
+        for (_, peer) in self.peers.iter_mut().filter(|(name, peer)| is_meant(name, &peer.url, said)) {
             if let Verified::Passed(_) = peer.own {
                 peer.own = Verified::Never;
             }
@@ -287,7 +315,7 @@ impl Roster {
 
     /// Whether a text names a peer here, by its name or by host and port.
     pub(crate) fn names(&self, said: &str) -> bool {
-        self.peers.iter().any(|(name, peer)| is_meant(name, peer, said))
+        self.peers.iter().any(|(name, peer)| is_meant(name, &peer.url, said))
     }
 
     /// The best three for a wish, and counts the client as led to the first. Empty: nobody may be led to.
@@ -295,44 +323,28 @@ impl Roster {
         let choices = self.pick(now, wish, choose::best);
         if let Some(peer) = choices.first().and_then(|first| self.peers.get_mut(&first.name)) {
             peer.led[0] += 1;
+            self.eligible.update(&peer.beat.peer, peer.candidate());
         }
         choices
     }
 
     /// All for a wish, best first.
-    pub(crate) fn explain(&self, now: Instant, wish: &Wish<'_>) -> Vec<Choice> {
+    pub(crate) fn explain(&mut self, now: Instant, wish: &Wish<'_>) -> Vec<Choice> {
         self.pick(now, wish, choose::rank)
     }
 
-    fn pick(&self, now: Instant, wish: &Wish<'_>, by: fn(u64, &[Candidate]) -> Vec<Ranked>) -> Vec<Choice> {
-        let live: Vec<(&String, &Peer)> = self
-            .peers
-            .iter()
-            .filter(|(name, peer)| !wish.not.iter().any(|not| is_meant(name, peer, not)))
-            .filter(|(_, peer)| peer.is_live(now) && (!wish.secure || peer.url.is_secure()))
-            .collect();
-        let near = self.near.of(wish.client);
-        let rtt = |name: &str| near.and_then(|near| near.get(name).copied());
-        let candidate = |(index, (name, peer)): (usize, &(&String, &Peer))| Candidate {
-            index,
-            seed: peer.seed,
-            rate: peer.beat.rate,
-            wish: peer.wish(),
-            load: peer.load(),
-            quota_left: peer.beat.quota_left,
-            rtt_us: rtt(name),
-        };
-        let candidates: Vec<Candidate> = live.iter().enumerate().map(candidate).collect();
-        let choice = |ranked: Ranked| {
-            let (name, peer) = live.get(ranked.index)?;
-            let rtt_us = rtt(name);
-            Some(Choice { name: (*name).clone(), url: peer.url.clone(), ranked, load: peer.load(), rtt_us })
-        };
-        by(choose::seed(wish.file), &candidates).into_iter().filter_map(choice).collect()
+    fn pick(&mut self, now: Instant, wish: &Wish<'_>, by: fn(u64, &[Candidate]) -> Vec<Ranked>) -> Vec<Choice> {
+        if !self.eligible.is_good(now) {
+            let until = self.peers.values().filter_map(|peer| peer.changes(now)).min();
+            let live = self.peers.iter().filter(|(_, peer)| peer.is_live(now));
+            let live = live.map(|(name, peer)| (name, &peer.url, peer.candidate()));
+            self.eligible.draw_up(live, until.unwrap_or(now + LATE));
+        }
+        self.eligible.pick(wish, &self.distances, by)
     }
 
     /// The best peers for a file whatever their load, at most so many: where it is to be put before a storm.
-    pub(crate) fn homes(&self, now: Instant, file: &str, most: usize) -> Vec<(String, Place)> {
+    pub(crate) fn homes(&mut self, now: Instant, file: &str, most: usize) -> Vec<(String, Place)> {
         let nobody = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
         let wish = Wish { file, client: nobody, not: &[], secure: false };
         let mut all = self.explain(now, &wish);
@@ -342,11 +354,13 @@ impl Roster {
 
     /// Asks a peer to leave well. False if it is not here.
     pub(crate) fn drain(&mut self, name: &str) -> bool {
+        self.eligible.spoil();
         self.peers.get_mut(name).map(|peer| peer.drain = true).is_some()
     }
 
     /// Asks a peer to stop at once. False if it is not here.
     pub(crate) fn stop(&mut self, name: &str) -> bool {
+        self.eligible.spoil();
         self.peers.get_mut(name).map(|peer| (peer.drain, peer.stop) = (true, true)).is_some()
     }
 
@@ -357,6 +371,7 @@ impl Roster {
 
     /// Nobody is led to this peer any more. False if it is not here.
     pub(crate) fn eject(&mut self, name: &str, why: &str) -> bool {
+        self.eligible.spoil();
         self.peers.get_mut(name).map(|peer| peer.ejected = Some(why.to_owned())).is_some()
     }
 
@@ -431,14 +446,26 @@ impl Peer {
         Standing::Live
     }
 
-    /// The same as [`Self::standing`] says, without words: asked for every peer and request.
+    /// Whether it has said something lately.
+    fn is_heard(&self, now: Instant) -> bool {
+        self.beaten.is_some_and(|beaten| now.saturating_duration_since(beaten) < LATE)
+    }
+
+    /// When it will stand otherwise if nothing is heard of it, the ejected and the silent excepted.
+    fn changes(&self, now: Instant) -> Option<Instant> {
+        let late = self.beaten.filter(|_| self.is_heard(now))? + LATE;
+        let alone = self.joined + ALONE;
+        Some(if self.beat.neighbours == 0 && now < alone { late.min(alone) } else { late })
+    }
+
+    /// The same as [`Self::standing`] says, without words.
     fn is_live(&self, now: Instant) -> bool {
         self.ejected.is_none()
             && self.through
             && !self.beat.draining
             && !self.drain
             && self.beat.quota_left != Some(0)
-            && self.beaten.is_some_and(|beaten| now.saturating_duration_since(beaten) < LATE)
+            && self.is_heard(now)
             && (self.beat.neighbours > 0 || now.saturating_duration_since(self.joined) >= ALONE)
     }
 
@@ -448,6 +475,12 @@ impl Peer {
 
     fn load(&self) -> u64 {
         self.beat.in_flight + self.led.iter().sum::<u64>()
+    }
+
+    /// Its place in the caller's list is the caller's to say.
+    fn candidate(&self) -> Candidate {
+        let lent = Lent { rate: self.beat.rate, wish: self.wish(), quota_left: self.beat.quota_left };
+        Candidate { index: 0, seed: self.seed, weight: lent.weight(), load: self.load(), rtt_us: None }
     }
 }
 
@@ -472,46 +505,6 @@ impl std::fmt::Display for Standing {
             Self::Ejected(why) => write!(f, "ejected: {why}"),
         }
     }
-}
-
-/// Round trips between clients' networks (/24, /48) and peers, in microseconds, as peers saw them.
-#[derive(Debug, Default)]
-struct Near {
-    prefixes: BTreeMap<IpAddr, BTreeMap<String, u64>>,
-    order: VecDeque<IpAddr>,
-}
-
-impl Near {
-    fn note(&mut self, client: IpAddr, peer: &str, rtt: u64) {
-        let prefix = truncated(client);
-        if !self.prefixes.contains_key(&prefix) {
-            if self.order.len() >= PREFIXES
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.prefixes.remove(&oldest);
-            }
-            self.order.push_back(prefix);
-        }
-        let peers = self.prefixes.entry(prefix).or_default();
-        let few = peers.len() < PEERS_PER_PREFIX;
-        match peers.get_mut(peer) {
-            // A lower one counts at once, a higher one a quarter: distances change, queues come and go.
-            Some(known) if rtt < *known => *known = rtt,
-            Some(known) => *known += (rtt - *known) / 4,
-            None if few => {
-                peers.insert(peer.to_owned(), rtt);
-            }
-            None => {}
-        }
-    }
-
-    fn of(&self, client: IpAddr) -> Option<&BTreeMap<String, u64>> {
-        self.prefixes.get(&truncated(client))
-    }
-}
-
-fn is_meant(name: &str, peer: &Peer, said: &str) -> bool {
-    said == name || said.split_once("://").map_or(said, |(_, rest)| rest) == peer.url.authority()
 }
 
 /// Pause before a peer that was not found is dialled again.
@@ -548,12 +541,6 @@ const PEERS: usize = 16_384;
 
 /// Checks asked of one peer at a time.
 const CHECKS: usize = 4;
-
-/// Networks of clients remembered. `[guess]`
-const PREFIXES: usize = 8_192;
-
-/// Peers remembered for each. `[guess]`
-const PEERS_PER_PREFIX: usize = 64;
 
 #[cfg(test)]
 #[path = "roster_tests.rs"]

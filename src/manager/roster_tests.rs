@@ -34,7 +34,7 @@ impl Bench {
         *number += 1;
         let mut beat = Beat { peer: name.to_owned(), number: *number, neighbours: 1, ..Beat::default() };
         change(&mut beat);
-        assert!(self.roster.beat(self.now, beat));
+        assert!(self.roster.beat(self.now, beat).is_some());
     }
 
     fn found(&mut self, name: &str) {
@@ -90,6 +90,52 @@ fn the_first_peer_is_dialled_from_here_and_the_second_from_the_first_too() {
     assert!(bench.roster.standing(bench.now, B).unwrap().to_string().contains("from another peer"));
     bench.checks(A, B, true);
     assert_eq!(bench.live(), [A, B]);
+}
+
+#[test]
+fn clients_are_led_to_the_live_alone_whatever_changed_since_the_last_one() {
+    let mut bench = Bench::two();
+    let leads = |bench: &mut Bench| {
+        let wish = Wish { file: "/f", client: [192, 0, 2, 1].into(), not: &[], secure: false };
+        let mut led: Vec<_> = bench.roster.explain(bench.now, &wish).into_iter().map(|choice| choice.name).collect();
+        led.sort();
+        assert_eq!(led, bench.live());
+    };
+    let other = |bench: &mut Bench| bench.beat(B, |_| {});
+    leads(&mut bench);
+    let changes: [&dyn Fn(&mut Bench); 9] = [
+        &|bench| bench.beat(A, |beat| beat.quota_left = Some(0)),
+        &|bench| bench.beat(A, |beat| beat.quota_left = Some(1)),
+        &|bench| bench.beat(A, |beat| beat.draining = true),
+        &|bench| bench.beat(A, |_| {}),
+        &|bench| bench.pass(800),
+        // By time alone, the other being heard meanwhile.
+        &|bench| bench.pass(800),
+        &|bench| bench.beat(A, |_| {}),
+        &|bench| {
+            assert!((0..2).all(|_| !bench.roster.dialled(bench.now, A, Err("gone".into())) || bench.live() == [B]))
+        },
+        &|bench| assert!(bench.roster.eject(B, "it lied")),
+    ];
+    for change in changes {
+        change(&mut bench);
+        leads(&mut bench);
+        other(&mut bench);
+        leads(&mut bench);
+    }
+}
+
+#[test]
+fn a_peer_without_neighbours_is_led_to_after_a_while() {
+    let mut bench = Bench::two();
+    bench.beat(A, |beat| beat.neighbours = 0);
+    bench.beat(B, |beat| beat.draining = true);
+    assert_eq!(bench.lead("/f", &[]), None);
+    bench.now += ALONE - LATE / 2;
+    bench.beat(A, |beat| beat.neighbours = 0);
+    assert_eq!(bench.lead("/f", &[]), None);
+    bench.now += LATE / 2;
+    assert_eq!(bench.lead("/f", &[]).as_deref(), Some(A), "nothing was said of it since");
 }
 
 #[test]
@@ -221,7 +267,7 @@ fn records_that_are_said_again_after_a_lost_answer_count_once() {
 fn a_repeated_beat_and_a_foreign_answer_change_nothing() {
     let mut bench = Bench::two();
     let old = Beat { peer: A.to_owned(), number: 1, draining: true, ..Beat::default() };
-    assert!(!bench.roster.beat(bench.now, old));
+    assert!(bench.roster.beat(bench.now, old).is_none());
     bench.pass(61_000);
     bench.beat(A, |_| {});
     bench.beat(B, |_| {});
@@ -234,7 +280,7 @@ fn a_repeated_beat_and_a_foreign_answer_change_nothing() {
 }
 
 #[test]
-fn peers_and_networks_of_clients_are_bounded() {
+fn peers_are_bounded_and_the_silent_forgotten() {
     let mut bench = Bench::new();
     let url = || (Place::of(([10, 0, 0, 1], 1).into()), [10, 0, 0, 1].into());
     for number in 0..PEERS {
@@ -245,13 +291,4 @@ fn peers_and_networks_of_clients_are_bounded() {
     bench.pass(600_000);
     bench.roster.forget(bench.now);
     assert!(bench.roster.views(bench.now).is_empty());
-    let mut near = Near::default();
-    for number in 0..u32::try_from(PREFIXES).unwrap() + 1 {
-        near.note(std::net::Ipv4Addr::from(number << 8).into(), A, 5);
-    }
-    assert_eq!(near.prefixes.len(), PREFIXES);
-    for peer in 0..100 {
-        near.note([9, 9, 9, 9].into(), &peer.to_string(), 5);
-    }
-    assert_eq!(near.of([9, 9, 9, 1].into()).unwrap().len(), PEERS_PER_PREFIX);
 }

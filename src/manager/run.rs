@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
     process::ExitCode,
@@ -11,7 +10,6 @@ use std::{
 };
 
 use atoll_proxy::Used;
-use atoll_units::span;
 use http::StatusCode;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -38,7 +36,7 @@ use crate::{
     front::{
         amount,
         ask::Place,
-        begin::begin,
+        begin::{Failed, begin, failed, listen, time},
         home,
         listen::Front,
         meter::{Lent, Meter, unix_now},
@@ -49,7 +47,6 @@ use crate::{
     },
     node::STOP_LIMIT,
     out::say,
-    port_holder::{Protocol, bind_error},
     signals::Signals,
     state::{Kept, State},
 };
@@ -73,9 +70,6 @@ struct Asked {
 
 impl Asked {
     fn read(args: ManagerArgs) -> Result<Self, String> {
-        let time = |name: &str, text: &str| {
-            span::parse(text).ok_or_else(|| format!("--{name} {text:?} is no time such as 30s, 10m or 7d"))
-        };
         let above = args
             .redirect_above
             .as_deref()
@@ -111,35 +105,19 @@ impl Asked {
     }
 }
 
-/// Why a manager did not start.
-#[derive(Debug)]
-struct Failed(String);
-
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-fn failed(error: impl fmt::Display) -> Failed {
-    Failed(error.to_string())
-}
-
 async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     let state = home::open(asked.args.state.take(), "manager").map_err(failed)?;
     let (mut kept, fresh) = load(&state)?;
     if let Some(first) = &asked.beside {
         beside::settle(first, &mut kept, fresh).await.map_err(Failed)?;
     }
-    let listen = asked.args.listen;
-    let listener = Front::bind(listen)
-        .map_err(|error| Failed(format!("the manager cannot listen: {}", bind_error(&error, listen, Protocol::Tcp))))?;
+    let listener = listen("manager", asked.args.listen)?;
     let tls = Tls::load(asked.args.certificate.as_ref(), asked.args.key.as_ref()).map_err(failed)?;
     let server = tls.as_ref().map(Tls::server).transpose().map_err(failed)?;
     let mut signals = Signals::new().map_err(failed)?;
     let (login, text) = Login::load(&state).map_err(failed)?;
     let door = if door::is_needed(&asked.site.dialled()) {
-        Some(Front::bind((listen.ip(), 0).into()).map_err(failed)?)
+        Some(Front::bind((asked.args.listen.ip(), 0).into()).map_err(failed)?)
     } else {
         None
     };
@@ -238,13 +216,10 @@ async fn open(
         login,
         rules: asked.rules.clone(),
         own,
-        network: kept.network,
         overlay_port: port,
         door,
         state,
-        keys: kept.keys,
-        ledger: kept.ledger,
-        beside: kept.beside,
+        kept,
         member: (key, serial),
     });
     office.save();

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -32,7 +32,7 @@ pub(super) async fn watch(office: Arc<Office>) {
         tokio::select! {
             _ = look.tick() => {
                 collect(&office);
-                office.roster().forget(Instant::now());
+                look_at(&office);
                 tell(&office, &mut stood);
                 dial_all(&office, &dialling, &mut dials);
             }
@@ -42,6 +42,7 @@ pub(super) async fn watch(office: Arc<Office>) {
                 }
             }
             Some(_) = dials.join_next() => {}
+            () = office.meter.half_full() => collect(&office),
         }
     }
 }
@@ -92,12 +93,23 @@ fn tell(office: &Office, stood: &mut BTreeMap<String, bool>) {
     }
 }
 
+/// Forgets whom nobody has heard for long, and knows whether anybody is left.
+fn look_at(office: &Office) {
+    let mut roster = office.roster();
+    let now = Instant::now();
+    roster.forget(now);
+    office.alone.store(!roster.hears(now), Ordering::Relaxed);
+}
+
 /// The manager's own records go into the log as its peers' do.
 pub(super) fn collect(office: &Office) {
-    let (first, records) = office.meter.records(COLLECTED);
-    if !records.is_empty() {
-        office.note(&records, None);
-        office.meter.collected(first + u64::try_from(records.len()).unwrap_or(u64::MAX));
+    let (url, private) = office.meter.tells_as();
+    loop {
+        let ended = office.meter.take(COLLECTED);
+        if ended.is_empty() {
+            return;
+        }
+        office.note(ended.iter().map(|ended| ended.record(&url, private)).collect(), None);
     }
 }
 
@@ -114,4 +126,4 @@ const DIALS: usize = 64;
 const HELLO: Bounds = Bounds { time: Duration::from_secs(2), bytes: 4_096 };
 
 /// Own records taken at a time.
-const COLLECTED: usize = 8_192;
+const COLLECTED: usize = 256;

@@ -157,7 +157,7 @@ pub(crate) struct Beat {
     /// The number of the first record.
     pub(crate) first_record: u64,
     /// Records, oldest first, at most [`RECORDS`].
-    pub(crate) records: Vec<Record>,
+    pub(crate) records: Vec<Record<'static>>,
     /// Records that found its queue full.
     pub(crate) dropped_records: u64,
     /// What came of checks it was asked for.

@@ -6,11 +6,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use atoll_overlay::{ByteStream, Level};
-use atoll_proxy::Proxy;
+use atoll_overlay::Level;
+use atoll_proxy::{Early, Proxy};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::{Body as _, Incoming};
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
     Node,
@@ -19,7 +18,6 @@ use crate::{
         body::{FrontBody, json, text},
         listen::{Client, Desk},
         meter::Meter,
-        node::or_never,
         record::Asker,
         site::Site,
     },
@@ -28,6 +26,7 @@ use crate::{
         token::Secret,
         wire::{Hello, hello_proof},
     },
+    signals::or_never,
 };
 
 /// See the file's head.
@@ -154,11 +153,23 @@ impl Lender {
 }
 
 impl Desk for Lender {
-    fn gate<S>(&self, stream: S) -> ByteStream
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        Box::new(self.proxy.behind_gate(stream))
+    fn proxy(&self) -> &Proxy {
+        &self.proxy
+    }
+
+    fn site(&self) -> &Site {
+        &self.site
+    }
+
+    fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    fn decide(&self, _: Client, target: &str, _: &mut Vec<u8>) -> Early {
+        let path = target.split('?').next().unwrap_or_default();
+        let own = target.starts_with("/_") || path == HEALTH;
+        let free = self.meter.is_free() && self.meter.quota_left() != Some(0);
+        if own || !free { Early::Later } else { Early::Stored }
     }
 
     async fn answer(&self, client: Client, request: Request<Incoming>) -> Response<FrontBody> {

@@ -1,14 +1,12 @@
 //! `atoll peer`: from the command line to a running peer, and its end.
 
 use std::{
-    fmt,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     process::ExitCode,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use atoll_units::span;
 use tokio::{
     net::TcpListener,
     sync::Notify,
@@ -27,7 +25,7 @@ use crate::{
     front::{
         amount,
         ask::Place,
-        begin::begin,
+        begin::{Failed, begin, failed, listen, time},
         home,
         listen::Front,
         meter::{Lent, Meter},
@@ -39,7 +37,6 @@ use crate::{
     manager::{membership::node_key, token::Token, wire::Welcome},
     node::STOP_LIMIT,
     out::{complain, say},
-    port_holder::{Protocol, bind_error},
     signals::Signals,
     state::State,
 };
@@ -86,32 +83,17 @@ impl Asked {
                 daily: amount("daily", &args.daily, amount::size, "15GB")?,
                 monthly: amount("monthly", &args.monthly, amount::size, "300GB")?,
             },
-            grace: span::parse(&args.grace)
-                .ok_or_else(|| format!("--grace {:?} is no time such as 30s", args.grace))?,
+            grace: time("grace", &args.grace)?,
             args,
         })
     }
-}
-
-/// Why a peer did not start.
-#[derive(Debug)]
-struct Failed(String);
-
-impl fmt::Display for Failed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-fn failed(error: impl fmt::Display) -> Failed {
-    Failed(error.to_string())
 }
 
 async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     let state = home::open(asked.args.state.take(), "peer").map_err(failed)?;
     let mut kept = Kept::load(&state).map_err(failed)?;
     let mut signals = Signals::new().map_err(failed)?;
-    let listener = listen(asked.args.listen, kept.port)?;
+    let listener = listener(asked.args.listen, kept.port)?;
     let address = listener.local_addr().map_err(failed)?;
     kept.port = address.port();
     let tls = Tls::load(asked.args.certificate.as_ref(), asked.args.key.as_ref()).map_err(failed)?;
@@ -272,11 +254,9 @@ async fn ended(heart: &mut Heart, wake: &Notify) {
 }
 
 /// The address asked for; else the port of last time or the first free one from 5001.
-fn listen(asked: Option<SocketAddr>, last: u16) -> Result<TcpListener, Failed> {
+fn listener(asked: Option<SocketAddr>, last: u16) -> Result<TcpListener, Failed> {
     if let Some(address) = asked {
-        return Front::bind(address).map_err(|error| {
-            Failed(format!("the peer cannot listen: {}", bind_error(&error, address, Protocol::Tcp)))
-        });
+        return listen("peer", address);
     }
     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
     let ports = std::iter::once(last).filter(|port| *port != 0).chain(PORTS).chain([0]);

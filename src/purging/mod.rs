@@ -5,8 +5,8 @@
 //! ```
 
 mod order;
+pub(crate) use crate::percent::{escape, unescape};
 pub use order::{Order, WAIT_LIMIT};
-pub(crate) use order::{escape, unescape};
 
 mod command;
 pub use command::{Outcome, purge};

@@ -5,6 +5,8 @@ use std::time::Duration;
 use atoll_proxy::PurgeTarget;
 use atoll_units::span;
 
+use crate::percent::{escape, unescape};
+
 /// What to purge, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
@@ -114,33 +116,6 @@ fn yes(key: &str, value: &str) -> Result<bool, String> {
         "no" => Ok(false),
         _ => Err(format!("{key} is yes or no")),
     }
-}
-
-/// Undoes percent-encoding; none if it is none, or no text comes of it.
-pub(crate) fn unescape(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut parts = text.split('%');
-    bytes.extend(parts.next()?.bytes());
-    for part in parts {
-        let (digits, rest) = part.split_at_checked(2)?;
-        bytes.push(u8::from_str_radix(digits, 16).ok()?);
-        bytes.extend(rest.bytes());
-    }
-    String::from_utf8(bytes).ok()
-}
-
-/// Percent-encodes all but what a query may always hold.
-pub(crate) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'/' => {
-                escaped.push(char::from(byte))
-            }
-            other => escaped.push_str(&format!("%{other:02X}")),
-        }
-    }
-    escaped
 }
 
 /// The longest that an order may wait.

@@ -1,12 +1,42 @@
 //! Files: room taken in advance, locks between processes, reads and writes at a place.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::path::Path;
 
 /// A lock that no other process holds; given up when dropped or when the process ends, however it ends.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
+}
+
+/// Has what these options create be its owner's alone. Elsewhere than on Unix the folder's rules hold.
+pub fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
+}
+
+/// The same for folders.
+pub fn private_folder(builder: &mut DirBuilder) -> &mut DirBuilder {
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(builder, 0o700);
+    builder
+}
+
+/// Whether nobody but its owner may read or write a file or folder; true where the system does not tell.
+///
+/// # Errors
+/// The file's.
+pub fn is_private(path: &Path) -> io::Result<bool> {
+    let permissions = std::fs::metadata(path)?.permissions();
+    #[cfg(unix)]
+    return Ok(std::os::unix::fs::PermissionsExt::mode(&permissions) & 0o077 == 0);
+    #[cfg(not(unix))]
+    {
+        let _ = permissions;
+        Ok(true)
+    }
 }
 
 /// Makes `file` `length` bytes long, on Linux with the room for them taken, so that later writes within it meet no full

@@ -1,35 +1,65 @@
-//! What a manager costs: redirects per CPU-second beside nginx's `return 302`, and memory with ten thousand idle clients and a
-//! thousand peers. The peers are simulated: they join, beat and say who they are, and serve nothing.
+//! What a manager costs: redirects per CPU-second beside nginx's `return 302`, files that it serves itself beside the proxy's own
+//! listener, and memory with ten thousand idle clients and a thousand peers. The peers are simulated: they join, beat and say who they are, and serve nothing.
 //!
 //! ```text
 //!   server on core 0 <--GET, keep-alive-- clients on core 1      requests / CPU-seconds of the server
 //! ```
 
+mod alone;
 mod peers;
 
 use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     thread,
     time::{Duration, Instant},
 };
 
+use clap::{Args, ValueEnum};
+
 use crate::{
+    cache::atoll,
     process::{Process, pin},
     report::{Report, Row},
     rounds::median,
 };
 
+/// What is measured.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Measure only this part
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Redirects, and memory.
+    Leading,
+    /// Files that a manager without peers serves.
+    Alone,
+}
+
 /// Runs it.
-pub(crate) fn run() -> Result<Report, String> {
-    let mut report = Report::new("manager: redirects and memory");
+pub(crate) fn run(options: &Options) -> Result<Report, String> {
+    let mut report = Report::new("manager: redirects, files served alone, and memory");
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
+    if options.only != Some(Part::Alone) {
+        leading(&mut report, folder.path())?;
+    }
+    if options.only != Some(Part::Leading) {
+        alone::rows(&mut report, folder.path())?;
+    }
+    Ok(report)
+}
+
+fn leading(report: &mut Report, folder: &Path) -> Result<(), String> {
     let origin = origin()?;
-    let manager = Manager::start(folder.path(), origin)?;
-    let nginx = Nginx::start(folder.path());
+    let manager = Manager::start(folder, origin)?;
+    let nginx = Nginx::start(folder);
     let few = peers::Peers::join(manager.address, 3, 1)?;
     manager.wait_until_leading()?;
     let figures = redirects(&manager, nginx.as_ref().ok())?;
@@ -62,7 +92,7 @@ pub(crate) fn run() -> Result<Report, String> {
          per second of the server's own CPU time, so more is better; the peers' beats are in it"
     ));
     drop((idle, few, many));
-    Ok(report)
+    Ok(())
 }
 
 /// Ours and, if it runs, nginx's.
@@ -189,21 +219,6 @@ impl Manager {
             thread::sleep(Duration::from_millis(100));
         }
         Err("the manager leads nobody to the peers".to_owned())
-    }
-}
-
-/// The program itself, built as it is shipped.
-fn atoll() -> Result<PathBuf, String> {
-    let here = std::env::current_exe().map_err(|error| error.to_string())?;
-    let program = here.with_file_name("atoll");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let words = ["build", "--quiet", "--release", "--package", "atoll", "--bin", "atoll"];
-    match Command::new(cargo).args(words).status() {
-        Ok(status) if status.success() => Ok(program),
-        // Started by hand, beside a program that is there.
-        _ if program.exists() => Ok(program),
-        Ok(status) => Err(format!("building atoll ended with {status}")),
-        Err(error) => Err(format!("cargo: {error}")),
     }
 }
 
