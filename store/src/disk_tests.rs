@@ -207,6 +207,132 @@ fn gets_from_ram_go_on_while_a_write_hangs() {
     });
 }
 
+/// One object, and then five that come while the disk hangs, under this plan; whether each was stored, and how many calls the
+/// five took.
+async fn crowd(disk: &Double, plan: Plan) -> (Vec<bool>, u64) {
+    let store = Store::open_on(places(&[disk]), config()).await.unwrap();
+    put(&store, 0).await.unwrap();
+    store.tiers.disks.at(0).unwrap().finish_chores();
+    disk.plan(plan);
+    disk.hang(true);
+    let puts: Vec<_> = (1..6)
+        .map(|n| {
+            let store = store.clone();
+            tokio::spawn(async move { put(&store, n).await.is_ok() })
+        })
+        .collect();
+    // Each task runs until it waits for the disk.
+    tokio::task::yield_now().await;
+    disk.hang(false);
+    let mut stored = vec![true];
+    for put in puts {
+        stored.push(put.await.unwrap());
+    }
+    (stored, disk.seen().0)
+}
+
+#[test]
+fn objects_that_come_together_are_written_together_and_cut_at_any_byte_none_is_lost_that_was_acknowledged() {
+    let sound = Double::default();
+    let (stored, calls) = run(crowd(&sound, Plan::Sound));
+    assert_eq!(stored, [true; 6]);
+    assert!(calls <= 2, "{calls} calls: whoever comes first, and the others");
+    let (_, written) = sound.seen();
+    for cut in 0..=written {
+        let disk = Double::default();
+        let (stored, _) = run(crowd(&disk, Plan::CutAt(cut)));
+        let next = disk.after_kill();
+        run(async {
+            let store = Store::open_on(places(&[&next]), config()).await.unwrap();
+            for (n, stored) in (0..).zip(&stored) {
+                assert!(shows(&store, n).await || !stored, "{n} is lost, cut at {cut}");
+            }
+            put(&store, 9).await.unwrap();
+            assert!(shows(&store, 9).await);
+        });
+        assert_eq!(stored.contains(&false), cut < written, "cut at {cut}");
+    }
+}
+
+#[test]
+fn a_put_that_nobody_waits_for_gives_its_room_back_and_the_next_goes_on() {
+    let disk = Double::default();
+    run(async {
+        let store = Store::open_on(places(&[&disk]), config()).await.unwrap();
+        disk.hang(true);
+        for n in 0..3 {
+            let given_up = tokio::spawn({
+                let store = store.clone();
+                async move { put(&store, n).await }
+            });
+            tokio::task::yield_now().await;
+            given_up.abort();
+            assert!(given_up.await.unwrap_err().is_cancelled());
+        }
+        assert_eq!(store.stats().fill_bytes, 900, "what waits is counted");
+        disk.hang(false);
+        until("the room is given back", || store.stats().fill_bytes == 0).await;
+        put(&store, 9).await.unwrap();
+        assert!(shows(&store, 9).await);
+    });
+}
+
+#[test]
+fn a_store_goes_on_after_the_runtime_ends_that_was_writing() {
+    let disk = Double::default();
+    let first = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let store = first.block_on(async {
+        let store = Store::open_on(places(&[&disk]), config()).await.unwrap();
+        disk.hang(true);
+        for n in 0..3 {
+            let store = store.clone();
+            tokio::spawn(async move { put(&store, n).await });
+        }
+        tokio::task::yield_now().await;
+        store
+    });
+    first.shutdown_background();
+    disk.hang(false);
+    run(async {
+        // Who waited for the runtime that ended is told so; and so may be who comes before it is quite gone.
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while put(&store, 9).await.is_err() {
+            assert!(Instant::now() < deadline, "still refused");
+        }
+        assert!(shows(&store, 9).await);
+    });
+}
+
+#[test]
+fn puts_go_on_while_full_segments_are_synced_and_closing_waits_for_that() {
+    let disk = Double::default();
+    run(async {
+        let store = Store::open_on(places(&[&disk]), config()).await.unwrap();
+        disk.hang_syncs(true);
+        for n in 0..12 {
+            let (tags, born) = (Tags::default(), store.purge_number());
+            let head =
+                Head { key: key(n), directory: 1, tags, expires: None, metadata: Bytes::new(), length: None, born };
+            let mut writer = store.writer(head).unwrap();
+            writer.append(Bytes::from(vec![n; 250_000])).await.unwrap();
+            writer.commit(None).await.unwrap();
+        }
+        assert!(disk.files().len() > 4, "several segments were filled");
+        let closing = tokio::spawn(store.clone().close());
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!closing.is_finished());
+        disk.hang_syncs(false);
+        closing.await.unwrap();
+        let cut = Arc::new(disk.after_power_cut(|_| false));
+        let store = Store::open_on(vec![("cut".into(), cut)], config()).await.unwrap();
+        for n in 0..12 {
+            assert_eq!(store.get(&key(n)).await.unwrap().len(), 250_000, "{n}");
+        }
+    });
+}
+
 #[test]
 fn a_key_that_shares_its_hash_with_another_is_a_miss_and_never_the_others_bytes() {
     let disk = Double::default();

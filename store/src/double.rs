@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
@@ -19,6 +19,8 @@ pub(crate) struct Double {
     held: Arc<Mutex<Option<Arc<()>>>>,
     /// Writes hang while it is set.
     hang: Arc<AtomicBool>,
+    /// Likewise syncs of files.
+    hang_syncs: Arc<AtomicBool>,
 }
 
 /// When the double fails.
@@ -96,6 +98,11 @@ impl Double {
     /// Lets writes hang, or go on.
     pub(crate) fn hang(&self, hang: bool) {
         self.hang.store(hang, Ordering::Relaxed);
+    }
+
+    /// Lets syncs of files hang, or go on.
+    pub(crate) fn hang_syncs(&self, hang: bool) {
+        self.hang_syncs.store(hang, Ordering::Relaxed);
     }
 
     /// Calls that could have failed, and bytes written, since the plan was made.
@@ -334,12 +341,21 @@ impl DiskFile for OpenFile {
         if count < bytes.len() { Err(io::Error::other("cut")) } else { Ok(()) }
     }
 
+    /// One call, which may be cut anywhere.
+    fn write_parts_at(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        self.write_at(&bytes, offset)
+    }
+
     /// What the disk may do at any time anyway.
     fn begin_writing(&self, _offset: u64, _length: u64) -> io::Result<()> {
         self.double.step()
     }
 
     fn sync(&self) -> io::Result<()> {
+        while self.double.hang_syncs.load(Ordering::Relaxed) {
+            std::thread::yield_now();
+        }
         self.double.step()?;
         let mut image = self.image.lock().unwrap();
         image.durable = image.live.clone();

@@ -1,8 +1,7 @@
-//! The disk tier: records into the open segment, by plain blocking calls. Out of any is `load`'s.
+//! The disk tier: what is in it, and what is done with it. Writing is `append`'s, with what follows it in `chores`; reading is
+//! `load`'s, making room `evict`'s, opening `recover`'s.
 //!
-//! A write reserves its space under a lock and writes without one; a lookup takes one shard's lock for a moment. Only a
-//! roll to the next segment, and with it reclaiming the oldest (`evict`), holds a lock across file calls, and nobody
-//! but writers that need the next segment meets it. Opening is `recover`'s.
+//! A lookup takes one shard's lock of the index for a moment, and no lock is held while a record is read or written.
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashSet};
@@ -13,14 +12,15 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
+use crate::append::{Draft, Written};
+use crate::chores::Chores;
 use crate::disk::Disk;
 use crate::index::{Index, Spot};
 use crate::key::{Head, Key, PurgeNumber, Tags};
 use crate::load::Fault;
-use crate::object::Pieces;
 use crate::purge_log::Book;
-use crate::record::{self, HEADER, Header, Kind, Place, UNIT};
-use crate::segment::{Entry, Reserved, Room, Segment, SegmentHeader};
+use crate::record::{Header, Kind, Place};
+use crate::segment::{Room, Segment};
 use crate::stats::{DiskState, Stats};
 
 /// The disk tier.
@@ -36,16 +36,18 @@ pub(crate) struct Engine {
     /// Dropped segments whose file could not be unlinked.
     pub(crate) undead: Mutex<Vec<Arc<Segment>>>,
     active: Mutex<Option<Arc<Segment>>>,
+    /// Held from one segment to the next, and while old ones make room.
     roller: Mutex<()>,
+    pub(crate) chores: Arc<Chores>,
     /// Hashes of the slices of fills under way.
     filling: Mutex<HashSet<u64>>,
-    next_number: AtomicU64,
+    pub(crate) next_number: AtomicU64,
     next_generation: AtomicU64,
     pub(crate) seed: u64,
     /// Until when nothing is written, after the disk failed.
-    failed_until: Mutex<Option<SystemTime>>,
+    pub(crate) failed_until: Mutex<Option<SystemTime>>,
     /// Tries to write that failed, one after another.
-    failures: AtomicU32,
+    pub(crate) failures: AtomicU32,
     /// Which of the store's disks this is.
     pub(crate) number: usize,
     /// The files of segments' dead, and the room they take.
@@ -86,13 +88,6 @@ pub(crate) struct Found {
     pub(crate) dead: BTreeMap<u64, Room>,
 }
 
-/// A record that was written.
-pub(crate) struct Written {
-    pub(crate) spot: Spot,
-    segment: Arc<Segment>,
-    reserved: Reserved,
-}
-
 /// Readers of dropped segments hold too much of the capacity, or the open segment is full and must do.
 #[derive(Debug, thiserror::Error)]
 #[error("the capacity is held by readers of dropped segments")]
@@ -112,6 +107,7 @@ impl Engine {
             undead: Mutex::default(),
             active: Mutex::new(None),
             roller: Mutex::new(()),
+            chores: Arc::default(),
             filling: Mutex::default(),
             next_number: AtomicU64::new(found.newest + 1),
             seed: found.seed,
@@ -134,18 +130,32 @@ impl Engine {
     }
 
     /// Stores a whole object; any older one under its key is replaced.
-    pub(crate) fn put(&self, header: &mut Header, metadata: &[u8], pieces: &Pieces) -> io::Result<Spot> {
-        let written = self.write(header, metadata, pieces.list(), true)?;
-        self.index.insert(self.hash(&header.key), written.spot);
+    pub(crate) fn put(&self, draft: Draft<'_>) -> io::Result<Spot> {
+        let hash = self.hash(&draft.header.key);
+        let written = self.write(draft, true)?;
+        self.index.insert(hash, written.spot);
         Ok(written.spot)
     }
 
+    /// As `put`, several, of which a later one replaces an earlier one under its key; what became of each.
+    pub(crate) fn put_all(&self, drafts: Vec<Draft<'_>>) -> Vec<io::Result<Spot>> {
+        let hashes: Vec<u64> = drafts.iter().map(|draft| self.hash(&draft.header.key)).collect();
+        let written = self.write_all(drafts, true).into_iter().zip(hashes);
+        let enter = |(written, hash): (io::Result<Written>, u64)| {
+            let spot = written?.spot;
+            self.index.insert(hash, spot);
+            Ok(spot)
+        };
+        written.map(enter).collect()
+    }
+
     /// Stores a whole object if nothing is under its key; whether it did.
-    pub(crate) fn put_new(&self, header: &mut Header, metadata: &[u8], pieces: &Pieces) -> io::Result<Option<Spot>> {
-        let written = self.write(header, metadata, pieces.list(), true)?;
-        let settled = self.index.insert_new(self.hash(&header.key), written.spot);
+    pub(crate) fn put_new(&self, draft: Draft<'_>) -> io::Result<Option<Spot>> {
+        let hash = self.hash(&draft.header.key);
+        let written = self.write(draft, true)?;
+        let settled = self.index.insert_new(hash, written.spot);
         if !settled {
-            written.segment.disown(written.reserved);
+            self.disown(&written);
         }
         Ok(settled.then_some(written.spot))
     }
@@ -153,13 +163,6 @@ impl Engine {
     /// Says that a slice of a fill will be written. Until the fill is `done`, reclaiming spares it.
     pub(crate) fn begin_slice(&self, key: &Key) {
         self.filling().insert(self.hash(key));
-    }
-
-    /// Stores one slice under its own key.
-    pub(crate) fn put_slice(&self, header: &mut Header, pieces: &Pieces) -> io::Result<()> {
-        let written = self.write(header, &[], pieces.list(), true)?;
-        self.index.insert(self.hash(&header.key), written.spot);
-        Ok(())
     }
 
     /// The slices of a fill that is over: no longer spared, and with `abort` forgotten.
@@ -208,8 +211,8 @@ impl Engine {
                 Kind::Run => (Kind::Run, Place::default()),
                 Kind::Slice | Kind::Tombstone => return Err(Fault::Other),
             };
-            let mut new = Header { kind, body_at, replaces: place, expires, born, tags, soft_purged: false, ..old };
-            let written = self.write(&mut new, metadata, &[], true).map_err(Fault::Io)?;
+            let new = Header { kind, body_at, replaces: place, expires, born, tags, soft_purged: false, ..old };
+            let written = self.write(Draft::new(new, metadata, &[]), true).map_err(Fault::Io)?;
             if self.settle(hash, spot, &written) {
                 return Ok(Some(written.spot));
             }
@@ -229,12 +232,13 @@ impl Engine {
         }
         let (tags, expires, metadata, born) = (Tags::default(), None, Bytes::new(), PurgeNumber(0));
         let head = Head { key: *key, directory: 0, tags, expires, metadata, length: None, born };
-        let mut header = Header::new(Kind::Tombstone, &head, 0, self.disk.now(), 0);
-        self.write(&mut header, &[], &[], true).map(|_| true)
+        let header = Header::new(Kind::Tombstone, &head, 0, self.disk.now(), 0);
+        self.write(Draft::new(header, &[], &[]), true).map(|_| true)
     }
 
-    /// Seals the open segment and syncs it.
+    /// Seals the open segment and syncs it, and does what is due before. Blocks.
     pub(crate) fn close(&self) -> io::Result<()> {
+        self.finish_chores();
         let open = self.active().take();
         match open {
             Some(segment) if segment.close() => segment.seal(),
@@ -284,165 +288,12 @@ impl Engine {
         spot.place(self.next_number.load(Ordering::Relaxed) + (1 << 16))
     }
 
-    /// Writes a record into the open segment; `may_roll` to the next one if it is full.
-    pub(crate) fn write(
-        &self,
-        header: &mut Header,
-        metadata: &[u8],
-        pieces: &[Bytes],
-        may_roll: bool,
-    ) -> io::Result<Written> {
-        self.check_working()?;
-        let result = self.write_unchecked(header, metadata, pieces, may_roll);
-        match &result {
-            Ok(_) => {
-                *self.failed_until.lock().unwrap_or_else(PoisonError::into_inner) = None;
-                self.failures.store(0, Ordering::Relaxed);
-            }
-            // Nothing is wrong with the disk.
-            Err(error) if is_held(error) => {}
-            Err(error) => {
-                self.note_error("write", error);
-                if !is_full(error) && error.kind() != io::ErrorKind::FileTooLarge {
-                    self.failures.fetch_add(1, Ordering::Relaxed);
-                }
-                let until = self.disk.now() + self.shape.retry;
-                *self.failed_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
-            }
-        }
-        result
-    }
-
-    /// Puts a written record in the place of exactly `old`; false if something else is there by now.
-    pub(crate) fn settle(&self, hash: u64, old: Spot, written: &Written) -> bool {
-        let settled = self.index.replace(hash, old, written.spot);
-        if !settled {
-            written.segment.disown(written.reserved);
-        }
-        settled
-    }
-
-    fn write_unchecked(
-        &self,
-        header: &mut Header,
-        metadata: &[u8],
-        pieces: &[Bytes],
-        may_roll: bool,
-    ) -> io::Result<Written> {
-        let body: usize = pieces.iter().map(Bytes::len).sum();
-        let length = (HEADER + metadata.len() + 4 * pieces.len() + body) as u64;
-        let length = length.next_multiple_of(UNIT);
-        let entry =
-            Entry { hash: self.hash(&header.key), offset: 0, length: 0, kind: header.kind, replaces: header.replaces };
-        let (segment, reserved) = self.reserve(length, entry, header.born.0, may_roll)?;
-        let front = record::encode(header, metadata, pieces, segment.header.salt);
-        let begin = u64::from(reserved.offset) * UNIT;
-        let written = write_record(&segment, begin, front, pieces);
-        let seal = segment.complete(reserved, written.is_ok());
-        if written.is_err() {
-            // Whatever is wrong with this file, the next record goes to another.
-            self.retire(&segment);
-        }
-        if seal {
-            self.seal(&segment);
-        }
-        written?;
-        let place = Place { segment: segment.header.number, offset: reserved.offset };
-        let spot = Spot::new(place, length, header.kind == Kind::Slice, header.kind == Kind::Freshen);
-        Ok(Written { spot, segment, reserved })
-    }
-
-    fn reserve(&self, length: u64, entry: Entry, born: u64, may_roll: bool) -> io::Result<(Arc<Segment>, Reserved)> {
-        loop {
-            let open = self.active().clone();
-            if let Some(segment) = &open
-                && let Some(reserved) = segment.reserve(length, entry, born)
-            {
-                return Ok((Arc::clone(segment), reserved));
-            }
-            if !may_roll {
-                return Err(io::Error::new(io::ErrorKind::StorageFull, Held));
-            }
-            if length + length / 4 > self.shape.segment {
-                return Err(io::ErrorKind::FileTooLarge.into());
-            }
-            self.roll(open.as_ref())?;
-        }
-    }
-
-    /// Opens the next segment in place of `full`, unless somebody else just did, and reclaims what is over capacity.
-    fn roll(&self, full: Option<&Arc<Segment>>) -> io::Result<()> {
-        let roller = || self.roller.lock().unwrap_or_else(PoisonError::into_inner);
-        let alone = roller();
-        let open = self.active().clone();
-        if open.as_ref().map(Arc::as_ptr) != full.map(Arc::as_ptr) {
-            return Ok(());
-        }
-        self.make_room()?;
-        let next = self.create_segment()?;
-        self.segments.write().unwrap_or_else(PoisonError::into_inner).insert(next.header.number, Arc::clone(&next));
-        *self.active() = Some(next);
-        // The sync takes long. Others write into the next segment meanwhile, and may need the one after it.
-        drop(alone);
-        if let Some(full) = full
-            && full.close()
-        {
-            self.seal(full);
-        }
-        // One segment's room stays free, so that the next roll need not drop one without a second chance.
-        let _alone = roller();
-        self.reclaim_surplus();
-        Ok(())
-    }
-
-    fn create_segment(&self) -> io::Result<Arc<Segment>> {
-        let mut tries = 0;
-        loop {
-            let header = SegmentHeader {
-                number: self.next_number.fetch_add(1, Ordering::Relaxed),
-                salt: self.disk.random(),
-                seed: self.seed,
-                size: self.shape.segment,
-                purge: self.book.latest().0,
-            };
-            let room = Room::take(&self.ledger, header.size);
-            match Segment::create(&*self.disk, header, room) {
-                Ok(segment) => return Ok(Arc::new(segment)),
-                // Others fill the disk too: give up our oldest rather than store nothing any more.
-                Err(error) if is_full(&error) && tries < 3 && self.reclaim_oldest(false) => tries += 1,
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    fn retire(&self, segment: &Arc<Segment>) {
-        let mut active = self.active();
-        if active.as_ref().is_some_and(|open| Arc::ptr_eq(open, segment)) {
-            *active = None;
-        }
-        drop(active);
-        if segment.close() {
-            self.seal(segment);
-        }
-    }
-
-    fn seal(&self, segment: &Segment) {
-        if let Err(error) = segment.seal() {
-            self.note_error("seal", &error);
-        }
-    }
-
-    fn check_working(&self) -> io::Result<()> {
-        let until = *self.failed_until.lock().unwrap_or_else(PoisonError::into_inner);
-        match until {
-            Some(_) if self.is_bad() => Err(io::Error::other("the disk was given up")),
-            Some(until) if self.disk.now() < until => Err(io::Error::other("the disk failed a moment ago")),
-            Some(_) | None => Ok(()),
-        }
-    }
-
     fn filling(&self) -> MutexGuard<'_, HashSet<u64>> {
         self.filling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn roller(&self) -> MutexGuard<'_, ()> {
+        self.roller.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn active(&self) -> MutexGuard<'_, Option<Arc<Segment>>> {
@@ -470,21 +321,7 @@ pub(crate) fn is_held(error: &io::Error) -> bool {
     error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Held>)
 }
 
-fn is_full(error: &io::Error) -> bool {
+/// Whether an error of writing says that the disk is full.
+pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-/// Small bodies go out in one call with their front, large ones piece by piece; the padding is zero already.
-fn write_record(segment: &Segment, begin: u64, mut front: Vec<u8>, pieces: &[Bytes]) -> io::Result<()> {
-    if let [] | [_] = pieces {
-        pieces.iter().for_each(|piece| front.extend_from_slice(piece));
-        return segment.write(&front, begin);
-    }
-    segment.write(&front, begin)?;
-    let mut at = begin + front.len() as u64;
-    for piece in pieces {
-        segment.write(piece, at)?;
-        at += piece.len() as u64;
-    }
-    Ok(())
 }

@@ -9,6 +9,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
+use crate::append::Draft;
 use crate::dead;
 use crate::engine::{Engine, Held};
 use crate::index::Spot;
@@ -159,7 +160,8 @@ impl Engine {
         }
         header.replaces = at;
         let body = self.body(segment, candidate.offset, &read)?;
-        let Ok(written) = self.write(&mut header, &metadata, body.list(), false) else { return Ok(false) };
+        let draft = Draft::new(header, &metadata, body.list());
+        let Ok(written) = self.write(draft, false) else { return Ok(false) };
         // If it was replaced meanwhile, the newer one stays, and nothing of this is left to take out.
         self.settle(candidate.hash, candidate.spot, &written);
         Ok(true)

@@ -5,7 +5,7 @@
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::SystemTime;
@@ -157,6 +157,14 @@ impl DiskFile for Open {
         }
         let mut length = self.0.length.lock().unwrap();
         *length = end.max(*length);
+        Ok(())
+    }
+
+    fn write_parts_at(&self, parts: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        for part in parts {
+            self.write_at(part, offset)?;
+            offset += part.len() as u64;
+        }
         Ok(())
     }
 

@@ -16,6 +16,8 @@ pub use key::{Head, Key, PurgeNumber, Tags};
 
 mod writer;
 pub use writer::{Partial, Writer};
+mod budget;
+mod group;
 
 mod object;
 pub use object::{Object, Tier};
@@ -38,6 +40,8 @@ mod memory;
 mod mix;
 mod table;
 
+mod append;
+mod chores;
 mod dead;
 mod disks;
 mod engine;

@@ -8,13 +8,14 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::BuildHasher;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::config::Eviction;
 use crate::key::Key;
 use crate::mix::Mix;
 use crate::object::{Pieces, Whole};
-use crate::table::{Table, Taken};
+use crate::table::Table;
 
 /// What the RAM tier holds under a key.
 #[derive(Clone, Debug)]
@@ -25,9 +26,9 @@ pub(crate) enum Value {
     Slice(Arc<Pieces>),
 }
 
-/// A part of the map, on cache lines of its own: two threads in two parts do not meet.
+/// A part of the map, on a cache line of its own: two threads in two parts do not meet.
 #[derive(Debug)]
-#[repr(align(128))]
+#[repr(align(64))]
 struct Shard(RwLock<Table>);
 
 /// The RAM tier.
@@ -97,15 +98,15 @@ impl Memory {
     /// What is held under `key`; counts as asked for. True: the first time since it came in or was last passed over.
     pub(crate) fn get(&self, key: &Key) -> Option<(Value, bool)> {
         let (shard, hash) = self.read(key);
-        let entry = shard.get(hash, key)?;
-        let first = entry.ask();
-        Some((Value::of(entry.whole), first))
+        let whole = shard.get(hash, key)?;
+        let first = whole.ask();
+        Some((Value::of(whole), first))
     }
 
     /// What is held under `key`; does not count as asked for.
     pub(crate) fn peek(&self, key: &Key) -> Option<Value> {
         let (shard, hash) = self.read(key);
-        shard.get(hash, key).map(|entry| Value::of(entry.whole))
+        shard.get(hash, key).map(Value::of)
     }
 
     /// The object that is held under `key`; does not count as asked for.
@@ -143,9 +144,9 @@ impl Memory {
         let known = queues.ghosts.set.contains(&self.hasher.hash_one(key));
         let straight = known || self.eviction == Eviction::Fifo;
         queues.objects += u64::from(!whole.is_slice());
-        let (mut shard, hash) = self.write(&key);
-        shard.insert(hash, whole, id, straight);
-        drop(shard);
+        whole.entry.store(id, Ordering::Relaxed);
+        whole.stands(straight, 0);
+        self.write(&key).insert(whole, |key| self.hash(key));
         if straight { &mut queues.main } else { &mut queues.small }.push(key, id, weight);
         self.make_room(&mut queues);
         true
@@ -190,11 +191,14 @@ impl Memory {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The key's shard, and the 32 bits of its hash that the shard goes by.
+    /// The part of the map that has the key, and the bits of its hash that the part goes by.
     fn shard(&self, key: &Key) -> (&RwLock<Table>, u32) {
-        let hash = self.hasher.hash_one(key);
-        let shard = usize::try_from(hash >> 32).unwrap_or_default() % SHARDS;
-        (&self.shards[shard].0, u32::try_from(hash & u64::from(u32::MAX)).unwrap_or_default())
+        let [high, low] = self.hasher.halves(key);
+        (&self.shards[usize::try_from(high).unwrap_or_default() % SHARDS].0, low)
+    }
+
+    fn hash(&self, key: &Key) -> u32 {
+        self.shard(key).1
     }
 
     fn read(&self, key: &Key) -> (RwLockReadGuard<'_, Table>, u32) {
@@ -202,20 +206,18 @@ impl Memory {
         (shard.read().unwrap_or_else(PoisonError::into_inner), hash)
     }
 
-    fn write(&self, key: &Key) -> (RwLockWriteGuard<'_, Table>, u32) {
-        let (shard, hash) = self.shard(key);
-        (shard.write().unwrap_or_else(PoisonError::into_inner), hash)
+    fn write(&self, key: &Key) -> RwLockWriteGuard<'_, Table> {
+        self.shard(key).0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn out(&self, key: &Key) -> Option<Taken> {
-        let (mut shard, hash) = self.write(key);
-        shard.remove(hash, key)
+    fn out(&self, key: &Key) -> Option<Arc<Whole>> {
+        self.write(key).remove(key, |key| self.hash(key))
     }
 
     fn take(&self, queues: &mut Queues, key: &Key) -> bool {
-        let Some(Taken { whole, in_main }) = self.out(key) else { return false };
+        let Some(whole) = self.out(key) else { return false };
         queues.objects -= u64::from(!whole.is_slice());
-        let queue = if in_main { &mut queues.main } else { &mut queues.small };
+        let queue = if whole.in_main() { &mut queues.main } else { &mut queues.small };
         queue.weight -= whole.weight() + OVERHEAD;
         queue.live -= 1;
         if queue.entries.len() > 2 * queue.live + SMALL_FLOOR {
@@ -271,19 +273,21 @@ impl Memory {
     /// What an entry weighs and how often it was asked for; `None` if it is there no more.
     fn look(&self, key: &Key, id: u64) -> Option<(u64, u8)> {
         let (shard, hash) = self.read(key);
-        let entry = shard.get(hash, key).filter(|entry| entry.id == id)?;
-        Some((entry.whole.weight() + OVERHEAD, entry.asked()))
+        let whole = shard.get(hash, key).filter(|whole| whole.entry.load(Ordering::Relaxed) == id)?;
+        Some((whole.weight() + OVERHEAD, whole.asked()))
     }
 
     /// Notes that `key` stands in the main queue, asked for this often.
     fn note(&self, key: &Key, asked: u8) {
-        let (mut shard, hash) = self.write(key);
-        shard.set_main(hash, key, asked);
+        let (shard, hash) = self.read(key);
+        if let Some(whole) = shard.get(hash, key) {
+            whole.stands(true, asked);
+        }
     }
 
     fn evict(&self, queues: &mut Queues, key: &Key) {
         queues.evicted += 1;
-        queues.objects -= u64::from(self.out(key).is_some_and(|taken| !taken.whole.is_slice()));
+        queues.objects -= u64::from(self.out(key).is_some_and(|whole| !whole.is_slice()));
     }
 }
 

@@ -5,6 +5,8 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
+use crate::key::Key;
+
 /// The secrets.
 #[derive(Clone, Debug)]
 pub(crate) struct Mix([u64; 2]);
@@ -20,6 +22,12 @@ impl Mix {
     pub(crate) fn new() -> Self {
         let secret = |n: u64| RandomState::new().hash_one(n);
         Self([secret(0), secret(1)])
+    }
+
+    /// The two halves of a key's hash, the high one first.
+    pub(crate) fn halves(&self, key: &Key) -> [u32; 2] {
+        let hash = self.hash_one(key);
+        [hash >> 32, hash & u64::from(u32::MAX)].map(|half| u32::try_from(half).unwrap_or_default())
     }
 }
 
@@ -62,7 +70,6 @@ fn fold(left: u64, right: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::Key;
 
     #[test]
     fn keys_that_differ_in_one_bit_spread_over_all_shards_and_buckets() {

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::SystemTime;
 
@@ -79,6 +79,12 @@ pub(crate) struct Whole {
     pub(crate) key: Key,
     pub(crate) soft_purged: bool,
     slice: bool,
+    /// How often it was asked for in the RAM tier since it came in or was last passed over, up to [`ASKED_MOST`].
+    asked: AtomicU8,
+    /// Whether it stands in the RAM tier's main queue.
+    in_main: AtomicBool,
+    /// Tells its entry in the RAM tier's queues from an older or newer one under the same key.
+    pub(crate) entry: AtomicU64,
     pub(crate) head: Head,
     pub(crate) stored: SystemTime,
     pub(crate) pieces: Arc<Pieces>,
@@ -91,6 +97,8 @@ type Made = dyn Any + Send + Sync;
 
 /// The deadline of what never expires.
 const NEVER: u64 = u64::MAX;
+/// How often an object was asked for is counted up to this.
+const ASKED_MOST: u8 = 3;
 
 impl Whole {
     pub(crate) fn new(head: Head, stored: SystemTime, soft_purged: bool, pieces: Arc<Pieces>) -> Self {
@@ -101,6 +109,9 @@ impl Whole {
             key: head.key,
             soft_purged,
             slice: false,
+            asked: AtomicU8::new(0),
+            in_main: AtomicBool::new(false),
+            entry: AtomicU64::new(0),
             head,
             stored,
             pieces,
@@ -128,6 +139,32 @@ impl Whole {
     /// Bytes of the body, of the metadata, and of what its owner makes of them.
     pub(crate) fn weight(&self) -> u64 {
         self.length + 2 * self.head.metadata.len() as u64
+    }
+
+    /// Counts that it was asked for; true: the first time since it came in or was last passed over.
+    pub(crate) fn ask(&self) -> bool {
+        let asked = self.asked.load(Ordering::Relaxed);
+        if asked < ASKED_MOST {
+            // Two at once may count as one: it is a hint, and a plain store costs a hit less.
+            self.asked.store(asked + 1, Ordering::Relaxed);
+        }
+        asked == 0
+    }
+
+    /// How often it was asked for, up to 3.
+    pub(crate) fn asked(&self) -> u8 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it stands in the RAM tier's main queue or the small one, asked for this often.
+    pub(crate) fn stands(&self, in_main: bool, asked: u8) {
+        self.in_main.store(in_main, Ordering::Relaxed);
+        self.asked.store(asked, Ordering::Relaxed);
+    }
+
+    /// Whether it stands in the RAM tier's main queue.
+    pub(crate) fn in_main(&self) -> bool {
+        self.in_main.load(Ordering::Relaxed)
     }
 
     /// Whether it has expired; asks `now` only if it ever does.

@@ -1,11 +1,14 @@
 //! Where blocking file calls run: tokio's blocking threads, so many at a time, reads and writes apart so that neither
-//! waits behind a queue of the other.
+//! waits behind a queue of the other. Small objects that come in are `group`'s, one thread a disk; so is what is due after
+//! writing.
 
 use std::io;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+
+use crate::tiers::Tiers;
 
 /// Permits for file calls.
 #[derive(Debug)]
@@ -28,6 +31,40 @@ impl Pool {
     /// Runs what writes the disk, likewise.
     pub(crate) async fn write<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         run(&self.writes, work).await
+    }
+}
+
+impl Tiers {
+    /// Runs what writes the disk on a blocking thread, and leaves what is due after it to another.
+    pub(crate) async fn write<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Arc<Self>) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let tiers = Arc::clone(self);
+        let work = move || {
+            let answer = work(&tiers);
+            tiers.tidy();
+            answer
+        };
+        self.pool.write(work).await
+    }
+
+    /// Leaves what is due after writing to a thread of its own; if that is much, it is waited for. Blocks then.
+    pub(crate) fn tidy(self: &Arc<Self>) {
+        for engine in self.disks.iter() {
+            if engine.chores.are_many() {
+                engine.finish_chores();
+            }
+            let Some(turn) = engine.chores.begin() else { continue };
+            // Weak, so that the store is let go of before its chores are said to be done.
+            let (tiers, number) = (Arc::downgrade(self), engine.number);
+            let work = move |chore| {
+                let tiers = tiers.upgrade();
+                let engine = tiers.as_ref().and_then(|tiers| tiers.disks.at(number));
+                engine.inspect(|engine| engine.do_chore(chore)).is_some()
+            };
+            drop(spawn_blocking(move || turn.run(work)));
+        }
     }
 }
 

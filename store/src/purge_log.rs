@@ -181,15 +181,19 @@ impl Book {
         table.verdict(Subject::of(head), filter.as_deref())
     }
 
-    /// What the purges say of the object under `head`, which comes in while the answer's second half is held.
-    pub(crate) fn admit(&self, head: &Head) -> (Verdict, RwLockReadGuard<'_, ()>) {
-        let entry = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+    /// The right to come in, to be held from before asking [`Book::admit`] until the index has what comes in.
+    pub(crate) fn entry(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the purges say of the object under `head`, which comes in while `_entry` is held.
+    pub(crate) fn admit(&self, head: &Head, _entry: &RwLockReadGuard<'_, ()>) -> Verdict {
         if head.born >= self.newest() {
-            return (Verdict::Clean, entry);
+            return Verdict::Clean;
         }
         let filter = self.filter();
         let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
-        (table.verdict_on_entry(Subject::of(head), filter.as_deref()), entry)
+        table.verdict_on_entry(Subject::of(head), filter.as_deref())
     }
 
     /// Returns once everything that asked to come in before now is in, or was refused.

@@ -212,14 +212,19 @@ impl Header {
     }
 }
 
-/// Encodes everything of a record but its body, setting the header's lengths and checksums.
-pub(crate) fn encode(header: &mut Header, metadata: &[u8], pieces: &[Bytes], salt: u64) -> Vec<u8> {
+/// The CRC-32 of each piece.
+pub(crate) fn sums(pieces: &[Bytes]) -> Vec<u32> {
+    pieces.iter().map(|piece| crc32fast::hash(piece)).collect()
+}
+
+/// Encodes everything of a record but its body, setting the header's lengths and checksums; `sums` are the pieces'.
+pub(crate) fn encode(header: &mut Header, metadata: &[u8], pieces: &[Bytes], sums: &[u32], salt: u64) -> Vec<u8> {
     let body: usize = pieces.iter().map(Bytes::len).sum();
     header.metadata_length = u32::try_from(metadata.len()).unwrap_or(u32::MAX);
     header.body_length = u32::try_from(body).unwrap_or(u32::MAX);
     let mut rest = Vec::with_capacity(metadata.len() + 4 * pieces.len());
     rest.extend_from_slice(metadata);
-    pieces.iter().for_each(|piece| rest.extend_from_slice(&crc32fast::hash(piece).to_le_bytes()));
+    sums.iter().for_each(|sum| rest.extend_from_slice(&sum.to_le_bytes()));
     header.metadata_sum = crc32fast::hash(&rest);
 
     let mut fields = Vec::with_capacity(HEADER);
@@ -325,7 +330,7 @@ mod tests {
     fn record(salt: u64) -> (Header, Bytes) {
         let mut header = header();
         let pieces = [Bytes::from("hello world")];
-        let mut bytes = encode(&mut header, b"meta", &pieces, salt);
+        let mut bytes = encode(&mut header, b"meta", &pieces, &sums(&pieces), salt);
         bytes.extend_from_slice(&pieces[0]);
         bytes.resize(bytes.len().next_multiple_of(16), 0);
         (header, bytes.into())

@@ -12,9 +12,9 @@
 //! ```
 //!
 //! The entries end where the trailer begins. Numbers are little-endian. Space is given out under a lock, written
-//! without one; whoever finishes the last record of a closed segment seals it.
+//! without one; with the last record of a closed segment it falls due to be sealed.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -103,6 +103,15 @@ struct Filling {
 #[derive(Default)]
 struct Entries(Vec<Vec<Option<Entry>>>);
 
+/// What is to be done after some records were written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Due {
+    /// The segment is full and all of it written: it is to be sealed.
+    pub(crate) seal: bool,
+    /// The disk is to begin with what was written from there, so many bytes.
+    pub(crate) ahead: Option<(u64, u64)>,
+}
+
 /// Space for one record in a segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reserved {
@@ -124,12 +133,11 @@ impl Drop for Room {
 }
 
 impl Segment {
-    /// A new segment file.
+    /// A new segment file. Its name is yet to be made to last.
     pub(crate) fn create(disk: &dyn Disk, header: SegmentHeader, room: Room) -> io::Result<Self> {
         let name = name(header.number);
         let file = disk.create(&name, header.size)?;
-        let written = file.write_at(&header.encode(), 0).and_then(|()| disk.sync_names());
-        if let Err(error) = written {
+        if let Err(error) = file.write_at(&header.encode(), 0) {
             drop(disk.remove(&name));
             return Err(error);
         }
@@ -160,25 +168,26 @@ impl Segment {
         Some(reserved)
     }
 
-    /// Says that a reserved record was written, or was not and counts for nothing. True: seal the segment now.
-    pub(crate) fn complete(&self, reserved: Reserved, written: bool) -> bool {
+    /// Says that reserved records were written, or were not and count for nothing; what is to be done now.
+    pub(crate) fn complete(&self, reserved: impl Iterator<Item = Reserved>, written: bool) -> Due {
         let mut filling = self.filling();
-        if !written {
-            filling.entries.forget(reserved.slot);
+        for Reserved { slot, .. } in reserved {
+            if !written {
+                filling.entries.forget(slot);
+            }
+            filling.pending -= 1;
         }
-        filling.pending -= 1;
         let (begun, next) = (filling.begun, filling.next);
-        let ahead = filling.open && next - begun >= AHEAD;
-        if ahead {
+        let ahead = (filling.open && next - begun >= AHEAD).then_some((begun, next - begun));
+        if ahead.is_some() {
             filling.begun = next;
         }
-        let seal = !filling.open && filling.pending == 0;
-        drop(filling);
-        if ahead {
-            // A hint: what goes wrong is met again when the segment is synced.
-            drop(self.file.begin_writing(begun, next - begun));
-        }
-        seal
+        Due { seal: !filling.open && filling.pending == 0, ahead }
+    }
+
+    /// Has the disk begin with what was written there.
+    pub(crate) fn begin_writing(&self, from: u64, length: u64) -> io::Result<()> {
+        self.file.begin_writing(from, length)
     }
 
     /// Takes back what a complete record said: it lost its place to another. Too late once sealed.
@@ -242,8 +251,8 @@ impl Segment {
         Ok(self.file.read_cached(&mut buffer, offset)?.then(|| buffer.into()))
     }
 
-    pub(crate) fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_at(bytes, offset)
+    pub(crate) fn write(&self, parts: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
+        self.file.write_parts_at(parts, offset)
     }
 
     fn filling(&self) -> MutexGuard<'_, Filling> {

@@ -146,12 +146,12 @@ impl Store {
         tags: Option<Tags>,
     ) -> Result<Option<Object>, StoreError> {
         self.tiers.check_metadata(&metadata)?;
-        let (tiers, key) = (Arc::clone(&self.tiers), *key);
-        if tiers.disks.is_empty() {
-            return tiers.freshen(&key, &metadata, expires, born, tags);
+        let key = *key;
+        if self.tiers.disks.is_empty() {
+            return self.tiers.freshen(&key, &metadata, expires, born, tags);
         }
-        let work = move || tiers.freshen(&key, &metadata, expires, born, tags);
-        self.tiers.pool.write(work).await.map_err(StoreError::Disk)?
+        let work = move |tiers: &Arc<Tiers>| tiers.freshen(&key, &metadata, expires, born, tags);
+        self.tiers.write(work).await.map_err(StoreError::Disk)?
     }
 
     /// Gives up the object under `key`; false if there was none. Lasts over a restart once its segment is sealed; a
@@ -160,11 +160,11 @@ impl Store {
     /// # Errors
     /// The disk failed: the object is gone now and may be back after a restart.
     pub async fn remove(&self, key: &Key) -> Result<bool, StoreError> {
-        let (tiers, key) = (Arc::clone(&self.tiers), *key);
-        if tiers.disks.is_empty() {
-            return tiers.remove(&key);
+        let key = *key;
+        if self.tiers.disks.is_empty() {
+            return self.tiers.remove(&key);
         }
-        self.tiers.pool.write(move || tiers.remove(&key)).await.map_err(StoreError::Disk)?
+        self.tiers.write(move |tiers| tiers.remove(&key)).await.map_err(StoreError::Disk)?
     }
 
     /// Purges what `selector` selects and was born before now; when this returns, no later read returns it, also
@@ -232,7 +232,8 @@ impl Store {
         stats
     }
 
-    /// Seals and syncs what is on disk. Other handles may go on, and open the next segment if they write.
+    /// Seals and syncs what is on disk. Other handles may go on, and open the next segment if they write. Without it the
+    /// store is found as after a kill, and its directory is held while a full segment is being sealed.
     pub async fn close(self) {
         let tiers = Arc::clone(&self.tiers);
         let closed = self.tiers.pool.write(move || {
@@ -255,8 +256,7 @@ impl Store {
     fn admit_late(&self, key: Key) {
         let tiers = Arc::clone(&self.tiers);
         drop(tokio::spawn(async move {
-            let late = Arc::clone(&tiers);
-            drop(tiers.pool.write(move || late.admit_late(&key)).await);
+            drop(tiers.write(move |tiers| tiers.admit_late(&key)).await);
         }));
     }
 }

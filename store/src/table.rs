@@ -1,13 +1,12 @@
-//! A part of the RAM tier's map, so laid out that a hit touches little: a table of 32-bit words that mostly stays in the
-//! processor's cache, a pointer, and the first bytes of the object, where its key is.
+//! A part of the RAM tier's map, so laid out that a hit touches two lines of the processor's cache: one bucket, and the
+//! first bytes of the object, where its key is.
 //!
-//! A hit's time is the misses of the processor's caches, one after another. A word holds 28 bits of the hash and what a hit
-//! and eviction have to note; pointers, and the numbers that tell entries apart, stand in tables of their own beside it. Keys
-//! stand with the objects, where a hit goes anyway, and are compared whole. [measured: docs/store.md] Open addressing; what
-//! was pushed on is shifted back when something is taken out, as in `index.rs`.
+//! A hit's time is the misses of the processor's caches, one after another. A bucket is one line: seven pointers, and a byte
+//! of each one's hash, so that mostly no other object is looked at. Keys stand with the objects, where a hit goes anyway, and
+//! are compared whole; so does what a hit notes. [measured: docs/store.md] What finds its bucket full goes to the next, and
+//! each bucket counts what passed it, so that a search ends and nothing need be moved when something is taken out.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::key::Key;
 use crate::object::Whole;
@@ -15,179 +14,141 @@ use crate::object::Whole;
 /// Some of the map's entries.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    /// None or a power of two, of which a quarter at least is empty; so are the others.
-    words: Box<[AtomicU32]>,
-    held: Box<[Option<Arc<Whole>>]>,
-    ids: Box<[u64]>,
+    buckets: Box<[Bucket]>,
     used: usize,
 }
 
-/// An entry that was found.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Entry<'a> {
-    pub(crate) whole: &'a Arc<Whole>,
-    /// Tells this entry from an older or newer one under the same key.
-    pub(crate) id: u64,
-    word: &'a AtomicU32,
+/// Some entries that are found by one look.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+struct Bucket {
+    /// A byte of each entry's hash; the last one counts entries that found this bucket full, up to [`MANY`].
+    tags: [u8; SLOTS + 1],
+    held: [Option<Arc<Whole>>; SLOTS],
 }
 
-/// An entry that was taken out.
-#[derive(Debug)]
-pub(crate) struct Taken {
-    pub(crate) whole: Arc<Whole>,
-    /// Whether it stood in the main queue.
-    pub(crate) in_main: bool,
-}
-
-/// The bits of a word: how often it was asked for, whether it stands in the main queue, the hash, and that it is used.
-const ASKED: u32 = 0b11;
-const MAIN: u32 = 0b100;
-const HASH: u32 = !(USED | MAIN | ASKED);
-const USED: u32 = 1 << 31;
-const EMPTY: u32 = 0;
-const HASH_SHIFT: u32 = HASH.trailing_zeros();
-/// How often an entry was asked for is counted up to this.
-const ASKED_MOST: u32 = 3;
-/// The fewest slots of a table that has any.
-const FEWEST: usize = 8;
+/// Entries in a bucket.
+const SLOTS: usize = 7;
+/// The tag of a slot that holds nothing.
+const EMPTY: u8 = 0;
+/// So many passed a bucket, or more: from here on they are not counted any more.
+const MANY: u8 = u8::MAX;
+/// The lowest bit of each tag, and the highest.
+const LOWEST: u64 = 0x0001_0101_0101_0101;
+const HIGHEST: u64 = LOWEST << 7;
 
 impl Table {
-    /// The entry under `key`, of whose hash 28 bits of `hash` are used.
-    pub(crate) fn get(&self, hash: u32, key: &Key) -> Option<Entry<'_>> {
-        let at = self.find(hash, key)?;
-        Some(Entry { whole: self.held[at].as_ref()?, id: self.ids[at], word: &self.words[at] })
+    /// What is held under `key`, of this hash.
+    pub(crate) fn get(&self, hash: u32, key: &Key) -> Option<&Arc<Whole>> {
+        let (at, slot) = self.find(hash, key)?;
+        self.buckets[at].held[slot].as_ref()
     }
 
-    /// Puts `whole` under its key, where nothing is.
-    pub(crate) fn insert(&mut self, hash: u32, whole: Arc<Whole>, id: u64, in_main: bool) {
-        if (self.used + 1) * 4 > self.words.len() * 3 {
-            self.resize((self.words.len() * 2).max(FEWEST));
+    /// Puts `whole` under its key, where nothing is. `hash` is every key's.
+    pub(crate) fn insert(&mut self, whole: Arc<Whole>, hash: impl Fn(&Key) -> u32) {
+        if (self.used + 1) * 4 > self.buckets.len() * SLOTS * 3 {
+            self.resize(self.buckets.len() + self.buckets.len() / 3 + 1, &hash);
         }
-        self.place(word(hash) | if in_main { MAIN } else { 0 }, whole, id);
+        self.place(hash(&whole.key), whole);
     }
 
-    /// Takes the entry under `key` out.
-    pub(crate) fn remove(&mut self, hash: u32, key: &Key) -> Option<Taken> {
-        let mut hole = self.find(hash, key)?;
-        let whole = self.held[hole].take()?;
-        let in_main = std::mem::take(self.words[hole].get_mut()) & MAIN != 0;
+    /// Takes what is held under `key` out. `hash` is every key's.
+    pub(crate) fn remove(&mut self, key: &Key, hash: impl Fn(&Key) -> u32) -> Option<Arc<Whole>> {
+        let (found, slot) = self.find(hash(key), key)?;
+        let whole = self.buckets[found].held[slot].take()?;
+        self.buckets[found].tags[slot] = EMPTY;
         self.used -= 1;
-        let mut next = self.after(hole);
-        while self.word(next) != EMPTY {
-            let home = self.home(self.word(next));
-            if self.distance(home, next) >= self.distance(hole, next) {
-                self.words.swap(hole, next);
-                self.held.swap(hole, next);
-                self.ids.swap(hole, next);
-                hole = next;
-            }
-            next = self.after(next);
+        let mut at = self.home(hash(key));
+        while at != found {
+            let passed = &mut self.buckets[at].tags[SLOTS];
+            *passed -= u8::from(*passed < MANY);
+            at = self.after(at);
         }
-        if self.used * 8 < self.words.len() && self.words.len() > FEWEST {
-            self.resize(self.words.len() / 2);
+        if self.used * 4 < self.buckets.len() * SLOTS && self.buckets.len() > 1 {
+            self.resize(self.buckets.len() / 2, &hash);
         }
-        Some(Taken { whole, in_main })
+        Some(whole)
     }
 
-    /// Notes that the entry under `key` stands in the main queue, asked for this often.
-    pub(crate) fn set_main(&mut self, hash: u32, key: &Key, asked: u8) {
-        if let Some(at) = self.find(hash, key) {
-            let word = self.words[at].get_mut();
-            *word = *word & !ASKED | MAIN | u32::from(asked).min(ASKED_MOST);
-        }
-    }
-
-    /// All entries.
+    /// All that is held.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Whole>> {
-        self.held.iter().flatten()
+        self.buckets.iter().flat_map(|bucket| bucket.held.iter().flatten())
     }
 
-    fn find(&self, hash: u32, key: &Key) -> Option<usize> {
-        if self.words.is_empty() {
-            return None;
-        }
-        let wanted = word(hash);
-        let mut at = self.home(wanted);
-        loop {
-            let found = self.word(at);
-            if found & (USED | HASH) == wanted && self.held[at].as_ref().is_some_and(|whole| whole.key == *key) {
-                return Some(at);
+    fn find(&self, hash: u32, key: &Key) -> Option<(usize, usize)> {
+        let mut at = self.home(hash);
+        for _ in 0..self.buckets.len() {
+            let bucket = &self.buckets[at];
+            let mut alike = bucket.alike(tag(hash));
+            while let Some(slot) = first(alike) {
+                if bucket.held[slot].as_ref().is_some_and(|whole| whole.key == *key) {
+                    return Some((at, slot));
+                }
+                alike &= alike - 1;
             }
-            if found == EMPTY {
+            if bucket.tags[SLOTS] == 0 {
                 return None;
             }
             at = self.after(at);
         }
+        None
     }
 
-    fn place(&mut self, word: u32, whole: Arc<Whole>, id: u64) {
-        let mut at = self.home(word);
-        while self.word(at) != EMPTY {
+    fn place(&mut self, hash: u32, whole: Arc<Whole>) {
+        let mut at = self.home(hash);
+        loop {
+            let bucket = &mut self.buckets[at];
+            if let Some(slot) = bucket.held.iter().position(Option::is_none) {
+                bucket.tags[slot] = tag(hash);
+                bucket.held[slot] = Some(whole);
+                break;
+            }
+            bucket.tags[SLOTS] = bucket.tags[SLOTS].saturating_add(1);
             at = self.after(at);
         }
-        *self.words[at].get_mut() = word;
-        self.held[at] = Some(whole);
-        self.ids[at] = id;
         self.used += 1;
     }
 
-    fn resize(&mut self, slots: usize) {
-        let larger = Self {
-            words: std::iter::repeat_with(AtomicU32::default).take(slots).collect(),
-            held: std::iter::repeat_with(|| None).take(slots).collect(),
-            ids: vec![0; slots].into_boxed_slice(),
-            used: 0,
-        };
-        let old = std::mem::replace(self, larger);
-        for ((word, held), id) in old.words.into_iter().zip(old.held).zip(old.ids) {
-            if let Some(whole) = held {
-                self.place(word.into_inner(), whole, id);
+    fn resize(&mut self, buckets: usize, hash: &impl Fn(&Key) -> u32) {
+        let empty = std::iter::repeat_with(Bucket::default).take(buckets).collect();
+        for bucket in std::mem::replace(self, Self { buckets: empty, used: 0 }).buckets {
+            for whole in bucket.held.into_iter().flatten() {
+                self.place(hash(&whole.key), whole);
             }
         }
     }
 
-    fn word(&self, at: usize) -> u32 {
-        self.words[at].load(Ordering::Relaxed)
-    }
-
-    fn home(&self, word: u32) -> usize {
-        usize::try_from((word & HASH) >> HASH_SHIFT).unwrap_or_default() & (self.words.len() - 1)
+    fn home(&self, hash: u32) -> usize {
+        // As much of the table as the hash is of its range: any number of buckets will do.
+        usize::try_from((u64::from(hash) * self.buckets.len() as u64) >> u32::BITS).unwrap_or_default()
     }
 
     fn after(&self, at: usize) -> usize {
-        (at + 1) & (self.words.len() - 1)
-    }
-
-    fn distance(&self, from: usize, to: usize) -> usize {
-        to.wrapping_sub(from) & (self.words.len() - 1)
+        if at + 1 < self.buckets.len() { at + 1 } else { 0 }
     }
 }
 
-impl Entry<'_> {
-    /// How often it was asked for, up to 3.
-    pub(crate) fn asked(&self) -> u8 {
-        u8::try_from(self.word.load(Ordering::Relaxed) & ASKED).unwrap_or_default()
-    }
-
-    /// Counts that it was asked for; true: the first time since it came in or was last passed over.
-    pub(crate) fn ask(&self) -> bool {
-        let word = self.word.load(Ordering::Relaxed);
-        if word & ASKED < ASKED_MOST {
-            // Two at once may count as one: it is a hint, and a plain store costs a hot hit less.
-            self.word.store(word + 1, Ordering::Relaxed);
-        }
-        word & ASKED == 0
+impl Bucket {
+    /// The highest bit of each byte that is `tag`, and now and then of one above it that is not.
+    fn alike(&self, tag: u8) -> u64 {
+        let differs = u64::from_le_bytes(self.tags) ^ (u64::from(tag) * LOWEST);
+        differs.wrapping_sub(LOWEST) & !differs & HIGHEST
     }
 }
 
-/// The word of an entry that was not asked for.
-fn word(hash: u32) -> u32 {
-    hash & HASH | USED
+/// The byte of a hash that a bucket holds. The home takes other bits.
+fn tag(hash: u32) -> u8 {
+    hash.to_le_bytes()[0].max(EMPTY + 1)
+}
+
+/// The first slot of those that are alike.
+fn first(alike: u64) -> Option<usize> {
+    if alike == 0 { None } else { usize::try_from(alike.trailing_zeros() / u8::BITS).ok() }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::BTreeSet;
 
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -200,38 +161,33 @@ mod tests {
     }
 
     fn whole(n: u8) -> Arc<Whole> {
-        Arc::new(Whole::slice(key(n), Arc::new(Pieces::new(vec![Bytes::from(vec![n; 1 + usize::from(n)])]))))
+        Arc::new(Whole::slice(key(n), Arc::new(Pieces::new(vec![Bytes::from(vec![n])]))))
     }
 
-    /// Few hashes, so that runs are long, wrap around and hold keys that share a hash.
-    fn hash(n: u8) -> u32 {
-        u32::from(n % 5) * 0x3333_3333
+    #[test]
+    fn a_bucket_is_one_line_of_the_cache() {
+        assert_eq!(size_of::<Bucket>(), 64);
     }
 
     proptest! {
         #[test]
-        fn a_table_agrees_with_a_map(ops in prop::collection::vec((0..60u8, any::<bool>(), 0..6u8), 1..300)) {
-            let (mut table, mut map) = (Table::default(), BTreeMap::new());
-            for (id, (n, put, asked)) in (0..).zip(ops) {
-                let taken = table.remove(hash(n), &key(n));
-                prop_assert_eq!(taken.map(|it| (it.whole.len(), it.in_main)), map.remove(&n).map(|(_, _, main)| (1 + u64::from(n), main)));
-                if put {
-                    table.insert(hash(n), whole(n), id, n % 2 == 0);
-                    for time in 0..asked {
-                        let first = table.get(hash(n), &key(n)).is_some_and(|entry| entry.ask());
-                        prop_assert_eq!(first, time == 0);
-                    }
-                    map.insert(n, (id, asked.min(3), n % 2 == 0));
-                } else if let Some((other, found)) = map.iter_mut().next() {
-                    table.set_main(hash(*other), &key(*other), 1);
-                    (found.1, found.2) = (1, true);
+        fn a_table_agrees_with_a_set(ops in prop::collection::vec((0..120u8, 0..3u8), 1..600), hashes in 1..9u8) {
+            // Few hashes, so that runs are long, wrap around and hold keys that share a hash.
+            let hash = |key: &Key| u32::from(key.as_bytes()[0] % hashes) * 0x1999_9999;
+            let (mut table, mut set) = (Table::default(), BTreeSet::new());
+            for (n, put) in ops {
+                let taken = table.remove(&key(n), hash);
+                prop_assert_eq!(taken.map(|it| it.key), set.take(&n).map(key));
+                if put > 0 {
+                    table.insert(whole(n), hash);
+                    set.insert(n);
                 }
-                for n in 0..60 {
-                    let found = table.get(hash(n), &key(n)).map(|entry| (entry.id, entry.asked()));
-                    prop_assert_eq!(found, map.get(&n).map(|(id, asked, _)| (*id, *asked)));
+                for n in 0..120 {
+                    let found = table.get(hash(&key(n)), &key(n)).map(|it| it.key);
+                    prop_assert_eq!(found, set.get(&n).copied().map(key));
                 }
-                prop_assert_eq!(table.all().count(), map.len());
-                prop_assert!(table.used * 4 <= table.words.len() * 3 && (table.used + 1) * FEWEST >= table.words.len());
+                prop_assert_eq!(table.all().count(), set.len());
+                prop_assert!(table.used * 4 <= table.buckets.len() * SLOTS * 3 && table.buckets.len() <= 1 + set.len());
             }
         }
     }

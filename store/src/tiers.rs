@@ -24,11 +24,14 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use crate::admission::Admission;
+use crate::append::Draft;
+use crate::budget::Budget;
 use crate::config::Config;
 use crate::disk;
 use crate::disks::Disks;
 use crate::engine::{Engine, is_held};
 use crate::error::StoreError;
+use crate::group::Group;
 use crate::index::Spot;
 use crate::key::{Head, Key, PurgeNumber, Tags};
 use crate::load::{Loaded, LoadedBody, SliceAt};
@@ -39,7 +42,6 @@ use crate::purge::Verdict;
 use crate::purge_log::Book;
 use crate::record::{Header, Kind, to_millisecond};
 use crate::sweep::Sweeps;
-use crate::writer::Budget;
 
 /// What all handles, writers and objects of a store share.
 pub(crate) struct Tiers {
@@ -50,6 +52,8 @@ pub(crate) struct Tiers {
     pub(crate) admission: Admission,
     pub(crate) sweeps: Sweeps,
     pub(crate) pool: Pool,
+    /// Small objects on their way, by the number of their disk.
+    pub(crate) groups: Box<[Arc<Group>]>,
     /// Bytes that fills under way hold in RAM.
     pub(crate) budget: Budget,
     /// Bytes that fills under way have on disk.
@@ -62,6 +66,7 @@ impl Tiers {
         Self {
             memory: Memory::new(config.memory.0, config.eviction, config.small_queue_percent),
             book,
+            groups: disks.iter().map(|_| Arc::default()).collect(),
             disks,
             admission: Admission::new(config.admission),
             sweeps: Sweeps::new(usize::try_from(config.purge_limit).unwrap_or(usize::MAX)),
@@ -145,19 +150,23 @@ impl Tiers {
         Some(self.object(engine, loaded, verdict))
     }
 
-    /// Takes a whole object in; blocks.
-    pub(crate) fn put_whole(&self, head: Head, pieces: Arc<Pieces>) -> Result<Object, StoreError> {
+    /// Takes a whole object in that lives in RAM alone.
+    pub(crate) fn put_resident(&self, head: Head, pieces: Arc<Pieces>) -> Result<Object, StoreError> {
+        let entry = self.book.entry();
+        let verdict = self.book.admit(&head, &entry);
         let stored = to_millisecond(disk::now());
-        let (verdict, _entry) = self.book.admit(&head);
-        let whole = Arc::new(Whole::new(head, stored, false, pieces));
+        self.take_in(Arc::new(Whole::new(head, stored, false, pieces)), verdict, None)
+    }
+
+    /// Takes a whole object in whose place on disk is known, if it was to have one.
+    pub(crate) fn take_in(
+        &self,
+        whole: Arc<Whole>,
+        verdict: Verdict,
+        on_disk: Option<io::Result<Spot>>,
+    ) -> Result<Object, StoreError> {
         let object = Object::in_memory(Arc::clone(&whole), verdict == Verdict::Soft);
-        if verdict == Verdict::Hard {
-            return Ok(object);
-        }
-        let key = whole.head.key;
-        let on_disk = self.disks.of(&key).filter(|engine| self.goes_to_disk(engine, &key));
-        let on_disk = on_disk.map(|engine| self.write_whole(engine, &whole));
-        let in_memory = self.memory.insert(key, Value::Object(whole));
+        let in_memory = verdict != Verdict::Hard && self.memory.insert(whole.key, Value::Object(whole));
         match on_disk {
             Some(Err(error)) if !in_memory => Err(self.refused(error)),
             Some(_) | None => Ok(object),
@@ -167,25 +176,28 @@ impl Tiers {
     /// Writes to disk what the RAM tier holds under `key` and admission kept off it so far; blocks.
     pub(crate) fn admit_late(&self, key: &Key) {
         let (Some(engine), Some(whole)) = (self.disks.of(key), self.memory.peek_object(key)) else { return };
-        let (verdict, _entry) = self.book.admit(&whole.head);
+        let entry = self.book.entry();
+        let verdict = self.book.admit(&whole.head, &entry);
         if verdict != Verdict::Clean || engine.index.get(engine.hash(key)).is_some() {
             return;
         }
         let (length, generation) = (whole.len(), engine.generation());
-        let mut header = Header::new(Kind::Whole, &whole.head, length, whole.stored, generation);
-        let Ok(Some(spot)) = engine.put_new(&mut header, &whole.head.metadata, &whole.pieces) else { return };
+        let header = Header::new(Kind::Whole, &whole.head, length, whole.stored, generation);
+        let draft = Draft::new(header, &whole.head.metadata, whole.pieces.list());
+        let Ok(Some(spot)) = engine.put_new(draft) else { return };
         // Something newer may have come into RAM meanwhile, and is not to be found behind this when RAM forgets it.
         if !self.still(key, &whole) && engine.still(key, spot) {
             drop(engine.remove(key).inspect_err(|error| engine.note_error("remove", error)));
         }
     }
 
-    /// Takes one slice of a fill in; blocks.
-    pub(crate) fn put_slice(&self, key: Key, head: &Head, pieces: Arc<Pieces>) -> Result<(), StoreError> {
+    /// Takes one slice of a fill in, of whose pieces these are the checksums; blocks.
+    pub(crate) fn put_slice(&self, key: Key, head: &Head, pieces: Arc<Pieces>, sums: &[u32]) -> Result<(), StoreError> {
         let engine = self.disks.of(&head.key).ok_or(StoreError::Broken)?;
         let head = Head { key, ..head.clone() };
-        let mut header = Header::new(Kind::Slice, &head, pieces.len(), to_millisecond(disk::now()), 0);
-        engine.put_slice(&mut header, &pieces).map_err(|error| self.refused(error))?;
+        let header = Header::new(Kind::Slice, &head, pieces.len(), to_millisecond(disk::now()), 0);
+        let draft = Draft { header, metadata: &[], pieces: pieces.list(), sums: sums.into() };
+        engine.put(draft).map_err(|error| self.refused(error))?;
         self.memory.insert(key, Value::Slice(pieces));
         Ok(())
     }
@@ -197,12 +209,13 @@ impl Tiers {
         // The first slices may have been reclaimed before the last were written.
         let found: Option<Arc<[SliceAt]>> = slices.iter().map(|key| engine.find_slice(*key)).collect();
         let slices = found.ok_or_else(|| self.no_room())?;
-        let (verdict, _entry) = self.book.admit(&head);
+        let entry = self.book.entry();
+        let verdict = self.book.admit(&head, &entry);
         let slice = self.config.slice_bytes();
         if verdict != Verdict::Hard {
             let mut header = Header::new(Kind::Run, &head, length, stored, generation);
             header.slice = u32::try_from(slice).unwrap_or(u32::MAX);
-            let run = engine.put(&mut header, &head.metadata, &Pieces::default());
+            let run = engine.put(Draft::new(header, &head.metadata, &[]));
             run.map_err(|error| self.refused(error))?;
             self.memory.remove(&head.key);
         }
@@ -290,23 +303,8 @@ impl Tiers {
     }
 
     /// Whether admission lets a body of one record on this disk. What is there already is replaced there.
-    fn goes_to_disk(&self, engine: &Engine, key: &Key) -> bool {
+    pub(crate) fn goes_to_disk(&self, engine: &Engine, key: &Key) -> bool {
         self.admission.admits(key) || engine.index.get(engine.hash(key)).is_some()
-    }
-
-    fn write_whole(&self, engine: &Engine, whole: &Whole) -> io::Result<Spot> {
-        let (length, generation) = (whole.pieces.len(), engine.generation());
-        if length > self.config.slice_bytes() {
-            // It was to be a run, but the disk failed before its first slice.
-            self.forget_older(engine, &whole.head.key);
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        let mut header = Header::new(Kind::Whole, &whole.head, length, whole.stored, generation);
-        let written = engine.put(&mut header, &whole.head.metadata, &whole.pieces);
-        written.inspect_err(|_| {
-            self.disks.note_bad();
-            self.forget_older(engine, &whole.head.key);
-        })
     }
 
     fn refused(&self, error: io::Error) -> StoreError {
@@ -319,7 +317,7 @@ impl Tiers {
     }
 
     /// What could not be replaced on disk must not come back when RAM forgets what replaced it.
-    fn forget_older(&self, engine: &Engine, key: &Key) {
+    pub(crate) fn forget_older(&self, engine: &Engine, key: &Key) {
         let hash = engine.hash(key);
         engine.index.get(hash).map(|older| engine.index.remove(hash, older));
     }

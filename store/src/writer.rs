@@ -6,14 +6,15 @@
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 
+use crate::budget::Charge;
 use crate::config::PIECE;
 use crate::engine::{Engine, slice_key};
 use crate::error::{ReadError, StoreError};
+use crate::group::Put;
 use crate::key::{Head, Key};
 use crate::object::{Object, Pieces};
 use crate::record::to_millisecond;
@@ -57,25 +58,14 @@ struct State {
     flushed: u64,
     /// Whole pieces after them.
     pieces: Vec<Bytes>,
+    /// The CRC-32 of each, taken while it is in the processor's cache; none if there is no disk.
+    sums: Vec<u32>,
+    summed: bool,
     /// Chunks of the piece under way.
     tail: Vec<Bytes>,
     tail_length: u64,
     length: u64,
     aborted: bool,
-}
-
-/// Bytes that fills under way hold, in RAM or on disk.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    held: AtomicU64,
-    limit: u64,
-}
-
-/// One fill's share of a budget, given back when dropped.
-struct Charge {
-    tiers: Arc<Tiers>,
-    budget: fn(&Tiers) -> &Budget,
-    bytes: u64,
 }
 
 /// Where the bytes at an offset are.
@@ -93,17 +83,16 @@ impl Writer {
         if let Some(length) = head.length {
             tiers.check_length(length)?;
         }
-        let charge = |budget| Charge { tiers: Arc::clone(&tiers), budget, bytes: 0 };
-        let (mut in_ram, on_disk) = (charge(|tiers| &tiers.budget), charge(|tiers| &tiers.disk_budget));
+        let mut in_ram = Charge::new(&tiers, |tiers| &tiers.budget);
+        let on_disk = Charge::new(&tiers, |tiers| &tiers.disk_budget);
         in_ram.add(head.metadata.len() as u64)?;
+        let engine = tiers.disks.of(&head.key);
+        let (disk, generation) = (engine.map(|engine| engine.number), engine.map_or(0, Engine::generation));
+        let state = Mutex::new(State { summed: disk.is_some(), ..State::default() });
         Ok(Self {
             head: Head { expires: head.expires.map(to_millisecond), ..head },
-            generation: tiers.disks.of(&head.key).map_or(0, Engine::generation),
-            fill: Arc::new(Fill {
-                disk: tiers.disks.of(&head.key).map(|engine| engine.number),
-                tiers,
-                state: Mutex::default(),
-            }),
+            generation,
+            fill: Arc::new(Fill { disk, tiers, state }),
             in_ram,
             on_disk,
             begun: 0,
@@ -173,23 +162,23 @@ impl Writer {
         drop(self);
     }
 
-    async fn commit_whole(&self) -> Result<Object, StoreError> {
+    async fn commit_whole(&mut self) -> Result<Object, StoreError> {
         let tiers = Arc::clone(&self.fill.tiers);
-        let pieces = Arc::new(Pieces::new(self.fill.state().pieces.clone()));
+        let (pieces, sums) = {
+            let state = self.fill.state();
+            (Arc::new(Pieces::new(state.pieces.clone())), state.sums.clone())
+        };
         let head = self.head.clone();
-        if tiers.disks.is_empty() {
-            return tiers.put_whole(head, pieces);
-        }
-        let work = move || tiers.put_whole(head, pieces);
-        self.fill.tiers.pool.write(work).await.map_err(StoreError::Disk)?
+        let Some(disk) = self.fill.disk else { return tiers.put_resident(head, pieces) };
+        let group = tiers.groups.get(disk).ok_or(StoreError::Broken)?;
+        group.put(&tiers, disk, Put { head, pieces, sums, _charge: self.in_ram.hand_over() }).await
     }
 
     async fn commit_run(&self) -> Result<Object, StoreError> {
-        let tiers = Arc::clone(&self.fill.tiers);
         let slices = self.fill.state().slices.clone();
         let (head, generation) = (self.head.clone(), self.generation);
-        let work = move || tiers.put_run(head, generation, &slices);
-        self.fill.tiers.pool.write(work).await.map_err(StoreError::Disk)?
+        let work = move |tiers: &Arc<Tiers>| tiers.put_run(head, generation, &slices);
+        self.fill.tiers.write(work).await.map_err(StoreError::Disk)?
     }
 
     /// Sends whole slices to disk, with `all` also the last one, while there is more than one slice in RAM.
@@ -200,21 +189,23 @@ impl Writer {
         }
         let slice = tiers.config.slice_bytes();
         while self.stay.is_none() {
-            let (number, pieces) = {
+            let (number, pieces, sums) = {
                 let state = self.fill.state();
                 let in_ram = state.length - state.flushed;
                 if in_ram == 0 || (in_ram <= slice && !all) {
                     return Ok(());
                 }
                 let count = usize::try_from(slice / PIECE).unwrap_or(usize::MAX).min(state.pieces.len());
-                (state.slices.len() as u64, Arc::new(Pieces::new(state.pieces[..count].to_vec())))
+                let pieces = Arc::new(Pieces::new(state.pieces[..count].to_vec()));
+                (state.slices.len() as u64, pieces, state.sums[..count].to_vec())
             };
-            match self.flush_slice(number, Arc::clone(&pieces)).await {
+            match self.flush_slice(number, Arc::clone(&pieces), sums).await {
                 Ok(at) => {
                     let mut state = self.fill.state();
                     state.slices.push(at);
                     state.flushed += pieces.len();
                     state.pieces.drain(..pieces.list().len());
+                    state.sums.drain(..pieces.list().len());
                     drop(state);
                     self.in_ram.give_back(pieces.len());
                 }
@@ -227,16 +218,15 @@ impl Writer {
         if fits { Ok(()) } else { self.stay.take().map_or(Ok(()), |error| Err(StoreError::Disk(error))) }
     }
 
-    async fn flush_slice(&mut self, number: u64, pieces: Arc<Pieces>) -> Result<Key, StoreError> {
+    async fn flush_slice(&mut self, number: u64, pieces: Arc<Pieces>, sums: Vec<u32>) -> Result<Key, StoreError> {
         self.on_disk.add(pieces.len())?;
-        let tiers = Arc::clone(&self.fill.tiers);
         let (head, key) = (self.head.clone(), slice_key(&self.head.key, self.generation, number));
         if let Some(engine) = self.fill.engine() {
             self.begun = self.begun.max(number + 1);
             engine.begin_slice(&key);
         }
-        let work = move || tiers.put_slice(key, &head, pieces);
-        self.fill.tiers.pool.write(work).await.map_err(StoreError::Disk)??;
+        let work = move |tiers: &Arc<Tiers>| tiers.put_slice(key, &head, pieces, &sums);
+        self.fill.tiers.write(work).await.map_err(StoreError::Disk)??;
         Ok(key)
     }
 }
@@ -329,6 +319,9 @@ impl State {
         let mut piece = BytesMut::with_capacity(usize::try_from(self.tail_length).unwrap_or_default());
         self.tail.drain(..).for_each(|chunk| piece.extend_from_slice(&chunk));
         self.tail_length = 0;
+        if self.summed {
+            self.sums.push(crc32fast::hash(&piece));
+        }
         self.pieces.push(piece.freeze());
     }
 
@@ -356,47 +349,5 @@ impl State {
             within -= chunk.len();
         }
         Bytes::new()
-    }
-}
-
-impl Budget {
-    pub(crate) fn new(limit: u64) -> Self {
-        Self { held: AtomicU64::new(0), limit }
-    }
-
-    pub(crate) fn held(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn limit(&self) -> u64 {
-        self.limit
-    }
-
-    fn add(&self, bytes: u64) -> Result<(), StoreError> {
-        let fits = |held: u64| held.checked_add(bytes).filter(|held| *held <= self.limit);
-        let taken = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
-        taken.map(drop).map_err(|held| StoreError::NoRoom { held, limit: self.limit })
-    }
-}
-
-impl Charge {
-    fn add(&mut self, bytes: u64) -> Result<(), StoreError> {
-        (self.budget)(&self.tiers).add(bytes)?;
-        self.bytes += bytes;
-        self.tiers.fills_changed();
-        Ok(())
-    }
-
-    fn give_back(&mut self, bytes: u64) {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        (self.budget)(&self.tiers).held.fetch_sub(bytes, Ordering::Relaxed);
-        self.tiers.fills_changed();
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.give_back(self.bytes);
     }
 }

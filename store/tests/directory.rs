@@ -194,7 +194,7 @@ fn another_segment_size_and_less_capacity_take_over_what_is_there() {
         for n in 0..100 {
             put(&store, head(n, &store), &body(500_000)).await;
         }
-        drop(store);
+        store.close().await;
         let smaller = Config { segment: ByteSize::mib(8), capacity: ByteSize::mib(32), ..on_disk(directory.path()) };
         let store = Store::open(smaller).await.unwrap();
         put(&store, head(200, &store), &body(500_000)).await;
@@ -232,6 +232,7 @@ fn unknown_files_in_the_directory_are_left_alone_and_damaged_ones_are_misses() {
         for n in 0..40 {
             put(&store, head(n, &store), &body(500_000)).await;
         }
+        store.close().await;
     };
     run(async { first(Store::open(on_disk(path)).await.unwrap()).await });
     let mut segments: Vec<_> = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();

@@ -1,7 +1,7 @@
 //! Files: room taken in advance, locks between processes, reads and writes at a place.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io;
+use std::io::{self, IoSlice};
 use std::path::Path;
 
 /// A lock that no other process holds; given up when dropped or when the process ends, however it ends.
@@ -9,6 +9,10 @@ use std::path::Path;
 pub struct Lock {
     _file: File,
 }
+
+/// Parts that Linux takes in one call.
+#[cfg(target_os = "linux")]
+const PARTS: usize = 1024;
 
 /// Has what these options create be its owner's alone. Elsewhere than on Unix the folder's rules hold.
 pub fn private(options: &mut OpenOptions) -> &mut OpenOptions {
@@ -179,6 +183,47 @@ pub fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     }
 }
 
+/// Writes all of `parts`, one behind the other, from `offset` on, on Linux in one call if the system takes them in one. They
+/// are used up.
+///
+/// # Errors
+/// The disk's; some of the bytes may be written then.
+pub fn write_parts_at(file: &File, mut parts: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+    // What is empty does not stand in front, so that a call that writes nothing is an error.
+    IoSlice::advance_slices(&mut parts, 0);
+    while !parts.is_empty() {
+        let written = write_some_at(file, parts, offset)?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut parts, written);
+        offset += written as u64;
+    }
+    Ok(())
+}
+
+/// Writes the beginning of `parts`; how many bytes.
+fn write_some_at(file: &File, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::errno::Errno;
+        let place = i64::try_from(offset).map_err(io::Error::other)?;
+        loop {
+            match nix::sys::uio::pwritev(file, &parts[..parts.len().min(PARTS)], place) {
+                Ok(written) => return Ok(written),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let Some(part) = parts.first() else { return Ok(0) };
+        write_at(file, part, offset)?;
+        Ok(part.len())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,5 +280,20 @@ mod tests {
         read_at(&file, &mut buffer, 7).unwrap();
         assert_eq!(&buffer, b"there");
         assert_eq!(read_at(&file, &mut buffer, 8).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+    #[test]
+    fn parts_are_written_one_behind_the_other_however_many() {
+        let file = tempfile::tempfile().unwrap();
+        let words: Vec<String> = (0..3000).map(|n| n.to_string()).collect();
+        let mut parts: Vec<_> =
+            words.iter().flat_map(|word| ["", word]).map(|part| IoSlice::new(part.as_bytes())).collect();
+        parts.push(IoSlice::new(&[]));
+        write_parts_at(&file, &mut parts, 5).unwrap();
+        write_parts_at(&file, &mut [IoSlice::new(&[])], 0).unwrap();
+        let whole = words.concat();
+        let mut buffer = vec![0; whole.len()];
+        read_at(&file, &mut buffer, 5).unwrap();
+        assert_eq!(buffer, whole.as_bytes());
+        assert_eq!(file.metadata().unwrap().len(), whole.len() as u64 + 5);
     }
 }

@@ -1,0 +1,170 @@
+//! Small objects on their way to one disk. What comes while others are written is written with the next, so that many of
+//! them cost the disk few calls, and threads few hand-overs: one thread a disk writes as long as anything waits.
+//!
+//! Nobody is answered before what was handed in is written. Those who wait hold their share of the fills' budget, which
+//! bounds the queue.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::oneshot;
+
+use crate::append::Draft;
+use crate::budget::Charge;
+use crate::disk;
+use crate::error::StoreError;
+use crate::index::Spot;
+use crate::key::Head;
+use crate::object::{Object, Pieces, Whole};
+use crate::purge::Verdict;
+use crate::record::{Header, Kind, to_millisecond};
+use crate::tiers::Tiers;
+
+/// Those that wait for one disk.
+#[derive(Default)]
+pub(crate) struct Group(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    puts: VecDeque<(Put, Answer)>,
+    writing: bool,
+}
+
+/// An object that is to be stored.
+pub(crate) struct Put {
+    pub(crate) head: Head,
+    pub(crate) pieces: Arc<Pieces>,
+    /// The CRC-32 of each piece.
+    pub(crate) sums: Vec<u32>,
+    /// What it holds of the budget of fills until it is written.
+    pub(crate) _charge: Charge,
+}
+
+/// Where one waits for an object to be stored.
+type Answer = oneshot::Sender<Result<Object, StoreError>>;
+
+/// The right to write for those that wait.
+struct Turn {
+    group: Arc<Group>,
+    /// Weak, so that a thread that is about to end keeps no store open.
+    tiers: Weak<Tiers>,
+    disk: usize,
+    over: bool,
+}
+
+/// Bytes of bodies that are written together.
+const TOGETHER: u64 = 1 << 20;
+
+impl Group {
+    /// Stores an object once it is its turn. Runs on if nobody waits for it any more.
+    pub(crate) async fn put(self: &Arc<Self>, tiers: &Arc<Tiers>, disk: usize, put: Put) -> Result<Object, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        if self.join(put, answer) {
+            let turn = Turn { group: Arc::clone(self), tiers: Arc::downgrade(tiers), disk, over: false };
+            // Not waited for: whoever writes answers.
+            drop(tokio::task::spawn_blocking(move || turn.run()));
+        }
+        answered.await.map_err(|error| StoreError::Disk(io::Error::other(error)))?
+    }
+
+    /// True: nobody is writing.
+    fn join(&self, put: Put, answer: Answer) -> bool {
+        let mut state = self.state();
+        state.puts.push_back((put, answer));
+        !std::mem::replace(&mut state.writing, true)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turn {
+    fn run(mut self) {
+        while let Some((puts, answers)) = self.next() {
+            let Some(tiers) = self.tiers.upgrade() else { return };
+            let results = tiers.put_together(self.disk, &puts);
+            drop(puts);
+            drop(tiers);
+            answers.into_iter().zip(results).for_each(|(answer, result)| drop(answer.send(result)));
+        }
+    }
+
+    /// Those that are written next; at the end, the turn is over.
+    fn next(&mut self) -> Option<(Vec<Put>, Vec<Answer>)> {
+        let mut state = self.group.state();
+        let (mut next, mut bytes) = ((Vec::new(), Vec::new()), 0);
+        while bytes < TOGETHER
+            && let Some((put, answer)) = state.puts.pop_front()
+        {
+            bytes += put.pieces.len();
+            next.0.push(put);
+            next.1.push(answer);
+        }
+        state.writing = !next.0.is_empty();
+        self.over = next.0.is_empty();
+        (!self.over).then_some(next)
+    }
+}
+
+impl Tiers {
+    /// Takes objects in whose home is this disk; what became of each. Blocks.
+    fn put_together(self: &Arc<Self>, disk: usize, puts: &[Put]) -> Vec<Result<Object, StoreError>> {
+        let stored = to_millisecond(disk::now());
+        let entry = self.book.entry();
+        let whole = |put: &Put| Arc::new(Whole::new(put.head.clone(), stored, false, Arc::clone(&put.pieces)));
+        let comers: Vec<_> = puts.iter().map(|put| (whole(put), self.book.admit(&put.head, &entry))).collect();
+        let on_disk = self.write_together(disk, puts, &comers);
+        let take_in = |((whole, verdict), on_disk)| self.take_in(whole, verdict, on_disk);
+        let became = comers.into_iter().zip(on_disk).map(take_in).collect();
+        drop(entry);
+        self.tidy();
+        became
+    }
+
+    /// Writes those of them that are to be on disk; the place of each, or why it has none.
+    fn write_together(
+        &self,
+        disk: usize,
+        puts: &[Put],
+        comers: &[(Arc<Whole>, Verdict)],
+    ) -> Vec<Option<io::Result<Spot>>> {
+        let Some(engine) = self.disks.at(disk) else { return Vec::new() };
+        let (mut drafts, mut goes) = (Vec::new(), Vec::new());
+        for ((whole, verdict), put) in comers.iter().zip(puts) {
+            let wanted = *verdict != Verdict::Hard && self.goes_to_disk(engine, &whole.key);
+            // A longer one was to be a run, but the disk failed before its first slice.
+            let fits = whole.len() <= self.config.slice_bytes();
+            goes.push(wanted.then_some(fits));
+            if wanted && fits {
+                let header = Header::new(Kind::Whole, &whole.head, whole.len(), whole.stored, engine.generation());
+                let (metadata, pieces) = (&whole.head.metadata, whole.pieces.list());
+                drafts.push(Draft { header, metadata, pieces, sums: put.sums.as_slice().into() });
+            }
+        }
+        let mut written = engine.put_all(drafts).into_iter();
+        let place = |((whole, _), goes): (&(Arc<Whole>, Verdict), Option<bool>)| {
+            let spot = if goes? { written.next()? } else { Err(io::ErrorKind::FileTooLarge.into()) };
+            if spot.is_err() {
+                self.disks.note_bad();
+                self.forget_older(engine, &whole.key);
+            }
+            Some(spot)
+        };
+        comers.iter().zip(goes).map(place).collect()
+    }
+}
+
+impl Drop for Turn {
+    /// If the runtime ended before it began, or the work failed, those that wait are told, and the next begins anew.
+    fn drop(&mut self) {
+        if !self.over {
+            let mut state = self.group.state();
+            state.writing = false;
+            let left = std::mem::take(&mut state.puts);
+            drop(state);
+            drop(left);
+        }
+    }
+}
