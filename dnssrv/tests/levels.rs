@@ -241,8 +241,14 @@ async fn handed_over(near: Ipv4Addr, change: impl FnOnce(&mut Config)) -> (Serve
     let far = Ipv4Addr::LOCALHOST;
     let proxy = Proxy::at((near, 0).into()).await;
     let nodes = [node(1, far, 1, proxy.port()), node(2, near, 2, proxy.port())];
-    let (all, pointers) = ([&nodes[0], &nodes[1]], Arc::default());
-    let near_index = Fake::new(&nodes[1], &[&all, &all[1..], &all[1..]], &pointers);
+    // Others that are down, so that a referral's one server of the next wider cluster is not the near one by chance.
+    let others = [3, 4, 5, 6].map(|number| {
+        let down = node(number, Ipv4Addr::new(127, 24, 1, number), number, proxy.port());
+        NodeInfo { roles: Roles::DNSSRV, ..down }
+    });
+    let all: Vec<&NodeInfo> = nodes.iter().chain(&others).collect();
+    let pointers = Arc::default();
+    let near_index = Fake::new(&nodes[1], &[&all, &all[1..2], &all[1..2]], &pointers);
     let mut near_config = config((near, 0).into());
     // The resolver refuses, which measures.
     near_config.sources.tcp_connect = true;
