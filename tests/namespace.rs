@@ -1,11 +1,12 @@
 //! A network namespace of the test's own with addresses of 198.18.0.0/15 on its loopback and no way out, and real servers in it:
-//! nsd as root, TLD and parent, unbound and BIND as resolvers, nginx as origin.
+//! nsd as root, TLD and parent, unbound, BIND, Knot Resolver and PowerDNS Recursor as resolvers, nginx as origin.
 
 use std::{
     fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -20,10 +21,21 @@ pub(crate) const PARENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 pub(crate) const UNBOUND: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 1);
 /// The resolver BIND.
 pub(crate) const BIND: Ipv4Addr = Ipv4Addr::new(198, 18, 2, 1);
+/// The resolver of Knot.
+pub(crate) const KNOT: Ipv4Addr = Ipv4Addr::new(198, 18, 4, 1);
+/// The resolver of PowerDNS.
+pub(crate) const POWERDNS: Ipv4Addr = Ipv4Addr::new(198, 18, 5, 1);
 /// The origin nginx.
 pub(crate) const ORIGIN: Ipv4Addr = Ipv4Addr::new(198, 18, 3, 1);
-/// The nodes.
+/// The nodes of a zone.
 pub(crate) const NODES: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 11, 1), Ipv4Addr::new(198, 18, 12, 1)];
+/// The node of another.
+pub(crate) const OTHER: [Ipv4Addr; 1] = [Ipv4Addr::new(198, 18, 13, 1)];
+
+/// The second address of a node.
+pub(crate) fn v6(node: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, node.octets()[2].into(), 0, 0, 0, 0, 1)
+}
 
 /// The namespace; dropping it ends what was started in it and removes it.
 pub(crate) struct Namespace {
@@ -35,7 +47,8 @@ pub(crate) struct Namespace {
 impl Namespace {
     /// Makes the namespace. None where this user may not: then the reason has been printed.
     pub(crate) fn new() -> Option<Self> {
-        let name = format!("atoll-test-{}", std::process::id());
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let name = format!("atoll-test-{}-{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let made = Command::new("ip").args(["netns", "add", &name]).output();
         match made {
             Ok(output) if output.status.success() => {}
@@ -49,8 +62,12 @@ impl Namespace {
         }
         let namespace = Self { name, folder: TempDir::new().unwrap(), servers: Vec::new() };
         namespace.must("ip", &["link", "set", "lo", "up"]);
-        for address in [PARENT, UNBOUND, BIND, ORIGIN].into_iter().chain(NODES) {
+        let nodes = || NODES.into_iter().chain(OTHER);
+        for address in [PARENT, UNBOUND, BIND, KNOT, POWERDNS, ORIGIN].into_iter().chain(nodes()) {
             namespace.must("ip", &["addr", "add", &format!("{address}/32"), "dev", "lo"]);
+        }
+        for address in nodes().map(v6) {
+            namespace.must("ip", &["addr", "add", &format!("{address}/128"), "dev", "lo"]);
         }
         let routes = namespace.run("ip", &["route", "show", "default"]);
         assert!(routes.stdout.is_empty(), "the namespace has a way out");
@@ -126,24 +143,61 @@ impl Namespace {
         self.serve("nsd", &["-d", "-c", &config]);
     }
 
-    /// unbound and BIND with the parent as their root; hardening and QNAME minimisation as they come.
-    pub(crate) fn start_resolvers(&mut self) {
+    /// Resolvers at these addresses with the parent as their root, each with all the hardening it has and QNAME minimisation as
+    /// strict as it can be. What differs from a resolver on the Internet: the root is the parent's and not signed, `test.` and
+    /// reserved networks are not refused, and no IPv6, since questions over it would come from no address of the resolver's.
+    pub(crate) fn start_resolvers(&mut self, resolvers: &[Ipv4Addr]) {
         let hints = self.write("root.hints", &format!(". 3600 IN NS ns.example.\nns.example. 3600 IN A {PARENT}\n"));
         let here = self.here().to_owned();
-        let unbound = self.write("unbound.conf", &format!(
+        for resolver in resolvers {
+            match *resolver {
+                UNBOUND => self.start_unbound(&here, &hints),
+                BIND => self.start_bind(&here, &hints),
+                KNOT => self.start_knot(&here, &hints),
+                POWERDNS => self.start_powerdns(&here, &hints),
+                other => panic!("no resolver lives at {other}"),
+            }
+        }
+    }
+
+    fn start_unbound(&mut self, here: &str, hints: &str) {
+        let config = self.write("unbound.conf", &format!(
             "server:\n  interface: {UNBOUND}\n  outgoing-interface: {UNBOUND}\n  access-control: 198.18.0.0/15 allow\n  \
              do-ip6: no\n  username: \"\"\n  chroot: \"\"\n  directory: \"{here}\"\n  pidfile: \"\"\n  use-syslog: no\n  \
-             root-hints: \"{hints}\"\n  module-config: \"iterator\"\n  local-zone: \"test.\" nodefault\n\
+             root-hints: \"{hints}\"\n  module-config: \"iterator\"\n  local-zone: \"test.\" nodefault\n  \
+             qname-minimisation: yes\n  qname-minimisation-strict: yes\n  use-caps-for-id: yes\n  harden-glue: yes\n  \
+             harden-below-nxdomain: yes\n  harden-referral-path: yes\n  harden-short-bufsize: yes\n  harden-large-queries: yes\n\
              remote-control:\n  control-enable: no\n"
         ));
-        self.serve("unbound", &["-d", "-p", "-c", &unbound]);
-        let named = self.write("named.conf", &format!(
+        self.serve("unbound", &["-d", "-p", "-c", &config]);
+    }
+
+    fn start_bind(&mut self, here: &str, hints: &str) {
+        let config = self.write("named.conf", &format!(
             "options {{\n  directory \"{here}\";\n  listen-on {{ {BIND}; }};\n  listen-on-v6 {{ none; }};\n  \
              query-source address {BIND};\n  recursion yes;\n  allow-query {{ any; }};\n  allow-recursion {{ any; }};\n  \
-             dnssec-validation no;\n  pid-file \"{here}/named.pid\";\n  session-keyfile \"{here}/session.key\";\n\
-             }};\ncontrols {{ }};\nzone \".\" {{ type hint; file \"{hints}\"; }};\n"
+             qname-minimization strict;\n  dnssec-validation no;\n  pid-file \"{here}/named.pid\";\n  \
+             session-keyfile \"{here}/session.key\";\n}};\ncontrols {{ }};\nzone \".\" {{ type hint; file \"{hints}\"; }};\n"
         ));
-        self.serve("named", &["-g", "-4", "-c", &named]);
+        self.serve("named", &["-g", "-4", "-c", &config]);
+    }
+
+    fn start_knot(&mut self, here: &str, hints: &str) {
+        let config = self.write("kresd.conf", &format!(
+            "net.listen('{KNOT}', 53, {{ kind = 'dns' }})\nnet.ipv6 = false\nnet.outgoing_v4('{KNOT}')\nmode('strict')\n\
+             modules = {{ 'hints' }}\nhints.root_file('{hints}')\ntrust_anchors.remove('.')\n\
+             policy.add(policy.suffix(policy.PASS, {{ todname('test.') }}))\ncache.open(16 * MB, 'lmdb://{here}/cache')\n"
+        ));
+        self.serve("kresd", &["-n", "-c", &config, here]);
+    }
+
+    fn start_powerdns(&mut self, here: &str, hints: &str) {
+        self.write("recursor.conf", &format!(
+            "local-address={POWERDNS}\nquery-local-address={POWERDNS}\nallow-from=198.18.0.0/15\nhint-file={hints}\n\
+             socket-dir={here}\ndaemon=no\nwrite-pid=no\ndisable-syslog=yes\nquiet=yes\nthreads=1\ndnssec=off\ndont-query=\n\
+             security-poll-suffix=\nserve-rfc1918=no\nqname-minimization=yes\nnothing-below-nxdomain=yes\n"
+        ));
+        self.serve("pdns_recursor", &[&format!("--config-dir={here}")]);
     }
 
     /// nginx with one page.
@@ -183,7 +237,8 @@ impl Namespace {
 
     /// What the servers have printed, for the message of a failed test.
     pub(crate) fn logs(&self) -> String {
-        let logs = ["nsd.log", "unbound.log", "named.log", "nginx.log", "nginx-error.log"];
+        let logs =
+            ["nsd.log", "unbound.log", "named.log", "kresd.log", "pdns_recursor.log", "nginx.log", "nginx-error.log"];
         let read = |name: &&str| fs::read_to_string(self.path(name)).ok().map(|text| format!("--- {name}\n{text}"));
         logs.iter().filter_map(read).collect()
     }

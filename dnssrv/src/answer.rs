@@ -198,14 +198,30 @@ impl Asked<'_> {
             };
             return Answer { level: Some(placement.level), ..self.nothing(outer, ttl) };
         }
-        match self.kind {
-            RecordType::DS => self.nothing(outer, self.config.ttl.negative),
-            RecordType::SOA => Answer::with(vec![self.zone.soa(Some(level), self.config.ttl.negative)]),
+        if let Some(answer) = self.at_cut(level, outer) {
+            return answer;
+        }
+        match level {
             _ if known => self.referral(level, &self.servers()),
-            _ if level == Level::GLOBAL => {
-                self.referral(level, &self.view.roster.servers_apart(self.view.prefix, true))
-            }
+            Level::GLOBAL => self.referral(level, &self.view.roster.servers_apart(self.view.prefix, true)),
             _ => self.call_back(level),
+        }
+    }
+
+    /// What this server says of a delegated cut as the authority for either side of it: no question of these is asked on the way
+    /// further down (RFC 9156 2.3), so that none needs the referral.
+    fn at_cut(&self, level: Level, outer: Closest) -> Option<Answer> {
+        let negative = self.config.ttl.negative;
+        match self.kind {
+            // The one type that belongs to the outer side (RFC 4035 3.1.4.1).
+            RecordType::DS => Some(self.nothing(outer, negative)),
+            RecordType::SOA => Some(Answer::with(vec![self.zone.soa(Some(level), negative)])),
+            RecordType::ANY => Some(self.minimal()),
+            RecordType::NS => None,
+            RecordType::A | RecordType::AAAA if !self.view.below => None,
+            // Who was just referred here asks for the name itself, and another referral would be lame. Or the first one was lost.
+            RecordType::A | RecordType::AAAA => Some(self.nothing(Some(level), self.config.ttl.unknown)),
+            _ => Some(self.nothing(Some(level), negative)),
         }
     }
 

@@ -270,6 +270,12 @@ impl Clients {
         Level(u8::try_from(under).unwrap_or(u8::MAX))
     }
 
+    /// Prefixes of which anything is known.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.known.len()
+    }
+
     fn entry(&mut self, now: Instant, prefix: Prefix) -> &mut Known {
         if !self.known.contains_key(&prefix) {
             if self.order.len() >= self.limit

@@ -173,6 +173,25 @@ fn what_a_neighbour_measured_counts_at_the_levels_shared_with_it() {
 }
 
 #[test]
+fn d09_random_names_leave_nothing_behind() {
+    for mode in [crate::Mode::Levels, crate::Mode::Direct] {
+        let redirector = redirector_with(Config { mode, ..Config::default() });
+        let ask = |number: u32| {
+            let mut bytes = vec![0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+            bytes.extend(format!("\x08{number:08x}\x03com\x04nyud\x07example\0").bytes());
+            bytes.extend([0, 1, 0, 1]);
+            let reply = respond(&redirector, &bytes, Transport::Udp).expect("a reply");
+            assert_eq!((reply[3] & 15, reply[7] > 0), (0, true), "{number:08x}");
+        };
+        // As many as the gaps of one resolver are remembered by.
+        (0..64).for_each(ask);
+        let before = redirector.kept();
+        (64..20_000).for_each(ask);
+        assert_eq!(redirector.kept(), before, "{mode:?}");
+    }
+}
+
+#[test]
 fn d12_an_earlier_picture_never_takes_the_place_of_a_later_one() {
     let redirector = redirector();
     let picture = |epoch| crate::roster::Roster { epoch, ..crate::roster::Roster::default() };

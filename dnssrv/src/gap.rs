@@ -90,6 +90,12 @@ impl Gaps {
         followed.map(|(sent, since)| Followed { sent, gap: now.saturating_duration_since(since) })
     }
 
+    /// Replies remembered.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.sent.values().map(Vec::len).sum()
+    }
+
     /// Whether a question for a site may follow something sent to a resolver.
     pub(crate) fn is_expecting(&self, now: Instant, from: IpAddr, site: Site) -> bool {
         let may = |(sent, at): &(Sent, Instant)| {

@@ -428,6 +428,12 @@ impl Redirector {
         self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many prefixes and replies to resolvers are kept.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> (usize, usize) {
+        (self.clients().count(), self.gaps().count())
+    }
+
     fn gaps(&self) -> MutexGuard<'_, Gaps> {
         self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -18,6 +18,7 @@
 //! ```
 
 use std::{
+    collections::BTreeSet,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -54,10 +55,12 @@ pub(crate) struct Report {
 pub(crate) async fn search(redirector: Arc<Redirector>, address: IpAddr, resolver: Prefix) {
     let prefix = Prefix::of(address);
     let (own, rtt) = redirector.own(Instant::now(), prefix);
-    let query = NodesQuery { level: own, count: VIEW, target: None, services: Roles::DNSSRV };
-    let (me, nodes) = (redirector.index.me(), redirector.index.nodes(&query));
+    let me = redirector.index.me();
     let innermost = redirector.zone().innermost();
-    let chosen = if own == innermost { fellows(&me, nodes) } else { abroad(&me, nodes, own, rtt) };
+    let chosen = match own == innermost {
+        true => fellows(&me, servers_within(&redirector, own)),
+        false => abroad(&me, known_within(&redirector, own), own, rtt),
+    };
     let servers = redirector.servers_of(resolver);
     let first = known_of(&redirector, &servers, &chosen);
     let mut asked: Vec<NodeId> = Vec::new();
@@ -125,10 +128,23 @@ impl Search {
     }
 }
 
+/// Servers of this one's cluster at a level.
+fn servers_within(redirector: &Redirector, level: Level) -> Vec<NodeInfo> {
+    redirector.index.nodes(&NodesQuery { level, count: VIEW, target: None, services: Roles::DNSSRV })
+}
+
+/// The same, and everybody else who is known: what is near a prefix beside this server may be in another cluster than it, if it
+/// lies beyond the prefix, or if the clusters have not found each other.
+fn known_within(redirector: &Redirector, level: Level) -> Vec<NodeInfo> {
+    let mut nodes = servers_within(redirector, level);
+    let seen: BTreeSet<NodeId> = nodes.iter().map(|node| node.id).collect();
+    nodes.extend(servers_within(redirector, Level::GLOBAL).into_iter().filter(|node| !seen.contains(&node.id)));
+    nodes
+}
+
 /// Those of these servers that the index knows and that are not among others.
 fn known_of(redirector: &Redirector, servers: &[NodeId], others: &[NodeInfo]) -> Vec<NodeInfo> {
-    let query = NodesQuery { level: Level::GLOBAL, count: VIEW, target: None, services: Roles::DNSSRV };
-    let (me, mut nodes) = (redirector.index.me(), redirector.index.nodes(&query));
+    let (me, mut nodes) = (redirector.index.me(), servers_within(redirector, Level::GLOBAL));
     nodes.retain(|node| {
         servers.contains(&node.id) && node.id != me.id && others.iter().all(|other| other.id != node.id)
     });

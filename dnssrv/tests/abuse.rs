@@ -65,7 +65,7 @@ async fn d08_a_flood_from_one_prefix_gets_less_than_twice_its_bytes_and_a_cookie
     .await;
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.connect(address).await.unwrap();
-    let mut marked = query("l0.nyud.example", RecordType::A);
+    let mut marked = query("l0.nyud.example", RecordType::NS);
     let (mut bytes_in, mut bytes_out, mut sent, mut cut) = (0, 0, 0_u64, 0_u64);
     let mut buffer = [0; 4096];
     let seen = || {

@@ -1,5 +1,5 @@
-//! A signed zone before real validators: unbound and BIND, which hold its DS as trust anchor, and `delv`, which asks this server
-//! itself. What they find true, proven not to be, or not signed, is so; with another key nothing is.
+//! A signed zone before real validators: unbound, BIND, Knot Resolver and PowerDNS Recursor, which hold its DS as trust anchor, and
+//! `delv`, which asks this server itself. What they find true, proven not to be, or not signed, is so; with another key nothing is.
 
 use std::{net::SocketAddr, path::Path};
 
@@ -16,6 +16,7 @@ use crate::{
 };
 
 const ZONE: &str = "nyud.example";
+const ALL: [Validator; 4] = [Validator::Unbound, Validator::Bind, Validator::Knot, Validator::PowerDns];
 
 struct Stage {
     server: Server,
@@ -101,14 +102,14 @@ const STATIC: &[(&str, u16, Then)] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unbound_and_bind_believe_a_signed_zone_of_plain_records() {
+async fn four_validators_believe_a_signed_zone_of_plain_records() {
     let stage = stage(Mode::Plain, |_| {}).await;
     let (ds, address) = (stage.key.ds(ZONE).unwrap(), stage.address);
     let checked = tokio::task::spawn_blocking(move || {
         let below = "$ORIGIN sub.nyud.example.\n@ 60 SOA ns hostmaster 1 60 60 60 60\n@ 60 NS ns\nns 60 A 192.0.2.60\nwww 60 A 192.0.2.61\n";
         let sub = Real::start(Kind::Nsd, "sub.nyud.example", below);
         let zones = [(ZONE, address), ("sub.nyud.example", sub.address)];
-        [Validator::Unbound, Validator::Bind].map(|kind| check(kind, &ds, &zones, STATIC))
+        ALL.map(|kind| check(kind, &ds, &zones, STATIC))
     });
     let wrong: Vec<String> = checked.await.unwrap().into_iter().flatten().collect();
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
@@ -116,7 +117,7 @@ async fn unbound_and_bind_believe_a_signed_zone_of_plain_records() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unbound_and_bind_believe_public_names_of_a_signed_zone_in_direct_mode() {
+async fn four_validators_believe_public_names_of_a_signed_zone_in_direct_mode() {
     let stage = stage(Mode::Direct, |_| {}).await;
     let (ds, address) = (stage.key.ds(ZONE).unwrap(), stage.address);
     let questions: &[(&str, u16, Then)] = &[
@@ -132,9 +133,7 @@ async fn unbound_and_bind_believe_public_names_of_a_signed_zone_in_direct_mode()
         ("l0", 43, Absent),
         ("@", 6, Proven),
     ];
-    let checked = tokio::task::spawn_blocking(move || {
-        [Validator::Unbound, Validator::Bind].map(|kind| check(kind, &ds, &[(ZONE, address)], questions))
-    });
+    let checked = tokio::task::spawn_blocking(move || ALL.map(|kind| check(kind, &ds, &[(ZONE, address)], questions)));
     let wrong: Vec<String> = checked.await.unwrap().into_iter().flatten().collect();
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
     drop(stage.server);
@@ -146,13 +145,13 @@ async fn nobody_believes_a_zone_that_another_key_signs() {
     let other = ZoneKey::from_pem(&ZoneKey::generate().unwrap()).unwrap();
     let (ds, address) = (other.ds(ZONE).unwrap(), stage.address);
     let codes = tokio::task::spawn_blocking(move || {
-        [Validator::Unbound, Validator::Bind].map(|kind| {
+        ALL.map(|kind| {
             let resolver = Real::resolve(kind, &ds, &[(ZONE, address)]);
             // It asks again and again before it gives up on what it cannot believe.
             ask(resolver.address, &asking("www.nyud.example", 1), 3 * DEADLINE).map(|reply| reply[3] & 15)
         })
     });
-    assert_eq!(codes.await.unwrap(), [Some(2), Some(2)], "SERVFAIL");
+    assert_eq!(codes.await.unwrap(), [Some(2); 4], "SERVFAIL");
     drop(stage.server);
 }
 
@@ -166,7 +165,9 @@ fn asking(name: &str, kind: u16) -> Vec<u8> {
 fn check(kind: Validator, ds: &str, zones: &[(&str, SocketAddr)], questions: &[(&str, u16, Then)]) -> Vec<String> {
     let resolver = Real::resolve(kind, ds, zones);
     let mut wrong = Vec::new();
-    for (name, number, then) in questions {
+    // Knot Resolver asks a forwarder of the zone below for its DS, not the zone above, and there is none: no fault of either zone's.
+    let answerable = |name: &str| kind != Validator::Knot || !matches!(name, "sub" | "www.sub");
+    for (name, number, then) in questions.iter().filter(|(name, ..)| answerable(name)) {
         let reply = ask(resolver.address, &asking(&full(name), *number), DEADLINE).expect("the resolver answers");
         let message = Message::from_vec(&reply).unwrap();
         let has = message.answers.iter().any(|record| u16::from(record.record_type()) == *number);

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use atoll_dnssrv::{Server, serve};
+use atoll_dnssrv::{Config, Server, serve};
 use atoll_overlay::{NodeInfo, Prefix, Roles};
 use hickory_proto::{op::Message, rr::RecordType};
 
@@ -204,7 +204,7 @@ async fn a_node_that_leaves_or_drains_is_named_no_more() {
     let resolver = network.resolver;
     let named = async |address: Ipv4Addr| {
         let answer = message(&exchange_from(resolver, near, &query(TARGET, RecordType::A)).await);
-        let referral = message(&exchange_from(resolver, near, &query("l0.nyud.example", RecordType::A)).await);
+        let referral = message(&exchange_from(resolver, near, &query("l0.nyud.example", RecordType::NS)).await);
         let glue = referral.additionals.iter().filter_map(|record| record.data.ip_addr()).any(|known| known == address);
         addresses(&answer).contains(&address.into()) || glue
     };
@@ -216,24 +216,52 @@ async fn a_node_that_leaves_or_drains_is_named_no_more() {
 
 #[tokio::test]
 async fn a_prefix_is_handed_to_the_cluster_whose_scout_is_near_it() {
-    let (far, near) = (Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 24, 0, 1));
+    // Far from everybody, for all it knows: it measures nothing itself.
+    let (_apex, scout) = handed_over(Ipv4Addr::new(127, 24, 0, 1), |_| {}).await;
+    // A stranger's question is one for a name that does not exist.
+    let scouting = query("0000000000000001.7f140035.scout.ns.nyud.example", RecordType::TXT);
+    let stranger = message(&exchange_from(RESOLVER, scout.local_addrs()[0], &scouting).await);
+    assert_eq!(stranger.metadata.response_code, hickory_proto::op::ResponseCode::NXDomain);
+}
+
+#[tokio::test]
+async fn a_prefix_within_a_servers_region_is_handed_to_a_nearer_server_of_another_region() {
+    handed_over(Ipv4Addr::new(127, 24, 0, 2), |config| {
+        // Whatever it measures is of level 1.
+        config.thresholds = vec![DEADLINE, Duration::from_nanos(1)];
+        config.sources.tcp_connect = true;
+        config.probe.port = 1;
+    })
+    .await;
+}
+
+/// An apex server with these settings, and one that is near the resolver and shares nothing with it but level 0, once the one names
+/// the proxy of the other.
+async fn handed_over(near: Ipv4Addr, change: impl FnOnce(&mut Config)) -> (Server, Server) {
+    let far = Ipv4Addr::LOCALHOST;
     let proxy = Proxy::at((near, 0).into()).await;
     let nodes = [node(1, far, 1, proxy.port()), node(2, near, 2, proxy.port())];
-    let (all, pointers) = ([&nodes[0], &nodes[1]], Arc::default());
-    let near_index = Fake::new(&nodes[1], &[&all, &all[1..], &all[1..]], &pointers);
+    // Others that are down, so that a referral's one server of the next wider cluster is not the near one by chance.
+    let others = [3, 4, 5, 6].map(|number| {
+        let down = node(number, Ipv4Addr::new(127, 24, 1, number), number, proxy.port());
+        NodeInfo { roles: Roles::DNSSRV, ..down }
+    });
+    let all: Vec<&NodeInfo> = nodes.iter().chain(&others).collect();
+    let pointers = Arc::default();
+    let near_index = Fake::new(&nodes[1], &[&all, &all[1..2], &all[1..2]], &pointers);
     let mut near_config = config((near, 0).into());
     // The resolver refuses, which measures.
     near_config.sources.tcp_connect = true;
     near_config.probe.port = 1;
     near_config.probe.wait = DEADLINE;
     let scout = serve(near_config, near_index, None).await.expect("a free port");
-    // Far from everybody, for all it knows: it measures nothing itself.
     let far_index = Fake::new(&nodes[0], &[&all, &all[..1], &all[..1]], &pointers);
     let mut far_config = config((far, 0).into());
     far_config.sources.hints = false;
     far_config.probe.scouts = 2;
     far_config.probe.scout_port = scout.local_addrs()[0].port();
     far_config.probe.timeout = DEADLINE;
+    change(&mut far_config);
     let apex = serve(far_config, far_index, None).await.expect("a free port");
     until("the scout saw its proxy", async || scout.stats().live == [1, 1, 1]).await;
     until("the prefix is handed over", async || {
@@ -242,10 +270,7 @@ async fn a_prefix_is_handed_to_the_cluster_whose_scout_is_near_it() {
     })
     .await;
     assert_eq!(apex.explain(Prefix::of(RESOLVER.into())).level.0, 2);
-    // A stranger's question is one for a name that does not exist.
-    let scouting = query("0000000000000001.7f140035.scout.ns.nyud.example", RecordType::TXT);
-    let stranger = message(&exchange_from(RESOLVER, scout.local_addrs()[0], &scouting).await);
-    assert_eq!(stranger.metadata.response_code, hickory_proto::op::ResponseCode::NXDomain);
+    (apex, scout)
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The redirector over sockets: bytes in, bytes out.
 //!
 //! - `protocol.rs`: what every authoritative server owes its clients (the DNS rows of bad inputs).
+//! - `conformance.rs`: what checkers of delegations and of EDNS ask.
 //! - `abuse.rs`: forged sources, floods and clients that never finish.
 //! - `levels.rs`: resolvers of the network's own making follow the chain from a public name to a near, live proxy.
 //! - `sources.rs`: what else places those who ask.
@@ -10,6 +11,8 @@
 
 #[cfg(test)]
 mod abuse;
+#[cfg(test)]
+mod conformance;
 #[cfg(test)]
 mod differential;
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub(crate) enum Kind {
 pub(crate) enum Validator {
     Unbound,
     Bind,
+    Knot,
+    PowerDns,
 }
 
 impl Real {
@@ -52,14 +54,18 @@ impl Real {
         for _ in 0..5 {
             let folder = tempfile::tempdir().unwrap();
             let address = free();
-            let config = folder.path().join("config");
+            let config = folder.path().join(if kind == Validator::PowerDns { "recursor.conf" } else { "config" });
             fs::write(&config, kind.config(ds, zones, folder.path(), address)).unwrap();
             let mut command = Command::new(program(kind.name()));
             match kind {
                 Validator::Unbound => command.arg("-d").arg("-c").arg(&config),
                 Validator::Bind => command.arg("-g").arg("-c").arg(&config),
+                Validator::Knot => command.arg("-n").arg("-c").arg(&config).arg(folder.path()),
+                Validator::PowerDns => command.arg(format!("--config-dir={}", folder.path().display())),
             };
-            if let Some(server) = Self::wait_for(command, address, folder, &query("version.bind", RecordType::A)) {
+            // A name that each has an answer to out of itself.
+            let own = if matches!(kind, Validator::Unbound | Validator::Bind) { "version.bind" } else { "localhost" };
+            if let Some(server) = Self::wait_for(command, address, folder, &query(own, RecordType::A)) {
                 return server;
             }
         }
@@ -150,11 +156,16 @@ impl Validator {
         match self {
             Self::Unbound => "unbound",
             Self::Bind => "named",
+            Self::Knot => "kresd",
+            Self::PowerDns => "pdns_recursor",
         }
     }
 
     fn config(self, ds: &str, zones: &[(&str, SocketAddr)], folder: &Path, address: SocketAddr) -> String {
-        let (folder, ip, port) = (folder.display(), address.ip(), address.port());
+        let words: Vec<&str> = ds.split_whitespace().collect();
+        let [signed, _, _, _, tag, algorithm, kind, digest] = words.as_slice() else { panic!("{ds} is no DS") };
+        let (path, ip, port) = (folder, address.ip(), address.port());
+        let folder = folder.display();
         match self {
             Self::Unbound => {
                 let stub = |(zone, server): &(&str, SocketAddr)| {
@@ -169,8 +180,6 @@ impl Validator {
                 )
             }
             Self::Bind => {
-                let words: Vec<&str> = ds.split_whitespace().collect();
-                let [zone, _, _, _, tag, algorithm, kind, digest] = words.as_slice() else { panic!("{ds} is no DS") };
                 let forward = |(zone, server): &(&str, SocketAddr)| {
                     let (ip, port) = (server.ip(), server.port());
                     format!("zone \"{zone}\" {{ type forward; forward only; forwarders {{ {ip} port {port}; }}; }};\n")
@@ -178,8 +187,30 @@ impl Validator {
                 format!(
                     "options {{\n directory \"{folder}\";\n listen-on port {port} {{ {ip}; }};\n listen-on-v6 {{ none; }};\n recursion yes;\n \
                      allow-query {{ any; }};\n dnssec-validation yes;\n pid-file none;\n session-keyfile none;\n}};\ncontrols {{ }};\n\
-                     trust-anchors {{ {zone} static-ds {tag} {algorithm} {kind} \"{digest}\"; }};\n{}",
+                     trust-anchors {{ {signed} static-ds {tag} {algorithm} {kind} \"{digest}\"; }};\n{}",
                     zones.iter().map(forward).collect::<String>()
+                )
+            }
+            Self::Knot => {
+                let forward = |(zone, server): &(&str, SocketAddr)| {
+                    let (ip, port) = (server.ip(), server.port());
+                    format!("policy.add(policy.suffix(policy.FORWARD('{ip}@{port}'), {{ todname('{zone}') }}))\n")
+                };
+                format!(
+                    "net.listen('{ip}', {port}, {{ kind = 'dns' }})\nnet.ipv6 = false\n\
+                     trust_anchors.remove('.')\ntrust_anchors.add('{ds}')\ncache.open(16 * MB, 'lmdb://{folder}/cache')\n{}",
+                    zones.iter().rev().map(forward).collect::<String>()
+                )
+            }
+            Self::PowerDns => {
+                let forward = |(zone, server): &(&str, SocketAddr)| format!("{zone}={}:{}", server.ip(), server.port());
+                let anchor = format!("clearTA()\naddTA('{signed}', '{tag} {algorithm} {kind} {digest}')\n");
+                fs::write(path.join("anchor.lua"), anchor).unwrap();
+                format!(
+                    "local-address={ip}\nlocal-port={port}\nsocket-dir={folder}\ndaemon=no\nwrite-pid=no\ndisable-syslog=yes\n\
+                     quiet=yes\nthreads=1\ndnssec=validate\ndont-query=\nsecurity-poll-suffix=\nlua-config-file={folder}/anchor.lua\n\
+                     forward-zones={}\n",
+                    zones.iter().map(forward).collect::<Vec<_>>().join(", ")
                 )
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -99,6 +99,28 @@ pub(super) fn random(address: SocketAddr, count: u32) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Asks once from so many prefixes each, one after the other, 1,000 a second, and tells how long each answer took in microseconds.
+pub(super) fn strangers(address: SocketAddr, count: u16) -> Result<Vec<f64>, String> {
+    let mut latencies = Vec::new();
+    let mut buffer = [0; 2048];
+    let mut due = Instant::now();
+    for number in 0..count {
+        let [high, low] = number.to_be_bytes();
+        // The whole of 127/8 is this machine; 127.0 is left to others.
+        let from = Ipv4Addr::new(127, 1 + high, low, 1);
+        let socket = UdpSocket::bind((from, 0)).map_err(|error| format!("{from}: {error}"))?;
+        socket.connect(address).map_err(|error| format!("{address}: {error}"))?;
+        socket.set_read_timeout(Some(Duration::from_secs(1))).map_err(|error| error.to_string())?;
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        due += Duration::from_millis(1);
+        let asked = Instant::now();
+        let _ = socket.send(&question(&format!("www.site{number}.com"), 1));
+        receive(&socket, &mut buffer).ok_or_else(|| format!("no answer to {from}"))?;
+        latencies.push(asked.elapsed().as_secs_f64() * 1e6);
+    }
+    Ok(latencies)
 }
 
 /// The same 10,000 questions, drawn at random.

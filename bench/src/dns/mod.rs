@@ -28,7 +28,7 @@ pub(crate) struct Options {
     /// Rounds in which every contender takes its turn; 5 take three minutes
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
-    /// Leave out the memory after a million names and the start with a large zone
+    /// Leave out cold prefixes, the memory after a million names and the start with a large zone
     #[arg(long)]
     quick: bool,
 }
@@ -63,6 +63,7 @@ pub(crate) fn run(options: &Options) -> Result<Report, String> {
         report.add(row);
     }
     if !options.quick {
+        report.add(cold_prefixes(&folder)?);
         report.add(random_names(&folder)?);
         report.add(startup(&folder)?);
     }
@@ -155,6 +156,15 @@ fn signed(folder: &Folder, rounds: u32) -> Result<Vec<Row>, String> {
         Row::new("cpu_per_signed_answer_kept", kept, "us").against("unsigned", unsigned),
         Row::new("cpu_per_denial_signed_anew", fresh, "us").against("unsigned", unsigned),
     ])
+}
+
+/// How long the first answers to 10,000 prefixes take that nothing is known of yet, at `wait = false`: the 99th percentile.
+fn cold_prefixes(folder: &Folder) -> Result<Row, String> {
+    let (_process, address) = Contender::Atoll.start(folder)?;
+    let mut latencies = load::strangers(address, 10_000)?;
+    latencies.sort_by(f64::total_cmp);
+    let at = |part: usize| latencies.get(latencies.len() * part / 100).copied().unwrap_or(f64::NAN);
+    Ok(Row::new("p99_of_cold_prefixes", at(99), "us").against("p50", at(50)))
 }
 
 /// How much memory grows over a million random names.

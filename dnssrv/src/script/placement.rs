@@ -296,3 +296,21 @@ fn the_ns_of_a_cut_are_a_referral_above_it_and_the_answer_below() {
     inside.config.nameservers[0].addresses = vec![[198, 51, 100, 6].into()];
     assert!(ask(&inside, "l0 NS").starts_with("NoError aa\nan l0.Z "));
 }
+
+#[test]
+fn a_cut_answers_what_nobody_asks_on_the_way_down_as_the_authority_it_is() {
+    let none = |closest: &str, ttl| {
+        format!("NoError aa\nau {closest} {ttl} SOA ns1.Z hostmaster.Z 1 14400 3600 1209600 3600\n")
+    };
+    for kind in ["MX", "TXT", "HTTPS", "CAA", "DNSKEY", "CDS", "CDNSKEY", "NSEC", "CNAME"] {
+        assert_eq!(ask(&scene(2), &format!("l1.l0 {kind}")), none("l1.l0.Z", 3600), "{kind}");
+    }
+    assert_eq!(ask(&scene(2), "l1.l0 DS"), none("l0.Z", 3600), "RFC 4035 3.1.4.1: the outer side's");
+    assert_eq!(ask(&scene(2), "l0 DS"), none("Z", 3600));
+    let soa = ask(&scene(2), "l1.l0 SOA");
+    assert_eq!(soa, "NoError aa\nan l1.l0.Z 3600 SOA ns1.Z hostmaster.Z 1 14400 3600 1209600 3600\n");
+    assert!(ask(&scene(2), "l1.l0 ANY").starts_with("NoError aa\nan l1.l0.Z 3600 HINFO "));
+    // Who was just referred to it asks for the name itself: another referral would be lame.
+    let inside = Scene { below: true, ..scene(2) };
+    assert_eq!([ask(&inside, "l1.l0 A"), ask(&inside, "l1.l0 AAAA")], [none("l1.l0.Z", 5), none("l1.l0.Z", 5)]);
+}
