@@ -29,7 +29,8 @@ impl PeerStream {
 
 impl AsyncRead for PeerStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let count = ready!(Pin::new(&mut self.substream).poll_read(cx, buffer.initialize_unfilled()))?;
+        let room = buffer.remaining().min(READ);
+        let count = ready!(Pin::new(&mut self.substream).poll_read(cx, buffer.initialize_unfilled_to(room)))?;
         buffer.advance(count);
         Poll::Ready(Ok(()))
     }
@@ -48,3 +49,6 @@ impl AsyncWrite for PeerStream {
         Pin::new(&mut self.substream).poll_close(cx)
     }
 }
+
+/// Bytes read at a time: they are set to zero before, whether they come or not, and a carrier seldom has more at hand.
+const READ: usize = 64 << 10;
