@@ -76,7 +76,7 @@ impl Checked {
                 if self.held.len() < length {
                     break;
                 }
-                self.held.split().freeze()
+                std::mem::take(&mut self.held).freeze()
             };
             if digest::of_chunk(start, &bytes) != chunk.digest {
                 return Err(NotSigned);

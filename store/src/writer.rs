@@ -361,14 +361,19 @@ impl State {
     }
 
     fn close_piece(&mut self) {
-        if self.tail.is_empty() {
+        self.tail_length = 0;
+        let tail = std::mem::take(&mut self.tail);
+        let length = tail.iter().map(Bytes::len).sum();
+        if length == 0 {
             return;
         }
-        // Copied once, so that a piece pins no network buffer larger than itself.
-        let mut piece = BytesMut::with_capacity(usize::try_from(self.tail_length).unwrap_or_default());
-        self.tail.drain(..).for_each(|chunk| piece.extend_from_slice(&chunk));
-        self.tail_length = 0;
-        self.pieces.push(piece.freeze());
+        let alone = <[Bytes; 1]>::try_from(tail).map(|[chunk]| filling(chunk).map_err(|chunk| vec![chunk]));
+        self.pieces.push(alone.unwrap_or_else(Err).unwrap_or_else(|tail| {
+            // Copied once, so that a piece pins no network buffer larger than itself.
+            let mut piece = BytesMut::with_capacity(length);
+            tail.iter().for_each(|chunk| piece.extend_from_slice(chunk));
+            piece.freeze()
+        }));
     }
 
     fn at(&self, offset: u64, max: usize, slice: u64) -> At {
@@ -396,6 +401,12 @@ impl State {
         }
         Bytes::new()
     }
+}
+
+/// A chunk that has its buffer to itself, and fills it.
+fn filling(chunk: Bytes) -> Result<Bytes, Bytes> {
+    let chunk = chunk.try_into_mut()?;
+    if chunk.len() == chunk.capacity() { Ok(chunk.freeze()) } else { Err(chunk.freeze()) }
 }
 
 impl Budget {
