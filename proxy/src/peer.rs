@@ -185,8 +185,8 @@ async fn driven<T>(connection: &mut Connection, wait: impl Future<Output = T>) -
     .await
 }
 
-/// Opens a stream to the holder, asks, and waits for the head; signs of life on the way touch `life`. Silence ends it after
-/// `stall`.
+/// Opens a stream to the holder, asks, and waits for the head; signs of life of a copy that grows touch `life` on the way. Silence
+/// ends it after `stall`.
 pub(crate) async fn ask(
     cache: Arc<Cache>,
     holder: Candidate,
@@ -196,11 +196,18 @@ pub(crate) async fn ask(
 ) -> Result<PeerFill, PeerError> {
     let response = timeout(stall, send(Arc::clone(&cache.streams), holder.value.holder, &request));
     let (mut body, heads) = response.await.map_err(|_| PeerError::Lost)??;
-    life.touch();
+    // Who has the whole copy has nothing to wait for: its words without bytes are no progress.
+    let whole = holder.reference.whole().is_some();
+    let lives = || {
+        if !whole {
+            life.touch()
+        }
+    };
+    lives();
     let mut frames = Frames::default();
     loop {
         match next(&mut body, &mut frames, stall).await? {
-            Frame::Wait => life.touch(),
+            Frame::Wait => lives(),
             Frame::Head(bytes) => {
                 let meta = Meta::decode_received(&bytes, clock::now()).ok_or(PeerError::Misbehaved)?;
                 let same = meta.url == request.url.to_string() && meta.varies_by.is_empty();
@@ -211,10 +218,9 @@ pub(crate) async fn ask(
                 if cache.liars.get(&signer).is_some() {
                     return Err(PeerError::Absent);
                 }
-                life.touch();
                 let copied = Copied { key: request.key, validator: meta.validator };
                 let checked = Checked::from(request.from.map_or(0, |(from, _)| from));
-                let pace = holder.reference.whole().map(|_| Pace::of(&cache, &holder));
+                let pace = whole.then(|| Pace::of(&cache, &holder));
                 let stall = cache.config.peers.stall;
                 return Ok(PeerFill { holder, meta, heads, cache, copied, checked, body, frames, stall, pace });
             }
