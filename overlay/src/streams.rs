@@ -1,5 +1,7 @@
 //! [`Streams`], the other seam: byte streams between nodes, over which proxies talk HTTP to each other.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -14,6 +16,12 @@ pub trait Streams: Send + Sync {
 
     /// Waits for the next stream that a peer opened to this node. Fails once the node stops.
     async fn accept(&self) -> Result<(NodeId, ByteStream), StreamError>;
+
+    /// The round trip to a node, where it was measured. Never blocks.
+    fn distance(&self, to: NodeId) -> Option<Duration> {
+        let _ = to;
+        None
+    }
 
     /// A proof that this node makes a statement, for those who get it second hand. At most 512 bytes. `None`: this node has no key
     /// to sign with.

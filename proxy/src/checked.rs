@@ -8,9 +8,12 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Buf as _, Bytes};
+use bytes::{Buf as _, Bytes, BytesMut};
 
-use crate::vouch::{Chunk, Group};
+use crate::{
+    digest,
+    vouch::{Chunk, Group},
+};
 
 /// Holds at most one chunk back.
 #[derive(Debug)]
@@ -20,9 +23,7 @@ pub(crate) struct Checked {
     /// Chunks that are to come, each with where it begins.
     expected: VecDeque<(u64, Chunk)>,
     /// The one that is coming.
-    pieces: Vec<Bytes>,
-    held: u32,
-    hasher: blake3::Hasher,
+    held: BytesMut,
     /// The body ends where it was said to end.
     ends_at: Option<u64>,
 }
@@ -36,26 +37,20 @@ pub(crate) struct NotSigned;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Good {
     pub(crate) start: u64,
-    pub(crate) pieces: Vec<Bytes>,
+    pub(crate) bytes: Bytes,
+    pub(crate) digest: blake3::Hash,
 }
 
 impl Checked {
     /// A body of which so many bytes are there already.
     pub(crate) fn from(at: u64) -> Self {
-        Self {
-            at,
-            expected: VecDeque::new(),
-            pieces: Vec::new(),
-            held: 0,
-            hasher: blake3::Hasher::new(),
-            ends_at: None,
-        }
+        Self { at, expected: VecDeque::new(), held: BytesMut::new(), ends_at: None }
     }
 
     /// What comes next, in the words of somebody who was found to be a fetcher.
     pub(crate) fn promised(&mut self, group: &Group) -> Result<(), NotSigned> {
         // Between chunks, and without a gap: it may tell again what is there, never leave anything out.
-        if !self.pieces.is_empty() || group.start > self.at || group.end() < self.at {
+        if !self.held.is_empty() || group.start > self.at || group.end() < self.at {
             return Err(NotSigned);
         }
         if group.last {
@@ -70,22 +65,25 @@ impl Checked {
         let mut good = Vec::new();
         while data.has_remaining() {
             let (start, chunk) = *self.expected.front().ok_or(NotSigned)?;
-            let missing = usize::try_from(chunk.length - self.held).unwrap_or(usize::MAX);
-            let piece = data.split_to(missing.min(data.len()));
-            self.held += u32::try_from(piece.len()).unwrap_or(u32::MAX);
-            self.hasher.update(&piece);
-            self.pieces.push(piece);
-            if self.held < chunk.length {
-                break;
-            }
-            let digest = std::mem::take(&mut self.hasher).finalize();
-            if digest != chunk.digest {
+            let length = usize::try_from(chunk.length).unwrap_or(usize::MAX);
+            let piece = data.split_to(length.saturating_sub(self.held.len()).min(data.len()));
+            let bytes = if piece.len() == length {
+                piece
+            } else {
+                // Together, a chunk is hashed and kept in one go.
+                self.held.reserve(length - self.held.len());
+                self.held.extend_from_slice(&piece);
+                if self.held.len() < length {
+                    break;
+                }
+                std::mem::take(&mut self.held).freeze()
+            };
+            if digest::of_chunk(start, &bytes) != chunk.digest {
                 return Err(NotSigned);
             }
             self.expected.pop_front();
-            self.held = 0;
             self.at = start + u64::from(chunk.length);
-            good.push(Good { start, pieces: std::mem::take(&mut self.pieces) });
+            good.push(Good { start, bytes, digest: chunk.digest });
         }
         Ok(good)
     }
@@ -101,12 +99,17 @@ mod tests {
     use super::*;
 
     fn group(start: u64, last: bool, chunks: &[&[u8]]) -> Group {
-        let chunk = |bytes: &&[u8]| Chunk { length: u32::try_from(bytes.len()).unwrap(), digest: blake3::hash(bytes) };
+        let mut at = start;
+        let chunk = |bytes: &&[u8]| {
+            let digest = digest::of_chunk(at, bytes);
+            at += bytes.len() as u64;
+            Chunk { length: u32::try_from(bytes.len()).unwrap(), digest }
+        };
         Group { start, last, chunks: chunks.iter().map(chunk).collect(), proof: Bytes::new() }
     }
 
     fn bytes(good: &[Good]) -> Vec<u8> {
-        good.iter().flat_map(|good| good.pieces.iter().flatten().copied()).collect()
+        good.iter().flat_map(|good| good.bytes.iter().copied()).collect()
     }
 
     #[test]

@@ -402,6 +402,10 @@ pub struct Peers {
     /// slower than no CDN when peers are. [design 4]
     #[serde(with = "span")]
     pub hedge: Duration,
+    /// Beyond five round trips, how long a whole copy at a holder whose distance is known may take to begin; never longer than `hedge`
+    /// and `far`. Shorter: the origin is asked because a peer's machine was busy, longer: silent peers cost more. \[guess\]
+    #[serde(with = "span")]
+    pub near: Duration,
     /// Added to `hedge` for a holder of level 0: it is 60 ms away or more, and a connection that has first to be made takes five
     /// round trips. Shorter: the origin is asked although a far copy is on its way, longer: dead far peers cost more. \[guess\]
     #[serde(with = "span")]
@@ -455,6 +459,7 @@ impl Default for Peers {
     fn default() -> Self {
         Self {
             hedge: Duration::from_millis(250),
+            near: Duration::from_millis(150),
             far: Duration::from_millis(500),
             patience: Duration::from_millis(1_500),
             stall: Duration::from_secs(1),

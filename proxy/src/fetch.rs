@@ -19,7 +19,7 @@ use http::StatusCode;
 use crate::{
     cache::{Cache, Negative, Wanted, directory, store_key},
     checked::Good,
-    clock,
+    clock, digest,
     flight::{Answer, Content, End, Lead},
     freshness,
     keeper::Keeper,
@@ -97,7 +97,7 @@ pub(crate) struct Fetch {
 /// A body that is being written.
 pub(crate) struct Filling {
     writer: Writer,
-    hasher: blake3::Hasher,
+    digest: digest::Whole,
     pub(crate) answer: Arc<Answer>,
     shown: bool,
     pub(crate) at: u64,
@@ -237,20 +237,16 @@ impl Fetch {
 
     /// Takes chunks that are good. False: one is not what is here at its place already.
     async fn take_chunks(&mut self, chunks: Vec<Good>) -> Result<bool, End> {
-        for Good { start, pieces } in chunks {
-            let mut at = start;
-            for mut piece in pieces {
-                self.cache.counters.peer_bytes(piece.len());
-                let there = self.filling.as_ref().map_or(0, |filling| filling.at);
-                let again = usize::try_from(there.saturating_sub(at)).unwrap_or(usize::MAX).min(piece.len());
-                let known = piece.split_to(again);
-                if !known.is_empty() && !self.has(at, &known).await {
-                    return Ok(false);
-                }
-                at += wide(known.len()) + wide(piece.len());
-                if !piece.is_empty() {
-                    self.take(piece).await?;
-                }
+        for Good { start, mut bytes, digest } in chunks {
+            self.cache.counters.peer_bytes(bytes.len());
+            let there = self.filling.as_ref().map_or(0, |filling| filling.at);
+            let again = usize::try_from(there.saturating_sub(start)).unwrap_or(usize::MAX).min(bytes.len());
+            let known = bytes.split_to(again);
+            if !known.is_empty() && !self.has(start, &known).await {
+                return Ok(false);
+            }
+            if !bytes.is_empty() {
+                self.take_in(bytes, known.is_empty().then_some(digest)).await?;
             }
         }
         Ok(true)
@@ -296,18 +292,26 @@ impl Fetch {
         if shown {
             self.lead.head(Arc::clone(&answer));
         }
-        self.filling = Some(Filling { writer, hasher: blake3::Hasher::new(), answer, shown, at: 0 });
+        self.filling = Some(Filling { writer, digest: digest::Whole::default(), answer, shown, at: 0 });
         Ok(())
     }
 
     /// Takes bytes in and shows them.
     pub(crate) async fn take(&mut self, data: Bytes) -> Result<(), End> {
+        self.take_in(data, None).await
+    }
+
+    /// The same; the digest, if these bytes are a whole chunk.
+    async fn take_in(&mut self, data: Bytes, digest: Option<blake3::Hash>) -> Result<(), End> {
         let Some(filling) = self.filling.as_mut() else { return Err(End::Failed(Failure::Internal)) };
         let count = wide(data.len());
         if filling.at + count > self.cache.config.limits.object {
             return Err(End::Failed(Failure::BodyTooLarge));
         }
-        filling.hasher.update(&data);
+        match digest {
+            Some(digest) => filling.digest.chunk(&data, &digest),
+            None => filling.digest.update(&data),
+        }
         filling.writer.append(data).await.map_err(|error| {
             tracing::debug!(%error, "a fill was refused by the store");
             End::Failed(Failure::BodyTooLarge)
@@ -331,7 +335,7 @@ impl Fetch {
         let Some(filling) = self.filling.take() else { return End::Failed(Failure::Internal) };
         let mut meta = filling.answer.meta.clone();
         meta.length = Some(filling.at);
-        meta.digest = Some(filling.hasher.finalize());
+        meta.digest = Some(filling.digest.finalize());
         meta.withhold_private();
         let signer = (self.cache.streams.as_ref(), Copied { key: self.wanted.key, validator: meta.validator });
         let partial = filling.writer.partial();

@@ -69,12 +69,17 @@ impl Frame {
         match self {
             Self::Wait => with(b'W', &[]),
             Self::Head(meta) => with(b'H', meta),
-            Self::Data(data) => Bytes::copy_from_slice(&head(b'D', data.len())),
+            Self::Data(data) => data_head(data.len()),
             Self::Signed(group) => with(b'S', group),
             Self::End(length) => with(b'E', &length.to_be_bytes()),
             Self::Abort(abort) => with(b'X', &abort.bytes()),
         }
     }
+}
+
+/// The head of a `D` of so many bytes.
+pub(crate) fn data_head(count: usize) -> Bytes {
+    Bytes::copy_from_slice(&head(b'D', count))
 }
 
 fn head(kind: u8, length: usize) -> [u8; HEAD] {
@@ -112,33 +117,36 @@ impl Abort {
     }
 }
 
-/// Cuts frames out of bytes as they arrive. Holds at most one unfinished frame that is no data.
+/// Cuts frames out of bytes as they arrive. Holds at most one unfinished frame that is no data; data is handed on uncopied.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
-    buffer: BytesMut,
+    /// What is not read yet.
+    arrived: Bytes,
+    /// A frame's head, and the rest of it if it is no data.
+    begun: BytesMut,
     /// Bytes of the current `D` still to come.
     data: usize,
 }
 
 impl Frames {
     /// Takes what arrived: everything, since [`Self::next`] is drained first.
-    pub(crate) fn feed(&mut self, bytes: &Bytes) {
-        self.buffer.extend_from_slice(bytes);
+    pub(crate) fn feed(&mut self, bytes: Bytes) {
+        self.arrived = if self.arrived.is_empty() { bytes } else { [&self.arrived[..], &bytes[..]].concat().into() };
     }
 
     /// The next frame, or `None` if more must arrive. After an error the stream is useless.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, Malformed> {
         loop {
             if self.data > 0 {
-                if self.buffer.is_empty() {
+                if self.arrived.is_empty() {
                     return Ok(None);
                 }
-                let count = self.data.min(self.buffer.len());
+                let count = self.data.min(self.arrived.len());
                 self.data -= count;
-                return Ok(Some(Frame::Data(self.buffer.split_to(count).freeze())));
+                return Ok(Some(Frame::Data(self.arrived.split_to(count))));
             }
-            let Some((head, _)) = self.buffer.split_first_chunk::<HEAD>() else { return Ok(None) };
-            let [kind, a, b, c, d] = *head;
+            self.gather(HEAD);
+            let Some([kind, a, b, c, d]) = self.begun.first_chunk::<HEAD>().copied() else { return Ok(None) };
             let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).map_err(|_| Malformed)?;
             let allowed = match kind {
                 b'W' => length == 0,
@@ -153,15 +161,16 @@ impl Frames {
                 return Err(Malformed);
             }
             if kind == b'D' {
-                self.buffer.advance(HEAD);
+                self.begun.clear();
                 self.data = length;
                 continue;
             }
-            if self.buffer.len() < HEAD + length {
+            self.gather(HEAD + length);
+            if self.begun.len() < HEAD + length {
                 return Ok(None);
             }
-            self.buffer.advance(HEAD);
-            let body = self.buffer.split_to(length).freeze();
+            let mut body = self.begun.split().freeze();
+            body.advance(HEAD);
             return match kind {
                 b'W' => Ok(Some(Frame::Wait)),
                 b'H' => Ok(Some(Frame::Head(body))),
@@ -172,6 +181,12 @@ impl Frames {
                 _ => Ok(Some(Frame::Abort(Abort::read(&body)))),
             };
         }
+    }
+
+    /// Gathers so many bytes of a frame, or all that arrived.
+    fn gather(&mut self, count: usize) {
+        let missing = count.saturating_sub(self.begun.len()).min(self.arrived.len());
+        self.begun.extend_from_slice(&self.arrived.split_to(missing));
     }
 }
 
@@ -212,7 +227,7 @@ mod tests {
         for piece in [1, 2, 7, wire.len()] {
             let (mut frames, mut read, mut data) = (Frames::default(), Vec::new(), Vec::new());
             for bytes in wire.chunks(piece) {
-                frames.feed(&Bytes::copy_from_slice(bytes));
+                frames.feed(Bytes::copy_from_slice(bytes));
                 while let Some(frame) = frames.next().unwrap() {
                     if let Frame::Data(piece) = &frame { data.extend_from_slice(piece) } else { read.push(frame) }
                 }
@@ -236,7 +251,7 @@ mod tests {
             *b"?\0\0\0\0",
         ] {
             let mut frames = Frames::default();
-            frames.feed(&Bytes::copy_from_slice(&head));
+            frames.feed(Bytes::copy_from_slice(&head));
             assert_eq!(frames.next(), Err(Malformed));
         }
     }
@@ -245,7 +260,7 @@ mod tests {
     fn no_bytes_make_it_panic() {
         bolero::check!().with_iterations(20_000).for_each(|bytes: &[u8]| {
             let mut frames = Frames::default();
-            frames.feed(&Bytes::copy_from_slice(bytes));
+            frames.feed(Bytes::copy_from_slice(bytes));
             while let Ok(Some(_)) = frames.next() {}
         });
     }

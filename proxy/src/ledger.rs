@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::{
+    digest,
     reason::Failure,
     vouch::{CHUNK, CHUNKS_MOST, Chunk, Copied, Entry, Group, Groups},
 };
@@ -159,13 +160,13 @@ impl State {
 
     fn due(&mut self, reach: Reach<'_>, now: Instant) -> Due {
         let Some(start) = self.own else { return Due::Later(None) };
-        let (full, most) = (u64::from(CHUNK), u64::from(CHUNK) * wide(CHUNKS_MOST));
-        let fresh = reach.visible.saturating_sub(start);
-        if fresh >= full || reach.whole {
-            let count = fresh.min(most);
-            // What does not fill a chunk waits for more, unless there is none.
-            let short = !(reach.whole && count == fresh);
-            return Due::Now(start, if short { count - count % full } else { count });
+        let full = u64::from(CHUNK);
+        let (visible, most) = (reach.visible, start - start % full + full * wide(CHUNKS_MOST));
+        let fresh = visible.saturating_sub(start);
+        // What does not fill a chunk waits for more, unless there is none.
+        let end = if reach.whole { visible } else { visible - visible % full };
+        if end > start || reach.whole {
+            return Due::Now(start, end.min(most).saturating_sub(start));
         }
         if fresh == 0 || self.entries.len() >= SHORT_GROUPS {
             return Due::Later(None);
@@ -177,21 +178,27 @@ impl State {
 
 /// The chunks of so many bytes.
 async fn chunks(partial: &Partial, start: u64, count: u64) -> Result<Vec<Chunk>, Failure> {
+    let full = u64::from(CHUNK);
     let mut chunks = Vec::new();
     let (mut at, end) = (start, start + count);
     while at < end {
-        let length = u32::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
-        let (mut hasher, stop) = (blake3::Hasher::new(), at + u64::from(length));
+        let stop = end.min(at - at % full + full);
+        let length = u32::try_from(stop - at).unwrap_or(CHUNK);
+        let (began, mut bytes) = (at, Vec::new());
         while at < stop {
             let room = usize::try_from(stop - at).unwrap_or(usize::MAX);
-            let bytes = partial.read(at, room).await.map_err(|_| Failure::ResponseIncomplete)?;
-            if bytes.is_empty() {
+            let piece = partial.read(at, room).await.map_err(|_| Failure::ResponseIncomplete)?;
+            if piece.is_empty() {
                 return Err(Failure::ResponseIncomplete);
             }
-            hasher.update(&bytes);
-            at += wide(bytes.len());
+            at += wide(piece.len());
+            bytes.push(piece);
         }
-        chunks.push(Chunk { length, digest: hasher.finalize() });
+        let digest = match &bytes[..] {
+            [bytes] => digest::of_chunk(began, bytes),
+            _ => digest::of_chunk(began, &bytes.concat()),
+        };
+        chunks.push(Chunk { length, digest });
     }
     Ok(chunks)
 }
@@ -283,7 +290,7 @@ mod tests {
         tokio::time::sleep_until(until).await;
         assert_eq!(lengths(&ledger, some).await, [131_072, 8_928]);
         let all = Reach { partial: &partial, visible: 700_000, whole: true };
-        assert_eq!(lengths(&ledger, all).await, [131_072, 8_928, 524_288, 35_712]);
+        assert_eq!(lengths(&ledger, all).await, [131_072, 8_928, 515_360, 44_640]);
         assert_eq!(ledger.kept((&Here, COPIED), all).await, Ok(Groups::Own));
     }
 

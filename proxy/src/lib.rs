@@ -94,6 +94,7 @@ mod announce;
 mod checked;
 mod company;
 mod complete;
+mod digest;
 mod fetch;
 mod following;
 mod frames;

@@ -13,12 +13,19 @@
 //! count only in the words of whoever has them from the origin ([`crate::vouch`]), whom it may be itself.
 
 use std::{
+    future::poll_fn,
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
+    task::Poll,
     time::Duration,
 };
 
 use atoll_overlay::{Key, Level, NodeId, Streams, Value};
 use bytes::Bytes;
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Fuse},
+};
 use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{body::Incoming, client::conn::http1};
@@ -116,13 +123,11 @@ pub(crate) struct PeerFill {
     cache: Arc<Cache>,
     copied: Copied,
     checked: Checked,
-    body: Incoming,
+    body: Answering,
     frames: Frames,
     stall: Duration,
     /// Of a copy that the peer has whole: how it comes.
     pace: Option<Pace>,
-    /// Ends the connection with the fill.
-    _connection: Abandon,
 }
 
 /// What comes of a copy after its head.
@@ -145,8 +150,43 @@ impl Drop for Abandon {
     }
 }
 
-/// Opens a stream to the holder, asks, and waits for the head; signs of life on the way touch `life`. Silence ends it after
-/// `stall`.
+/// A body and the connection it comes over, which moves only while somebody waits for the body: what comes crosses no tasks, and
+/// what nobody has read holds the peer back.
+struct Answering {
+    body: Incoming,
+    connection: Connection,
+}
+
+type Connection = Fuse<BoxFuture<'static, ()>>;
+
+impl Answering {
+    /// The next bytes; `None` at the end, proper or not.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            let frame = driven(&mut self.connection, self.body.frame()).await?.ok()?;
+            if let Ok(data) = frame.into_data() {
+                return Some(data);
+            }
+        }
+    }
+}
+
+/// Moves a connection until what is waited for is there.
+async fn driven<T>(connection: &mut Connection, wait: impl Future<Output = T>) -> T {
+    let mut wait = pin!(wait);
+    poll_fn(|cx| {
+        if let Poll::Ready(come) = wait.as_mut().poll(cx) {
+            return Poll::Ready(come);
+        }
+        // Once it has ended it says so to those who wait.
+        let _ = connection.poll_unpin(cx);
+        wait.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// Opens a stream to the holder, asks, and waits for the head; signs of life of a copy that grows touch `life` on the way. Silence
+/// ends it after `stall`.
 pub(crate) async fn ask(
     cache: Arc<Cache>,
     holder: Candidate,
@@ -155,13 +195,19 @@ pub(crate) async fn ask(
     stall: Duration,
 ) -> Result<PeerFill, PeerError> {
     let response = timeout(stall, send(Arc::clone(&cache.streams), holder.value.holder, &request));
-    let (body, heads, connection) = response.await.map_err(|_| PeerError::Lost)??;
-    life.touch();
+    let (mut body, heads) = response.await.map_err(|_| PeerError::Lost)??;
+    // Who has the whole copy has nothing to wait for: its words without bytes are no progress.
+    let whole = holder.reference.whole().is_some();
+    let lives = || {
+        if !whole {
+            life.touch()
+        }
+    };
+    lives();
     let mut frames = Frames::default();
-    let mut body = body;
     loop {
         match next(&mut body, &mut frames, stall).await? {
-            Frame::Wait => life.touch(),
+            Frame::Wait => lives(),
             Frame::Head(bytes) => {
                 let meta = Meta::decode_received(&bytes, clock::now()).ok_or(PeerError::Misbehaved)?;
                 let same = meta.url == request.url.to_string() && meta.varies_by.is_empty();
@@ -172,25 +218,11 @@ pub(crate) async fn ask(
                 if cache.liars.get(&signer).is_some() {
                     return Err(PeerError::Absent);
                 }
-                life.touch();
                 let copied = Copied { key: request.key, validator: meta.validator };
                 let checked = Checked::from(request.from.map_or(0, |(from, _)| from));
-                let pace = holder.reference.whole().map(|_| Pace::of(&cache, &holder));
+                let pace = whole.then(|| Pace::of(&cache, &holder));
                 let stall = cache.config.peers.stall;
-                let _connection = connection;
-                return Ok(PeerFill {
-                    holder,
-                    meta,
-                    heads,
-                    cache,
-                    copied,
-                    checked,
-                    body,
-                    frames,
-                    stall,
-                    pace,
-                    _connection,
-                });
+                return Ok(PeerFill { holder, meta, heads, cache, copied, checked, body, frames, stall, pace });
             }
             Frame::Abort(abort) => return Err(PeerError::Aborted(abort)),
             Frame::Signed(_) | Frame::Data(_) | Frame::End(_) => return Err(PeerError::Misbehaved),
@@ -198,27 +230,24 @@ pub(crate) async fn ask(
     }
 }
 
-async fn send(
-    streams: Arc<dyn Streams>,
-    to: NodeId,
-    request: &PeerRequest,
-) -> Result<(Incoming, Heads, Abandon), PeerError> {
+async fn send(streams: Arc<dyn Streams>, to: NodeId, request: &PeerRequest) -> Result<(Answering, Heads), PeerError> {
     let stream = streams.open(to).await.map_err(|error| {
         tracing::debug!(%to, %error, "no stream to a peer");
         PeerError::Lost
     })?;
     let handshake = http1::Builder::new().max_buf_size(READ_BUFFER).handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|_| PeerError::Lost)?;
-    let connection = Abandon(tokio::spawn(async move {
-        if let Err(error) = connection.await {
+    let connection = connection.map(|ended| {
+        if let Err(error) = ended {
             tracing::trace!(%error, "stream to a peer ended");
         }
-    }));
-    let response = sender.send_request(head(request)?).await.map_err(|_| PeerError::Lost)?;
+    });
+    let mut connection = connection.boxed().fuse();
+    let response = driven(&mut connection, sender.send_request(head(request)?)).await.map_err(|_| PeerError::Lost)?;
     match response.status() {
         StatusCode::OK => {
             let heads = purge::heads_in(response.headers());
-            Ok((response.into_body(), heads, connection))
+            Ok((Answering { body: response.into_body(), connection }, heads))
         }
         StatusCode::NOT_FOUND => Err(PeerError::Absent),
         _ => Err(PeerError::Misbehaved),
@@ -265,17 +294,15 @@ impl PeerFill {
                 return Ok(frame);
             }
             let (began, left) = (Instant::now(), pace.left());
-            let came = timeout(left.min(self.stall), self.body.frame()).await;
+            let came = timeout(left.min(self.stall), self.body.next()).await;
             pace.waited += began.elapsed();
             match came {
                 Err(_) if left > self.stall => return Err(PeerError::Lost),
                 Err(_) => {}
-                Ok(None | Some(Err(_))) => return Err(PeerError::Lost),
-                Ok(Some(Ok(frame))) => {
-                    if let Ok(data) = frame.into_data() {
-                        pace.bytes += u64::try_from(data.len()).unwrap_or(u64::MAX);
-                        self.frames.feed(&data);
-                    }
+                Ok(None) => return Err(PeerError::Lost),
+                Ok(Some(data)) => {
+                    pace.bytes += u64::try_from(data.len()).unwrap_or(u64::MAX);
+                    self.frames.feed(data);
                 }
             }
             if !pace.keeps() {
@@ -324,20 +351,14 @@ impl Pace {
     }
 }
 
-async fn next(body: &mut Incoming, frames: &mut Frames, stall: Duration) -> Result<Frame, PeerError> {
+async fn next(body: &mut Answering, frames: &mut Frames, stall: Duration) -> Result<Frame, PeerError> {
     loop {
         if let Some(frame) = frames.next().map_err(|_| PeerError::Misbehaved)? {
             return Ok(frame);
         }
-        match timeout(stall, body.frame()).await {
-            // An end without `E` is no end.
-            Err(_) | Ok(None | Some(Err(_))) => return Err(PeerError::Lost),
-            Ok(Some(Ok(frame))) => {
-                if let Ok(data) = frame.into_data() {
-                    frames.feed(&data);
-                }
-            }
-        }
+        // An end without `E` is no end.
+        let Ok(Some(data)) = timeout(stall, body.next()).await else { return Err(PeerError::Lost) };
+        frames.feed(data);
     }
 }
 

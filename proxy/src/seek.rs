@@ -1,15 +1,17 @@
 //! Where the bytes of one flight may come from: near peers, farther peers, then the origin, raced within a budget.
 //!
-//! `acquire` and the near lookup start together. Every holder they name is tried, the next one after 250 ms without progress (more
-//! for far ones, whose connection may have to be made first) or at once when one fails. When the budget is spent the root is asked again, told who failed: it probes them and grants the fetch,
-//! or names others. Signs of life from a fill under way count as progress: waiting on a slow origin is no failure.
+//! `acquire` and the near lookup start together. Every holder they name is tried, one after the other: the next at once when one
+//! fails, beside it when half of its budget is spent without progress. When all of it is, the root is asked again, told who failed:
+//! it probes them and grants the fetch, or names others. A budget is 250 ms; less for a whole copy at a node whose distance is known,
+//! more at one that is far, whose connection may have to be made first. Signs of life from a fill under way count as progress: waiting
+//! on a slow origin is no failure. Who has the whole copy has nothing to wait for.
 //!
 //! | event | then |
 //! |---|---|
 //! | a peer sends a head that is vouched for | stream from it |
 //! | a peer is busy | those it names, at once; it again a little later |
 //! | granted, nobody is being tried | the origin, at once |
-//! | granted while peers are tried | the origin when their 250 ms are over |
+//! | granted while peers are tried | the origin when their budget is spent, at once if it is |
 //! | the root does not answer | the origin once no peer is left, ungranted |
 //! | the root keeps naming those that failed, or ever more that fail | the origin when patience ends, ungranted |
 
@@ -60,9 +62,13 @@ pub(crate) struct Seek {
     attempts: FuturesUnordered<BoxFuture<'static, (Candidate, Result<PeerFill, PeerError>)>>,
     lease: Option<Lease>,
     life: Life,
-    /// Whether one of those being tried is far.
-    far: bool,
-    /// When the current budget began.
+    /// How long those being tried may make no progress: what the farthest of them may.
+    budget: Duration,
+    /// When the wait for progress began.
+    waiting: Instant,
+    /// When it was first in vain.
+    spent: Option<Instant>,
+    /// When the search for this source began.
     since: Instant,
     /// How often the root was asked within it.
     asked: u32,
@@ -89,7 +95,9 @@ impl Seek {
             attempts: FuturesUnordered::new(),
             lease: None,
             life: Life::new(),
-            far: false,
+            budget: Duration::ZERO,
+            waiting: Instant::now(),
+            spent: None,
             since: Instant::now(),
             asked: 0,
             rootless: false,
@@ -106,6 +114,7 @@ impl Seek {
         self.request.from = from;
         // What was raced with the lost source was asked for other bytes.
         self.attempts.clear();
+        self.spent = None;
         self.since = Instant::now();
         self.asked = 0;
         self.rootless = false;
@@ -115,6 +124,7 @@ impl Seek {
 
     /// One more holder, first to be tried.
     pub(crate) fn prefer(&mut self, value: Value) {
+        self.spent = None;
         self.since = Instant::now();
         if let Some(candidate) = Candidate::of(value) {
             self.queue.push_front(candidate);
@@ -128,7 +138,7 @@ impl Seek {
                 return Step::Origin(self.lease.take());
             }
             if self.attempts.is_empty() {
-                self.far = false;
+                self.budget = Duration::ZERO;
                 if let Some(candidate) = self.queue.pop_front() {
                     self.attempt(candidate);
                 } else if self.lease.is_some() {
@@ -140,7 +150,9 @@ impl Seek {
                     self.ask_root(Reference::fetching());
                 }
             }
-            let hedge = self.life.last().max(self.since) + self.budget();
+            let (hedge, rival) = (self.progress() + self.budget, self.progress() + self.budget / 2);
+            // One beside the first; more once the budget is spent.
+            let rivals = self.attempts.len() == 1 && !self.queue.is_empty() && self.spent.is_none();
             tokio::select! {
                 biased;
                 Some((candidate, result)) = self.attempts.next(), if !self.attempts.is_empty() => {
@@ -159,6 +171,11 @@ impl Seek {
                     self.root = None;
                     if let Some(step) = self.acquired(acquired) {
                         return step;
+                    }
+                }
+                () = sleep_until(rival), if rivals => {
+                    if self.progress().elapsed() >= self.budget / 2 && let Some(candidate) = self.queue.pop_front() {
+                        self.attempt(candidate);
                     }
                 }
                 () = sleep_until(hedge), if !self.attempts.is_empty() => {
@@ -208,6 +225,11 @@ impl Seek {
     fn acquired(&mut self, acquired: Result<Acquired, IndexError>) -> Option<Step> {
         self.trace.note("index", || format!("acquire: {}", acquired_in_words(&acquired)));
         match acquired {
+            // It was asked because nothing came, and nothing has come since.
+            Ok(Acquired::Granted(lease)) if self.spent.is_some_and(|spent| self.life.last() < spent) => {
+                self.cache.counters.hedge("origin");
+                return Some(Step::Origin(Some(lease)));
+            }
             Ok(Acquired::Granted(lease)) => self.lease = Some(lease),
             Ok(Acquired::References(values)) => self.enqueue(values),
             Ok(Acquired::Marked(marker)) => return Some(Step::Marked(marker)),
@@ -221,30 +243,39 @@ impl Seek {
 
     /// Nothing came from any peer within the budget, unless a sign of life did while the clock ran.
     fn no_progress(&mut self) -> Option<Step> {
-        if self.life.last().elapsed() < self.budget() {
+        if self.progress().elapsed() < self.budget {
             return None;
         }
-        self.trace.note("peer", || format!("no progress for {} ms", self.budget().as_millis()));
+        self.trace.note("peer", || format!("no progress for {} ms", self.budget.as_millis()));
         if self.lease.is_some() {
             self.cache.counters.hedge("origin");
             return Some(Step::Origin(self.lease.take()));
         }
-        self.life.touch();
-        if let Some(candidate) = self.queue.pop_front() {
-            self.attempt(candidate);
-        } else if self.root.is_none() && !self.rootless && self.asked < ASKS {
+        self.waiting = Instant::now();
+        self.spent.get_or_insert(self.waiting);
+        let more = self.queue.pop_front().map(|candidate| self.attempt(candidate)).is_some();
+        if self.root.is_none() && !self.rootless && self.asked < ASKS {
             self.ask_root(Reference::fetching());
-        } else if self.root.is_none() && self.since.elapsed() >= self.patience() {
+        } else if !more && self.root.is_none() && self.since.elapsed() >= self.patience() {
             self.cache.counters.hedge("origin");
             return Some(Step::Origin(None));
         }
         None
     }
 
-    /// How long those being tried may make no progress.
-    fn budget(&self) -> Duration {
-        let peers = &self.cache.config.peers;
-        if self.far { peers.hedge + peers.far } else { peers.hedge }
+    /// When something last came, or its budget began.
+    fn progress(&self) -> Instant {
+        self.life.last().max(self.waiting)
+    }
+
+    /// How long a holder may make no progress.
+    fn budget_of(&self, candidate: &Candidate) -> Duration {
+        let (peers, Value { holder, level, .. }) = (&self.cache.config.peers, &candidate.value);
+        let most = if *level == Level::GLOBAL { peers.hedge + peers.far } else { peers.hedge };
+        match self.cache.streams.distance(*holder).filter(|_| candidate.reference.whole().is_some()) {
+            Some(distance) => most.min(peers.near + TRIPS * distance),
+            None => most,
+        }
     }
 
     /// How long peers that the root stands by are waited for: not at all when there is no root to ask.
@@ -337,8 +368,10 @@ impl Seek {
             let whole = if candidate.reference.digest.is_empty() { "a growing copy" } else { "a whole copy" };
             format!("asks {}, level {level}, for {whole}", short(*holder))
         });
-        self.far |= candidate.value.level == Level::GLOBAL;
-        self.life.touch();
+        if self.attempts.is_empty() {
+            self.waiting = Instant::now();
+        }
+        self.budget = self.budget.max(self.budget_of(&candidate));
         let (cache, request, life) = (Arc::clone(&self.cache), self.request.clone(), self.life.clone());
         // A stream, its handshake and the head: silence beyond patience is a dead peer whatever the distance.
         let stall = self.cache.config.peers.patience;
@@ -353,8 +386,8 @@ impl Seek {
     /// The holder lives and gives to others: these are asked at once, and it again a little later.
     fn busy(&mut self, candidate: Candidate, others: Vec<NodeId>) {
         // It is there and grows: patience begins anew, as often as holders may be busy.
-        self.life.touch();
-        self.since = Instant::now();
+        (self.waiting, self.spent) = (Instant::now(), None);
+        self.since = self.waiting;
         let Value { level, ttl, holder, .. } = candidate.value;
         let value = Reference::fetching().value();
         let others = others.into_iter().map(|holder| Value { holder, level, value: value.clone(), ttl });
@@ -411,6 +444,10 @@ fn acquired_in_words(acquired: &Result<Acquired, IndexError>) -> String {
 
 /// How often the root is asked within one budget.
 const ASKS: u32 = 3;
+
+/// Round trips until the first bytes of a copy come, where a connection must be made first: three for TCP and Noise, one for the
+/// certificates, one for the request.
+const TRIPS: u32 = 5;
 
 /// Failed holders named to the root [the index's limit].
 const FAILED_NAMED: usize = 8;

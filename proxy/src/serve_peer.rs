@@ -1,29 +1,31 @@
 //! Answering peers: the copy in the store, or the flight under way as it grows; never a fetch on their behalf.
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc};
 
 use atoll_overlay::{Key, NodeId};
 use atoll_store::Object;
 use bytes::Bytes;
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use http::{HeaderMap, Request, Response, StatusCode, header};
+use tokio::sync::mpsc;
 
 use crate::{
     body::Body,
     cache::{Cache, store_key},
     clock, copies,
     deliver::text,
+    digest,
     fairness::Leave,
     fetch::{fresh_for, groups_key},
     following::following,
-    frames::Frame,
+    frames::{Frame, data_head},
     meta::Meta,
     metered::metered,
     peer::{ATOLL_FROM, ATOLL_URL, ATOLL_VALIDATOR, unhex},
     purge,
     reason::Failure,
     url::OriginUrl,
-    vouch::{self, CHUNK, CHUNKS_MOST, Chunk, Copied, Entry, Groups},
+    vouch::{self, CHUNK, CHUNKS_MOST, Chunk, Copied, Entry, Group, Groups},
 };
 
 /// Answers one request of a peer.
@@ -158,87 +160,91 @@ struct Sending {
     copied: Copied,
     at: u64,
     ended: bool,
-    out: VecDeque<Bytes>,
 }
 
+/// The next group is read, and signed if it must be, while one goes out; no more are ahead.
 fn stored(cache: Arc<Cache>, copy: Copy, asked: Asked) -> Frames {
     let copied = Copied { key: asked.key, validator: copy.meta.validator };
     let at = asked.from.map_or(0, |(from, _)| from);
-    let out = VecDeque::from([Frame::Head(copy.meta.encode(clock::now())).head()]);
-    let sending = Sending { cache, copy, copied, at, ended: false, out };
-    Box::pin(stream::try_unfold(sending, |mut sending| async move {
-        while sending.out.is_empty() && !sending.ended {
-            sending.more().await?;
+    let head = Frame::Head(copy.meta.encode(clock::now())).head();
+    let mut sending = Sending { cache, copy, copied, at, ended: false };
+    let (made, mut ready) = mpsc::channel(1);
+    tokio::spawn(async move {
+        while !sending.ended {
+            let group = sending.more().await;
+            let failed = group.is_err();
+            if made.send(group).await.is_err() || failed {
+                return;
+            }
         }
-        Ok(sending.out.pop_front().map(|bytes| (bytes, sending)))
-    }))
+    });
+    let groups = stream::poll_fn(move |cx| ready.poll_recv(cx));
+    let pieces = groups.map_ok(|group| stream::iter(group.into_iter().map(Ok))).try_flatten();
+    Box::pin(stream::iter([Ok(head)]).chain(pieces))
 }
 
 impl Sending {
-    /// One group and its bytes.
-    async fn more(&mut self) -> Result<(), Failure> {
-        if self.copy.groups.is_none() {
-            return self.own().await;
-        }
-        let entries = self.copy.groups.as_deref().unwrap_or_default();
-        let Some((_, entry, until)) = Entry::find(entries, self.at) else { return Err(Failure::ResponseIncomplete) };
-        let group = Arc::clone(&entry.group);
-        self.out.push_back(Frame::Signed(group.encode()).head());
-        let mut at = group.chunks_from(self.at).next().map_or(self.at, |(start, _)| start);
-        while at < until {
-            let data = self.read(at, until - at).await?;
-            at += wide(data.len());
-        }
-        self.at = at;
-        self.ends(group.last && at == group.end())
-    }
-
-    /// Half a MiB of a copy that this node has from the origin, signed as it goes.
-    async fn own(&mut self) -> Result<(), Failure> {
-        let (start, length) = (self.at, self.copy.object.len());
-        let end = length.min(start + u64::from(CHUNK) * wide(CHUNKS_MOST));
-        let mut chunks = Vec::with_capacity(CHUNKS_MOST);
-        let mut at = start;
-        while at < end {
-            let stop = end.min(at + u64::from(CHUNK));
-            let (mut hasher, began) = (blake3::Hasher::new(), at);
-            while at < stop {
-                let data = self.read(at, stop - at).await?;
-                hasher.update(&data);
-                at += wide(data.len());
+    /// One group and its bytes, and the end after the last.
+    async fn more(&mut self) -> Result<Vec<Bytes>, Failure> {
+        let (group, end, data) = match self.copy.groups.as_deref() {
+            Some(entries) => {
+                let (_, entry, until) = Entry::find(entries, self.at).ok_or(Failure::ResponseIncomplete)?;
+                let group = Arc::clone(&entry.group);
+                let start = group.chunks_from(self.at).next().map_or(self.at, |(start, _)| start);
+                let data = self.read(start, until).await?;
+                (group, until.max(start), data)
             }
-            let length = u32::try_from(at - began).map_err(|_| Failure::Internal)?;
-            chunks.push(Chunk { length, digest: hasher.finalize() });
-        }
-        let last = end == length;
-        let group = self.copied.sign(self.cache.streams.as_ref(), start, last, chunks).ok_or(Failure::Internal)?;
-        // The words go before the bytes that were just queued.
-        self.out.push_front(Frame::Signed(group.encode()).head());
+            None => self.own().await?,
+        };
+        let count = data.iter().map(Bytes::len).sum();
+        let mut out = vec![Frame::Signed(group.encode()).head()];
+        out.extend((count > 0).then(|| data_head(count)));
+        out.extend(data);
         self.at = end;
-        self.ends(last)
-    }
-
-    /// Queues bytes at a place, at most so many; the bytes.
-    async fn read(&mut self, at: u64, room: u64) -> Result<Bytes, Failure> {
-        let room = usize::try_from(room).unwrap_or(PIECE).min(PIECE);
-        let data = self.copy.object.read(at, room).await.map_err(|_| Failure::ResponseIncomplete)?;
-        if data.is_empty() {
-            return Err(Failure::ResponseIncomplete);
-        }
-        self.out.push_back(Frame::Data(data.clone()).head());
-        self.out.push_back(data.clone());
-        Ok(data)
-    }
-
-    fn ends(&mut self, last: bool) -> Result<(), Failure> {
-        if last {
-            self.out.push_back(Frame::End(self.at).head());
+        if group.last && end == group.end() {
+            out.push(Frame::End(end).head());
             self.ended = true;
-        } else if self.at >= self.copy.object.len() {
+        } else if end >= self.copy.object.len() {
             // Words that end before the body does, or never say that it ends.
             return Err(Failure::ResponseIncomplete);
         }
-        Ok(())
+        Ok(out)
+    }
+
+    /// Half a MiB of a copy that this node has from the origin, signed as it goes; and where it ends.
+    async fn own(&self) -> Result<(Arc<Group>, u64, Vec<Bytes>), Failure> {
+        let (start, length) = (self.at, self.copy.object.len());
+        let full = u64::from(CHUNK);
+        let end = length.min(start - start % full + full * wide(CHUNKS_MOST));
+        let (mut chunks, mut data, mut at) = (Vec::with_capacity(CHUNKS_MOST), Vec::with_capacity(CHUNKS_MOST), start);
+        while at < end {
+            let stop = end.min(at - at % full + full);
+            let pieces = self.read(at, stop).await?;
+            let digest = match &pieces[..] {
+                [piece] => digest::of_chunk(at, piece),
+                _ => digest::of_chunk(at, &pieces.concat()),
+            };
+            chunks.push(Chunk { length: u32::try_from(stop - at).map_err(|_| Failure::Internal)?, digest });
+            data.extend(pieces);
+            at = stop;
+        }
+        let signed = self.copied.sign(self.cache.streams.as_ref(), start, end == length, chunks);
+        Ok((Arc::new(signed.ok_or(Failure::Internal)?), end, data))
+    }
+
+    /// The bytes between two places.
+    async fn read(&self, mut at: u64, end: u64) -> Result<Vec<Bytes>, Failure> {
+        let mut pieces = Vec::with_capacity(CHUNKS_MOST);
+        while at < end {
+            let room = usize::try_from(end - at).unwrap_or(PIECE).min(PIECE);
+            let piece = self.copy.object.read(at, room).await.map_err(|_| Failure::ResponseIncomplete)?;
+            if piece.is_empty() {
+                return Err(Failure::ResponseIncomplete);
+            }
+            at += wide(piece.len());
+            pieces.push(piece);
+        }
+        Ok(pieces)
     }
 }
 
@@ -246,7 +252,7 @@ fn wide(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-/// Bytes of one data frame.
+/// Bytes read at a time.
 pub(crate) const PIECE: usize = 128 << 10;
 
 /// Bytes of groups that are read into memory for one peer: those of a body of 20 GB.

@@ -196,6 +196,12 @@ impl Proxy {
         }
     }
 
+    /// What of the node's own shares is used, and how much each is, in bytes, by period; none where nothing is limited.
+    #[must_use]
+    pub fn shares(&self) -> Vec<(&'static str, u64, u64)> {
+        self.cache.fairness.node_spans()
+    }
+
     /// The peers that were caught lying and are left alone for now.
     #[must_use]
     pub fn liars(&self) -> Vec<NodeId> {

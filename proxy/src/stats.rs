@@ -38,6 +38,10 @@ pub struct Stats {
     pub origin_bytes: u64,
     /// Body bytes received from peers.
     pub peer_bytes: u64,
+    /// Fetches from peers by what came of them: `ok`, `timeout`, `hash_mismatch`, `stale`, `refused`.
+    pub peer_fetches: BTreeMap<&'static str, u64>,
+    /// Fetches that went to the origin because no peer made progress.
+    pub hedged: u64,
     /// Copies sent to peers, whole or in part.
     pub peer_served: u64,
     /// Copies from peers whose bytes were not those promised.
@@ -83,6 +87,8 @@ pub(crate) struct Counters {
     origin_ungranted: AtomicU64,
     origin_bytes: AtomicU64,
     peer_bytes: AtomicU64,
+    peer_fetches: Mutex<BTreeMap<&'static str, u64>>,
+    hedged: AtomicU64,
     peer_served: AtomicU64,
     peer_mismatches: AtomicU64,
     peer_lies: AtomicU64,
@@ -228,6 +234,7 @@ impl Counters {
     /// A fetch from a peer ended: `ok`, `timeout`, `hash_mismatch`, `stale`, `refused`.
     pub(crate) fn peer_fetch(&self, result: &'static str) {
         add(&self.peer_mismatches, u64::from(result == "hash_mismatch"));
+        *self.peer_fetches.lock().unwrap_or_else(PoisonError::into_inner).entry(result).or_default() += 1;
         metrics::counter!("atoll_peer_fetch_total", "result" => result).increment(1);
     }
 
@@ -239,6 +246,7 @@ impl Counters {
 
     /// A hedge was decided for one side.
     pub(crate) fn hedge(&self, won: &'static str) {
+        add(&self.hedged, u64::from(won == "origin"));
         metrics::counter!("atoll_peer_hedge_total", "won" => won).increment(1);
     }
 
@@ -275,6 +283,8 @@ impl Counters {
             origin_ungranted: get(&self.origin_ungranted),
             origin_bytes: get(&self.origin_bytes),
             peer_bytes: get(&self.peer_bytes),
+            peer_fetches: self.peer_fetches.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            hedged: get(&self.hedged),
             peer_served: get(&self.peer_served),
             peer_mismatches: get(&self.peer_mismatches),
             peer_lies: get(&self.peer_lies),

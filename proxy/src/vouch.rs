@@ -6,8 +6,8 @@
 //! | head | [`HEAD`], key, BLAKE3 of URL, status, validator and fields, the latter by name |
 //! | chunks | [`CHUNKS`], key, validator, then the [`Group`]'s bytes without its proof |
 //!
-//! A group is a stretch of the body as chunks of at most 64 KiB with a BLAKE3 each; the last one says that the body ends there, so
-//! that none can be cut short. Groups stand for themselves: a copy that goes on from another source has the words of both.
+//! A group is a stretch of the body as chunks of at most 64 KiB with a digest each ([`crate::digest`]); the last one says that the
+//! body ends there, so that none can be cut short. Groups stand for themselves: a copy that goes on from another source has the words of both.
 //! Who signs has talked to the origin: the first fetcher, whoever took over from it, and for a head whoever had it confirmed.
 //! How old an answer is nobody signs, since clocks differ.
 //!
@@ -65,7 +65,7 @@ pub(crate) struct Group {
 pub(crate) struct Chunk {
     /// 1 to [`CHUNK`] bytes.
     pub(crate) length: u32,
-    /// Of these bytes.
+    /// Of these bytes at this place.
     pub(crate) digest: blake3::Hash,
 }
 
@@ -237,7 +237,7 @@ impl Entry {
     }
 }
 
-/// Bytes of a chunk at most [design 4].
+/// Bytes of a chunk at most [design 4]. Chunks end at multiples of it, but where their fetcher had no more to sign.
 pub(crate) const CHUNK: u32 = 64 << 10;
 
 /// Chunks of a group at most: one signature a half MiB where bytes come fast.
@@ -253,7 +253,7 @@ const PROOF_LIMIT: usize = 512;
 const SPAN_LIMIT: u64 = 1 << 32;
 
 const HEAD: &[u8] = b"atoll head 1\0";
-const CHUNKS: &[u8] = b"atoll chunks 1\0";
+const CHUNKS: &[u8] = b"atoll chunks 2\0";
 
 #[cfg(test)]
 mod tests {

@@ -226,6 +226,11 @@ impl Peers {
         self.all.len()
     }
 
+    /// See [`Known::distance`].
+    pub(super) fn distance(&self, id: NodeId) -> Option<Duration> {
+        self.place(id).ok().and_then(|at| self.all.get(at)).and_then(Known::distance)
+    }
+
     /// See [`Known::cost`].
     pub(super) fn cost(&self, contact: Contact) -> u64 {
         self.get(contact).map_or(u64::MAX, Known::cost)

@@ -46,6 +46,12 @@ impl Node {
         nodes
     }
 
+    /// The round trip to a node; see [`crate::Streams::distance`].
+    #[must_use]
+    pub fn distance(&self, to: NodeId) -> Option<Duration> {
+        self.peers.distance(to)
+    }
+
     /// How many pointers, keys, leases and peers it keeps, for metrics.
     #[must_use]
     pub fn counts(&self) -> Counts {

@@ -24,7 +24,7 @@ impl Driver {
         for at in places {
             let opts = DialOpts::peer_id(peer_id).condition(PeerCondition::Always).addresses(vec![at]);
             let dial = Dial { target: Target::Check(peer), other: None };
-            self.begin(dial, Purpose::Check, opts.allocate_new_port().build());
+            self.begin(dial, Purpose::Check, opts.build());
         }
     }
 

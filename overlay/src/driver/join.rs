@@ -94,12 +94,8 @@ impl Driver {
         known.dialled = true;
         let address = known.seed.address.clone();
         let opts = match known.seed.peer {
-            Some(peer) => DialOpts::peer_id(peer)
-                .condition(PeerCondition::Always)
-                .addresses(vec![address])
-                .allocate_new_port()
-                .build(),
-            None => DialOpts::unknown_peer_id().address(address).allocate_new_port().build(),
+            Some(peer) => DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![address]).build(),
+            None => DialOpts::unknown_peer_id().address(address).build(),
         };
         self.begin(Dial { target: Target::Seed(place), other: None }, Purpose::Link, opts);
     }

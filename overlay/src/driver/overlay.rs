@@ -344,6 +344,10 @@ impl Streams for Overlay {
         self.0.accepted.lock().await.recv().await.ok_or(StreamError::NoPeers)
     }
 
+    fn distance(&self, to: NodeId) -> Option<Duration> {
+        self.0.shared.node().distance(to)
+    }
+
     fn sign(&self, statement: &[u8]) -> Option<Bytes> {
         self.0.notary.sign(statement)
     }

@@ -216,8 +216,9 @@ impl Driver {
     }
 
     fn dial_at(&mut self, peer: Peer, purpose: Purpose, peer_id: PeerId, at: Vec<Multiaddr>, other: Other) {
-        let opts =
-            DialOpts::peer_id(peer_id).condition(PeerCondition::Always).addresses(at).allocate_new_port().build();
+        let opts = DialOpts::peer_id(peer_id).condition(PeerCondition::Always).addresses(at);
+        // By QUIC, bulk has a socket of its own: on one with the link's, messages would wait behind what it sends to this node.
+        let opts = if purpose == Purpose::Bulk { opts.allocate_new_port() } else { opts }.build();
         self.roads.dialling(peer, opts.connection_id(), purpose);
         self.begin(Dial { target: Target::Peer(peer), other }, purpose, opts);
     }

@@ -87,7 +87,8 @@ fn quic_config(identity: &Identity, settings: &Settings) -> quic::Config {
 const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 
-/// libp2p's QUIC, but for the address that dials start from: always a listening one, where there is one.
+/// libp2p's QUIC, but for the address that dials start from: a listening one where one is configured. Else links leave from a
+/// listening socket, and bulk connections, which ask for a new port, from a socket each.
 struct Quic {
     inner: quic::tokio::Transport,
     source: Option<IpAddr>,
@@ -119,7 +120,8 @@ impl Transport for Quic {
             // It would leave from another address than the one configured.
             return Err(TransportError::MultiaddrNotSupported(address));
         }
-        self.inner.dial(address, DialOpts { port_use: PortUse::Reuse, ..opts })
+        let port_use = if source.is_some() { PortUse::Reuse } else { opts.port_use };
+        self.inner.dial(address, DialOpts { port_use, ..opts })
     }
 
     fn poll(

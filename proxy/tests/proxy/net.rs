@@ -38,6 +38,8 @@ pub(crate) struct Net {
     pub(crate) cut: Mutex<Vec<NodeId>>,
     /// Everybody is told of everybody.
     pub(crate) acquainted: AtomicBool,
+    /// How far apart all nodes are, if they know.
+    pub(crate) distance: Mutex<Option<Duration>>,
     /// Who was given how many bytes by whom.
     given: Mutex<HashMap<(NodeId, NodeId), Arc<AtomicUsize>>>,
 }
@@ -63,6 +65,7 @@ impl Net {
             dead: Mutex::default(),
             cut: Mutex::default(),
             acquainted: AtomicBool::new(false),
+            distance: Mutex::default(),
             given: Mutex::default(),
         })
     }
@@ -324,6 +327,10 @@ impl Streams for Node {
 
     async fn accept(&self) -> Result<(NodeId, ByteStream), StreamError> {
         self.visitors.lock().await.recv().await.ok_or(StreamError::NoPeers)
+    }
+
+    fn distance(&self, _: NodeId) -> Option<Duration> {
+        *self.net.distance.lock().unwrap()
     }
 
     fn sign(&self, statement: &[u8]) -> Option<Bytes> {

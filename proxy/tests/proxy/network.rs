@@ -7,7 +7,11 @@ use std::{
 
 use atoll_overlay::{Index as _, Key, Level, Streams as _, Value};
 use bytes::Bytes;
-use tokio::{io::AsyncReadExt as _, sync::Semaphore, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::Semaphore,
+    task::JoinSet,
+};
 
 use crate::{
     support::{Do, Net, Origin, config_for, get, info, noise, ok, soon, until},
@@ -168,6 +172,89 @@ async fn a_silent_peer_is_hedged_within_its_budget() {
     assert_eq!(get(&two, &origin.host(), "/").await.body, b"x");
     assert_eq!(two.stats().origin_ungranted, 0, "the root granted the hedge");
     held.abort();
+}
+
+/// A reference to a whole copy that nobody has.
+fn whole() -> Bytes {
+    [&[8, 1, 0x1a, 32][..], &[7; 32]].concat().into()
+}
+
+/// A node that takes streams and says this on each, the last of it over and over; nothing: it drops them.
+fn says(net: &Arc<Net>, number: u8, words: &'static [&'static [u8]]) {
+    let node = net.node(number);
+    tokio::spawn(async move {
+        let mut held = JoinSet::new();
+        while let Ok((_, mut stream)) = node.accept().await {
+            let Some((last, before)) = words.split_last() else { continue };
+            held.spawn(async move {
+                for word in before.iter().chain(std::iter::repeat(last)) {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    if stream.write_all(word).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+}
+
+const LIVES: &[&[u8]] = &[b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"W\0\0\0\0"];
+const SILENT: &[&[u8]] = &[b""];
+
+// P07: who has the whole copy has nothing to wait for, so its signs of life are no progress; nor is a line that is cut.
+#[tokio::test]
+async fn a_whole_copy_that_does_not_begin_is_hedged_whatever_its_holder_says() {
+    for words in [LIVES, SILENT, &[]] {
+        let origin = Origin::with_body(Bytes::from_static(b"x")).await;
+        let net = Net::new(Level(1));
+        says(&net, 1, words);
+        net.plant(key(&origin, "/"), 1, whole());
+        let mut config = config_for(&origin);
+        config.peers.hedge = Duration::from_millis(50);
+        // Were it waited for, the test would end here.
+        config.peers.patience = Duration::from_secs(3_600);
+        let asker = net.proxy(2, config).await;
+        assert_eq!(get(&asker, &origin.host(), "/").await.body, b"x");
+        assert_eq!((origin.count(), asker.stats().origin_ungranted), (1, 0));
+    }
+}
+
+// P07: a holder whose distance is known gets no more time than it needs.
+#[tokio::test]
+async fn a_near_holder_is_hedged_by_its_distance() {
+    let origin = Origin::with_body(Bytes::from_static(b"x")).await;
+    let net = Net::new(Level(1));
+    *net.distance.lock().unwrap() = Some(Duration::from_millis(2));
+    says(&net, 1, SILENT);
+    net.plant(key(&origin, "/"), 1, whole());
+    let mut config = config_for(&origin);
+    config.peers.near = Duration::from_millis(20);
+    // Were it waited for so long, the test would end here.
+    (config.peers.hedge, config.peers.patience) = (Duration::from_secs(3_600), Duration::from_secs(3_600));
+    let asker = net.proxy(2, config).await;
+    assert_eq!(get(&asker, &origin.host(), "/").await.body, b"x");
+    assert_eq!((origin.count(), asker.stats().origin_ungranted), (1, 0));
+}
+
+// P07: of two holders the second is asked before the budget of the first is spent, so the origin is not.
+#[tokio::test]
+async fn another_holder_is_tried_beside_a_silent_one_before_the_origin() {
+    let body = noise(100_000);
+    let origin = Origin::with_body(body.clone()).await;
+    let net = Net::new(Level(1));
+    let (one, node) = net.both(1, config_for(&origin)).await;
+    assert!(get(&one, &origin.host(), "/").await.body == body);
+    until(|| one.stats().flights == 0).await;
+    let (_, put) = net.puts().pop().unwrap();
+    says(&net, 10, SILENT);
+    net.plant(key(&origin, "/"), 10, whole());
+    // Put anew, the good copy is the last in the list.
+    node.put(put).await.unwrap();
+    let mut config = config_for(&origin);
+    config.peers.hedge = Duration::from_secs(4);
+    let asker = net.proxy(2, config).await;
+    assert!(get(&asker, &origin.host(), "/").await.body == body);
+    assert_eq!(origin.count(), 1);
 }
 
 /// What the origin does when the fetch is taken up again.

@@ -34,14 +34,18 @@ pub(crate) async fn overheard(net: &Arc<Net>, holder: u8, origin: &Origin, path:
 /// A frame: its kind and its bytes.
 type Framed = (u8, Vec<u8>);
 
-/// The frames of such an answer.
+/// The frames of such an answer, a chunk's bytes in one of its own.
 fn frames_of(answer: &[u8]) -> Vec<Framed> {
     let body = Response::read(answer, false).body;
     let (mut rest, mut frames) = (&body[..], Vec::new());
     while let Some((head, after)) = rest.split_first_chunk::<5>() {
         let length = u32::from_be_bytes(head[1..].try_into().unwrap()) as usize;
-        frames.push((head[0], after[..length].to_vec()));
-        rest = &after[length..];
+        let (bytes, next) = after.split_at(length);
+        match head[0] {
+            b'D' => frames.extend(bytes.chunks(64 << 10).map(|chunk| (b'D', chunk.to_vec()))),
+            kind => frames.push((kind, bytes.to_vec())),
+        }
+        rest = next;
     }
     frames
 }
