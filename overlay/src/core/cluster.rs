@@ -131,9 +131,9 @@ impl Membership {
         self.left.push_back(Left { cluster: self.id, at: now, times });
     }
 
-    fn reject(&mut self, now: Instant, cluster: Key, first: Duration) {
+    fn reject(&mut self, now: Instant, cluster: Key, first: Duration, longest: Duration) {
         let before = self.rejected.iter().find(|one| one.cluster == cluster).map(|one| one.pause);
-        let pause = before.map_or(first, |before| (before * 2).max(first).min(REJECTED_LONGEST));
+        let pause = before.map_or(first, |before| (before * 2).max(first)).min(longest);
         self.rejected.retain(|one| one.cluster != cluster);
         if self.rejected.len() >= REJECTED {
             self.rejected.remove(0);
@@ -322,6 +322,7 @@ impl Node {
         let limit = limit * self.config.near_percent / 100;
         let (near, all) = members.fold((0, 0), |(near, all), (_, one)| (near + u32::from(*one < limit), all + 1));
         let first = if now < self.unrest_until { REJECTED_FIRST } else { REJECTED_QUIET };
+        let seen = self.seen(level);
         if let Some(membership) = self.membership_mut(level) {
             membership.check = None;
         }
@@ -331,7 +332,9 @@ impl Node {
             && let Some(membership) = self.membership_mut(level)
         {
             // A cluster whose sampled members have all moved on meanwhile is not too far, only gone.
-            membership.reject(now, cluster.id, first);
+            let alone = membership.size(now, seen) <= 1;
+            let longest = if alone { REJECTED_ALONE } else { REJECTED_LONGEST };
+            membership.reject(now, cluster.id, first, longest);
         }
     }
 
@@ -501,6 +504,9 @@ const REJECTED_QUIET: Duration = Duration::from_secs(120);
 
 /// Where the doubling of that ends.
 const REJECTED_LONGEST: Duration = Duration::from_secs(1_800);
+
+/// The same for a node that is alone: it has most to win by trying, and is one of few.
+const REJECTED_ALONE: Duration = Duration::from_secs(30);
 
 /// Pause between looks at a sample under way, and before an event leads to a check: several come together.
 const CHECK_PAUSE: Duration = Duration::from_millis(100);
