@@ -11,7 +11,7 @@ use super::{
     setup::{Churn, acquire, key, put},
 };
 use crate::{
-    Acquired, Beat, Lease, Levels, NodeId,
+    Acquired, Beat, Found, Lease, Levels, NodeId, Value,
     core::{Command, Op, Outcome, rng::Rng, time::Instant},
     sim::Sim,
 };
@@ -32,6 +32,8 @@ enum State {
     Thinks(Instant),
     /// It asked the index.
     Asks { op: Op, file: usize, since: Instant, failed: Vec<NodeId> },
+    /// The root was silent, so it asks who has a copy: what a real proxy does from the start.
+    Looks { op: Op, file: usize },
     /// It fetches from the origin.
     Fetches { file: usize, lease: Option<Lease>, left: f64, beat: Instant, beaten: Option<Op> },
     /// It streams from another.
@@ -188,6 +190,7 @@ impl Crowd {
         self.states[node] = match state {
             State::Thinks(until) if until <= now => self.want(node),
             State::Asks { op, file, since, failed } => self.asked(node, op, (file, since), failed),
+            State::Looks { op, file } => self.looked(op, file),
             State::Fetches { file, lease, left, beat, beaten } => {
                 self.fetching(node, file, lease, (left, beat, beaten))
             }
@@ -222,23 +225,37 @@ impl Crowd {
         match self.sim.outcome(op) {
             None => State::Asks { op, file, since, failed },
             Some((_, Outcome::Acquire(Ok(Acquired::Granted(lease))))) => self.fetch(file, Some(lease)),
-            Some((_, Outcome::Acquire(Ok(Acquired::References(values))))) => {
-                let able = |holder: &usize| self.sim.is_alive(*holder);
-                let source = values.iter().filter_map(|value| self.by_id.get(&value.holder)).copied().find(able);
-                match source {
-                    Some(from) => State::Streams { file, from, until: None },
-                    None => {
-                        let named: Vec<NodeId> = values.iter().map(|value| value.holder).collect();
-                        self.ask(node, file, named)
-                    }
+            Some((_, Outcome::Acquire(Ok(Acquired::References(values))))) => match self.source(&values) {
+                Some(from) => State::Streams { file, from, until: None },
+                None => {
+                    let named: Vec<NodeId> = values.iter().map(|value| value.holder).collect();
+                    self.ask(node, file, named)
                 }
-            }
-            // The root cannot be asked: the proxy goes to the origin by itself, and this is counted.
+            },
             Some(_) => {
-                self.ungranted += 1;
-                self.fetch(file, None)
+                let op = self.sim.command(node, Command::Get(key(self.seed, 4, file), Levels::All));
+                State::Looks { op, file }
             }
         }
+    }
+
+    /// The root cannot be asked: without a copy elsewhere the proxy goes to the origin by itself, and this is counted.
+    fn looked(&mut self, op: Op, file: usize) -> State {
+        let from = match self.sim.outcome(op) {
+            None => return State::Looks { op, file },
+            Some((_, Outcome::Get(Ok(Found::Values { values, .. })))) => self.source(&values),
+            Some(_) => None,
+        };
+        if let Some(from) = from {
+            return State::Streams { file, from, until: None };
+        }
+        self.ungranted += 1;
+        self.fetch(file, None)
+    }
+
+    fn source(&self, values: &[Value]) -> Option<usize> {
+        let able = |holder: &usize| self.sim.is_alive(*holder);
+        values.iter().filter_map(|value| self.by_id.get(&value.holder)).copied().find(able)
     }
 
     fn fetch(&mut self, file: usize, lease: Option<Lease>) -> State {
