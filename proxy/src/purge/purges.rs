@@ -74,8 +74,10 @@ impl Purges {
         let (ledger, _) = read.unwrap_or_else(|| (Ledger::new(bounds), 0));
         store.set_filter(Arc::new(is_meant));
         let holds = store.stats().objects > 0;
+        let me = index.me().id;
+        let heard = ledger.iter().any(|entry| entry.signer != me);
         Self {
-            step: Step::new(known, holds, config),
+            step: Step::new(known, (holds, heard), config),
             believed: config
                 .believed
                 .iter()

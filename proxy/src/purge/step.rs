@@ -54,15 +54,17 @@ pub(super) struct Heard {
 }
 
 impl Step {
-    /// A node that was last in step at `known`, if it has known anything before, and holds something.
-    pub(super) fn new(known: Option<u64>, holds: bool, config: &Purging) -> Self {
+    /// A node that was last in step at `known`, if it has known anything before, that holds something, and has heard purges of
+    /// others.
+    pub(super) fn new(known: Option<u64>, (holds, heard): (bool, bool), config: &Purging) -> Self {
         let now = unix_millis(clock::now()) / 1_000;
         let unknown = match known {
             None if holds => Some("there is a store without the purges known to it"),
             Some(synced) if synced > 0 && synced.saturating_add(config.keep.as_secs()) < now => Some(AWAY),
             Some(_) | None => None,
         };
-        let sure = unknown.is_none() && known.unwrap_or(0) == 0;
+        // One that was killed before it had been in step once may have heard of a purge all the same: then there are others.
+        let sure = unknown.is_none() && known.unwrap_or(0) == 0 && !heard;
         Self {
             began: Instant::now(),
             started: clock::now(),
@@ -354,3 +356,17 @@ const BETWEEN: Duration = Duration::from_millis(50);
 
 /// A node that answered within this is still expected to apply what is purged.
 const LATELY: Duration = Duration::from_secs(3_600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // P03: killed before it had compared with anybody, it knows of others by their purges.
+    #[test]
+    fn a_node_that_heard_a_purge_of_another_doubts_what_it_held_before_even_if_it_was_never_in_step() {
+        let config = Purging::default();
+        let before = clock::now() - Duration::from_millis(1);
+        assert!(Step::new(Some(0), (true, true), &config).doubts(before, config.doubt));
+        assert!(!Step::new(Some(0), (true, false), &config).doubts(before, config.doubt), "a node by itself");
+    }
+}
