@@ -38,6 +38,7 @@ mod tiers;
 mod admission;
 mod memory;
 mod mix;
+mod rooms;
 mod table;
 
 mod append;
