@@ -47,11 +47,13 @@ mod dead;
 mod disks;
 mod engine;
 mod evict;
+mod footer;
 mod index;
 mod load;
 mod record;
 mod recover;
 mod segment;
+mod torn;
 
 mod config;
 pub use atoll_units::ByteSize;
