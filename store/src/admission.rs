@@ -5,7 +5,6 @@
 //! completes its number. Bodies longer than a slice always go to disk: nothing else could hold them while they come.
 //! Off by default: admission on the second request raises misses on every published CDN trace; it spares the disk.
 
-use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use crate::key::Key;
@@ -64,7 +63,7 @@ impl Admission {
     }
 
     fn slots(&self, key: &Key) -> [&AtomicU8; 2] {
-        let hash = self.mix.hash_one(key);
+        let hash = self.mix.hash(key);
         [hash, hash >> 32].map(|bits| {
             let slot = usize::try_from(bits & (COUNTERS as u64 - 1)).unwrap_or_default();
             &self.counters[slot]

@@ -13,9 +13,10 @@ use bytes::Bytes;
 
 use crate::chores::Chore;
 use crate::engine::{Engine, Held, is_full, is_held};
+use crate::footer::{Entry, SegmentHeader};
 use crate::index::Spot;
 use crate::record::{self, HEADER, Header, Kind, Place, UNIT};
-use crate::segment::{Due, Entry, Reserved, Room, Segment, SegmentHeader};
+use crate::segment::{Due, Reserved, Room, Segment};
 
 /// A record that is to be written.
 pub(crate) struct Draft<'d> {

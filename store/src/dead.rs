@@ -17,8 +17,8 @@
 use std::io;
 
 use crate::disk::Disk;
+use crate::footer::SegmentHeader;
 use crate::record::{Cursor, DecodeError};
-use crate::segment::SegmentHeader;
 
 const MAGIC: &[u8; 8] = b"AtolDed1";
 const NEW_NAME: &str = "dead.new";

@@ -12,11 +12,12 @@ use std::sync::{Arc, PoisonError};
 use crate::append::Draft;
 use crate::dead;
 use crate::engine::{Engine, Held};
+use crate::footer::Entry;
 use crate::index::Spot;
 use crate::load::Fault;
 use crate::purge::Verdict;
 use crate::record::{Header, Kind, Place};
-use crate::segment::{Entry, Segment, name};
+use crate::segment::{Segment, name};
 
 /// A live record of the segment that is reclaimed.
 struct Candidate {

@@ -38,6 +38,7 @@ mod tiers;
 mod admission;
 mod memory;
 mod mix;
+mod rooms;
 mod table;
 
 mod append;
@@ -46,11 +47,13 @@ mod dead;
 mod disks;
 mod engine;
 mod evict;
+mod footer;
 mod index;
 mod load;
 mod record;
 mod recover;
 mod segment;
+mod torn;
 
 mod config;
 pub use atoll_units::ByteSize;

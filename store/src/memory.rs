@@ -7,7 +7,6 @@
 //! is the same with everything in the main queue and no second chance.
 
 use std::collections::{HashSet, VecDeque};
-use std::hash::BuildHasher;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -15,6 +14,7 @@ use crate::config::Eviction;
 use crate::key::Key;
 use crate::mix::Mix;
 use crate::object::{Pieces, Whole};
+use crate::rooms::Rooms;
 use crate::table::Table;
 
 /// What the RAM tier holds under a key.
@@ -36,6 +36,7 @@ struct Shard(RwLock<Table>);
 pub(crate) struct Memory {
     shards: Box<[Shard]>,
     queues: Mutex<Queues>,
+    rooms: Rooms,
     hasher: Mix,
     eviction: Eviction,
     capacity: u64,
@@ -88,6 +89,7 @@ impl Memory {
         Self {
             shards: (0..SHARDS).map(|_| Shard(RwLock::default())).collect(),
             queues: Mutex::default(),
+            rooms: Rooms::default(),
             hasher,
             eviction,
             capacity,
@@ -101,6 +103,11 @@ impl Memory {
         let whole = shard.get(hash, key)?;
         let first = whole.ask();
         Some((Value::of(whole), first))
+    }
+
+    /// An object as this tier holds it, where hits find it soonest; not taken in yet.
+    pub(crate) fn house(&self, whole: Whole) -> Arc<Whole> {
+        self.rooms.enter(whole)
     }
 
     /// What is held under `key`; does not count as asked for.
@@ -128,7 +135,7 @@ impl Memory {
     pub(crate) fn insert_if(&self, key: Key, value: Value, still: impl FnOnce() -> bool) -> bool {
         let whole = match value {
             Value::Object(whole) => whole,
-            Value::Slice(pieces) => Arc::new(Whole::slice(key, pieces)),
+            Value::Slice(pieces) => self.house(Whole::slice(key, pieces)),
         };
         let weight = whole.weight() + OVERHEAD;
         let mut queues = self.queues();
@@ -141,7 +148,7 @@ impl Memory {
         }
         let id = queues.next_id;
         queues.next_id += 1;
-        let known = queues.ghosts.set.contains(&self.hasher.hash_one(key));
+        let known = queues.ghosts.set.contains(&self.hasher.hash(&key));
         let straight = known || self.eviction == Eviction::Fifo;
         queues.objects += u64::from(!whole.is_slice());
         whole.entry.store(id, Ordering::Relaxed);
@@ -223,6 +230,7 @@ impl Memory {
         if queue.entries.len() > 2 * queue.live + SMALL_FLOOR {
             queue.entries.retain(|(key, id)| self.look(key, *id).is_some());
         }
+        self.rooms.leave(whole);
         true
     }
 
@@ -250,7 +258,7 @@ impl Memory {
         } else {
             self.evict(queues, &key);
             let most = queues.main.live.max(SMALL_FLOOR);
-            queues.ghosts.push(self.hasher.hash_one(key), most);
+            queues.ghosts.push(self.hasher.hash(&key), most);
         }
         true
     }
@@ -287,7 +295,10 @@ impl Memory {
 
     fn evict(&self, queues: &mut Queues, key: &Key) {
         queues.evicted += 1;
-        queues.objects -= u64::from(self.out(key).is_some_and(|whole| !whole.is_slice()));
+        if let Some(whole) = self.out(key) {
+            queues.objects -= u64::from(!whole.is_slice());
+            self.rooms.leave(whole);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! A key is 20 bytes and mostly a digest already, so the standard hasher's rounds cost a hit more than the lookup itself.
 //! The secrets keep a client who can choose names from filling one bucket on purpose. [measured: docs/store.md]
 
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher as _, RandomState};
 
 use crate::key::Key;
 
@@ -11,53 +11,28 @@ use crate::key::Key;
 #[derive(Clone, Debug)]
 pub(crate) struct Mix([u64; 2]);
 
-/// One key on its way through.
-#[derive(Debug)]
-pub(crate) struct Mixer {
-    secrets: [u64; 2],
-    hash: u64,
-}
-
 impl Mix {
     pub(crate) fn new() -> Self {
         let secret = |n: u64| RandomState::new().hash_one(n);
         Self([secret(0), secret(1)])
     }
 
+    /// The hash of a key.
+    #[inline]
+    pub(crate) fn hash(&self, key: &Key) -> u64 {
+        let Self([first, second]) = self;
+        let (words, rest) = key.as_bytes().as_chunks::<8>();
+        let (rest, _) = rest.as_chunks::<4>();
+        let [left, right] = [words[0], words[1]].map(u64::from_le_bytes);
+        let once = fold(left ^ first, right ^ second);
+        fold(once ^ u64::from(u32::from_le_bytes(rest[0])), *second)
+    }
+
     /// The two halves of a key's hash, the high one first.
+    #[inline]
     pub(crate) fn halves(&self, key: &Key) -> [u32; 2] {
-        let hash = self.hash_one(key);
+        let hash = self.hash(key);
         [hash >> 32, hash & u64::from(u32::MAX)].map(|half| u32::try_from(half).unwrap_or_default())
-    }
-}
-
-impl BuildHasher for Mix {
-    type Hasher = Mixer;
-
-    fn build_hasher(&self) -> Mixer {
-        Mixer { secrets: self.0, hash: self.0[0] }
-    }
-}
-
-impl Hasher for Mixer {
-    fn write(&mut self, bytes: &[u8]) {
-        let (pairs, rest) = bytes.as_chunks::<16>();
-        for pair in pairs {
-            let (words, _) = pair.as_chunks::<8>();
-            let [left, right] = [words[0], words[1]].map(u64::from_le_bytes);
-            self.hash = fold(left ^ self.hash, right ^ self.secrets[1]);
-        }
-        if !rest.is_empty() {
-            let mut last = [0; 16];
-            last[..rest.len()].copy_from_slice(rest);
-            let (words, _) = last.as_chunks::<8>();
-            let [left, right] = [words[0], words[1]].map(u64::from_le_bytes);
-            self.hash = fold(left ^ self.hash ^ rest.len() as u64, right ^ self.secrets[1]);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.hash
     }
 }
 
@@ -79,7 +54,7 @@ mod tests {
             let mut bytes = [0; 20];
             let at = usize::try_from(n % 13).unwrap();
             bytes[at..at + 8].copy_from_slice(&n.to_le_bytes());
-            let hash = mix.hash_one(Key::from_bytes(bytes));
+            let hash = mix.hash(&Key::from_bytes(bytes));
             high[usize::try_from((hash >> 32) % 64).unwrap()] += 1;
             low[usize::try_from(hash % 64).unwrap()] += 1;
         }
@@ -91,6 +66,6 @@ mod tests {
     #[test]
     fn two_stores_hash_one_key_apart() {
         let key = Key::from_bytes([7; 20]);
-        assert_ne!(Mix::new().hash_one(key), Mix::new().hash_one(key));
+        assert_ne!(Mix::new().hash(&key), Mix::new().hash(&key));
     }
 }

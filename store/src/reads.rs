@@ -56,7 +56,8 @@ impl Tiers {
             let pieces = Arc::new(engine.read_slice(&slice)?);
             let key = head.key;
             let whole = Whole::new(head, stored, soft_purged, Arc::clone(&pieces));
-            tiers.memory.insert_if(key, Value::Object(Arc::new(whole)), || engine.still(&key, spot));
+            let whole = tiers.memory.house(whole);
+            tiers.memory.insert_if(key, Value::Object(whole), || engine.still(&key, spot));
             Ok(pieces)
         })
         .await

@@ -1,8 +1,6 @@
 //! Rebuilds the index from what is in the directory, after any stop.
 //!
-//! A sealed segment tells its records in its footer. Any other is scanned record by record: a record counts if all of
-//! it is sound; behind one that is not, the next is looked for by the segment's salt, so that a write that was under way
-//! takes no later one along. Then the segment is sealed. Of two records under one key the later counts, unless it only
+//! A sealed segment tells its records in its footer. Any other is scanned record by record (`torn`), and then sealed. Of two records under one key the later counts, unless it only
 //! stands in for one that something else had replaced by then. Files of other names are left alone.
 
 use std::any::Any;
@@ -12,17 +10,16 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use bytes::Bytes;
-
-use crate::config::PIECE;
 use crate::dead;
 use crate::disk::{Disk, DiskFile};
-use crate::engine::{Engine, Found, Shape, hash};
+use crate::engine::{Engine, Found, Shape};
+use crate::footer::{Entry, Footer, SEGMENT_HEADER, SegmentHeader};
 use crate::index::{Index, Spot};
 use crate::purge_frame::Contents;
 use crate::purge_log::{Book, Source};
-use crate::record::{HEADER, Header, Kind, Place, UNIT};
-use crate::segment::{Entry, Footer, Room, SEGMENT_HEADER, Segment, SegmentHeader, name, number};
+use crate::record::{Kind, Place};
+use crate::segment::{Room, Segment, name, number};
+use crate::torn;
 
 /// Why a directory was not opened.
 #[derive(Debug)]
@@ -52,8 +49,6 @@ const NEW_FORMAT: &str = "format.new";
 const BAD: &str = "bad";
 /// Entries gathered before the index is told of them: some 12 MB. [measured: docs/store.md]
 const GATHERED: usize = 1 << 18;
-/// Bytes that a scan reads at a time.
-const WINDOW: u64 = 1 << 20;
 
 /// Takes the directory: locks it, checks its version, reads its purge log.
 pub(crate) fn find(disk: Arc<dyn Disk>) -> Result<Finding, Refusal> {
@@ -235,7 +230,7 @@ impl<'d> Recovery<'d> {
         {
             return Ok(Some((segment, footer)));
         }
-        let footer = scan(&segment, length.min(header.size))?;
+        let footer = torn::scan(&segment, length.min(header.size))?;
         if footer.entries.is_empty() {
             return Ok(None);
         }
@@ -319,61 +314,6 @@ impl Waiting {
         let (slice, freshen) = (entry.kind == Kind::Slice, entry.kind == Kind::Freshen);
         index.insert(entry.hash, Spot::new(here, u64::from(entry.length), slice, freshen));
     }
-}
-
-/// Finds the sound records of a segment that has no sound footer.
-fn scan(segment: &Segment, end: u64) -> io::Result<Footer> {
-    let mut footer = Footer::default();
-    let mut at = SEGMENT_HEADER as u64;
-    while at + HEADER as u64 <= end {
-        let length = WINDOW.min(end - at);
-        let window = segment.read(at, usize::try_from(length).map_err(io::Error::other)?)?;
-        let mut within = 0;
-        while let Some(bytes) = window.get(within..).filter(|bytes| bytes.len() >= HEADER) {
-            if let Ok(header) = Header::decode(bytes, segment.header.salt)
-                && let Some(entry) = check(segment, &window.slice(within..), at + within as u64, end, &header)?
-            {
-                footer.purge = footer.purge.max(header.born.0);
-                footer.entries.push(entry);
-                // Past the window's end if need be: the next one begins there.
-                within += usize::try_from(entry.length).map_err(io::Error::other)?;
-            } else {
-                within += 16;
-            }
-        }
-        at += within as u64;
-    }
-    Ok(footer)
-}
-
-/// The entry of a record whose header is sound, if the rest is too; as much of it as was read stands in `window`.
-fn check(segment: &Segment, window: &Bytes, at: u64, end: u64, header: &Header) -> io::Result<Option<Entry>> {
-    let length = header.record_length();
-    let (Ok(offset), Ok(entry_length)) = (u32::try_from(at / UNIT), u32::try_from(length)) else { return Ok(None) };
-    if at + length > end {
-        return Ok(None);
-    }
-    let bytes = |begin: u64, length: u64| {
-        let (from, length) = (usize::try_from(begin), usize::try_from(length).map_err(io::Error::other)?);
-        match from {
-            Ok(from) if from + length <= window.len() => Ok(window.slice(from..from + length)),
-            Ok(_) | Err(_) => segment.read(at + begin, length),
-        }
-    };
-    let front = bytes(0, header.body_begin())?;
-    let Ok((_, sums)) = header.decode_front(&front) else { return Ok(None) };
-    let mut left = u64::from(header.body_length);
-    let mut begin = header.body_begin();
-    for sum in sums {
-        let piece = bytes(begin, left.min(PIECE))?;
-        if crc32fast::hash(&piece) != sum {
-            return Ok(None);
-        }
-        begin += piece.len() as u64;
-        left -= piece.len() as u64;
-    }
-    let hash = hash(segment.header.seed, &header.key);
-    Ok(Some(Entry { hash, offset, length: entry_length, kind: header.kind, replaces: header.replaces }))
 }
 
 /// The seed in the format file; `None` if there is no such file.

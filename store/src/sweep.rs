@@ -22,12 +22,13 @@ use std::time::{Duration, Instant};
 
 use crate::dead;
 use crate::engine::{Engine, slice_key};
+use crate::footer::Entry;
 use crate::index::Spot;
 use crate::key::{Head, PurgeNumber};
 use crate::load::Fault;
 use crate::purge::{Filter, Purge, PurgeProgress, Selector, Subject, Verdict};
 use crate::record::{Header, Kind, Place};
-use crate::segment::{Entry, Room};
+use crate::segment::Room;
 use crate::tiers::Tiers;
 use crate::walk::{HeadRead, Walk};
 

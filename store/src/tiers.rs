@@ -155,7 +155,7 @@ impl Tiers {
         let entry = self.book.entry();
         let verdict = self.book.admit(&head, &entry);
         let stored = to_millisecond(disk::now());
-        self.take_in(Arc::new(Whole::new(head, stored, false, pieces)), verdict, None)
+        self.take_in(self.memory.house(Whole::new(head, stored, false, pieces)), verdict, None)
     }
 
     /// Takes a whole object in whose place on disk is known, if it was to have one.
@@ -243,7 +243,7 @@ impl Tiers {
         let engine = self.disks.of(key);
         let on_disk = engine.and_then(|engine| self.freshen_disk(engine, &head));
         let whole = match &old.body {
-            Body::Memory(whole) => Arc::new(Whole::new(head, whole.stored, false, Arc::clone(&whole.pieces))),
+            Body::Memory(whole) => self.memory.house(Whole::new(head, whole.stored, false, Arc::clone(&whole.pieces))),
             Body::Disk(found) => {
                 self.memory.remove(key);
                 let kind = match (&found.kind, on_disk) {
@@ -284,7 +284,8 @@ impl Tiers {
         let soft_purged = header.soft_purged || verdict == Verdict::Soft;
         let body = match body {
             LoadedBody::Pieces(pieces) => {
-                let whole = Arc::new(Whole::new(head, header.stored, header.soft_purged, Arc::new(pieces)));
+                let whole = Whole::new(head, header.stored, header.soft_purged, Arc::new(pieces));
+                let whole = self.memory.house(whole);
                 self.memory.insert_if(key, Value::Object(Arc::clone(&whole)), || engine.still(&key, spot));
                 Body::Memory(whole)
             }

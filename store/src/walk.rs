@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::footer::Entry;
 use crate::load::Fault;
 use crate::record::{HEADER, Header, UNIT};
-use crate::segment::{Entry, Segment};
+use crate::segment::Segment;
 
 /// A walk through one segment, as its footer stood when it began.
 pub(crate) struct Walk {

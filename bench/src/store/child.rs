@@ -12,7 +12,7 @@ use bytes::Bytes;
 use clap::Subcommand;
 
 use super::peers::figures;
-use super::{index, stream, told};
+use super::{bare, index, stream, told};
 use crate::report::print;
 
 /// One measurement.
@@ -22,8 +22,10 @@ pub(crate) enum Task {
     Memory { objects: u32, threads: u64, seconds: f64 },
     /// Gets a second from a bare map of shared bodies: what no cache can be much faster than.
     Map { objects: u32, threads: u64, seconds: f64 },
-    /// Bytes a second put to disk, closing included.
-    Put { directory: PathBuf, bytes: u64, body: usize },
+    /// Bytes a second put to disk, so many fills at a time, closing included.
+    Put { directory: PathBuf, bytes: u64, body: usize, fills: u64 },
+    /// Bytes a second that a store of the same shape puts to disk at most.
+    Bare { directory: PathBuf, bytes: u64, body: usize },
     /// Bytes a second that one file takes, written in order and synced: what the device can do.
     Device { directory: PathBuf, bytes: u64 },
     /// Ten million objects and what is done with them.
@@ -36,7 +38,8 @@ pub(crate) fn run_task(task: Task) -> Result<(), String> {
     let figure = match task {
         Task::Memory { objects, threads, seconds } => memory(objects, threads, seconds)?,
         Task::Map { objects, threads, seconds } => map(objects, threads, seconds),
-        Task::Put { directory, bytes, body } => runtime()?.block_on(put(directory, bytes, body))?,
+        Task::Put { directory, bytes, body, fills } => runtime()?.block_on(put(directory, bytes, body, fills))?,
+        Task::Bare { directory, bytes, body } => bare::measure(&directory, bytes, body).map_err(told)?,
         Task::Device { directory, bytes } => device(&directory, bytes).map_err(told)?,
         Task::Index(task) => return runtime()?.block_on(index::run(task)),
     };
@@ -146,8 +149,8 @@ async fn gets(store: &Store, asked: &[[u8; 20]], seconds: f64) -> u64 {
     }
 }
 
-/// Bodies come as the proxy hands them in: one chunk of their own each. Two fills at a time, as on two cores.
-async fn put(directory: PathBuf, bytes: u64, body: usize) -> Result<f64, String> {
+/// Bodies come as the proxy hands them in: one chunk of their own each. Each fill waits until the one before it is stored.
+async fn put(directory: PathBuf, bytes: u64, body: usize, fills: u64) -> Result<f64, String> {
     let config = Config {
         directory: Some(directory),
         capacity: ByteSize(2 * bytes),
@@ -158,11 +161,12 @@ async fn put(directory: PathBuf, bytes: u64, body: usize) -> Result<f64, String>
     let load: Vec<u8> = (0..=250).cycle().take(body).collect();
     let begun = Instant::now();
     let count = bytes / body as u64;
-    let tasks: Vec<_> = (0..4)
-        .map(|task| {
+    let step = usize::try_from(fills).map_err(told)?;
+    let tasks: Vec<_> = (0..fills)
+        .map(|fill| {
             let (store, load) = (store.clone(), load.clone());
             tokio::spawn(async move {
-                for n in (task..count).step_by(4) {
+                for n in (fill..count).step_by(step) {
                     let mut writer = store.writer(head(n, &store))?;
                     writer.append(Bytes::copy_from_slice(&load)).await?;
                     writer.commit(None).await?;

@@ -1,4 +1,5 @@
-//! Puts to disk beside foyer's and the bare device's, and the ways to read a file that the engine could have been built on.
+//! Puts to disk beside foyer's, the bare device's and those of a bare store of the same shape, and the ways to read a file that
+//! the engine could have been built on.
 
 use std::path::Path;
 
@@ -9,21 +10,34 @@ use crate::store::peers::Peers;
 use crate::store::{Options, told};
 
 const BODY: &str = "24576";
+/// Fills at a time, each of which waits for its answer: two for each of two cores, and a crowd.
+const FEW: &str = "4";
+const MANY: &str = "64";
 const MEBIBYTE: f64 = 1_048_576.0;
 
 pub(crate) fn measure(report: &mut Report, peers: &Peers, scratch: &Path, options: &Options) -> Result<(), String> {
     let bytes = options.bytes.to_string();
-    let (mut ours, mut theirs, mut device) = (Vec::new(), Vec::new(), Vec::new());
+    let rate = |words: &[&str]| -> Result<Option<f64>, String> {
+        let [task, rest @ ..] = words else { return Ok(None) };
+        let words = |folder| [&[*task, folder, &bytes], rest].concat();
+        let figures = fresh(scratch, |folder| figures_of(&words(folder)))?;
+        Ok(figures.first().map(|rate| rate / MEBIBYTE))
+    };
+    let [mut few, mut many, mut bare, mut theirs, mut device] = [const { Vec::new() }; 5];
     for _ in 0..options.rounds {
-        let measured = fresh(scratch, |folder| figures_of(&["device", folder, &bytes]))?;
-        device.extend(measured.first().map(|rate| rate / MEBIBYTE));
-        let measured = fresh(scratch, |folder| figures_of(&["put", folder, &bytes, BODY]))?;
-        ours.extend(measured.first().map(|rate| rate / MEBIBYTE));
+        device.extend(rate(&["device"])?);
+        few.extend(rate(&["put", BODY, FEW])?);
+        many.extend(rate(&["put", BODY, MANY])?);
+        bare.extend(rate(&["bare", BODY])?);
         let measured = fresh(scratch, |folder| peers.run(&["put", folder, &bytes, BODY]))?;
         theirs.extend(measured.and_then(|it| it.first().map(|rate| rate / MEBIBYTE)));
     }
-    let row = Row::new("put_disk_24k", median(&mut ours), "MiB/s").against("device", median(&mut device));
-    report.add(if theirs.is_empty() { row } else { row.against("foyer", median(&mut theirs)) });
+    let (device, bare) = (median(&mut device), median(&mut bare));
+    let theirs = (!theirs.is_empty()).then(|| median(&mut theirs));
+    for (name, rates) in [("put_disk_24k", &mut few), ("put_disk_24k_64_fills", &mut many)] {
+        let row = Row::new(name, median(rates), "MiB/s").against("device", device).against("bare", bare);
+        report.add(if let Some(theirs) = theirs { row.against("foyer", theirs) } else { row });
+    }
     fresh(scratch, |folder| ways(report, peers, folder, options))
 }
 

@@ -3,13 +3,14 @@
 //! ```text
 //!   ratio    hit ratios of S3-FIFO, FIFO and LRU on three streams                    in this process
 //!   memory   gets from the RAM tier                                                  a child each, in turn with foyer
-//!   disk     puts to disk, the bare device, ways to read a file                      a child each, in turn with foyer
+//!   disk     puts to disk, the bare device and a bare store, ways to read                 a child each, in turn with foyer
 //!   index    ten million small objects: memory, restart, purge under traffic         children that are killed
 //! ```
 //!
 //! Figures of ours are taken in child processes of this program (`store-child`), as those of peers are, so that neither
 //! profits from what ran before. Everything on disk is in one temporary directory, which is removed.
 
+mod bare;
 mod child;
 mod disk;
 mod index;
