@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    node::{CARRIERS, Origin, get, overlays, proxy},
+    node::{CARRIERS, Origin, get, near, overlays, proxy},
     percentile, told,
 };
 use crate::report::{Report, Row};
@@ -58,6 +58,7 @@ pub(super) async fn measure(report: &mut Report) -> Result<(), String> {
 /// Requests one after the other, each for a new key that a bad holder is named for: milliseconds of each.
 async fn requests(origin: &Origin, fault: Option<Fault>) -> Result<Vec<f64>, String> {
     let nodes = overlays(CARRIERS[0].1, 3).await?;
+    near(&nodes).await?;
     let store = Store::open(atoll_store::Config::default()).await.map_err(told)?;
     let asker = proxy(&nodes[0], origin, store)?;
     // The third is there so that the roots of keys are spread.

@@ -71,6 +71,19 @@ pub(super) async fn acquainted(nodes: &[Overlay]) -> Result<(), String> {
     Ok(())
 }
 
+/// Waits until all are in one nearest cluster, as nodes within 20 ms are: what is said of near peers holds for them then.
+pub(super) async fn near(nodes: &[Overlay]) -> Result<(), String> {
+    let knows = |node: &Overlay| node.levels().last().map_or(0, |near| near.neighbours.len());
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while nodes.iter().any(|node| knows(node) + 1 < nodes.len()) {
+        if Instant::now() > deadline {
+            return Err("the nodes did not become one cluster".to_owned());
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
 /// A proxy on a node, in front of an origin.
 pub(super) fn proxy(node: &Overlay, origin: &Origin, store: Store) -> Result<Proxy, String> {
     let mut config = atoll_proxy::Config {
