@@ -19,8 +19,7 @@ pub(crate) fn measure(report: &mut Report, peers: &Peers, scratch: &Path, option
     let bytes = options.bytes.to_string();
     let rate = |words: &[&str]| -> Result<Option<f64>, String> {
         let [task, rest @ ..] = words else { return Ok(None) };
-        let words = |folder| [&[*task, folder, &bytes], rest].concat();
-        let figures = fresh(scratch, |folder| figures_of(&words(folder)))?;
+        let figures = fresh(scratch, |folder| figures_of(&[&[*task, folder, &bytes], rest].concat()))?;
         Ok(figures.first().map(|rate| rate / MEBIBYTE))
     };
     let [mut few, mut many, mut bare, mut theirs, mut device] = [const { Vec::new() }; 5];
