@@ -353,7 +353,7 @@ impl Node {
     }
 }
 
-/// A proxy on loopback that may fetch from this origin.
+/// A proxy on loopback that may fetch from this origin. On a busy machine a good peer may take long, and would cost an origin request.
 fn config(folder: &Path, seed: Option<&str>, origin: SocketAddr) -> String {
     let bootstrap = seed.map_or_else(String::new, |seed| format!("bootstrap = [\"{seed}\"]\n"));
     format!(
@@ -362,6 +362,7 @@ fn config(folder: &Path, seed: Option<&str>, origin: SocketAddr) -> String {
          [overlay]\nlisten = [\"/ip4/127.0.0.1/tcp/0\"]\n\n\
          [proxy]\nlisten = [\"127.0.0.1:0\"]\norigins = [\"www.site.test:{}\"]\n\
          [proxy.hosts]\n\"www.site.test\" = [\"{}\"]\n\n\
+         [proxy.peers]\nhedge = \"5s\"\nnear = \"5s\"\n\n\
          [admin]\nlisten = [\"127.0.0.1:0\"]\n",
         folder.display(),
         origin.port(),

@@ -351,31 +351,3 @@ fn a_key_that_shares_its_hash_with_another_is_a_miss_and_never_the_others_bytes(
         assert!(shows(&store, 2).await);
     });
 }
-
-#[test]
-fn a_slice_comes_in_while_the_one_before_is_written_and_both_are_read() {
-    let disk = Double::default();
-    run(async {
-        let store = Store::open_on(places(&[&disk]), config()).await.unwrap();
-        let (tags, born) = (Tags::default(), store.purge_number());
-        let head = Head { key: key(1), directory: 1, tags, expires: None, metadata: Bytes::new(), length: None, born };
-        put(&store, 2).await.unwrap();
-        disk.hang(true);
-        let (mut kept, mut given_up) = (store.writer(head.clone()).unwrap(), store.writer(head).unwrap());
-        // Two slices of four: the first of each hangs on its way to disk.
-        for n in 0..8 {
-            kept.append(vec![n; 64 << 10].into()).await.unwrap();
-            given_up.append(vec![n; 64 << 10].into()).await.unwrap();
-        }
-        let partial = kept.partial();
-        for n in 0..8 {
-            assert_eq!(partial.read(u64::from(n) * (64 << 10), 100).await.unwrap(), vec![n; 100]);
-        }
-        given_up.abort();
-        disk.hang(false);
-        let object = kept.commit(None).await.unwrap();
-        for n in 0..8 {
-            assert_eq!(object.read(u64::from(n) * (64 << 10), 100).await.unwrap(), vec![n; 100]);
-        }
-    });
-}

@@ -1,16 +1,14 @@
 //! An object that is written: a body arrives in chunks, is read by others meanwhile, and is committed or aborted.
 //!
 //! Chunks are gathered into pieces, pieces into slices. A body longer than one slice goes to disk slice by slice as it
-//! arrives: while one is written the next may come, so a fill holds little more than two slices in RAM; what all fills hold,
-//! in RAM and on disk, is counted in a [`Budget`] each. Without a disk, or when it failed before the first slice was
-//! written, the body stays in RAM.
+//! arrives, so a fill holds little more than a slice in RAM; what all fills hold, in RAM and on disk, is counted in a
+//! [`Budget`] each. Without a disk, or when it failed before the first slice was written, the body stays in RAM.
 
 use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use tokio::task::JoinHandle;
 
 use crate::budget::Charge;
 use crate::config::PIECE;
@@ -31,8 +29,6 @@ pub struct Writer {
     on_disk: Charge,
     /// Slices that were sent to disk, also such whose writing nobody waited for.
     begun: u64,
-    /// The last of them, while it is written.
-    flushing: Option<Flushing>,
     /// An append was refused, so the body has a hole.
     broken: bool,
     /// Why the disk refused the first slice: the body stays in RAM if it fits.
@@ -44,13 +40,6 @@ pub struct Writer {
 #[derive(Clone)]
 pub struct Partial {
     fill: Arc<Fill>,
-}
-
-/// A slice on its way to disk.
-struct Flushing {
-    key: Key,
-    pieces: Arc<Pieces>,
-    done: JoinHandle<Result<(), StoreError>>,
 }
 
 /// What a writer and its readers share.
@@ -107,14 +96,13 @@ impl Writer {
             in_ram,
             on_disk,
             begun: 0,
-            flushing: None,
             broken: false,
             stay: None,
             committed: false,
         })
     }
 
-    /// Appends the next bytes of the body; waits while a slice goes to disk and another one is there.
+    /// Appends the next bytes of the body; waits while a slice goes to disk.
     ///
     /// # Errors
     /// The body is longer than announced or than is stored here, fills under way hold all they may, or the disk failed.
@@ -144,8 +132,8 @@ impl Writer {
     /// Stores the object in place of any older one under its key; `metadata` replaces the head's if given.
     ///
     /// # Errors
-    /// An append failed before, the body is shorter than announced, the metadata is over the limit, fills under way hold all
-    /// they may, or the disk failed and RAM cannot hold the object either.
+    /// An append failed before, the body is shorter than announced, the metadata is over the limit, or the disk failed
+    /// and RAM cannot hold the object either.
     pub async fn commit(mut self, metadata: Option<Bytes>) -> Result<Object, StoreError> {
         if let Some(metadata) = metadata {
             self.fill.tiers.check_metadata(&metadata)?;
@@ -160,10 +148,10 @@ impl Writer {
         }
         self.head.length = Some(found);
         self.fill.state().close_piece();
-        if self.begun > 0 {
+        let run = !self.fill.state().slices.is_empty();
+        if run {
             self.flush(true).await?;
         }
-        let run = !self.fill.state().slices.is_empty();
         let object = if run { self.commit_run().await? } else { self.commit_whole().await? };
         self.committed = true;
         Ok(object)
@@ -193,8 +181,7 @@ impl Writer {
         self.fill.tiers.write(work).await.map_err(StoreError::Disk)?
     }
 
-    /// Sends whole slices to disk, with `all` also the last one, while there is more than one slice in RAM. One is written at
-    /// a time; it is waited for when the next is whole.
+    /// Sends whole slices to disk, with `all` also the last one, while there is more than one slice in RAM.
     async fn flush(&mut self, all: bool) -> Result<(), StoreError> {
         let tiers = Arc::clone(&self.fill.tiers);
         if tiers.disks.is_empty() {
@@ -202,19 +189,27 @@ impl Writer {
         }
         let slice = tiers.config.slice_bytes();
         while self.stay.is_none() {
-            let flushing = self.flushing.as_ref().map_or(0, |flushing| flushing.pieces.len());
-            let in_ram = {
+            let (number, pieces, sums) = {
                 let state = self.fill.state();
-                state.length - state.flushed - flushing
+                let in_ram = state.length - state.flushed;
+                if in_ram == 0 || (in_ram <= slice && !all) {
+                    return Ok(());
+                }
+                let count = usize::try_from(slice / PIECE).unwrap_or(usize::MAX).min(state.pieces.len());
+                let pieces = Arc::new(Pieces::new(state.pieces[..count].to_vec()));
+                (state.slices.len() as u64, pieces, state.sums[..count].to_vec())
             };
-            let due = if all { in_ram > 0 || flushing > 0 } else { in_ram > slice };
-            if !due {
-                return Ok(());
-            }
-            match self.flushed().await {
-                Ok(()) if in_ram > 0 => self.flush_slice(slice)?,
-                Ok(()) => {}
-                Err(StoreError::Disk(error)) if self.fill.state().slices.is_empty() => self.stay = Some(error),
+            match self.flush_slice(number, Arc::clone(&pieces), sums).await {
+                Ok(at) => {
+                    let mut state = self.fill.state();
+                    state.slices.push(at);
+                    state.flushed += pieces.len();
+                    state.pieces.drain(..pieces.list().len());
+                    state.sums.drain(..pieces.list().len());
+                    drop(state);
+                    self.in_ram.give_back(pieces.len());
+                }
+                Err(StoreError::Disk(error)) if number == 0 => self.stay = Some(error),
                 Err(error) => return Err(error),
             }
         }
@@ -223,51 +218,16 @@ impl Writer {
         if fits { Ok(()) } else { self.stay.take().map_or(Ok(()), |error| Err(StoreError::Disk(error))) }
     }
 
-    /// Waits until the slice that is being written is on disk.
-    async fn flushed(&mut self) -> Result<(), StoreError> {
-        let Some(flushing) = &mut self.flushing else { return Ok(()) };
-        // A failed join is a runtime that shuts down.
-        let done = (&mut flushing.done).await.map_err(|error| StoreError::Disk(io::Error::other(error)));
-        let Some(Flushing { key, pieces, .. }) = self.flushing.take() else { return Ok(()) };
-        done??;
-        let mut state = self.fill.state();
-        state.slices.push(key);
-        state.flushed += pieces.len();
-        state.pieces.drain(..pieces.list().len());
-        state.sums.drain(..pieces.list().len());
-        drop(state);
-        self.in_ram.give_back(pieces.len());
-        Ok(())
-    }
-
-    /// Begins to write the next slice.
-    fn flush_slice(&mut self, slice: u64) -> Result<(), StoreError> {
-        let (number, pieces, sums) = {
-            let state = self.fill.state();
-            let count = usize::try_from(slice / PIECE).unwrap_or(usize::MAX).min(state.pieces.len());
-            let pieces = Arc::new(Pieces::new(state.pieces[..count].to_vec()));
-            (state.slices.len() as u64, pieces, state.sums[..count].to_vec())
-        };
+    async fn flush_slice(&mut self, number: u64, pieces: Arc<Pieces>, sums: Vec<u32>) -> Result<Key, StoreError> {
         self.on_disk.add(pieces.len())?;
         let (head, key) = (self.head.clone(), slice_key(&self.head.key, self.generation, number));
         if let Some(engine) = self.fill.engine() {
             self.begun = self.begun.max(number + 1);
             engine.begin_slice(&key);
         }
-        let (tiers, fill, written) = (Arc::clone(&self.fill.tiers), Arc::clone(&self.fill), Arc::clone(&pieces));
-        let work = move |tiers: &Arc<Tiers>| {
-            let put = tiers.put_slice(key, &head, written, &sums);
-            // The writer may be gone, and have taken back only what was there by then.
-            if fill.state().aborted
-                && let Some(engine) = fill.engine()
-            {
-                engine.done(std::iter::once(key), true);
-            }
-            put
-        };
-        let done = tokio::spawn(async move { tiers.write(work).await.map_err(StoreError::Disk)? });
-        self.flushing = Some(Flushing { key, pieces, done });
-        Ok(())
+        let work = move |tiers: &Arc<Tiers>| tiers.put_slice(key, &head, pieces, &sums);
+        self.fill.tiers.write(work).await.map_err(StoreError::Disk)??;
+        Ok(key)
     }
 }
 

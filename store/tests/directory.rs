@@ -149,15 +149,9 @@ fn the_capacity_holds_with_fills_under_way() {
             std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
         assert!(written <= 64 << 20, "{written} bytes in files");
         assert!(refused > 0);
-        // The last slice of one of them may find no room either.
-        let mut whole = 0;
         for writer in fills.into_iter().flatten() {
-            match writer.commit(None).await {
-                Ok(_) => whole += 1,
-                Err(error) => assert!(matches!(error, StoreError::NoRoom { .. }), "{error}"),
-            }
+            writer.commit(None).await.unwrap();
         }
-        assert!(whole > 0);
     });
 }
 
