@@ -42,9 +42,9 @@ pub(crate) struct View<'a> {
     pub(crate) prefix: Prefix,
     /// How many times its usual set a site's proxies are to be, because it is hot.
     pub(crate) width: usize,
-    /// Whether this resolver was just referred to the very cut it asks for, and so asks below it (BIND does, if it minimises
-    /// strictly). There the NS are the answer, and a referral would be lame. Above it, BIND takes addresses from a referral
-    /// only.
+    /// Whether whoever asks for a cut does so from below it: BIND does, if it minimises strictly, once it was referred there; so do
+    /// checkers of delegations. There the NS are the answer, and a referral would be lame. Above it, BIND takes addresses from a
+    /// referral only.
     pub(crate) below: bool,
 }
 

@@ -11,7 +11,10 @@ use std::{
 };
 
 use atoll_overlay::{Index, Level, Prefix};
-use hickory_proto::{op::ResponseCode, rr::DNSClass};
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{DNSClass, RecordType},
+};
 use rand::RngExt as _;
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -338,7 +341,7 @@ impl Redirector {
         }
         let AskedFor { prefix, placement, scope, .. } = asked_for;
         let roster = self.roster();
-        let below = matches!(place, Place::Cut(cut) if self.gaps().is_sent(now, resolver, Sent::Referral(cut)));
+        let below = matches!(place, Place::Cut(cut) if self.is_asked_below(now, resolver, query, cut));
         let width = match (place, self.config.mode) {
             (Place::Target(site), _) | (Place::Public(site), Mode::Direct) => self.heat.asked(now, site),
             _ => 1,
@@ -357,6 +360,13 @@ impl Redirector {
             // What depends on nobody holds for everybody.
             None => Resolved::Answer(answer, 0),
         }
+    }
+
+    /// Whether a cut is asked for from below it: by whoever was just referred there, or for the sake of its NS themselves, as checkers
+    /// of delegations do. Resolvers that minimise by NS speak EDNS.
+    fn is_asked_below(&self, now: Instant, resolver: IpAddr, query: &Query, cut: Level) -> bool {
+        let for_its_own_sake = query.kind == RecordType::NS && query.edns.is_none();
+        for_its_own_sake || self.gaps().is_sent(now, resolver, Sent::Referral(cut))
     }
 
     fn depends_on_who_asks(&self, place: &Place<'_>) -> bool {

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     /// Lower this with the list, never raise it.
-    const ENTRIES: usize = 2;
+    const ENTRIES: usize = 0;
 
     #[test]
     fn the_list_is_sound_and_only_shrinks() {
