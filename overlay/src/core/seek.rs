@@ -172,7 +172,7 @@ impl Node {
 }
 
 /// Nodes nearer the key that are looked at for the next hop.
-const NEXT: usize = 3;
+const NEXT: usize = 2;
 
 /// Nodes a question is handed to, one after the other, if they cannot be reached.
 const TRIES: usize = 2;
