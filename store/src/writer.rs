@@ -2,7 +2,7 @@
 //!
 //! Chunks are gathered into pieces, pieces into slices. A body longer than one slice goes to disk slice by slice as it
 //! arrives, so a fill holds little more than a slice in RAM; what all fills hold, in RAM and on disk, is counted in a
-//! [`Budget`] each. Without a disk, or when it failed before the first slice was written, the body stays in RAM.
+//! [`Budget`](crate::budget::Budget) each. Without a disk, or when it failed before the first slice was written, the body stays in RAM.
 
 use std::fmt;
 use std::io;

@@ -17,17 +17,16 @@ const MEBIBYTE: f64 = 1_048_576.0;
 
 pub(crate) fn measure(report: &mut Report, peers: &Peers, scratch: &Path, options: &Options) -> Result<(), String> {
     let bytes = options.bytes.to_string();
-    let rate = |words: &[&str]| -> Result<Option<f64>, String> {
-        let [task, rest @ ..] = words else { return Ok(None) };
-        let figures = fresh(scratch, |folder| figures_of(&[&[*task, folder, &bytes], rest].concat()))?;
+    let rate = |task: &str, more: &[&str]| -> Result<Option<f64>, String> {
+        let figures = fresh(scratch, |folder| figures_of(&[&[task, folder, &bytes], more].concat()))?;
         Ok(figures.first().map(|rate| rate / MEBIBYTE))
     };
     let [mut few, mut many, mut bare, mut theirs, mut device] = [const { Vec::new() }; 5];
     for _ in 0..options.rounds {
-        device.extend(rate(&["device"])?);
-        few.extend(rate(&["put", BODY, FEW])?);
-        many.extend(rate(&["put", BODY, MANY])?);
-        bare.extend(rate(&["bare", BODY])?);
+        device.extend(rate("device", &[])?);
+        few.extend(rate("put", &[BODY, FEW])?);
+        many.extend(rate("put", &[BODY, MANY])?);
+        bare.extend(rate("bare", &[BODY])?);
         let measured = fresh(scratch, |folder| peers.run(&["put", folder, &bytes, BODY]))?;
         theirs.extend(measured.and_then(|it| it.first().map(|rate| rate / MEBIBYTE)));
     }
