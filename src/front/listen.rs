@@ -5,7 +5,7 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, task::Poll, time::Duration};
 
-use atoll_proxy::{Early, Gated, Proxy};
+use atoll_proxy::{Early, Gated};
 use http::{Request, Response};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,18 +18,12 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
-use super::{body::FrontBody, meter::Meter, quick, site::Site};
+use super::{body::FrontBody, quick, service::Service};
 
 /// Answers what comes in at the front.
 pub(crate) trait Desk: Send + Sync + 'static {
-    /// Who has the gate, and the copies.
-    fn proxy(&self) -> &Proxy;
-
-    /// What they are of.
-    fn site(&self) -> &Site;
-
-    /// What counts what leaves.
-    fn meter(&self) -> &Meter;
+    /// What is served.
+    fn service(&self) -> &Service;
 
     /// What becomes of a plain GET; for [`Early::Told`] the whole head is written.
     fn decide(&self, client: Client, target: &str, head: &mut Vec<u8>) -> Early;

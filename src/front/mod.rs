@@ -21,6 +21,7 @@ pub(crate) mod meter;
 pub(crate) mod node;
 pub(crate) mod quick;
 pub(crate) mod record;
+pub(crate) mod service;
 pub(crate) mod site;
 pub(crate) mod stop;
 pub(crate) mod tls;

@@ -18,7 +18,8 @@ where
     S: AsyncRead + AsyncWrite + Send + Unpin,
 {
     let front = Quick { desk: Arc::clone(desk), client, passing: None };
-    desk.proxy().behind_gate(stream, client.address, desk.site().ahead(Box::new(front)))
+    let service = desk.service();
+    service.proxy.behind_gate(stream, client.address, service.site.ahead(Box::new(front)))
 }
 
 /// Writes an answer without a body as the parser behind would write it.
@@ -49,11 +50,11 @@ impl<D: Desk> Front for Quick<D> {
 
     fn begins(&mut self, asked: PlainRequest<'_>, body: u64) {
         let asker = Asker::plain(self.client.address, self.client.rtt_us, asked);
-        self.passing = Some(self.desk.meter().begins(asker, body));
+        self.passing = Some(self.desk.service().meter.begins(asker, body));
     }
 
     fn sent(&mut self, bytes: u64) {
-        let meter = self.desk.meter();
+        let meter = &self.desk.service().meter;
         if let Some(passing) = self.passing.take_if(|passing| meter.passed(passing, bytes)) {
             meter.left_off(passing, true);
         }
@@ -63,7 +64,7 @@ impl<D: Desk> Front for Quick<D> {
 impl<D: Desk> Drop for Quick<D> {
     fn drop(&mut self) {
         if let Some(passing) = self.passing.take() {
-            self.desk.meter().left_off(passing, false);
+            self.desk.service().meter.left_off(passing, false);
         }
     }
 }

@@ -146,12 +146,12 @@ fn join(office: &Office, client: Client, head: &request::Parts, bytes: &[u8]) ->
     let bootstrap = std::iter::once(own).chain(office.network.seeds.iter().cloned()).collect();
     let welcome = Welcome {
         url: url.to_string(),
-        origin: office.site.url(),
+        origin: office.service.site.url(),
         via: door::for_peer(office, client.address, host.host()),
         network: office.network.name.clone(),
         network_id: office.network.id_text(),
         certificate,
-        place: office.site.place().to_owned(),
+        place: office.service.site.place().to_owned(),
         bootstrap,
         private: office.rules.private,
         proof: String::new(),

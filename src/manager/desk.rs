@@ -5,9 +5,9 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use atoll_proxy::{Early, Proxy};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::{Body as _, Incoming};
+use atoll_proxy::Early;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
 
 use super::{
     control,
@@ -19,23 +19,14 @@ use super::{
 use crate::front::{
     body::{self, FrontBody, text, typed, whole},
     listen::{Client, Desk},
-    meter::Meter,
     quick,
-    record::{Asker, truncated},
-    site::Site,
+    record::truncated,
+    service::{Service, refused},
 };
 
 impl Desk for Office {
-    fn proxy(&self) -> &Proxy {
-        &self.proxy
-    }
-
-    fn site(&self) -> &Site {
-        &self.site
-    }
-
-    fn meter(&self) -> &Meter {
-        &self.meter
+    fn service(&self) -> &Service {
+        &self.service
     }
 
     fn decide(&self, client: Client, target: &str, head: &mut Vec<u8>) -> Early {
@@ -65,13 +56,8 @@ impl Desk for Office {
                 "machines join with `atoll peer --manager URL --token T`; see docs/manager.md",
             );
         }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served");
-        }
-        if !request.body().is_end_stream() {
-            let mut answer = text(StatusCode::BAD_REQUEST, "requests with a body are not served");
-            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            return answer;
+        if let Some(refused) = refused(&request) {
+            return refused;
         }
         serve_client(self, client, &request.map(|_| ())).await
     }
@@ -98,7 +84,7 @@ async fn serve_client(office: &Office, client: Client, request: &Request<()>) ->
     {
         return answer.map(|()| whole(""));
     }
-    serve(office, client, &asked.file, request).await
+    office.service.answer(client, &asked.file, request).await
 }
 
 /// Whether a target can be nothing but a file's: nothing in it is meant for the manager.
@@ -125,17 +111,6 @@ fn lead(office: &Office, client: Client, file: &str, not: &[String]) -> Option<R
     let answer = led(office, client, file, (choices.first()?, &choices))?;
     office.totals.redirects.fetch_add(1, Ordering::Relaxed);
     Some(answer)
-}
-
-/// From the own cache, as a peer would.
-pub(crate) async fn serve(office: &Office, client: Client, file: &str, request: &Request<()>) -> Response<FrontBody> {
-    let Some(inner) = office.site.request(file, request) else {
-        return text(StatusCode::BAD_REQUEST, "the path cannot be handed on");
-    };
-    let mut answer = office.proxy.answer(inner).await;
-    office.site.turn(answer.headers_mut());
-    let asker = Asker::of(client.address, client.rtt_us, file, request.headers());
-    office.meter.metered(asker, answer)
 }
 
 /// A redirect to the first of these. None if the path cannot stand in a header.

@@ -22,7 +22,7 @@ pub(super) async fn serve(listener: TcpListener, office: Arc<Office>) {
         match listener.accept().await {
             Ok((client, from)) if office.roster().is_from(from.ip()) => {
                 let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else { continue };
-                let backend = office.site.dialled();
+                let backend = office.service.site.dialled();
                 connections.spawn(async move {
                     let _slot = slot;
                     // Either side may break off; the other is then told by the closed connection.

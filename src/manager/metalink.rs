@@ -67,7 +67,7 @@ pub(super) fn described_by(office: &Office, client: Client, file: &str) -> Optio
 async fn digests(office: &Office, file: &str) -> Option<Digests> {
     // One at a time: hashing a large file is work, and a crowd asks for the same one.
     let mut known = office.metalinks.known.lock().await;
-    let (head, mut body) = office.proxy.answer(office.site.get(file)?).await.into_parts();
+    let (head, mut body) = office.service.proxy.answer(office.service.site.get(file)?).await.into_parts();
     if head.status != StatusCode::OK {
         return None;
     }

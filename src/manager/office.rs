@@ -4,13 +4,12 @@ use std::{
     collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
 
-use atoll_proxy::Proxy;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -26,22 +25,14 @@ use super::{
 };
 use crate::{
     Node,
-    front::{
-        ask::Place,
-        listen::Client,
-        meter::{Meter, unix_now},
-        record::Record,
-        site::Site,
-    },
+    front::{ask::Place, listen::Client, meter::unix_now, record::Record, service::Service},
     signals::or_never,
     state::{Kept, State},
 };
 
 /// See the file's head.
 pub(crate) struct Office {
-    pub(crate) site: Site,
-    pub(crate) proxy: Arc<Proxy>,
-    pub(crate) meter: Arc<Meter>,
+    pub(crate) service: Service,
     pub(crate) journal: Journal,
     pub(crate) catalogue: Catalogue,
     pub(crate) login: Login,
@@ -150,10 +141,8 @@ pub(crate) struct Kepts {
 
 /// The parts of an office that are made one by one.
 pub(crate) struct Furniture {
-    pub(crate) site: Site,
-    pub(crate) proxy: Arc<Proxy>,
+    pub(crate) service: Service,
     pub(crate) node: Node,
-    pub(crate) meter: Arc<Meter>,
     pub(crate) journal: Journal,
     pub(crate) login: Login,
     pub(crate) rules: Rules,
@@ -169,10 +158,8 @@ pub(crate) struct Furniture {
 impl Office {
     pub(crate) fn new(furniture: Furniture) -> Self {
         let Furniture {
-            site,
-            proxy,
+            service,
             node,
-            meter,
             journal,
             login,
             rules,
@@ -184,10 +171,8 @@ impl Office {
             member,
         } = furniture;
         Self {
-            site,
-            proxy,
+            service,
             node: Mutex::new(Some(node)),
-            meter,
             journal,
             catalogue: Catalogue::default(),
             login,

@@ -61,18 +61,19 @@ struct File {
 /// The state now.
 pub(crate) fn state(office: &Office) -> State {
     let peers = office.roster().views(Instant::now());
-    let from_origin = office.proxy.stats().origin_bytes + peers.iter().map(|peer| peer.origin_bytes).sum::<u64>();
+    let from_origin =
+        office.service.proxy.stats().origin_bytes + peers.iter().map(|peer| peer.origin_bytes).sum::<u64>();
     let sent_by_peers = office.totals.by_peers.load(Ordering::Relaxed);
-    let sent_here = office.meter.sent();
+    let sent_here = office.service.meter.sent();
     State {
         version: env!("CARGO_PKG_VERSION"),
         url: office.own.to_string(),
-        origin: office.site.url(),
+        origin: office.service.site.url(),
         seconds: office.started.elapsed().as_secs(),
         draining: is_draining(office),
         peers,
-        downloads: office.meter.downloads(SHOWN),
-        in_flight: office.meter.in_flight(),
+        downloads: office.service.meter.downloads(SHOWN),
+        in_flight: office.service.meter.in_flight(),
         redirects: office.totals.redirects.load(Ordering::Relaxed),
         ejected: office.totals.ejected.load(Ordering::Relaxed),
         sent_by_peers,

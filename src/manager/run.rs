@@ -41,6 +41,7 @@ use crate::{
         listen::Front,
         meter::{Lent, Meter, unix_now},
         node::{Behind, overlay_port},
+        service::Service,
         site::Site,
         stop::{after, warm_close},
         tls::Tls,
@@ -145,7 +146,7 @@ async fn start(mut asked: Asked) -> Result<ExitCode, Failed> {
     }
     office.draining.store(true, Ordering::Relaxed);
     tokio::select! {
-        _ = warm_close(front, &office.meter, asked.grace) => {}
+        _ = warm_close(front, &office.service.meter, asked.grace) => {}
         () = signals.end(reopen, || {}) => say("stopped at once"),
         () = after(office.stop.notified()) => {}
         () = after(office.stop_asked()) => {}
@@ -208,10 +209,8 @@ async fn open(
     let meter = Arc::new(Meter::new(&Lent::default(), Used::default(), asked.rules.private));
     meter.set_url(&own.to_string());
     let office = Office::new(Furniture {
-        site,
-        proxy: node.proxy().ok_or_else(|| failed("the node has no proxy"))?,
+        service: Service { proxy: node.proxy().ok_or_else(|| failed("the node has no proxy"))?, site, meter },
         node,
-        meter,
         journal,
         login,
         rules: asked.rules.clone(),
@@ -252,7 +251,7 @@ fn greet(asked: &Asked, office: &Office, front: &Front, login: &str) {
         }
         None => office.make_token(asked.args.uses, expires),
     };
-    say(format_args!("manager of  {}\nlistens on  http://{}", office.site.url(), front.address()));
+    say(format_args!("manager of  {}\nlistens on  http://{}", office.service.site.url(), front.address()));
     say(format_args!("downloads   {}/PATH", office.own));
     say(format_args!("page        {}/_atoll/#token={login}", office.own));
     say(format_args!("log         curl -u :{login} {}/_log", office.own));
@@ -267,13 +266,17 @@ fn greet(asked: &Asked, office: &Office, front: &Front, login: &str) {
 
 /// Says so if the backend cannot be reached now; it is asked again with every miss.
 async fn probe_origin(office: Shared) {
-    let connected = timeout(PROBE, TcpStream::connect(office.site.dialled())).await;
+    let connected = timeout(PROBE, TcpStream::connect(office.service.site.dialled())).await;
     let why = match connected {
         Ok(Ok(_)) => return,
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("no connection within {PROBE:?}"),
     };
-    tracing::warn!(origin = office.site.url(), why, "the backend cannot be reached now; clients get 502 until it can");
+    tracing::warn!(
+        origin = office.service.site.url(),
+        why,
+        "the backend cannot be reached now; clients get 502 until it can"
+    );
 }
 
 /// Renews the own node's certificate in good time, and what the first manager has granted.

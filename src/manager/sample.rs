@@ -69,10 +69,10 @@ async fn of_peer(office: &Office, (name, place): &(String, Place), file: &str, r
 }
 
 async fn of_own(office: &Office, file: &str, range: &str) -> Option<Part> {
-    let mut request = office.site.get(file)?;
+    let mut request = office.service.site.get(file)?;
     request.headers_mut().insert(header::RANGE, HeaderValue::from_str(range).ok()?);
     let exchange = async {
-        let (head, body) = office.proxy.answer(request).await.into_parts();
+        let (head, body) = office.service.proxy.answer(request).await.into_parts();
         let body = Limited::new(body, SAMPLE.bytes).collect().await.ok()?.to_bytes();
         (head.status == StatusCode::PARTIAL_CONTENT).then(|| Part::of(&head.headers, &body))
     };

@@ -42,7 +42,7 @@ pub(super) async fn watch(office: Arc<Office>) {
                 }
             }
             Some(_) = dials.join_next() => {}
-            () = office.meter.half_full() => collect(&office),
+            () = office.service.meter.half_full() => collect(&office),
         }
     }
 }
@@ -103,9 +103,9 @@ fn look_at(office: &Office) {
 
 /// The manager's own records go into the log as its peers' do.
 pub(super) fn collect(office: &Office) {
-    let (url, private) = office.meter.tells_as();
+    let (url, private) = office.service.meter.tells_as();
     loop {
-        let ended = office.meter.take(COLLECTED);
+        let ended = office.service.meter.take(COLLECTED);
         if ended.is_empty() {
             return;
         }

@@ -104,7 +104,7 @@ impl Heart {
     /// Writes what must survive.
     pub(crate) fn save(&mut self) {
         self.saved = Instant::now();
-        self.kept.used = self.lender.meter.quota_used();
+        self.kept.used = self.lender.service.meter.quota_used();
         self.kept.save(&self.state);
     }
 
@@ -160,7 +160,7 @@ impl Heart {
 
     /// How the peer is now.
     fn now(&self) -> Beat {
-        let meter = &self.lender.meter;
+        let meter = &self.lender.service.meter;
         let (first_record, records) = meter.records(wire::RECORDS);
         let (neighbours, copies) = self.lender.surroundings();
         let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
@@ -171,7 +171,7 @@ impl Heart {
             in_flight: u64::try_from(meter.in_flight()).unwrap_or(u64::MAX),
             downloads: meter.downloads(wire::DOWNLOADS),
             sent: meter.sent(),
-            origin_bytes: self.lender.proxy.stats().origin_bytes,
+            origin_bytes: self.lender.service.proxy.stats().origin_bytes,
             copies,
             rate: meter.rate(),
             quota_left: meter.quota_left(),
@@ -189,7 +189,7 @@ impl Heart {
 
     fn obey(&mut self, orders: Orders) -> Option<Stopped> {
         self.alone = false;
-        self.lender.meter.collected(orders.collected);
+        self.lender.service.meter.collected(orders.collected);
         let standing = plain(&orders.standing);
         // Its numbers change with every beat; what is told is that it waits, and for what.
         let kind = |text: &str| text.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();

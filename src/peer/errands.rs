@@ -103,8 +103,8 @@ async fn dial(check: Check) -> Checked {
 
 /// Fetches a file as a client would, for nobody, and says how far it is.
 async fn fetch(lender: &Lender, shared: &Results, file: &str) -> Result<(), String> {
-    let request = lender.site.get(file).ok_or("the path cannot be asked for")?;
-    let answer = lender.proxy.answer(request).await;
+    let request = lender.service.site.get(file).ok_or("the path cannot be asked for")?;
+    let answer = lender.service.proxy.answer(request).await;
     if !answer.status().is_success() {
         return Err(format!("the backend answers {}", answer.status()));
     }

@@ -2,14 +2,14 @@
 //! with.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
+    Mutex, MutexGuard, PoisonError,
     atomic::{AtomicBool, Ordering},
 };
 
 use atoll_overlay::Level;
-use atoll_proxy::{Early, Proxy};
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::{Body as _, Incoming};
+use atoll_proxy::Early;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
 
 use crate::{
     Node,
@@ -17,9 +17,7 @@ use crate::{
         ask::Place,
         body::{FrontBody, json, text},
         listen::{Client, Desk},
-        meter::Meter,
-        record::Asker,
-        site::Site,
+        service::{Service, refused},
     },
     manager::{
         HEALTH,
@@ -35,9 +33,7 @@ pub(crate) struct Lender {
     /// How much it wants of the downloads; 100 is the norm.
     pub(crate) weight: u16,
     pub(crate) manager: Place,
-    pub(crate) site: Site,
-    pub(crate) proxy: Arc<Proxy>,
-    pub(crate) meter: Arc<Meter>,
+    pub(crate) service: Service,
     pub(crate) draining: AtomicBool,
     node: Mutex<Option<Node>>,
     session: Mutex<Option<Session>>,
@@ -58,21 +54,13 @@ pub(crate) struct Session {
 }
 
 impl Lender {
-    pub(crate) fn new(
-        own: Own,
-        manager: Place,
-        site: Site,
-        node: Node,
-        (proxy, meter): (Arc<Proxy>, Arc<Meter>),
-    ) -> Self {
+    pub(crate) fn new(own: Own, manager: Place, service: Service, node: Node) -> Self {
         let Own { name, weight } = own;
         Self {
             name,
             weight,
             manager,
-            site,
-            proxy,
-            meter,
+            service,
             draining: AtomicBool::new(false),
             node: Mutex::new(Some(node)),
             session: Mutex::default(),
@@ -87,7 +75,7 @@ impl Lender {
     /// It was admitted, or has lost its session.
     pub(crate) fn set_session(&self, session: Option<Session>) {
         if let Some(session) = &session {
-            self.meter.set_url(&session.url);
+            self.service.meter.set_url(&session.url);
         }
         *lock(&self.session) = session;
     }
@@ -130,45 +118,31 @@ impl Lender {
     }
 
     async fn serve(&self, client: Client, request: &Request<()>) -> Response<FrontBody> {
-        if self.meter.quota_left() == Some(0) {
+        if self.service.meter.quota_left() == Some(0) {
             return self.spent();
         }
         let target = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        let Some(inner) = self.site.request(target, request) else {
-            return text(StatusCode::BAD_REQUEST, "the path cannot be handed on");
-        };
-        let mut answer = self.proxy.answer(inner).await;
-        self.site.turn(answer.headers_mut());
-        let asker = Asker::of(client.address, client.rtt_us, target, request.headers());
-        self.meter.metered(asker, answer)
+        self.service.answer(client, target, request).await
     }
 
     fn spent(&self) -> Response<FrontBody> {
         let mut answer =
             text(StatusCode::SERVICE_UNAVAILABLE, "this machine has sent what it was lent for; ask the manager");
-        let after = HeaderValue::from(self.meter.quota_again_in());
+        let after = HeaderValue::from(self.service.meter.quota_again_in());
         answer.headers_mut().insert(header::RETRY_AFTER, after);
         answer
     }
 }
 
 impl Desk for Lender {
-    fn proxy(&self) -> &Proxy {
-        &self.proxy
-    }
-
-    fn site(&self) -> &Site {
-        &self.site
-    }
-
-    fn meter(&self) -> &Meter {
-        &self.meter
+    fn service(&self) -> &Service {
+        &self.service
     }
 
     fn decide(&self, _: Client, target: &str, _: &mut Vec<u8>) -> Early {
         let path = target.split('?').next().unwrap_or_default();
         let own = target.starts_with("/_") || path == HEALTH;
-        let free = self.meter.is_free() && self.meter.quota_left() != Some(0);
+        let free = self.service.meter.is_free() && self.service.meter.quota_left() != Some(0);
         if own || !free { Early::Later } else { Early::Stored }
     }
 
@@ -188,13 +162,8 @@ impl Desk for Lender {
                 text(StatusCode::OK, "ok")
             };
         }
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are served");
-        }
-        if !request.body().is_end_stream() {
-            let mut answer = text(StatusCode::BAD_REQUEST, "requests with a body are not served");
-            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            return answer;
+        if let Some(refused) = refused(&request) {
+            return refused;
         }
         self.serve(client, &request.map(|_| ())).await
     }

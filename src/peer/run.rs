@@ -30,6 +30,7 @@ use crate::{
         listen::Front,
         meter::{Lent, Meter},
         node::Behind,
+        service::Service,
         site::Site,
         stop::{after, warm_close},
         tls::Tls,
@@ -218,9 +219,8 @@ async fn open(
     Ok(Arc::new(Lender::new(
         Own { name: kept.name.clone(), weight: asked.args.weight },
         asked.manager.clone(),
-        site,
+        Service { proxy, site, meter },
         node,
-        (proxy, meter),
     )))
 }
 
@@ -232,7 +232,7 @@ async fn leave(asked: &Asked, lender: &Lender, heart: &mut Heart, front: Front, 
     }
     let wake = Notify::new();
     tokio::select! {
-        _ = warm_close(front, &lender.meter, asked.grace) => {}
+        _ = warm_close(front, &lender.service.meter, asked.grace) => {}
         // The manager sees how far it is, and may end it.
         () = ended(heart, &wake), if !refused => return say("the manager stops this machine at once"),
     }

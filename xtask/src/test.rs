@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 
-use crate::{cargo, line, must, programs, say};
+use crate::{beside, built, cargo, line, must, programs, say};
 
 /// How to run the tests.
 #[derive(Args)]
@@ -48,9 +48,7 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
         totals.add(count(&mut command)?);
         say(&format!("   took {:.0?}", start.elapsed()));
     }
-    if options.long {
-        totals.add(lab()?);
-    }
+    totals.add(lab(options)?);
     say("checking the dependency tree with cargo-deny");
     must(cargo().args(["deny", "--log-level", "error", "check", "bans", "licenses", "sources"]))?;
     say(&format!("{} passed, {} failed, {} skipped", totals.passed, totals.failed, totals.skipped));
@@ -61,11 +59,14 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
     }
 }
 
-/// Runs the lab's scenarios at full scale with optimised programs.
-fn lab() -> Result<Totals, String> {
+/// Runs the lab's scenarios: with the programs that the tests have just built, or, at full scale, with optimised ones.
+fn lab(options: &Options) -> Result<Totals, String> {
     let start = Instant::now();
-    let mut command = crate::built("atoll-lab", "release")?;
-    command.args(["test", "--or-skip", "--long"]);
+    let mut command = if options.long { built("atoll-lab", "release")? } else { beside("atoll-lab")? };
+    command.args(["test", "--or-skip"]);
+    if options.long {
+        command.arg("--long");
+    }
     let totals = count(&mut command)?;
     say(&format!("   took {:.0?}", start.elapsed()));
     Ok(totals)
