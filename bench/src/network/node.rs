@@ -10,7 +10,7 @@ use std::{
 };
 
 use atoll_overlay::{
-    Index, NodeInfo, Roles, Streams,
+    Index, LevelInfo, NodeInfo, Roles, Streams,
     driver::{self, Identity, Overlay},
 };
 use atoll_proxy::{Origins, Proxy};
@@ -60,24 +60,28 @@ pub(super) async fn overlays(listen: &str, count: usize) -> Result<Vec<Overlay>,
 
 /// Waits until all know all.
 pub(super) async fn acquainted(nodes: &[Overlay]) -> Result<(), String> {
-    let knows = |node: &Overlay| node.levels().first().map_or(0, |global| global.neighbours.len());
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while nodes.iter().any(|node| knows(node) + 1 < nodes.len()) {
-        if Instant::now() > deadline {
-            return Err("the nodes did not find one another".to_owned());
-        }
-        sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
+    let why = "the nodes did not find one another";
+    all_know_all(nodes, Duration::from_secs(60), why, |levels| levels.first()).await
 }
 
 /// Waits until all are in one nearest cluster, as nodes within 20 ms are: what is said of near peers holds for them then.
 pub(super) async fn near(nodes: &[Overlay]) -> Result<(), String> {
-    let knows = |node: &Overlay| node.levels().last().map_or(0, |near| near.neighbours.len());
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let why = "the nodes did not become one cluster";
+    all_know_all(nodes, Duration::from_secs(120), why, |levels| levels.last()).await
+}
+
+/// Waits until each node has all others as neighbours in the level that is picked of its own.
+async fn all_know_all(
+    nodes: &[Overlay],
+    limit: Duration,
+    why: &str,
+    pick: impl Fn(&[LevelInfo]) -> Option<&LevelInfo>,
+) -> Result<(), String> {
+    let knows = |node: &Overlay| pick(&node.levels()).map_or(0, |level| level.neighbours.len());
+    let deadline = Instant::now() + limit;
     while nodes.iter().any(|node| knows(node) + 1 < nodes.len()) {
         if Instant::now() > deadline {
-            return Err("the nodes did not become one cluster".to_owned());
+            return Err(why.to_owned());
         }
         sleep(Duration::from_millis(20)).await;
     }
