@@ -66,29 +66,36 @@ impl Deck {
         let count = want.count.clamp(1, MOST);
         let width = want.width.clamp(1, WIDEST / count).min(self.cards.len().div_ceil(count).max(1));
         let room = (count * width).max((count * 2).min(MOST));
-        let mut best: [Option<Ranked<'_>>; WIDEST] = [None; WIDEST];
+        let mut best = [Ranked::NOBODY; WIDEST];
         let mut held = 0;
-        for card in &self.cards {
-            let ranked = Ranked { calm: card.load <= self.bound, score: self.score(site, card), card };
+        for (card, number) in self.cards.iter().zip(0_u32..) {
+            let ranked = Ranked { rank: self.rank(site, card), number };
             if held < room {
                 held += 1;
-            } else if !ranked.goes_before(best[held - 1].as_ref()) {
+            } else if !self.goes_before(ranked, best[held - 1]) {
                 continue;
             }
             // Most cards end at the comparison above; the others sink in from the end of a short list.
             let mut at = held - 1;
-            while at > 0 && ranked.goes_before(best[at - 1].as_ref()) {
+            while at > 0 && self.goes_before(ranked, best[at - 1]) {
                 best[at] = best[at - 1];
                 at -= 1;
             }
-            best[at] = Some(ranked);
+            best[at] = ranked;
         }
+        let card = |ranked: &Ranked| self.card(*ranked);
         let first = usize::try_from(want.turn).unwrap_or(0) % width * count;
-        let crowded = width == 1 && best.iter().take(count).flatten().any(|best| best.calm && best.card.load > BUSY);
+        let crowded = width == 1
+            && best
+                .iter()
+                .take(held.min(count))
+                .filter(|best| best.rank & CALM != 0)
+                .filter_map(card)
+                .any(|card| card.load > BUSY);
         let wanted = if crowded { (count * 2).min(MOST) } else { count };
-        let chosen = best.iter().take(held).skip(first).chain(best.iter().take(held.min(first))).flatten();
+        let chosen = best.iter().take(held).skip(first).chain(best.iter().take(held.min(first))).filter_map(card);
         let mut addresses = [None; MOST];
-        addresses.iter_mut().zip(chosen.take(wanted)).for_each(|(to, best)| *to = Some(best.card.address));
+        addresses.iter_mut().zip(chosen.take(wanted)).for_each(|(to, best)| *to = Some(best.address));
         Picked { addresses }
     }
 
@@ -97,13 +104,28 @@ impl Deck {
         self.cards.iter().map(|card| (card.address, card.load, card.weight))
     }
 
-    /// A number that is higher the better a proxy fits. Weighted rendezvous is weight / -ln(u), u uniform in (0, 1) from site and
-    /// proxy; among equals u alone orders the same way.
-    fn score(&self, site: Site, card: &Card) -> f64 {
-        // 32 bits of the hash, moved off both ends of the interval.
+    /// A number that is higher the better a proxy fits: all that are not too busy go before all that are. Weighted rendezvous is
+    /// weight / -ln(u), u uniform in (0, 1) from site and proxy; among equals u alone orders the same way.
+    fn rank(&self, site: Site, card: &Card) -> u64 {
+        // 32 bits of the hash, for u moved off both ends of the interval.
         let bits = u32::try_from(mix(site.0 ^ card.seed) >> 32).unwrap_or(u32::MAX);
-        let uniform = (f64::from(bits) + 0.5) / (f64::from(u32::MAX) + 1.0);
-        if self.even { uniform } else { card.weight / -uniform.ln() }
+        let score = if self.even {
+            u64::from(bits)
+        } else {
+            let uniform = (f64::from(bits) + 0.5) / (f64::from(u32::MAX) + 1.0);
+            // The bits of numbers that are not negative are in the numbers' order, and leave the first one free.
+            (card.weight / -uniform.ln()).to_bits()
+        };
+        score | if card.load <= self.bound { CALM } else { 0 }
+    }
+
+    fn goes_before(&self, one: Ranked, other: Ranked) -> bool {
+        let address = |ranked: Ranked| self.card(ranked).map(|card| card.address);
+        one.rank > other.rank || (one.rank == other.rank && address(one) < address(other))
+    }
+
+    fn card(&self, ranked: Ranked) -> Option<&Card> {
+        self.cards.get(usize::try_from(ranked.number).ok()?)
     }
 }
 
@@ -114,21 +136,15 @@ impl Picked {
     }
 }
 
-/// A card with its place among the others.
+/// A card, by its number, with its place among the others.
 #[derive(Debug, Clone, Copy)]
-struct Ranked<'a> {
-    calm: bool,
-    score: f64,
-    card: &'a Card,
+struct Ranked {
+    rank: u64,
+    number: u32,
 }
 
-impl Ranked<'_> {
-    fn goes_before(&self, other: Option<&Ranked<'_>>) -> bool {
-        other.is_none_or(|other| {
-            let order = other.calm.cmp(&self.calm).then_with(|| other.score.total_cmp(&self.score));
-            order.then_with(|| self.card.address.cmp(&other.card.address)).is_lt()
-        })
-    }
+impl Ranked {
+    const NOBODY: Self = Self { rank: 0, number: u32::MAX };
 }
 
 /// The proxy counts by its address, so that servers that know it from a pointer and those that know it as a node choose alike.
@@ -149,6 +165,8 @@ const fn mix(mut bits: u64) -> u64 {
     bits ^ (bits >> 33)
 }
 
+/// The bit of a rank that says that a proxy is not too busy.
+const CALM: u64 = 1 << 63;
 /// Addresses an answer has at most. \[design\]
 pub(crate) const MOST: usize = 4;
 /// Proxies a hot site is spread over at most. \[guess\]
