@@ -13,11 +13,12 @@ use crate::{
 /// Proxies that can be chosen, those of one family.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Deck {
+    /// By address.
     cards: Vec<Card>,
+    /// What every question reckons with, one of each card.
+    marks: Vec<Mark>,
     /// Whether all weigh the same, so that weights need not be reckoned with.
     even: bool,
-    /// The load past which a proxy stands back.
-    bound: u32,
 }
 
 /// One proxy.
@@ -27,6 +28,17 @@ struct Card {
     seed: u64,
     weight: f64,
     load: u32,
+}
+
+/// What of a proxy's rank is the same for all sites. A rank says by one number who goes before whom:
+///
+/// ```text
+/// bit 63   not too busy          bits 16-62   score          bits 0-15   the card's number, inverted
+/// ```
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    seed: u64,
+    fixed: u64,
 }
 
 /// How many are wanted, and of how wide a set.
@@ -53,12 +65,20 @@ impl Deck {
             let address = proxy.address(family)?;
             Some(Card { address, seed: seed(proxy), weight: f64::from(proxy.weight), load: u32::from(proxy.load) })
         };
-        let cards: Vec<Card> = proxies.iter().filter_map(card).collect();
+        let mut cards: Vec<Card> = proxies.iter().filter_map(card).collect();
+        cards.sort_by_key(|card| card.address);
+        cards.truncate(MOST_CARDS);
         let total: u32 = cards.iter().map(|card| card.load).sum();
         let mean = total / u32::try_from(cards.len().max(1)).unwrap_or(u32::MAX);
         let even = cards.windows(2).all(|pair| matches!(pair, [a, b] if a.weight.total_cmp(&b.weight).is_eq()));
         // Bounded load: a quarter above the mean, and nobody stands back who is not busy at all.
-        Self { cards, even, bound: (mean + mean / 4).max(BUSY) }
+        let bound = (mean + mean / 4).max(BUSY);
+        let mark = |(card, number): (&Card, u16)| {
+            let calm = if card.load <= bound { CALM } else { 0 };
+            Mark { seed: card.seed, fixed: calm | u64::from(!number) }
+        };
+        let marks = cards.iter().zip(0..=u16::MAX).map(mark).collect();
+        Self { cards, marks, even }
     }
 
     /// The proxies a site's requests go to: the highest scores win (weighted rendezvous hashing), the busiest stand back.
@@ -66,36 +86,38 @@ impl Deck {
         let count = want.count.clamp(1, MOST);
         let width = want.width.clamp(1, WIDEST / count).min(self.cards.len().div_ceil(count).max(1));
         let room = (count * width).max((count * 2).min(MOST));
-        let mut best = [Ranked::NOBODY; WIDEST];
-        let mut held = 0;
-        for (card, number) in self.cards.iter().zip(0_u32..) {
-            let ranked = Ranked { rank: self.rank(site, card), number };
-            if held < room {
-                held += 1;
-            } else if !self.goes_before(ranked, best[held - 1]) {
-                continue;
-            }
-            // Most cards end at the comparison above; the others sink in from the end of a short list.
-            let mut at = held - 1;
-            while at > 0 && self.goes_before(ranked, best[at - 1]) {
-                best[at] = best[at - 1];
-                at -= 1;
-            }
-            best[at] = ranked;
+        if room <= MOST {
+            self.choose(&self.best::<MOST>(site), room, (count, width, want.turn))
+        } else {
+            self.choose(&self.best::<WIDEST>(site), room, (count, width, want.turn))
         }
-        let card = |ranked: &Ranked| self.card(*ranked);
-        let first = usize::try_from(want.turn).unwrap_or(0) % width * count;
-        let crowded = width == 1
-            && best
-                .iter()
-                .take(held.min(count))
-                .filter(|best| best.rank & CALM != 0)
-                .filter_map(card)
-                .any(|card| card.load > BUSY);
+    }
+
+    /// The highest ranks, in order; 0 is nobody's.
+    fn best<const N: usize>(&self, site: Site) -> [u64; N] {
+        let mut best = [0; N];
+        if self.even {
+            for mark in &self.marks {
+                sink(&mut best, mark.fixed | u64::from(mark.bits(site)) << SCORE);
+            }
+        } else {
+            for (mark, card) in self.marks.iter().zip(&self.cards) {
+                sink(&mut best, mark.fixed | weighted(card.weight, mark.bits(site)));
+            }
+        }
+        best
+    }
+
+    fn choose(&self, best: &[u64], room: usize, (count, width, turn): (usize, usize, u64)) -> Picked {
+        let card = |rank: &u64| self.cards.get(usize::try_from(!*rank & NUMBER).ok()?);
+        let held = best.iter().take(room).take_while(|rank| **rank > 0).count();
+        let first = usize::try_from(turn).unwrap_or(0) % width * count;
+        let mut firsts = best.iter().take(held.min(count)).filter(|rank| **rank & CALM != 0).filter_map(card);
+        let crowded = width == 1 && firsts.any(|card| card.load > BUSY);
         let wanted = if crowded { (count * 2).min(MOST) } else { count };
         let chosen = best.iter().take(held).skip(first).chain(best.iter().take(held.min(first))).filter_map(card);
         let mut addresses = [None; MOST];
-        addresses.iter_mut().zip(chosen.take(wanted)).for_each(|(to, best)| *to = Some(best.address));
+        addresses.iter_mut().zip(chosen.take(wanted)).for_each(|(to, card)| *to = Some(card.address));
         Picked { addresses }
     }
 
@@ -103,29 +125,28 @@ impl Deck {
     pub(crate) fn cards(&self) -> impl Iterator<Item = (IpAddr, u32, f64)> {
         self.cards.iter().map(|card| (card.address, card.load, card.weight))
     }
+}
 
-    /// A number that is higher the better a proxy fits: all that are not too busy go before all that are. Weighted rendezvous is
-    /// weight / -ln(u), u uniform in (0, 1) from site and proxy; among equals u alone orders the same way.
-    fn rank(&self, site: Site, card: &Card) -> u64 {
-        // 32 bits of the hash, for u moved off both ends of the interval.
-        let bits = u32::try_from(mix(site.0 ^ card.seed) >> 32).unwrap_or(u32::MAX);
-        let score = if self.even {
-            u64::from(bits)
-        } else {
-            let uniform = (f64::from(bits) + 0.5) / (f64::from(u32::MAX) + 1.0);
-            // The bits of numbers that are not negative are in the numbers' order, and leave the first one free.
-            (card.weight / -uniform.ln()).to_bits()
-        };
-        score | if card.load <= self.bound { CALM } else { 0 }
+impl Mark {
+    /// 32 bits that depend on the site and the proxy.
+    fn bits(self, site: Site) -> u32 {
+        u32::try_from(mix(site.0 ^ self.seed) >> 32).unwrap_or(u32::MAX)
     }
+}
 
-    fn goes_before(&self, one: Ranked, other: Ranked) -> bool {
-        let address = |ranked: Ranked| self.card(ranked).map(|card| card.address);
-        one.rank > other.rank || (one.rank == other.rank && address(one) < address(other))
-    }
+/// The score of a proxy among some that do not all weigh the same: weight / -ln(u), u uniform in (0, 1). Among equals u alone orders
+/// the same way.
+fn weighted(weight: f64, bits: u32) -> u64 {
+    // Moved off both ends of the interval.
+    let uniform = (f64::from(bits) + 0.5) / (f64::from(u32::MAX) + 1.0);
+    // The bits of numbers that are not negative are in the numbers' order; the first is zero.
+    (weight / -uniform.ln()).to_bits() & !NUMBER
+}
 
-    fn card(&self, ranked: Ranked) -> Option<&Card> {
-        self.cards.get(usize::try_from(ranked.number).ok()?)
+/// Puts a rank where it belongs; the last falls out. Without branches: where one belongs is a matter of chance.
+fn sink<const N: usize>(best: &mut [u64; N], mut rank: u64) {
+    for held in best {
+        (*held, rank) = ((*held).max(rank), (*held).min(rank));
     }
 }
 
@@ -134,17 +155,6 @@ impl Picked {
     pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.addresses.into_iter().flatten()
     }
-}
-
-/// A card, by its number, with its place among the others.
-#[derive(Debug, Clone, Copy)]
-struct Ranked {
-    rank: u64,
-    number: u32,
-}
-
-impl Ranked {
-    const NOBODY: Self = Self { rank: 0, number: u32::MAX };
 }
 
 /// The proxy counts by its address, so that servers that know it from a pointer and those that know it as a node choose alike.
@@ -165,8 +175,14 @@ const fn mix(mut bits: u64) -> u64 {
     bits ^ (bits >> 33)
 }
 
-/// The bit of a rank that says that a proxy is not too busy.
+/// See [`Mark`].
 const CALM: u64 = 1 << 63;
+/// See [`Mark`].
+const SCORE: u32 = 16;
+/// See [`Mark`].
+const NUMBER: u64 = (1 << SCORE) - 1;
+/// As many as have a number.
+const MOST_CARDS: usize = 1 << SCORE;
 /// Addresses an answer has at most. \[design\]
 pub(crate) const MOST: usize = 4;
 /// Proxies a hot site is spread over at most. \[guess\]
