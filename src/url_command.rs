@@ -94,6 +94,25 @@ mod tests {
     }
 
     #[test]
+    fn d14_a_name_too_long_for_dns_is_told_with_the_manager_form_and_never_cut() {
+        // 253 bytes of host, the most there can be: none is left for the zone.
+        let host = [&"a".repeat(63)[..], &"b".repeat(63), &"c".repeat(63), &"d".repeat(61)].join(".");
+        let forms = forms(&format!("https://{host}/x"), "nyud.example").unwrap();
+        let lines: Vec<&str> = forms.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                format!("origin     https://{host}/x"),
+                "dotted     none: 270 bytes where DNS allows 253; use the manager form".to_owned(),
+                "one label  none: 257 bytes where DNS allows 63; use the manager form".to_owned(),
+                format!("manager    http://ANY-NODE/~/https/{host}/x"),
+            ]
+        );
+        // One byte more is no host at all.
+        assert!(super::forms(&format!("http://{host}e/"), "nyud.example").is_err());
+    }
+
+    #[test]
     fn what_is_no_url_of_an_origin_is_told() {
         check("www.example.com", expect![[r#""www.example.com" is no valid name or URL"#]]);
         check("ftp://a.test/", expect![[r#""ftp" is neither http nor https"#]]);

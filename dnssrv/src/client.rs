@@ -157,6 +157,20 @@ impl Clients {
         rtts.into_iter().for_each(|(node, rtt)| known.distances.insert(node, rtt));
     }
 
+    /// Nodes said so some time ago: they may have come to know better since.
+    pub(crate) fn heard_of(
+        &mut self,
+        now: Instant,
+        prefix: Prefix,
+        rtts: impl IntoIterator<Item = (IpAddr, Duration)>,
+    ) {
+        let known = self.entry(now, prefix);
+        for (node, rtt) in rtts {
+            let least = known.distances.get(node).map_or(rtt, |known| known.min(rtt));
+            known.distances.insert(node, least);
+        }
+    }
+
     /// Nodes could not say how far they are, so at least this far, unless they said before.
     pub(crate) fn not_heard(
         &mut self,
@@ -211,7 +225,9 @@ impl Clients {
         let told = &mut self.entry(now, prefix).told;
         let fresh = told.as_ref().is_some_and(|(known, at)| {
             let age = now.saturating_duration_since(*at);
-            age < TELL_AT_MOST || (age < TOLD_FOR / 2 && known.says_the_same(near))
+            // That it is nearer than it was said to be is worth a put at any time.
+            let lately = age < TELL_AT_MOST && near.level <= known.level;
+            lately || (age < TOLD_FOR / 2 && known.says_the_same(near))
         });
         if !fresh {
             *told = Some((Arc::new(near.clone()), now));
@@ -251,7 +267,8 @@ impl Clients {
             let heard = known.asked.is_some_and(|asked| asked >= known.since + SAID_WITHIN);
             match known.scouted {
                 Some((_, Scouts::Back)) => true,
-                Some((_, Scouts::Heard)) => somewhere || long_known,
+                // Farther out, one may still be found that is nearer.
+                Some((_, Scouts::Heard)) => innermost || long_known,
                 Some((_, Scouts::Out)) => (somewhere && heard) || long_known,
                 None if self.probe.sends_scouts() => (somewhere && heard) || long_known,
                 // Nobody is sent: those it is referred to measure it, and say so in the index.
@@ -260,7 +277,8 @@ impl Clients {
         });
         let handed_over = near.is_some() && (innermost || !self.probe.sends_scouts());
         let settled = handed_over || ((rtt.is_some() || near.is_some()) && looked);
-        let distances = known.map(|known| known.distances.clone()).unwrap_or_default();
+        let awaited = known.and_then(|known| known.scouted).is_some_and(|(_, scouts)| scouts == Scouts::Out);
+        let distances = known.map(|known| known.distances.awaiting(awaited)).unwrap_or_default();
         Placement { level, rtt, near, settled, distances }
     }
 
@@ -426,6 +444,19 @@ mod tests {
     }
 
     #[test]
+    fn a_delegation_is_not_made_for_long_while_scouts_that_may_find_a_nearer_cluster_are_out() {
+        let now = Instant::now();
+        let mut clients = clients();
+        clients.probe.scouts = 6;
+        clients.measured(now, prefix(), Source::CnameGap, ms(51));
+        assert!(clients.is_to_scout(now, prefix()));
+        for (scouts, settled) in [(Scouts::Out, false), (Scouts::Heard, false), (Scouts::Back, true)] {
+            clients.scouted(now, prefix(), None, scouts);
+            assert_eq!(clients.placement(now, prefix(), true).settled, settled, "{scouts:?}");
+        }
+    }
+
+    #[test]
     fn at_the_same_level_the_nearer_cluster_goes_first_and_our_own_unless_it_is_clearly_farther() {
         let now = Instant::now();
         for (own, same, handed_over) in [(30, false, true), (4, false, false), (30, true, true), (14, true, false)] {
@@ -457,7 +488,10 @@ mod tests {
         assert!(clients.is_to_tell(now, prefix(), &near(2)));
         assert!(!clients.is_to_tell(now + ms(6_000), prefix(), &near(2)));
         assert!(clients.is_to_tell(now + ms(6_000), prefix(), &near(1)));
-        assert!(clients.is_to_tell(now + ms(6_000) + TOLD_FOR / 2, prefix(), &near(1)));
+        assert!(!clients.is_to_tell(now + ms(7_000), prefix(), &Near { cluster: Key::from_bytes([1; 20]), ..near(1) }));
+        assert!(clients.is_to_tell(now + ms(7_000), prefix(), &near(2)), "sooner, if it turns out to be nearer");
+        assert!(clients.is_to_tell(now + ms(12_000), prefix(), &near(1)));
+        assert!(clients.is_to_tell(now + ms(12_000) + TOLD_FOR / 2, prefix(), &near(1)));
     }
 
     #[test]

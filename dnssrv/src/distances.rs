@@ -9,12 +9,16 @@ use crate::{near::AS_NEAR, roster::Proxy};
 
 /// RTTs between nodes, by any of their addresses, and one prefix. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Distances(Arc<BTreeMap<IpAddr, Duration>>);
+pub(crate) struct Distances {
+    known: Arc<BTreeMap<IpAddr, Duration>>,
+    /// Whether neighbours were asked and have not answered yet: until then nobody unmeasured stands beside one who is near.
+    awaited: bool,
+}
 
 impl Distances {
     /// A node measured the prefix.
     pub(crate) fn insert(&mut self, node: IpAddr, rtt: Duration) {
-        let known = Arc::make_mut(&mut self.0);
+        let known = Arc::make_mut(&mut self.known);
         known.insert(node, rtt);
         if known.len() > MOST
             && let Some(farthest) = known.iter().max_by_key(|(_, rtt)| **rtt).map(|(node, _)| *node)
@@ -23,37 +27,48 @@ impl Distances {
         }
     }
 
-    /// The proxies of a cluster of a level that clients of the prefix are best sent to: at the innermost level all that are under its
-    /// threshold, farther out those nearly as near as the nearest; in place of missing measurements, those nobody measured. All of
-    /// them if nothing was measured; never none.
+    /// The same, with answers of neighbours still to come or not.
+    pub(crate) fn awaiting(&self, awaited: bool) -> Self {
+        Self { known: Arc::clone(&self.known), awaited }
+    }
+
+    /// The proxies of a cluster of a level that clients of the prefix are best sent to: all that are under the innermost threshold,
+    /// if some are; else, farther out, those nearly as near as the nearest; in place of missing measurements, those nobody
+    /// measured. All of them if nothing was measured; never none.
     pub(crate) fn nearest(&self, level: Level, thresholds: &[Duration], proxies: &[Proxy]) -> Vec<Proxy> {
         let rtt = |proxy: &Proxy| {
             let addresses = [proxy.v4.map(IpAddr::V4), proxy.v6.map(IpAddr::V6)];
-            addresses.iter().flatten().filter_map(|address| self.0.get(address)).min().copied()
+            addresses.iter().flatten().filter_map(|address| self.known.get(address)).min().copied()
         };
         let Some(best) = proxies.iter().filter_map(rtt).min() else { return proxies.to_vec() };
         let nearly = best.mul_f64(NEARLY).max(best + AS_NEAR);
         let threshold = usize::from(level.0).checked_sub(1).and_then(|at| thresholds.get(at));
-        let limit = match threshold {
-            Some(threshold) if usize::from(level.0) == thresholds.len() => (*threshold).max(best),
-            Some(threshold) => nearly.min((*threshold).max(best)),
-            None => nearly,
+        let (is_innermost, innermost) = (usize::from(level.0) == thresholds.len(), thresholds.last());
+        // Whatever cluster they are of: some are as near as can be wanted.
+        let innermost = innermost.copied().filter(|innermost| best < *innermost);
+        let limit = match (innermost, threshold) {
+            (Some(innermost), _) => innermost,
+            (None, Some(_)) if is_innermost => best,
+            (None, Some(threshold)) => nearly.min((*threshold).max(best)),
+            (None, None) => nearly,
         };
         let (measured, unknown): (Vec<&Proxy>, Vec<&Proxy>) = proxies.iter().partition(|proxy| rtt(proxy).is_some());
         let near: Vec<&Proxy> =
             measured.into_iter().filter(|proxy| rtt(proxy).is_some_and(|rtt| rtt <= limit)).collect();
-        let fill = if near.len() < ENOUGH { unknown } else { Vec::new() };
+        // Of a wider cluster those are most likely farther than one that is known to be this near.
+        let is_sure = !near.is_empty() && (self.awaited || (innermost.is_some() && !is_innermost));
+        let fill = if near.len() < ENOUGH && !is_sure { unknown } else { Vec::new() };
         near.into_iter().chain(fill).cloned().collect()
     }
 
     /// How far a node is, if it is known.
     pub(crate) fn get(&self, node: IpAddr) -> Option<Duration> {
-        self.0.get(&node).copied()
+        self.known.get(&node).copied()
     }
 
     /// Every node's, for people.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (IpAddr, Duration)> + '_ {
-        self.0.iter().map(|(node, rtt)| (*node, *rtt))
+        self.known.iter().map(|(node, rtt)| (*node, *rtt))
     }
 }
 
@@ -93,6 +108,25 @@ mod tests {
     fn at_the_innermost_level_the_threshold_decides() {
         check(2, &[(1, 3), (2, 19), (3, 21), (4, 30)], &[1, 2]);
         check(2, &[(1, 25), (2, 40), (3, 21), (4, 30)], &[3]);
+    }
+
+    #[test]
+    fn a_proxy_of_a_wider_cluster_under_the_innermost_threshold_goes_before_those_nearly_as_near() {
+        check(1, &[(1, 17), (2, 24), (3, 27), (4, 46)], &[1]);
+        check(0, &[(1, 17), (2, 19), (3, 24), (4, 130)], &[1, 2]);
+        check(1, &[(1, 17), (2, 24)], &[1]);
+    }
+
+    #[test]
+    fn nobody_stands_in_while_neighbours_are_still_to_say_how_near_they_are() {
+        let proxies: Vec<Proxy> =
+            (1..=2).map(|last| Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100 }).collect();
+        let thresholds = [60, 20].map(Duration::from_millis);
+        let mut distances = Distances::default();
+        let named = |distances: &Distances| distances.nearest(Level(2), &thresholds, &proxies).len();
+        assert_eq!(named(&distances.awaiting(true)), 2, "never none");
+        distances.insert([192, 0, 2, 1].into(), Duration::from_millis(17));
+        assert_eq!([true, false].map(|awaited| named(&distances.awaiting(awaited))), [1, 2]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use atoll_overlay::{Alone, Key, NodeId, NodeInfo, Prefix, Roles};
-use hickory_proto::op::Message;
+use hickory_proto::{op::Message, rr::RData};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
@@ -200,6 +200,89 @@ fn d12_an_earlier_picture_never_takes_the_place_of_a_later_one() {
     assert_eq!(redirector.roster().epoch, 7);
     redirector.set_roster(picture(8));
     assert_eq!(redirector.roster().epoch, 8);
+}
+
+/// Resolvers and checkers compare serials: what the network does between two questions is no change of the zone's records.
+#[test]
+fn d12_the_serial_is_the_operators_wherever_it_stands_and_nothing_that_happens_moves_it() {
+    let redirector = redirector_with(Config { serial: 2_026_112_201, ..Config::default() });
+    let mut now = Instant::now();
+    let mut serials = |redirector: &Redirector| {
+        now += Duration::from_secs(3600);
+        // The SOA itself, no such name, no such record, and both of a cut.
+        let questions: [(&[u8], u16); 5] =
+            [(b"", 6), (b"\x01x\x02ns", 1), (b"\x03com", 6), (b"\x02l0", 6), (b"\x02l0", 16)];
+        questions.map(|(labels, kind)| {
+            let header = &[0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..];
+            let bytes = [header, labels, b"\x04nyud\x07example\0", &kind.to_be_bytes(), &[0, 1]].concat();
+            let Outcome::Reply(reply) = redirector.respond(now, &bytes, from(), Transport::Udp, false) else {
+                panic!("{labels:?} has no reply");
+            };
+            let message = Message::from_vec(&reply).unwrap();
+            let soa = message.answers.iter().chain(&message.authorities).find_map(|record| match &record.data {
+                RData::SOA(soa) => Some(soa.serial),
+                _ => None,
+            });
+            soa.unwrap_or_else(|| panic!("{labels:?} has no SOA: {message:?}"))
+        })
+    };
+    assert_eq!(serials(&redirector), [2_026_112_201; 5]);
+    redirector.measured(Instant::now(), Prefix::of(from().ip()), Source::TcpConnect, Duration::from_millis(1));
+    redirector.set_roster(crate::roster::Roster { epoch: 9, ..crate::roster::Roster::clone(&redirector.roster()) });
+    assert_eq!(serials(&redirector), [2_026_112_201; 5]);
+}
+
+/// Cookies carry the time. It runs on with this process, whatever becomes of the system's clock: each stays good for its hour.
+#[test]
+fn d12_a_step_of_the_systems_clock_makes_no_cookie_too_old_or_too_young() {
+    let redirector = redirector();
+    let start = Instant::now();
+    let ask = |after: u64, cookie: &[u8]| {
+        let mut bytes = b"\0\x07\0\0\0\x01\0\0\0\0\0\x01\x04nyud\x07example\0\0\x06\0\x01".to_vec();
+        let length = u8::try_from(cookie.len()).unwrap();
+        bytes.extend([0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, length + 4, 0, 10, 0, length]);
+        bytes.extend(cookie);
+        let Outcome::Reply(reply) =
+            redirector.respond(start + Duration::from_secs(after), &bytes, from(), Transport::Udp, false)
+        else {
+            panic!("no reply");
+        };
+        // The option ends the reply: 8 bytes of the client's, 16 of ours, the time in the second four of these.
+        let ours: [u8; 16] = reply[reply.len() - 16..].try_into().unwrap();
+        (ours, u32::from_be_bytes(ours[4..8].try_into().unwrap()))
+    };
+    let (_, first) = ask(0, &[1; 8]);
+    // The test's clock is the process's alone: the system's has not moved by an hour meanwhile.
+    assert_eq!(ask(3_600, &[1; 8]).1, first + 3_600);
+    assert_eq!(ask(7_200, &[1; 8]).1, first + 7_200);
+}
+
+/// Names come whole or not at all: the longest question there can be has a target of a few labels, a hash of all of it.
+#[test]
+fn d14_the_longest_name_there_can_be_leads_to_a_target_of_its_own_and_nothing_is_cut() {
+    let redirector = redirector();
+    let target = |last: u8| {
+        // 14 bytes of zone and three of the largest labels, and a fourth that fills the name up to 255 bytes.
+        let mut bytes = vec![0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for length in [63_u8, 63, 63, 48] {
+            bytes.push(length);
+            bytes.extend([b'a'].repeat(usize::from(length)));
+        }
+        let end = bytes.len() - 1;
+        bytes[end] = last;
+        bytes.extend(b"\x04nyud\x07example\0");
+        assert_eq!(bytes.len() - 12, 255);
+        bytes.extend([0, 1, 0, 1]);
+        let message = Message::from_vec(&respond(&redirector, &bytes, Transport::Udp).unwrap()).unwrap();
+        assert!(!message.metadata.truncation);
+        match message.answers.first().map(|record| record.data.clone()) {
+            Some(RData::CNAME(target)) => target.0.to_ascii(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (one, other) = (target(b'a'), target(b'b'));
+    assert!(one.ends_with(".http.l2.l1.l0.nyud.example.") && one.len() < 50, "{one}");
+    assert_ne!(one, other, "its last byte counts");
 }
 
 #[test]

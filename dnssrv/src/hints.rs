@@ -48,10 +48,10 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut errands: mpsc::Receiver
                     Some(prefix)
                 });
             }
-            Errand::Search(address, resolver) => {
+            Errand::Search(quest) => {
                 pace.wait().await;
                 under_way.spawn(async move {
-                    scout::search(redirector, address, resolver).await;
+                    scout::search(redirector, quest).await;
                     None
                 });
             }

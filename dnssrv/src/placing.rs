@@ -8,7 +8,6 @@ use std::{
 
 use atoll_overlay::{Level, NodeId, NodeInfo, Prefix};
 use hickory_proto::rr::{Name, RecordType};
-use tokio::sync::oneshot;
 
 use crate::{
     Explanation, Probes, Source,
@@ -17,10 +16,10 @@ use crate::{
     gap::{Followed, Sent},
     near::Near,
     question::{Query, Subnet},
-    redirector::{Errand, Probe, Redirector, Resolved},
-    roster::Roster,
+    redirector::{Errand, Probe, Quest, Redirector, Resolved},
+    roster::{Roster, Server},
     scout::{self, Report},
-    waiters::Patience,
+    waiters::{Patience, Until},
     zone::Place,
 };
 
@@ -39,7 +38,12 @@ pub(crate) struct AskedFor {
 impl Redirector {
     /// An RTT was measured.
     pub(crate) fn measured(&self, now: Instant, prefix: Prefix, source: Source, rtt: Duration) {
-        self.clients().measured(now, prefix, source, rtt);
+        let me = self.roster().me.clone();
+        let mut clients = self.clients();
+        clients.measured(now, prefix, source, rtt);
+        let least = clients.rtt(now, prefix).map_or(rtt, |(least, _)| least);
+        clients.heard(now, prefix, me.iter().flat_map(Server::addresses).map(|address| (address, least)));
+        drop(clients);
         self.counters.measured(source);
         self.index.observe(prefix, rtt);
     }
@@ -56,7 +60,7 @@ impl Redirector {
         let roster = self.roster();
         let mut clients = self.clients();
         for (node, rtt) in seen {
-            clients.heard(now, prefix, addresses_of(&roster, node).map(|address| (address, rtt)));
+            clients.heard_of(now, prefix, addresses_of(&roster, node).map(|address| (address, rtt)));
             if roster.me.as_ref().is_some_and(|me| me.id == node) {
                 // What this node's proxy saw of its clients.
                 if self.config.sources.proxies {
@@ -72,6 +76,11 @@ impl Redirector {
             clients.measured(now, prefix, Source::Neighbour, rtt.max(least));
         }
         clients.asked(now, prefix, near);
+        let placement = clients.placement(now, prefix, self.config.sources.hints);
+        drop(clients);
+        if placement.near.is_some_and(|near| near.level == self.zone().innermost()) {
+            self.waiters().release(prefix);
+        }
     }
 
     /// Whether the index is to be asked about a prefix (again).
@@ -126,43 +135,50 @@ impl Redirector {
             self.errand(Errand::Ask(*prefix));
         }
         let Probes { wait, wait_scouts, .. } = self.config.probe;
+        let waits = may_wait && self.config.wait && placement.near.is_none();
+        // Before anything is set going: it may be over at once.
+        let known = waits.then(|| self.waiters().wait(*prefix, Until::Found));
         // A full queue means a flood: the question is answered as it is.
         let measured = placement.rtt.is_some() || !self.config.probes();
         let under_way = if measured {
-            self.send_scouts(now, *address, *resolver);
+            self.send_scouts(now, Quest { address: *address, resolver: *resolver, first: true });
             self.clients().is_scouted(*prefix)
         } else {
-            self.probes().try_send(Probe { address: *address, search: true, known: None }).is_ok()
+            self.probes().try_send(Probe { address: *address, search: true }).is_ok()
         };
-        let unknown = placement.near.is_none() && placement.level < self.zone().innermost();
-        if !(under_way && unknown && may_wait && self.config.wait) {
-            return None;
-        }
         let scouts = if self.config.probe.sends_scouts() { wait_scouts } else { Duration::ZERO };
         let most = if measured { scouts } else { wait + scouts };
-        (!most.is_zero()).then(|| Patience { known: self.waiters().wait(*prefix), most })
+        known.filter(|_| under_way && !most.is_zero()).map(|known| Patience { known, most })
     }
 
     /// An address was probed, whatever came of it.
     pub(crate) fn probed(&self, address: IpAddr, search: bool) {
         let (now, prefix) = (Instant::now(), Prefix::of(address));
-        if search {
-            self.send_scouts(now, address, prefix);
-        }
         let (own, _) = self.own(now, prefix);
-        let waits = own < self.zone().innermost() && self.clients().is_scouted(prefix);
-        if !waits {
+        if search || own > Level::GLOBAL {
+            self.send_scouts(now, Quest { address, resolver: prefix, first: search });
+        }
+        if self.clients().is_scouted(prefix) {
+            self.waiters().measured(prefix);
+        } else {
             self.waiters().release(prefix);
         }
     }
 
-    /// Sends scouts to an address's prefix if it is time, for a resolver's sake.
-    pub(crate) fn send_scouts(&self, now: Instant, address: IpAddr, resolver: Prefix) {
-        let prefix = Prefix::of(address);
+    /// A prefix turned out to be nearer than it seemed: others are told, before anybody asks.
+    pub(crate) fn came_nearer(&self, prefix: Prefix) {
+        let now = Instant::now();
+        let placement = self.clients().placement(now, prefix, self.config.sources.hints);
+        self.tell(now, prefix, &placement, &self.roster());
+    }
+
+    /// Sends scouts if it is time.
+    fn send_scouts(&self, now: Instant, quest: Quest) {
+        let prefix = Prefix::of(quest.address);
         if !self.config.probe.sends_scouts() || !self.clients().is_to_scout(now, prefix) {
             return;
         }
-        if !self.errand(Errand::Search(address, resolver)) {
+        if !self.errand(Errand::Search(quest)) {
             self.clients().scouts_stayed(prefix);
             self.waiters().release(prefix);
         }
@@ -187,11 +203,7 @@ impl Redirector {
     /// The nearest cluster that scouts found, if it is nearer than this server's, and how far they are.
     pub(crate) fn scouts_found(&self, prefix: Prefix, near: Option<Near>, scouts: Scouts) {
         let now = Instant::now();
-        let (_, rtt) = self.own(now, prefix);
-        let me = self.roster().me.clone();
-        let mine = me.iter().flat_map(|me| me.v4.map(IpAddr::V4).into_iter().chain(me.v6.map(IpAddr::V6)));
         let mut clients = self.clients();
-        clients.heard(now, prefix, mine.filter_map(|address| Some((address, rtt?))));
         let found = near.as_ref().is_some_and(|near| near.level == self.zone().innermost());
         clients.scouted(now, prefix, near.map(|near| (near, TOLD_FOR)), scouts);
         drop(clients);
@@ -203,7 +215,8 @@ impl Redirector {
     /// Answers a server that asks how far this one is from an address; none if the name is no such question, or no server of this
     /// network asks it.
     pub(crate) fn report(&self, now: Instant, query: &Query, from: IpAddr, may_wait: bool) -> Option<Resolved> {
-        let address = scout::asked(self.zone().origin(), &query.name).filter(|_| query.kind == RecordType::TXT)?;
+        let (address, looks_on) =
+            scout::asked(self.zone().origin(), &query.name).filter(|_| query.kind == RecordType::TXT)?;
         let roster = self.roster();
         let known = roster.addresses.values().any(|(v4, v6)| match from.to_canonical() {
             IpAddr::V4(from) => v4.contains(&from),
@@ -213,19 +226,21 @@ impl Redirector {
             return None;
         }
         let prefix = Prefix::of(address);
+        let wait = self.config.probe.wait;
+        let (until, most) = if looks_on { (Until::Found, wait + LOOKS_ON) } else { (Until::Measured, wait) };
+        // Before anything is set going: it may be over at once.
+        let known = may_wait.then(|| Patience { known: self.waiters().wait(prefix, until), most });
         let placement = self.clients().placement(now, prefix, self.config.sources.hints);
-        if placement.rtt.is_none() && self.config.probes() {
-            let (tell, known) = oneshot::channel();
-            let probe = Probe { address, search: false, known: may_wait.then_some(tell) };
-            if self.probes().try_send(probe).is_ok() && may_wait {
-                return Some(Resolved::Wait(Patience { known, most: self.config.probe.wait }));
-            }
-        }
         let own = self.own_cluster(&placement, &roster);
         if own.is_some() {
             // Near itself, it looks for who is nearer still.
-            self.send_scouts(now, address, prefix);
+            self.send_scouts(now, Quest { address, resolver: prefix, first: false });
             self.tell(now, prefix, &placement, &roster);
+        }
+        if self.is_worth_a_moment(address, &placement, looks_on)
+            && let Some(patience) = known
+        {
+            return Some(Resolved::Wait(patience));
         }
         if self.config.sources.hints && placement.near.is_none() {
             // Somebody else may be near, and will have said so by then.
@@ -233,6 +248,16 @@ impl Redirector {
         }
         let near = placement.near.as_deref().cloned().or(own);
         Some(Resolved::Answer(scout_answer(&query.name, &Report { rtt: placement.rtt, near }), 0))
+    }
+
+    /// Whether more will be known of a prefix in a moment than a scout could report of it now: its distance, which is measured from
+    /// now on, or a nearer cluster, if this server's scouts are on their way.
+    fn is_worth_a_moment(&self, address: IpAddr, placement: &Placement, looks_on: bool) -> bool {
+        if placement.rtt.is_none() && self.config.probes() {
+            return self.probes().try_send(Probe { address, search: false }).is_ok();
+        }
+        let is_near = placement.level > Level::GLOBAL && placement.near.is_none();
+        looks_on && is_near && self.clients().is_scouted(Prefix::of(address))
     }
 
     /// Tells the index of a prefix near this server, so that farther servers hand it over.
@@ -287,9 +312,64 @@ fn first_host(prefix: Prefix) -> IpAddr {
     }
 }
 
+/// How much longer than for its own measurement a scout lets its answer wait until its neighbours have said how near they are.
+/// They are within the first threshold, and measure at once. \[guess\]
+const LOOKS_ON: Duration = Duration::from_millis(150);
+
 /// The prefix a client subnet lies in, if it is no wider than we tell apart, and its bits as the answer's scope.
 fn whole_prefix(subnet: Subnet) -> Option<(Prefix, u8)> {
     let address = subnet.address?;
     let unit = if address.is_ipv4() { 24 } else { 48 };
     (subnet.prefix >= unit).then(|| (Prefix::of(address), unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, sync::Arc};
+
+    use atoll_overlay::{Alone, Key, Roles};
+
+    use super::*;
+    use crate::{
+        Config,
+        roster::{Proxy, Ring},
+    };
+
+    const RESOLVER: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 53));
+
+    /// A node that is alone in its innermost cluster with another, and what it was told to do.
+    fn redirector() -> (Redirector, tokio::sync::mpsc::Receiver<Errand>) {
+        let me = NodeInfo::new(NodeId::from(Key::ZERO), Roles::DNSSRV.with(Roles::PROXY));
+        let (redirector, _probes, errands) = Redirector::new(Config::default(), Arc::new(Alone::new(me))).unwrap();
+        let proxy = |last| Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100 };
+        let ring = || Ring {
+            cluster: Key::ZERO,
+            members: BTreeSet::new(),
+            live: vec![proxy(1), proxy(2)],
+            unseen: Vec::new(),
+            servers: Vec::new(),
+        };
+        let me = Server { id: NodeId::from(Key::ZERO), v4: Some([192, 0, 2, 1].into()), v6: None, cluster: None };
+        redirector.set_roster(Roster { me: Some(me), rings: vec![ring(), ring(), ring()], ..Roster::default() });
+        (redirector, errands)
+    }
+
+    #[test]
+    fn what_a_busy_moment_made_look_far_is_told_as_near_once_a_quieter_one_measured_it() {
+        let (redirector, mut errands) = redirector();
+        let (now, prefix) = (Instant::now(), Prefix::of(RESOLVER));
+        let mut told = || {
+            redirector.came_nearer(prefix);
+            match errands.try_recv() {
+                Ok(Errand::Tell(_, near)) => Some((near.level.0, near.proxies.len())),
+                _ => None,
+            }
+        };
+        redirector.measured(now, prefix, Source::TcpConnect, Duration::from_millis(41));
+        assert_eq!(told(), Some((1, 2)), "nobody knows how far the other is");
+        redirector.measured(now, prefix, Source::TcpConnect, Duration::from_millis(17));
+        redirector.clients().heard(now, prefix, [(IpAddr::from([192, 0, 2, 2]), Duration::from_millis(24))]);
+        assert_eq!(told(), Some((2, 1)), "and the other is not");
+        assert_eq!(told(), None, "once");
+    }
 }

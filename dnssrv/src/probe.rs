@@ -2,10 +2,10 @@
 //! process may open a ping socket. Rate-limited per prefix and in all, jittered, never in the way of an answer.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use rand::RngExt as _;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     net::{TcpStream, UdpSocket},
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     task::JoinSet,
     time::timeout,
 };
@@ -32,20 +32,48 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut wishes: mpsc::Receiver<
     let mut recent = Recent::new(redirector.config.limits.prefixes.max(1));
     // At the given rate no more than this many can be under way at once.
     let mut probes = JoinSet::new();
-    while let Some(Probe { address, search, known }) = wishes.recv().await {
+    let under_way = Arc::new(UnderWay::default());
+    while let Some(Probe { address, search }) = wishes.recv().await {
+        let prefix = Prefix::of(address);
         while probes.try_join_next().is_some() {}
         let now = Instant::now();
         let jitter = rand::rng().random_range(0.0..0.5);
-        if !recent.may(now, Prefix::of(address), config.interval.mul_f64(1.0 + jitter)) {
-            redirector.waiters().release(Prefix::of(address));
+        if !recent.may(now, prefix, config.interval.mul_f64(1.0 + jitter)) {
+            // Several questions, and other servers', may wait for the one that is under way.
+            if !under_way.has(prefix) {
+                redirector.waiters().release(prefix);
+            }
             continue;
         }
+        under_way.begins(prefix);
         pace.wait().await;
-        probes.spawn(probe(Arc::clone(&redirector), address, search, known));
+        probes.spawn(probe(Arc::clone(&redirector), Arc::clone(&under_way), address, search));
     }
 }
 
-async fn probe(redirector: Arc<Redirector>, address: IpAddr, search: bool, known: Option<oneshot::Sender<()>>) {
+/// Prefixes whose first measurement is not there yet.
+#[derive(Debug, Default)]
+struct UnderWay(Mutex<BTreeSet<Prefix>>);
+
+impl UnderWay {
+    fn begins(&self, prefix: Prefix) {
+        self.prefixes().insert(prefix);
+    }
+
+    fn ends(&self, prefix: Prefix) {
+        self.prefixes().remove(&prefix);
+    }
+
+    fn has(&self, prefix: Prefix) -> bool {
+        self.prefixes().contains(&prefix)
+    }
+
+    fn prefixes(&self) -> MutexGuard<'_, BTreeSet<Prefix>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn probe(redirector: Arc<Redirector>, under_way: Arc<UnderWay>, address: IpAddr, search: bool) {
     let sources = &redirector.config.sources;
     let limit = redirector.config.probe.timeout;
     let port = SocketAddr::new(address, redirector.config.probe.port);
@@ -75,27 +103,41 @@ async fn probe(redirector: Arc<Redirector>, address: IpAddr, search: bool, known
     if !has_first {
         note(second.as_mut().await);
     }
+    under_way.ends(prefix);
     redirector.probed(address, search);
-    if let Some(known) = known {
-        // Whoever waited may have been answered meanwhile.
-        let _ = known.send(());
-    }
     if has_first {
         note(second.await);
     }
+    let again = async || match first.0 {
+        Source::TcpConnect => note((first.0, measure(sources.tcp_connect, limit, connect(port)).await)),
+        _ => note((first.0, measure(sources.icmp, limit, async { echo(address).await.ok() }).await)),
+    };
+    let level = || redirector.own(Instant::now(), prefix);
     // One that a busy moment held up says too much: the least of a few counts, of some more where little decides the level.
     for time in 1..MOST_TIMES {
-        let (_, rtt) = redirector.own(Instant::now(), prefix);
-        if time >= TIMES && !rtt.is_some_and(|rtt| is_just_over(rtt, &redirector.config.thresholds)) {
+        if time >= TIMES && !level().1.is_some_and(|rtt| is_just_over(rtt, &redirector.config.thresholds)) {
             break;
         }
-        let pause = APART.mul_f64(rand::rng().random_range(0.5..1.5));
-        tokio::time::sleep(pause).await;
-        match first.0 {
-            Source::TcpConnect => note((first.0, measure(sources.tcp_connect, limit, connect(port)).await)),
-            _ => note((first.0, measure(sources.icmp, limit, async { echo(address).await.ok() }).await)),
+        tokio::time::sleep(about(APART)).await;
+        again().await;
+    }
+    // The moment at which a prefix turns up may be busy for seconds: all who are to know of it measure it then.
+    for pause in LATER {
+        let (before, rtt) = level();
+        if before == redirector.zone().innermost() || rtt.is_none_or(|rtt| rtt > FAR) {
+            break;
+        }
+        tokio::time::sleep(about(pause)).await;
+        again().await;
+        if level().0 > before {
+            redirector.came_nearer(prefix);
         }
     }
+}
+
+/// Half as long to half as long again.
+fn about(time: Duration) -> Duration {
+    time.mul_f64(rand::rng().random_range(0.5..1.5))
 }
 
 /// Whether an RTT is over a level's threshold by so little that a quieter moment might bring it under.
@@ -108,11 +150,15 @@ async fn measure(on: bool, limit: Duration, rtt: impl Future<Output = Option<Dur
     if on { timeout(limit, rtt).await.ok().flatten() } else { None }
 }
 
-/// The time until a connect is taken or refused. None if it is neither.
+/// The time until a connect is taken or refused. None if it is neither. Of one that is taken the system knows the handshake's
+/// own time, to which no busy moment of this process adds.
 async fn connect(to: SocketAddr) -> Option<Duration> {
     let began = Instant::now();
     match TcpStream::connect(to).await {
-        Ok(_) => Some(began.elapsed()),
+        Ok(stream) => {
+            let (seen, measured) = (began.elapsed(), atoll_sys::tcp::round_trip(&stream));
+            Some(measured.ok().flatten().map_or(seen, |handshake| handshake.smoothed.min(seen)))
+        }
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Some(began.elapsed()),
         Err(_) => None,
     }
@@ -152,6 +198,11 @@ const JUST_OVER: f64 = 1.25;
 /// The time between two of them, jittered. \[guess\]
 const APART: Duration = Duration::from_millis(100);
 
+/// When what was measured at first is measured again. \[guess\]
+const LATER: [Duration; 3] = [Duration::from_millis(700), Duration::from_secs(2), Duration::from_secs(8)];
+/// Past this no quieter moment makes a prefix near. \[guess\]
+const FAR: Duration = Duration::from_millis(120);
+
 /// Prefixes probed lately.
 struct Recent {
     until: BTreeMap<Prefix, Instant>,
@@ -183,7 +234,10 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
+    use atoll_overlay::{Alone, Key, NodeId, NodeInfo, Roles};
+
     use super::*;
+    use crate::{Config, Probes, Sources, waiters::Until};
 
     #[test]
     fn a_prefix_is_probed_once_in_a_while_and_the_memory_of_it_is_bounded() {
@@ -206,6 +260,36 @@ mod tests {
             .filter(|ms| is_just_over(Duration::from_millis(*ms), &thresholds))
             .collect();
         assert_eq!(over, [20, 24, 60, 74]);
+    }
+
+    /// A resolver that is asked after by another server and asks by itself in the same moment was answered as if nobody could
+    /// measure it.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_second_wish_for_a_prefix_ends_nobodys_wait_for_the_first() {
+        // The queue of this listener has room for one connection, which is here: further ones stay unanswered.
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        socket.listen(0).unwrap();
+        let listener: std::net::TcpListener = socket.into();
+        let port = listener.local_addr().unwrap().port();
+        let _first = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let probe = Probes { port, scouts: 0, ..Probes::default() };
+        let config = Config { probe, sources: Sources { icmp: false, ..Sources::default() }, ..Config::default() };
+        let me = NodeInfo::new(NodeId::from(Key::ZERO), Roles::DNSSRV);
+        let (redirector, probes, _errands) = Redirector::new(config, Arc::new(Alone::new(me))).unwrap();
+        let redirector = Arc::new(redirector);
+        let prober = tokio::spawn(run(Arc::clone(&redirector), probes));
+        let [silent, refusing] = [[127, 0, 0, 1], [127, 0, 9, 1]].map(IpAddr::from);
+        let wait = |address| redirector.waiters().wait(Prefix::of(address), Until::Found);
+        let [mut waiting, marker] = [silent, refusing].map(wait);
+        for address in [silent, silent, refusing] {
+            redirector.probes().send(Probe { address, search: false }).await.unwrap();
+        }
+        marker.await.expect("the third wish came true, so the second was seen");
+        assert!(waiting.try_recv().is_err(), "the first is under way");
+        waiting.await.expect("it ends at the time-out");
+        prober.abort();
     }
 
     #[tokio::test]

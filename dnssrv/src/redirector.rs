@@ -16,7 +16,7 @@ use hickory_proto::{
     rr::{DNSClass, RecordType},
 };
 use rand::RngExt as _;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
     Config, Mode, ServeError, Source, Stats, Transport,
@@ -77,10 +77,20 @@ pub(crate) struct Redirector {
 pub(crate) struct Probe {
     /// Whom to probe.
     pub(crate) address: IpAddr,
-    /// Whether scouts are to go there, too.
+    /// Whether scouts are to go there, too, wherever it is; to what turns out to be near they go anyway.
     pub(crate) search: bool,
-    /// Told when it is known, if another server waits for it.
-    pub(crate) known: Option<oneshot::Sender<()>>,
+}
+
+/// What scouts are sent for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Quest {
+    /// The address they are to measure.
+    pub(crate) address: IpAddr,
+    /// The resolver for whose sake.
+    pub(crate) resolver: Prefix,
+    /// Whether a question waits for it here, rather than at the server that sent this one as a scout. Scouts of the first search
+    /// look among their own neighbours before they answer; those of theirs do not, or all would wait for each other.
+    pub(crate) first: bool,
 }
 
 /// Something to do in the index.
@@ -92,8 +102,8 @@ pub(crate) enum Errand {
     AskSoon(Prefix),
     /// Say that this server's cluster is.
     Tell(Prefix, Near),
-    /// Find the cluster nearest to an address's prefix, for the sake of a resolver.
-    Search(IpAddr, Prefix),
+    /// Find the cluster nearest to an address's prefix.
+    Search(Quest),
 }
 
 /// What becomes of a query.

@@ -80,7 +80,8 @@ fn encode_whole(answer: &Answer, frame: &Frame<'_>) -> Option<Vec<u8>> {
     bytes.extend(question);
     let offset = u32::try_from(bytes.len()).ok()?;
     let mut encoder = BinEncoder::with_offset(&mut bytes, offset);
-    encoder.set_max_size(frame.limit.saturating_sub(u16::try_from(opt.len()).ok()?));
+    // It writes names whole before it shortens them: what fits is seen at the end.
+    encoder.set_max_size(u16::MAX);
     remember_question(&mut encoder, question);
     for record in [&answer.answers, &answer.authority, &answer.additional].into_iter().flatten() {
         record.emit(&mut encoder).ok()?;

@@ -258,6 +258,13 @@ impl Roster {
     }
 }
 
+impl Server {
+    /// Its addresses.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+}
+
 impl Proxy {
     /// The address of a family.
     pub(crate) fn address(&self, family: Family) -> Option<IpAddr> {

@@ -4,6 +4,7 @@
 //! ```text
 //!   this server                      a few servers of different clusters
 //!      |-- NONCE.ADDRESS.scout.ns.ZONE TXT -->|   probes the address, 60 ms at most
+//!      |                                        |   NONCE ends in `x`: if near, asks its neighbours, too, 150 ms at most
 //!      |<------- RTT, its own id, the cluster it is near with --------|
 //! ```
 //!
@@ -37,7 +38,7 @@ use tokio::{net::UdpSocket, task::JoinSet, time::timeout};
 use crate::{
     client::Scouts,
     near::{Near, Reader},
-    redirector::Redirector,
+    redirector::{Quest, Redirector},
     zone::Zone,
 };
 
@@ -50,22 +51,25 @@ pub(crate) struct Report {
     pub(crate) near: Option<Near>,
 }
 
-/// Finds the cluster nearest to an address, and how far the nodes asked are from it. The servers that `resolver` is referred to
+/// Finds the cluster nearest to an address, and how far the nodes asked are from it. The servers that the resolver is referred to
 /// are asked whatever their distance: they are asked next, and then know it.
-pub(crate) async fn search(redirector: Arc<Redirector>, address: IpAddr, resolver: Prefix) {
+pub(crate) async fn search(redirector: Arc<Redirector>, quest: Quest) {
+    let Quest { address, resolver, first: looks_on } = quest;
     let prefix = Prefix::of(address);
     let (own, rtt) = redirector.own(Instant::now(), prefix);
     let me = redirector.index.me();
     let innermost = redirector.zone().innermost();
-    let chosen = match own == innermost {
-        true => fellows(&me, servers_within(&redirector, own)),
-        false => abroad(&me, known_within(&redirector, own), own, rtt),
+    let thresholds = &redirector.config.thresholds;
+    let (chosen, beside) = match own == innermost {
+        true => (fellows(&me, servers_within(&redirector, own)), Vec::new()),
+        false => abroad(&me, known_within(&redirector, own), own, rtt, thresholds),
     };
     let servers = redirector.servers_of(resolver);
-    let first = known_of(&redirector, &servers, &chosen);
+    let told = known_of(&redirector, &servers, &chosen);
+    let at_once = [servers, beside].concat();
     let mut asked: Vec<NodeId> = Vec::new();
-    let mut search = Search { redirector, address, own, rtt, near: None };
-    for round in rounds(search.redirector.zone(), &servers, [first, chosen].concat(), search.scouts()) {
+    let mut search = Search { redirector, address, looks_on, own, rtt, near: None };
+    for round in rounds(search.redirector.zone(), &at_once, [told, chosen].concat(), search.scouts()) {
         asked.extend(round.iter().map(|node| node.id));
         let again = search.send(round).await;
         search.redirector.scouts_found(prefix, search.nearer(), Scouts::Heard);
@@ -89,6 +93,8 @@ pub(crate) async fn search(redirector: Arc<Redirector>, address: IpAddr, resolve
 struct Search {
     redirector: Arc<Redirector>,
     address: IpAddr,
+    /// Whether scouts that are near are to ask their neighbours before they answer.
+    looks_on: bool,
     /// This server's own level to the address, and RTT.
     own: Level,
     rtt: Option<Duration>,
@@ -101,8 +107,8 @@ impl Search {
     async fn send(&mut self, nodes: Vec<NodeInfo>) -> Vec<NodeInfo> {
         let mut asked = JoinSet::new();
         for node in nodes {
-            let (redirector, address) = (Arc::clone(&self.redirector), self.address);
-            asked.spawn(async move { (ask(&redirector, &node, address).await.ok(), node) });
+            let (redirector, address, looks_on) = (Arc::clone(&self.redirector), self.address, self.looks_on);
+            asked.spawn(async move { (ask(&redirector, &node, address, looks_on).await.ok(), node) });
         }
         let prefix = Prefix::of(self.address);
         let mut again = Vec::new();
@@ -151,11 +157,11 @@ fn known_of(redirector: &Redirector, servers: &[NodeId], others: &[NodeInfo]) ->
     nodes
 }
 
-async fn ask(redirector: &Redirector, node: &NodeInfo, address: IpAddr) -> io::Result<Report> {
+async fn ask(redirector: &Redirector, node: &NodeInfo, address: IpAddr, looks_on: bool) -> io::Result<Report> {
     let to = node.v4.first().copied().map(IpAddr::V4).or_else(|| node.v6.first().copied().map(IpAddr::V6));
     let to = SocketAddr::new(to.ok_or(io::ErrorKind::AddrNotAvailable)?, redirector.config.probe.scout_port);
     let nonce: u64 = rand::rng().random();
-    let name = question(redirector.zone().origin(), nonce, address).ok_or(io::ErrorKind::InvalidInput)?;
+    let name = question(redirector.zone().origin(), nonce, address, looks_on).ok_or(io::ErrorKind::InvalidInput)?;
     let mut message = Message::query();
     message.add_query(Query::query(name, RecordType::TXT));
     let bytes = message.to_vec().map_err(io::Error::other)?;
@@ -185,15 +191,28 @@ fn fellows(me: &NodeInfo, nodes: Vec<NodeInfo>) -> Vec<NodeInfo> {
     nodes.into_iter().filter(|node| node.id != me.id && !node.draining).take(FELLOWS).collect()
 }
 
-/// Servers of different clusters one level further in than `own`, those first that may be near a prefix at this RTT.
-fn abroad(me: &NodeInfo, mut nodes: Vec<NodeInfo>, own: Level, rtt: Option<Duration>) -> Vec<NodeInfo> {
+/// Servers of different clusters one level further in than `own`, those first that may be near a prefix at this RTT. Which of them
+/// are to be asked at once comes second: neighbours of this server's own cluster there. They are the quickest to answer, and where
+/// this server is near, one of them may be nearer.
+fn abroad(
+    me: &NodeInfo,
+    mut nodes: Vec<NodeInfo>,
+    own: Level,
+    rtt: Option<Duration>,
+    thresholds: &[Duration],
+) -> (Vec<NodeInfo>, Vec<NodeId>) {
     let gap = |node: &NodeInfo| match (node.rtt, rtt) {
         (Some(there), Some(rtt)) => there.abs_diff(rtt),
         (_, _) => UNKNOWN_GAP,
     };
-    let cluster = |node: &NodeInfo| node.clusters.get(usize::from(own.0)).copied().unwrap_or(Key::ZERO);
+    let further_in = usize::from(own.0);
+    let cluster = |node: &NodeInfo| node.clusters.get(further_in).copied().unwrap_or(Key::ZERO);
     nodes.retain(|node| node.id != me.id && !node.draining);
     nodes.sort_by_key(|node| (gap(node), node.id));
+    let mine = Some(cluster(me)).filter(|mine| own > Level::GLOBAL && *mine != Key::ZERO);
+    let threshold = thresholds.get(further_in).copied().unwrap_or_default();
+    let may_be_near = |node: &&NodeInfo| Some(cluster(node)) == mine && gap(node) < threshold;
+    let beside = nodes.iter().filter(may_be_near).take(BESIDE).map(|node| node.id).collect();
     let (mut seen, mut others) = (Vec::new(), Vec::new());
     nodes.retain(|node| {
         let new = !seen.contains(&cluster(node));
@@ -206,7 +225,7 @@ fn abroad(me: &NodeInfo, mut nodes: Vec<NodeInfo>, own: Level, rtt: Option<Durat
     });
     // One of each cluster; then, as far as rounds go, more of those that may be near.
     nodes.extend(others);
-    nodes
+    (nodes, beside)
 }
 
 /// Whom to ask together, and whom next. Certain servers and those of the apex are told of the prefix in the first round whatever
@@ -232,29 +251,32 @@ fn better(one: Option<Near>, other: Option<Near>) -> Option<Near> {
 }
 
 /// The name a scout is asked by.
-fn question(origin: &Name, nonce: u64, address: IpAddr) -> Option<Name> {
+fn question(origin: &Name, nonce: u64, address: IpAddr, looks_on: bool) -> Option<Name> {
     let address = match address {
         IpAddr::V4(v4) => format!("{:08x}", u32::from(v4)),
         IpAddr::V6(v6) => format!("{:032x}", u128::from(v6)),
     };
-    let labels = [format!("{nonce:016x}"), address, SCOUT.to_owned(), "ns".to_owned()];
+    let looks_on = if looks_on { "x" } else { "" };
+    let labels = [format!("{nonce:016x}{looks_on}"), address, SCOUT.to_owned(), "ns".to_owned()];
     Name::from_labels(labels.iter().map(String::as_bytes)).ok()?.append_domain(origin).ok()
 }
 
-/// The address a name asks to measure; none if it is no such name.
-pub(crate) fn asked(origin: &Name, name: &Name) -> Option<IpAddr> {
+/// The address a name asks to measure, and whether its neighbours are to be asked, too; none if it is no such name.
+pub(crate) fn asked(origin: &Name, name: &Name) -> Option<(IpAddr, bool)> {
     let depth = usize::from(name.num_labels().checked_sub(origin.num_labels())?);
     let labels: Vec<&[u8]> = name.iter().take(depth).collect();
-    let [_, address, scout, ns] = labels.as_slice() else { return None };
+    let [nonce, address, scout, ns] = labels.as_slice() else { return None };
+    let looks_on = nonce.last().is_some_and(|last| last.eq_ignore_ascii_case(&b'x'));
     if !scout.eq_ignore_ascii_case(SCOUT.as_bytes()) || !ns.eq_ignore_ascii_case(b"ns") {
         return None;
     }
     let address = std::str::from_utf8(address).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
-    match address.len() {
-        8 => Some(Ipv4Addr::from(u32::from_str_radix(address, 16).ok()?).into()),
-        32 => Some(Ipv6Addr::from(u128::from_str_radix(address, 16).ok()?).into()),
-        _ => None,
-    }
+    let address = match address.len() {
+        8 => Ipv4Addr::from(u32::from_str_radix(address, 16).ok()?).into(),
+        32 => Ipv6Addr::from(u128::from_str_radix(address, 16).ok()?).into(),
+        _ => return None,
+    };
+    Some((address, looks_on))
 }
 
 /// A report as a record's data.
@@ -293,6 +315,8 @@ const STRING: usize = 255;
 const VIEW: usize = 1024;
 /// Neighbours asked how far they are. \[guess\]
 const FELLOWS: usize = 16;
+/// Neighbours asked at once by a server that is near, but not at the innermost level. \[guess\]
+const BESIDE: usize = 6;
 /// Rounds of questions to servers abroad, while none finds itself near. \[guess\]
 const ROUNDS: usize = 3;
 /// What a server whose distance is unknown is taken to be off by: behind those that fit, before those that cannot. \[guess\]
@@ -330,17 +354,41 @@ mod tests {
             me.clone(),
         ];
         let rtt = Some(Duration::from_millis(100));
-        assert_eq!(numbers(&abroad(&me, nodes.clone(), Level(0), rtt)), [3, 5, 4, 1, 2]);
-        assert_eq!(numbers(&abroad(&me, nodes.clone(), Level(1), rtt)), [3, 2, 5, 4, 1]);
-        assert_eq!(numbers(&abroad(&me, nodes, Level(0), None)), [1, 2, 4, 5, 3]);
+        let check = |own, rtt, expected: [u8; 5]| {
+            let (chosen, beside) = abroad(&me, nodes.clone(), Level(own), rtt, &THRESHOLDS);
+            assert_eq!((numbers(&chosen), beside), (expected.to_vec(), Vec::new()));
+        };
+        check(0, rtt, [3, 5, 4, 1, 2]);
+        check(1, rtt, [3, 2, 5, 4, 1]);
+        check(0, None, [1, 2, 4, 5, 3]);
     }
+
+    #[test]
+    fn a_server_that_is_near_asks_those_neighbours_at_once_that_may_be_nearer() {
+        let me = node(9, None, [9, 9]);
+        // 24 ms from here: node 5, at 14 ms from here, may be at 10 ms from there; node 6, at 50 ms, cannot be under 26.
+        let nodes = vec![
+            node(1, Some(24), [9, 1]),
+            node(5, Some(14), [9, 9]),
+            node(6, Some(50), [9, 9]),
+            node(7, Some(4), [9, 9]),
+        ];
+        let (_, beside) = abroad(&me, nodes.clone(), Level(1), Some(Duration::from_millis(24)), &THRESHOLDS);
+        assert_eq!(beside, [nodes[1].id]);
+        let (_, far) = abroad(&me, nodes, Level(0), Some(Duration::from_millis(100)), &THRESHOLDS);
+        assert!(far.is_empty(), "in a region of this server's own nobody need be nearer than it");
+    }
+
+    const THRESHOLDS: [Duration; 2] = [Duration::from_millis(60), Duration::from_millis(20)];
 
     #[test]
     fn a_question_names_the_address_and_nothing_else_is_one() {
         let origin = Name::from_ascii("nyud.example.").unwrap();
         for address in ["192.0.2.7", "2001:db8::7"].map(|text| text.parse::<IpAddr>().unwrap()) {
-            let name = question(&origin, 7, address).unwrap();
-            assert_eq!(asked(&origin, &name), Some(address));
+            for looks_on in [false, true] {
+                let name = question(&origin, 7, address, looks_on).unwrap();
+                assert_eq!(asked(&origin, &name), Some((address, looks_on)));
+            }
         }
         for wrong in ["scout.ns", "x.c0000207.scout.ns.ns", "x.c000020.scout.ns", "c0000207.scout.ns"] {
             let name = Name::from_ascii(format!("{wrong}.nyud.example.")).unwrap();

@@ -57,7 +57,9 @@ struct State {
 #[derive(Debug, Clone)]
 struct Kept {
     data: Vec<u8>,
-    /// Seconds since 1970 from which on it is made anew.
+    /// Seconds since 1970 when it begins to be valid: before, it is made anew, the clock having been set back.
+    from: u32,
+    /// The same, from which on it is made anew.
     until: u32,
 }
 
@@ -96,7 +98,8 @@ impl Signer {
         let bodies = self.bodies(set);
         let id = self.id(&owner, first, &bodies);
         let mut state = self.state();
-        if let Some(kept) = state.find(id, self.config.signatures / 2).filter(|kept| occasion.wall < kept.until) {
+        let is_good = |kept: &Kept| (kept.from..kept.until).contains(&occasion.wall);
+        if let Some(kept) = state.find(id, self.config.signatures / 2).filter(is_good) {
             return Ok(signature(first, kept.data));
         }
         let rate = f64::from(self.config.per_second);
@@ -110,7 +113,8 @@ impl Signer {
         metrics::counter!("atoll_dns_signatures_total").increment(1);
         if keep {
             let fresh = u32::try_from(self.config.validity.as_secs() / 4).unwrap_or(u32::MAX);
-            let kept = Kept { data: data.clone(), until: occasion.wall.saturating_add(fresh) };
+            let (from, until) = (begins(occasion.wall), occasion.wall.saturating_add(fresh));
+            let kept = Kept { data: data.clone(), from, until };
             self.state().keep(id, kept, self.config.signatures / 2);
         }
         Ok(signature(first, data))
@@ -118,7 +122,7 @@ impl Signer {
 
     fn make(&self, owner: &Name, first: &Record, bodies: &[Vec<u8>], wall: u32) -> Option<Vec<u8>> {
         let validity = u32::try_from(self.config.validity.as_secs()).unwrap_or(u32::MAX);
-        let inception = wall.saturating_sub(seconds(BACKDATED));
+        let inception = begins(wall);
         let kind = u16::from(first.record_type()).to_be_bytes();
         // The "*" of a wildcard's own name is not counted (RFC 4034 3.1.3).
         let wild = owner.iter().next() == Some(b"*");
@@ -219,6 +223,11 @@ fn canonical(data: &RData) -> Vec<u8> {
     bytes
 }
 
+/// When a signature made now begins to be valid.
+fn begins(wall: u32) -> u32 {
+    wall.saturating_sub(seconds(BACKDATED))
+}
+
 /// How far back signatures begin, for resolvers whose clocks are slow. \[guess\]
 const BACKDATED: Duration = Duration::from_secs(3600);
 /// How long the key may be kept. \[guess\]
@@ -283,6 +292,21 @@ mod tests {
         let quarter = 86_400;
         assert_eq!(data(&signer.sign(&[&set], at(1_000_000 + quarter - 1), true).unwrap()), first);
         assert_ne!(data(&signer.sign(&[&set], at(1_000_000 + quarter), true).unwrap()), first);
+    }
+
+    #[test]
+    fn d12_after_the_clock_was_set_back_no_signature_begins_in_the_future() {
+        let signer = signer(10, 10);
+        let set = record("www.nyud.example.", "a.example.");
+        let begin = |wall| {
+            let data = data(&signer.sign(&[&set], at(wall), true).unwrap());
+            u32::from_be_bytes(data[12..16].try_into().unwrap())
+        };
+        let ahead = 1_000_000;
+        assert_eq!(begin(ahead), ahead - 3_600);
+        assert_eq!(begin(ahead - 3_600), ahead - 3_600, "an hour back it is just valid");
+        assert_eq!(begin(ahead - 3_601), ahead - 7_201);
+        assert_eq!(begin(ahead - 3_500), ahead - 7_201, "and the later one is forgotten");
     }
 
     #[test]
