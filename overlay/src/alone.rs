@@ -102,6 +102,10 @@ impl Index for Alone {
         vec![LevelInfo { level: Level::GLOBAL, threshold: None, cluster: Key::ZERO, size: 1, neighbours: Vec::new() }]
     }
 
+    fn is_alone(&self) -> bool {
+        true
+    }
+
     fn observe(&self, _: Prefix, _: Duration) {}
 
     async fn spread(&self, record: Bytes) -> Result<(), IndexError> {

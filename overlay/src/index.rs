@@ -62,6 +62,12 @@ pub trait Index: Send + Sync {
     /// The levels with their thresholds and this node's cluster at each, widest (0) first.
     fn levels(&self) -> Vec<LevelInfo>;
 
+    /// Whether this node knows nobody at all: then nobody else can be asked or told anything, and it is the root of every key. Cheap,
+    /// and true of this very moment only.
+    fn is_alone(&self) -> bool {
+        false
+    }
+
     /// Reports a measured RTT between this node and a client or resolver prefix; kept as a hint for other nodes under the
     /// hashed prefix key. Never blocks.
     fn observe(&self, prefix: Prefix, rtt: Duration);

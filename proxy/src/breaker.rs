@@ -42,7 +42,7 @@ pub struct BreakerConfig {
 
 impl Default for BreakerConfig {
     fn default() -> Self {
-        Self { failures: 8, successes: 3, pause_first: Duration::from_secs(1), pause_most: Duration::from_secs(30) }
+        Self { failures: 16, successes: 3, pause_first: Duration::from_secs(1), pause_most: Duration::from_secs(30) }
     }
 }
 

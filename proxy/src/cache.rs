@@ -47,7 +47,8 @@ pub(crate) struct Cache {
     pub(crate) flights: Arc<Flights>,
     /// What is no longer to be used.
     pub(crate) purges: Arc<Purges>,
-    pub(crate) announcer: Announcer,
+    /// Told through [`Cache::announcer`].
+    pub(crate) announces: Announcer,
     pub(crate) counters: Arc<Counters>,
     /// Where answers to clients are noted.
     pub(crate) log: Option<Arc<AccessLog>>,
@@ -234,7 +235,7 @@ impl Cache {
             origins: OriginRules::new(&config.origins)?,
             origin: OriginClient::new(&config, resolver, Arc::clone(&counters)),
             flights: Flights::new(config.limits.flights, config.limits.waiters),
-            announcer: Announcer::new(Arc::clone(&index), config.peers.clone()),
+            announces: Announcer::new(Arc::clone(&index), config.peers.clone()),
             company: Company::of(index.as_ref()),
             places: Arc::new(Semaphore::new(config.limits.requests)),
             stop: watch::Sender::new(false),
@@ -259,6 +260,11 @@ impl Cache {
             streams,
             config,
         })
+    }
+
+    /// Who tells the index of copies. `None`: there is nobody to be told; what somebody asks for once there is, is announced then.
+    pub(crate) fn announcer(&self) -> Option<&Announcer> {
+        (!self.index.is_alone()).then_some(&self.announces)
     }
 
     /// A peer was caught: it is left alone for long, and the operator learns of it.

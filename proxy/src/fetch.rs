@@ -145,6 +145,11 @@ impl Fetch {
                     }
                     self.ask_origin().await
                 }
+                Step::Alone => {
+                    self.keeper.without_lease();
+                    trace.note("origin", || "asked, since nobody else is there".to_owned());
+                    self.ask_origin().await
+                }
                 Step::Marked(Marker::Pass(span)) => {
                     self.cache.passing.put(self.wanted.key, (), span);
                     Outcome::End(End::Again)

@@ -303,7 +303,8 @@ impl Head {
         if self.told.load(Ordering::Relaxed) != second {
             self.told.store(second, Ordering::Relaxed);
             self.hits.fetch_sub(hits, Ordering::Relaxed);
-            cache.announcer.hits(self.key, hits, left, || {
+            let Some(announcer) = cache.announcer() else { return };
+            announcer.hits(self.key, hits, left, || {
                 Meta::decode_stored(&object.head().metadata)
                     .map_or_else(Reference::fetching, |meta| Reference::whole_of(&meta))
             });

@@ -37,6 +37,8 @@ struct Held {
 struct State {
     key: Key,
     lease: Option<Lease>,
+    /// None was asked for, since there was nobody to ask.
+    leaseless: bool,
     /// Bytes have come: the copy is announced and kept so.
     announced: bool,
     /// The next beat is to announce it.
@@ -51,7 +53,7 @@ pub(crate) enum Kept<T> {
 
 impl Keeper {
     pub(crate) fn start(cache: &Arc<Cache>, lead: &Lead, key: Key) -> Self {
-        let state = Mutex::new(State { key, lease: None, announced: false, due: false });
+        let state = Mutex::new(State { key, lease: None, leaseless: false, announced: false, due: false });
         let held = Arc::new(Held { cache: Arc::clone(cache), flight: lead.flight(), state });
         let (tell, superseded) = watch::channel(None);
         let task = tokio::spawn(keep(Arc::clone(&held), tell));
@@ -60,6 +62,11 @@ impl Keeper {
 
     pub(crate) fn hold(&self, lease: Lease) {
         self.held.state().lease = Some(lease);
+    }
+
+    /// The origin is asked without a lease, since nobody else is there. Should somebody come while the fetch goes on, one is asked for.
+    pub(crate) fn without_lease(&self) {
+        self.held.state().leaseless = true;
     }
 
     /// The first bytes are here, of so many. What is soon whole is announced as that, or with the next beat if it is not: until then
@@ -71,7 +78,9 @@ impl Keeper {
             state.due = true;
             return;
         }
-        self.held.cache.announcer.growing(state.key, &self.held.flight.reference());
+        if let Some(announcer) = self.held.cache.announcer() {
+            announcer.growing(state.key, &self.held.flight.reference());
+        }
     }
 
     /// Replaces the lease by a marker, beside what goes on.
@@ -88,6 +97,9 @@ impl Keeper {
         let lease = {
             let mut state = self.held.state();
             state.key = variant;
+            if state.leaseless {
+                return;
+            }
             state.lease.take()
         };
         let acquire = Acquire {
@@ -120,8 +132,10 @@ impl Keeper {
             });
         }
         // Peers are given fresh copies only.
-        if !fresh.is_zero() {
-            self.held.cache.announcer.whole(key, reference, fresh);
+        if !fresh.is_zero()
+            && let Some(announcer) = self.held.cache.announcer()
+        {
+            announcer.whole(key, reference, fresh);
         }
     }
 
@@ -159,6 +173,23 @@ impl Keeper {
 }
 
 impl Held {
+    /// A lease for what goes on already; or who else has one.
+    async fn lease_at_last(&self, key: Key, reference: &Reference) -> Option<Value> {
+        let ttl = self.cache.config.peers.reference_fill;
+        let acquire = Acquire { key, reference: reference.value(), ttl, failed: Vec::new() };
+        let acquired = self.cache.index.acquire(acquire).await;
+        let mut state = self.state();
+        state.leaseless = false;
+        match acquired {
+            Ok(Acquired::Granted(lease)) => {
+                state.lease = Some(lease);
+                None
+            }
+            Ok(Acquired::References(values)) => values.into_iter().next(),
+            Ok(Acquired::Marked(_)) | Err(_) => None,
+        }
+    }
+
     /// The index has its own time-out.
     async fn mark(&self, lease: Lease, marker: Marker) {
         if let Err(error) = self.cache.index.pass(lease, marker).await {
@@ -177,22 +208,35 @@ async fn keep(held: Arc<Held>, superseded: watch::Sender<Option<Value>>) {
     let mut told = Instant::now();
     loop {
         sleep(peers.beat).await;
-        let (lease, announced, due, key) = {
+        let (lease, announced, due, key, leaseless) = {
             let mut state = held.state();
             if held.flight.is_for_few() {
                 // Nobody else may have it: its lease lapses, and whoever asks next fetches anew.
-                state.lease = None;
+                (state.lease, state.leaseless) = (None, false);
                 state.announced = false;
             }
             let due = std::mem::take(&mut state.due);
-            (state.lease, state.announced, due, state.key)
+            (state.lease, state.announced, due, state.key, state.leaseless)
         };
         let reference = held.flight.reference();
         if announced && (due || told.elapsed() >= peers.reference_fill / 2) {
             told = Instant::now();
-            held.cache.announcer.growing(key, &reference);
+            if let Some(announcer) = held.cache.announcer() {
+                announcer.growing(key, &reference);
+            }
         }
-        let Some(lease) = lease else { continue };
+        let lease = match lease {
+            Some(lease) => lease,
+            None if leaseless && !held.cache.index.is_alone() => {
+                if let Some(value) = held.lease_at_last(key, &reference).await
+                    && !announced
+                {
+                    superseded.send_replace(Some(value));
+                }
+                continue;
+            }
+            None => continue,
+        };
         if let Ok(Beat::Superseded(value)) = held.cache.index.beat(&lease, reference.value()).await {
             held.state().lease = None;
             // Once bytes flow somebody depends on them, and this fetch goes on beside the other.

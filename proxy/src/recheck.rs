@@ -61,7 +61,7 @@ async fn recheck(cache: &Cache, wanted: &Wanted, after: Duration) {
     if let Err(error) = cache.store.remove(&store_key(wanted.key)).await {
         tracing::warn!(%error, url = %wanted.url, "a copy that is not the origin's could not be removed");
     }
-    cache.announcer.withdraw(wanted.key);
+    cache.announces.withdraw(wanted.key);
 }
 
 /// What a comparison came to.

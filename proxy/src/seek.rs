@@ -40,6 +40,8 @@ pub(crate) enum Step {
     Peer(Box<PeerFill>),
     /// The origin; without a lease the index did not grant it.
     Origin(Option<Lease>),
+    /// The origin: there is nobody else.
+    Alone,
     /// The key is marked: not shareable, or standing under variants.
     Marked(Marker),
     /// A fetcher that shares asked the origin and it failed.
@@ -76,6 +78,8 @@ pub(crate) struct Seek {
     rootless: bool,
     /// How often a holder was busy.
     busy: u32,
+    /// Nobody was asked anything.
+    alone: bool,
 }
 
 impl Seek {
@@ -102,9 +106,12 @@ impl Seek {
             asked: 0,
             rootless: false,
             busy: 0,
+            alone: cache.index.is_alone(),
         };
-        seek.look_near();
-        seek.ask_root(Reference::fetching());
+        if !seek.alone {
+            seek.look_near();
+            seek.ask_root(Reference::fetching());
+        }
         seek
     }
 
@@ -133,6 +140,9 @@ impl Seek {
 
     /// The next source. Never fails to name one within its budgets.
     pub(crate) async fn next(&mut self) -> Step {
+        if std::mem::take(&mut self.alone) {
+            return Step::Alone;
+        }
         loop {
             if self.failed.len() >= FAILED_MOST {
                 return Step::Origin(self.lease.take());

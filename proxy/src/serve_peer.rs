@@ -53,7 +53,7 @@ pub(crate) async fn handle<B>(cache: Arc<Cache>, peer: NodeId, request: Request<
             Some(waiter) => following(Arc::clone(&cache), peer, waiter, asked),
             None => {
                 // The index may name this node for what it has no more.
-                cache.announcer.withdraw(asked.key);
+                cache.announces.withdraw(asked.key);
                 return text(StatusCode::NOT_FOUND, "neither a copy nor a fetch under way\n");
             }
         },

@@ -353,7 +353,7 @@ async fn serve_peers(cache: Arc<Cache>, shared: Arc<Shared>, phases: watch::Rece
 
 async fn announce(cache: Arc<Cache>, phases: watch::Receiver<Phase>) {
     tokio::select! {
-        () = cache.announcer.run(&cache.store) => {}
+        () = cache.announces.run(&cache.store) => {}
         () = draining(phases) => {}
     }
 }

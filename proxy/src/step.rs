@@ -328,9 +328,11 @@ fn hit(cache: &Arc<Cache>, asked: &Asked, wanted: &Wanted, object: Object, meta:
     };
     match use_ {
         Use::Send(reason) => {
-            if reason.is_none() {
+            if reason.is_none()
+                && let Some(announcer) = cache.announcer()
+            {
                 let left = lifetime.fresh.saturating_sub(age);
-                cache.announcer.hit(wanted.key, left, || Reference::whole_of(&meta));
+                announcer.hit(wanted.key, left, || Reference::whole_of(&meta));
             }
             Hit::Found(Found::Stored { object, meta, ttl, reason })
         }

@@ -28,6 +28,12 @@ impl Node {
         self.config.levels().rev().map(level_info).collect()
     }
 
+    /// Whether no other node is known, dead or alive.
+    #[must_use]
+    pub const fn knows_nobody(&self) -> bool {
+        self.peers.len() == 0
+    }
+
     /// Live nodes; see [`crate::Index::nodes`].
     #[must_use]
     pub fn nodes(&self, query: &NodesQuery) -> Vec<NodeInfo> {

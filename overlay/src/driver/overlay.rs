@@ -297,6 +297,10 @@ impl Index for Overlay {
         self.0.shared.node().levels()
     }
 
+    fn is_alone(&self) -> bool {
+        self.0.shared.node().knows_nobody()
+    }
+
     fn observe(&self, prefix: Prefix, rtt: Duration) {
         // A hint that does not fit is measured again soon enough.
         let _ = self.0.requests.try_send(Request::Observe { prefix, rtt });
