@@ -31,6 +31,40 @@ async fn a_node_told_to_stop_finishes_its_downloads_and_told_twice_stops_at_once
     assert!(download.await.unwrap().is_err(), "the download outlived a node that was to stop at once");
 }
 
+/// Bytes of a small file, and how many of them the origin sends a second: four seconds.
+const SMALL: usize = 41_000;
+const TRICKLE: u64 = 10_000;
+
+// Two sources are lost one after the other while clients of the nodes that stay are in the middle of a body: one dies by SIGKILL, so
+// that its streams are reset, the other is stopped by SIGSTOP, so that its streams stay open and nothing comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_dies_or_stalls_in_the_middle_costs_nobody_else_a_byte() {
+    let folder = TempDir::new().unwrap();
+    let body: Bytes = (0..SMALL).map(|place| u8::try_from(place * 31 % 251).unwrap()).collect();
+    let origin = Origin::start(body.clone(), TRICKLE).await;
+    let whole = Ok(format!("200 {}", blake3::hash(&body)));
+    let mut network = Network::start(folder.path(), 3, &origin).await;
+    for (lost, signal, path) in [(2, "-KILL", "/dies"), (0, "-STOP", "/stalls")] {
+        let ask = |number: usize| {
+            let (http, host) = (network.nodes[number].http, network.host.clone());
+            tokio::spawn(async move { digest(http, &host, path).await })
+        };
+        let given = async |node: &crate::support::Node| {
+            let status = node.process.status().await.unwrap_or_default();
+            status["proxy"]["peer_bytes"].as_u64().unwrap_or(0)
+        };
+        let before = given(&network.nodes[1]).await;
+        let _own = ask(lost);
+        eventually("the origin has been asked", async || origin.requests_of(path) == 1).await;
+        let others: Vec<_> = (0..lost.max(2)).filter(|number| *number != lost).map(ask).collect();
+        eventually("a peer streams from it", async || given(&network.nodes[1]).await > before).await;
+        network.nodes[lost].process.signal(signal);
+        for other in others {
+            assert_eq!(other.await.unwrap(), whole, "{path}: {}", network.logs());
+        }
+    }
+}
+
 type Download = tokio::task::JoinHandle<Result<String, String>>;
 
 /// One node whose client is in the middle of a download; the origin has then been asked so often.

@@ -82,7 +82,7 @@ impl Fetch {
             vouched: crate::vouch::Vouched::default(),
         };
         Outcome::End(match self.join(meta, &begun).await {
-            Ok(()) => self.pump(answer.body, 0).await,
+            Ok(()) => self.pump(answer.body, begun.length).await,
             Err(end) => end,
         })
     }

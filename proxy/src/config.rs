@@ -421,6 +421,10 @@ pub struct Peers {
     /// lines are of no use. \[guess\]
     #[serde(with = "size")]
     pub slowest: u64,
+    /// How often the rest of an answer of which clients have a part is asked of the origin again, when it breaks off, refuses or
+    /// cannot be reached after the peer was lost that the part came from: after 250 ms, then twice that, and so on. Less: downloads
+    /// break off with an origin's hiccup, more: an origin that is down is asked more often. \[guess\]
+    pub resumes: u32,
     /// How often a fetcher beats its lease. Longer: a dead holder is noticed later. [design 2]
     #[serde(with = "span")]
     pub beat: Duration,
@@ -464,6 +468,7 @@ impl Default for Peers {
             patience: Duration::from_millis(1_500),
             stall: Duration::from_secs(1),
             slowest: 32 << 10,
+            resumes: 3,
             beat: Duration::from_millis(300),
             reference_fill: Duration::from_secs(20),
             reference_whole: Duration::from_secs(3600),

@@ -1,7 +1,7 @@
 //! Where bytes come from: one flight's fetch, from peers or the origin, into the store.
 //!
-//! A source that is lost is followed by the next, from the byte reached, under the same validator only, or by the origin's whole
-//! answer if it begins with what is there: copies are never mixed.
+//! A source that is lost is followed by the next, from the byte reached, under the same validator only, or by the origin
+//! ([`crate::follow_on`]): copies are never mixed.
 //! Of a copy from a peer no byte is shown, stored or passed on before its chunk is what its fetcher signed ([`crate::checked`]). So a
 //! peer that lies half way costs a change of source, and what came before it stands.
 //! Nothing that is short, failed or not whole ever replaces what is stored.
@@ -49,8 +49,17 @@ pub(crate) struct Stale {
 pub(crate) async fn lead(cache: Arc<Cache>, lead: Lead, wanted: Wanted, stale: Option<Stale>, mode: Mode) {
     let keeper = Keeper::start(&cache, &lead, wanted.key);
     let request = PeerRequest { key: wanted.key, url: wanted.url.clone(), from: None };
-    let mut fetch =
-        Fetch { cache: Arc::clone(&cache), lead, wanted, stale, mode, keeper, filling: None, born: PurgeNumber(0) };
+    let mut fetch = Fetch {
+        cache: Arc::clone(&cache),
+        lead,
+        wanted,
+        stale,
+        mode,
+        keeper,
+        filling: None,
+        all_anew: false,
+        born: PurgeNumber(0),
+    };
     let end = tokio::select! {
         end = fetch.run(request) => end,
         () = stopped(&cache) => End::Failed(Failure::Internal),
@@ -91,6 +100,8 @@ pub(crate) struct Fetch {
     pub(crate) mode: Mode,
     pub(crate) keeper: Keeper,
     pub(crate) filling: Option<Filling>,
+    /// The origin's answer to a question for the rest was of no use: all is asked for.
+    pub(crate) all_anew: bool,
     pub(crate) born: PurgeNumber,
 }
 
@@ -110,6 +121,8 @@ pub(crate) enum Outcome {
     Next(NodeId),
     /// A lower lease lives at this holder.
     Superseded(Value),
+    /// The origin did not bring the rest of what came from a peer before.
+    Broken(Failure),
 }
 
 impl Fetch {
@@ -118,12 +131,13 @@ impl Fetch {
             self.begins();
             return match self.ask_origin().await {
                 Outcome::End(end) => end,
-                // Without a lease nothing is given way to.
-                Outcome::Next(_) | Outcome::Superseded(_) => End::Failed(Failure::Internal),
+                // Without a lease nothing is given way to, and without peers nothing is followed.
+                Outcome::Next(_) | Outcome::Superseded(_) | Outcome::Broken(_) => End::Failed(Failure::Internal),
             };
         }
         let trace = self.wanted.trace.clone();
         let mut seek = Seek::new(&self.cache, request, trace.clone());
+        let mut broken = 0;
         loop {
             let outcome = match self.step(&mut seek).await {
                 Step::Peer(fill) => {
@@ -160,19 +174,32 @@ impl Fetch {
                 }
                 Step::Failed(failure) => Outcome::End(End::Failed(failure)),
             };
-            // Two that lost one source must not wait for each other: whoever asks this flight meanwhile is told.
-            self.lead.lost(!matches!(outcome, Outcome::End(_)));
             match outcome {
                 Outcome::End(end) => return end,
-                Outcome::Superseded(value) => seek.prefer(value),
-                Outcome::Next(holder) => {
-                    // What nobody has seen is no bond to that copy.
-                    self.filling.take_if(|filling| !filling.shown);
-                    let from = self.filling.as_ref().map(|filling| (filling.at, filling.answer.meta.validator));
-                    seek.lost(holder, from, self.lead.reference());
+                Outcome::Superseded(value) => {
+                    self.lead.lost(true);
+                    seek.prefer(value);
+                }
+                Outcome::Next(holder) => self.lose(&mut seek, Some(holder)),
+                Outcome::Broken(failure) => {
+                    broken += 1;
+                    if let Err(end) = self.pause(broken, failure).await {
+                        return end;
+                    }
+                    self.lose(&mut seek, None);
                 }
             }
         }
+    }
+
+    /// The source is gone, this peer or the origin: others are sought.
+    fn lose(&mut self, seek: &mut Seek, holder: Option<NodeId>) {
+        // Two that lost one source must not wait for each other: whoever asks this flight meanwhile is told.
+        self.lead.lost(true);
+        // What nobody has seen is no bond to that copy.
+        self.filling.take_if(|filling| !filling.shown);
+        let from = self.filling.as_ref().map(|filling| (filling.at, filling.answer.meta.validator));
+        seek.lost(holder, from, self.lead.reference());
     }
 
     /// Seeks on; a purge that comes after this moment is newer than what is found.

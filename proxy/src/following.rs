@@ -23,8 +23,17 @@ use crate::{
 
 /// The frames for one peer.
 pub(crate) fn following(cache: Arc<Cache>, peer: NodeId, waiter: Waiter, asked: Asked) -> Frames {
-    let following =
-        Following { cache, peer, waiter, asked, beats: 0, at: At::Head, upload: None, out: VecDeque::new() };
+    let following = Following {
+        cache,
+        peer,
+        waiter,
+        asked,
+        beats: 0,
+        ahead: None,
+        at: At::Head,
+        upload: None,
+        out: VecDeque::new(),
+    };
     Box::pin(stream::try_unfold(following, |mut following| async move {
         Ok(following.next().await?.map(|bytes| (bytes, following)))
     }))
@@ -37,6 +46,8 @@ struct Following {
     asked: Asked,
     /// Signs of life passed on.
     beats: u64,
+    /// What there was, less than the peer has already, when that was last looked at.
+    ahead: Option<u64>,
     at: At,
     upload: Option<Upload<Arc<Flight>>>,
     /// What is to be sent before anything new.
@@ -67,6 +78,7 @@ impl Following {
                 return Ok(Some(bytes));
             }
             let now = self.waiter.now();
+            let ahead = matches!(&self.at, At::Body(body) if body.at > now.visible).then_some(now.visible);
             let wait = match std::mem::replace(&mut self.at, At::End) {
                 At::End => return Ok(None),
                 At::Head => self.head(&now),
@@ -75,8 +87,10 @@ impl Following {
             if !self.out.is_empty() {
                 continue;
             }
-            // The source gave a sign of life since the last one that was passed on.
-            if std::mem::replace(&mut self.beats, now.beats) != now.beats {
+            // The source gave a sign of life since the last one that was passed on, or comes nearer to where the peer is already.
+            let (beats, nearer) =
+                (std::mem::replace(&mut self.beats, now.beats), std::mem::replace(&mut self.ahead, ahead));
+            if beats != now.beats || ahead.is_some() && nearer != ahead {
                 return Ok(Some(Frame::Wait.head()));
             }
             match wait {

@@ -13,7 +13,7 @@ use crate::{
     cache::{Negative, store_key},
     clock,
     conditions::if_changed,
-    fetch::{Fetch, Filling, Mode, Outcome, wide},
+    fetch::{Fetch, Mode, Outcome, wide},
     flight::{Answer, Content, End},
     freshness::{self, Asker, Vary},
     home,
@@ -35,16 +35,7 @@ impl Fetch {
     pub(crate) async fn ask_origin(&mut self) -> Outcome {
         let mut fields = self.wanted.fields.clone();
         if let Some(filling) = &self.filling {
-            // Only a strong tag makes the rest belong to what is there; else all of it is asked for and compared.
-            let tag = filling.answer.meta.fields.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""));
-            if let Some(tag) = tag {
-                fields.insert(header::IF_RANGE, tag.clone());
-                let range = match &self.wanted.cut {
-                    Some(Cut::Slice(plan, number)) => plan.rest_of(*number, filling.at).asked(),
-                    Some(Cut::First(_)) | None => ascii(&format!("bytes={}-", filling.at)),
-                };
-                fields.insert(header::RANGE, range);
-            }
+            self.ask_what_follows(filling, &mut fields);
         } else if let Some(stale) = &self.stale {
             if_changed(&mut fields, &stale.meta.fields);
         }
@@ -65,11 +56,12 @@ impl Fetch {
                 });
                 answer
             }
+            Kept::Ready(Err(failure)) if self.filling.is_some() => return Outcome::Broken(failure),
             Kept::Ready(Err(failure)) => return Outcome::End(End::Failed(failure)),
             Kept::Superseded(value) => return Outcome::Superseded(value),
         };
         if self.filling.is_some() {
-            return Outcome::End(self.resume(answer).await);
+            return self.follow_on(answer).await;
         }
         match begun {
             Some(begun) => self.rest(begun, answer, asked).await,
@@ -231,69 +223,6 @@ impl Fetch {
                 self.wanted.fields.remove(name);
             }
         }
-    }
-
-    /// Reads an origin's body to its end. Its first `known` bytes must be those that are there already.
-    pub(crate) async fn pump(&mut self, mut body: OriginBody, known: u64) -> End {
-        let mut compared = 0;
-        loop {
-            let mut data = match self.keeper.beating(&self.lead, body.next()).await {
-                Ok(Some(data)) => data,
-                Ok(None) => break,
-                Err(failure) => return End::Failed(failure),
-            };
-            let again = usize::try_from(known - compared).unwrap_or(usize::MAX).min(data.len());
-            let again = data.split_to(again);
-            if !self.has(compared, &again).await {
-                return End::Failed(Failure::ResponseIncomplete);
-            }
-            compared += wide(again.len());
-            if !data.is_empty()
-                && let Err(end) = self.take(data).await
-            {
-                return end;
-            }
-        }
-        let short = self.filling.as_ref().is_some_and(|it| it.answer.meta.length.is_some_and(|length| length != it.at));
-        if short || compared < known { End::Failed(Failure::ResponseIncomplete) } else { self.complete().await }
-    }
-
-    /// Whether these bytes are there at this place.
-    pub(crate) async fn has(&self, mut at: u64, bytes: &[u8]) -> bool {
-        let Some(Filling { answer, .. }) = &self.filling else { return false };
-        let Content::Filling(partial) = &answer.content else { return false };
-        let mut left = bytes;
-        while !left.is_empty() {
-            let Ok(there) = partial.read(at, left.len()).await else { return false };
-            let Some(rest) = left.strip_prefix(&there[..]).filter(|rest| rest.len() < left.len()) else { return false };
-            at += wide(there.len());
-            left = rest;
-        }
-        true
-    }
-
-    /// The rest of a body whose peer was lost, from the origin: exactly the bytes asked for, or all of a body that begins with
-    /// what is there. Either way what clients get is one answer of the origin's.
-    async fn resume(&mut self, answer: OriginAnswer) -> End {
-        let Some(filling) = &self.filling else { return End::Failed(Failure::Internal) };
-        let range = Span::of(&answer.fields);
-        let length = filling.answer.meta.length;
-        let expected = match &self.wanted.cut {
-            Some(Cut::Slice(plan, number)) => Some(plan.rest_of(*number, filling.at)),
-            Some(Cut::First(_)) | None => {
-                length.map(|total| Span { first: filling.at, last: total.saturating_sub(1), total })
-            }
-        };
-        self.lead.ledger().take_over(filling.at);
-        if answer.status == StatusCode::OK && filling.answer.meta.status == StatusCode::OK && answer.length == length {
-            let known = filling.at;
-            return self.pump(answer.body, known).await;
-        }
-        let same = answer.fields.get(header::ETAG) == filling.answer.meta.fields.get(header::ETAG);
-        if answer.status != StatusCode::PARTIAL_CONTENT || !same || range.is_none() || expected != range {
-            return End::Failed(Failure::ResponseIncomplete);
-        }
-        self.pump(answer.body, 0).await
     }
 
     /// The stale copy is still good [RFC 9111 4.3.4].
@@ -480,10 +409,6 @@ pub(crate) fn dated(fields: &mut HeaderMap, received: SystemTime) {
     {
         fields.insert(header::DATE, date);
     }
-}
-
-fn ascii(text: &str) -> HeaderValue {
-    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// A host's redirect to https is remembered so long.

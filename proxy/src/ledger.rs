@@ -72,6 +72,25 @@ impl Ledger {
         state.since = None;
     }
 
+    /// Signs all that there is of this node's own, also what does not fill a chunk: what follows is another's.
+    pub(crate) async fn settle(
+        &self,
+        (streams, copied): (&dyn Streams, Copied),
+        reach: Reach<'_>,
+    ) -> Result<(), Failure> {
+        let _turn = self.signing.lock().await;
+        loop {
+            let Some(start) = self.state().own.filter(|own| *own < reach.visible) else { return Ok(()) };
+            let full = u64::from(CHUNK);
+            let end = reach.visible.min(start - start % full + full * wide(CHUNKS_MOST));
+            let chunks = chunks(reach.partial, start, end - start).await?;
+            let group = copied.sign(streams, start, false, chunks).ok_or(Failure::Internal)?;
+            let mut state = self.state();
+            state.own = Some(end);
+            state.entries.push(Entry { from: start, group: Arc::new(group) });
+        }
+    }
+
     /// Nobody has seen a byte: all begins anew.
     pub(crate) fn reset(&self) {
         *self.state() = State::default();

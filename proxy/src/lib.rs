@@ -96,6 +96,7 @@ mod company;
 mod complete;
 mod digest;
 mod fetch;
+mod follow_on;
 mod following;
 mod frames;
 mod from_origin;

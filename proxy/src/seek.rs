@@ -115,9 +115,11 @@ impl Seek {
         seek
     }
 
-    /// The source was lost after so many bytes of this copy: others are sought for the rest.
-    pub(crate) fn lost(&mut self, holder: NodeId, from: Option<(u64, [u8; 16])>, reference: Reference) {
-        self.doubted(holder);
+    /// The source, this holder or the origin, was lost after so many bytes of this copy: others are sought for the rest.
+    pub(crate) fn lost(&mut self, holder: Option<NodeId>, from: Option<(u64, [u8; 16])>, reference: Reference) {
+        if let Some(holder) = holder {
+            self.doubted(holder);
+        }
         self.request.from = from;
         // What was raced with the lost source was asked for other bytes.
         self.attempts.clear();
@@ -211,7 +213,11 @@ impl Seek {
                 self.attempts.clear();
                 return Some(Step::Peer(Box::new(fill)));
             }
-            Err(PeerError::Aborted(Abort::Origin(failure))) => return Some(Step::Failed(failure)),
+            Err(PeerError::Aborted(Abort::Origin(failure))) if self.request.from.is_none() => {
+                return Some(Step::Failed(failure));
+            }
+            // Clients wait for the rest, which may be had elsewhere all the same.
+            Err(PeerError::Aborted(Abort::Origin(_))) => self.cache.counters.peer_fetch("refused"),
             Err(PeerError::Aborted(Abort::Busy(others))) => {
                 self.busy(candidate, others);
                 return None;
@@ -242,6 +248,8 @@ impl Seek {
             }
             Ok(Acquired::Granted(lease)) => self.lease = Some(lease),
             Ok(Acquired::References(values)) => self.enqueue(values),
+            // What others make of it by now is nothing to clients that have the first half.
+            Ok(Acquired::Marked(_)) if self.request.from.is_some() => return Some(Step::Origin(None)),
             Ok(Acquired::Marked(marker)) => return Some(Step::Marked(marker)),
             Err(error) => {
                 tracing::debug!(key = %self.request.key, %error, "the root of the key does not answer");

@@ -4,6 +4,7 @@
 
 mod counted;
 mod hot;
+mod lost;
 mod net;
 mod reuse;
 mod script;

@@ -81,7 +81,10 @@ pub(super) fn show_death(stage: &mut Stage<'_>) -> Result<(), Error> {
     let second_try =
         requests.iter().filter(|request| request.failure.is_none() && request.first_address_failed).count();
     stage.figure("served_by_a_second_address", second_try as f64, "");
-    explain(&requests);
+    let (worse, rest): (Vec<Request>, Vec<Request>) =
+        requests.iter().cloned().partition(|request| request.addresses.iter().any(lives));
+    explain(&worse);
+    explain(&rest);
     figures(stage, &requests, Duration::ZERO);
     Ok(())
 }
@@ -150,6 +153,7 @@ fn explain(requests: &[Request]) {
     let failed: Vec<&Request> = requests.iter().filter(|request| request.failure.is_some()).collect();
     for request in failed.iter().step_by(failed.len() / 8 + 1) {
         let failure = request.failure.as_deref().unwrap_or_default();
-        say_aside(&format!("  at {:.1} s, file {}: {failure}", request.due.as_secs_f64(), request.file));
+        let (due, took) = (request.due.as_secs_f64(), request.took.as_secs_f64());
+        say_aside(&format!("  at {due:.1} s, file {}, for {took:.1} s: {failure}", request.file));
     }
 }

@@ -126,18 +126,22 @@ fn work(lab: &Lab, crowd: &Crowd<'_>, client: &Host, total: usize, (next, over, 
 
 /// As a browser does it: the first address, then the others. Says also whether the first one failed.
 fn get(crowd: &Crowd<'_>, addresses: &[IpAddr], file: &OriginFile) -> (Result<(), String>, bool) {
-    let mut failure = "no address".to_owned();
+    let mut failures = Vec::new();
     for (at, address) in addresses.iter().enumerate() {
-        match fetch(http(*address), crowd.name, &file.path, PATIENCE, LONGEST) {
-            Ok(fetched) if fetched.status != 200 => failure = format!("{address}: status {}", fetched.status),
+        failures.push(match fetch(http(*address), crowd.name, &file.path, PATIENCE, LONGEST) {
+            Ok(fetched) if fetched.status != 200 => {
+                let why =
+                    fetched.header("proxy-status").or_else(|| fetched.header("cache-status")).unwrap_or("no word");
+                format!("{address}: status {}, {why}", fetched.status)
+            }
             Ok(fetched) if fetched.body != origin_content(&file.path, file.size) => {
-                failure = format!("{address}: {} wrong bytes", fetched.body.len());
+                format!("{address}: {} wrong bytes", fetched.body.len())
             }
             Ok(_) => return (Ok(()), at > 0),
-            Err(error) => failure = format!("{address}: {error}"),
-        }
+            Err(error) => format!("{address}: {error}"),
+        });
     }
-    (Err(failure), true)
+    (Err(if failures.is_empty() { "no address".to_owned() } else { failures.join("; ") }), true)
 }
 
 fn resolve(lab: &Lab, crowd: &Crowd<'_>, client: &Host) -> Result<Vec<IpAddr>, String> {
