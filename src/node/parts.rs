@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use atoll_overlay::{
@@ -15,7 +15,10 @@ use atoll_overlay::{
 };
 use atoll_store::{DiskState, Store};
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use super::{StartError, member, purger::PurgesFile};
 use crate::{
@@ -95,6 +98,7 @@ impl Parts {
         }
         // The dnssrv watches what the index says of this node: it must know the ports by then.
         self.describe();
+        self.described().await;
         if self.config.node.runs(Role::Dnssrv) {
             let saved = self.state.load(Kept::DnsSet)?.map(Bytes::from);
             let server = atoll_dnssrv::serve(self.config.dns.clone(), self.index(), saved);
@@ -162,6 +166,18 @@ impl Parts {
         self.overlay.describe(NodeInfo { load: self.load(), draining, weight, quota_left, ..info });
     }
 
+    /// Waits until the overlay has taken in where this node serves.
+    async fn described(&self) {
+        let ports = self.info(self.overlay.me().id).http_ports;
+        let taken = async {
+            while self.overlay.me().http_ports != ports {
+                sleep(LOOK).await;
+            }
+        };
+        // A driver that ended takes nothing in; that it did is told elsewhere.
+        let _ = timeout(TAKEN, taken).await;
+    }
+
     pub(super) async fn drain_asked(&self) {
         let mut asked = self.drain.subscribe();
         // The sender lives as long as this: waiting cannot fail.
@@ -178,7 +194,7 @@ impl Parts {
     pub(super) async fn leave(&self) {
         self.drain();
         tracing::info!(wait = ?self.config.node.drain_wait, "left DNS; waiting until no answer names this node");
-        tokio::time::sleep(self.config.node.drain_wait).await;
+        sleep(self.config.node.drain_wait).await;
         if let Some(proxy) = &self.proxy {
             tracing::info!(grace = ?self.config.node.drain_grace, "finishing what runs");
             if !proxy.drain(self.config.node.drain_grace).await {
@@ -521,3 +537,7 @@ fn listen_failed(multiaddr: &str, source: &io::Error) -> String {
 fn part(part: &'static str, reason: impl ToString) -> StartError {
     StartError::Part { part, reason: reason.to_string() }
 }
+
+/// How often it is looked whether the overlay has taken in what it was told, and how long.
+const LOOK: Duration = Duration::from_millis(1);
+const TAKEN: Duration = Duration::from_secs(5);
