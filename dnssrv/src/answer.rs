@@ -321,7 +321,10 @@ impl Asked<'_> {
     fn choose(&self, site: Site, family: Family) -> Option<Choice> {
         let View { placement, roster, width, prefix, .. } = self.view;
         let want = Want { count: self.config.answers, width, turn: turn(prefix) };
-        let nearest = |level, proxies: &[Proxy]| placement.distances.nearest(level, &self.config.thresholds, proxies);
+        let asked = |level| if self.config.asks_fellows() { roster.asked_at(level) } else { &[] };
+        let nearest = |level, proxies: &[Proxy]| {
+            placement.distances.nearest(level, &self.config.thresholds, proxies, asked(level))
+        };
         let anywhere = |level| roster.choose(site, level, family, want, &nearest);
         match &placement.near {
             Some(near) => roster.choose_near(site, near, family, want, &nearest).or_else(|| anywhere(Level::GLOBAL)),

@@ -68,7 +68,7 @@ struct Known {
     /// When anything was first known of it.
     since: Instant,
     minima: BTreeMap<Source, Minimum>,
-    near: Option<(Arc<Near>, Instant)>,
+    near: Option<Nearby>,
     /// When the index was last asked about it, and answered.
     asked: Option<Instant>,
     distances: Distances,
@@ -76,6 +76,14 @@ struct Known {
     scouted: Option<(Instant, Scouts)>,
     /// What this server told the index of it, and when.
     told: Option<(Arc<Near>, Instant)>,
+}
+
+/// A foreign cluster near a prefix, as it was last heard of.
+#[derive(Debug, Clone)]
+struct Nearby {
+    near: Arc<Near>,
+    heard: Instant,
+    until: Instant,
 }
 
 /// How far a search by servers of other clusters has come.
@@ -132,13 +140,14 @@ impl Clients {
     pub(crate) fn asked(&mut self, now: Instant, prefix: Prefix, near: Option<(Near, Duration)>) {
         let known = self.entry(now, prefix);
         known.asked = Some(now);
-        // What scouts brought is newer than what the index may not have yet.
+        // What scouts brought is newer than what the index may not have yet. Later the index has the last word: clusters move.
         let worse = |near: &Near| {
-            let better = known.near.as_ref().filter(|(_, until)| now < *until);
-            better.is_some_and(|(known, _)| (near.level, known.rtt) < (known.level, near.rtt))
+            let lately = |known: &&Nearby| now < known.until.min(known.heard + SAID_BY_THEN);
+            let better = known.near.as_ref().filter(lately);
+            better.is_some_and(|known| (near.level, known.near.rtt) < (known.near.level, near.rtt))
         };
         if let Some((near, ttl)) = near.filter(|(near, _)| !worse(near)) {
-            known.near = Some((Arc::new(near), now + ttl));
+            known.near = Some(Nearby { near: Arc::new(near), heard: now, until: now + ttl });
         }
     }
 
@@ -187,11 +196,14 @@ impl Clients {
         }
     }
 
-    /// Whether servers of other clusters are to be sent to measure a prefix (again). If so they count as sent.
-    pub(crate) fn is_to_scout(&mut self, now: Instant, prefix: Prefix) -> bool {
+    /// Whether servers of other clusters are to be sent to measure a prefix (again), sooner if some are lacking that would be asked
+    /// now. If so they count as sent.
+    pub(crate) fn is_to_scout(&mut self, now: Instant, prefix: Prefix, lacks: impl FnOnce(&Placement) -> bool) -> bool {
         let again = self.probe.scout_again;
+        let age = self.entry(now, prefix).scouted.map(|(at, _)| now.saturating_duration_since(at));
+        let due = age
+            .is_none_or(|age| age >= again || (age >= again.min(LACKING) && lacks(&self.placement(now, prefix, true))));
         let scouted = &mut self.entry(now, prefix).scouted;
-        let due = scouted.is_none_or(|(at, _)| now.saturating_duration_since(at) >= again);
         if due {
             *scouted = Some((now, scouted.map_or(Scouts::Out, |(_, scouts)| scouts)));
         }
@@ -216,7 +228,7 @@ impl Clients {
         let (at, before) = known.scouted.unwrap_or((now, Scouts::Out));
         known.scouted = Some((at, before.max(scouts)));
         if let Some((near, ttl)) = near {
-            known.near = Some((Arc::new(near), now + ttl));
+            known.near = Some(Nearby { near: Arc::new(near), heard: now, until: now + ttl });
         }
     }
 
@@ -256,7 +268,8 @@ impl Clients {
         let known = self.known.get(&prefix);
         let rtt = self.rtt(now, prefix).map(|(rtt, _)| rtt);
         let own = rtt.map_or(Level::GLOBAL, |rtt| self.level(rtt));
-        let near = known.and_then(|known| known.near.as_ref()).filter(|(_, until)| now < *until).map(|(near, _)| near);
+        let near = known.and_then(|known| known.near.as_ref()).filter(|nearby| now < nearby.until);
+        let near = near.map(|nearby| &nearby.near);
         let near = near.filter(|near| self.is_nearer(near, own, rtt)).cloned();
         let level = near.as_ref().map_or(own, |near| near.level);
         let innermost = usize::from(level.0) == self.thresholds.len();
@@ -364,6 +377,10 @@ impl fmt::Display for Source {
 
 /// How long it takes a server that finds itself near a prefix to say so in the index. \[guess\]
 pub(crate) const SAID_WITHIN: Duration = Duration::from_millis(1500);
+/// The least time between two searches for a prefix of which neighbours have not said how far they are. \[guess\]
+const LACKING: Duration = Duration::from_secs(10);
+/// By when what scouts found is in the index, too. \[guess\]
+const SAID_BY_THEN: Duration = Duration::from_secs(10);
 /// How long what this server tells the index stays there. \[guess\]
 pub(crate) const TOLD_FOR: Duration = Duration::from_secs(600);
 /// The least time between two puts for one prefix. \[guess\]
@@ -432,15 +449,17 @@ mod tests {
         let mut clients = clients();
         clients.probe.scouts = 6;
         clients.measured(now, prefix(), Source::CnameGap, ms(15));
-        assert!(clients.is_to_scout(now, prefix()) && !clients.is_to_scout(now, prefix()));
+        assert!(clients.is_to_scout(now, prefix(), |_| false) && !clients.is_to_scout(now, prefix(), |_| false));
         assert!(!clients.placement(now, prefix(), true).settled, "its proxies may not be as near as its server");
         clients.heard(now, prefix(), [([192, 0, 2, 9].into(), ms(25))]);
         clients.scouted(now, prefix(), None, Scouts::Back);
         let placement = clients.placement(now, prefix(), true);
         assert_eq!((placement.settled, placement.distances.iter().count()), (true, 1));
         let again = now + Probes::default().scout_again;
-        assert!(clients.is_to_scout(again, prefix()));
+        assert!(clients.is_to_scout(again, prefix(), |_| false));
         assert!(clients.placement(again, prefix(), true).settled, "what is known holds meanwhile");
+        assert!(!clients.is_to_scout(again + ms(9_999), prefix(), |_| true));
+        assert!(clients.is_to_scout(again + ms(10_000), prefix(), |_| true), "a neighbour joined");
     }
 
     #[test]
@@ -449,7 +468,7 @@ mod tests {
         let mut clients = clients();
         clients.probe.scouts = 6;
         clients.measured(now, prefix(), Source::CnameGap, ms(51));
-        assert!(clients.is_to_scout(now, prefix()));
+        assert!(clients.is_to_scout(now, prefix(), |_| false));
         for (scouts, settled) in [(Scouts::Out, false), (Scouts::Heard, false), (Scouts::Back, true)] {
             clients.scouted(now, prefix(), None, scouts);
             assert_eq!(clients.placement(now, prefix(), true).settled, settled, "{scouts:?}");
@@ -479,6 +498,21 @@ mod tests {
         assert_eq!(clients.placement(now + HOUR, prefix(), true).near, None);
         clients.measured(now, prefix(), Source::CnameGap, ms(3));
         assert_eq!(clients.placement(now, prefix(), true).near, None);
+    }
+
+    #[test]
+    fn the_index_has_the_last_word_on_who_is_near_once_it_can_know_what_scouts_found() {
+        let now = Instant::now();
+        let mut clients = clients();
+        let moved = Near { rtt: ms(7), cluster: Key::from_bytes([1; 20]), ..near(2) };
+        let cluster = |clients: &Clients, at| clients.placement(at, prefix(), true).near.map(|near| near.cluster);
+        clients.scouted(now, prefix(), Some((near(2), HOUR)), Scouts::Back);
+        clients.asked(now + ms(1_000), prefix(), Some((moved.clone(), HOUR)));
+        assert_eq!(cluster(&clients, now + ms(1_000)), Some(Key::ZERO), "it is nearer");
+        clients.asked(now + ms(11_000), prefix(), None);
+        assert_eq!(cluster(&clients, now + ms(11_000)), Some(Key::ZERO), "nobody says otherwise");
+        clients.asked(now + ms(11_000), prefix(), Some((moved, HOUR)));
+        assert_eq!(cluster(&clients, now + ms(11_000)), Some(Key::from_bytes([1; 20])));
     }
 
     #[test]

@@ -126,6 +126,11 @@ impl Config {
         self.probe.per_second > 0 && (self.sources.tcp_connect || self.sources.icmp)
     }
 
+    /// Whether neighbours are asked how far they are from a prefix, and can tell.
+    pub(crate) const fn asks_fellows(&self) -> bool {
+        self.probes() && self.probe.sends_scouts()
+    }
+
     /// Whether a server could start with these settings: each in its range, the zone and its records well formed.
     pub fn check(&self) -> Result<(), ServeError> {
         let wrong = |field: &str, reason: &str| Err(ServeError::config(field, reason));

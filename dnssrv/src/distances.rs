@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use atoll_overlay::Level;
 
-use crate::{near::AS_NEAR, roster::Proxy};
+use crate::{
+    near::AS_NEAR,
+    roster::{Proxy, Server},
+};
 
 /// RTTs between nodes, by any of their addresses, and one prefix. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,8 +37,14 @@ impl Distances {
 
     /// The proxies of a cluster of a level that clients of the prefix are best sent to: all that are under the innermost threshold,
     /// if some are; else, farther out, those nearly as near as the nearest; in place of missing measurements, those nobody
-    /// measured. All of them if nothing was measured; never none.
-    pub(crate) fn nearest(&self, level: Level, thresholds: &[Duration], proxies: &[Proxy]) -> Vec<Proxy> {
+    /// measured, but for `asked` ones, who are still to say. All of them if nothing was measured; never none.
+    pub(crate) fn nearest(
+        &self,
+        level: Level,
+        thresholds: &[Duration],
+        proxies: &[Proxy],
+        asked: &[Server],
+    ) -> Vec<Proxy> {
         let rtt = |proxy: &Proxy| {
             let addresses = [proxy.v4.map(IpAddr::V4), proxy.v6.map(IpAddr::V6)];
             addresses.iter().flatten().filter_map(|address| self.known.get(address)).min().copied()
@@ -57,8 +66,18 @@ impl Distances {
             measured.into_iter().filter(|proxy| rtt(proxy).is_some_and(|rtt| rtt <= limit)).collect();
         // Of a wider cluster those are most likely farther than one that is known to be this near.
         let is_sure = !near.is_empty() && (self.awaited || (innermost.is_some() && !is_innermost));
-        let fill = if near.len() < ENOUGH && !is_sure { unknown } else { Vec::new() };
+        let is_asked = |proxy: &&Proxy| {
+            let is = |server: &Server| server.addresses().any(|address| proxy.has(address));
+            !near.is_empty() && asked.iter().any(is)
+        };
+        let unknown = unknown.into_iter().filter(|proxy| !is_asked(proxy));
+        let fill: Vec<&Proxy> = if near.len() < ENOUGH && !is_sure { unknown.collect() } else { Vec::new() };
         near.into_iter().chain(fill).cloned().collect()
+    }
+
+    /// Whether some of these servers have not said yet how far they are.
+    pub(crate) fn lack(&self, asked: &[Server]) -> bool {
+        asked.iter().any(|server| !server.addresses().any(|address| self.known.contains_key(&address)))
     }
 
     /// How far a node is, if it is known.
@@ -94,7 +113,7 @@ mod tests {
             distances.insert(address(*last).into(), Duration::from_millis(*millis));
         }
         let thresholds = [60, 20].map(Duration::from_millis);
-        let near = distances.nearest(Level(level), &thresholds, &proxies);
+        let near = distances.nearest(Level(level), &thresholds, &proxies, &[]);
         let lasts: Vec<u8> = near.iter().map(|proxy| proxy.v4.unwrap().octets()[3]).collect();
         assert_eq!(lasts, expected, "{measured:?} at level {level}");
     }
@@ -123,7 +142,7 @@ mod tests {
             (1..=2).map(|last| Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100 }).collect();
         let thresholds = [60, 20].map(Duration::from_millis);
         let mut distances = Distances::default();
-        let named = |distances: &Distances| distances.nearest(Level(2), &thresholds, &proxies).len();
+        let named = |distances: &Distances| distances.nearest(Level(2), &thresholds, &proxies, &[]).len();
         assert_eq!(named(&distances.awaiting(true)), 2, "never none");
         distances.insert([192, 0, 2, 1].into(), Duration::from_millis(17));
         assert_eq!([true, false].map(|awaited| named(&distances.awaiting(awaited))), [1, 2]);
@@ -140,6 +159,30 @@ mod tests {
     fn those_of_unknown_distance_stand_in_for_near_ones_only() {
         check(2, &[(1, 3), (3, 30)], &[1, 2, 4]);
         check(2, &[(1, 3), (2, 4)], &[1, 2]);
+    }
+
+    #[test]
+    fn a_neighbour_that_joined_since_is_named_once_it_has_said_how_near_it_is() {
+        let proxies: Vec<Proxy> =
+            (1..=3).map(|last| Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100 }).collect();
+        let server = |last: u8| Server {
+            id: atoll_overlay::Key::from_bytes([last; 20]).into(),
+            v4: Some([192, 0, 2, last].into()),
+            v6: None,
+            cluster: None,
+        };
+        let thresholds = [60, 20].map(Duration::from_millis);
+        let mut distances = Distances::default();
+        // The third serves no DNS: nobody can ask it.
+        let named = |distances: &Distances| {
+            let near = distances.nearest(Level(2), &thresholds, &proxies, &[server(2)]);
+            near.iter().map(|proxy| proxy.v4.unwrap().octets()[3]).collect::<Vec<_>>()
+        };
+        assert_eq!(named(&distances), [1, 2, 3]);
+        distances.insert([192, 0, 2, 1].into(), Duration::from_millis(17));
+        assert_eq!((named(&distances), distances.lack(&[server(2)])), (vec![1, 3], true));
+        distances.insert([192, 0, 2, 2].into(), Duration::from_millis(12));
+        assert_eq!((named(&distances), distances.lack(&[server(2)])), (vec![1, 2], false));
     }
 
     #[test]

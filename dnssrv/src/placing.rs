@@ -165,6 +165,11 @@ impl Redirector {
         }
     }
 
+    /// Neighbours that say how far they are from a prefix that is placed like this.
+    pub(crate) fn asked_at<'r>(&self, roster: &'r Roster, placement: &Placement) -> &'r [Server] {
+        if self.config.asks_fellows() { roster.asked_at(placement.level) } else { &[] }
+    }
+
     /// A prefix turned out to be nearer than it seemed: others are told, before anybody asks.
     pub(crate) fn came_nearer(&self, prefix: Prefix) {
         let now = Instant::now();
@@ -174,8 +179,11 @@ impl Redirector {
 
     /// Sends scouts if it is time.
     fn send_scouts(&self, now: Instant, quest: Quest) {
-        let prefix = Prefix::of(quest.address);
-        if !self.config.probe.sends_scouts() || !self.clients().is_to_scout(now, prefix) {
+        let (prefix, roster) = (Prefix::of(quest.address), self.roster());
+        let lacks = |placement: &Placement| {
+            placement.near.is_none() && placement.distances.lack(self.asked_at(&roster, placement))
+        };
+        if !self.config.probe.sends_scouts() || !self.clients().is_to_scout(now, prefix, lacks) {
             return;
         }
         if !self.errand(Errand::Search(quest)) {
@@ -276,7 +284,8 @@ impl Redirector {
     fn own_cluster(&self, placement: &Placement, roster: &Roster) -> Option<Near> {
         let own = placement.level > Level::GLOBAL && placement.near.is_none();
         let (rtt, ring) = (placement.rtt?, roster.rings.get(usize::from(placement.level.0)).filter(|_| own)?);
-        let proxies = placement.distances.nearest(placement.level, &self.config.thresholds, &ring.live);
+        let asked = self.asked_at(roster, placement);
+        let proxies = placement.distances.nearest(placement.level, &self.config.thresholds, &ring.live, asked);
         let servers: Vec<_> = roster.me.iter().chain(&ring.servers).take(3).cloned().collect();
         let named = !proxies.is_empty() && !servers.is_empty();
         named.then_some(Near { level: placement.level, rtt, cluster: ring.cluster, servers, proxies })

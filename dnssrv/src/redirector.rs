@@ -301,7 +301,8 @@ impl Redirector {
         if !placement.settled || placement.near.is_some() || placement.rtt.is_none() || live.is_empty() {
             return None;
         }
-        let near = placement.distances.nearest(placement.level, &self.config.thresholds, live);
+        let asked = self.asked_at(&roster, &placement);
+        let near = placement.distances.nearest(placement.level, &self.config.thresholds, live, asked);
         let all = near.len() == live.len();
         let decks = (!all).then(|| [Family::V4, Family::V6].map(|family| Deck::of(&near, family)));
         Some((placement.level, decks))

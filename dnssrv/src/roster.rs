@@ -182,6 +182,13 @@ impl Roster {
         found.then_some(Choice { addresses, standing: Standing::Live, level: near.level })
     }
 
+    /// The servers of a level that tell this one how far they are from prefixes near all of them: neighbours at the innermost one.
+    pub(crate) fn asked_at(&self, level: Level) -> &[Server] {
+        let innermost = usize::from(level.0) + 1 == self.rings.len() && level > Level::GLOBAL;
+        let servers = self.rings.get(usize::from(level.0)).filter(|_| innermost).map_or(&[][..], |ring| &ring.servers);
+        servers.get(..servers.len().min(FELLOWS)).unwrap_or_default()
+    }
+
     /// Servers for a resolver that belongs there.
     pub(crate) fn servers_for(&self, placement: &Placement, prefix: Prefix) -> Vec<Server> {
         match &placement.near {
@@ -266,6 +273,11 @@ impl Server {
 }
 
 impl Proxy {
+    /// Whether this is one of its addresses.
+    pub(crate) fn has(&self, address: IpAddr) -> bool {
+        self.v4.map(IpAddr::V4) == Some(address) || self.v6.map(IpAddr::V6) == Some(address)
+    }
+
     /// The address of a family.
     pub(crate) fn address(&self, family: Family) -> Option<IpAddr> {
         match family {
@@ -275,6 +287,8 @@ impl Proxy {
     }
 }
 
+/// Neighbours asked how far each of them is from a prefix. \[guess\]
+pub(crate) const FELLOWS: usize = 16;
 /// Servers of the cluster in an NS set. \[design\]
 const OF_CLUSTER: usize = 3;
 /// Servers of the next wider cluster in an NS set. \[design\]

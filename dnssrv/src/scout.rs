@@ -39,6 +39,7 @@ use crate::{
     client::Scouts,
     near::{Near, Reader},
     redirector::{Quest, Redirector},
+    roster::FELLOWS,
     zone::Zone,
 };
 
@@ -313,8 +314,6 @@ const NOT_MEASURED: u32 = u32::MAX;
 const STRING: usize = 255;
 /// Servers looked at when some are chosen. \[guess\]
 const VIEW: usize = 1024;
-/// Neighbours asked how far they are. \[guess\]
-const FELLOWS: usize = 16;
 /// Neighbours asked at once by a server that is near, but not at the innermost level. \[guess\]
 const BESIDE: usize = 6;
 /// Rounds of questions to servers abroad, while none finds itself near. \[guess\]
