@@ -190,6 +190,6 @@ impl http_body::Body for Body {
 pub(crate) const PIECE: usize = 64 << 10;
 
 /// Bodies up to this go out in one piece.
-const SMALL: u64 = 64 << 10;
+pub(crate) const SMALL: u64 = 64 << 10;
 
 const SMALL_READ: usize = 64 << 10;

@@ -140,7 +140,8 @@ pub(crate) fn variant(url: &OriginUrl, fields: &HeaderMap, names: &[String]) -> 
 }
 
 /// A request field's value as variants tell it apart: several fields are one list, spaces around commas do not count, and of
-/// languages neither case nor the order of equals does [RFC 9111 4.1]. No field at all is told apart from an empty one.
+/// languages only their weights do, not how these are written nor in what order [RFC 9111 4.1, RFC 9110 12.5.4]. No field at all is
+/// told apart from an empty one.
 fn normal(name: &str, fields: &HeaderMap) -> Vec<u8> {
     let mut members: Vec<Vec<u8>> = Vec::new();
     for value in fields.get_all(name) {
@@ -148,15 +149,51 @@ fn normal(name: &str, fields: &HeaderMap) -> Vec<u8> {
     }
     let none = members.is_empty();
     if name == "accept-language" {
-        for member in &mut members {
-            member.make_ascii_lowercase();
-            member.retain(|byte| *byte != b' ');
-        }
-        if !members.iter().any(|member| member.contains(&b';')) {
-            members.sort_unstable();
-        }
+        members = languages(members);
     }
     if none { b"-".to_vec() } else { [b"=", members.join(&b","[..]).as_slice()].concat() }
+}
+
+/// Languages by weight, the most wanted first. A list with a member that is none stays in its order.
+fn languages(members: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    let lower = members.into_iter().map(|mut member| {
+        member.make_ascii_lowercase();
+        member.retain(|byte| !matches!(byte, b' ' | b'\t'));
+        member
+    });
+    let mut members: Vec<_> = lower.collect();
+    let weighed = members.iter().map(|member| {
+        let (range, weight) = match member.iter().position(|byte| *byte == b';') {
+            Some(at) => (member.get(..at)?, weight(member.get(at..)?.strip_prefix(b";q=")?)?),
+            None => (member.as_slice(), 1_000),
+        };
+        Some((std::cmp::Reverse(weight), range.to_vec()))
+    });
+    if let Some(mut weighed) = weighed.collect::<Option<Vec<_>>>() {
+        weighed.sort_unstable();
+        let again = weighed.into_iter().map(|(weight, range)| match weight.0 {
+            1_000 => range,
+            weight => [range, format!(";q={weight}").into_bytes()].concat(),
+        });
+        members = again.collect();
+    }
+    members
+}
+
+/// A weight in thousandths [RFC 9110 12.4.2].
+fn weight(text: &[u8]) -> Option<u16> {
+    let (whole, fraction) = text.split_first()?;
+    let digits = match fraction {
+        [] => fraction,
+        [b'.', digits @ ..] if digits.len() <= 3 && digits.iter().all(u8::is_ascii_digit) => digits,
+        _ => return None,
+    };
+    let thousandths = [100, 10, 1].iter().zip(digits).map(|(place, digit)| place * u16::from(digit - b'0')).sum();
+    match (whole, thousandths) {
+        (b'0', thousandths) => Some(thousandths),
+        (b'1', 0) => Some(1_000),
+        _ => None,
+    }
 }
 
 /// The configured origins, checked.
@@ -413,7 +450,13 @@ mod tests {
         assert_ne!(of("x", &["a"]), of("x", &["A"]));
         assert_ne!(of("x", &[]), of("x", &[""]));
         assert_eq!(of("accept-language", &["de, EN"]), of("accept-language", &["en,de"]));
-        assert_ne!(of("accept-language", &["de, en;q=0.5"]), of("accept-language", &["en;q=0.5, de"]));
+        for same in ["en;q=0.5, de", "DE , en; q=0.50", "de;q=1, en;Q=.5", "de;q=1.0,en;q=0.500"] {
+            let equal = of("accept-language", &["de, en;q=0.5"]) == of("accept-language", &[same]);
+            assert_eq!(equal, !same.contains("=."), "{same}");
+        }
+        for other in ["de, en;q=0.6", "de;q=0.5, en", "de, en", "de, en;q=2", "de, en;q=0.5000", "de, en;x=0.5"] {
+            assert_ne!(of("accept-language", &["de, en;q=0.5"]), of("accept-language", &[other]), "{other}");
+        }
     }
 
     // O06: nothing but the same URL under https is followed.

@@ -1,4 +1,4 @@
-//! A whole that begins with what is stored of it: only the rest is asked of the origin, and joined under one strong entity tag
+//! A whole that begins with what is stored of it: only the rest is asked of the origin, and joined under one strong validator
 //! (RFC 9111 3.4).
 
 use std::time::SystemTime;
@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use crate::{
     cache::store_key,
     clock,
+    conditions::strong_validator,
     fetch::{Fetch, Mode, Outcome, wide},
     flight::End,
     freshness::{self, Vary},
@@ -35,7 +36,7 @@ impl Fetch {
 
     /// Asks for what comes after the beginning.
     pub(crate) fn ask_rest(begun: &Begun, fields: &mut HeaderMap) {
-        fields.insert(header::IF_RANGE, begun.tag.clone());
+        fields.insert(header::IF_RANGE, begun.validator.1.clone());
         if let Ok(range) = HeaderValue::try_from(format!("bytes={}-", begun.length)) {
             fields.insert(header::RANGE, range);
         }
@@ -49,7 +50,7 @@ impl Fetch {
             && freshness::storable(StatusCode::OK, &answer.fields, self.asker()).is_ok()
             && Vary::of(&answer.fields) == Vary::Nothing
             && Span::of(&answer.fields) == Some(span)
-            && answer.fields.get(header::ETAG) == Some(&begun.tag);
+            && strong_validator(&answer.fields).as_ref() == Some(&begun.validator);
         if !fits {
             if let Err(error) = self.cache.store.remove(&store_key(begun.key)).await {
                 tracing::warn!(%error, "a part that is no longer good could not be removed");

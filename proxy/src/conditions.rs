@@ -1,6 +1,6 @@
 //! Conditional and range requests against a known answer (RFC 9110 13 and 14). Pure.
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::{body::Part, freshness::date, meta::Meta};
 
@@ -139,19 +139,27 @@ fn if_range(request: &HeaderMap, answer: &HeaderMap) -> bool {
     }
     // A date counts only where it is exactly the stored one and old enough to be strong.
     let changed = date(answer, &header::LAST_MODIFIED);
-    let strong = changed
+    is_changed_strong(answer) && changed.is_some() && date(request, &header::IF_RANGE) == changed
+}
+
+/// What tells that two parts are of one whole: a strong entity tag, or a date of change that is old enough [RFC 9110 8.8.2.2].
+pub(crate) fn strong_validator(answer: &HeaderMap) -> Option<(HeaderName, HeaderValue)> {
+    match answer.get(header::ETAG) {
+        Some(tag) => tag.as_bytes().starts_with(b"\"").then(|| (header::ETAG, tag.clone())),
+        None if is_changed_strong(answer) => Some((header::LAST_MODIFIED, answer.get(header::LAST_MODIFIED)?.clone())),
+        None => None,
+    }
+}
+
+/// Whether the date of change is so much older than the answer that nothing can have changed twice in its second.
+fn is_changed_strong(answer: &HeaderMap) -> bool {
+    date(answer, &header::LAST_MODIFIED)
         .zip(date(answer, &header::DATE))
-        .is_some_and(|(changed, date)| date.duration_since(changed).is_ok_and(|age| age.as_secs() >= 60));
-    strong && changed.is_some() && date(request, &header::IF_RANGE) == changed
+        .is_some_and(|(changed, date)| date.duration_since(changed).is_ok_and(|age| age.as_secs() >= 60))
 }
 
 /// Whether a list of entity tags, or `*`, has this one.
-fn listed(
-    request: &HeaderMap,
-    name: &http::HeaderName,
-    tag: Option<&HeaderValue>,
-    equal: fn(&[u8], &[u8]) -> bool,
-) -> bool {
+fn listed(request: &HeaderMap, name: &HeaderName, tag: Option<&HeaderValue>, equal: fn(&[u8], &[u8]) -> bool) -> bool {
     request.get_all(name).iter().any(|value| {
         let value = value.as_bytes().trim_ascii();
         value == b"*" || tag.is_some_and(|tag| tags(value).any(|listed| equal(listed, tag.as_bytes())))
@@ -189,7 +197,7 @@ mod tests {
     fn map(fields: &[(&str, &str)]) -> HeaderMap {
         fields
             .iter()
-            .map(|(name, value)| (http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap()))
+            .map(|(name, value)| (HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap()))
             .collect()
     }
 
@@ -290,6 +298,17 @@ mod tests {
         assert!(matches!(check(CHANGED), Ranged::Part(_)));
         for other in ["\"b\"", "W/\"a\"", LATER, "nonsense"] {
             assert_eq!(check(other), Ranged::Whole, "{other}");
+        }
+    }
+
+    #[test]
+    fn parts_are_told_by_a_strong_tag_or_an_old_date() {
+        let name = |fields: &[(&str, &str)]| strong_validator(&map(fields)).map(|(name, _)| name);
+        let (old, young) = (("last-modified", CHANGED), ("last-modified", LATER));
+        assert_eq!(name(&[("etag", "\"a\""), old, ("date", LATER)]), Some(header::ETAG));
+        assert_eq!(name(&[old, ("date", LATER)]), Some(header::LAST_MODIFIED));
+        for weak in [&[("etag", "W/\"a\""), old, ("date", LATER)][..], &[young, ("date", LATER)], &[old], &[]] {
+            assert_eq!(name(weak), None, "{weak:?}");
         }
     }
 

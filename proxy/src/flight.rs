@@ -349,6 +349,16 @@ impl Waiter {
         })
     }
 
+    /// Waits until there is some of the body to show, or will never be.
+    pub(crate) async fn begun(&mut self) -> Result<(), Failure> {
+        let found = self.progress.wait_for(|progress| progress.visible > 0 || progress.end.is_some()).await;
+        match found.map(|progress| (progress.visible, progress.end)) {
+            Ok((0, Some(End::Failed(failure)))) => Err(failure),
+            // An error means that the leader is gone, which the body finds out too.
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     /// Waits for the end.
     pub(crate) async fn ended(&mut self) {
         // An error means that the leader is gone, which is an end too.

@@ -169,12 +169,14 @@ impl Fetch {
     }
 
     /// A part of the whole, as one client asked for it: kept as that part, if it is clear which.
-    async fn partial(&mut self, meta: Meta, body: OriginBody) -> End {
+    async fn partial(&mut self, mut meta: Meta, body: OriginBody) -> End {
         let storable = freshness::storable(StatusCode::OK, &meta.fields, self.asker());
         if let Some(cut) = self.wanted.cut.clone() {
             return self.slice(cut, meta, body, storable.is_ok()).await;
         }
-        let known = Span::of(&meta.fields).filter(|span| meta.length == Some(span.length()));
+        // Where the framing does not say how long it is, the stretch does.
+        let known = Span::of(&meta.fields).filter(|span| meta.length.is_none_or(|length| length == span.length()));
+        meta.length = meta.length.or_else(|| known.map(Span::length));
         let varies = Vary::of(&meta.fields) != Vary::Nothing;
         if storable.is_err() || known.is_none() || varies {
             return self.unshared(meta, body, storable.err().unwrap_or(Reason::Partial));

@@ -168,6 +168,8 @@ pub(crate) struct OriginAnswer {
 /// A body; gives its connection back when it was read to its end.
 pub(crate) struct OriginBody {
     incoming: Incoming,
+    /// Was read, and was given back.
+    again: Option<Bytes>,
     idle: Duration,
     counters: Arc<Counters>,
     connection: Option<(Connection, Upstream, Pools)>,
@@ -298,6 +300,7 @@ impl OriginClient {
             let keep = framing.reusable.then(|| (connection, to.clone(), Arc::clone(&self.pools)));
             let body = OriginBody {
                 incoming,
+                again: None,
                 idle: self.timeouts.origin_idle,
                 counters: Arc::clone(&self.counters),
                 connection: keep,
@@ -424,6 +427,9 @@ fn roots(files: &[PathBuf]) -> RootCertStore {
 impl OriginBody {
     /// The next piece; `None` at the proper end. A body cut short is a failure, never an end.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        if let Some(data) = self.again.take() {
+            return Ok(Some(data));
+        }
         loop {
             match timeout(self.idle, self.incoming.frame()).await {
                 Err(_) => return Err(Failure::ResponseTimeout),
@@ -442,6 +448,11 @@ impl OriginBody {
                 }
             }
         }
+    }
+
+    /// What was read comes first again.
+    pub(crate) fn put_back(&mut self, data: Bytes) {
+        self.again = Some(data);
     }
 
     fn give_back(&mut self) {

@@ -8,13 +8,13 @@ use std::fmt::Write as _;
 
 use atoll_overlay::Key;
 use atoll_store::{Object, Tier};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::{
     body::{Body, Part},
     cache::{Cache, store_key},
     clock,
-    conditions::{Ranged, Verdict, conditions, range},
+    conditions::{Ranged, Verdict, conditions, range, strong_validator},
     deliver::{CACHE_STATUS, refuse},
     meta::Meta,
     reason::{CacheStatus, Source},
@@ -95,22 +95,23 @@ pub(crate) struct Begun {
     pub(crate) key: Key,
     pub(crate) object: Object,
     pub(crate) fields: HeaderMap,
-    pub(crate) tag: HeaderValue,
+    /// What the rest must have too.
+    pub(crate) validator: (HeaderName, HeaderValue),
     pub(crate) length: u64,
     pub(crate) total: u64,
 }
 
-/// The beginning that is stored of what stands under a key, with a strong tag, if it is not all of it.
+/// The beginning that is stored of what stands under a key, with a strong validator, if it is not all of it.
 pub(crate) async fn begun(cache: &Cache, whole: Key, url: &str) -> Option<Begun> {
     let key = key(whole, 0);
     let object = cache.store.get(&store_key(key)).await?;
     let meta = Meta::decode_stored(&object.head().metadata)?;
     let held = Span::of(&meta.fields)?;
-    let tag = meta.fields.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""))?.clone();
+    let validator = strong_validator(&meta.fields)?;
     let good = meta.url == url && held.first == 0 && object.len() == held.length() && held.length() < held.total;
     let good = good && !object.soft_purged();
     let (length, total) = (held.length(), held.total);
-    good.then_some(Begun { key, object, fields: meta.fields, tag, length, total })
+    good.then_some(Begun { key, object, fields: meta.fields, validator, length, total })
 }
 
 /// A part that has what was asked for.

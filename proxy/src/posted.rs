@@ -1,6 +1,5 @@
 //! Answers to POST that are what a GET of the same URL would bring: a Content-Location that names this URL says so, and where the
-//! origin also says how long, they are stored for GET (RFC 9110 9.3.3). Small ones of a known length only: the body is read
-//! before the client has it.
+//! origin also says how long, they are stored for GET (RFC 9110 9.3.3). Small ones only: the body is read before the client has it.
 
 use atoll_store::{Head, PurgeNumber};
 use bytes::{Bytes, BytesMut};
@@ -39,17 +38,22 @@ pub(crate) enum Kept {
 impl Posted<'_> {
     /// Stores an answer that says that it is for GET as well.
     pub(crate) async fn keep(&self, cache: &Cache, meta: &Meta, mut body: OriginBody) -> Result<Kept, Failure> {
-        let Some(length) = meta.length.filter(|length| *length <= LONGEST && self.is_for_get(meta)) else {
+        if meta.length.is_some_and(|length| length > LONGEST) || !self.is_for_get(meta) {
             return Ok(Kept::Not(body));
-        };
+        }
         // Whoever asks meanwhile waits for it; a method that changes the URL overtakes it.
         let Joined::Lead(lead) = cache.flights.join(self.url.key()) else { return Ok(Kept::Not(body)) };
         let lead = Waited(Some(lead));
         let mut bytes = BytesMut::new();
         while let Some(data) = body.next().await? {
             bytes.extend_from_slice(&data);
+            if wide(bytes.len()) > LONGEST {
+                // Longer than could be known: the client gets what was read, and the rest as it comes.
+                body.put_back(bytes.freeze());
+                return Ok(Kept::Not(body));
+            }
         }
-        if wide(bytes.len()) != length {
+        if meta.length.is_some_and(|length| length != wide(bytes.len())) {
             return Err(Failure::ResponseIncomplete);
         }
         let bytes = bytes.freeze();
@@ -74,7 +78,8 @@ impl Posted<'_> {
     }
 
     async fn store(&self, cache: &Cache, meta: &Meta, bytes: Bytes) {
-        let mut meta = Meta { digest: Some(blake3::hash(&bytes)), ..meta.clone() };
+        let (digest, length) = (Some(blake3::hash(&bytes)), Some(wide(bytes.len())));
+        let mut meta = Meta { digest, length, ..meta.clone() };
         meta.withhold_private();
         let now = clock::now();
         let head = Head {

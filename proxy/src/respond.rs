@@ -4,11 +4,11 @@ use atoll_store::Tier;
 use http::{Response, StatusCode};
 
 use crate::{
-    body::Body,
+    body::{Body, SMALL},
     cache::Cache,
     deliver::{Given, deliver, refuse},
     fetch::fresh_for,
-    flight::Content,
+    flight::{Answer, Content, Waiter},
     reason::{CacheStatus, Failure, Forwarded, Reason, Source},
     receive::Asked,
     step::{Found, Told, seconds},
@@ -23,7 +23,8 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
             let told = Told { source: Some(source), collapsed: false, stale: reason.is_some() };
             (meta, Given::Object(object), CacheStatus::hit(source, ttl, reason), told)
         }
-        Found::Flown { waiter, answer, collapsed, forwarded } => {
+        Found::Flown { mut waiter, answer, collapsed, forwarded } => {
+            let begun = if asked.client.head { Ok(()) } else { begun(&mut waiter, &answer).await };
             let status = CacheStatus {
                 forwarded: Some(forwarded),
                 status: Some(answer.meta.status),
@@ -34,6 +35,10 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
                 reason: answer.reason,
             };
             let told = Told { source: Some(answer.source), collapsed, stale: false };
+            if let Err(failure) = begun {
+                let status = CacheStatus { stored: false, ttl: None, ..status };
+                return (refuse(failure, &format!("nothing came but a head: {failure}"), Some(&status)), Some(told));
+            }
             let mut meta = answer.meta.clone();
             if collapsed || answer.source != Source::Origin {
                 meta.withhold();
@@ -70,6 +75,12 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
         Ok(response) => (response, Some(told)),
         Err(failure) => (refuse(failure, "the copy could not be read", Some(&status)), Some(Told::default())),
     }
+}
+
+/// What is short goes out in one piece with its head, and is most often there a moment later. An error if none of it will ever be.
+async fn begun(waiter: &mut Waiter, answer: &Answer) -> Result<(), Failure> {
+    let short = answer.meta.length.is_some_and(|length| (1..=SMALL).contains(&length));
+    if short && matches!(answer.content, Content::Filling(_)) { waiter.begun().await } else { Ok(()) }
 }
 
 pub(crate) fn bypass(code: StatusCode, source: Option<Source>, reason: Reason) -> CacheStatus {

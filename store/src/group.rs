@@ -82,6 +82,9 @@ impl Group {
 
 impl Turn {
     fn run(mut self) {
+        // Whoever is at work on this core goes on first, where cores are few: what it hands in meanwhile is written with this. On a core
+        // of its own this thread goes on at once.
+        std::thread::yield_now();
         while let Some((puts, answers)) = self.next() {
             let Some(tiers) = self.tiers.upgrade() else { return };
             let results = tiers.put_together(self.disk, &puts);

@@ -144,7 +144,7 @@ async fn statuses_are_stored_where_they_may_be() {
     check(cases).await;
 }
 
-// RFC 9213
+// C16, RFC 9213
 #[tokio::test]
 async fn targeted_directives_take_the_place_of_all_others_if_they_are_well_formed() {
     let hour = "Cache-Control: max-age=3600";

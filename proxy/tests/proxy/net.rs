@@ -38,6 +38,8 @@ pub(crate) struct Net {
     pub(crate) cut: Mutex<Vec<NodeId>>,
     /// Everybody is told of everybody.
     pub(crate) acquainted: AtomicBool,
+    /// Nobody knows of anybody.
+    pub(crate) strangers: AtomicBool,
     /// How far apart all nodes are, if they know.
     pub(crate) distance: Mutex<Option<Duration>>,
     /// Who was given how many bytes by whom.
@@ -65,6 +67,7 @@ impl Net {
             dead: Mutex::default(),
             cut: Mutex::default(),
             acquainted: AtomicBool::new(false),
+            strangers: AtomicBool::new(false),
             distance: Mutex::default(),
             given: Mutex::default(),
         })
@@ -283,6 +286,10 @@ impl Index for Node {
             levels.push(LevelInfo { level: self.net.level, threshold: None, size: 2, ..levels[0].clone() });
         }
         levels
+    }
+
+    fn is_alone(&self) -> bool {
+        self.net.strangers.load(Ordering::SeqCst)
     }
 
     fn observe(&self, _: Prefix, _: Duration) {}

@@ -73,6 +73,38 @@ async fn nodes_that_come_while_the_origin_sends_stream_from_the_one_that_fetches
     assert_eq!((origin.count(), net.granted()), (1, 1));
 }
 
+#[tokio::test]
+async fn a_lone_node_asks_no_index_and_shares_what_it_fetches_once_somebody_comes() {
+    let body = noise(3_000_000);
+    let gate = Arc::new(Semaphore::new(0));
+    let (served, held) = (body.clone(), Arc::clone(&gate));
+    let origin = Origin::start(move |number, _| match number {
+        0 => ok("Cache-Control: max-age=600\r\n", &served),
+        _ => gated(&served, &held),
+    })
+    .await;
+    let net = Net::new(Level(1));
+    net.strangers.store(true, Ordering::SeqCst);
+    let one = Arc::new(net.proxy(1, config_for(&origin)).await);
+    assert!(get(&one, &origin.host(), "/before").await.body == body);
+    let (proxy, host) = (Arc::clone(&one), origin.host());
+    let first = tokio::spawn(async move { get(&proxy, &host, "/").await });
+    until(|| one.stats().origin_bytes >= 4_400_000).await;
+    assert_eq!((net.granted(), net.puts().len(), one.stats().origin_ungranted), (0, 0, 0));
+    // Somebody comes: the fetch that goes on gets a lease, and what is whole is told of when it is asked for again.
+    net.strangers.store(false, Ordering::SeqCst);
+    until(|| net.granted() == 1).await;
+    let two = Arc::new(net.proxy(2, config_for(&origin)).await);
+    let (proxy, host) = (Arc::clone(&two), origin.host());
+    let second = tokio::spawn(async move { get(&proxy, &host, "/").await });
+    until(|| two.stats().peer_bytes > 0).await;
+    gate.add_permits(1);
+    assert!(soon(first).await.unwrap().body == body && soon(second).await.unwrap().body == body);
+    assert!(get(&one, &origin.host(), "/before").await.cache_status().contains("hit"));
+    until(|| net.puts().iter().any(|(_, put)| put.key == key(&origin, "/before"))).await;
+    assert_eq!(origin.count(), 2);
+}
+
 // A slow origin is no failure: its fetcher shows that it lives, and nobody asks a second time.
 #[tokio::test]
 async fn waiting_on_a_slow_origin_starts_no_second_fetch() {

@@ -100,9 +100,14 @@ async fn a_fill_under_way_is_beaten() {
     let held = Arc::clone(&gate);
     let origin = Origin::start(move |number, _| {
         let mut steps = ok("Cache-Control: max-age=3600\r\nCache-Groups: \"a\"\r\n", &Bytes::from(number.to_string()));
-        // The first stops before its head, the third after it.
-        if number == 0 || number == 2 {
-            steps.insert(number / 2, Do::Wait(Arc::clone(&held)));
+        // The first stops before its head, the third within its body.
+        match number {
+            0 => steps.insert(0, Do::Wait(Arc::clone(&held))),
+            2 => {
+                let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=3600\r\nCache-Groups: \"a\"\r\nContent-Length: 2\r\n\r\n2";
+                steps = vec![Do::Send(head.into()), Do::Wait(Arc::clone(&held)), Do::Send("2".into())];
+            }
+            _ => {}
         }
         steps
     })
@@ -131,7 +136,7 @@ async fn a_fill_under_way_is_beaten() {
     let request = format!("GET /y HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", origin.host());
     before.write_all(request.as_bytes()).await.unwrap();
     let mut seen = Vec::new();
-    while !seen.ends_with(b"\r\n\r\n") {
+    while !seen.ends_with(b"\r\n\r\n2") {
         assert!(soon(before.read_buf(&mut seen)).await.unwrap() > 0);
     }
     soon(two.purge(tag("a"), false, Duration::from_secs(10))).await.unwrap();
@@ -139,7 +144,7 @@ async fn a_fill_under_way_is_beaten() {
     assert_eq!(soon(get(&two, &origin.host(), "/y")).await.body, b"3");
     gate.add_permits(1);
     soon(before.read_to_end(&mut seen)).await.unwrap();
-    assert!(seen.ends_with(b"\r\n\r\n2"));
+    assert!(seen.ends_with(b"\r\n\r\n22"));
     until(|| one.stats().flights == 0).await;
     for proxy in [&*one, &two] {
         assert_eq!(get(proxy, &origin.host(), "/y").await.body, b"3");

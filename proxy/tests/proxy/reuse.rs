@@ -6,6 +6,7 @@ use crate::script::{Ask, check, check_with, get};
 const HOUR: &str = "Cache-Control: max-age=3600";
 const MINUTE: &str = "Cache-Control: max-age=60";
 const STALE: &str = "Age: 120";
+const OLD: &str = "Last-Modified: Wed, 18 Aug 2010 02:01:18 GMT";
 
 #[tokio::test]
 async fn variants_are_selected_by_what_their_fields_mean() {
@@ -24,6 +25,14 @@ async fn variants_are_selected_by_what_their_fields_mean() {
         ("two, one other", vec![two(&["Foo: 1", "Bar: a"]), two(&["Foo: 1", "Bar: b"])]),
         ("two, one omitted", vec![two(&["Foo: 1", "Bar: a"]), two(&["Foo: 1"])]),
         ("languages in another case", vec![lang("Accept-Language: en, de"), lang("Accept-Language: eN, De").stored(0)]),
+        (
+            "languages by their weights",
+            vec![lang("Accept-Language: en, de;q=0.5"), lang("Accept-Language: de; q=0.50, EN;q=1").stored(0)],
+        ),
+        (
+            "languages of other weights",
+            vec![lang("Accept-Language: en, de;q=0.5"), lang("Accept-Language: de, en;q=0.5")],
+        ),
         ("languages in another order", vec![lang("Accept-Language: en, de"), lang("Accept-Language: de,en").stored(0)]),
         ("empty", vec![get(&[HOUR, "Vary: "]), get(&[HOUR]).stored(0)]),
     ])
@@ -254,6 +263,7 @@ async fn answers_to_post_are_stored_for_get_only_where_they_say_that_they_are_wh
         cases
             .push(("said", vec![post(&[HOUR, &said]).given("0123456789"), get(&[HOUR]).stored(0).given("0123456789")]));
     }
+    cases.push(("in chunks", vec![post(&[HOUR, said]).chunked(), get(&[HOUR]).stored(0).given("0123456789")]));
     for (name, fields) in [
         ("unsaid", ["X: 1", HOUR]),
         ("another URL", ["Content-Location: /y", HOUR]),
@@ -307,6 +317,19 @@ async fn ranges_come_out_of_wholes_and_parts() {
             vec![whole(), get(&[]).with(&["Range: bytes=2-4", "If-Range: \"b\""]).stored(0).given("0123456789")],
         ),
         ("asked on", vec![part()]),
+        ("a part in chunks", vec![part().chunked(), ask("Range: bytes=3-4").stored(0).given("34")]),
+        (
+            "a part that is not as long as it says",
+            vec![
+                get(&[HOUR, "Content-Range: bytes 2-6/10"])
+                    .status("206 X")
+                    .chunked()
+                    .body("2345678")
+                    .with(&["Range: bytes=2-6"])
+                    .gets(502),
+                ask("Range: bytes=3-4"),
+            ],
+        ),
         ("a part again", vec![part(), ask("Range: bytes=2-6").stored(0).given("23456")]),
         (
             "within a part",
@@ -378,6 +401,21 @@ async fn parts_stand_beside_each_other_and_a_beginning_is_completed() {
                     .lacks("content-range")
                     .given("0123456789"),
                 get(&[]).stored(1).given("0123456789"),
+            ],
+        ),
+        (
+            "a beginning by its date",
+            vec![
+                get(&[HOUR, OLD, "Content-Range: bytes 0-4/10"])
+                    .status("206 Partial Content")
+                    .body("01234")
+                    .with(&["Range: bytes=0-4"]),
+                get(&[HOUR, OLD, "Content-Range: bytes 5-9/10", "Date: Wed, 18 Aug 2010 02:11:18 GMT"])
+                    .status("206 Partial Content")
+                    .body("56789")
+                    .saw("Range: bytes=5-")
+                    .saw("If-Range: Wed, 18 Aug 2010 02:01:18 GMT")
+                    .given("0123456789"),
             ],
         ),
         (

@@ -19,6 +19,7 @@ pub(crate) struct Ask {
     answer: String,
     body: &'static str,
     cut: bool,
+    chunked: bool,
     expect: Expect,
     has: Vec<(&'static str, &'static str)>,
     lacks: Vec<&'static str>,
@@ -46,6 +47,7 @@ pub(crate) fn get(answer: &[&str]) -> Ask {
         answer: format!("HTTP/1.1 200 OK\r\n{}", lines(answer)),
         body: "0123456789",
         cut: false,
+        chunked: false,
         expect: Expect::Own,
         has: Vec::new(),
         lacks: Vec::new(),
@@ -89,6 +91,11 @@ impl Ask {
     /// The origin closes instead of answering.
     pub(crate) fn cut(self) -> Self {
         Self { cut: true, ..self }
+    }
+
+    /// The origin does not say before how long its answer is.
+    pub(crate) fn chunked(self) -> Self {
+        Self { chunked: true, ..self }
     }
 
     /// The answer to an earlier request must come.
@@ -164,8 +171,16 @@ fn answer(script: &[Ask], head: &str) -> Vec<Do> {
     let number = asked(head).unwrap();
     let Some(ask) = script.get(number).filter(|ask| !ask.cut) else { return vec![Do::Close] };
     let bodiless = ask.answer.contains(" 304 ") || ask.answer.contains(" 204 ");
-    let length = if bodiless { String::new() } else { format!("Content-Length: {}\r\n", ask.body.len()) };
-    let body = if bodiless || head.starts_with("HEAD ") { "" } else { ask.body };
+    let length = match ask.chunked {
+        _ if bodiless => String::new(),
+        true => "Transfer-Encoding: chunked\r\n".to_owned(),
+        false => format!("Content-Length: {}\r\n", ask.body.len()),
+    };
+    let body = match ask.chunked {
+        _ if bodiless || head.starts_with("HEAD ") => String::new(),
+        true => format!("{:x}\r\n{}\r\n0\r\n\r\n", ask.body.len(), ask.body),
+        false => ask.body.to_owned(),
+    };
     let answer = format!("{}Served: {number}\r\n{length}\r\n{body}", ask.answer);
     vec![Do::Send(Bytes::from(answer))]
 }
