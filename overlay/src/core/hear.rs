@@ -9,12 +9,12 @@ use super::{
     message::{Body, Header, Hello, Message, Reply, Request, Seen, Want},
     node::Timer,
     peers::{DEAD_AFTER, Known},
-    pointers::{Asked, Errand},
+    pointers::{Asked, Errand, Intent},
     search::{Pending, Purpose},
     tend::crossing,
     time::{Instant, Stamp},
 };
-use crate::{Key, Level, NodeInfo};
+use crate::{Key, Level, Mode, NodeInfo};
 
 impl Node {
     pub(super) fn on_message(&mut self, now: Instant, from: Contact, message: Message) {
@@ -179,7 +179,13 @@ impl Node {
                 if to != self.contact {
                     self.extend(now, id);
                 }
-                self.feed(now, id, |task| task.on_reply(to, reply));
+                let crowded = self.is_crowded(now, id);
+                self.feed(now, id, |task| {
+                    if crowded {
+                        task.be_content();
+                    }
+                    task.on_reply(to, reply);
+                });
             }
             (Purpose::Sample(level), Reply::Nodes(nodes)) => self.on_sample(now, level, &nodes),
             (Purpose::Hold(key), Reply::Held(held)) => self.on_held(now, to, key, held),
@@ -312,7 +318,13 @@ impl Node {
                 values.truncate(Reply::VALUES);
                 if values.is_empty() { Seen::Nothing } else { Seen::Values(values) }
             }
-            Want::Room { .. } => Seen::Room(self.values.room(now, level, key)),
+            Want::Room { ttl } => {
+                let (mine, copies) = (self.contact.id.key().distance(&key), self.config.copies());
+                let closest = self.peers.closest(level, &key, copies);
+                let near = closest.iter().filter(|one| one.id.key().distance(&key) < mine).count() < copies;
+                let promise = self.config.mode == Mode::Best;
+                Seen::Room(self.values.room(now, level, key, Intent { from: from.peer, ttl, near, promise }))
+            }
         };
         let ends = match &seen {
             Seen::Values(values) => values.iter().any(|value| value.holder != from),

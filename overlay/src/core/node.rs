@@ -444,7 +444,9 @@ impl Node {
                 }
             }
             Reason::Relay { asker, id: question, arrived } => {
-                if let Ending::Relayed(answer) = ending {
+                let answer = if let Ending::Relayed(answer) = ending { Some(answer) } else { None };
+                self.arrive_seek(now, id, answer.as_ref());
+                if let Some(answer) = answer {
                     self.reply(now, asker, question, arrived, answer);
                 }
             }
