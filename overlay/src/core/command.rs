@@ -156,7 +156,12 @@ impl Node {
         while self.asked.front().is_some_and(|one| now.since(one.at) >= THOROUGH_AGAIN) {
             self.asked.pop_front();
         }
-        let before = self.asked.iter().rev().find(|one| one.key == key).copied();
+        let before = self.asked.iter_mut().rev().find(|one| one.key == key);
+        let before = before.map(|one| {
+            let (since, times) = one.again;
+            one.again = if now.since(since) < REPEATED { (since, times + 1) } else { (now, 0) };
+            *one
+        });
         let repeated = before.is_some_and(|one| !one.thorough && now.since(one.at) < REPEATED);
         let (left, since) = self.thorough;
         let more = u32::try_from(now.since(since).as_secs() / THOROUGH_PAUSE.as_secs()).unwrap_or(u32::MAX);
@@ -169,9 +174,16 @@ impl Node {
             if self.asked.len() >= REMEMBERED {
                 self.asked.pop_front();
             }
-            self.asked.push_back(Asked { key, at: now, thorough });
+            self.asked.push_back(Asked { key, at: now, thorough, again: (now, 0) });
         }
         thorough
+    }
+
+    /// How often a key was asked for again within the last moments.
+    pub(super) fn asked_again(&self, now: Instant, key: &Key) -> usize {
+        let again = self.asked.iter().rev().find(|one| one.key == *key).map(|one| one.again);
+        let times = again.filter(|(since, _)| now.since(*since) < REPEATED).map_or(0, |(_, times)| times);
+        usize::try_from(times).unwrap_or(usize::MAX)
     }
 
     fn put_task(&self, put: Put) -> Task {
@@ -209,10 +221,12 @@ impl Node {
 /// A key that was asked for here.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
-    key: Key,
+    pub(super) key: Key,
     at: Instant,
     /// The get was made thorough.
     thorough: bool,
+    /// Since when the same was asked for again, and how often.
+    again: (Instant, u32),
 }
 
 /// A get of the same key within this time is a second try.

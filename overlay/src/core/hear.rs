@@ -9,12 +9,12 @@ use super::{
     message::{Body, Header, Hello, Message, Reply, Request, Seen, Want},
     node::Timer,
     peers::{DEAD_AFTER, Known},
-    pointers::{Asked, Errand},
+    pointers::{Asked, Errand, Intent},
     search::{Pending, Purpose},
     tend::crossing,
     time::{Instant, Stamp},
 };
-use crate::{Key, Level, NodeInfo};
+use crate::{Key, Level, Mode, NodeInfo};
 
 impl Node {
     pub(super) fn on_message(&mut self, now: Instant, from: Contact, message: Message) {
@@ -165,19 +165,27 @@ impl Node {
         if to != self.contact {
             self.on_sampled(now, &pending, spent);
         }
-        if let Reply::Step { nodes, .. } | Reply::Nodes(nodes) = &reply {
-            nodes.iter().for_each(|node| self.meet(now, *node));
-        }
-        // What this node knows to be dead, it need not be told to ask.
         if let Reply::Step { nodes, .. } = &mut reply {
-            nodes.retain(|node| !self.is_dead(*node));
+            // What this node knows to be dead, it need not be told to ask.
+            nodes.retain(|node| {
+                self.meet(now, *node);
+                !self.is_dead(*node)
+            });
+        } else if let Reply::Nodes(nodes) = &reply {
+            nodes.iter().for_each(|node| self.meet(now, *node));
         }
         match (pending.purpose, reply) {
             (Purpose::Task(id), reply) => {
                 if to != self.contact {
                     self.extend(now, id);
                 }
-                self.feed(now, id, |task| task.on_reply(to, reply));
+                let crowded = self.is_crowded(now, id);
+                self.feed(now, id, |task| {
+                    if crowded {
+                        task.be_content();
+                    }
+                    task.on_reply(to, reply);
+                });
             }
             (Purpose::Sample(level), Reply::Nodes(nodes)) => self.on_sample(now, level, &nodes),
             (Purpose::Hold(key), Reply::Held(held)) => self.on_held(now, to, key, held),
@@ -310,7 +318,13 @@ impl Node {
                 values.truncate(Reply::VALUES);
                 if values.is_empty() { Seen::Nothing } else { Seen::Values(values) }
             }
-            Want::Room { .. } => Seen::Room(self.values.room(now, level, key)),
+            Want::Room { ttl } => {
+                let (mine, copies) = (self.contact.id.key().distance(&key), self.config.copies());
+                let closest = self.peers.closest(level, &key, copies);
+                let near = closest.iter().filter(|one| one.id.key().distance(&key) < mine).count() < copies;
+                let promise = self.config.mode == Mode::Best;
+                Seen::Room(self.values.room(now, level, key, Intent { from: from.peer, ttl, near, promise }))
+            }
         };
         let ends = match &seen {
             Seen::Values(values) => values.iter().any(|value| value.holder != from),
@@ -431,6 +445,7 @@ impl Node {
     pub(super) fn bury(&mut self, now: Instant, contact: Contact) {
         let Some(known) = self.peers.get_mut(contact) else { return };
         known.misses = DEAD_AFTER;
+        self.some_lost = true;
         if std::mem::take(&mut known.pinned) {
             self.outbox.push_back(Output::Pin { peer: contact.peer, keep: false });
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{
     Contact, Node,
+    joint::{Asker, Flight},
     message::{Pointer, Refusal, Reply, Request},
     node::{Reason, Timer},
     peers::Known,
@@ -57,11 +58,17 @@ impl Node {
             Way::Nowhere => Reply::Sought { level: widest, values: Vec::new() },
             Way::Onward(_) if hops == 0 => Reply::Sought { level: widest, values: Vec::new() },
             Way::Onward(next) => {
+                let flight = Flight::Seek { key, level, widest };
+                if self.join_seek(Asker { who: from, id, arrived: now }, &flight) {
+                    return;
+                }
+                self.depart(flight);
                 let reason = Reason::Relay { asker: from, id, arrived: now };
-                let time = self.config.get_deadline;
+                let (time, next_task) = (self.config.get_deadline, self.next_task);
                 if self.begin(now, Some(reason), Task::Relay(Relay::new(next)), time).is_some() {
                     return;
                 }
+                self.arrive_seek(now, next_task, None);
                 Reply::Refused(Refusal::Busy)
             }
         };

@@ -35,7 +35,7 @@ pub struct Sim {
     seed: u64,
     pub(super) rng: Rng,
     pub(super) now: Instant,
-    queue: Queue,
+    pub(super) queue: Queue,
     pub(super) nodes: Vec<Simulated>,
     /// Where each node is: looked up for every message.
     pub(super) places: Vec<Place>,
@@ -194,6 +194,7 @@ impl Sim {
     /// Lets everything happen up to a time.
     pub fn run_until(&mut self, until: Instant) {
         while let Some((at, event)) = self.queue.pop_until(until) {
+            self.look_ahead();
             self.now = at;
             self.happen(event);
         }
@@ -502,7 +503,7 @@ impl Sim {
     }
 
     fn note(&mut self, words: &[u64]) {
-        let time = u64::try_from(self.now.since_start().as_micros()).unwrap_or(u64::MAX);
+        let time = self.now.nanos() / 1_000;
         for word in [time].iter().chain(words) {
             self.trace = (self.trace ^ word).wrapping_mul(FNV_PRIME);
         }

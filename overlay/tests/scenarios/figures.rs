@@ -38,8 +38,7 @@ fn after_half_of_the_nodes_died_at_once_what_can_be_found_is_found() {
 
 #[test]
 fn the_halves_of_a_network_find_each_other_again() {
-    // That clusters merge is not reached yet at every seed; see docs/overlay.md.
-    check(Scenario::Partition, 60, 2, &["merged_s"]);
+    check(Scenario::Partition, 60, 2, &[]);
 }
 
 #[test]

@@ -11,5 +11,5 @@ pub(super) use self::{
     lease::Leases,
     root::{Asked, Deferred, Errand},
     spread::SpreadLog,
-    values::Values,
+    values::{Intent, Values},
 };

@@ -4,6 +4,9 @@
 //! - **loaded**: beta store-intents for the key were let go on from here within the past minute. That is how "more requests than
 //!   the maximum leakage rate" makes a node claim to be loaded for all but one attempt in five seconds, as the paper says.
 //!
+//! In mode `best` a node that is about to be asked to store counts the place as taken for a moment: else the first of a crowd, who
+//! all find it empty, all come back to store. And no more than half of beta intents go on within five seconds.
+//!
 //! What is over a cap is refused with a reason; nothing that is stored is thrown out for it.
 
 use std::{
@@ -27,8 +30,8 @@ use crate::{
 #[derive(Debug)]
 pub(in crate::core) struct Values {
     slots: BTreeMap<(Key, Level), Slot>,
-    /// When store-intents were let go on for keys without values: at most [`ASKED`] keys.
-    asked: BTreeMap<(Key, Level), VecDeque<Instant>>,
+    /// Store-intents for keys without values: at most [`ASKED`] keys.
+    asked: BTreeMap<(Key, Level), Intents>,
     bytes: usize,
     /// Pointers of each putter.
     per_peer: BTreeMap<Peer, usize>,
@@ -50,10 +53,31 @@ struct Limits {
 #[derive(Debug, Default)]
 struct Slot {
     values: Vec<Kept>,
-    /// When store-intents were let go on, oldest first, at most beta of them.
-    leaks: VecDeque<Instant>,
+    intents: Intents,
     /// The nodes that were closest to the key when this one last looked.
     closest: Vec<Peer>,
+}
+
+/// What is remembered of store-intents.
+#[derive(Debug, Default)]
+struct Intents {
+    /// When some were let go on, oldest first, at most beta of them.
+    leaks: VecDeque<Instant>,
+    /// Who was told of a free place here, and when; at most l.
+    promised: Vec<(Peer, Instant)>,
+}
+
+/// A store-intent.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::core) struct Intent {
+    /// Whose.
+    pub(in crate::core) from: Peer,
+    /// The time to live of the value to come.
+    pub(in crate::core) ttl: Duration,
+    /// This node is one of those nearest the key, where the value is to be stored.
+    pub(in crate::core) near: bool,
+    /// Free places are promised, and a putter's own value counts as one.
+    pub(in crate::core) promise: bool,
 }
 
 #[derive(Debug)]
@@ -84,25 +108,33 @@ impl Values {
     }
 
     /// Answers a store-intent, and counts it if it is let go on.
-    pub(in crate::core) fn room(&mut self, now: Instant, level: Level, key: Key) -> Room {
+    pub(in crate::core) fn room(&mut self, now: Instant, level: Level, key: Key, intent: Intent) -> Room {
         self.expire(now, (key, level));
-        let (leaks, values) = match self.slots.get_mut(&(key, level)) {
-            Some(slot) => (&mut slot.leaks, slot.values.as_slice()),
+        let (intents, values) = match self.slots.get_mut(&(key, level)) {
+            Some(slot) => (&mut slot.intents, slot.values.as_slice()),
             // Asking must not fill memory: past the cap keys without values are not counted.
             None if self.asked.len() >= ASKED && !self.asked.contains_key(&(key, level)) => {
                 return Room { loaded: false, count: 0, soonest: Duration::ZERO };
             }
             None => (self.asked.entry((key, level)).or_default(), [].as_slice()),
         };
-        while leaks.front().is_some_and(|leak| now.since(*leak) >= MINUTE) {
-            leaks.pop_front();
+        let beta = self.limits.leak_per_minute;
+        // All that come within moments bring values of one age: half as many keep those near the key fresh.
+        let at_once = if intent.promise { beta.div_ceil(2) } else { beta };
+        let loaded = intents.leak(now, beta, at_once);
+        let others = values.iter().filter(|kept| !intent.promise || kept.holder.peer != intent.from);
+        let soonest = others.clone().map(|kept| kept.expires.since(now)).min();
+        let count = u32::try_from(others.count()).unwrap_or(u32::MAX);
+        let mut room = Room { loaded, count, soonest: soonest.unwrap_or_default() };
+        if intent.promise && (intent.near || loaded) {
+            let promised = intents.promise(now, &intent, self.limits.values_per_key.saturating_sub(values.len()));
+            if promised > 0 {
+                // Values to come stay as long as the asker's own.
+                room.soonest = soonest.unwrap_or(intent.ttl);
+                room.count = room.count.saturating_add(promised);
+            }
         }
-        let loaded = leaks.len() >= self.limits.leak_per_minute;
-        if !loaded {
-            leaks.push_back(now);
-        }
-        let soonest = values.iter().map(|kept| kept.expires.since(now)).min().unwrap_or(Duration::ZERO);
-        Room { loaded, count: u32::try_from(values.len()).unwrap_or(u32::MAX), soonest }
+        room
     }
 
     /// Stores a pointer: in place of the holder's old one, in a free place, or in place of the one that would go first, unless
@@ -144,8 +176,9 @@ impl Values {
             return Err(Refusal::Sender);
         }
         let Pointer { holder, clusters, value, ttl } = pointer;
-        let leaks = self.asked.remove(&(key, level)).unwrap_or_default();
-        let slot = self.slots.entry((key, level)).or_insert_with(|| Slot { leaks, ..Slot::default() });
+        let intents = self.asked.remove(&(key, level)).unwrap_or_default();
+        let slot = self.slots.entry((key, level)).or_insert_with(|| Slot { intents, ..Slot::default() });
+        slot.intents.promised.retain(|(to, _)| *to != peer);
         if let Some(at) = out {
             slot.values.swap_remove(at);
         }
@@ -205,7 +238,7 @@ impl Values {
         let all: Vec<_> = self.slots.keys().copied().collect();
         all.into_iter().for_each(|at| self.expire(now, at));
         self.slots.retain(|_, slot| !slot.values.is_empty());
-        self.asked.retain(|_, leaks| leaks.back().is_some_and(|leak| now.since(*leak) < MINUTE));
+        self.asked.retain(|_, intents| intents.leaks.back().is_some_and(|leak| now.since(*leak) < MINUTE));
     }
 
     /// Keys that have values, at each level.
@@ -255,12 +288,43 @@ impl Values {
     }
 }
 
+impl Intents {
+    /// Whether beta were let go on within the past minute, or so many within moments; if not, one more is.
+    fn leak(&mut self, now: Instant, beta: usize, at_once: usize) -> bool {
+        while self.leaks.front().is_some_and(|leak| now.since(*leak) >= MINUTE) {
+            self.leaks.pop_front();
+        }
+        let late = self.leaks.iter().rev().take_while(|leak| now.since(**leak) < MOMENTS).count();
+        let loaded = self.leaks.len() >= beta || late >= at_once;
+        if !loaded {
+            self.leaks.push_back(now);
+        }
+        loaded
+    }
+
+    /// Promises the asker one of so many free places, if one is left. How many are promised to others.
+    fn promise(&mut self, now: Instant, intent: &Intent, free: usize) -> u32 {
+        self.promised.retain(|(to, at)| *to != intent.from && now.since(*at) < PROMISED);
+        let others = self.promised.len();
+        if others < free {
+            self.promised.push((intent.from, now));
+        }
+        u32::try_from(others).unwrap_or(u32::MAX)
+    }
+}
+
 /// Bytes a value counts for: its own and those of keeping it.
 const fn cost(value: &Bytes) -> usize {
     value.len() + OVERHEAD
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// Intents that come within this time are one crowd's. [NSDI'04 4.2: one attempt in five seconds goes on]
+const MOMENTS: Duration = Duration::from_secs(5);
+
+/// How long a free place is kept for who was told of it: a few round trips. Longer: who changed its mind keeps others out.
+const PROMISED: Duration = Duration::from_secs(2);
 
 /// Keys without values whose store-intents are counted at most.
 const ASKED: usize = 4_096;

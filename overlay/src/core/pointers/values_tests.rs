@@ -6,6 +6,9 @@ use crate::NodeId;
 const KEY: Key = Key::ZERO;
 const L0: Level = Level::GLOBAL;
 
+/// A store-intent by the paper's rules.
+const PUBLISHED: Intent = Intent { from: Peer(1_000), ttl: Duration::from_secs(60), near: true, promise: false };
+
 fn at(seconds: u64) -> Instant {
     Instant::at(Duration::from_secs(seconds))
 }
@@ -58,21 +61,21 @@ fn a_key_is_loaded_once_beta_intents_were_let_go_on_within_a_minute_and_no_longe
     let mut values = Values::new(&Config::default());
     assert_eq!(stored(&mut values, at(0), 1, 600), Ok(Verdict::Accepted));
     for second in 0..12 {
-        assert!(!values.room(at(second), L0, KEY).loaded, "intent {second}");
+        assert!(!values.room(at(second), L0, KEY, PUBLISHED).loaded, "intent {second}");
     }
     for second in 12..60 {
-        assert!(values.room(at(second), L0, KEY).loaded, "at {second} s");
+        assert!(values.room(at(second), L0, KEY, PUBLISHED).loaded, "at {second} s");
     }
     // The first was let go on a minute ago: one more may leak, the next not.
-    assert!(!values.room(at(60), L0, KEY).loaded);
-    assert!(values.room(at(60), L0, KEY).loaded);
-    assert!(!values.room(at(60), Level(1), KEY).loaded, "each level has its own count");
+    assert!(!values.room(at(60), L0, KEY, PUBLISHED).loaded);
+    assert!(values.room(at(60), L0, KEY, PUBLISHED).loaded);
+    assert!(!values.room(at(60), Level(1), KEY, PUBLISHED).loaded, "each level has its own count");
 }
 
 #[test]
 fn asking_for_room_leaves_no_key_and_a_bounded_count_behind() {
     let mut values = Values::new(&Config::default());
-    (0..10_000).for_each(|number| assert!(!values.room(at(0), L0, key(number)).loaded));
+    (0..10_000).for_each(|number| assert!(!values.room(at(0), L0, key(number), PUBLISHED).loaded));
     assert_eq!((values.keys(), values.asked()), (0, 4_096));
     values.sweep(at(60));
     assert_eq!(values.asked(), 0);
@@ -81,9 +84,9 @@ fn asking_for_room_leaves_no_key_and_a_bounded_count_behind() {
 #[test]
 fn room_tells_how_many_values_there_are_and_the_shortest_time_left() {
     let mut values = Values::new(&Config::default());
-    assert_eq!(values.room(at(0), L0, KEY), Room { loaded: false, count: 0, soonest: Duration::ZERO });
+    assert_eq!(values.room(at(0), L0, KEY, PUBLISHED), Room { loaded: false, count: 0, soonest: Duration::ZERO });
     (1..=3).for_each(|peer| assert_eq!(stored(&mut values, at(0), peer, 100 + u64::from(peer)), Ok(Verdict::Accepted)));
-    let room = values.room(at(40), L0, KEY);
+    let room = values.room(at(40), L0, KEY, PUBLISHED);
     assert_eq!(room, Room { loaded: false, count: 3, soonest: Duration::from_secs(61) });
 }
 
@@ -104,7 +107,7 @@ fn past_the_cap_on_keys_new_ones_are_refused_and_old_ones_stay() {
     for number in 0..100_000 {
         let result = values.store(at(0), L0, key(number), pointer(number, 60));
         assert_eq!(result, if number < 100 { Ok(Verdict::Accepted) } else { Err(Refusal::Keys) });
-        values.room(at(0), L0, key(number + 1_000_000));
+        values.room(at(0), L0, key(number + 1_000_000), PUBLISHED);
     }
     assert_eq!((values.len(), values.keys()), (100, 100));
     assert_eq!(values.get(at(0), L0, key(7)).len(), 1);
@@ -149,4 +152,35 @@ fn an_expired_value_is_never_returned_and_sweeping_leaves_nothing() {
     assert_eq!(values.get(at(60), L0, KEY).len(), 0);
     values.sweep(at(60));
     assert_eq!((values.len(), values.keys(), values.bytes), (0, 0, 0));
+}
+
+#[test]
+fn a_free_place_is_promised_to_one_putter_at_a_time_and_only_for_a_moment() {
+    let mut values = Values::new(&Config::default());
+    let best = |peer: u32| Intent { from: Peer(peer), promise: true, ..PUBLISHED };
+    for peer in 1..=4 {
+        assert_eq!(values.room(at(0), L0, KEY, best(peer)).count, peer - 1);
+    }
+    let late = values.room(at(0), L0, KEY, best(5));
+    assert_eq!((late.count, late.soonest), (4, PUBLISHED.ttl), "full of what is to come");
+    // Two come, one asks again, the others change their minds.
+    assert_eq!(stored(&mut values, at(1), 1, 60), Ok(Verdict::Accepted));
+    assert_eq!(stored(&mut values, at(1), 2, 60), Ok(Verdict::Accepted));
+    assert_eq!(values.room(at(1), L0, KEY, best(3)).count, 3, "its own promise does not count against it");
+    assert_eq!(values.room(at(5), L0, KEY, best(5)).count, 2);
+    assert_eq!(
+        values.room(at(20), L0, KEY, best(2)).count,
+        1,
+        "one value of another, and the promise to 5 is long over"
+    );
+}
+
+#[test]
+fn of_a_crowd_within_moments_half_of_beta_go_on() {
+    let mut values = Values::new(&Config::default());
+    let best = |peer: u32| Intent { from: Peer(peer), promise: true, ..PUBLISHED };
+    let gone_on = |values: &mut Values, second| {
+        (0..100).filter(|peer| !values.room(at(second), L0, KEY, best(*peer)).loaded).count()
+    };
+    assert_eq!([0, 1, 5, 10].map(|second| gone_on(&mut values, second)), [6, 0, 6, 0], "beta a minute in all");
 }

@@ -27,6 +27,10 @@ pub(in crate::core) struct Get {
     insist: usize,
     /// A question handed on was late.
     hurried: bool,
+    /// One word that there is nothing is enough.
+    content: bool,
+    /// That word was heard.
+    denied: bool,
     /// Levels still to be searched, the next one last.
     wider: Vec<Level>,
     lookup: Lookup,
@@ -70,6 +74,8 @@ impl Get {
             way,
             insist,
             hurried: false,
+            content: false,
+            denied: false,
             wider,
             lookup: Lookup::new(me, level, key, way),
             handed,
@@ -89,6 +95,9 @@ impl Get {
             if let Some((level, found)) = self.found.take() {
                 return Step::Done(Ending::Found(level, found));
             }
+            if self.denied {
+                return Step::Done(Ending::Outcome(Outcome::Get(Ok(Found::Nothing))));
+            }
             if self.waiting.is_empty()
                 && let Some((to, request)) = self.handed.pop()
             {
@@ -104,20 +113,18 @@ impl Get {
                     return Step::Ask(to, Request::Step { level, key, aim, want: Want::Values });
                 }
                 // A node that is late holds up no wider search.
-                (Hop::Wait, false)
-                    if (!self.hurried || self.has_heard()) && self.lookup.is_answered_but_for_the_late() =>
-                {
-                    self.widen()
-                }
+                (Hop::Wait, false) if !self.hurried && self.lookup.is_answered_but_for_the_late() => self.widen(),
                 (Hop::Wait, true) if self.lookup.is_answered_but_for_the_late() && self.lookup.insist(self.insist) => {}
                 // What was heard from all others is enough.
-                (Hop::Wait, true) if self.has_heard() && self.lookup.is_answered_but_for_the_late() => {
+                (Hop::Wait, _) if self.has_heard() && self.lookup.is_answered_but_for_the_late() => {
                     return Step::Done(self.conclude(Ok(Found::Nothing)));
                 }
                 (Hop::Wait, _) => return Step::Wait,
                 // After deaths, those that have it may not be the very closest any more.
                 (Hop::Done, last) if (last || self.hurried) && self.lookup.insist(self.insist) => {}
                 (Hop::Done, true) => return Step::Done(self.conclude(Ok(Found::Nothing))),
+                // All that have it in the widest level were heard, and there it began: the nearer ones would say the same.
+                (Hop::Done, false) if self.has_heard() => return Step::Done(self.conclude(Ok(Found::Nothing))),
                 (Hop::Done, false) => self.widen(),
             }
         }
@@ -134,6 +141,11 @@ impl Get {
             self.lookup = self.lookup.widen(self.me, widest, self.way);
         }
         self.lookup.hurry(self.way.window);
+    }
+
+    /// From now on one word that there is nothing is enough.
+    pub(super) const fn be_content(&mut self) {
+        self.content = true;
     }
 
     fn has_heard(&self) -> bool {
@@ -156,6 +168,7 @@ impl Get {
                     // One word for it is not enough that there is nothing: this node looks for itself.
                     self.waiting.clear();
                     self.handed.clear();
+                    self.denied = self.content;
                 }
             }
             Reply::Step { seen, nodes } => {

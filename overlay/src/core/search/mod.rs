@@ -87,6 +87,14 @@ impl Task {
         }
     }
 
+    /// A crowd waits: the first word that there is nothing is enough.
+    pub(super) const fn be_content(&mut self) {
+        match self {
+            Self::Get(task) => task.be_content(),
+            Self::Search(_) | Self::Put(_) | Self::Withdraw(_) | Self::Errand(_) | Self::Relay(_) => {}
+        }
+    }
+
     /// The answer is later than usual: ask somebody else meanwhile.
     pub(super) fn on_late(&mut self, from: Contact) {
         match self {

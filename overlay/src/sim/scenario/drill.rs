@@ -181,7 +181,7 @@ pub(super) fn partition(setup: &Setup, progress: Progress<'_>) -> Report {
     let before = [1, 2].map(|level| groups(&sim, level));
     let sides: Vec<u8> = (0..nodes).map(|_| u8::from(rng.below(2) == 0)).collect();
     let (left, right): (Vec<usize>, Vec<usize>) = (0..nodes).partition(|node| sides[*node] == 0);
-    sim.faults_mut().part(sides);
+    sim.faults_mut().part(sides.clone());
     let minutes = setup.minutes(Scenario::Partition);
     for minute in 0..minutes.saturating_sub(1) {
         sim.run_for(Duration::from_secs(60));
@@ -196,6 +196,8 @@ pub(super) fn partition(setup: &Setup, progress: Progress<'_>) -> Report {
     sim.run_for(Duration::from_secs(40));
     sim.faults_mut().part(Vec::new());
     let healed = sim.now();
+    let before = [1, 2].map(|level| kept(&groups(&sim, level), &before[level - 1], &sides));
+    let whole = unparted(setup, nodes, &sides, healed + MERGE_TIME);
     let (mut rounds, mut merged) = (Vec::new(), None);
     while sim.now().since(healed) < HEAL_TIME {
         let start = sim.now();
@@ -208,7 +210,7 @@ pub(super) fn partition(setup: &Setup, progress: Progress<'_>) -> Report {
             sim.run_for(Duration::from_millis(10));
         }
         rounds.push((start, pending));
-        if merged.is_none() && are_together(&sim, &before) {
+        if merged.is_none() && are_together(&sim, &before, &whole) {
             merged = Some(sim.now());
         }
         progress(0.8 + 0.2 * sim.now().since(healed).as_secs_f64() / HEAL_TIME.as_secs_f64(), sim.events());
@@ -229,28 +231,72 @@ pub(super) fn partition(setup: &Setup, progress: Progress<'_>) -> Report {
     let since = |at: Instant| at.since(healed).as_secs_f64();
     let mut report = Report::default();
     report.hold("heal_s", since(last_bad), Bound::AtMost(30.0));
-    report.hold("merged_s", merged.map_or(f64::INFINITY, since), Bound::AtMost(60.0));
+    report.hold("merged_s", merged.map_or(f64::INFINITY, since), Bound::AtMost(MERGE_TIME.as_secs_f64()));
+    for (name, shares) in [("together", together(&sim, &before)), ("unparted", whole)] {
+        report.print(format!("l1_{name}_share"), shares[0]);
+        report.print(format!("l2_{name}_share"), shares[1]);
+    }
     report.close(&sim);
     report
 }
 
-/// Whether 99 % of the nodes are with most of those they shared their clusters with before.
-fn are_together(sim: &Sim, before: &[BTreeMap<Key, Vec<usize>>; 2]) -> bool {
-    before.iter().zip([1, 2]).all(|(before, level)| {
-        let now = groups(sim, level);
-        let cluster: BTreeMap<usize, Key> =
-            now.iter().flat_map(|(id, nodes)| nodes.iter().map(move |node| (*node, *id))).collect();
-        let together = |nodes: &Vec<usize>| {
-            let mut counts: BTreeMap<Key, usize> = BTreeMap::new();
-            nodes.iter().filter_map(|node| cluster.get(node)).for_each(|id| *counts.entry(*id).or_default() += 1);
-            counts.values().max().copied().unwrap_or(0)
-        };
-        let (all, with): (usize, usize) = before
-            .values()
-            .map(|nodes| (nodes.len(), together(nodes)))
-            .fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        with * 100 >= all * 99
+/// Of each cluster as it was before, the nodes that are still with most of those of their own side. Over ten minutes some nodes
+/// find better clusters in any network; these are not what a partition parted.
+fn kept(
+    now: &BTreeMap<Key, Vec<usize>>,
+    before: &BTreeMap<Key, Vec<usize>>,
+    sides: &[u8],
+) -> BTreeMap<Key, Vec<usize>> {
+    let cluster = clusters_of(now);
+    let stayed = |nodes: &Vec<usize>| {
+        let mut kept = Vec::new();
+        for side in [0, 1] {
+            let nodes: Vec<usize> = nodes.iter().copied().filter(|node| sides[*node] == side).collect();
+            let most = most(&cluster, &nodes).map(|(id, _)| id);
+            kept.extend(nodes.into_iter().filter(|node| cluster.get(node).copied() == most));
+        }
+        kept
+    };
+    before.iter().map(|(id, nodes)| (*id, stayed(nodes))).collect()
+}
+
+/// What part of the nodes are together, by the same measure, in the same network at the same time if it is never parted: warm
+/// clusters move on once their dwell time is over.
+fn unparted(setup: &Setup, nodes: usize, sides: &[u8], until: Instant) -> [f64; 2] {
+    let mut sim = setup.warm(setup.config(), nodes);
+    sim.run_for(Duration::from_secs(10));
+    let before = [1, 2].map(|level| groups(&sim, level));
+    sim.run_until(until);
+    let before = [1, 2].map(|level| kept(&groups(&sim, level), &before[level - 1], sides));
+    together(&sim, &before)
+}
+
+/// Whether 99 % of the nodes, or as many as in a network that was never parted, are with most of those they shared their
+/// clusters with before.
+fn are_together(sim: &Sim, before: &[BTreeMap<Key, Vec<usize>>; 2], unparted: &[f64; 2]) -> bool {
+    together(sim, before).iter().zip(unparted).all(|(share, unparted)| *share >= unparted.min(0.99))
+}
+
+/// The part of the nodes that are with most of those they shared their cluster with before, at levels 1 and 2.
+fn together(sim: &Sim, before: &[BTreeMap<Key, Vec<usize>>; 2]) -> [f64; 2] {
+    [1, 2].map(|level| {
+        let (cluster, before) = (clusters_of(&groups(sim, level)), &before[level - 1]);
+        let all = before.values().map(Vec::len).sum();
+        let with = before.values().filter_map(|nodes| most(&cluster, nodes)).map(|(_, count)| count).sum();
+        count(with) / count(all)
     })
+}
+
+/// The cluster of each node.
+fn clusters_of(groups: &BTreeMap<Key, Vec<usize>>) -> BTreeMap<usize, Key> {
+    groups.iter().flat_map(|(id, nodes)| nodes.iter().map(move |node| (*node, *id))).collect()
+}
+
+/// The cluster that most of these nodes are in, and how many are.
+fn most(cluster: &BTreeMap<usize, Key>, nodes: &[usize]) -> Option<(Key, usize)> {
+    let mut counts: BTreeMap<Key, usize> = BTreeMap::new();
+    nodes.iter().filter_map(|node| cluster.get(node)).for_each(|id| *counts.entry(*id).or_default() += 1);
+    counts.into_iter().max_by_key(|(id, count)| (*count, *id))
 }
 
 /// Keys put, and gets of each measurement.
@@ -261,6 +307,9 @@ const CHURN_GETS: u64 = 20;
 
 /// By then every get has its outcome.
 const GET_TIME: Duration = Duration::from_secs(6);
+
+/// By then clusters that a partition parted are to be one again.
+const MERGE_TIME: Duration = Duration::from_secs(60);
 
 /// How long after a partition it is watched.
 const HEAL_TIME: Duration = Duration::from_secs(90);
