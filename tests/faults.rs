@@ -43,7 +43,7 @@ async fn a_source_that_dies_or_stalls_in_the_middle_costs_nobody_else_a_byte() {
     let body: Bytes = (0..SMALL).map(|place| u8::try_from(place * 31 % 251).unwrap()).collect();
     let origin = Origin::start(body.clone(), TRICKLE).await;
     let whole = Ok(format!("200 {}", blake3::hash(&body)));
-    let mut network = Network::start(folder.path(), 3, &origin).await;
+    let network = Network::start(folder.path(), 3, &origin).await;
     for (lost, signal, path) in [(2, "-KILL", "/dies"), (0, "-STOP", "/stalls")] {
         let ask = |number: usize| {
             let (http, host) = (network.nodes[number].http, network.host.clone());
