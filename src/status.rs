@@ -12,7 +12,7 @@ use crate::{
     out::plain,
     purging::Purger,
     trace::{Report, Wanted},
-    warm::Nodes,
+    warm::{Nodes, Warmed, Warmth},
 };
 
 /// The seam between the admin API and the node: the node implements it, the API knows no more.
@@ -35,6 +35,14 @@ pub trait StatusSource: Send + Sync + 'static {
     fn nodes(&self) -> Nodes {
         Nodes::default()
     }
+
+    /// What was warmed by way of this node lately.
+    fn warmed(&self) -> Vec<Warmed> {
+        Vec::new()
+    }
+
+    /// `atoll warm` found this copy.
+    fn note_warm(&self, _one: Warmth) {}
 
     /// Follows one request from DNS to its last byte. The text of an error says what could not be asked.
     fn trace(&self, wanted: Wanted) -> Pin<Box<dyn Future<Output = Result<Report, String>> + Send + '_>> {
@@ -201,6 +209,20 @@ pub struct ProxyStatus {
     pub origin_bytes: u64,
     /// Body bytes received from peers.
     pub peer_bytes: u64,
+    /// Lookups among the near, one for each object that was not here.
+    pub near_lookups: u64,
+    /// Those that named a copy.
+    pub near_found: u64,
+    /// Fetches from peers by what came of them: `ok`, `timeout`, `hash_mismatch`, `stale`, `refused`.
+    pub peer_fetches: BTreeMap<String, u64>,
+    /// Fetches that went to the origin because no peer made progress.
+    pub hedged: u64,
+    /// Copies sent to peers, whole or in part.
+    pub peer_served: u64,
+    /// Copies being sent to peers now.
+    pub peer_streams: u64,
+    /// What the node may send in a period, and has sent.
+    pub shares: Vec<Share>,
     /// Times that a peer was caught lying.
     pub peer_lies: u64,
     /// The ids of those that were, and are left alone for now.
@@ -209,6 +231,18 @@ pub struct ProxyStatus {
     pub flights: u64,
     /// Client connections open now.
     pub connections: u64,
+}
+
+/// A share of the node's: what it may send in a period.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Share {
+    /// The period: `hour`, `day` or `month`.
+    pub period: String,
+    /// Bytes sent in it so far.
+    pub used: u64,
+    /// Bytes that may be sent.
+    pub limit: u64,
 }
 
 /// Where the bodies served came from, by request.

@@ -171,6 +171,7 @@ async fn the_dashboard_purges_and_shows_who_holds_what() {
         assert_eq!(body(node.http, &host, "/news/x").await, "1");
     }
     let status = network.nodes[0].process.status().await.unwrap();
+    let given = status["proxy"]["peer_served"].as_u64().unwrap();
     let admin = crate::support::listening(&status, "admin");
     let token = std::fs::read_to_string(folder.path().join("node0/state/admin.token")).unwrap();
     let url = format!("http://{admin}/#token={}", token.trim());
@@ -188,6 +189,8 @@ async fn the_dashboard_purges_and_shows_who_holds_what() {
         browser.press("Enter");
         browser.until("document.getElementById('search-told').textContent.includes('copies at 2 of 2 nodes')");
         browser.until("document.getElementById('copies').innerText.includes('fresh for')");
+        let tile = "[...document.querySelectorAll('#peers div')].some(tile => tile.innerText === ";
+        browser.until(&format!("{tile}'Copies given\\n{given}')"));
         browser.until("document.getElementById('copies').innerText.includes('news')");
         edition.store(2, Ordering::SeqCst);
         browser.tab_to("document.activeElement.id === 'search-purge'");

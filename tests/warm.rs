@@ -7,7 +7,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::support::{Network, Origin};
+use crate::{
+    browser::Browser,
+    support::{Network, Origin},
+};
 
 /// Runs `atoll warm` with node 0 as the one that knows the others.
 fn warm(folder: &TempDir, state: &Path, what: &[&str]) -> Output {
@@ -45,6 +48,10 @@ async fn files_and_what_a_sitemap_names_are_in_the_caches_of_each_cluster_and_th
     assert_eq!(told.matches("verified, blake3 ").count(), 12, "four files at three nodes each: {told}");
     assert_eq!(told.matches("NOT FETCHED").count(), 3, "{told}");
     assert_eq!(origin.requests(), 5, "the sitemap and four files: {told}");
+    let folder_of_page = folder.path().to_owned();
+    let status = network.nodes[0].process.status().await.unwrap();
+    let page = move || shown_on_the_dashboard(&folder_of_page, &crate::support::listening(&status, "admin"));
+    tokio::task::spawn_blocking(page).await.unwrap();
     // What is done is not done again: the sitemap is read, and what is there is asked for by its head.
     let before = answered(&network).await;
     let again = warm(&folder, &state, &[&direct, "--sitemap", &map, "--list", &list]);
@@ -52,6 +59,23 @@ async fn files_and_what_a_sitemap_names_are_in_the_caches_of_each_cluster_and_th
     assert!(again.status.success() && !state.exists(), "{told}\n{}", network.logs());
     assert_eq!((told.matches("verified, blake3 ").count(), origin.requests()), (12, 5), "{told}");
     assert_eq!(answered(&network).await - before, 1 + 12);
+}
+
+/// The page of the node that was asked shows each file with the word of each of its nodes.
+fn shown_on_the_dashboard(folder: &Path, admin: &str) {
+    let pages = folder.join("browser");
+    std::fs::create_dir(&pages).unwrap();
+    let Some(mut browser) = Browser::start(&pages) else { return println!("SKIPPED: the page, for want of chromium") };
+    let token = std::fs::read_to_string(folder.join("node0/state/admin.token")).unwrap();
+    browser.screen(360, 740);
+    browser.open(&format!("http://{admin}/#token={}", token.trim()));
+    browser.until("document.querySelectorAll('#warm-list tbody tr').length === 5");
+    browser.until("document.getElementById('warm-list').innerText.split('3 of 3').length === 5");
+    browser.until("document.getElementById('warm-list').innerText.includes('0 of 3')");
+    browser.eval("document.querySelectorAll('#warm-list details').forEach(box => box.open = true)");
+    browser.until("document.getElementById('warm-list').innerText.split('verified, ').length === 13");
+    browser.until("document.getElementById('warm-list').innerText.split('not fetched').length === 4");
+    assert_eq!(browser.eval("document.documentElement.scrollWidth <= 360"), true, "a phone must scroll sideways");
 }
 
 /// Requests that all proxies have answered.

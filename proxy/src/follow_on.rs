@@ -140,6 +140,10 @@ impl Fetch {
                 return Err(Spilt::Differs);
             }
             compared += wide(again.len());
+            if !again.is_empty() {
+                // Nothing new is shown, for as long as the origin takes to come this far again: those who follow must know why.
+                self.lead.beat();
+            }
             if !data.is_empty() {
                 self.take(data).await.map_err(Spilt::End)?;
             }

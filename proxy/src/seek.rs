@@ -175,6 +175,7 @@ impl Seek {
                 Some(found) = OptionFuture::from(self.near.as_mut()) => {
                     self.near = None;
                     self.trace.note("index", || format!("near lookup: {}", found_in_words(&found)));
+                    self.cache.counters.near_lookup(matches!(found, Ok(Found::Values { .. })));
                     if let Ok(Found::Values { values, .. }) = found {
                         self.enqueue(values);
                     }
@@ -208,6 +209,9 @@ impl Seek {
         match result {
             Ok(fill) if self.cache.purges.outdates(&fill.heads, &fill.meta) => self.cache.counters.peer_fetch("stale"),
             Ok(fill) => {
+                if self.spent.is_some() {
+                    self.cache.counters.hedge("peer");
+                }
                 // Rivals are let go; the lease, if any, is kept beating by the caller through `take_lease`.
                 self.trace.note("peer", || format!("{} sends", short(holder)));
                 self.attempts.clear();
@@ -351,6 +355,12 @@ impl Seek {
     }
 
     fn enqueue(&mut self, values: Vec<Value>) {
+        // Whoever is not asked, for what it did before, is no source either: the root is to name others.
+        for value in values.iter().filter(|value| value.holder != self.me && !self.cache.trusts(value.holder)) {
+            if self.failed.len() < FAILED_NAMED && !self.failed.contains(&value.holder) {
+                self.failed.push(value.holder);
+            }
+        }
         let wanted = self.request.from.map(|(_, validator)| validator);
         let known: Vec<_> = values
             .into_iter()

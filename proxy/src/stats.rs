@@ -38,6 +38,10 @@ pub struct Stats {
     pub origin_bytes: u64,
     /// Body bytes received from peers.
     pub peer_bytes: u64,
+    /// Lookups among the near, one for each object that was not here.
+    pub near_lookups: u64,
+    /// Those that named a copy.
+    pub near_found: u64,
     /// Fetches from peers by what came of them: `ok`, `timeout`, `hash_mismatch`, `stale`, `refused`.
     pub peer_fetches: BTreeMap<&'static str, u64>,
     /// Fetches that went to the origin because no peer made progress.
@@ -87,6 +91,8 @@ pub(crate) struct Counters {
     origin_ungranted: AtomicU64,
     origin_bytes: AtomicU64,
     peer_bytes: AtomicU64,
+    near_lookups: AtomicU64,
+    near_found: AtomicU64,
     peer_fetches: Mutex<BTreeMap<&'static str, u64>>,
     hedged: AtomicU64,
     peer_served: AtomicU64,
@@ -244,6 +250,13 @@ impl Counters {
         metrics::counter!("atoll_peer_lies_total").increment(1);
     }
 
+    /// A lookup among the near came back.
+    pub(crate) fn near_lookup(&self, found: bool) {
+        add(&self.near_lookups, 1);
+        add(&self.near_found, u64::from(found));
+        metrics::counter!("atoll_near_lookups_total", "found" => if found { "yes" } else { "no" }).increment(1);
+    }
+
     /// A hedge was decided for one side.
     pub(crate) fn hedge(&self, won: &'static str) {
         add(&self.hedged, u64::from(won == "origin"));
@@ -283,6 +296,8 @@ impl Counters {
             origin_ungranted: get(&self.origin_ungranted),
             origin_bytes: get(&self.origin_bytes),
             peer_bytes: get(&self.peer_bytes),
+            near_lookups: get(&self.near_lookups),
+            near_found: get(&self.near_found),
             peer_fetches: self.peer_fetches.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             hedged: get(&self.hedged),
             peer_served: get(&self.peer_served),

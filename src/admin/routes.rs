@@ -1,5 +1,5 @@
-//! What is answered: `GET /`, `/health`, `/metrics`, `/status`, `/nodes`, `/explain`, `/trace`, `/purges`, `/copies`, and
-//! `POST /drain`, `/stop`, `/purge`. Errors are problem details [RFC 9457].
+//! What is answered: `GET /`, `/health`, `/metrics`, `/status`, `/nodes`, `/explain`, `/trace`, `/purges`, `/copies`, `/warmed`, and
+//! `POST /drain`, `/stop`, `/purge`, `/warmed`. Errors are problem details [RFC 9457].
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,6 +16,7 @@ use crate::{
     purging::{Order, unescape},
     status::StatusSource,
     trace::Wanted,
+    warm::Warmth,
 };
 
 /// What every request needs.
@@ -43,6 +44,8 @@ pub(super) async fn answer(desk: &Desk, door: &Door, request: Request<Incoming>)
         explain(desk, head.uri.query().unwrap_or_default())
     } else if head.uri.path() == "/purge" && head.method == Method::POST {
         purge(desk, head.uri.query().unwrap_or_default()).await
+    } else if head.uri.path() == "/warmed" && head.method == Method::POST {
+        warmed(desk, head.uri.query().unwrap_or_default())
     } else if head.uri.path() == "/copies" && READ.contains(&head.method) {
         copies(desk, head.uri.query().unwrap_or_default()).await
     } else if head.uri.path() == "/trace" && head.method == Method::GET {
@@ -61,6 +64,7 @@ fn route(desk: &Desk, method: &Method, path: &str) -> Response<Full<Bytes>> {
         "/status" => (&READ, |desk| json(StatusCode::OK, &desk.source.status())),
         "/purges" => (&READ, purges),
         "/purge" => (&[Method::POST], purges),
+        "/warmed" => (&READ_AND_POST, |desk| json(StatusCode::OK, &desk.source.warmed())),
         "/drain" => (&[Method::POST], drain),
         "/stop" => (&[Method::POST], stop),
         "/" => (&READ, |_| page()),
@@ -134,6 +138,15 @@ async fn purge(desk: &Desk, query: &str) -> Response<Full<Bytes>> {
         Ok(report) => json(StatusCode::OK, &report),
         Err(why) => problem(StatusCode::CONFLICT, &why),
     }
+}
+
+/// `?url=URL&node=NODE&...` ([`Warmth`]): a copy that was put into a cache, for the dashboard.
+fn warmed(desk: &Desk, query: &str) -> Response<Full<Bytes>> {
+    let Some(one) = Warmth::parse(|key| value(query, key)) else {
+        return problem(StatusCode::BAD_REQUEST, "what is told here is told by `atoll warm`");
+    };
+    desk.source.note_warm(one);
+    json(StatusCode::OK, &serde_json::json!({ "status": "noted" }))
 }
 
 fn purges(desk: &Desk) -> Response<Full<Bytes>> {
@@ -249,9 +262,11 @@ fn guarded(mut answer: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
     answer
 }
 
-const THERE_ARE: &str = "there are /, /health, /metrics, /status, /nodes, /explain, /trace, /purges, /copies, and to POST /purge, /drain and /stop";
+const THERE_ARE: &str = "there are /, /health, /metrics, /status, /nodes, /explain, /trace, /purges, /copies, /warmed, and to POST /purge, /warmed, /drain and /stop";
 
 const READ: [Method; 2] = [Method::GET, Method::HEAD];
+
+const READ_AND_POST: [Method; 3] = [Method::GET, Method::HEAD, Method::POST];
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 

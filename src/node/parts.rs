@@ -29,11 +29,11 @@ use crate::{
     purging::Purger,
     state::{Kept, State},
     status::{
-        Admitted, AnswersTo, DnsStatus, LevelStatus, Listening, ProxyStatus, Served, Status, StatusSource, StoreStatus,
-        role_words,
+        Admitted, AnswersTo, DnsStatus, LevelStatus, Listening, ProxyStatus, Served, Share, Status, StatusSource,
+        StoreStatus, role_words,
     },
     trace::{self, Here, Report, Wanted},
-    warm::Nodes,
+    warm::{Board, Nodes, Warmed, Warmth},
 };
 
 /// Everything that runs.
@@ -49,6 +49,7 @@ pub(super) struct Parts {
     dns: Slot<atoll_dnssrv::Server>,
     manager: Slot<Manager>,
     listen: Mutex<Vec<Listening>>,
+    warmed: Board,
 }
 
 impl Parts {
@@ -69,6 +70,7 @@ impl Parts {
             dns: Slot::default(),
             manager: Slot::default(),
             listen: Mutex::default(),
+            warmed: Board::default(),
         };
         if let Err(error) = parts.start_servers().await {
             parts.stop().await;
@@ -282,7 +284,7 @@ impl Parts {
 
     fn proxy_status(&self) -> ProxyStatus {
         let Some(proxy) = &self.proxy else { return ProxyStatus::default() };
-        let stats = proxy.stats();
+        let (stats, shares) = (proxy.stats(), proxy.shares().into_iter());
         ProxyStatus {
             requests: stats.requests,
             served: Served {
@@ -298,6 +300,13 @@ impl Parts {
             origin_ungranted: stats.origin_ungranted,
             origin_bytes: stats.origin_bytes,
             peer_bytes: stats.peer_bytes,
+            near_lookups: stats.near_lookups,
+            near_found: stats.near_found,
+            peer_fetches: stats.peer_fetches.into_iter().map(|(what, count)| (what.to_owned(), count)).collect(),
+            hedged: stats.hedged,
+            peer_served: stats.peer_served,
+            peer_streams: stats.peer_streams,
+            shares: shares.map(|(period, used, limit)| Share { period: period.to_owned(), used, limit }).collect(),
             peer_lies: stats.peer_lies,
             liars: proxy.liars().iter().map(ToString::to_string).collect(),
             flights: stats.flights,
@@ -366,6 +375,14 @@ impl StatusSource for Parts {
 
     fn nodes(&self) -> Nodes {
         Nodes::of(&self.config.node.zone, self.config.proxy.sites.keys().cloned().collect(), self.known())
+    }
+
+    fn warmed(&self) -> Vec<Warmed> {
+        self.warmed.all()
+    }
+
+    fn note_warm(&self, one: Warmth) {
+        self.warmed.note(one);
     }
 
     fn trace(&self, wanted: Wanted) -> Pin<Box<dyn Future<Output = Result<Report, String>> + Send + '_>> {

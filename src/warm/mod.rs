@@ -5,14 +5,17 @@
 //!   node here --/nodes--> who: K of each cluster, the same ones for all files of a site
 //!   each file: one node fetches it, the others then have it from their peer; read to its end here, counted and hashed
 //!   journal: what is done, so that the next run goes on
-//!   at the end: each node is asked what it has, without fetching anything
+//!   at the end: each node is asked what it has, without fetching anything; the node here is told, for its dashboard
 //! ```
 
+mod board;
 mod journal;
 mod nodes;
 mod run;
 mod urls;
 
+pub(crate) use board::Board;
+pub use board::{Warmed, WarmedCopy, Warmth};
 pub use nodes::{Nodes, Place};
 pub use run::run;
 pub(crate) use urls::listed;

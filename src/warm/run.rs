@@ -21,6 +21,7 @@ use tokio::{
 };
 
 use super::{
+    board::Warmth,
     journal::{Done, Journal},
     nodes::{Nodes, Place},
     urls::{Sitemap, listed, read},
@@ -79,7 +80,7 @@ async fn warm(socket: &Path, args: &WarmArgs) -> Result<bool, String> {
     }
     bars.clear();
     failures.iter().for_each(|why| complain(plain(why)));
-    let whole = shown_all(&nodes, &urls, args.copies.max(1), &journal).await && failures.is_empty();
+    let whole = shown_all(socket, &nodes, &urls, args.copies.max(1), &journal).await && failures.is_empty();
     if whole {
         journal.remove().map_err(|error| format!("{}: {error}", path.display()))?;
     } else {
@@ -195,39 +196,36 @@ async fn ask(
     timeout(SILENCE, exchange).await.map_err(|_| format!("no answer within {SILENCE:?}"))?
 }
 
-/// Shows what is cached where; whether all of it is there, and the copies of each file are alike.
-async fn shown_all(nodes: &Nodes, urls: &[OriginUrl], copies: usize, journal: &Journal) -> bool {
+/// Shows what is cached where, here and on the dashboard of the node here; whether all of it is there, and the copies of each file
+/// are alike.
+async fn shown_all(socket: &Path, nodes: &Nodes, urls: &[OriginUrl], copies: usize, journal: &Journal) -> bool {
     let mut good = true;
     for url in urls {
-        say(plain(&url.to_string()));
         let text = url.to_string();
+        say(plain(&text));
         let mut alike: Option<&str> = None;
         for node in nodes.homes(url, copies) {
             let cached = match ask(nodes, url, node, Method::HEAD, true).await {
                 Ok(response) => response.status().is_success(),
                 Err(_) => false,
             };
-            let short: String = node.id.chars().take(8).collect();
-            let told = match journal.find(&text, &node.id) {
+            let done = journal.find(&text, &node.id);
+            let verified = done.is_some_and(|done| *alike.get_or_insert(&done.blake3) == done.blake3 && cached);
+            let told = match done {
                 None => "NOT FETCHED".to_owned(),
-                Some(done) if *alike.get_or_insert(&done.blake3) != done.blake3 => {
-                    format!("{}  DIFFERS: blake3 {}", shown(done.bytes), done.blake3)
-                }
-                Some(done) if !cached => {
-                    format!("{}  NOT KEPT: it was read, and is not in the cache", shown(done.bytes))
-                }
-                Some(done) => {
-                    say(format_args!(
-                        "  {short}  {}  {}  verified, blake3 {}",
-                        node.address,
-                        shown(done.bytes),
-                        done.blake3
-                    ));
-                    continue;
-                }
+                Some(done) if verified => format!("{}  verified, blake3 {}", shown(done.bytes), done.blake3),
+                Some(done) if cached => format!("{}  DIFFERS: blake3 {}", shown(done.bytes), done.blake3),
+                Some(done) => format!("{}  NOT KEPT: it was read, and is not in the cache", shown(done.bytes)),
             };
-            good = false;
+            good &= verified;
+            let short: String = node.id.chars().take(8).collect();
             say(format_args!("  {short}  {}  {told}", node.address));
+            let (bytes, blake3) = done.map(|done| (done.bytes, done.blake3.clone())).unwrap_or_default();
+            let found = Warmth { url: text.clone(), node: node.id.clone(), bytes, blake3, verified };
+            // A node of an earlier version shows no warms; the copies are there all the same.
+            if let Err(error) = admin::post(socket, &format!("/warmed?{}", found.query()), SILENCE).await {
+                tracing::debug!(%error, "the node was not told what was warmed");
+            }
         }
     }
     good

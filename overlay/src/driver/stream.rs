@@ -1,4 +1,8 @@
 //! A libp2p substream as tokio knows byte streams.
+//!
+//! A substream whose name the peer has not confirmed yet cannot bear to be touched again once that confirmation failed to come: it
+//! panics (multistream-select 0.14, `Negotiated`). HTTP flushes after a read that failed, so a peer that died at that moment ended
+//! the task of whoever asked it, and broke off what that task was giving out. After a failed read nothing reaches the substream.
 
 use std::{
     io::{self, IoSlice},
@@ -6,7 +10,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use futures::{AsyncRead as _, AsyncWrite as _};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     sync::OwnedSemaphorePermit,
@@ -14,31 +17,44 @@ use tokio::{
 
 /// A byte stream to a peer. Shutting it down ends this side's bytes; dropping it before resets it.
 #[derive(Debug)]
-pub(super) struct PeerStream {
-    substream: libp2p::Stream,
+pub(super) struct PeerStream<S = libp2p::Stream> {
+    substream: S,
+    /// Why a read failed: then all fails.
+    broken: Option<io::ErrorKind>,
     /// Gives its place back when the stream is dropped, if this side opened it.
     _place: Option<OwnedSemaphorePermit>,
 }
 
-impl PeerStream {
+impl<S: Unpin> PeerStream<S> {
     /// The byte stream on this substream.
-    pub(super) const fn new(substream: libp2p::Stream, place: Option<OwnedSemaphorePermit>) -> Self {
-        Self { substream, _place: place }
+    pub(super) const fn new(substream: S, place: Option<OwnedSemaphorePermit>) -> Self {
+        Self { substream, broken: None, _place: place }
+    }
+
+    /// The substream, unless it is not to be touched any more.
+    fn whole(&mut self) -> io::Result<Pin<&mut S>> {
+        match self.broken {
+            Some(why) => Err(why.into()),
+            None => Ok(Pin::new(&mut self.substream)),
+        }
     }
 }
 
-impl AsyncRead for PeerStream {
+impl<S: futures::AsyncRead + Unpin> AsyncRead for PeerStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let room = buffer.remaining().min(READ);
-        let count = ready!(Pin::new(&mut self.substream).poll_read(cx, buffer.initialize_unfilled_to(room)))?;
-        buffer.advance(count);
+        let read = ready!(self.whole()?.poll_read(cx, buffer.initialize_unfilled_to(room)));
+        if let Err(error) = &read {
+            self.broken = Some(error.kind());
+        }
+        buffer.advance(read?);
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for PeerStream {
+impl<S: futures::AsyncWrite + Unpin> AsyncWrite for PeerStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.substream).poll_write(cx, bytes)
+        self.whole()?.poll_write(cx, bytes)
     }
 
     fn poll_write_vectored(
@@ -47,7 +63,7 @@ impl AsyncWrite for PeerStream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut slices = slices.iter().map(|slice| &slice[..]).filter(|slice| !slice.is_empty());
-        let substream = Pin::new(&mut self.substream);
+        let substream = self.whole()?;
         match slices.next() {
             None => Poll::Ready(Ok(0)),
             Some(first) if first.len() >= FRAME => substream.poll_write(cx, first),
@@ -73,11 +89,11 @@ impl AsyncWrite for PeerStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.substream).poll_flush(cx)
+        self.whole()?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.substream).poll_close(cx)
+        self.whole()?.poll_close(cx)
     }
 }
 
@@ -86,3 +102,56 @@ const READ: usize = 64 << 10;
 
 /// Bytes of a frame of yamux at most.
 const FRAME: usize = 16 << 10;
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// Takes what is written; its first read fails, and then it panics when it is touched.
+    #[derive(Default)]
+    struct Unconfirmed {
+        failed: bool,
+    }
+
+    impl futures::AsyncRead for Unconfirmed {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut [u8]) -> Poll<io::Result<usize>> {
+            assert!(!std::mem::replace(&mut self.failed, true), "read again");
+            Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()))
+        }
+    }
+
+    impl futures::AsyncWrite for Unconfirmed {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            assert!(!self.failed, "written to");
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            assert!(!self.failed, "flushed");
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            assert!(!self.failed, "closed");
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn after_a_failed_read_nothing_reaches_the_substream() {
+        let mut stream = PeerStream::new(Unconfirmed::default(), None);
+        stream.write_all(b"GET").await.unwrap();
+        stream.flush().await.unwrap();
+        let why = |result: io::Result<()>| result.unwrap_err().kind();
+        let eof = io::ErrorKind::UnexpectedEof;
+        for _ in 0..2 {
+            assert_eq!(why(stream.read(&mut [0; 9]).await.map(drop)), eof);
+            assert_eq!(why(stream.flush().await), eof);
+            assert_eq!(why(stream.write(b"x").await.map(drop)), eof);
+            assert_eq!(why(stream.write_vectored(&[IoSlice::new(b"x")]).await.map(drop)), eof);
+            assert_eq!(why(stream.shutdown().await), eof);
+        }
+    }
+}

@@ -364,6 +364,10 @@ async fn nodes_that_cannot_sign_give_nothing_that_would_have_to_be_believed() {
     let asker = net.proxy(2, config_for(&origin)).await;
     assert!(get(&asker, &origin.host(), "/").await.body == body);
     assert_eq!((asker.liars(), origin.count()), (vec![info(10).id], 2));
+    // It is not asked any more, and the root is told why.
+    net.plant(key(&origin, "/other"), 10, REFERENCE);
+    assert!(get(&asker, &origin.host(), "/other").await.body == body);
+    assert_eq!(asker.stats().origin_ungranted, 0);
 }
 
 // P13: what is hot loads no node more than its uploads. One line out is not shared among all who want a large file: the second is led to the first.
