@@ -270,23 +270,28 @@ fn judge(outcome: &Outcome, known: &[Known], say: &mut dyn FnMut(&str)) -> Verdi
     let entry = |claim: &str| known.iter().find(|known| known.covers(&outcome.scenario, claim));
     let mut owned = Vec::new();
     let mut strange = Vec::new();
-    for claim in failed {
-        match entry(&claim) {
+    for claim in &failed {
+        match entry(claim) {
             Some(known) => {
-                say(&format!("  known failure of {}: {claim} (when entered: {})", known.part.word(), known.figure));
-                owned.push(format!("{claim} ({})", known.part.word()));
+                let part = known.part.word();
+                say(&format!("  known failure of {part}: {claim} (when entered: {})", known.figure));
+                let figure = outcome.claims.iter().find(|made| made.name == *claim);
+                let figure = figure.map_or(String::new(), |made| format!("{:.2} {}, ", made.value, made.unit));
+                owned.push(format!("{claim} ({figure}{part})"));
             }
-            None => strange.push(claim),
+            None => strange.push(claim.clone()),
         }
     }
-    let failed = outcome.failed();
-    let mine = known.iter().filter(|known| known.scenario == outcome.scenario);
-    let mended: Vec<String> = mine
-        .filter(|known| !failed.iter().any(|claim| known.covers(&outcome.scenario, claim)))
-        .map(|known| known.claim.clone())
-        .collect();
-    for claim in &mended {
-        say(&format!("  `{claim}` holds again: if it does every time, take it off known-failures.toml"));
+    let mut mended = Vec::new();
+    let holds = |known: &&Known| !failed.iter().any(|claim| known.covers(&outcome.scenario, claim));
+    for known in known.iter().filter(|known| known.scenario == outcome.scenario).filter(holds) {
+        let claim = &known.claim;
+        if outcome.requires(|made| known.covers(&outcome.scenario, made)) {
+            say(&format!("  `{claim}` holds again: if it does every time, take it off known-failures.toml"));
+            mended.push(claim.clone());
+        } else {
+            owned.push(format!("{claim} ({}, not asked at this scale)", known.part.word()));
+        }
     }
     match (strange.is_empty(), owned.is_empty(), mended.is_empty()) {
         (false, ..) => Verdict::Fails(strange),
@@ -305,7 +310,7 @@ mod tests {
     };
 
     fn outcome(value: f64, error: Option<&str>) -> Outcome {
-        let claim = Claim { name: "a/b".into(), value, unit: "", wanted: Wanted::AtLeast(1.0) };
+        let claim = Claim { name: "a/b".into(), value, unit: "%", wanted: Wanted::AtLeast(1.0) };
         Outcome { scenario: "s".into(), claims: vec![claim], error: error.map(String::from), seconds: 0.0 }
     }
 
@@ -317,10 +322,14 @@ mod tests {
         let of = |claims: &[&str]| claims.iter().map(|claim| (*claim).to_owned()).collect::<Vec<_>>();
         assert_eq!(verdict(&outcome(1.0, None), &[]), Verdict::Holds);
         assert_eq!(verdict(&outcome(0.0, None), &[]), Verdict::Fails(of(&["a/b"])));
-        assert_eq!(verdict(&outcome(0.0, None), &[entry("a/*")]), Verdict::Known(of(&["a/b (dnssrv)"])));
+        assert_eq!(verdict(&outcome(0.0, None), &[entry("a/*")]), Verdict::Known(of(&["a/b (0.00 %, dnssrv)"])));
         assert_eq!(verdict(&outcome(0.0, Some("died")), &[entry("a/b")]), Verdict::Fails(of(&["ran"])));
-        let both = of(&["ran (dnssrv)", "a/b (dnssrv)"]);
+        let both = of(&["ran (dnssrv)", "a/b (0.00 %, dnssrv)"]);
         assert_eq!(verdict(&outcome(0.0, Some("died")), &[entry("a/b"), entry("ran")]), Verdict::Known(both));
         assert_eq!(verdict(&outcome(1.0, None), &[entry("a/b")]), Verdict::Mended(of(&["a/b"])));
+        let mut printed = outcome(0.0, None);
+        printed.claims.iter_mut().for_each(|claim| claim.wanted = Wanted::Nothing);
+        let unasked = Verdict::Known(of(&["a/b (dnssrv, not asked at this scale)"]));
+        assert_eq!(verdict(&printed, &[entry("a/b")]), unasked, "what is only printed has not held");
     }
 }

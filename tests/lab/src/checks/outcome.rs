@@ -64,6 +64,12 @@ impl Outcome {
         early.chain(claims).collect()
     }
 
+    /// Whether a claim of such a name was made, with a bound; that it ran to its end is always claimed.
+    pub(crate) fn requires(&self, named: impl Fn(&str) -> bool) -> bool {
+        let bound = |claim: &Claim| claim.wanted != Wanted::Nothing && named(&claim.name);
+        named(RAN) || self.claims.iter().any(bound)
+    }
+
     pub(crate) fn to_json(&self) -> String {
         let claims = self.claims.iter().map(|claim| {
             let wanted = match claim.wanted {

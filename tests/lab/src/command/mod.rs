@@ -87,7 +87,9 @@ fn run(common: &Common, command: Command) -> Result<ExitCode, Error> {
             return Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Run { scenario, json } => {
-            let outcome = checks::one(&scenario, &setting(common, config)?)?;
+            let setting = setting(common, config)?;
+            can_make_devices()?;
+            let outcome = checks::one(&scenario, &setting)?;
             say(if json { outcome.to_json() } else { outcome.to_string() }.trim_end());
             return Ok(if outcome.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }

@@ -175,7 +175,7 @@ impl Wan {
                     let down = &mut self.hosts[first.to.index()].access.down;
                     match down.cross(first.due, first.packet.len()) {
                         None => self.hosts[first.from.index()].counters.queue_full += 1,
-                        Some(due) if due <= now => return Some(self.deliver(UnderWay { due, ..first })),
+                        // Also one that is due by now: others may wait here to be delivered before it.
                         Some(due) => self.push(UnderWay { due, stage: Stage::Delivering, ..first }),
                     }
                 }

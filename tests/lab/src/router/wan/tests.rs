@@ -131,6 +131,18 @@ fn a_downlink_is_shared_by_its_senders() {
 }
 
 #[test]
+fn a_router_that_is_late_lets_nothing_overtake_in_a_downlink() {
+    let mut bench = Bench::new(calm(), None, Some(Rate::bits_per_second(80_000)));
+    bench.send(0, 2, 1, 1000);
+    bench.run_until(ms(50));
+    bench.send(0, 2, 2, 1000);
+    // By the next look both have been due for long.
+    bench.now = ms(400);
+    bench.run_until(ms(500));
+    assert_eq!(bench.numbers(), [1, 2]);
+}
+
+#[test]
 fn a_cut_is_one_way_and_takes_what_is_under_way() {
     let mut bench = Bench::new(calm(), None, None);
     bench.send(0, 1, 1, 100);
