@@ -165,14 +165,12 @@ impl Node {
         if to != self.contact {
             self.on_sampled(now, &pending, spent);
         }
-        if let Reply::Step { nodes, .. } = &mut reply {
-            // What this node knows to be dead, it need not be told to ask.
-            nodes.retain(|node| {
-                self.meet(now, *node);
-                !self.is_dead(*node)
-            });
-        } else if let Reply::Nodes(nodes) = &reply {
+        if let Reply::Step { nodes, .. } | Reply::Nodes(nodes) = &reply {
             nodes.iter().for_each(|node| self.meet(now, *node));
+        }
+        // What this node knows to be dead, it need not be told to ask.
+        if let Reply::Step { nodes, .. } = &mut reply {
+            nodes.retain(|node| !self.is_dead(*node));
         }
         match (pending.purpose, reply) {
             (Purpose::Task(id), reply) => {
@@ -445,7 +443,6 @@ impl Node {
     pub(super) fn bury(&mut self, now: Instant, contact: Contact) {
         let Some(known) = self.peers.get_mut(contact) else { return };
         known.misses = DEAD_AFTER;
-        self.some_lost = true;
         if std::mem::take(&mut known.pinned) {
             self.outbox.push_back(Output::Pin { peer: contact.peer, keep: false });
         }

@@ -34,7 +34,7 @@ pub struct Node {
     /// Messages of this node to itself, delivered before the handler returns.
     local: VecDeque<Body>,
     /// What is to be done when, the next one last.
-    pub(super) timers: Vec<(Instant, Timer)>,
+    timers: Vec<(Instant, Timer)>,
     pub(super) peers: Peers,
     /// The header of the last message and when it was made.
     pub(super) header: (Instant, Arc<Header>),
@@ -71,8 +71,6 @@ pub struct Node {
     pub(super) probed_to: usize,
     /// Nodes lately found to have moved away, and when.
     pub(super) moved: Vec<(Contact, Instant)>,
-    /// Some node that was reached may count as dead: else there is no need to look at all for one.
-    pub(super) some_lost: bool,
     /// Neighbours to look at soon, since others were found dead.
     pub(super) alarmed: u32,
 }
@@ -177,7 +175,6 @@ impl Node {
             probes: 0,
             probed_to: 0,
             moved: Vec::new(),
-            some_lost: false,
             alarmed: 0,
             me: me.into(),
             config,

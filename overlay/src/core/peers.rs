@@ -1,7 +1,7 @@
 //! The nodes this one has heard of: distance, liveness, clusters, and what they say of themselves. In a table or not; bounded.
 //! They stand in the order of their ids, so that `routing.rs` finds the nearest to a point without looking at all.
 
-use std::{cell::Cell, net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{
     Contact, Peer,
@@ -136,8 +136,6 @@ pub(super) struct Peers {
     /// How large each level's cluster is thought to be.
     pub(super) estimates: [u32; LEVELS],
     limit: usize,
-    /// Where the node stood that was looked for last: one message is reason enough to look for its sender several times.
-    last: Cell<usize>,
 }
 
 impl Peers {
@@ -151,7 +149,6 @@ impl Peers {
             filled: vec![Vec::new(); levels.min(LEVELS)],
             estimates: [1; LEVELS],
             limit,
-            last: Cell::new(0),
         }
     }
 
@@ -241,18 +238,6 @@ impl Peers {
 
     /// Where a node stands, or would stand.
     pub(super) fn place(&self, id: NodeId) -> Result<usize, usize> {
-        let last = self.last.get();
-        if self.all.get(last).is_some_and(|known| known.contact.id == id) {
-            return Ok(last);
-        }
-        let place = self.search(id);
-        if let Ok(at) = place {
-            self.last.set(at);
-        }
-        place
-    }
-
-    fn search(&self, id: NodeId) -> Result<usize, usize> {
         let head = id.key().head();
         let from = self.heads.partition_point(|one| *one < head);
         // Hardly ever do two heads agree.

@@ -162,14 +162,9 @@ impl Node {
     }
 
     /// A dead node is asked now and then: partitions heal.
-    fn longest_lost(&mut self, now: Instant) -> Option<Contact> {
-        if !self.some_lost {
-            return None;
-        }
+    fn longest_lost(&self, now: Instant) -> Option<Contact> {
         let lost = self.peers.iter().filter(|known| known.reached && !known.live());
-        let lost = lost.min_by_key(|known| (known.asked, known.contact));
-        self.some_lost = lost.is_some();
-        let lost = lost?;
+        let lost = lost.min_by_key(|known| (known.asked, known.contact))?;
         (now.since(lost.asked.moment(now)) >= LOST_PAUSE).then_some(lost.contact)
     }
 

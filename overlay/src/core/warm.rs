@@ -82,26 +82,6 @@ impl Node {
         Arc::clone(&self.me)
     }
 
-    /// Reads a little of each part of this node, so that it is at hand when its turn comes; see `sim/ahead.rs`.
-    pub(crate) fn glance(&self) -> usize {
-        let near = self.timers.len() + self.outbox.len() + self.exchanges.len() + self.peers.len() + self.joints.len();
-        near + self.memberships.len() + self.values.keys() + self.newcomers.len() + usize::from(self.reseed.is_some())
-    }
-
-    /// The same of what these parts point to.
-    pub(crate) fn look(&self) -> usize {
-        let timers = usize::from(self.poll_timeout().is_some());
-        let heads = self.peers.heads.iter().step_by(16).fold(0, |all, head| all ^ head);
-        let header = self.header.1.clusters.len();
-        let memberships = self.memberships.iter().filter(|one| one.moves > 0).count();
-        timers + usize::from(heads > 0) + header + memberships
-    }
-
-    /// The same of what it knows of another node.
-    pub(crate) fn look_for(&self, other: Contact) -> usize {
-        self.peers.get(other).map_or(0, |known| usize::from(known.misses) + usize::from(known.info.is_some()))
-    }
-
     /// Whether it stores something under a key at a level.
     pub(crate) fn stores(&self, now: Instant, level: Level, key: Key) -> bool {
         !self.values.get(now, level, key).is_empty()

@@ -26,7 +26,6 @@ mod queue;
 mod world;
 pub use world::{Death, Sim};
 
-mod ahead;
 mod book;
 mod invariants;
 mod liar;

@@ -93,12 +93,6 @@ impl Queue {
         Some((next.at, next.event))
     }
 
-    /// The event that comes so many after the next one, if it is of the same bucket.
-    pub(super) fn ahead(&self, by: usize) -> Option<&Event> {
-        let place = self.active.len().checked_sub(1 + by)?;
-        self.active.get(place).map(|queued| &queued.event)
-    }
-
     /// The next bucket that may hold something.
     fn next_bucket(&self) -> Option<u64> {
         let turn = self.current >> TURN_BITS;

@@ -35,7 +35,7 @@ pub struct Sim {
     seed: u64,
     pub(super) rng: Rng,
     pub(super) now: Instant,
-    pub(super) queue: Queue,
+    queue: Queue,
     pub(super) nodes: Vec<Simulated>,
     /// Where each node is: looked up for every message.
     pub(super) places: Vec<Place>,
@@ -194,7 +194,6 @@ impl Sim {
     /// Lets everything happen up to a time.
     pub fn run_until(&mut self, until: Instant) {
         while let Some((at, event)) = self.queue.pop_until(until) {
-            self.look_ahead();
             self.now = at;
             self.happen(event);
         }
@@ -503,7 +502,7 @@ impl Sim {
     }
 
     fn note(&mut self, words: &[u64]) {
-        let time = self.now.nanos() / 1_000;
+        let time = u64::try_from(self.now.since_start().as_micros()).unwrap_or(u64::MAX);
         for word in [time].iter().chain(words) {
             self.trace = (self.trace ^ word).wrapping_mul(FNV_PRIME);
         }

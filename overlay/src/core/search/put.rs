@@ -55,6 +55,7 @@ pub(in crate::core) struct Rules {
     /// Nodes per level that are to store it.
     pub(in crate::core) copies: usize,
     /// A loaded node ends the forward phase even if it is not full: else the first of a crowd, who find all empty, go all the way.
+    /// A full one is not asked to store.
     pub(in crate::core) loaded_stops: bool,
 }
 
