@@ -30,7 +30,7 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut wishes: mpsc::Receiver<
     let config = redirector.config.probe.clone();
     let mut pace = Pace::new(Instant::now(), config.per_second);
     let mut recent = Recent::new(redirector.config.limits.prefixes.max(1));
-    // At the given rate no more than this many can be under way at once.
+    // At the given rate, and with the few looks that follow each first one, no more than this many can be under way at once.
     let mut probes = JoinSet::new();
     let under_way = Arc::new(UnderWay::default());
     while let Some(Probe { address, search }) = wishes.recv().await {
@@ -39,8 +39,8 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut wishes: mpsc::Receiver<
         let now = Instant::now();
         let jitter = rand::rng().random_range(0.0..0.5);
         if !recent.may(now, prefix, config.interval.mul_f64(1.0 + jitter)) {
-            // Several questions, and other servers', may wait for the one that is under way.
-            if !under_way.has(prefix) {
+            // Several questions, and other servers', may wait for the one that is under way, or for scouts.
+            if !under_way.has(prefix) && !redirector.clients().is_scouted(prefix) {
                 redirector.waiters().release(prefix);
             }
             continue;

@@ -74,9 +74,9 @@ impl Fetch {
     fn place_in(&self, filling: &Filling, answer: &OriginAnswer) -> Option<u64> {
         let meta = &filling.answer.meta;
         if answer.status == meta.status && answer.status != StatusCode::PARTIAL_CONTENT {
-            // Of two lengths that are stated one would be wrong.
+            // Of two lengths that are stated one would be wrong; another tag says that this is another body (RFC 9110 13.1.5).
             let same = answer.length.zip(meta.length).is_none_or(|(new, old)| new == old);
-            return same.then_some(0);
+            return (same && version(&answer.fields) == version(&meta.fields)).then_some(0);
         }
         let range = Span::of(&answer.fields).filter(|range| answer.length.is_none_or(|is| is == range.length()))?;
         let same = answer.status == StatusCode::PARTIAL_CONTENT
@@ -168,6 +168,11 @@ impl Fetch {
         }
         true
     }
+}
+
+/// What tells one version from another, as far as the origin says: the tag, else when it changed last.
+fn version(fields: &HeaderMap) -> Option<&HeaderValue> {
+    fields.get(header::ETAG).or_else(|| fields.get(header::LAST_MODIFIED))
 }
 
 /// A body that is being filled.

@@ -179,7 +179,11 @@ impl Held {
         let acquire = Acquire { key, reference: reference.value(), ttl, failed: Vec::new() };
         let acquired = self.cache.index.acquire(acquire).await;
         let mut state = self.state();
-        state.leaseless = false;
+        // What turned out meanwhile to be a variant of its own needs a lease of its own, and so does what got no answer.
+        state.leaseless = state.key != key || acquired.is_err();
+        if state.leaseless {
+            return None;
+        }
         match acquired {
             Ok(Acquired::Granted(lease)) => {
                 state.lease = Some(lease);

@@ -37,7 +37,8 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
             let told = Told { source: Some(answer.source), collapsed, stale: false };
             if let Err(failure) = begun {
                 let status = CacheStatus { stored: false, ttl: None, ..status };
-                return (refuse(failure, &format!("nothing came but a head: {failure}"), Some(&status)), Some(told));
+                let why = format!("nothing came but a head: {failure}");
+                return (refuse(failure, &why, Some(&status)), Some(Told::default()));
             }
             let mut meta = answer.meta.clone();
             if collapsed || answer.source != Source::Origin {

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -298,7 +298,7 @@ impl Index for Overlay {
     }
 
     fn is_alone(&self) -> bool {
-        self.0.shared.node().knows_nobody()
+        self.0.shared.is_alone()
     }
 
     fn observe(&self, prefix: Prefix, rtt: Duration) {
@@ -387,6 +387,8 @@ pub(super) struct Shared {
     loopback: bool,
     spreads: broadcast::Sender<Spread>,
     membership: Mutex<Option<View>>,
+    /// Whether nobody was known when that was looked at last.
+    alone: AtomicBool,
 }
 
 /// The node's place in a closed network, for those who read it.
@@ -405,7 +407,16 @@ impl Shared {
             loopback,
             spreads: broadcast::Sender::new(SPREADS_KEPT),
             membership: Mutex::default(),
+            alone: AtomicBool::new(false),
         }
+    }
+
+    /// Whether nobody is known, as of a moment ago if the core is at work: hits ask this, and wait for nothing.
+    fn is_alone(&self) -> bool {
+        if let Ok(node) = self.node.try_lock() {
+            self.alone.store(node.knows_nobody(), Ordering::Relaxed);
+        }
+        self.alone.load(Ordering::Relaxed)
     }
 
     /// The core, to read or to step; held for no longer than that.

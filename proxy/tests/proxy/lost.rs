@@ -173,6 +173,38 @@ async fn a_fetcher_that_dies_at_any_byte_costs_no_client_one() {
     }
 }
 
+// RFC 9110 13.1.5: all of it under another tag is another body, however alike they begin. Rather a broken answer than a mixed one.
+#[tokio::test]
+async fn the_rest_of_another_version_that_begins_alike_is_not_taken() {
+    let body = noise(41_000);
+    let other: Bytes = [&body[..40_000], &[0; 1_000]].concat().into();
+    let nobody = Arc::new(Semaphore::new(0));
+    let served = body.clone();
+    let origin = Origin::start(move |number, _| {
+        if number > 0 {
+            return ok("ETag: \"v2\"\r\nCache-Control: max-age=60\r\n", &other);
+        }
+        let mut steps = ok("ETag: \"v1\"\r\nCache-Control: max-age=60\r\n", &served);
+        steps.truncate(1);
+        steps.extend([Do::Send(served.slice(..20_000)), Do::Wait(Arc::clone(&nobody))]);
+        steps
+    })
+    .await;
+    let net = Net::new(Level(1));
+    let one = Arc::new(net.proxy(1, config_for(&origin)).await);
+    let two = Arc::new(net.proxy(2, patient(&origin)).await);
+    let _first = ask(&one, &origin);
+    until(|| one.stats().origin_bytes >= 20_000).await;
+    let second = ask(&two, &origin);
+    until(|| two.stats().peer_bytes >= 20_000).await;
+    net.kill(1);
+    one.stop().await;
+    let response = soon(second).await.unwrap();
+    assert!(!response.complete && body.starts_with(&response.body), "{} bytes", response.body.len());
+    let after = get(&two, &origin.host(), "/").await;
+    assert!(after.body != body && after.body.ends_with(&[0; 1_000]), "the new version, whole: {after:?}");
+}
+
 // A relay whose own source died goes on from the origin, which breaks off in turn: whoever follows the relay gets it all in words that
 // cover each byte, and takes nobody for a liar.
 #[tokio::test]

@@ -94,7 +94,9 @@ async fn a_lone_node_asks_no_index_and_shares_what_it_fetches_once_somebody_come
     // Somebody comes: the fetch that goes on gets a lease, and what is whole is told of when it is asked for again.
     net.strangers.store(false, Ordering::SeqCst);
     until(|| net.granted() == 1).await;
-    let two = Arc::new(net.proxy(2, config_for(&origin)).await);
+    let mut patient = config_for(&origin);
+    (patient.peers.hedge, patient.peers.patience) = (Duration::from_secs(20), Duration::from_secs(20));
+    let two = Arc::new(net.proxy(2, patient).await);
     let (proxy, host) = (Arc::clone(&two), origin.host());
     let second = tokio::spawn(async move { get(&proxy, &host, "/").await });
     until(|| two.stats().peer_bytes > 0).await;
