@@ -170,7 +170,8 @@ mod tests {
 
     #[test]
     fn a_free_port_has_no_holder() {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // At an address where no other test listens meanwhile.
+        let address = TcpListener::bind("127.9.8.7:0").unwrap().local_addr().unwrap();
         assert_eq!(find(address, Protocol::Tcp), None);
     }
 

@@ -13,7 +13,9 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::support::{Do, Origin, alone, config, config_any, config_for, get, get_with, ok, raw, soon, until};
+use crate::support::{
+    Do, Origin, alone, config, config_any, config_for, get, get_with, ok, raw, refusing, soon, until,
+};
 
 // O01, O02: the name leads inside; the listener there must not hear of it.
 #[tokio::test]
@@ -142,7 +144,8 @@ async fn a_body_that_stalls_is_given_up_and_its_client_cut_off() {
 
 #[tokio::test]
 async fn an_origin_that_is_not_there_is_a_bad_gateway() {
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let (gone, _taken) = refusing();
+    let port = gone.port();
     let proxy = alone(Config { origins: Origins::Listed(vec![format!("site.test:{port}")]), ..config() }).await;
     let response = get(&proxy, &format!("site.test.{port}.nyud.example"), "/").await;
     assert_eq!(

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::support::{
-    Do, Origin, alone, config, config_any, config_for, config_site, get, get_with, ok, raw, soon, until,
+    Do, Origin, alone, config, config_any, config_for, config_site, get, get_with, ok, raw, refusing, soon, until,
 };
 
 // RFC 9110 6.5.1: trailers may be left out, and never become fields of the head.
@@ -251,7 +251,8 @@ async fn names_that_do_not_resolve_are_remembered_and_of_many_addresses_few_are_
         assert!(asked.load(Ordering::SeqCst) <= 8, "asked {} times", asked.load(Ordering::SeqCst));
     }
     let (server, _) = name_server(0, 200).await;
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let (gone, _taken) = refusing();
+    let port = gone.port();
     let listed = Origins::Listed(vec![format!("www.many.example:{port}")]);
     let mut config = Config { nameservers: vec![server], origins: listed, ..config() };
     config.timeouts.resolve = Duration::from_secs(10);

@@ -10,7 +10,8 @@ use tokio::{
 };
 
 use crate::support::{
-    Do, Origin, Response, alone, config, config_site, exchange, get, get_with, noise, ok, site_of, soon, until,
+    Do, Origin, Response, alone, config, config_site, exchange, get, get_with, noise, ok, refusing, site_of, soon,
+    until,
 };
 
 /// An origin that keeps the bytes after each head for itself and says what it got.
@@ -181,7 +182,7 @@ async fn interim_answers_come_before_their_answer_and_are_not_kept() {
 #[tokio::test]
 async fn an_origin_that_cannot_be_reached_is_stood_in_for_by_the_next() {
     let origin = Origin::with_body(noise(10)).await;
-    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (gone, _taken) = refusing();
     let mut config = config();
     let origins = vec![format!("http://{gone}"), format!("http://{}", origin.address)];
     let rules = atoll_proxy::Site {

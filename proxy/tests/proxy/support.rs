@@ -16,7 +16,7 @@ use atoll_store::Store;
 use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
     time::timeout,
 };
@@ -39,6 +39,13 @@ pub(crate) async fn until(condition: impl Fn() -> bool) {
         }
     })
     .await;
+}
+
+/// Where connections are refused: nothing listens there, and nothing can as long as the socket is held.
+pub(crate) fn refusing() -> (SocketAddr, TcpSocket) {
+    let taken = TcpSocket::new_v4().unwrap();
+    taken.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    (taken.local_addr().unwrap(), taken)
 }
 
 /// One thing an origin does.

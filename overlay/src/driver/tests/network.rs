@@ -140,9 +140,10 @@ async fn damaged_saved_peers_are_nobody() {
 #[tokio::test]
 async fn a_peer_that_is_not_where_it_says_enters_no_table_and_no_answer() {
     let seed = node(config(&[])).await;
-    // Nothing listens where this one says it is.
-    let nowhere = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let advertise = vec![format!("/ip4/127.0.0.1/tcp/{}", nowhere.port())];
+    // Nothing listens where this one says it is, and nobody else can: the port is taken.
+    let taken = TcpSocket::new_v4().unwrap();
+    taken.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let advertise = vec![format!("/ip4/127.0.0.1/tcp/{}", taken.local_addr().unwrap().port())];
     let liar = node(Config { advertise, ..config(&[at(&seed)]) }).await;
     until("the seed known to the liar", || knows(&liar, &seed)).await;
     let honest = node(config(&[at(&seed)])).await;
