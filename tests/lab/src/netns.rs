@@ -237,3 +237,40 @@ const OUTSIDE: [(&str, &str); 4] = [
     ("[::]:0", "[2606:4700:4700::1111]:53"),
     ("[::]:0", "[fd00::1]:53"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_to_anything_outside_is_found_whichever_it_is() {
+        if let Err(error) = check_privilege() {
+            eprintln!("skipped: {error}; not shown: the check that no route leads out");
+            return;
+        }
+        let lab = format!("escape{}", std::process::id());
+        let namespace = Namespace::create(&lab, "host").unwrap();
+        let found = std::panic::catch_unwind(|| {
+            let _device = namespace.connect(HostId::new(0).unwrap()).unwrap();
+            assert!(namespace.check_no_route_out("host").is_ok());
+            OUTSIDE.map(|(_, target)| {
+                let outside = target.parse::<std::net::SocketAddr>().unwrap().ip();
+                let route = |what: &str| {
+                    namespace
+                        .within(|| run_ip(&["route", what, &outside.to_string(), "dev", "wan0"]))
+                        .unwrap()
+                        .unwrap();
+                };
+                route("add");
+                let refused = namespace.check_no_route_out("host");
+                route("del");
+                (target, refused)
+            })
+        });
+        namespace.remove();
+        for (outside, refused) in found.unwrap() {
+            let named = matches!(&refused, Err(Error::Escape { host, target }) if host == "host" && target == outside);
+            assert!(named, "a route to {outside}: {refused:?}");
+        }
+    }
+}

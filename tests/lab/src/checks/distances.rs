@@ -1,4 +1,4 @@
-//! The lab about itself: RTTs as the matrix says while a fast stream flows between two other hosts, and nothing overtakes.
+//! The lab about itself: RTTs of both families as the matrix says while a fast stream flows, and nothing overtakes.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -9,7 +9,7 @@ use std::{
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::{
-    outcome::{Wanted, quantile},
+    outcome::{Wanted, percent, quantile},
     stage::{Stage, ms},
 };
 use crate::{
@@ -21,23 +21,30 @@ use crate::{
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let lab = stage.up(|_| ())?;
     let rate = stage.by_scale(Rate::bits_per_second(50_000_000), Rate::bits_per_second(200_000_000));
-    let stop = AtomicBool::new(false);
-    let (flow, errors) = std::thread::scope(|scope| {
+    let (count, stop) = (stage.by_scale(100, 1000), AtomicBool::new(false));
+    let (flow, pings) = std::thread::scope(|scope| {
         let flow = scope.spawn(|| stream(&lab, "c", "d", rate, &stop));
-        let errors = [("a", "b"), ("c", "a"), ("e", "b"), ("d", "e")].map(|(from, to)| {
+        let pings = [Family::V4, Family::V6].map(|family| {
             // Between two of them an interrupt is heeded.
             stage.wait(Duration::ZERO)?;
-            ping(&lab, from, to, stage.by_scale(100, 500))
+            ping_all(&lab, family, count)
         });
         stop.store(true, Ordering::Relaxed);
-        (flow.join(), errors)
+        (flow.join(), pings)
     });
-    let errors: Vec<f64> = errors.into_iter().collect::<Result<Vec<_>, _>>()?.concat();
+    for (family, errors) in [Family::V4, Family::V6].into_iter().zip(pings) {
+        let (errors, family) = (errors?, family.word());
+        let sent = PAIRS.len() * usize::try_from(count).unwrap_or(0);
+        stage.claim(format!("{family}/echoes_answered"), percent(errors.len(), sent), "%", Wanted::AtLeast(99.0));
+        // At short scale beside whatever else the machine does; the router's own lateness stands below.
+        let most = Wanted::AtMost(stage.by_scale(5.0, 1.0));
+        stage.claim(format!("{family}/rtt_error_p95"), quantile(&errors, 0.95), "ms", most);
+        stage.figure(format!("{family}/rtt_error_worst"), quantile(&errors, 1.0), "ms");
+    }
     let flow = flow.map_err(|_| Error::Refused { message: "the stream's thread died".into() })??;
-    // At short scale beside whatever else the machine does; the router's own lateness stands below.
-    stage.claim("rtt_error_p95", quantile(&errors, 0.95), "ms", Wanted::AtMost(stage.by_scale(5.0, 1.0)));
-    stage.figure("rtt_error_worst", quantile(&errors, 1.0), "ms");
-    stage.figure("stream_rate", flow.rate / 1e6, "Mbit/s");
+    let least = stage.by_scale(45.0, 195.0);
+    stage.claim("stream_received", flow.received_rate / 1e6, "Mbit/s", Wanted::AtLeast(least));
+    stage.figure("stream_sent", flow.sent_rate / 1e6, "Mbit/s");
     stage.claim("stream_lost", f64::from(flow.sent - flow.received), "", Wanted::AtMost(f64::from(flow.sent) / 100.0));
     stage.claim("overtaken", f64::from(flow.overtaken), "", Wanted::Exactly(0.0));
     let report = lab.report();
@@ -46,22 +53,52 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// How far each echo's time is from the matrix, in milliseconds.
-fn ping(lab: &Lab, from: &str, to: &str, count: u32) -> Result<Vec<f64>, Error> {
+#[derive(Clone, Copy)]
+enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    fn word(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        }
+    }
+}
+
+/// How far each echo's time is from the matrix, in milliseconds, of all pairs at once.
+fn ping_all(lab: &Lab, family: Family, count: u32) -> Result<Vec<f64>, Error> {
+    std::thread::scope(|scope| {
+        let pinging = PAIRS.map(|(from, to)| scope.spawn(move || ping(lab, from, to, family, count)));
+        let died = |_| Err(Error::Refused { message: "a ping's thread died".into() });
+        let errors = pinging.into_iter().map(|thread| thread.join().unwrap_or_else(died));
+        Ok(errors.collect::<Result<Vec<_>, _>>()?.concat())
+    })
+}
+
+/// The same of one pair; what was not answered is missing.
+fn ping(lab: &Lab, from: &str, to: &str, family: Family, count: u32) -> Result<Vec<f64>, Error> {
     let (from, to) = (lab.scenario().host(from)?, lab.scenario().host(to)?);
-    let (count, target) = (count.to_string(), to.id.v4().to_string());
-    let output = lab.run(&from.name, &["ping", "-n", "-i", "0.02", "-W", "2", "-c", &count, &target])?;
+    let target = match family {
+        Family::V4 => to.id.v4().to_string(),
+        Family::V6 => to.id.v6().to_string(),
+    };
+    let output = lab.run(&from.name, &["ping", "-n", "-i", "0.02", "-W", "2", "-c", &count.to_string(), &target])?;
     let wanted = ms(lab.scenario().rtt(from.id, to.id));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let time = |line: &str| line.split("time=").nth(1)?.split(' ').next()?.parse::<f64>().ok();
     Ok(text.lines().filter_map(time).map(|time| (time - wanted).abs()).collect())
 }
 
+/// What was sent, what came, and what came after a later one; rates in bits a second, of what the datagrams held.
 struct Flow {
     sent: u32,
     received: u32,
     overtaken: u32,
-    rate: f64,
+    sent_rate: f64,
+    received_rate: f64,
 }
 
 /// Sends numbered datagrams of 1400 bytes until told to stop.
@@ -75,7 +112,7 @@ fn stream(lab: &Lab, from: &str, to: &str, rate: Rate, stop: &AtomicBool) -> Res
     let sender = lab.within(from, || bind(SocketAddr::from(([0, 0, 0, 0], 0))))??;
     std::thread::scope(|scope| {
         let received = scope.spawn(move || receive(&receiver));
-        let (start, mut packet, mut sent) = (Instant::now(), [0; 1400], 0u32);
+        let (start, mut packet, mut sent) = (Instant::now(), [0; LENGTH], 0u32);
         while !stop.load(Ordering::Relaxed) {
             while rate.time_for(packet.len()) * sent < start.elapsed() {
                 packet[..4].copy_from_slice(&sent.to_be_bytes());
@@ -85,21 +122,42 @@ fn stream(lab: &Lab, from: &str, to: &str, rate: Rate, stop: &AtomicBool) -> Res
             }
             std::thread::sleep(Duration::from_micros(200));
         }
-        let rate = f64::from(sent) * packet.len() as f64 * 8.0 / start.elapsed().as_secs_f64();
-        let (received, overtaken) =
-            received.join().map_err(|_| Error::Refused { message: "the receiver died".into() })?;
-        Ok(Flow { sent, received, overtaken, rate })
+        let took = start.elapsed();
+        let received = received.join().map_err(|_| Error::Refused { message: "the receiver died".into() })?;
+        let rate = |count: u32, time: Duration| f64::from(count) * LENGTH as f64 * 8.0 / time.as_secs_f64();
+        Ok(Flow {
+            sent,
+            received: received.count,
+            overtaken: received.overtaken,
+            sent_rate: rate(sent, took),
+            // The first opens the time that the others take.
+            received_rate: rate(received.count.saturating_sub(1), received.took),
+        })
     })
 }
 
-fn receive(socket: &UdpSocket) -> (u32, u32) {
-    let (mut received, mut overtaken, mut highest) = (0, 0, 0);
+#[derive(Default)]
+struct Received {
+    count: u32,
+    overtaken: u32,
+    /// From the first to the last.
+    took: Duration,
+}
+
+fn receive(socket: &UdpSocket) -> Received {
+    let (mut received, mut highest, mut first) = (Received::default(), 0, None);
     let mut buffer = [0; 2048];
     while socket.recv(&mut buffer).is_ok() {
         let number = u32::from_be_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]);
-        received += 1;
-        overtaken += u32::from(number < highest);
+        received.count += 1;
+        received.overtaken += u32::from(number < highest);
+        received.took = first.get_or_insert_with(Instant::now).elapsed();
         highest = highest.max(number);
     }
-    (received, overtaken)
+    received
 }
+
+/// Near and far, into and out of the ends of the stream.
+const PAIRS: [(&str, &str); 4] = [("a", "b"), ("c", "a"), ("e", "b"), ("d", "e")];
+/// Bytes in a datagram of the stream.
+const LENGTH: usize = 1400;

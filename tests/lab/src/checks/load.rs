@@ -13,6 +13,7 @@ use std::{
 use hickory_proto::rr::RecordType;
 
 use crate::{
+    address::HostId,
     error::Error,
     lab::Lab,
     measure::{fetch, stub},
@@ -51,9 +52,25 @@ pub(crate) struct Request {
     pub(crate) failure: Option<String>,
     /// Whether it took a second address.
     pub(crate) first_address_failed: bool,
-    /// Where it might go.
+    /// Where it might go; none if its name was not resolved.
     pub(crate) addresses: Vec<IpAddr>,
+    /// How long these were to be used from then on, as the client's resolver said.
+    pub(crate) ttl: Duration,
+    /// Who asked.
+    pub(crate) client: HostId,
     pub(crate) file: usize,
+}
+
+impl Request {
+    /// When it began, since the crowd did.
+    pub(crate) fn begun(&self) -> Duration {
+        self.due + self.late
+    }
+
+    /// When it was over.
+    pub(crate) fn ended(&self) -> Duration {
+        self.due + self.took
+    }
 }
 
 /// Runs the crowd; `meanwhile` runs beside it, and its error ends it.
@@ -107,19 +124,20 @@ fn work(lab: &Lab, crowd: &Crowd<'_>, client: &Host, total: usize, (next, over, 
         let file = (number * 7 + number / crowd.files.len()) % crowd.files.len();
         let late = start.elapsed().saturating_sub(due);
         let begun = Instant::now();
-        let addresses = match crowd.direct {
-            Some(address) => Ok(vec![address]),
+        let resolved = match crowd.direct {
+            Some(address) => Ok((vec![address], Duration::ZERO)),
             None => resolve(lab, crowd, client),
         };
         let dns = begun.elapsed();
-        let (outcome, first_address_failed) = match &addresses {
-            Ok(addresses) => get(crowd, addresses, &crowd.files[file]),
+        let (outcome, first_address_failed) = match &resolved {
+            Ok((addresses, _)) => get(crowd, addresses, &crowd.files[file]),
             Err(error) => (Err(error.clone()), false),
         };
-        let addresses = addresses.unwrap_or_default();
+        let (addresses, ttl) = resolved.unwrap_or_default();
         let (took, http) = (start.elapsed().saturating_sub(due), begun.elapsed().saturating_sub(dns));
-        let failure = outcome.err();
-        let request = Request { due, took, late, dns, http, failure, first_address_failed, addresses, file };
+        let (failure, client) = (outcome.err(), client.id);
+        let request =
+            Request { due, took, late, dns, http, failure, first_address_failed, addresses, ttl, client, file };
         done.lock().unwrap_or_else(PoisonError::into_inner).push(request);
     }
 }
@@ -144,7 +162,8 @@ fn get(crowd: &Crowd<'_>, addresses: &[IpAddr], file: &OriginFile) -> (Result<()
     (Err(if failures.is_empty() { "no address".to_owned() } else { failures.join("; ") }), true)
 }
 
-fn resolve(lab: &Lab, crowd: &Crowd<'_>, client: &Host) -> Result<Vec<IpAddr>, String> {
+/// The addresses a client's resolver gives it, and for how long.
+fn resolve(lab: &Lab, crowd: &Crowd<'_>, client: &Host) -> Result<(Vec<IpAddr>, Duration), String> {
     let resolver = client.resolver.map(|id| lab.scenario().hosts[id.index()].id.v4()).ok_or("no resolver")?;
     let server = SocketAddr::from((resolver, 53));
     let answer = stub(server, &format!("{}.", crowd.name), RecordType::A);
@@ -154,10 +173,32 @@ fn resolve(lab: &Lab, crowd: &Crowd<'_>, client: &Host) -> Result<Vec<IpAddr>, S
         let said: Vec<String> = answer.message.all_sections().map(ToString::to_string).collect();
         return Err(format!("{resolver}: {} without an address: {}", answer.code, said.join("; ")));
     }
-    Ok(addresses)
+    let ttl = answer.addresses.iter().map(|(_, seconds)| *seconds).max().unwrap_or(0);
+    Ok((addresses, Duration::from_secs(ttl.into())))
 }
 
 /// Requests one client has under way at most.
 const HANDS: usize = 24;
 const PATIENCE: Duration = Duration::from_secs(40);
 const LONGEST: usize = 1 << 20;
+
+#[cfg(test)]
+impl Request {
+    /// A client's request for the first file that was due at this second, took one, and failed; its answer had this TTL in seconds.
+    pub(crate) fn example(client: usize, due: u32, ttl: u64) -> Self {
+        let second = Duration::from_secs(1);
+        Self {
+            due: due * second,
+            took: second,
+            late: Duration::ZERO,
+            dns: Duration::ZERO,
+            http: second,
+            failure: Some("dead".into()),
+            first_address_failed: true,
+            addresses: Vec::new(),
+            ttl: Duration::from_secs(ttl),
+            client: HostId::new(client).unwrap_or_else(|| unreachable!("a small number")),
+            file: 0,
+        }
+    }
+}

@@ -5,6 +5,7 @@
 
 mod cities;
 mod cold_start;
+mod death;
 mod distances;
 mod far_resolver;
 mod flash_crowd;
@@ -12,6 +13,7 @@ mod known;
 mod load;
 mod locked_in;
 mod names;
+mod nearness;
 mod outcome;
 mod page;
 mod partition;
@@ -31,66 +33,92 @@ struct Definition {
     name: &'static str,
     /// What it is about, for the table.
     about: &'static str,
-    /// Whether it mostly waits and claims nothing about speed or distance: such ones run side by side.
-    patient: bool,
+    /// What may run at the same time.
+    beside: Beside,
     /// Makes its claims; an error is the claim `ran` failing.
     show: fn(&mut Stage<'_>) -> Result<(), Error>,
+}
+
+/// What may run beside a scenario.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    /// Nothing: it claims speed or distance.
+    Nothing,
+    /// Others, at short scale, where it claims neither.
+    OthersAtShortScale,
+    /// Others: it mostly waits.
+    Others,
+}
+
+impl Beside {
+    fn others(self, scale: Scale) -> bool {
+        match self {
+            Self::Nothing => false,
+            Self::OthersAtShortScale => scale == Scale::Short,
+            Self::Others => true,
+        }
+    }
 }
 
 /// In the order `lab test` runs them.
 const ALL: [Definition; 10] = [
     Definition {
         name: "distances",
-        patient: false,
+        beside: Beside::Nothing,
         about: "the lab's own distances under load",
         show: distances::show,
     },
     Definition {
         name: "names",
-        patient: false,
+        beside: Beside::OthersAtShortScale,
         about: "four resolvers, a delegation chain, a thin origin",
         show: names::show,
     },
     Definition {
         name: "cities",
-        patient: false,
+        beside: Beside::Nothing,
         about: "a first look: curl finds its city's node",
         show: cities::show,
     },
     Definition {
         name: "right-place",
-        patient: false,
+        beside: Beside::Nothing,
         about: "clients are sent to near proxies",
         show: right_place::show,
     },
     Definition {
         name: "locked-in",
-        patient: false,
+        beside: Beside::OthersAtShortScale,
         about: "refreshes stay with the near cluster",
         show: locked_in::show,
     },
     Definition {
         name: "flash-crowd",
-        patient: false,
+        beside: Beside::Nothing,
         about: "a crowd, one origin fetch per object",
         show: flash_crowd::show,
     },
     Definition {
         name: "death",
-        patient: false,
+        beside: Beside::Nothing,
         about: "a third of the nodes die in a crowd",
-        show: flash_crowd::show_death,
+        show: death::show,
     },
-    Definition { name: "partition", patient: true, about: "the world in two, and whole again", show: partition::show },
+    Definition {
+        name: "partition",
+        beside: Beside::Others,
+        about: "the world in two, and whole again",
+        show: partition::show,
+    },
     Definition {
         name: "far-resolver",
-        patient: false,
+        beside: Beside::Nothing,
         about: "ECS finds the client, not its resolver",
         show: far_resolver::show,
     },
     Definition {
         name: "cold-start",
-        patient: true,
+        beside: Beside::Others,
         about: "no seed reachable, and a restart of all",
         show: cold_start::show,
     },
@@ -117,7 +145,7 @@ pub(crate) fn all(only: &[String], setting: &Setting, say: &mut dyn FnMut(&str))
     }
     let known = known::list();
     let chosen = ALL.iter().filter(|definition| only.is_empty() || only.iter().any(|name| name == definition.name));
-    let (patient, alone): (Vec<_>, Vec<_>) = chosen.partition(|definition| definition.patient);
+    let (patient, alone): (Vec<_>, Vec<_>) = chosen.partition(|definition| definition.beside.others(setting.scale));
     let mut rows = Vec::new();
     let mut note = |definition, outcome: Outcome, say: &mut dyn FnMut(&str)| {
         say(outcome.to_string().trim_end());
@@ -148,7 +176,7 @@ pub(crate) fn all(only: &[String], setting: &Setting, say: &mut dyn FnMut(&str))
     Ok(failed == 0)
 }
 
-/// Runs scenarios that mostly wait at the same time.
+/// Runs scenarios at the same time.
 fn side_by_side(definitions: &[&'static Definition], setting: &Setting) -> Vec<(&'static Definition, Outcome)> {
     std::thread::scope(|scope| {
         let started: Vec<_> =

@@ -1,28 +1,36 @@
-//! The lab about itself: each resolver program finds a static zone through root and TLD, and a thin origin is as slow as it must be.
+//! The lab about itself: each resolver program finds a static zone through root and TLD, telling both no more of a name than they
+//! need, and a thin origin is as slow as it must be.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
+
+use hickory_proto::rr::Name;
 
 use super::{
     flash_crowd::origin,
     outcome::{Wanted, percent},
     stage::{Stage, http, look_up, ms},
 };
-use crate::{error::Error, measure::fetch, scenario::Role};
+use crate::{
+    error::Error,
+    lab::Lab,
+    measure::fetch,
+    scenario::{Host, Role},
+};
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let lab = stage.up(|_| ())?;
     let mut client = lab.scenario().host("client")?.clone();
     for resolver in lab.scenario().with_role(|role| matches!(role, Role::Resolver { .. })) {
         client.resolver = Some(resolver.id);
-        let names = ["www.static.test.", "deep.er.static.test.", "www.site.test.", "origin.lab."];
-        let found: Vec<_> = names.iter().filter_map(|name| look_up(&lab, &client, name).ok()).collect();
+        let found: Vec<_> = NAMES.iter().filter_map(|name| look_up(&lab, &client, name).ok()).collect();
         let right = found.iter().filter(|answer| !answer.addresses.is_empty()).count();
-        stage.claim(format!("{}/resolved", resolver.name), percent(right, names.len()), "%", Wanted::Exactly(100.0));
+        stage.claim(format!("{}/resolved", resolver.name), percent(right, NAMES.len()), "%", Wanted::Exactly(100.0));
         stage.figure(
             format!("{}/first_lookup", resolver.name),
             found.first().map_or(f64::NAN, |answer| ms(answer.took)),
             "ms",
         );
+        minimised(stage, &lab, resolver);
     }
     let (origin, files) = origin(&lab)?;
     let file = files.first().ok_or_else(|| Error::Refused { message: "the origin has no file".into() })?;
@@ -35,3 +43,21 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     stage.claim("origin/took", ms(fetched.took), "ms", Wanted::AtLeast(ms(least)));
     Ok(())
 }
+
+/// Root and TLD are asked about `static.test`, which the TLD delegates, and never for a whole name in it.
+fn minimised(stage: &mut Stage<'_>, lab: &Lab, resolver: &Host) {
+    let name = |text: &str| Name::from_ascii(text).unwrap_or_default();
+    let (zone, watch) = (name(DELEGATED), lab.watch());
+    let above = lab.scenario().with_role(|role| matches!(role, Role::Root(_) | Role::Tld(..)));
+    let told: BTreeSet<Name> =
+        above.filter_map(|server| watch.names.get(&(resolver.id, server.id))).flatten().cloned().collect();
+    let whole = NAMES.iter().map(|whole| name(whole)).filter(|whole| zone.zone_of(whole));
+    let in_the_zone = told.iter().filter(|told| zone.zone_of(told)).count();
+    stage.claim(format!("{}/told_the_tld", resolver.name), in_the_zone as f64, "", Wanted::AtLeast(1.0));
+    let whole = whole.filter(|whole| told.contains(whole)).count();
+    stage.claim(format!("{}/told_the_tld_whole", resolver.name), whole as f64, "", Wanted::Exactly(0.0));
+}
+
+const NAMES: [&str; 4] = ["www.static.test.", "deep.er.static.test.", "www.site.test.", "origin.lab."];
+/// The zone that the TLD delegates.
+const DELEGATED: &str = "static.test.";

@@ -32,7 +32,7 @@ pub(super) fn show(stage: &mut Stage<'_>, lab: &Lab, of: &str) -> Result<(), Err
         lab.scenario().hosts.get(host.index()).is_some_and(|host| matches!(host.role, Role::Node { .. }))
     };
     let log = origin_log(lab, origin)?;
-    let past = log.iter().filter(|(_, asker)| !asker.as_ref().is_some_and(is_node)).count();
+    let past = log.iter().filter(|asker| !asker.as_ref().is_some_and(is_node)).count();
     stage.claim(format!("{of}/page_requests_past_the_proxies"), past as f64, "", Wanted::Exactly(0.0));
     let length = std::fs::metadata(&picture).doing(|| format!("keep a picture of {url}"))?.len();
     stage.claim(format!("{of}/page_picture"), length as f64, "bytes", Wanted::AtLeast(1000.0));

@@ -1,31 +1,18 @@
 //! Scenario 1: after one warm-up query each, clients are sent to near proxies, whichever resolver program they use.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, time::Instant};
 
 use super::{
-    outcome::{Wanted, percent, quantile},
+    nearness::{Answers, Sent, claims, figures, program},
+    outcome::{Wanted, quantile},
     page,
-    stage::{MIDDLE, NEAR, Stage, look_up_all, ms, named, nodes, say_aside},
+    stage::{Stage, look_up_all, ms},
 };
-use crate::{
-    error::Error,
-    lab::Lab,
-    scenario::{DnsMode, Host, Role},
-    units::millis,
-};
-
-/// One answer as a client sees it.
-struct Sent {
-    client: String,
-    node: String,
-    program: &'static str,
-    to: Duration,
-    best: Duration,
-}
+use crate::{error::Error, lab::Lab, scenario::DnsMode};
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     for mode in [DnsMode::Levels, DnsMode::Direct] {
-        let lab = stage.up(|scenario| scenario.dns_mode = mode)?;
+        let lab = bring_up(stage, mode)?;
         let settled = stage.wait_for_clusters(&lab)?;
         stage.figure(format!("{}/clusters_after", mode.word()), settled, "s");
         show_mode(stage, &lab, mode)?;
@@ -34,6 +21,20 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The largest lab of all, so the one to say how long it takes until all hosts are there.
+fn bring_up(stage: &mut Stage<'_>, mode: DnsMode) -> Result<Lab, Error> {
+    let (begun, mode_word) = (Instant::now(), mode.word());
+    let lab = stage.up(|scenario| scenario.dns_mode = mode)?;
+    let took = begun.elapsed().as_secs_f64();
+    let hosts = lab.status().hosts;
+    let up = hosts.iter().filter(|host| host.alive != Some(false)).count();
+    stage.claim(format!("{mode_word}/hosts_up"), up as f64, "", Wanted::Exactly(hosts.len() as f64));
+    stage.claim(format!("{mode_word}/hosts"), hosts.len() as f64, "", Wanted::AtLeast(30.0));
+    let wanted = stage.by_scale(Wanted::Nothing, Wanted::AtMost(SECONDS));
+    stage.claim(format!("{mode_word}/up_after"), took, "s", wanted);
+    Ok(lab)
 }
 
 fn show_mode(stage: &mut Stage<'_>, lab: &Lab, mode: DnsMode) -> Result<(), Error> {
@@ -50,25 +51,10 @@ fn show_mode(stage: &mut Stage<'_>, lab: &Lab, mode: DnsMode) -> Result<(), Erro
     }
     // Until what was answered to strangers has lapsed.
     stage.wait(stage.refresh())?;
-    let (mut sent, mut asked, mut wrong) = (Vec::new(), 0, Vec::new());
-    for site in 0..stage.by_scale(4, 12) {
-        for (client, answer) in look_up_all(lab, &format!("www.site{site}.test.{zone}.")) {
-            asked += 1;
-            match answer {
-                Ok(answer) => match named(&answer).first() {
-                    Some(to) => sent.push(judge(lab, client, *to)),
-                    None => wrong.push(format!("{} got {} without an address", client.name, answer.code)),
-                },
-                Err(error) => wrong.push(format!("{}: {error}", client.name)),
-            }
-        }
-    }
-    stage.claim(format!("{mode}/answered"), percent(sent.len(), asked), "%", Wanted::AtLeast(100.0));
-    claims(stage, mode, &sent.iter().collect::<Vec<_>>());
-    explain(mode, &sent);
-    wrong.iter().for_each(|line| say_aside(&format!("  {mode}: {line}")));
+    let answers = Answers::about(stage.by_scale(4, 12), stage, lab);
+    answers.claim(stage, mode);
     for program in first.keys() {
-        let of: Vec<&Sent> = sent.iter().filter(|sent| sent.program == *program).collect();
+        let of: Vec<&Sent> = answers.sent.iter().filter(|sent| sent.program == *program).collect();
         // At short scale a program has two resolvers: too few to judge it alone.
         match stage.by_scale(false, true) {
             true => claims(stage, &format!("{mode}/{program}"), &of),
@@ -78,57 +64,5 @@ fn show_mode(stage: &mut Stage<'_>, lab: &Lab, mode: DnsMode) -> Result<(), Erro
     Ok(())
 }
 
-fn judge(lab: &Lab, client: &Host, to: crate::address::HostId) -> Sent {
-    let scenario = lab.scenario();
-    let best = nodes(lab).iter().map(|node| scenario.rtt(client.id, node.id)).min().unwrap_or_default();
-    let node = scenario.hosts.get(to.index()).map(|node| node.name.clone()).unwrap_or_default();
-    Sent { client: client.name.clone(), node, program: program(lab, client), to: scenario.rtt(client.id, to), best }
-}
-
-/// Who was sent too far.
-fn explain(mode: &str, sent: &[Sent]) {
-    let limit = |sent: &Sent| if sent.best < NEAR { NEAR } else { MIDDLE };
-    let far = sent.iter().filter(|sent| sent.best < MIDDLE && sent.to >= limit(sent)).map(|sent| {
-        let (to, best) = (millis(sent.to), millis(sent.best));
-        format!("  {mode}: {} sent to {} at {to} ms, one is at {best} ms", sent.client, sent.node)
-    });
-    let mut lines: Vec<String> = far.collect();
-    lines.sort();
-    lines.dedup();
-    lines.iter().for_each(|line| say_aside(line));
-}
-
-fn figures(stage: &mut Stage<'_>, of: &str, sent: &[&Sent]) {
-    let median =
-        |of: &dyn Fn(&Sent) -> Duration| quantile(&sent.iter().map(|sent| ms(of(sent))).collect::<Vec<_>>(), 0.5);
-    stage.figure(format!("{of}/best_rtt_p50"), median(&|sent| sent.best), "ms");
-    stage.figure(format!("{of}/rtt_p50"), median(&|sent| sent.to), "ms");
-}
-
-fn claims(stage: &mut Stage<'_>, of: &str, sent: &[&Sent]) {
-    let share = |could: &dyn Fn(&Sent) -> bool, under: Duration| {
-        let could: Vec<_> = sent.iter().filter(|sent| could(sent)).collect();
-        percent(could.iter().filter(|sent| sent.to < under).count(), could.len())
-    };
-    let near = share(&|sent| sent.best < NEAR, NEAR);
-    let middle = share(&|sent| sent.best >= NEAR && sent.best < MIDDLE, MIDDLE);
-    // A draw in which no client has a proxy that near shows nothing either way.
-    for (name, value, least) in [("near_when_near_exists", near, 95.0), ("middle_when_middle_exists", middle, 90.0)] {
-        let wanted = if value.is_nan() { Wanted::Nothing } else { stage.share(least) };
-        stage.claim(format!("{of}/{name}"), value, "%", wanted);
-    }
-    let median =
-        |of: &dyn Fn(&Sent) -> Duration| quantile(&sent.iter().map(|sent| ms(of(sent))).collect::<Vec<_>>(), 0.5);
-    let best = median(&|sent| sent.best);
-    stage.figure(format!("{of}/best_rtt_p50"), best, "ms");
-    // At short scale a median of few: held to no more than what is near at all.
-    let most = (best * 1.3).max(best + stage.by_scale(ms(NEAR), 10.0));
-    stage.claim(format!("{of}/rtt_p50"), median(&|sent| sent.to), "ms", Wanted::AtMost(most));
-}
-
-pub(super) fn program(lab: &Lab, client: &Host) -> &'static str {
-    match client.resolver.map(|id| &lab.scenario().hosts[id.index()].role) {
-        Some(Role::Resolver { program, .. }) => program.name(),
-        _ => "none",
-    }
-}
+/// What all hosts may take to start, in seconds, at full scale; at short scale a busy machine starts programs that are not optimised.
+const SECONDS: f64 = 30.0;

@@ -217,6 +217,18 @@ impl Clusters {
         [0, 1, 2].map(|level: usize| self.0.get(&node).and_then(|levels| levels.get(level)).map_or(0, |known| known.1))
     }
 
+    /// The nodes that said something.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = HostId> + '_ {
+        self.0.keys().copied()
+    }
+
+    /// How many nodes know a near cluster, of how many that have near nodes.
+    pub(crate) fn found_their_neighbours(&self, lab: &Lab) -> (usize, usize) {
+        let nodes = nodes(lab).into_iter().filter(|node| !near_to(lab, node).is_empty());
+        let found: Vec<bool> = nodes.map(|node| self.sizes(node.id)[2] > 1).collect();
+        (found.iter().filter(|found| **found).count(), found.len())
+    }
+
     fn same_ids(&self, other: &Self) -> bool {
         self.0.len() == other.0.len()
             && self.0.iter().all(|(node, levels)| {
@@ -283,9 +295,15 @@ pub(crate) fn look_up(lab: &Lab, client: &Host, name: &str) -> Result<Answer, St
 
 /// The same of all clients at once, each with its outcome.
 pub(crate) fn look_up_all<'l>(lab: &'l Lab, name: &str) -> Vec<(&'l Host, Result<Answer, String>)> {
+    look_up_each(lab, &[name.to_owned()])
+}
+
+/// All clients ask for all of these names at once.
+pub(crate) fn look_up_each<'l>(lab: &'l Lab, names: &[String]) -> Vec<(&'l Host, Result<Answer, String>)> {
     std::thread::scope(|scope| {
-        let clients = clients(lab).into_iter();
-        let asked: Vec<_> = clients.map(|client| (client, scope.spawn(move || look_up(lab, client, name)))).collect();
+        let pairs = names.iter().flat_map(|name| clients(lab).into_iter().map(move |client| (client, name)));
+        let asked: Vec<_> =
+            pairs.map(|(client, name)| (client, scope.spawn(move || look_up(lab, client, name)))).collect();
         let died = |_| Err("its thread died".to_owned());
         asked.into_iter().map(|(client, thread)| (client, thread.join().unwrap_or_else(died))).collect()
     })

@@ -20,6 +20,8 @@ pub(crate) struct Watch {
     pub(crate) questions: BTreeMap<(HostId, HostId), u64>,
     /// Replies by who asked and who replied.
     pub(crate) replies: BTreeMap<(HostId, HostId), u64>,
+    /// The names that were in questions, by sender and receiver; the first [`MOST`] of each pair.
+    pub(crate) names: BTreeMap<(HostId, HostId), BTreeSet<Name>>,
     /// The last referral to each zone that a host was given.
     referrals: BTreeMap<HostId, BTreeMap<Name, Referral>>,
     /// When it was asked for what was noted.
@@ -36,7 +38,10 @@ impl Watch {
     /// Takes note of a packet.
     pub(crate) fn note(&mut self, now: Duration, from: HostId, to: HostId, packet: &[u8]) {
         match datagram_of(packet) {
-            Some((_, DNS, _)) => *self.questions.entry((from, to)).or_default() += 1,
+            Some((_, DNS, question)) => {
+                *self.questions.entry((from, to)).or_default() += 1;
+                self.note_question((from, to), question);
+            }
             Some((DNS, _, reply)) => {
                 *self.replies.entry((to, from)).or_default() += 1;
                 self.note_reply(now, to, reply);
@@ -52,6 +57,15 @@ impl Watch {
         let mut held: Vec<_> = held.map(|(cut, referral)| (cut.clone(), referral.servers.clone())).collect();
         held.sort_by_key(|(cut, _)| cut.num_labels());
         held
+    }
+
+    fn note_question(&mut self, pair: (HostId, HostId), question: &[u8]) {
+        let known = self.names.entry(pair).or_default();
+        if known.len() < MOST
+            && let Ok(message) = Message::from_vec(question)
+        {
+            known.extend(message.queries.first().map(|query| query.name().to_lowercase()));
+        }
     }
 
     fn note_reply(&mut self, now: Duration, to: HostId, reply: &[u8]) {
@@ -79,14 +93,17 @@ impl Watch {
 }
 
 const DNS: u16 = 53;
-/// Zones noted per host.
+/// Zones noted per host, and names per pair.
 const MOST: usize = 256;
 
 #[cfg(test)]
 mod tests {
-    use hickory_proto::rr::{
-        Record,
-        rdata::{A, NS},
+    use hickory_proto::{
+        op::Query,
+        rr::{
+            Record, RecordType,
+            rdata::{A, NS},
+        },
     };
 
     use super::*;
@@ -111,11 +128,14 @@ mod tests {
         message.additionals.push(Record::from_rdata(server, 30, RData::A(A(hosts[2].v4()))));
         let mut watch = Watch::default();
         watch.note(Duration::ZERO, hosts[0], hosts[1], &packet(53, 4096, &message));
-        watch.note(Duration::ZERO, hosts[1], hosts[0], &packet(4096, 53, &Message::query()));
+        let mut question = Message::query();
+        question.add_query(Query::query(Name::from_ascii("L0.x.").unwrap(), RecordType::A));
+        watch.note(Duration::ZERO, hosts[1], hosts[0], &packet(4096, 53, &question));
         assert_eq!(watch.held(hosts[1], &zone), [(cut, BTreeSet::from([hosts[2]]))]);
         watch.note(Duration::ZERO, hosts[1], hosts[2], &packet(4096, 53, &Message::query()));
         assert_eq!(watch.questions[&(hosts[1], hosts[0])], 1);
         assert_eq!(watch.questions[&(hosts[1], hosts[2])], 1);
+        assert_eq!(watch.names[&(hosts[1], hosts[0])], BTreeSet::from([Name::from_ascii("l0.x.").unwrap()]));
         assert_eq!(watch.replies, BTreeMap::from([((hosts[1], hosts[0]), 1)]));
         watch.at = Duration::from_secs(30);
         assert!(watch.held(hosts[1], &zone).is_empty());

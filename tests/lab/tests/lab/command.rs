@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    os::unix::net::UnixStream,
+    os::unix::{fs::PermissionsExt, net::UnixStream},
     path::Path,
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -17,7 +17,7 @@ use nix::{
 
 use crate::{alone, namespaces_of, skipped, unique_name};
 
-const SMALL: &str = r#"
+pub(crate) const SMALL: &str = r#"
 host = [
     { name = "root", role = "root", at = 0 },
     { name = "web", role = "origin", names = ["www.site.test"], files = [{ path = "/a", size = "1KB" }], at = 1 },
@@ -26,17 +26,24 @@ host = [
 "#;
 
 /// A scenario on disk, with a name of its own.
-struct Bench {
+pub(crate) struct Bench {
     folder: tempfile::TempDir,
     name: String,
 }
 
 impl Bench {
-    fn new(hosts: &str) -> Self {
+    pub(crate) fn new(hosts: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let name = unique_name();
         fs::write(folder.path().join("x.toml"), format!("name = \"{name}\"\n{hosts}")).unwrap();
         Self { folder, name }
+    }
+
+    /// With its lab up.
+    pub(crate) fn up(hosts: &str) -> Self {
+        let bench = Self::new(hosts);
+        bench.say(&["up", "x.toml"]);
+        bench
     }
 
     fn lab(&self) -> Command {
@@ -46,11 +53,11 @@ impl Bench {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
         self.lab().args(arguments).output().unwrap()
     }
 
-    fn say(&self, arguments: &[&str]) -> String {
+    pub(crate) fn say(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{arguments:?}: {said}");
@@ -308,6 +315,17 @@ fn a_machine_that_cannot_says_what_it_lacks() {
     refused(&["setpriv", "--bounding-set=-all", "--inh-caps=-all"], "needs root");
     let hide = "mount -t tmpfs none /dev/net && exec \"$@\"";
     refused(&["unshare", "-m", "sh", "-c", hide, "sh"], "needs /dev/net/tun");
+    // The tool that makes hosts adds a route to everywhere.
+    let real = ["/usr/sbin/ip", "/usr/bin/ip", "/sbin/ip"].into_iter().find(|path| Path::new(path).exists()).unwrap();
+    let false_ip = format!(
+        "#!/bin/sh\n[ \"$1\" = -batch ] || exec {real} \"$@\"\n{{ cat; echo route add default dev wan0; }} | exec {real} -batch -\n"
+    );
+    let bin = bench.folder.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    fs::write(bin.join("ip"), false_ip).unwrap();
+    fs::set_permissions(bin.join("ip"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("PATH={}:{}", bin.display(), std::env::var("PATH").unwrap());
+    refused(&["env", &path], "host `root` has a route to 1.1.1.1:53, which is outside the lab; nothing was started");
     let nginx = Path::new("/usr/sbin/nginx");
     if nginx.exists() {
         let hide = "mount -t tmpfs none /usr/sbin && exec \"$@\"";

@@ -5,9 +5,11 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test's helpers fail and speak as tests do")]
 
+mod change;
 mod command;
 mod distance;
 mod names;
+mod user;
 
 use std::{
     path::{Path, PathBuf},

@@ -1,0 +1,118 @@
+//! Whether clients are sent to near proxies: the questions and the claims of scenarios 1 and 6.
+
+use std::time::Duration;
+
+use super::{
+    outcome::{Wanted, percent, quantile},
+    stage::{MIDDLE, NEAR, Stage, look_up_each, ms, named, nodes, say_aside},
+};
+use crate::{
+    address::HostId,
+    lab::Lab,
+    scenario::{Host, Role},
+    units::millis,
+};
+
+/// One answer as a client sees it.
+pub(super) struct Sent {
+    client: String,
+    node: String,
+    /// The client's resolver.
+    pub(super) program: &'static str,
+    to: Duration,
+    best: Duration,
+}
+
+/// What clients were answered about sites that nobody had asked for.
+#[derive(Default)]
+pub(super) struct Answers {
+    pub(super) sent: Vec<Sent>,
+    asked: usize,
+    /// Answers without an address, in words.
+    wrong: Vec<String>,
+}
+
+impl Answers {
+    /// All clients ask for so many sites: at full scale for one after the other, at short scale for all at once.
+    pub(super) fn about(sites: usize, stage: &Stage<'_>, lab: &Lab) -> Self {
+        let names: Vec<String> =
+            (0..sites).map(|site| format!("www.site{site}.test.{}.", lab.scenario().zone)).collect();
+        let mut answers = Self::default();
+        for (client, answer) in names.chunks(stage.by_scale(sites, 1)).flat_map(|names| look_up_each(lab, names)) {
+            answers.asked += 1;
+            match answer {
+                Ok(answer) => match named(&answer).first() {
+                    Some(to) => answers.sent.push(judge(lab, client, *to)),
+                    None => answers.wrong.push(format!("{} got {} without an address", client.name, answer.code)),
+                },
+                Err(error) => answers.wrong.push(format!("{}: {error}", client.name)),
+            }
+        }
+        answers
+    }
+
+    /// Claims that all were answered, and how near.
+    pub(super) fn claim(&self, stage: &mut Stage<'_>, of: &str) {
+        stage.claim(format!("{of}/answered"), percent(self.sent.len(), self.asked), "%", Wanted::Exactly(100.0));
+        claims(stage, of, &self.sent.iter().collect::<Vec<_>>());
+        self.explain(of);
+    }
+
+    /// Who was sent too far, and who got nothing.
+    fn explain(&self, of: &str) {
+        let limit = |sent: &Sent| if sent.best < NEAR { NEAR } else { MIDDLE };
+        let far = self.sent.iter().filter(|sent| sent.best < MIDDLE && sent.to >= limit(sent)).map(|sent| {
+            let (to, best) = (millis(sent.to), millis(sent.best));
+            format!("  {of}: {} sent to {} at {to} ms, one is at {best} ms", sent.client, sent.node)
+        });
+        let mut lines: Vec<String> = far.collect();
+        lines.sort();
+        lines.dedup();
+        lines.extend(self.wrong.iter().map(|line| format!("  {of}: {line}")));
+        lines.iter().for_each(|line| say_aside(line));
+    }
+}
+
+fn judge(lab: &Lab, client: &Host, to: HostId) -> Sent {
+    let scenario = lab.scenario();
+    let best = nodes(lab).iter().map(|node| scenario.rtt(client.id, node.id)).min().unwrap_or_default();
+    let node = scenario.hosts.get(to.index()).map(|node| node.name.clone()).unwrap_or_default();
+    Sent { client: client.name.clone(), node, program: program(lab, client), to: scenario.rtt(client.id, to), best }
+}
+
+/// As the issue of the lab has them: near where there is a near one, in the middle where that is the best there is, and in the
+/// median not much farther than need be. A share of nothing shows nothing, and so fails.
+pub(super) fn claims(stage: &mut Stage<'_>, of: &str, sent: &[&Sent]) {
+    let share = |could: &dyn Fn(&Sent) -> bool, under: Duration| {
+        let could: Vec<_> = sent.iter().filter(|sent| could(sent)).collect();
+        percent(could.iter().filter(|sent| sent.to < under).count(), could.len())
+    };
+    let near = share(&|sent| sent.best < NEAR, NEAR);
+    let middle = share(&|sent| sent.best >= NEAR && sent.best < MIDDLE, MIDDLE);
+    for (name, value, least) in [("near_when_near_exists", near, 95.0), ("middle_when_middle_exists", middle, 90.0)] {
+        stage.claim(format!("{of}/{name}"), value, "%", stage.share(least));
+    }
+    let best = median(sent, |sent| sent.best);
+    stage.figure(format!("{of}/best_rtt_p50"), best, "ms");
+    // At short scale a median of few: held to no more than what is near at all.
+    let most = (best * 1.3).max(best + stage.by_scale(ms(NEAR), 10.0));
+    stage.claim(format!("{of}/rtt_p50"), median(sent, |sent| sent.to), "ms", Wanted::AtMost(most));
+}
+
+/// The medians alone.
+pub(super) fn figures(stage: &mut Stage<'_>, of: &str, sent: &[&Sent]) {
+    stage.figure(format!("{of}/best_rtt_p50"), median(sent, |sent| sent.best), "ms");
+    stage.figure(format!("{of}/rtt_p50"), median(sent, |sent| sent.to), "ms");
+}
+
+fn median(sent: &[&Sent], of: impl Fn(&Sent) -> Duration) -> f64 {
+    quantile(&sent.iter().map(|sent| ms(of(sent))).collect::<Vec<_>>(), 0.5)
+}
+
+/// What resolves for a client.
+pub(super) fn program(lab: &Lab, client: &Host) -> &'static str {
+    match client.resolver.map(|id| &lab.scenario().hosts[id.index()].role) {
+        Some(Role::Resolver { program, .. }) => program.name(),
+        _ => "none",
+    }
+}
