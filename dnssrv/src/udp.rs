@@ -36,7 +36,8 @@ impl Threads {
     /// Answers what comes to a socket from now on.
     pub(crate) fn start(&mut self, redirector: &Arc<Redirector>, socket: UdpSocket) -> io::Result<()> {
         socket.set_nonblocking(false)?;
-        socket.set_read_timeout(Some(LOOK_UP))?;
+        // On Linux who waits is woken; a time-out would cost a timer at each wait.
+        socket.set_read_timeout(if cfg!(target_os = "linux") { None } else { Some(LOOK_UP) })?;
         let socket = Arc::new(socket);
         let listener = Listener {
             redirector: Arc::clone(redirector),
@@ -103,7 +104,7 @@ impl Listener {
                 Ok(_) => {
                     let now = Instant::now();
                     batch.answer(&self.socket, |query, from, reply| self.answer(&mut hot, now, query, from, reply));
-                    hot.flush();
+                    hot.flush(now);
                 }
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
                 Err(error) => {
