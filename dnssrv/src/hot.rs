@@ -447,7 +447,7 @@ mod tests {
                 if hot.answer(now, query, from, &mut reply) == Hit::Passed {
                     continue;
                 }
-                let Outcome::Reply(whole) = self.redirector.respond(now, query, from, Transport::Tcp, false) else {
+                let Outcome::Reply(whole) = self.redirector.respond(now, query, from, Transport::Tcp, None) else {
                     panic!("the whole path is silent on {query:02x?}");
                 };
                 assert_eq!(reply, whole, "{query:02x?}");

@@ -22,6 +22,7 @@ use crate::{
     hot::{Hit, Hot},
     redirector::{Outcome, Redirector},
     server::answer_later,
+    waiters::Waited,
 };
 
 /// The threads of all sockets; they end when it is dropped.
@@ -126,7 +127,8 @@ impl Listener {
             Hit::Passed => reply.clear(),
         }
         let slot = Arc::clone(&self.waiting).try_acquire_owned().ok();
-        match self.redirector.respond(now, query, from, Transport::Udp, slot.is_some()) {
+        let waited = slot.as_ref().map(|_| Waited::default());
+        match self.redirector.respond(now, query, from, Transport::Udp, waited) {
             Outcome::Silence => {}
             Outcome::Reply(bytes) => *reply = bytes,
             Outcome::Wait(known) => {
