@@ -321,7 +321,8 @@ impl Asked<'_> {
     fn choose(&self, site: Site, family: Family) -> Option<Choice> {
         let View { placement, roster, width, prefix, .. } = self.view;
         let want = Want { count: self.config.answers, width, turn: turn(prefix) };
-        let asked = |level| if self.config.asks_fellows() { roster.asked_at(level) } else { &[] };
+        let fellows = self.config.fellows();
+        let asked = |level| roster.asked_at(level, fellows);
         let nearest = |level, proxies: &[Proxy]| {
             placement.distances.nearest(level, &self.config.thresholds, proxies, asked(level))
         };

@@ -141,14 +141,7 @@ impl Clients {
         let known = self.entry(now, prefix);
         known.asked = Some(now);
         // What scouts brought is newer than what the index may not have yet. Later the index has the last word: clusters move.
-        let worse = |near: &Near| {
-            let lately = |known: &&Nearby| now < known.until.min(known.heard + SAID_BY_THEN);
-            let better = known.near.as_ref().filter(lately);
-            better.is_some_and(|known| (near.level, known.near.rtt) < (known.near.level, near.rtt))
-        };
-        if let Some((near, ttl)) = near.filter(|(near, _)| !worse(near)) {
-            known.near = Some(Nearby { near: Arc::new(near), heard: now, until: now + ttl });
-        }
+        known.take_near(now, near);
     }
 
     /// Whether the index is to be asked about a prefix (again): seldom about one that is as near to this server as can be.
@@ -225,11 +218,14 @@ impl Clients {
     /// Some of them, or all, said which cluster is nearer than this server's, if there is one.
     pub(crate) fn scouted(&mut self, now: Instant, prefix: Prefix, near: Option<(Near, Duration)>, scouts: Scouts) {
         let known = self.entry(now, prefix);
-        let (at, before) = known.scouted.unwrap_or((now, Scouts::Out));
-        known.scouted = Some((at, before.max(scouts)));
-        if let Some((near, ttl)) = near {
-            known.near = Some(Nearby { near: Arc::new(near), heard: now, until: now + ttl });
-        }
+        known.scouted = match (known.scouted, scouts) {
+            // Some were asked ahead of the search, which is still to be sent.
+            (None, Scouts::Out) => None,
+            (None, _) => Some((now, scouts)),
+            (Some((at, before)), _) => Some((at, before.max(scouts))),
+        };
+        // Another search may have found a nearer one.
+        known.take_near(now, near);
     }
 
     /// Whether the index is to be told this of a prefix: it changed, or is about to lapse there.
@@ -325,6 +321,18 @@ impl Clients {
             scouted: None,
             told: None,
         })
+    }
+}
+
+impl Known {
+    /// Takes up a cluster near the prefix, with the time it is good for, unless a nearer one was heard of lately.
+    fn take_near(&mut self, now: Instant, near: Option<(Near, Duration)>) {
+        let Some((near, ttl)) = near else { return };
+        let lately = |known: &&Nearby| now < known.until.min(known.heard + SAID_BY_THEN);
+        let better = self.near.as_ref().filter(lately);
+        if better.is_none_or(|known| (near.level, known.near.rtt) >= (known.near.level, near.rtt)) {
+            self.near = Some(Nearby { near: Arc::new(near), heard: now, until: now + ttl });
+        }
     }
 }
 

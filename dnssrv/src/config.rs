@@ -126,9 +126,9 @@ impl Config {
         self.probe.per_second > 0 && (self.sources.tcp_connect || self.sources.icmp)
     }
 
-    /// Whether neighbours are asked how far they are from a prefix, and can tell.
-    pub(crate) const fn asks_fellows(&self) -> bool {
-        self.probes() && self.probe.sends_scouts()
+    /// How many neighbours are asked how far they are from a prefix, and can tell.
+    pub(crate) const fn fellows(&self) -> usize {
+        if self.probes() && self.probe.sends_scouts() { self.probe.fellows } else { 0 }
     }
 
     /// Whether a server could start with these settings: each in its range, the zone and its records well formed.

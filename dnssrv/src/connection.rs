@@ -26,6 +26,7 @@ use crate::{
     doh,
     redirector::{Asked, Outcome, Redirector},
     server::answer_later,
+    waiters::Waited,
 };
 
 /// What is spoken on a listener's connections.
@@ -216,7 +217,7 @@ pub(crate) async fn reply(
     from: SocketAddr,
     transport: Transport,
 ) -> Option<Vec<u8>> {
-    match redirector.respond(Instant::now(), query, from, transport, true) {
+    match redirector.respond(Instant::now(), query, from, transport, Some(Waited::default())) {
         Outcome::Silence => None,
         Outcome::Reply(reply) => Some(reply),
         Outcome::Wait(known) => answer_later(redirector, query, from, transport, known).await,

@@ -19,6 +19,8 @@ pub(crate) struct Deck {
     marks: Vec<Mark>,
     /// Whether all weigh the same, so that weights need not be reckoned with.
     even: bool,
+    /// Whether some are busy, so that an answer may have to name more than usual.
+    busy: bool,
 }
 
 /// One proxy.
@@ -78,18 +80,23 @@ impl Deck {
             Mark { seed: card.seed, fixed: calm | u64::from(!number) }
         };
         let marks = cards.iter().zip(0..=u16::MAX).map(mark).collect();
-        Self { cards, marks, even }
+        let busy = cards.iter().any(|card| card.load > BUSY);
+        Self { cards, marks, even, busy }
     }
 
     /// The proxies a site's requests go to: the highest scores win (weighted rendezvous hashing), the busiest stand back.
     pub(crate) fn pick(&self, site: Site, want: Want) -> Picked {
         let count = want.count.clamp(1, MOST);
         let width = want.width.clamp(1, WIDEST / count).min(self.cards.len().div_ceil(count).max(1));
-        let room = (count * width).max((count * 2).min(MOST));
-        if room <= MOST {
-            self.choose(&self.best::<MOST>(site), room, (count, width, want.turn))
+        let room = (count * width).max(if self.busy { (count * 2).min(MOST) } else { count });
+        let how = (count, width, want.turn);
+        // What a question costs here grows with the room.
+        if room <= USUAL {
+            self.choose(&self.best::<USUAL>(site), room, how)
+        } else if room <= MOST {
+            self.choose(&self.best::<MOST>(site), room, how)
         } else {
-            self.choose(&self.best::<WIDEST>(site), room, (count, width, want.turn))
+            self.choose(&self.best::<WIDEST>(site), room, how)
         }
     }
 
@@ -183,6 +190,8 @@ const SCORE: u32 = 16;
 const NUMBER: u64 = (1 << SCORE) - 1;
 /// As many as have a number.
 const MOST_CARDS: usize = 1 << SCORE;
+/// Addresses an answer has most often.
+const USUAL: usize = 2;
 /// Addresses an answer has at most. \[design\]
 pub(crate) const MOST: usize = 4;
 /// Proxies a hot site is spread over at most. \[guess\]

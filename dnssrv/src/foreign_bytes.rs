@@ -15,6 +15,7 @@ use crate::{
     Config, RateLimit, Source, Transport,
     client::Scouts,
     redirector::{Outcome, Redirector},
+    waiters::Waited,
 };
 
 /// A redirector without a network, alone but for one proxy it has seen.
@@ -47,7 +48,7 @@ fn from() -> SocketAddr {
 }
 
 fn respond(redirector: &Redirector, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
-    match redirector.respond(Instant::now(), bytes, from(), transport, true) {
+    match redirector.respond(Instant::now(), bytes, from(), transport, Some(Waited::default())) {
         Outcome::Reply(reply) => Some(reply),
         Outcome::Silence => None,
         Outcome::Wait(_) => panic!("waiting is off"),
@@ -215,7 +216,7 @@ fn d12_the_serial_is_the_operators_wherever_it_stands_and_nothing_that_happens_m
         questions.map(|(labels, kind)| {
             let header = &[0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0][..];
             let bytes = [header, labels, b"\x04nyud\x07example\0", &kind.to_be_bytes(), &[0, 1]].concat();
-            let Outcome::Reply(reply) = redirector.respond(now, &bytes, from(), Transport::Udp, false) else {
+            let Outcome::Reply(reply) = redirector.respond(now, &bytes, from(), Transport::Udp, None) else {
                 panic!("{labels:?} has no reply");
             };
             let message = Message::from_vec(&reply).unwrap();
@@ -243,7 +244,7 @@ fn d12_a_step_of_the_systems_clock_makes_no_cookie_too_old_or_too_young() {
         bytes.extend([0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, length + 4, 0, 10, 0, length]);
         bytes.extend(cookie);
         let Outcome::Reply(reply) =
-            redirector.respond(start + Duration::from_secs(after), &bytes, from(), Transport::Udp, false)
+            redirector.respond(start + Duration::from_secs(after), &bytes, from(), Transport::Udp, None)
         else {
             panic!("no reply");
         };

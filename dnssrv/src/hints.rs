@@ -55,6 +55,13 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut errands: mpsc::Receiver
                     None
                 });
             }
+            Errand::Ahead(address) => {
+                pace.wait().await;
+                under_way.spawn(async move {
+                    scout::ahead(redirector, address).await;
+                    None
+                });
+            }
             Errand::Tell(prefix, near) => {
                 pace.wait().await;
                 under_way.spawn(async move {
@@ -140,6 +147,17 @@ impl Pace {
         Duration::from_secs_f64((-self.left).max(0.0) / rate)
     }
 
+    /// Whether one more may begin at once that is not urgent: half of what a second allows is left to others. If so it counts as
+    /// begun.
+    pub(crate) fn spare(&mut self, now: Instant) -> bool {
+        let before = (self.left, self.at);
+        let spare = self.next(now).is_zero() && self.left * 2.0 >= f64::from(self.per_second);
+        if !spare {
+            (self.left, self.at) = before;
+        }
+        spare
+    }
+
     /// Waits for it.
     pub(crate) async fn wait(&mut self) {
         let time = self.next(Instant::now());
@@ -163,5 +181,15 @@ mod tests {
         assert_eq!((pace.next(later).as_millis(), pace.next(later).as_millis()), (0, 100));
         let quiet = start + Duration::from_secs(60);
         assert_eq!((0..20).filter(|_| pace.next(quiet).is_zero()).count(), 10);
+    }
+
+    #[test]
+    fn what_is_not_urgent_leaves_half_of_a_second_to_the_rest_and_waits_for_nothing() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start, 10);
+        assert_eq!((0..20).filter(|_| pace.spare(start)).count(), 5);
+        assert!((0..5).all(|_| pace.next(start).is_zero()) && !pace.next(start).is_zero());
+        assert!(!pace.spare(start + Duration::from_millis(500)), "what was refused was not counted: 4 are left of 10");
+        assert!(pace.spare(start + Duration::from_millis(800)));
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Hot {
     /// The zone's name, and the ends of every site's target relative to it, as a question's bytes in lower case.
     zone: Vec<u8>,
     targets: [Vec<u8>; 2],
+    /// Labels of the zone's name.
+    depth: usize,
     sheet: Sheet,
     places: Vec<Option<Known>>,
     /// The question's name in lower case, and where its labels begin.
@@ -92,10 +94,12 @@ struct Common {
 impl Hot {
     pub(crate) fn new(redirector: Arc<Redirector>) -> Self {
         let (zone, targets) = redirector.wire_names();
+        let depth = redirector.zone().origin().iter().count();
         Self {
             redirector,
             zone,
             targets,
+            depth,
             sheet: Sheet::default(),
             places: vec![None; PLACES],
             lower: [0; 256],
@@ -110,8 +114,8 @@ impl Hot {
     }
 
     /// Makes the counts of the last questions known.
-    pub(crate) fn flush(&mut self) {
-        self.redirector.counters.add(&mut self.tally);
+    pub(crate) fn flush(&mut self, now: Instant) {
+        self.redirector.counters.add(now, &mut self.tally);
     }
 
     fn try_answer(&mut self, now: Instant, query: &[u8], from: SocketAddr, reply: &mut Vec<u8>) -> Option<()> {
@@ -171,7 +175,6 @@ impl Hot {
         let (mut name, mut labels) = (0, 0);
         loop {
             let length = usize::from(*rest.get(name)?);
-            *self.lower.get_mut(name)? = u8::try_from(length).ok()?;
             if length == 0 {
                 break;
             }
@@ -180,15 +183,17 @@ impl Hot {
             }
             *self.starts.get_mut(labels)? = u8::try_from(name).ok()?;
             labels += 1;
-            let label = rest.get(name + 1..name + 1 + length)?;
-            let lower = self.lower.get_mut(name + 1..name + 1 + length)?;
-            lower.iter_mut().zip(label).for_each(|(to, from)| *to = from.to_ascii_lowercase());
             name += 1 + length;
         }
         name += 1;
         if name > 255 {
             return None;
         }
+        // Lengths are less than any letter and stay as they are. Whole blocks take one turn each; what stands behind the name is
+        // nobody's.
+        self.lower.get_mut(..name)?.copy_from_slice(rest.get(..name)?);
+        let (blocks, _) = self.lower.as_chunks_mut::<BLOCK>();
+        blocks.iter_mut().take(name.div_ceil(BLOCK)).for_each(|block| block.make_ascii_lowercase());
         let (fixed, rest) = rest.get(name..)?.split_first_chunk::<4>()?;
         let family = match fixed {
             [0, 1, 0, 1] => Family::V4,
@@ -211,7 +216,7 @@ impl Hot {
             return None;
         }
         let starts = self.starts.get(..common.labels)?;
-        let count = starts.iter().rposition(|start| usize::from(*start) < relative)? + 1;
+        let count = common.labels.checked_sub(self.depth)?;
         // The zone's first label begins where a label does.
         if usize::from(*starts.get(count)?) != relative {
             return None;
@@ -231,13 +236,14 @@ impl Hot {
                 for start in starts.get(1..count)? {
                     *self.lower.get_mut(usize::from(*start))? = b'.';
                 }
-                let host = self.lower.get(1..relative)?;
-                if !site::is_host(host) {
+                if !site::is_host(self.lower.get(1..relative)?) {
                     return None;
                 }
+                // Hashed at once, the port in the zone's place, which was looked at above.
+                let port = b":80";
+                self.lower.get_mut(relative..relative + port.len())?.copy_from_slice(port);
                 let mut hash = SipHasher24::new();
-                hash.write(host);
-                hash.write(b":80");
+                hash.write(self.lower.get(1..relative + port.len())?);
                 Some(Site(hash.finish()))
             }
             Mode::Direct | Mode::Plain => None,
@@ -269,21 +275,17 @@ impl Hot {
     fn write(&self, query: &[u8], common: &Common, ttl: u32, picked: Picked, reply: &mut Vec<u8>) -> Option<()> {
         let count = u8::try_from(picked.addresses().count()).ok()?;
         self.head(query, common, AA, count, reply)?;
+        let [t0, t1, t2, t3] = ttl.to_be_bytes();
         for address in picked.addresses() {
-            // The name is the question's.
-            reply.extend([0xc0, 12]);
+            // The name is the question's. Each record is written by one step.
             match address {
                 IpAddr::V4(v4) => {
-                    reply.extend([0, 1, 0, 1]);
-                    reply.extend(ttl.to_be_bytes());
-                    reply.extend([0, 4]);
-                    reply.extend(v4.octets());
+                    let [a, b, c, d] = v4.octets();
+                    reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, t0, t1, t2, t3, 0, 4, a, b, c, d]);
                 }
                 IpAddr::V6(v6) => {
-                    reply.extend([0, 28, 0, 1]);
-                    reply.extend(ttl.to_be_bytes());
-                    reply.extend([0, 16]);
-                    reply.extend(v6.octets());
+                    reply.extend_from_slice(&[0xc0, 12, 0, 28, 0, 1, t0, t1, t2, t3, 0, 16]);
+                    reply.extend_from_slice(&v6.octets());
                 }
             }
         }
@@ -302,8 +304,8 @@ impl Hot {
     fn head(&self, query: &[u8], common: &Common, flags: u8, answers: u8, reply: &mut Vec<u8>) -> Option<()> {
         let [id0, id1, asked, ..] = *query.first_chunk::<HEADER>()?;
         let additional = u8::from(common.edns.is_some());
-        reply.extend([id0, id1, QR | flags | asked & RD, 0, 0, 1, 0, answers, 0, 0, 0, additional]);
-        reply.extend(query.get(HEADER..HEADER + common.name + 4)?);
+        reply.extend_from_slice(&[id0, id1, QR | flags | asked & RD, 0, 0, 1, 0, answers, 0, 0, 0, additional]);
+        reply.extend_from_slice(query.get(HEADER..HEADER + common.name + 4)?);
         Some(())
     }
 
@@ -311,7 +313,8 @@ impl Hot {
         if let Some(dnssec_ok) = common.edns {
             let [size0, size1] = self.redirector.config.limits.udp_payload.to_be_bytes();
             let [kind0, kind1] = OPT.to_be_bytes();
-            reply.extend([0, kind0, kind1, size0, size1, 0, 0, if dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]);
+            let flags = if dnssec_ok { 0x80 } else { 0 };
+            reply.extend_from_slice(&[0, kind0, kind1, size0, size1, 0, 0, flags, 0, 0, 0]);
         }
     }
 }
@@ -360,6 +363,8 @@ const TC: u8 = 0x02;
 const RD: u8 = 0x01;
 /// Prefixes kept per thread. \[guess\]
 const PLACES: usize = 1024;
+/// Bytes of a name that are put into lower case by one step: as wide as the machine's registers, or some of them.
+const BLOCK: usize = 32;
 /// How long. \[guess\]
 const KEPT: Duration = Duration::from_millis(100);
 /// An odd number without pattern: 2^128 over the golden ratio.
@@ -442,7 +447,7 @@ mod tests {
                 if hot.answer(now, query, from, &mut reply) == Hit::Passed {
                     continue;
                 }
-                let Outcome::Reply(whole) = self.redirector.respond(now, query, from, Transport::Tcp, false) else {
+                let Outcome::Reply(whole) = self.redirector.respond(now, query, from, Transport::Tcp, None) else {
                     panic!("the whole path is silent on {query:02x?}");
                 };
                 assert_eq!(reply, whole, "{query:02x?}");

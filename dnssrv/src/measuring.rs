@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use atoll_units::span;
+use atoll_units::{span, spans};
 
 /// What may measure the RTT to a resolver. Each is a switch of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -53,6 +53,11 @@ pub struct Probes {
     /// The longest a question waits for a first probe, if `wait` is on. Past the first threshold nothing is gained. \[design: 60 ms\]
     #[serde(with = "span")]
     pub wait: Duration,
+    /// The longest from when a resolver asks until it has its answer, both ways included, as far as it depends on these waits.
+    /// Shorter: fewer far resolvers are placed by the first answer. Longer: resolvers ask again meanwhile, and elsewhere.
+    /// \[unbound asks again after 376 ms, Knot Resolver and BIND after 800\]
+    #[serde(with = "span")]
+    pub answer_within: Duration,
     /// How much longer it waits, if `wait` is on and the resolver is far, until those were heard that may be near it: the quickest of
     /// them ends it. Shorter: the first answer of a far resolver leads anywhere; longer: it comes later. 0: not at all. \[measured\]
     #[serde(with = "span")]
@@ -63,9 +68,14 @@ pub struct Probes {
     /// The least time between two probes of one prefix, lengthened by up to a half at random. Shorter: complaints. \[guess\]
     #[serde(with = "span")]
     pub interval: Duration,
-    /// Probes begun in one second, all prefixes together. More: complaints under a flood of strange sources. 0: none, and no
-    /// scouts are sent; what costs nobody anything still measures. \[guess\]
+    /// Probes begun in one second, all prefixes and all repeats together; repeats leave half of them to first ones. More: complaints
+    /// under a flood of strange sources. Fewer: what a busy moment made look far stays so. 0: none, and no scouts are sent; what
+    /// costs nobody anything still measures. \[guess\]
     pub per_second: u32,
+    /// When what was measured at first, and is neither near nor far, is measured again: at each a while after the one before,
+    /// half as long to half as long again. More: more probes; fewer: what a busy moment made look far stays so. \[measured\]
+    #[serde(with = "spans")]
+    pub later: Vec<Duration>,
     /// Prefixes queued for a probe; past it, requests for probes are dropped. \[guess\]
     pub queue: usize,
     /// The port a TCP connect goes to. \[RFC 7766\]
@@ -87,6 +97,12 @@ pub struct Probes {
     /// times as many at most. More: nearer, and more probes in all. 0: none, a far prefix is measured by whomever it happens
     /// to ask. \[guess\]
     pub scouts: usize,
+    /// Neighbours asked at once beside them by a server that is near a prefix, but not at the innermost level. More: the nearest
+    /// is found sooner, and more probes in all. \[guess\]
+    pub beside: usize,
+    /// Neighbours at the innermost level that are asked how far each is from a prefix near this server. More: more of a large
+    /// cluster's proxies are known to be near, and more probes in all. \[guess\]
+    pub fellows: usize,
     /// The least time between two such searches for one prefix. Longer: one that moved is found later. \[guess\]
     #[serde(with = "span")]
     pub scout_again: Duration,
@@ -106,9 +122,11 @@ impl Default for Probes {
         Self {
             wait: Duration::from_millis(60),
             wait_scouts: Duration::from_millis(400),
+            answer_within: Duration::from_millis(350),
             timeout: Duration::from_secs(1),
             interval: Duration::from_secs(120),
-            per_second: 20,
+            per_second: 100,
+            later: [700, 2000, 8000].map(Duration::from_millis).to_vec(),
             queue: 256,
             port: 53,
             cut_one_in: 0,
@@ -116,6 +134,8 @@ impl Default for Probes {
             ask_again: Duration::from_secs(3),
             settle: Duration::from_secs(60),
             scouts: 6,
+            beside: 6,
+            fellows: 16,
             scout_again: Duration::from_secs(600),
             scout_port: 53,
         }

@@ -115,7 +115,7 @@ fn ask(redirector: &Redirector, now: Instant, name: &str, from: IpAddr, kind: u1
         // 192.0.2.0/24.
         bytes.extend([0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 11, 0, 8, 0, 7, 0, 1, 24, 0, 192, 0, 2]);
     }
-    match redirector.respond(now, &bytes, SocketAddr::new(from, 5353), Transport::Udp, false) {
+    match redirector.respond(now, &bytes, SocketAddr::new(from, 5353), Transport::Udp, None) {
         Outcome::Reply(reply) => Message::from_vec(&reply).expect("a reply is well formed"),
         other => panic!("{name}: {other:?}"),
     }

@@ -19,7 +19,7 @@ use crate::{
     redirector::{Errand, Probe, Quest, Redirector, Resolved},
     roster::{Roster, Server},
     scout::{self, Report},
-    waiters::{Patience, Until},
+    waiters::{Patience, Until, Waited},
     zone::Place,
 };
 
@@ -128,27 +128,44 @@ impl Redirector {
         AskedFor { prefix, address: first_host(prefix), placement, scope, resolver }
     }
 
-    /// Has a prefix measured and others asked, if it is time. Says what to wait for, if this question is to wait.
-    pub(crate) fn find_out(&self, now: Instant, asked_for: &AskedFor, may_wait: bool) -> Option<Patience> {
+    /// Has a prefix measured and others asked, if it is time. Says what to wait for, if this question is to wait: `waited` is how it
+    /// has so far, none if it may not.
+    pub(crate) fn find_out(&self, now: Instant, asked_for: &AskedFor, waited: Option<Waited>) -> Option<Patience> {
         let AskedFor { prefix, address, placement, resolver, .. } = asked_for;
         if self.config.sources.hints && self.clients().is_to_ask(now, *prefix) {
             self.errand(Errand::Ask(*prefix));
         }
-        let Probes { wait, wait_scouts, .. } = self.config.probe;
-        let waits = may_wait && self.config.wait && placement.near.is_none();
-        // Before anything is set going: it may be over at once.
-        let known = waits.then(|| self.waiters().wait(*prefix, Until::Found));
-        // A full queue means a flood: the question is answered as it is.
-        let measured = placement.rtt.is_some() || !self.config.probes();
-        let under_way = if measured {
+        // Who is as near as can be is known to be, and what is settled stays so for a while.
+        let is_known = placement.settled || placement.level == self.zone().innermost();
+        let waits = waited.filter(|_| self.config.wait && !is_known);
+        let most = waits.map(|waited| self.patience(placement, waited)).filter(|most| !most.is_zero());
+        let (probes, is_first) = (self.config.probes(), waited.is_none_or(|waited| waited.times == 0));
+        if placement.rtt.is_none() && probes && is_first {
+            // Before anything is set going: it may be over at once.
+            let patience = most.map(|most| Patience { known: self.waiters().wait(*prefix, Until::Measured), most });
+            // A full queue means a flood: the question is answered as it is.
+            let wished = self.probes().try_send(Probe { address: *address, search: true });
+            return patience.filter(|_| wished.is_ok());
+        }
+        if placement.rtt.is_some() || !probes {
             self.send_scouts(now, Quest { address: *address, resolver: *resolver, first: true });
-            self.clients().is_scouted(*prefix)
-        } else {
-            self.probes().try_send(Probe { address: *address, search: true }).is_ok()
-        };
+        }
+        let scouts_are_out = || self.clients().is_scouted(*prefix);
+        let most = most.filter(|_| scouts_are_out())?;
+        let known = self.waiters().wait(*prefix, Until::Found);
+        // They may have been heard in between.
+        scouts_are_out().then_some(Patience { known, most })
+    }
+
+    /// How long a question may wait yet, so that its answer is back before the resolver asks again.
+    fn patience(&self, placement: &Placement, waited: Waited) -> Duration {
+        let Probes { wait, wait_scouts, answer_within, .. } = self.config.probe;
         let scouts = if self.config.probe.sends_scouts() { wait_scouts } else { Duration::ZERO };
-        let most = if measured { scouts } else { wait + scouts };
-        known.filter(|_| under_way && !most.is_zero()).map(|known| Patience { known, most })
+        let was_measured = waited.times == 0 && (placement.rtt.is_some() || !self.config.probes());
+        let most = if was_measured { scouts } else { wait + scouts };
+        // Of one that is still being measured it is known that it is farther than this took.
+        let on_time = placement.rtt.map_or(answer_within / 2, |rtt| answer_within.saturating_sub(rtt));
+        most.min(on_time).saturating_sub(waited.time)
     }
 
     /// An address was probed, whatever came of it.
@@ -158,7 +175,8 @@ impl Redirector {
         if search || own > Level::GLOBAL {
             self.send_scouts(now, Quest { address, resolver: prefix, first: search });
         }
-        if self.clients().is_scouted(prefix) {
+        // Nobody need be waited for who could only be as near.
+        if own < self.zone().innermost() && self.clients().is_scouted(prefix) {
             self.waiters().measured(prefix);
         } else {
             self.waiters().release(prefix);
@@ -167,7 +185,7 @@ impl Redirector {
 
     /// Neighbours that say how far they are from a prefix that is placed like this.
     pub(crate) fn asked_at<'r>(&self, roster: &'r Roster, placement: &Placement) -> &'r [Server] {
-        if self.config.asks_fellows() { roster.asked_at(placement.level) } else { &[] }
+        roster.asked_at(placement.level, self.config.fellows())
     }
 
     /// A prefix turned out to be nearer than it seemed: others are told, before anybody asks.
@@ -361,6 +379,35 @@ mod tests {
         let me = Server { id: NodeId::from(Key::ZERO), v4: Some([192, 0, 2, 1].into()), v6: None, cluster: None };
         redirector.set_roster(Roster { me: Some(me), rings: vec![ring(), ring(), ring()], ..Roster::default() });
         (redirector, errands)
+    }
+
+    #[test]
+    fn an_answer_that_waits_is_back_before_its_resolver_asks_again_and_nobody_waits_for_nothing() {
+        let me = NodeInfo::new(NodeId::from(Key::ZERO), Roles::DNSSRV);
+        let config = Config { wait: true, ..Config::default() };
+        let (redirector, _probes, _errands) = Redirector::new(config, Arc::new(Alone::new(me))).unwrap();
+        let (now, prefix, ms) = (Instant::now(), Prefix::of(RESOLVER), Duration::from_millis);
+        let placed = || redirector.clients().placement(now, prefix, true);
+        let first = Waited::default();
+        let second = |time| Waited { times: 1, time: ms(time) };
+        // 350 ms in all: of a stranger it is known how long he has been measured, of others how long the answer takes.
+        assert_eq!(
+            [first, second(60), second(175)].map(|waited| redirector.patience(&placed(), waited)),
+            [175, 115, 0].map(ms)
+        );
+        let stranger = AskedFor { prefix, address: RESOLVER, placement: placed(), scope: 0, resolver: prefix };
+        let patience = redirector.find_out(now, &stranger, Some(first)).expect("a probe was wished for");
+        assert_eq!((patience.most, redirector.waiters().count()), (ms(175), 1));
+        redirector.measured(now, prefix, Source::TcpConnect, ms(120));
+        assert_eq!([second(120), second(300)].map(|waited| redirector.patience(&placed(), waited)), [110, 0].map(ms));
+        let measured = AskedFor { placement: placed(), ..stranger };
+        assert!(redirector.find_out(now, &measured, Some(second(120))).is_some(), "scouts were sent");
+        redirector.probed(RESOLVER, true);
+        redirector.scouts_found(prefix, None, Scouts::Back);
+        drop(patience);
+        let settled = AskedFor { placement: placed(), ..measured };
+        assert!(settled.placement.settled && redirector.find_out(now, &settled, Some(first)).is_none());
+        assert_eq!(redirector.waiters().count(), 0, "all who waited were told, and nobody came");
     }
 
     #[test]

@@ -22,13 +22,13 @@ use tokio::{
 use crate::{
     Source,
     hints::Pace,
-    redirector::{Probe, Redirector},
+    redirector::{Errand, Probe, Redirector},
 };
 
 /// Probes until nobody can ask any more.
 pub(crate) async fn run(redirector: Arc<Redirector>, mut wishes: mpsc::Receiver<Probe>) {
     let config = redirector.config.probe.clone();
-    let mut pace = Pace::new(Instant::now(), config.per_second);
+    let pace = Arc::new(Mutex::new(Pace::new(Instant::now(), config.per_second)));
     let mut recent = Recent::new(redirector.config.limits.prefixes.max(1));
     // At the given rate, and with the few looks that follow each first one, no more than this many can be under way at once.
     let mut probes = JoinSet::new();
@@ -46,9 +46,21 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut wishes: mpsc::Receiver<
             continue;
         }
         under_way.begins(prefix);
-        pace.wait().await;
-        probes.spawn(probe(Arc::clone(&redirector), Arc::clone(&under_way), address, search));
+        let turn = locked(&pace).next(now);
+        if !turn.is_zero() {
+            tokio::time::sleep(turn).await;
+        }
+        if search && redirector.config.probe.sends_scouts() {
+            // Others look while this server does; without room for that it is found out a little later.
+            redirector.errand(Errand::Ahead(address));
+        }
+        let (redirector, under_way, pace) = (Arc::clone(&redirector), Arc::clone(&under_way), Arc::clone(&pace));
+        probes.spawn(async move { probe(&redirector, &under_way, &pace, Probe { address, search }).await });
     }
+}
+
+fn locked(pace: &Mutex<Pace>) -> MutexGuard<'_, Pace> {
+    pace.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Prefixes whose first measurement is not there yet.
@@ -73,7 +85,9 @@ impl UnderWay {
     }
 }
 
-async fn probe(redirector: Arc<Redirector>, under_way: Arc<UnderWay>, address: IpAddr, search: bool) {
+/// Measures an address, and again a few times, as far as the rate allows.
+async fn probe(redirector: &Redirector, under_way: &UnderWay, pace: &Mutex<Pace>, wish: Probe) {
+    let Probe { address, search } = wish;
     let sources = &redirector.config.sources;
     let limit = redirector.config.probe.timeout;
     let port = SocketAddr::new(address, redirector.config.probe.port);
@@ -98,19 +112,28 @@ async fn probe(redirector: Arc<Redirector>, under_way: Arc<UnderWay>, address: I
         }
     };
     note(first);
-    let has_first = first.1.is_some();
     let mut second = std::pin::pin!(second);
-    if !has_first {
-        note(second.as_mut().await);
+    // What is off, or not permitted, is back at once with nothing: then it is the other that measures.
+    let mut measuring = first.0;
+    if first.1.is_none() {
+        let other = second.as_mut().await;
+        measuring = other.0;
+        note(other);
     }
     under_way.ends(prefix);
     redirector.probed(address, search);
-    if has_first {
+    if first.1.is_some() {
         note(second.await);
     }
-    let again = async || match first.0 {
-        Source::TcpConnect => note((first.0, measure(sources.tcp_connect, limit, connect(port)).await)),
-        _ => note((first.0, measure(sources.icmp, limit, async { echo(address).await.ok() }).await)),
+    let again = async || {
+        if !locked(pace).spare(Instant::now()) {
+            return;
+        }
+        let rtt = match measuring {
+            Source::TcpConnect => measure(sources.tcp_connect, limit, connect(port)).await,
+            _ => measure(sources.icmp, limit, async { echo(address).await.ok() }).await,
+        };
+        note((measuring, rtt));
     };
     let level = || redirector.own(Instant::now(), prefix);
     // One that a busy moment held up says too much: the least of a few counts, of some more where little decides the level.
@@ -122,12 +145,12 @@ async fn probe(redirector: Arc<Redirector>, under_way: Arc<UnderWay>, address: I
         again().await;
     }
     // The moment at which a prefix turns up may be busy for seconds: all who are to know of it measure it then.
-    for pause in LATER {
+    for pause in &redirector.config.probe.later {
         let (before, rtt) = level();
         if before == redirector.zone().innermost() || rtt.is_none_or(|rtt| rtt > FAR) {
             break;
         }
-        tokio::time::sleep(about(pause)).await;
+        tokio::time::sleep(about(*pause)).await;
         again().await;
         if level().0 > before {
             redirector.came_nearer(prefix);
@@ -197,9 +220,6 @@ const MOST_TIMES: u32 = 8;
 const JUST_OVER: f64 = 1.25;
 /// The time between two of them, jittered. \[guess\]
 const APART: Duration = Duration::from_millis(100);
-
-/// When what was measured at first is measured again. \[guess\]
-const LATER: [Duration; 3] = [Duration::from_millis(700), Duration::from_secs(2), Duration::from_secs(8)];
 /// Past this no quieter moment makes a prefix near. \[guess\]
 const FAR: Duration = Duration::from_millis(120);
 
@@ -260,6 +280,31 @@ mod tests {
             .filter(|ms| is_just_over(Duration::from_millis(*ms), &thresholds))
             .collect();
         assert_eq!(over, [20, 24, 60, 74]);
+    }
+
+    /// How often an address is measured that is neither near nor far, at this rate and with so many late repeats.
+    async fn looks(per_second: u32, later: usize) -> usize {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let probe = Probes { port, per_second, later: vec![Duration::from_millis(1); later], ..Probes::default() };
+        // Whatever it measures is of level 1, and not just over anything.
+        let thresholds = vec![Duration::from_secs(60), Duration::from_nanos(1)];
+        let sources = Sources { icmp: false, ..Sources::default() };
+        let config = Config { probe, thresholds, sources, ..Config::default() };
+        let me = NodeInfo::new(NodeId::from(Key::ZERO), Roles::DNSSRV);
+        let (redirector, ..) = Redirector::new(config, Arc::new(Alone::new(me))).unwrap();
+        let mut first = Pace::new(Instant::now(), per_second);
+        assert!(first.next(Instant::now()).is_zero());
+        let wish = Probe { address: [127, 0, 0, 1].into(), search: false };
+        super::probe(&redirector, &UnderWay::default(), &Mutex::new(first), wish).await;
+        std::iter::from_fn(|| listener.accept().ok()).count()
+    }
+
+    #[tokio::test]
+    async fn a_prefix_is_measured_as_often_as_the_settings_say_and_no_repeat_passes_the_rate() {
+        assert_eq!(looks(10_000, 4).await, 1 + 2 + 4);
+        assert_eq!(looks(1, 4).await, 1, "what a second allows is used up");
     }
 
     /// A resolver that is asked after by another server and asks by itself in the same moment was answered as if nobody could

@@ -38,7 +38,7 @@ use crate::{
     roster::{Family, Roster},
     site::Site,
     stats::{Counters, kind_name},
-    waiters::{Patience, Waiters},
+    waiters::{Patience, Waited, Waiters},
     zone::{Place, Zone},
 };
 
@@ -104,6 +104,8 @@ pub(crate) enum Errand {
     Tell(Prefix, Near),
     /// Find the cluster nearest to an address's prefix.
     Search(Quest),
+    /// The same of an address whose distance is not known yet, among servers of clusters far apart.
+    Ahead(IpAddr),
 }
 
 /// What becomes of a query.
@@ -182,14 +184,14 @@ impl Redirector {
         &self.zone
     }
 
-    /// Answers a query. `may_wait`: whether it may be put off until a probe is back.
+    /// Answers a query. `waited`: how it was put off so far until more is known of who asks; none if it may not be.
     pub(crate) fn respond(
         &self,
         now: Instant,
         bytes: &[u8],
         from: SocketAddr,
         transport: Transport,
-        may_wait: bool,
+        waited: Option<Waited>,
     ) -> Outcome {
         let asked = Asked { now, bytes, from, transport };
         let query = match Query::parse(bytes) {
@@ -208,7 +210,7 @@ impl Redirector {
         let own = || signing.as_ref().and_then(Signing::own_answer);
         let (answer, scope) = match unanswerable(&query).or_else(own) {
             Some(answer) => (answer, 0),
-            None => match self.resolve(now, &query, from, may_wait) {
+            None => match self.resolve(now, &query, from, waited) {
                 Resolved::Answer(answer, scope) => (answer, scope),
                 Resolved::Wait(known) => return Outcome::Wait(known),
             },
@@ -329,7 +331,7 @@ impl Redirector {
         self.leaving.load(Ordering::Relaxed)
     }
 
-    fn resolve(&self, now: Instant, query: &Query, from: SocketAddr, may_wait: bool) -> Resolved {
+    fn resolve(&self, now: Instant, query: &Query, from: SocketAddr, waited: Option<Waited>) -> Resolved {
         if let Some(answer) = self.why_answer(now, &query.name, query.kind, from.ip()) {
             return Resolved::Answer(answer, 0);
         }
@@ -340,13 +342,13 @@ impl Redirector {
             self.learn(now, Prefix::of(resolver), followed);
         }
         if matches!(place, Place::Missing(_))
-            && let Some(report) = self.report(now, query, resolver, may_wait)
+            && let Some(report) = self.report(now, query, resolver, waited.is_some_and(|waited| waited.times == 0))
         {
             return report;
         }
         let asked_for = self.asked_for(now, query, resolver, &place);
         if self.depends_on_who_asks(&place)
-            && let Some(known) = self.find_out(now, &asked_for, may_wait && self.is_worth_waiting(&place))
+            && let Some(known) = self.find_out(now, &asked_for, waited.filter(|_| self.is_worth_waiting(&place)))
         {
             return Resolved::Wait(known);
         }

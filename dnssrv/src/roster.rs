@@ -182,11 +182,12 @@ impl Roster {
         found.then_some(Choice { addresses, standing: Standing::Live, level: near.level })
     }
 
-    /// The servers of a level that tell this one how far they are from prefixes near all of them: neighbours at the innermost one.
-    pub(crate) fn asked_at(&self, level: Level) -> &[Server] {
+    /// The servers of a level that tell this one how far they are from prefixes near all of them, as many at most: neighbours at the
+    /// innermost one.
+    pub(crate) fn asked_at(&self, level: Level, most: usize) -> &[Server] {
         let innermost = usize::from(level.0) + 1 == self.rings.len() && level > Level::GLOBAL;
         let servers = self.rings.get(usize::from(level.0)).filter(|_| innermost).map_or(&[][..], |ring| &ring.servers);
-        servers.get(..servers.len().min(FELLOWS)).unwrap_or_default()
+        servers.get(..servers.len().min(most)).unwrap_or_default()
     }
 
     /// Servers for a resolver that belongs there.
@@ -287,8 +288,6 @@ impl Proxy {
     }
 }
 
-/// Neighbours asked how far each of them is from a prefix. \[guess\]
-pub(crate) const FELLOWS: usize = 16;
 /// Servers of the cluster in an NS set. \[design\]
 const OF_CLUSTER: usize = 3;
 /// Servers of the next wider cluster in an NS set. \[design\]

@@ -39,7 +39,6 @@ use crate::{
     client::Scouts,
     near::{Near, Reader},
     redirector::{Quest, Redirector},
-    roster::FELLOWS,
     zone::Zone,
 };
 
@@ -60,16 +59,16 @@ pub(crate) async fn search(redirector: Arc<Redirector>, quest: Quest) {
     let (own, rtt) = redirector.own(Instant::now(), prefix);
     let me = redirector.index.me();
     let innermost = redirector.zone().innermost();
-    let thresholds = &redirector.config.thresholds;
+    let (thresholds, most_beside) = (&redirector.config.thresholds, redirector.config.probe.beside);
     let (chosen, beside) = match own == innermost {
-        true => (fellows(&me, servers_within(&redirector, own)), Vec::new()),
-        false => abroad(&me, known_within(&redirector, own), own, rtt, thresholds),
+        true => (fellows(&me, servers_within(&redirector, own), redirector.config.fellows()), Vec::new()),
+        false => abroad(&me, known_within(&redirector, own), (own, rtt), thresholds, most_beside),
     };
     let servers = redirector.servers_of(resolver);
     let told = known_of(&redirector, &servers, &chosen);
     let at_once = [servers, beside].concat();
     let mut asked: Vec<NodeId> = Vec::new();
-    let mut search = Search { redirector, address, looks_on, own, rtt, near: None };
+    let mut search = Search { redirector, address, looks_on, near: None };
     for round in rounds(search.redirector.zone(), &at_once, [told, chosen].concat(), search.scouts()) {
         asked.extend(round.iter().map(|node| node.id));
         let again = search.send(round).await;
@@ -90,15 +89,24 @@ pub(crate) async fn search(redirector: Arc<Redirector>, quest: Quest) {
     search.send(last).await;
 }
 
+/// Begins to find that cluster while this server still measures how far the address is, since both take about as long and a question
+/// may be waiting: asks servers of clusters far apart, and those of the apex, who are asked next. What they find counts at once; who
+/// else is to be asked follows from the distance.
+pub(crate) async fn ahead(redirector: Arc<Redirector>, address: IpAddr) {
+    let (me, own) = (redirector.index.me(), Level::GLOBAL);
+    let (chosen, _) = abroad(&me, servers_within(&redirector, own), (own, None), &redirector.config.thresholds, 0);
+    let told = redirector.servers_of(Prefix::of(address));
+    let first = rounds(redirector.zone(), &told, chosen, redirector.config.probe.scouts).into_iter().next();
+    let mut search = Search { redirector, address, looks_on: true, near: None };
+    search.send(first.unwrap_or_default()).await;
+}
+
 /// A search under way.
 struct Search {
     redirector: Arc<Redirector>,
     address: IpAddr,
     /// Whether scouts that are near are to ask their neighbours before they answer.
     looks_on: bool,
-    /// This server's own level to the address, and RTT.
-    own: Level,
-    rtt: Option<Duration>,
     /// The nearest cluster found so far.
     near: Option<Near>,
 }
@@ -125,9 +133,10 @@ impl Search {
         again
     }
 
-    /// The nearest cluster found, if it is nearer than this server's.
+    /// The nearest cluster found, if it is nearer than this server's by what is known of its distance now.
     fn nearer(&self) -> Option<Near> {
-        self.near.clone().filter(|near| self.redirector.clients().is_nearer(near, self.own, self.rtt))
+        let (own, rtt) = self.redirector.own(Instant::now(), Prefix::of(self.address));
+        self.near.clone().filter(|near| self.redirector.clients().is_nearer(near, own, rtt))
     }
 
     fn scouts(&self) -> usize {
@@ -188,8 +197,8 @@ async fn ask(redirector: &Redirector, node: &NodeInfo, address: IpAddr, looks_on
 }
 
 /// Neighbours in this server's innermost cluster, which tell how far each of them is.
-fn fellows(me: &NodeInfo, nodes: Vec<NodeInfo>) -> Vec<NodeInfo> {
-    nodes.into_iter().filter(|node| node.id != me.id && !node.draining).take(FELLOWS).collect()
+fn fellows(me: &NodeInfo, nodes: Vec<NodeInfo>, most: usize) -> Vec<NodeInfo> {
+    nodes.into_iter().filter(|node| node.id != me.id && !node.draining).take(most).collect()
 }
 
 /// Servers of different clusters one level further in than `own`, those first that may be near a prefix at this RTT. Which of them
@@ -198,9 +207,9 @@ fn fellows(me: &NodeInfo, nodes: Vec<NodeInfo>) -> Vec<NodeInfo> {
 fn abroad(
     me: &NodeInfo,
     mut nodes: Vec<NodeInfo>,
-    own: Level,
-    rtt: Option<Duration>,
+    (own, rtt): (Level, Option<Duration>),
     thresholds: &[Duration],
+    most_beside: usize,
 ) -> (Vec<NodeInfo>, Vec<NodeId>) {
     let gap = |node: &NodeInfo| match (node.rtt, rtt) {
         (Some(there), Some(rtt)) => there.abs_diff(rtt),
@@ -213,7 +222,7 @@ fn abroad(
     let mine = Some(cluster(me)).filter(|mine| own > Level::GLOBAL && *mine != Key::ZERO);
     let threshold = thresholds.get(further_in).copied().unwrap_or_default();
     let may_be_near = |node: &&NodeInfo| Some(cluster(node)) == mine && gap(node) < threshold;
-    let beside = nodes.iter().filter(may_be_near).take(BESIDE).map(|node| node.id).collect();
+    let beside = nodes.iter().filter(may_be_near).take(most_beside).map(|node| node.id).collect();
     let (mut seen, mut others) = (Vec::new(), Vec::new());
     nodes.retain(|node| {
         let new = !seen.contains(&cluster(node));
@@ -314,8 +323,6 @@ const NOT_MEASURED: u32 = u32::MAX;
 const STRING: usize = 255;
 /// Servers looked at when some are chosen. \[guess\]
 const VIEW: usize = 1024;
-/// Neighbours asked at once by a server that is near, but not at the innermost level. \[guess\]
-const BESIDE: usize = 6;
 /// Rounds of questions to servers abroad, while none finds itself near. \[guess\]
 const ROUNDS: usize = 3;
 /// What a server whose distance is unknown is taken to be off by: behind those that fit, before those that cannot. \[guess\]
@@ -354,7 +361,7 @@ mod tests {
         ];
         let rtt = Some(Duration::from_millis(100));
         let check = |own, rtt, expected: [u8; 5]| {
-            let (chosen, beside) = abroad(&me, nodes.clone(), Level(own), rtt, &THRESHOLDS);
+            let (chosen, beside) = abroad(&me, nodes.clone(), (Level(own), rtt), &THRESHOLDS, 6);
             assert_eq!((numbers(&chosen), beside), (expected.to_vec(), Vec::new()));
         };
         check(0, rtt, [3, 5, 4, 1, 2]);
@@ -372,10 +379,20 @@ mod tests {
             node(6, Some(50), [9, 9]),
             node(7, Some(4), [9, 9]),
         ];
-        let (_, beside) = abroad(&me, nodes.clone(), Level(1), Some(Duration::from_millis(24)), &THRESHOLDS);
-        assert_eq!(beside, [nodes[1].id]);
-        let (_, far) = abroad(&me, nodes, Level(0), Some(Duration::from_millis(100)), &THRESHOLDS);
+        let beside =
+            |most| abroad(&me, nodes.clone(), (Level(1), Some(Duration::from_millis(24))), &THRESHOLDS, most).1;
+        assert_eq!((beside(6), beside(0)), (vec![nodes[1].id], Vec::new()));
+        let (_, far) = abroad(&me, nodes.clone(), (Level(0), Some(Duration::from_millis(100))), &THRESHOLDS, 6);
         assert!(far.is_empty(), "in a region of this server's own nobody need be nearer than it");
+    }
+
+    #[test]
+    fn as_many_neighbours_are_asked_as_the_settings_say_and_none_that_drains() {
+        let me = node(9, None, [9, 9]);
+        let mut nodes: Vec<NodeInfo> = (1..=9).map(|last| node(last, None, [9, 9])).collect();
+        nodes[0].draining = true;
+        assert_eq!(numbers(&fellows(&me, nodes.clone(), 4)), [2, 3, 4, 5]);
+        assert_eq!(numbers(&fellows(&me, nodes, 64)), [2, 3, 4, 5, 6, 7, 8]);
     }
 
     const THRESHOLDS: [Duration; 2] = [Duration::from_millis(60), Duration::from_millis(20)];

@@ -26,7 +26,7 @@ use crate::{
     overrides, probe, query_log,
     redirector::{Outcome, Redirector},
     udp::Threads,
-    waiters::Patience,
+    waiters::{Patience, Waited},
 };
 
 /// Starts a redirector. `saved` is what [`Server::save`] gave in an earlier run. Returns once all addresses are bound and the
@@ -244,18 +244,29 @@ async fn look_at_overrides(redirector: Arc<Redirector>) {
     }
 }
 
-/// The answer to a question that was put off: once what it waits for is known, or has taken too long.
+/// The answer to a question that was put off: once what it waits for is known, or has taken too long. What is known then may be
+/// worth a further wait: first it is measured how far the resolver is, then who is near it.
 pub(crate) async fn answer_later(
     redirector: &Redirector,
     query: &[u8],
     from: SocketAddr,
     transport: Transport,
-    known: Patience,
+    mut patience: Patience,
 ) -> Option<Vec<u8>> {
-    // Known, given up, or too late: the answer is made from what there is.
-    let _ = timeout(known.most, known.known).await;
-    match redirector.respond(Instant::now(), query, from, transport, false) {
-        Outcome::Reply(reply) => Some(reply),
-        Outcome::Silence | Outcome::Wait(_) => None,
+    let began = Instant::now();
+    let mut times = 0;
+    loop {
+        // Known, given up, or too late: the answer is made from what there is.
+        let _ = timeout(patience.most, patience.known).await;
+        times += 1;
+        let waited = (times < MOST_WAITS).then(|| Waited { times, time: began.elapsed() });
+        match redirector.respond(Instant::now(), query, from, transport, waited) {
+            Outcome::Reply(reply) => return Some(reply),
+            Outcome::Silence => return None,
+            Outcome::Wait(more) => patience = more,
+        }
     }
 }
+
+/// Times a question waits at most: for a measurement, and for scouts.
+const MOST_WAITS: u32 = 2;

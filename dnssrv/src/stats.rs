@@ -3,7 +3,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use atoll_overlay::Level;
@@ -56,7 +60,12 @@ impl Stats {
 
 /// The counters as they run.
 #[derive(Debug, Default)]
-pub(crate) struct Counters(Mutex<Stats>);
+pub(crate) struct Counters {
+    stats: Mutex<Stats>,
+    /// What fast paths answered, by family and by level: so no batch of theirs waits for a lock.
+    answered: [AtomicU64; 2],
+    levels: [AtomicU64; LEVELS],
+}
 
 /// What one thread's fast path answered since it last told.
 #[derive(Debug, Default)]
@@ -64,8 +73,34 @@ pub(crate) struct Tally {
     /// By family: A, AAAA.
     answered: [u64; 2],
     /// By level, level 0 first.
-    levels: [u64; 8],
+    levels: [u64; LEVELS],
     bytes: u64,
+    published: Option<Published>,
+}
+
+/// The metrics the fast path adds to. To find them takes longer than to answer, so they are found once in a while: anew, since who
+/// collects them may start later.
+#[derive(Debug)]
+struct Published {
+    found: Instant,
+    answered: [metrics::Counter; 2],
+    bytes: metrics::Counter,
+    placed: metrics::Counter,
+}
+
+impl Published {
+    fn find(now: Instant) -> Self {
+        let answered = [Family::V4, Family::V6].map(|family| {
+            let kind = kind_name(hot::kind(family));
+            metrics::counter!("atoll_dns_queries_total", "type" => kind, "rcode" => "noerror", "transport" => hot::WAY.name())
+        });
+        Self {
+            found: now,
+            answered,
+            bytes: metrics::counter!("atoll_dns_response_bytes_total"),
+            placed: metrics::counter!("atoll_dns_answer_source_total", "why" => "rtt"),
+        }
+    }
 }
 
 impl Tally {
@@ -97,26 +132,24 @@ impl Counters {
     }
 
     /// The fast path's answers, all of them placed by an RTT.
-    pub(crate) fn add(&self, tally: &mut Tally) {
-        let tally = std::mem::take(tally);
-        let total: u64 = tally.answered.iter().sum();
+    pub(crate) fn add(&self, now: Instant, tally: &mut Tally) {
+        let answered = std::mem::take(&mut tally.answered);
+        let total: u64 = answered.iter().sum();
         if total == 0 {
             return;
         }
-        let mut stats = self.lock();
-        for (family, count) in [Family::V4, Family::V6].into_iter().zip(tally.answered).filter(|(_, count)| *count > 0)
-        {
-            let kind = kind_name(hot::kind(family));
-            *stats.queries.entry((kind, "noerror", hot::WAY.name())).or_default() += count;
-            metrics::counter!("atoll_dns_queries_total", "type" => kind, "rcode" => "noerror", "transport" => hot::WAY.name())
-                .increment(count);
+        tally.published.take_if(|published| now.saturating_duration_since(published.found) >= FOUND_AGAIN);
+        let published = tally.published.get_or_insert_with(|| Published::find(now));
+        let each = answered.into_iter().zip(&self.answered).zip(&published.answered);
+        for ((count, sum), metric) in each.filter(|((count, _), _)| *count > 0) {
+            sum.fetch_add(count, Ordering::Relaxed);
+            metric.increment(count);
         }
-        for (at, count) in tally.levels.into_iter().enumerate().filter(|(_, count)| *count > 0) {
-            stats.count_level(at, count);
+        for (count, sum) in tally.levels.iter_mut().zip(&self.levels).filter(|(count, _)| **count > 0) {
+            sum.fetch_add(std::mem::take(count), Ordering::Relaxed);
         }
-        drop(stats);
-        metrics::counter!("atoll_dns_response_bytes_total").increment(tally.bytes);
-        metrics::counter!("atoll_dns_answer_source_total", "why" => "rtt").increment(total);
+        published.bytes.increment(std::mem::take(&mut tally.bytes));
+        published.placed.increment(total);
     }
 
     /// A datagram was left unanswered.
@@ -140,11 +173,20 @@ impl Counters {
 
     /// The counters now.
     pub(crate) fn read(&self) -> Stats {
-        self.lock().clone()
+        let mut stats = self.lock().clone();
+        let counts = |sums: &[AtomicU64]| sums.iter().map(|sum| sum.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        let families = [Family::V4, Family::V6].into_iter().zip(counts(&self.answered));
+        for (family, count) in families.filter(|(_, count)| *count > 0) {
+            *stats.queries.entry((kind_name(hot::kind(family)), "noerror", hot::WAY.name())).or_default() += count;
+        }
+        for (at, count) in counts(&self.levels).into_iter().enumerate().filter(|(_, count)| *count > 0) {
+            stats.count_level(at, count);
+        }
+        stats
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Stats> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -170,6 +212,11 @@ impl Transport {
         matches!(self, Self::Tls | Self::Https)
     }
 }
+
+/// As many levels as there can be: the widest and one for each threshold.
+const LEVELS: usize = 8;
+/// After what time the fast path looks for its metrics again. \[guess\]
+const FOUND_AGAIN: Duration = Duration::from_secs(1);
 
 /// A type's word in metrics.
 pub(crate) const fn kind_name(kind: RecordType) -> &'static str {

@@ -22,6 +22,7 @@ use crate::{
     hot::{Hit, Hot},
     redirector::{Outcome, Redirector},
     server::answer_later,
+    waiters::Waited,
 };
 
 /// The threads of all sockets; they end when it is dropped.
@@ -36,7 +37,8 @@ impl Threads {
     /// Answers what comes to a socket from now on.
     pub(crate) fn start(&mut self, redirector: &Arc<Redirector>, socket: UdpSocket) -> io::Result<()> {
         socket.set_nonblocking(false)?;
-        socket.set_read_timeout(Some(LOOK_UP))?;
+        // On Linux who waits is woken; a time-out would cost a timer at each wait.
+        socket.set_read_timeout(if cfg!(target_os = "linux") { None } else { Some(LOOK_UP) })?;
         let socket = Arc::new(socket);
         let listener = Listener {
             redirector: Arc::clone(redirector),
@@ -103,7 +105,7 @@ impl Listener {
                 Ok(_) => {
                     let now = Instant::now();
                     batch.answer(&self.socket, |query, from, reply| self.answer(&mut hot, now, query, from, reply));
-                    hot.flush();
+                    hot.flush(now);
                 }
                 Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
                 Err(error) => {
@@ -125,7 +127,8 @@ impl Listener {
             Hit::Passed => reply.clear(),
         }
         let slot = Arc::clone(&self.waiting).try_acquire_owned().ok();
-        match self.redirector.respond(now, query, from, Transport::Udp, slot.is_some()) {
+        let waited = slot.as_ref().map(|_| Waited::default());
+        match self.redirector.respond(now, query, from, Transport::Udp, waited) {
             Outcome::Silence => {}
             Outcome::Reply(bytes) => *reply = bytes,
             Outcome::Wait(known) => {

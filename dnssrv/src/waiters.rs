@@ -14,6 +14,15 @@ pub(crate) struct Patience {
     pub(crate) most: Duration,
 }
 
+/// How a question has waited so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Waited {
+    /// How many times.
+    pub(crate) times: u32,
+    /// How long in all.
+    pub(crate) time: Duration,
+}
+
 /// What a question waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Until {
@@ -48,6 +57,12 @@ impl Waiters {
         }
     }
 
+    /// How many wait.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.0.values().map(Vec::len).sum()
+    }
+
     /// It was measured; scouts are still on their way.
     pub(crate) fn measured(&mut self, prefix: Prefix) {
         let Some(waiting) = self.0.get_mut(&prefix) else { return };
@@ -72,7 +87,7 @@ mod tests {
         assert!(told.iter_mut().all(|known| known.try_recv().is_ok()));
         drop(waiters.wait(one, Until::Found));
         waiters.wait(one, Until::Found).close();
-        assert_eq!(waiters.0.values().map(Vec::len).sum::<usize>(), 1, "as many as wait, and one that just left");
+        assert_eq!(waiters.count(), 1, "as many as wait, and one that just left");
     }
 
     #[test]

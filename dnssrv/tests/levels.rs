@@ -280,6 +280,7 @@ async fn with_wait_on_the_first_answer_already_knows_the_distance() {
         config.wait = true;
         config.sources.tcp_connect = true;
         config.probe.wait = DEADLINE;
+        config.probe.answer_within = DEADLINE * 2;
         config.probe.port = 1;
     })
     .await;

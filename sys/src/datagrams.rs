@@ -44,9 +44,10 @@ mod imp {
     use nix::libc;
 
     pub(super) struct Batch {
-        /// All datagrams' bytes, one after another.
+        /// All datagrams' bytes, one after another, `stride` apart.
         bytes: Vec<u8>,
         each: usize,
+        stride: usize,
         received: Vec<Received>,
         replies: Vec<Vec<u8>>,
         /// Kept for their room only: filled anew before each call, since they point into the fields above.
@@ -70,9 +71,12 @@ mod imp {
             #[expect(unsafe_code, reason = "sockaddr_storage has no constructor")]
             // SAFETY: plain integers, valid as all zeros.
             let from = unsafe { std::mem::zeroed() };
+            // An odd number of cache lines apart: whole pages apart, all beginnings would be held by the same few lines.
+            let stride = each.next_multiple_of(LINE) | LINE;
             Self {
-                bytes: vec![0; datagrams * each],
+                bytes: vec![0; datagrams * stride],
                 each,
+                stride,
                 received: vec![Received { length: 0, from, from_length: 0 }; datagrams],
                 replies: vec![Vec::with_capacity(512); datagrams],
                 headers: Vec::with_capacity(datagrams),
@@ -83,8 +87,8 @@ mod imp {
         pub(super) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
             self.headers.clear();
             self.parts.clear();
-            for chunk in self.bytes.chunks_exact_mut(self.each) {
-                self.parts.push(libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: chunk.len() });
+            for chunk in self.bytes.chunks_exact_mut(self.stride) {
+                self.parts.push(libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: self.each });
             }
             for (received, part) in self.received.iter_mut().zip(&mut self.parts) {
                 let room = libc::socklen_t::try_from(size_of::<libc::sockaddr_storage>()).unwrap_or(0);
@@ -120,7 +124,7 @@ mod imp {
             self.headers.clear();
             self.parts.clear();
             let waiting = self.received.iter_mut().take_while(|received| received.from_length > 0);
-            for ((received, bytes), reply) in waiting.zip(self.bytes.chunks_exact(self.each)).zip(&mut self.replies) {
+            for ((received, bytes), reply) in waiting.zip(self.bytes.chunks_exact(self.stride)).zip(&mut self.replies) {
                 reply.clear();
                 if let (Some(from), Some(bytes)) = (address(&received.from), bytes.get(..received.length)) {
                     answer(bytes, from, reply);
@@ -158,6 +162,9 @@ mod imp {
             sent
         }
     }
+
+    /// Bytes of a cache line, a power of two.
+    const LINE: usize = 64;
 
     fn header(
         name: *mut libc::sockaddr_storage,
