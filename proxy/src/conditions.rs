@@ -152,7 +152,7 @@ pub(crate) fn strong_validator(answer: &HeaderMap) -> Option<(HeaderName, Header
 }
 
 /// Whether the date of change is so much older than the answer that nothing can have changed twice in its second.
-fn is_changed_strong(answer: &HeaderMap) -> bool {
+pub(crate) fn is_changed_strong(answer: &HeaderMap) -> bool {
     date(answer, &header::LAST_MODIFIED)
         .zip(date(answer, &header::DATE))
         .is_some_and(|(changed, date)| date.duration_since(changed).is_ok_and(|age| age.as_secs() >= 60))

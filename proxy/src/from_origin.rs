@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use crate::{
     cache::{Negative, store_key},
     clock,
-    conditions::if_changed,
+    conditions::{if_changed, is_changed_strong},
     fetch::{Fetch, Mode, Outcome, wide},
     flight::{Answer, Content, End},
     freshness::{self, Asker, Vary},
@@ -398,10 +398,14 @@ impl Fetch {
     }
 }
 
-/// Whether a 304 is about the answer that is stored: a strong tag that differs says that it is not.
+/// Whether a 304 is about the answer that is stored: a strong tag that differs says that it is not, unless the date of change is a
+/// strong validator too, and the same [RFC 9111 4.3.4].
 fn same_entity(stored: &HeaderMap, update: &HeaderMap) -> bool {
-    let strong = |fields: &HeaderMap| fields.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\"")).cloned();
-    strong(update).zip(strong(stored)).is_none_or(|(new, old)| new == old)
+    let tag = |fields: &HeaderMap| fields.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\"")).cloned();
+    let changed =
+        |fields: &HeaderMap| freshness::date(fields, &header::LAST_MODIFIED).filter(|_| is_changed_strong(update));
+    tag(update).zip(tag(stored)).is_none_or(|(new, old)| new == old)
+        || changed(update).is_some() && changed(update) == changed(stored)
 }
 
 /// An answer without a date is of the moment it came [RFC 9110 6.6.1].
