@@ -223,6 +223,14 @@ async fn stale_answers_are_validated_with_what_they_have() {
                 get(&[]).stored(1).has("content-type", "c/d").has("y", "1").has("content-length", "10"),
             ],
         ),
+        (
+            "the same by a date that is strong",
+            vec![
+                get(&[MINUTE, STALE, "ETag: \"a\"", changed]),
+                not(&[HOUR, "ETag: \"b\"", changed]).has("etag", "\"b\""),
+                get(&[]).stored(1).has("etag", "\"b\""),
+            ],
+        ),
         ("another's", vec![tagged(), get(&["ETag: \"b\"", "X: new"]).status("304 X").gets(200).has("x", "old")]),
         ("no longer shared", vec![tagged(), not(&["Cache-Control: no-store"]), get(&[HOUR])]),
         (
@@ -241,14 +249,6 @@ async fn stale_answers_are_validated_with_what_they_have() {
 #[tokio::test]
 async fn unsafe_methods_make_stored_answers_invalid_unless_they_fail() {
     let mut cases = Vec::new();
-        (
-            "the same by a date that is strong",
-            vec![
-                get(&[MINUTE, STALE, "ETag: \"a\"", changed]),
-                not(&[HOUR, "ETag: \"b\"", changed]).has("etag", "\"b\""),
-                get(&[]).stored(1).has("etag", "\"b\""),
-            ],
-        ),
     for method in ["POST", "PUT", "DELETE", "PATCH", "M-SEARCH"] {
         let change = || get(&[]).method(method).with(&["Content-Length: 0"]).saw(method);
         cases.push((method, vec![get(&[HOUR]), change(), get(&[HOUR]), get(&[HOUR]).stored(2)]));
@@ -494,6 +494,76 @@ async fn parts_stand_beside_each_other_and_a_beginning_is_completed() {
             vec![begun("\"a\""), get(&[HOUR, "ETag: \"b\""]).body("abcdefghij").given("abcdefghij")],
         ),
         ("a beginning under a weak tag", vec![begun("W/\"a\""), get(&[HOUR]).unseen("\r\nrange:").given("0123456789")]),
+    ])
+    .await;
+}
+
+// RFC 9111 3.4, 3.3
+#[tokio::test]
+async fn parts_of_one_version_are_joined_and_the_whole_s_length_need_not_be_known() {
+    let of = |tag: &str, span: &str, body: &'static str, range: &'static str| {
+        get(&[HOUR, &format!("ETag: {tag}"), &format!("Content-Range: bytes {span}")])
+            .status("206 Partial Content")
+            .body(body)
+            .with(&[range])
+            .given(body)
+    };
+    let begun = || of("\"a\"", "0-4/10", "01234", "Range: bytes=0-4");
+    let last = |tag: &str| of(tag, "7-9/10", "789", "Range: bytes=7-9");
+    let unknown = || of("\"a\"", "2-6/*", "23456", "Range: bytes=2-6").has("content-range", "bytes 2-6/*");
+    let whole = |ask: Ask| ask.given("0123456789").has("content-length", "10").lacks("content-range");
+    let across = || ask("Range: bytes=5-8").given("5678").has("content-range", "bytes 5-8/10");
+    check(vec![
+        ("a range across two", vec![part(), last("\"a\""), across().stored(1)]),
+        ("across two versions", vec![part(), last("\"b\""), across()]),
+        ("across a gap", vec![begun(), last("\"a\""), ask("Range: bytes=3-8").given("345678")]),
+        (
+            "across weak tags",
+            vec![begun(), of("W/\"a\"", "5-9/10", "56789", "Range: bytes=5-9"), ask("Range: bytes=3-8")],
+        ),
+        (
+            "all of it",
+            vec![
+                begun(),
+                of("\"a\"", "3-9/10", "3456789", "Range: bytes=3-9"),
+                whole(get(&[]).stored(1)),
+                ask("Range: bytes=-6").stored(1).given("456789").has("content-range", "bytes 4-9/10"),
+                get(&[]).with(&["Range: bytes=1-8", "Cache-Control: only-if-cached"]).stored(1).given("12345678"),
+            ],
+        ),
+        (
+            "a beginning of two is completed",
+            vec![
+                begun(),
+                of("\"a\"", "5-6/10", "56", "Range: bytes=5-6"),
+                whole(of("\"a\"", "7-9/10", "789", "X: 1").saw("Range: bytes=7-").saw("If-Range: \"a\"")),
+                whole(get(&[]).stored(2)),
+            ],
+        ),
+        (
+            "within one of unknown length",
+            vec![
+                unknown(),
+                ask("Range: bytes=3-4").stored(0).given("34").has("content-range", "bytes 3-4/*"),
+                ask("Range: bytes=5-"),
+            ],
+        ),
+        ("the end of one of unknown length", vec![unknown(), ask("Range: bytes=-2").given("89")]),
+        (
+            "a beginning of unknown length is completed",
+            vec![
+                of("\"a\"", "0-4/*", "01234", "Range: bytes=0-4"),
+                whole(of("\"a\"", "5-9/10", "56789", "X: 1").saw("Range: bytes=5-")),
+                whole(get(&[]).stored(1)),
+            ],
+        ),
+        (
+            "nor with an answer of unknown length",
+            vec![
+                of("\"a\"", "0-4/*", "01234", "Range: bytes=0-4"),
+                get(&[HOUR, "ETag: \"a\"", "Content-Range: bytes 5-9/*"]).status("206 X").body("56789").gets(502),
+            ],
+        ),
     ])
     .await;
 }
