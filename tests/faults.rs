@@ -31,9 +31,9 @@ async fn a_node_told_to_stop_finishes_its_downloads_and_told_twice_stops_at_once
     assert!(download.await.unwrap().is_err(), "the download outlived a node that was to stop at once");
 }
 
-/// Bytes of a small file, and how many of them the origin sends a second: four seconds.
+/// Bytes of a small file, and how many of them whoever asks first for it ever gets from the origin.
 const SMALL: usize = 41_000;
-const TRICKLE: u64 = 10_000;
+const HALF: usize = 20_000;
 
 // Two sources are lost one after the other while clients of the nodes that stay are in the middle of a body: one dies by SIGKILL, so
 // that its streams are reset, the other is stopped by SIGSTOP, so that its streams stay open and nothing comes.
@@ -41,7 +41,7 @@ const TRICKLE: u64 = 10_000;
 async fn a_source_that_dies_or_stalls_in_the_middle_costs_nobody_else_a_byte() {
     let folder = TempDir::new().unwrap();
     let body: Bytes = (0..SMALL).map(|place| u8::try_from(place * 31 % 251).unwrap()).collect();
-    let origin = Origin::start(body.clone(), TRICKLE).await;
+    let origin = Origin::start_halting(body.clone(), HALF).await;
     let whole = Ok(format!("200 {}", blake3::hash(&body)));
     let network = Network::start(folder.path(), 3, &origin).await;
     for (lost, signal, path) in [(2, "-KILL", "/dies"), (0, "-STOP", "/stalls")] {

@@ -140,6 +140,15 @@ impl Origin {
 
     /// The same with a body that may name the origin.
     pub(crate) async fn start_with(body: impl FnOnce(SocketAddr) -> Bytes, bytes_per_second: u64) -> Self {
+        Self::start_at_pace(body, Pace::Rate(bytes_per_second)).await
+    }
+
+    /// Serves one body under every path; whoever asks first for a path gets so many bytes of it, and never another.
+    pub(crate) async fn start_halting(body: Bytes, bytes: usize) -> Self {
+        Self::start_at_pace(|_| body, Pace::HaltsFirst(bytes)).await
+    }
+
+    async fn start_at_pace(body: impl FnOnce(SocketAddr) -> Bytes, pace: Pace) -> Self {
         let listener = loop {
             let port = rand::random_range(8_000..9_000);
             if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
@@ -154,7 +163,7 @@ impl Origin {
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(converse(stream, body.clone(), bytes_per_second, Arc::clone(&asked)));
+                connections.spawn(converse(stream, body.clone(), pace, Arc::clone(&asked)));
             }
         });
         Self { address, targets, _tasks: tasks }
@@ -171,7 +180,16 @@ impl Origin {
     }
 }
 
-async fn converse(mut stream: TcpStream, body: Bytes, bytes_per_second: u64, targets: Arc<Mutex<Vec<String>>>) {
+/// How an origin sends its body.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// So many bytes a second at most.
+    Rate(u64),
+    /// So many bytes to the first who asks for a path, and all to the others.
+    HaltsFirst(usize),
+}
+
+async fn converse(mut stream: TcpStream, body: Bytes, pace: Pace, targets: Arc<Mutex<Vec<String>>>) {
     let mut head = Vec::new();
     loop {
         let mut buffer = [0; 4096];
@@ -179,7 +197,13 @@ async fn converse(mut stream: TcpStream, body: Bytes, bytes_per_second: u64, tar
         head.extend_from_slice(&buffer[..count]);
         let Some(end) = head.windows(4).position(|bytes| bytes == b"\r\n\r\n") else { continue };
         let asked = String::from_utf8(head.drain(..end + 4).collect()).unwrap();
-        targets.lock().unwrap().extend(asked.split(' ').nth(1).map(str::to_owned));
+        let target = asked.split(' ').nth(1).unwrap().to_owned();
+        let is_first = {
+            let mut targets = targets.lock().unwrap();
+            let known = targets.contains(&target);
+            targets.push(target);
+            !known
+        };
         let text = format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nCache-Control: max-age=3600\r\nETag: \"one\"\r\n\r\n",
             body.len()
@@ -187,6 +211,18 @@ async fn converse(mut stream: TcpStream, body: Bytes, bytes_per_second: u64, tar
         if stream.write_all(text.as_bytes()).await.is_err() {
             return;
         }
+        let rate = match pace {
+            Pace::Rate(rate) => rate,
+            Pace::HaltsFirst(bytes) => {
+                if stream.write_all(if is_first { &body[..bytes] } else { &body }).await.is_err() {
+                    return;
+                }
+                if is_first {
+                    std::future::pending::<()>().await;
+                }
+                continue;
+            }
+        };
         let start = Instant::now();
         let mut sent = 0_u64;
         for piece in body.chunks(16 * 1024) {
@@ -194,7 +230,7 @@ async fn converse(mut stream: TcpStream, body: Bytes, bytes_per_second: u64, tar
             if stream.write_all(piece).await.is_err() {
                 return;
             }
-            sleep_until(start + Duration::from_secs_f64(sent as f64 / bytes_per_second as f64)).await;
+            sleep_until(start + Duration::from_secs_f64(sent as f64 / rate as f64)).await;
         }
     }
 }

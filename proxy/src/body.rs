@@ -9,7 +9,10 @@ use std::{
 
 use atoll_store::Object;
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _, stream};
+use futures::{
+    Stream, StreamExt as _,
+    stream::{self, BoxStream},
+};
 use http_body::{Frame, SizeHint};
 
 use crate::{
@@ -81,21 +84,36 @@ impl Body {
         Ok(Self::Stream(Box::pin(pieces), Some(length)))
     }
 
+    /// What stored objects have together, in this order.
+    pub(crate) async fn joined(mut pieces: Vec<(Object, Part)>) -> Result<Self, Failure> {
+        if pieces.len() <= 1
+            && let Some((object, part)) = pieces.pop()
+        {
+            return Self::object(object, part).await;
+        }
+        let length = pieces.iter().filter_map(|(_, part)| part.length()).sum();
+        let bodies = stream::iter(pieces).then(|(object, part)| Self::opened(object, part));
+        Ok(Self::Stream(bodies.flatten().boxed(), Some(length)))
+    }
+
+    /// A part of a stored object as it is read; an error if it cannot be.
+    async fn opened(object: Object, part: Part) -> BoxStream<'static, Result<Bytes, Failure>> {
+        match Self::object(object, part).await {
+            Ok(Self::Whole(bytes)) => stream::iter([Ok(bytes)]).boxed(),
+            Ok(Self::Stream(pieces, _)) => pieces,
+            // Not made of objects.
+            Ok(Self::Logged(_)) => stream::empty().boxed(),
+            Err(failure) => stream::iter([Err(failure)]).boxed(),
+        }
+    }
+
     /// Several parts of a stored object, each after its head, and what ends them.
     pub(crate) fn parts(object: Object, parts: Vec<(Bytes, Part)>, end: Bytes) -> Self {
         let length = parts.iter().filter_map(|(head, part)| Some(head.len() as u64 + part.length()?)).sum::<u64>();
         let length = length + end.len() as u64;
         let parts = stream::iter(parts).then(move |(head, part)| {
             let object = object.clone();
-            async move {
-                let head = stream::iter([Ok(head)]);
-                match Self::object(object, part).await {
-                    Ok(Self::Whole(bytes)) => head.chain(stream::iter([Ok(bytes)])).boxed(),
-                    Ok(Self::Stream(pieces, _)) => head.chain(pieces).boxed(),
-                    Ok(Self::Logged(_)) => head.boxed(),
-                    Err(failure) => stream::iter([Err(failure)]).boxed(),
-                }
-            }
+            async move { stream::iter([Ok(head)]).chain(Self::opened(object, part).await) }
         });
         Self::Stream(parts.flatten().chain(stream::iter([Ok(end)])).boxed(), Some(length))
     }

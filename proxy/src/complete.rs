@@ -45,16 +45,24 @@ impl Fetch {
     /// The origin answered a question for the rest: with the rest, with all of another version, or with neither, in which case the
     /// beginning is given up and all of it asked for.
     pub(crate) async fn rest(&mut self, begun: Begun, mut answer: OriginAnswer, asked: SystemTime) -> Outcome {
-        let span = Span { first: begun.length, last: begun.total.saturating_sub(1), total: begun.total };
+        // The rest, all of it.
+        let rest = |span: &Span| {
+            span.first == begun.length
+                && span.last + 1 == span.total
+                && begun.total.is_none_or(|total| total == span.total)
+                && answer.length.is_none_or(|length| length == span.length())
+        };
+        let total = Span::of(&answer.fields).filter(rest).map(|span| span.total);
         let fits = answer.status == StatusCode::PARTIAL_CONTENT
             && freshness::storable(StatusCode::OK, &answer.fields, self.asker()).is_ok()
             && Vary::of(&answer.fields) == Vary::Nothing
-            && Span::of(&answer.fields) == Some(span)
             && strong_validator(&answer.fields).as_ref() == Some(&begun.validator);
-        if !fits {
-            if let Err(error) = self.cache.store.remove(&store_key(begun.key)).await {
-                tracing::warn!(%error, "a part that is no longer good could not be removed");
-                return Outcome::End(End::Failed(Failure::Internal));
+        let Some(total) = total.filter(|_| fits) else {
+            for (key, ..) in &begun.pieces {
+                if let Err(error) = self.cache.store.remove(&store_key(*key)).await {
+                    tracing::warn!(%error, "a part that is no longer good could not be removed");
+                    return Outcome::End(End::Failed(Failure::Internal));
+                }
             }
             return match answer.status {
                 StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE | StatusCode::NOT_MODIFIED => {
@@ -62,7 +70,7 @@ impl Fetch {
                 }
                 _ => Outcome::End(self.answered(answer, asked).await),
             };
-        }
+        };
         let received = clock::now();
         strip_hop_by_hop(&mut answer.fields);
         let mut fields = freshness::freshened(&begun.fields, &answer.fields);
@@ -70,13 +78,13 @@ impl Fetch {
         fields.remove(header::CONTENT_LENGTH);
         let url = self.wanted.url.to_string();
         let meta = Meta {
-            validator: validator(&url, &fields, Some(begun.total), rand::random()),
+            validator: validator(&url, &fields, Some(total), rand::random()),
             url,
             status: StatusCode::OK,
             initial_age: freshness::initial_age(&answer.fields, asked, received),
             fields,
             received,
-            length: Some(begun.total),
+            length: Some(total),
             digest: None,
             varies_by: Vec::new(),
             variants: Vec::new(),
@@ -90,15 +98,17 @@ impl Fetch {
 
     async fn join(&mut self, meta: Meta, begun: &Begun) -> Result<(), End> {
         self.begin(meta, Source::Origin)?;
-        let mut at = 0;
-        while at < begun.length {
-            let room = usize::try_from(begun.length - at).unwrap_or(PIECE).min(PIECE);
-            let bytes = begun.object.read(at, room).await.unwrap_or_default();
-            if bytes.is_empty() {
-                return Err(End::Failed(Failure::ResponseIncomplete));
+        for (_, object, part) in &begun.pieces {
+            let (mut at, to) = (part.from, part.to.unwrap_or_else(|| object.len()));
+            while at < to {
+                let room = usize::try_from(to - at).unwrap_or(PIECE).min(PIECE);
+                let bytes = object.read(at, room).await.unwrap_or_default();
+                if bytes.is_empty() {
+                    return Err(End::Failed(Failure::ResponseIncomplete));
+                }
+                at += wide(bytes.len());
+                self.take(bytes).await?;
             }
-            at += wide(bytes.len());
-            self.take(bytes).await?;
         }
         Ok(())
     }

@@ -100,6 +100,14 @@ pub(crate) fn range(request: &HeaderMap, answer: &HeaderMap, length: Option<u64>
     }
 }
 
+/// The one range asked for that can be told without knowing how long the whole is: with a first byte and a last.
+pub(crate) fn range_of_unknown(request: &HeaderMap, answer: &HeaderMap) -> Option<Part> {
+    match range(request, answer, Some(BEYOND_ALL)) {
+        Ranged::Part(part) if part.to < Some(BEYOND_ALL) => Some(part),
+        Ranged::Part(_) | Ranged::Whole | Ranged::Parts(_) | Ranged::Unsatisfiable => None,
+    }
+}
+
 /// One range: `None` if it is invalid, `Some(None)` if there is no such part.
 fn one(spec: &str, length: u64) -> Option<Option<Part>> {
     let (first, last) = spec.split_once('-')?;
@@ -152,7 +160,7 @@ pub(crate) fn strong_validator(answer: &HeaderMap) -> Option<(HeaderName, Header
 }
 
 /// Whether the date of change is so much older than the answer that nothing can have changed twice in its second.
-fn is_changed_strong(answer: &HeaderMap) -> bool {
+pub(crate) fn is_changed_strong(answer: &HeaderMap) -> bool {
     date(answer, &header::LAST_MODIFIED)
         .zip(date(answer, &header::DATE))
         .is_some_and(|(changed, date)| date.duration_since(changed).is_ok_and(|age| age.as_secs() >= 60))
@@ -178,6 +186,9 @@ fn tags(value: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Ranges one request may name; of more none is served [bad-inputs G02].
 const RANGES: usize = 16;
+
+/// Longer than anything is.
+const BEYOND_ALL: u64 = u64::MAX >> 1;
 
 /// About what each part of several costs beside its bytes.
 const PART_HEAD: u64 = 128;
@@ -267,6 +278,15 @@ mod tests {
             "bytes=0-1,5-2",
         ] {
             assert_eq!(check(ignored), Ranged::Whole, "{ignored}");
+        }
+    }
+
+    #[test]
+    fn of_a_whole_of_unknown_length_only_what_has_an_end_is_told() {
+        let check = |value: &str| range_of_unknown(&map(&[("range", value)]), &HeaderMap::new());
+        assert_eq!(check("bytes=3-4"), Some(Part { from: 3, to: Some(5) }));
+        for none in ["bytes=3-", "bytes=-3", "bytes=3-18446744073709551615", "bytes=1-2,4-5", "bytes=4-3", "x=1-2"] {
+            assert_eq!(check(none), None, "{none}");
         }
     }
 

@@ -326,6 +326,10 @@ pub struct Timeouts {
     /// Between two pieces of an origin's body. \[guess\]
     #[serde(with = "span")]
     pub origin_idle: Duration,
+    /// An answer to POST that is for GET as well is read for so long before its client has any of it, and GETs of its URL wait for it;
+    /// past that it is passed on as it comes, and not stored. Shorter: slow answers are not stored, longer: both wait longer. \[guess\]
+    #[serde(with = "span")]
+    pub posted: Duration,
     /// An unused connection to an origin is kept this long. \[guess\]
     #[serde(with = "span")]
     pub origin_keep_alive: Duration,
@@ -343,6 +347,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(5),
             first_byte: Duration::from_secs(30),
             origin_idle: Duration::from_secs(30),
+            posted: Duration::from_secs(2),
             origin_keep_alive: Duration::from_secs(30),
             resolve: Duration::from_secs(5),
         }

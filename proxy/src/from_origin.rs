@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use crate::{
     cache::{Negative, store_key},
     clock,
-    conditions::if_changed,
+    conditions::{if_changed, is_changed_strong},
     fetch::{Fetch, Mode, Outcome, wide},
     flight::{Answer, Content, End},
     freshness::{self, Asker, Vary},
@@ -20,7 +20,7 @@ use crate::{
     keeper::Kept,
     meta::{Meta, strip_hop_by_hop, validator},
     origin::{OriginAnswer, OriginBody, OriginRequest},
-    part::{self, Span},
+    part::{self, Stretch},
     plan::{Cut, Plan},
     purge,
     reason::{Failure, Reason, Source},
@@ -175,8 +175,8 @@ impl Fetch {
             return self.slice(cut, meta, body, storable.is_ok()).await;
         }
         // Where the framing does not say how long it is, the stretch does.
-        let known = Span::of(&meta.fields).filter(|span| meta.length.is_none_or(|length| length == span.length()));
-        meta.length = meta.length.or_else(|| known.map(Span::length));
+        let known = Stretch::of(&meta.fields).filter(|it| meta.length.is_none_or(|length| length == it.length()));
+        meta.length = meta.length.or_else(|| known.map(Stretch::length));
         let varies = Vary::of(&meta.fields) != Vary::Nothing;
         if storable.is_err() || known.is_none() || varies {
             return self.unshared(meta, body, storable.err().unwrap_or(Reason::Partial));
@@ -184,7 +184,7 @@ impl Fetch {
         if let Some(plan) = Plan::of(self.wanted.key, &meta, &self.cache.config.slices) {
             self.store_plan(&plan).await;
         }
-        let first = known.map_or(0, |span| span.first);
+        let first = known.map_or(0, |stretch| stretch.first);
         self.wanted.key = part::place(&self.cache, self.wanted.key, first).await;
         match self.begin(meta.clone(), Source::Origin) {
             Ok(()) => self.pump(body, 0).await,
@@ -398,10 +398,14 @@ impl Fetch {
     }
 }
 
-/// Whether a 304 is about the answer that is stored: a strong tag that differs says that it is not.
+/// Whether a 304 is about the answer that is stored: a strong tag that differs says that it is not, unless the date of change is a
+/// strong validator too, and the same [RFC 9111 4.3.4].
 fn same_entity(stored: &HeaderMap, update: &HeaderMap) -> bool {
-    let strong = |fields: &HeaderMap| fields.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\"")).cloned();
-    strong(update).zip(strong(stored)).is_none_or(|(new, old)| new == old)
+    let tag = |fields: &HeaderMap| fields.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\"")).cloned();
+    let changed =
+        |fields: &HeaderMap| freshness::date(fields, &header::LAST_MODIFIED).filter(|_| is_changed_strong(update));
+    tag(update).zip(tag(stored)).is_none_or(|(new, old)| new == old)
+        || changed(update).is_some() && changed(update) == changed(stored)
 }
 
 /// An answer without a date is of the moment it came [RFC 9110 6.6.1].

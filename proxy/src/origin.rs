@@ -452,7 +452,7 @@ impl OriginBody {
 
     /// What was read comes first again.
     pub(crate) fn put_back(&mut self, data: Bytes) {
-        self.again = Some(data);
+        self.again = Some(data).filter(|data| !data.is_empty());
     }
 
     fn give_back(&mut self) {

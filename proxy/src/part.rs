@@ -1,10 +1,14 @@
 //! Parts of an answer that came as 206 (RFC 9110 15.3.7): some stretches of bytes of each URL are kept beside the whole, and serve
-//! ranges that lie within one of them. A stretch that is the beginning may be completed to the whole (`complete.rs`).
+//! ranges, and all of it, where one of them has what is asked for or several of one version have it together (RFC 9111 3.4). A
+//! beginning may be completed to the whole (`complete.rs`).
 //!
 //! Each stretch has one of [`PLACES`] places, the beginning always the first; so nothing need be kept of which there are. Where none is
 //! free a new one takes another's, by where it begins.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::{self, Write as _},
+    time::Duration,
+};
 
 use atoll_overlay::Key;
 use atoll_store::{Object, Tier};
@@ -14,12 +18,13 @@ use crate::{
     body::{Body, Part},
     cache::{Cache, store_key},
     clock,
-    conditions::{Ranged, Verdict, conditions, range, strong_validator},
+    conditions::{Ranged, Verdict, conditions, range, range_of_unknown, strong_validator},
     deliver::{CACHE_STATUS, refuse},
     meta::Meta,
     reason::{CacheStatus, Source},
     receive::Asked,
     step::{Found, Told, seconds},
+    wish::Use,
 };
 
 /// Which bytes of how many.
@@ -34,18 +39,8 @@ pub(crate) struct Span {
 impl Span {
     /// What Content-Range says: `bytes 0-4/10`, the whole known.
     pub(crate) fn of(fields: &HeaderMap) -> Option<Self> {
-        let mut values = fields.get_all(header::CONTENT_RANGE).iter();
-        let (value, None) = (values.next()?, values.next()) else { return None };
-        let (unit, rest) = value.to_str().ok()?.trim().split_once(' ')?;
-        let (span, total) = rest.trim().split_once('/')?;
-        let (first, last) = span.split_once('-')?;
-        let number = |text: &str| {
-            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-            digits.then(|| text.parse::<u64>().ok()).flatten()
-        };
-        let found = Self { first: number(first)?, last: number(last)?, total: number(total)? };
-        let good = unit.eq_ignore_ascii_case("bytes") && found.first <= found.last && found.last < found.total;
-        good.then_some(found)
+        let Stretch { first, last, total } = Stretch::of(fields)?;
+        Some(Self { first, last, total: total? })
     }
 
     /// As a request asks for it.
@@ -57,6 +52,55 @@ impl Span {
     /// How many bytes.
     pub(crate) const fn length(self) -> u64 {
         self.last - self.first + 1
+    }
+}
+
+/// Which bytes, of how many if that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    /// Bytes of the whole.
+    pub(crate) total: Option<u64>,
+}
+
+impl Stretch {
+    /// What Content-Range says: `bytes 0-4/10`, or `bytes 0-4/*`.
+    pub(crate) fn of(fields: &HeaderMap) -> Option<Self> {
+        let mut values = fields.get_all(header::CONTENT_RANGE).iter();
+        let (value, None) = (values.next()?, values.next()) else { return None };
+        let (unit, rest) = value.to_str().ok()?.trim().split_once(' ')?;
+        let (span, total) = rest.trim().split_once('/')?;
+        let (first, last) = span.split_once('-')?;
+        let number = |text: &str| {
+            let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+            digits.then(|| text.parse::<u64>().ok()).flatten()
+        };
+        let total = if total == "*" { None } else { Some(number(total)?) };
+        let found = Self { first: number(first)?, last: number(last)?, total };
+        // One more than the last is a number too.
+        let within = found.last < total.unwrap_or(u64::MAX);
+        (unit.eq_ignore_ascii_case("bytes") && found.first <= found.last && within).then_some(found)
+    }
+
+    /// How many bytes.
+    pub(crate) const fn length(self) -> u64 {
+        self.last - self.first + 1
+    }
+
+    /// Whether it can be of a whole of so many bytes.
+    fn is_in(self, total: u64) -> bool {
+        self.last < total && self.total.is_none_or(|said| said == total)
+    }
+}
+
+impl fmt::Display for Stretch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bytes {}-{}/", self.first, self.last)?;
+        match self.total {
+            Some(total) => write!(f, "{total}"),
+            None => f.write_char('*'),
+        }
     }
 }
 
@@ -90,104 +134,196 @@ fn at(whole: Key, place: u64) -> Key {
     Key::of(&[whole.as_bytes(), &b"part"[..], &place.to_be_bytes()].concat())
 }
 
+/// A part as it is stored.
+struct Stored {
+    key: Key,
+    object: Object,
+    meta: Meta,
+    stretch: Stretch,
+}
+
+impl Stored {
+    async fn get(cache: &Cache, key: Key, url: &str) -> Option<Self> {
+        let object = cache.store.get(&store_key(key)).await?;
+        let meta = Meta::decode_stored(&object.head().metadata)?;
+        let stretch = Stretch::of(&meta.fields)?;
+        let good = meta.url == url && object.len() == stretch.length() && !object.soft_purged();
+        good.then_some(Self { key, object, meta, stretch })
+    }
+
+    /// Whether the bytes of both are of one version of the whole [RFC 9111 3.4].
+    fn is_of(&self, other: &Self) -> bool {
+        let coding = |part: &Self| part.meta.fields.get(header::CONTENT_ENCODING).cloned();
+        let totals = self.stretch.total.zip(other.stretch.total).is_none_or(|(one, other)| one == other);
+        let strong = strong_validator(&self.meta.fields);
+        totals && strong.is_some() && strong == strong_validator(&other.meta.fields) && coding(self) == coding(other)
+    }
+}
+
+/// Parts of one version of a whole.
+struct Version<'p> {
+    parts: Vec<&'p Stored>,
+    /// Bytes of the whole, if one of them says so.
+    total: Option<u64>,
+}
+
+impl<'p> Version<'p> {
+    /// Those that are of the same as this one.
+    fn of(part: &'p Stored, parts: &'p [Stored]) -> Self {
+        let mut parts: Vec<_> = parts.iter().filter(|other| other.key == part.key || part.is_of(other)).collect();
+        let total = part.stretch.total.or_else(|| parts.iter().find_map(|part| part.stretch.total));
+        parts.retain(|part| total.is_none_or(|total| part.stretch.is_in(total)));
+        Self { parts, total }
+    }
+
+    /// The bytes from this one on, as far as they are there, and no farther than this.
+    fn chain(&self, from: u64, to: u64) -> Chain<'p> {
+        let mut chain = Chain { pieces: Vec::new(), to: from };
+        while chain.to < to {
+            let at = chain.to;
+            let there = self.parts.iter().filter(|part| part.stretch.first <= at && at <= part.stretch.last);
+            let Some(part) = there.max_by_key(|part| part.stretch.last) else { break };
+            chain.to = to.min(part.stretch.last + 1);
+            let first = part.stretch.first;
+            chain.pieces.push((*part, Part { from: at - first, to: Some(chain.to - first) }));
+        }
+        chain
+    }
+}
+
+/// Bytes out of parts that follow each other.
+struct Chain<'p> {
+    /// Whose they are, and where in each they stand.
+    pieces: Vec<(&'p Stored, Part)>,
+    /// One past the last.
+    to: u64,
+}
+
+impl Chain<'_> {
+    /// What came last: its fields count [RFC 9111 3.4].
+    fn newest(&self) -> Option<&Meta> {
+        self.pieces.iter().map(|(part, _)| &part.meta).max_by_key(|meta| meta.received)
+    }
+}
+
 /// A stored beginning of a whole.
 pub(crate) struct Begun {
-    pub(crate) key: Key,
-    pub(crate) object: Object,
+    /// Under what its parts stand, and what of each is of it.
+    pub(crate) pieces: Vec<(Key, Object, Part)>,
     pub(crate) fields: HeaderMap,
     /// What the rest must have too.
     pub(crate) validator: (HeaderName, HeaderValue),
     pub(crate) length: u64,
-    pub(crate) total: u64,
+    /// Bytes of the whole, if known.
+    pub(crate) total: Option<u64>,
 }
 
 /// The beginning that is stored of what stands under a key, with a strong validator, if it is not all of it.
 pub(crate) async fn begun(cache: &Cache, whole: Key, url: &str) -> Option<Begun> {
-    let key = key(whole, 0);
-    let object = cache.store.get(&store_key(key)).await?;
-    let meta = Meta::decode_stored(&object.head().metadata)?;
-    let held = Span::of(&meta.fields)?;
-    let validator = strong_validator(&meta.fields)?;
-    let good = meta.url == url && held.first == 0 && object.len() == held.length() && held.length() < held.total;
-    let good = good && !object.soft_purged();
-    let (length, total) = (held.length(), held.total);
-    good.then_some(Begun { key, object, fields: meta.fields, validator, length, total })
+    let first = Stored::get(cache, key(whole, 0), url).await.filter(|part| part.stretch.first == 0)?;
+    let validator = strong_validator(&first.meta.fields)?;
+    let mut parts = vec![first];
+    for key in keys(whole).skip(1) {
+        parts.extend(Stored::get(cache, key, url).await);
+    }
+    let version = Version::of(parts.first()?, &parts);
+    let total = version.total;
+    let chain = version.chain(0, total.unwrap_or(u64::MAX));
+    let (length, fields) = (chain.to, chain.newest()?.fields.clone());
+    let pieces = chain.pieces.iter().map(|(part, of)| (part.key, part.object.clone(), *of)).collect();
+    (Some(length) != total).then_some(Begun { pieces, fields, validator, length, total })
 }
 
-/// A part that has what was asked for.
+/// Parts that have what was asked for.
 pub(crate) struct Held {
-    object: Object,
+    pieces: Vec<(Object, Part)>,
     meta: Meta,
-    /// Within the object.
-    part: Part,
-    /// Within the whole.
-    span: Span,
+    /// Within the whole; `None`: all of it was asked for.
+    stretch: Option<Stretch>,
+    age: Duration,
     ttl: i64,
 }
 
-/// A fresh part that has the range asked for.
+/// Fresh parts that have the range asked for, or all of it where that was.
 pub(crate) async fn stored(cache: &Cache, asked: &Asked, whole: Key) -> Option<Found> {
+    let ranged = asked.client.fields.contains_key(header::RANGE);
     if asked.client.head || asked.wish.no_cache {
         return None;
     }
-    for key in keys(whole) {
-        if let Some(found) = held(cache, asked, key).await {
-            return Some(found);
-        }
+    // Without a beginning there is no whole.
+    if !ranged && !cache.store.contains(&store_key(key(whole, 0))).await {
+        return None;
     }
-    None
+    let url = asked.url.to_string();
+    let mut parts = Vec::new();
+    for key in keys(whole) {
+        parts.extend(Stored::get(cache, key, &url).await.filter(|part| is_fresh(cache, asked, &part.meta)));
+    }
+    let held = parts.iter().find_map(|part| held(cache, asked, &Version::of(part, &parts), ranged))?;
+    Some(Found::Part(Box::new(held)))
 }
 
-async fn held(cache: &Cache, asked: &Asked, key: Key) -> Option<Found> {
-    let object = cache.store.get(&store_key(key)).await?;
-    let mut meta = Meta::decode_stored(&object.head().metadata)?;
-    let held = Span::of(&meta.fields)?;
-    let (age, lifetime) = (meta.age(clock::now()), cache.lifetime(asked.site.as_deref(), &meta));
-    let good = meta.url == asked.url.to_string()
-        && object.len() == held.length()
-        && age < lifetime.fresh
-        && !object.soft_purged()
-        && !cache.purges.doubts(meta.received);
-    if !good || conditions(&asked.client.fields, &meta) != Verdict::Send {
+fn is_fresh(cache: &Cache, asked: &Asked, meta: &Meta) -> bool {
+    let lifetime = cache.lifetime(asked.site.as_deref(), meta);
+    asked.wish.judge(lifetime, meta.age(clock::now())) == Use::Send(None)
+        && !cache.purges.doubts(meta.received)
+        && conditions(&asked.client.fields, meta) == Verdict::Send
+}
+
+/// What parts of one version have of what was asked for, if it is all of that.
+fn held(cache: &Cache, asked: &Asked, version: &Version<'_>, ranged: bool) -> Option<Held> {
+    let fields = &version.parts.first()?.meta.fields;
+    let total = version.total;
+    let wanted = match (ranged, total) {
+        (false, total) => Part { from: 0, to: Some(total?) },
+        (true, Some(total)) => match range(&asked.client.fields, fields, Some(total)) {
+            Ranged::Part(part) => part,
+            Ranged::Whole | Ranged::Parts(_) | Ranged::Unsatisfiable => return None,
+        },
+        (true, None) => range_of_unknown(&asked.client.fields, fields)?,
+    };
+    let chain = version.chain(wanted.from, wanted.to?);
+    if Some(chain.to) != wanted.to {
         return None;
     }
-    let Ranged::Part(part) = range(&asked.client.fields, &meta.fields, Some(held.total)) else { return None };
-    let to = part.to?;
-    if part.from < held.first || to > held.last + 1 {
-        return None;
-    }
+    let mut meta = chain.newest()?.clone();
     meta.withhold();
-    let span = Span { first: part.from, last: to - 1, total: held.total };
-    let part = Part { from: part.from - held.first, to: Some(to - held.first) };
-    let ttl = seconds(lifetime.fresh) - seconds(age);
-    Some(Found::Part(Box::new(Held { object, meta, part, span, ttl })))
+    // As old as its oldest bytes, and fresh for as long as all of them are.
+    let now = clock::now();
+    let metas = || chain.pieces.iter().map(|(part, _)| &part.meta);
+    let age = metas().map(|meta| meta.age(now)).max()?;
+    let fresh = |meta: &Meta| seconds(cache.lifetime(asked.site.as_deref(), meta).fresh) - seconds(meta.age(now));
+    let ttl = metas().map(fresh).min()?;
+    let stretch = ranged.then_some(Stretch { first: wanted.from, last: chain.to.checked_sub(1)?, total });
+    let pieces = chain.pieces.iter().map(|(part, of)| (part.object.clone(), *of)).collect();
+    Some(Held { pieces, meta, stretch, age, ttl })
 }
 
 impl Held {
     /// The response.
     pub(crate) async fn respond(self, asked: &Asked) -> (Response<Body>, Option<Told>) {
-        let Self { object, meta, part, span, ttl } = self;
-        let source = if object.tier() == Tier::Memory { Source::Memory } else { Source::Disk };
+        let Self { pieces, meta, stretch, age, ttl } = self;
+        let in_memory = pieces.iter().all(|(object, _)| object.tier() == Tier::Memory);
+        let source = if in_memory { Source::Memory } else { Source::Disk };
         let status = CacheStatus::hit(source, ttl, None);
         let told = Some(Told { source: Some(source), ..Told::default() });
-        let body = match Body::object(object, part).await {
+        let length: u64 = pieces.iter().filter_map(|(_, part)| part.length()).sum();
+        let body = match Body::joined(pieces).await {
             Ok(body) => body,
             Err(failure) => return (refuse(failure, "the part could not be read", Some(&status)), told),
         };
-        let mut fields = meta.fields.clone();
-        let mut text = String::new();
-        // Writing to a string cannot fail.
-        let _ = write!(text, "bytes {}-{}/{}", span.first, span.last, span.total);
-        if let Ok(range) = text.try_into() {
+        let mut fields = meta.fields;
+        fields.remove(header::CONTENT_RANGE);
+        if let Some(range) = stretch.and_then(|stretch| stretch.to_string().try_into().ok()) {
             fields.insert(header::CONTENT_RANGE, range);
         }
-        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(span.length()));
-        fields.insert(header::AGE, HeaderValue::from(meta.age(clock::now()).as_secs()));
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        fields.insert(header::AGE, HeaderValue::from(age.as_secs()));
         fields.append(header::VIA, HeaderValue::from_static("1.1 atoll"));
         fields.append(CACHE_STATUS, status.value());
-        tracing::trace!(url = %asked.url, "a range out of a part");
+        tracing::trace!(url = %asked.url, "out of parts");
         let mut response = Response::new(body);
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        *response.status_mut() = if stretch.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
         *response.headers_mut() = fields;
         (response, told)
     }
@@ -218,13 +354,21 @@ mod tests {
     }
 
     #[test]
-    fn only_a_stretch_of_a_known_whole_is_a_part() {
-        let of = |text: &str| Span::of(&HeaderMap::from_iter([(header::CONTENT_RANGE, text.parse().unwrap())]));
-        assert_eq!(of("bytes 2-4/10"), Some(Span { first: 2, last: 4, total: 10 }));
-        assert_eq!(of("Bytes 0-0/1").map(Span::length), Some(1));
+    fn only_a_stretch_of_bytes_is_a_part() {
+        let of = |text: &str| Stretch::of(&HeaderMap::from_iter([(header::CONTENT_RANGE, text.parse().unwrap())]));
+        assert_eq!(of("bytes 2-4/10"), Some(Stretch { first: 2, last: 4, total: Some(10) }));
+        assert_eq!(of("bytes 2-4/*"), Some(Stretch { first: 2, last: 4, total: None }));
+        assert_eq!(of("Bytes 0-0/1").map(Stretch::length), Some(1));
+        for good in ["bytes 2-4/10", "bytes 2-4/*"] {
+            assert_eq!(of(good).unwrap().to_string(), good);
+        }
+        let unknown = HeaderMap::from_iter([(header::CONTENT_RANGE, "bytes 2-4/*".parse().unwrap())]);
+        assert_eq!(Span::of(&unknown), None);
         for wrong in [
-            "bytes 2-4/*",
             "bytes */10",
+            "bytes */*",
+            "bytes 2-4/",
+            "bytes 2-18446744073709551615/*",
             "bytes 4-2/10",
             "bytes 2-10/10",
             "2-4/10",
@@ -236,7 +380,8 @@ mod tests {
         }
         bolero::check!().with_iterations(20_000).for_each(|bytes: &[u8]| {
             if let Ok(value) = HeaderValue::from_bytes(bytes) {
-                Span::of(&HeaderMap::from_iter([(header::CONTENT_RANGE, value)]));
+                let found = Stretch::of(&HeaderMap::from_iter([(header::CONTENT_RANGE, value)]));
+                assert!(found.is_none_or(|found| found.length() > 0));
             }
         });
     }

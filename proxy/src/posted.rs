@@ -1,9 +1,11 @@
 //! Answers to POST that are what a GET of the same URL would bring: a Content-Location that names this URL says so, and where the
-//! origin also says how long, they are stored for GET (RFC 9110 9.3.3). Small ones only: the body is read before the client has it.
+//! origin also says how long, they are stored for GET (RFC 9110 9.3.3). Small and quick ones only: the body is read before the client
+//! has it, and who asks meanwhile waits.
 
 use atoll_store::{Head, PurgeNumber};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     cache::{Cache, directory, store_key},
@@ -45,10 +47,18 @@ impl Posted<'_> {
         let Joined::Lead(lead) = cache.flights.join(self.url.key()) else { return Ok(Kept::Not(body)) };
         let lead = Waited(Some(lead));
         let mut bytes = BytesMut::new();
-        while let Some(data) = body.next().await? {
-            bytes.extend_from_slice(&data);
-            if wide(bytes.len()) > LONGEST {
-                // Longer than could be known: the client gets what was read, and the rest as it comes.
+        let until = Instant::now() + cache.config.timeouts.posted;
+        loop {
+            let read = timeout_at(until, body.next()).await;
+            let late = read.is_err();
+            match read {
+                Ok(Ok(Some(data))) => bytes.extend_from_slice(&data),
+                Ok(Ok(None)) => break,
+                Ok(Err(failure)) => return Err(failure),
+                Err(_) => {}
+            }
+            if late || wide(bytes.len()) > LONGEST {
+                // Longer than could be known, in bytes or in time: the client gets what was read, and the rest as it comes.
                 body.put_back(bytes.freeze());
                 return Ok(Kept::Not(body));
             }

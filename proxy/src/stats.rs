@@ -38,7 +38,7 @@ pub struct Stats {
     pub origin_bytes: u64,
     /// Body bytes received from peers.
     pub peer_bytes: u64,
-    /// Lookups among the near, one for each object that was not here.
+    /// Lookups among the near that came back: at most one for each object that was not here, none where nobody is near.
     pub near_lookups: u64,
     /// Those that named a copy.
     pub near_found: u64,

@@ -266,6 +266,10 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
             },
             None => None,
         };
+        let parts = asked.site.as_ref().is_some_and(|site| site.rules.ranges == Ranges::Part) && stale.is_none();
+        if parts && let Some(found) = part::stored(cache, asked, wanted.key).await {
+            return found;
+        }
         if asked.wish.only_if_cached {
             return Found::Failed(Failure::OnlyIfCached, None);
         }
@@ -367,9 +371,6 @@ impl Turn<'_> {
     async fn fly(&self, cache: &Arc<Cache>, stale: Option<OldCopy>) -> Option<Found> {
         let parts = self.asked.site.as_ref().is_some_and(|site| site.rules.ranges == Ranges::Part);
         let part = parts && stale.is_none() && self.asked.client.fields.contains_key(header::RANGE);
-        if part && let Some(found) = part::stored(cache, self.asked, self.wanted.key).await {
-            return Some(found);
-        }
         if stale.is_none() && self.asked.client.fields.contains_key(header::RANGE) {
             if self.asked.unearned.as_ref().is_some_and(|tab| tab.leave() != Leave::All) {
                 return Some(Found::Failed(Failure::OverQuota, Some(Reason::Quota)));

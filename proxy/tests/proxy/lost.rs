@@ -282,7 +282,8 @@ async fn a_peer_that_stalls_or_breaks_off_half_way_is_left_for_the_origin() {
     {
         halves(&net, number, answer[..answer.len() / 2].to_vec(), holds);
         let mut config = patient(&origin);
-        (config.peers.hedge, config.peers.stall) = (Duration::from_secs(2), Duration::from_secs(2));
+        // What it says comes in one go. Only that it says no more is told by the time.
+        config.peers.stall = Duration::from_secs(if holds { 2 } else { 20 });
         let asker = net.proxy(100 + number, config).await;
         net.plant(key(&origin, "/"), number, reference);
         let before = origin.count();

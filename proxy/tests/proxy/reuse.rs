@@ -1,7 +1,25 @@
 //! RFC 9111 3, 4.1, 4.3, 4.4 and RFC 9110 13-15 as conversations: what of an answer is stored and sent again, variants, validation,
 //! parts, what makes stored answers invalid.
 
-use crate::script::{Ask, check, check_with, get};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::Semaphore,
+};
+
+use crate::{
+    script::{Ask, check, check_with, get},
+    support::{Do, Origin, Response, SOON, alone, config_site, get as get_from, noise, ok, soon, until},
+};
 
 const HOUR: &str = "Cache-Control: max-age=3600";
 const MINUTE: &str = "Cache-Control: max-age=60";
@@ -205,6 +223,14 @@ async fn stale_answers_are_validated_with_what_they_have() {
                 get(&[]).stored(1).has("content-type", "c/d").has("y", "1").has("content-length", "10"),
             ],
         ),
+        (
+            "the same by a date that is strong",
+            vec![
+                get(&[MINUTE, STALE, "ETag: \"a\"", changed]),
+                not(&[HOUR, "ETag: \"b\"", changed]).has("etag", "\"b\""),
+                get(&[]).stored(1).has("etag", "\"b\""),
+            ],
+        ),
         ("another's", vec![tagged(), get(&["ETag: \"b\"", "X: new"]).status("304 X").gets(200).has("x", "old")]),
         ("no longer shared", vec![tagged(), not(&["Cache-Control: no-store"]), get(&[HOUR])]),
         (
@@ -277,6 +303,51 @@ async fn answers_to_post_are_stored_for_get_only_where_they_say_that_they_are_wh
     cases.push(("an error", vec![post(&[HOUR, said]).status("404 X"), get(&[HOUR])]));
     cases.push(("invalid by the next", vec![post(&[HOUR, said]), get(&[]).method("DELETE"), get(&[HOUR])]));
     check(cases).await;
+}
+
+// Its client gets all of it, however slow or long it turns out to be, and nobody who asks meanwhile waits for that.
+#[tokio::test]
+async fn an_answer_to_post_that_is_slow_or_long_holds_nobody_up_and_loses_no_byte() {
+    for (first, posted) in [(200_000, Duration::from_millis(50)), (1_200_000, SOON)] {
+        let body = noise(1_300_000);
+        let gate = Arc::new(Semaphore::new(0));
+        let (sent, held) = (body.clone(), Arc::clone(&gate));
+        let origin = Origin::start(move |_, head| {
+            if head.starts_with("GET ") {
+                return ok("Cache-Control: no-store\r\n", &Bytes::from_static(b"got"));
+            }
+            let chunk = |bytes: &[u8]| {
+                let size = format!("{:x}\r\n", bytes.len());
+                Do::Send([size.as_bytes(), bytes, b"\r\n"].concat().into())
+            };
+            let head = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Location: /x\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let wait = Do::Wait(Arc::clone(&held));
+            vec![Do::Send(head.into()), chunk(&sent[..first]), wait, chunk(&sent[first..]), Do::Send("0\r\n\r\n".into())]
+        })
+        .await;
+        let mut config = config_site(&origin);
+        config.timeouts.posted = posted;
+        let proxy = alone(config).await;
+        let (host, begun) = (origin.address.to_string(), Arc::new(AtomicBool::new(false)));
+        let mut stream = TcpStream::connect(proxy.local_addrs()[0]).await.unwrap();
+        let request = format!("POST /x HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let seen = Arc::clone(&begun);
+        let client = tokio::spawn(async move {
+            let mut answer = vec![0; 1];
+            stream.read_exact(&mut answer).await.unwrap();
+            seen.store(true, Ordering::SeqCst);
+            stream.read_to_end(&mut answer).await.unwrap();
+            Response::read(&answer, false)
+        });
+        // It is being read, or was.
+        until(|| proxy.stats().flights == 1 || begun.load(Ordering::SeqCst)).await;
+        assert_eq!(get_from(&proxy, &host, "/x").await.body, b"got");
+        gate.add_permits(1);
+        let response = soon(client).await.unwrap();
+        assert!(response.complete && response.body == body, "{} bytes", response.body.len());
+        assert_eq!(get_from(&proxy, &host, "/x").await.body, b"got", "what was passed on is not stored");
+    }
 }
 
 // RFC 9111 4.3.5
@@ -423,6 +494,76 @@ async fn parts_stand_beside_each_other_and_a_beginning_is_completed() {
             vec![begun("\"a\""), get(&[HOUR, "ETag: \"b\""]).body("abcdefghij").given("abcdefghij")],
         ),
         ("a beginning under a weak tag", vec![begun("W/\"a\""), get(&[HOUR]).unseen("\r\nrange:").given("0123456789")]),
+    ])
+    .await;
+}
+
+// RFC 9111 3.4, 3.3
+#[tokio::test]
+async fn parts_of_one_version_are_joined_and_the_whole_s_length_need_not_be_known() {
+    let of = |tag: &str, span: &str, body: &'static str, range: &'static str| {
+        get(&[HOUR, &format!("ETag: {tag}"), &format!("Content-Range: bytes {span}")])
+            .status("206 Partial Content")
+            .body(body)
+            .with(&[range])
+            .given(body)
+    };
+    let begun = || of("\"a\"", "0-4/10", "01234", "Range: bytes=0-4");
+    let last = |tag: &str| of(tag, "7-9/10", "789", "Range: bytes=7-9");
+    let unknown = || of("\"a\"", "2-6/*", "23456", "Range: bytes=2-6").has("content-range", "bytes 2-6/*");
+    let whole = |ask: Ask| ask.given("0123456789").has("content-length", "10").lacks("content-range");
+    let across = || ask("Range: bytes=5-8").given("5678").has("content-range", "bytes 5-8/10");
+    check(vec![
+        ("a range across two", vec![part(), last("\"a\""), across().stored(1)]),
+        ("across two versions", vec![part(), last("\"b\""), across()]),
+        ("across a gap", vec![begun(), last("\"a\""), ask("Range: bytes=3-8").given("345678")]),
+        (
+            "across weak tags",
+            vec![begun(), of("W/\"a\"", "5-9/10", "56789", "Range: bytes=5-9"), ask("Range: bytes=3-8")],
+        ),
+        (
+            "all of it",
+            vec![
+                begun(),
+                of("\"a\"", "3-9/10", "3456789", "Range: bytes=3-9"),
+                whole(get(&[]).stored(1)),
+                ask("Range: bytes=-6").stored(1).given("456789").has("content-range", "bytes 4-9/10"),
+                get(&[]).with(&["Range: bytes=1-8", "Cache-Control: only-if-cached"]).stored(1).given("12345678"),
+            ],
+        ),
+        (
+            "a beginning of two is completed",
+            vec![
+                begun(),
+                of("\"a\"", "5-6/10", "56", "Range: bytes=5-6"),
+                whole(of("\"a\"", "7-9/10", "789", "X: 1").saw("Range: bytes=7-").saw("If-Range: \"a\"")),
+                whole(get(&[]).stored(2)),
+            ],
+        ),
+        (
+            "within one of unknown length",
+            vec![
+                unknown(),
+                ask("Range: bytes=3-4").stored(0).given("34").has("content-range", "bytes 3-4/*"),
+                ask("Range: bytes=5-"),
+            ],
+        ),
+        ("the end of one of unknown length", vec![unknown(), ask("Range: bytes=-2").given("89")]),
+        (
+            "a beginning of unknown length is completed",
+            vec![
+                of("\"a\"", "0-4/*", "01234", "Range: bytes=0-4"),
+                whole(of("\"a\"", "5-9/10", "56789", "X: 1").saw("Range: bytes=5-")),
+                whole(get(&[]).stored(1)),
+            ],
+        ),
+        (
+            "nor with an answer of unknown length",
+            vec![
+                of("\"a\"", "0-4/*", "01234", "Range: bytes=0-4"),
+                get(&[HOUR, "ETag: \"a\"", "Content-Range: bytes 5-9/*"]).status("206 X").body("56789").gets(502),
+            ],
+        ),
     ])
     .await;
 }

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use atoll_proxy::{Config, Proxy};
 use bytes::Bytes;
 
-use crate::support::{Do, Origin, Response, alone, config_site, exchange, until};
+use crate::support::{Do, Origin, Response, SOON, alone, config_site, exchange, until};
 
 /// One request.
 #[derive(Clone)]
@@ -148,6 +148,7 @@ pub(crate) async fn check_with(cases: Vec<(&str, Vec<Ask>)>, settings: impl Fn(&
         let script = asks.clone();
         let origin = Origin::start(move |_, head| answer(&script, head)).await;
         let mut config = config_site(&origin);
+        config.timeouts.posted = SOON;
         settings(&mut config);
         let proxy = alone(config).await;
         for (number, ask) in asks.iter().enumerate() {
