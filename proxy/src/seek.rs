@@ -196,11 +196,14 @@ impl Seek {
         }
     }
 
-    /// One more holder of this very copy, once there is one, beside the one that sends it. Nothing is lost if it is not waited for.
-    pub(crate) async fn another(&mut self, like: &Reference) -> Candidate {
-        let same = |reference: &Reference| reference.digest == like.digest && reference.validator == like.validator;
+    /// One more holder of this very copy, as near as the one that sends it, once there is one. Nothing is lost if it is not waited for.
+    pub(crate) async fn another(&mut self, like: &Candidate) -> Candidate {
+        let is_one = |other: &Candidate| {
+            let (this, that) = (&other.reference, &like.reference);
+            other.value.level >= like.value.level && this.digest == that.digest && this.validator == that.validator
+        };
         loop {
-            let place = self.queue.iter().position(|candidate| same(&candidate.reference));
+            let place = self.queue.iter().position(is_one);
             if let Some(candidate) = place.and_then(|place| self.queue.remove(place)) {
                 self.tried.push(candidate.value.holder);
                 return candidate;

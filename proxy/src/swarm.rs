@@ -1,5 +1,5 @@
 //! One large copy from several peers that have it whole, at once: each sends a stretch the size of a slice, those needed first asked
-//! for first [Kraken, Dragonfly].
+//! for first [Kraken, Dragonfly]. All are as near as the first.
 //!
 //! ```text
 //!   in the store | being taken in | ahead, held in memory: one stretch from one peer | nobody was asked for
@@ -30,7 +30,6 @@ use crate::{
     fetch::{Fetch, Outcome, wide},
     frames::Abort,
     peer::{Came, Candidate, Life, PeerError, PeerFill, PeerRequest, ask},
-    reference::Reference,
     seek::{BUSY_MOST, BUSY_PAUSE, Seek},
     trace::short,
     vouch::Group,
@@ -44,7 +43,7 @@ impl Fetch {
         }
         let request = PeerRequest { key: self.wanted.key, url: self.wanted.url.clone(), from: None, to: None };
         let mut swarm = Swarm::of(&self.cache, request, fill, self.reached());
-        let like = swarm.like.clone();
+        let first = swarm.first.clone();
         loop {
             match self.hand_on(&mut swarm).await {
                 Ok(true) => return self.end_copy().await,
@@ -55,7 +54,7 @@ impl Fetch {
             let (room, hedge) = (swarm.has_room(), swarm.hedge_at());
             let happened = tokio::select! {
                 biased;
-                candidate = seek.another(&like), if room => {
+                candidate = seek.another(&first), if room => {
                     self.wanted.trace.note("peer", || format!("{} sends a part", short(candidate.value.holder)));
                     swarm.join(candidate);
                     Happened::Came
@@ -117,8 +116,8 @@ pub(crate) struct Swarm {
     validator: [u8; 16],
     /// Bytes of the whole.
     length: u64,
-    /// What all their references must say.
-    like: Reference,
+    /// The first of them: others hold the same copy, and are as near.
+    first: Candidate,
     sources: Vec<Source>,
     /// What is asked for and not all in the store, in order and without gaps.
     stretches: VecDeque<Stretch>,
@@ -206,7 +205,7 @@ impl Swarm {
             request,
             validator: fill.meta.validator,
             length,
-            like: fill.holder.reference.clone(),
+            first: fill.holder.clone(),
             sources: vec![Source::of(fill.holder.clone())],
             stretches: VecDeque::new(),
             next: length,
