@@ -80,6 +80,8 @@ pub(crate) struct Cache {
     pub(crate) liars: Memory<NodeId, ()>,
     /// Copies of peers that are compared with the origin's.
     pub(crate) rechecks: Arc<Semaphore>,
+    /// Whole copies, or parts of them, that are being given to peers.
+    pub(crate) parts: Arc<Semaphore>,
     /// Requests that are traced, by the nonces of their passes.
     pub(crate) traces: Memory<[u8; 16], Arc<Trace>>,
 }
@@ -288,6 +290,7 @@ impl Cache {
             agent: home::agent(&config.network, &config.contact),
             liars: Memory::new(remembered),
             rechecks: Arc::new(Semaphore::new(RECHECKS)),
+            parts: Arc::new(Semaphore::new(config.peers.parts)),
             traces: Memory::new(TRACES_KEPT),
             counters,
             log,

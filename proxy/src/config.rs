@@ -453,6 +453,12 @@ pub struct Peers {
     /// Peers that one growing copy over 1 MiB is given to at a time, as long as they keep up; 0: all that ask. Fewer: longer chains
     /// of peers, and more of them to begin anew when one dies; more: the line is shared among many. \[guess\]
     pub uploads: usize,
+    /// Peers that a large copy, which they have whole, is fetched from at a time; 1: one. A slice for each is held in memory. Fewer: as
+    /// slow as the slowest line, more: more memory, and more connections for one copy. [Kraken]
+    pub sources: usize,
+    /// Copies, and parts of copies, that are given to peers at a time before whoever asks for a part is told to ask others. Fewer: large
+    /// copies come from few, more: the line is shared among many. \[guess\]
+    pub parts: usize,
     /// Of so many copies from peers one is compared with the origin's, later. 0: none. Fewer: more requests to origins, more: a
     /// fetcher that lies is found out later. \[guess\]
     pub recheck_one_in: u32,
@@ -482,6 +488,8 @@ impl Default for Peers {
             shun: Duration::from_secs(30),
             liar: Duration::from_secs(3_600),
             uploads: 0,
+            sources: 4,
+            parts: 16,
             recheck_one_in: 1_000,
             recheck_after: Duration::from_secs(30),
             upstream_only: false,

@@ -33,6 +33,7 @@ use crate::{
     reference::Reference,
     seek::{Seek, Step},
     site::Own,
+    swarm::Swarm,
     trace::short,
     vouch::{Copied, Groups},
 };
@@ -48,7 +49,7 @@ pub(crate) struct Stale {
 /// Leads a flight to its end. Runs as a task of its own.
 pub(crate) async fn lead(cache: Arc<Cache>, lead: Lead, wanted: Wanted, stale: Option<Stale>, mode: Mode) {
     let keeper = Keeper::start(&cache, &lead, wanted.key);
-    let request = PeerRequest { key: wanted.key, url: wanted.url.clone(), from: None };
+    let request = PeerRequest { key: wanted.key, url: wanted.url.clone(), from: None, to: None };
     let mut fetch = Fetch {
         cache: Arc::clone(&cache),
         lead,
@@ -144,7 +145,11 @@ impl Fetch {
                     if let Some(lease) = seek.take_lease() {
                         self.keeper.hold(lease);
                     }
-                    self.take_peer(*fill).await
+                    if Swarm::is_for(&self.cache, &fill) && self.wanted.cut.is_none() {
+                        self.take_swarm(*fill, &mut seek).await
+                    } else {
+                        self.take_peer(*fill).await
+                    }
                 }
                 Step::Origin(lease) => {
                     match lease {
@@ -220,14 +225,8 @@ impl Fetch {
     /// Streams a peer's copy in. What it gives is good, whatever becomes of it.
     async fn take_peer(&mut self, mut fill: PeerFill) -> Outcome {
         let holder = fill.holder.value.holder;
-        if !self.is_of_cut(&fill.meta) {
-            return Outcome::Next(holder);
-        }
-        if self.filling.is_none() {
-            let source = Source::Peer(fill.holder.value.level);
-            if let Err(end) = self.begin(fill.meta.clone(), source) {
-                return Outcome::End(end);
-            }
+        if let Err(outcome) = self.begin_copy(&fill) {
+            return outcome;
         }
         while !fill.is_whole() {
             let error = match fill.next().await {
@@ -236,7 +235,7 @@ impl Fetch {
                     continue;
                 }
                 Ok(Came::Promise(group)) => {
-                    self.lead.ledger().push(group, self.filling.as_ref().map_or(0, |filling| filling.at));
+                    self.lead.ledger().push(group, self.reached());
                     continue;
                 }
                 Ok(Came::Good(chunks)) => match self.take_chunks(chunks).await {
@@ -246,19 +245,25 @@ impl Fetch {
                 },
                 Err(error) => error,
             };
-            self.wanted.trace.note("peer", || format!("{}: {error}", short(holder)));
-            if error == PeerError::Misbehaved {
-                self.cache.counters.peer_fetch("hash_mismatch");
-                self.cache.lied(holder, "its bytes are not those that their fetcher signed");
-            } else {
-                // A copy that breaks off here may be whole elsewhere; one that crawls is elsewhere in time.
-                if error == PeerError::Slow {
-                    self.cache.shunned.put(holder, (), self.cache.config.peers.shun);
-                }
-                self.cache.counters.peer_fetch("timeout");
-            }
+            self.note_loss(holder, &error);
             return Outcome::Next(holder);
         }
+        self.end_copy().await
+    }
+
+    /// A peer's copy is about to come, or the rest of it.
+    pub(crate) fn begin_copy(&mut self, fill: &PeerFill) -> Result<(), Outcome> {
+        if !self.is_of_cut(&fill.meta) {
+            return Err(Outcome::Next(fill.holder.value.holder));
+        }
+        if self.filling.is_some() {
+            return Ok(());
+        }
+        self.begin(fill.meta.clone(), Source::Peer(fill.holder.value.level)).map_err(Outcome::End)
+    }
+
+    /// All of it has come.
+    pub(crate) async fn end_copy(&mut self) -> Outcome {
         self.cache.counters.peer_fetch("ok");
         let end = self.complete().await;
         if end == End::Whole {
@@ -267,8 +272,28 @@ impl Fetch {
         Outcome::End(end)
     }
 
+    /// A peer that was sending sends no more.
+    pub(crate) fn note_loss(&self, holder: NodeId, error: &PeerError) {
+        self.wanted.trace.note("peer", || format!("{}: {error}", short(holder)));
+        if *error == PeerError::Misbehaved {
+            self.cache.counters.peer_fetch("hash_mismatch");
+            self.cache.lied(holder, "its bytes are not those that their fetcher signed");
+        } else {
+            // A copy that breaks off here may be whole elsewhere; one that crawls is elsewhere in time.
+            if *error == PeerError::Slow {
+                self.cache.shunned.put(holder, (), self.cache.config.peers.shun);
+            }
+            self.cache.counters.peer_fetch("timeout");
+        }
+    }
+
+    /// Bytes that are there.
+    pub(crate) fn reached(&self) -> u64 {
+        self.filling.as_ref().map_or(0, |filling| filling.at)
+    }
+
     /// Takes chunks that are good. False: one is not what is here at its place already.
-    async fn take_chunks(&mut self, chunks: Vec<Good>) -> Result<bool, End> {
+    pub(crate) async fn take_chunks(&mut self, chunks: Vec<Good>) -> Result<bool, End> {
         for Good { start, mut bytes, digest } in chunks {
             self.cache.counters.peer_bytes(bytes.len());
             let there = self.filling.as_ref().map_or(0, |filling| filling.at);

@@ -108,6 +108,7 @@ mod recheck;
 mod reference;
 mod seek;
 mod serve_peer;
+mod swarm;
 mod uploads;
 mod vouch;
 

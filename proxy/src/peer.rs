@@ -6,6 +6,7 @@
 //! Atoll-Url: http://...      the URL; a copy of another URL under the same key is not sent
 //! Atoll-From: 65536          bytes the asker has already (left out: none)
 //! Atoll-Validator: HEX       of which copy
+//! Atoll-To: 2097152          where the part ends that is asked for (left out: the body does); what follows may come too
 //! ```
 //!
 //! The answer is 200 with frames ([`crate::frames`]) and, as `Atoll-Purges`, the purges its sender has applied; or 404: neither a
@@ -68,6 +69,8 @@ pub(crate) struct PeerRequest {
     pub(crate) url: OriginUrl,
     /// What the asker has already: so many bytes of the copy with this validator.
     pub(crate) from: Option<(u64, [u8; 16])>,
+    /// No more is needed than up to this byte; unset: all of it.
+    pub(crate) to: Option<u64>,
 }
 
 /// When something last came from any peer: tells a slow fill from a dead peer.
@@ -261,6 +264,9 @@ fn head(request: &PeerRequest) -> Result<Request<Empty<Bytes>>, PeerError> {
     if let Some((from, validator)) = request.from {
         head = head.header(ATOLL_FROM, HeaderValue::from(from)).header(ATOLL_VALIDATOR, hex(&validator));
     }
+    if let Some(to) = request.to {
+        head = head.header(ATOLL_TO, HeaderValue::from(to));
+    }
     head.body(Empty::new()).map_err(|_| PeerError::Misbehaved)
 }
 
@@ -386,6 +392,9 @@ pub(crate) const ATOLL_FROM: &str = "atoll-from";
 
 /// The copy they are of.
 pub(crate) const ATOLL_VALIDATOR: &str = "atoll-validator";
+
+/// Where the part ends that is asked for.
+pub(crate) const ATOLL_TO: &str = "atoll-to";
 
 /// Bytes read from a peer at a time, at most.
 const READ_BUFFER: usize = 256 << 10;

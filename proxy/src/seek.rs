@@ -59,6 +59,8 @@ pub(crate) struct Seek {
     tried: Vec<NodeId>,
     /// Of these, those that gave nothing.
     failed: Vec<NodeId>,
+    /// Named, and not asked for what they did before.
+    untrusted: Vec<NodeId>,
     near: Option<BoxFuture<'static, Result<Found, IndexError>>>,
     root: Option<BoxFuture<'static, Result<Acquired, IndexError>>>,
     attempts: FuturesUnordered<BoxFuture<'static, (Candidate, Result<PeerFill, PeerError>)>>,
@@ -94,6 +96,7 @@ impl Seek {
             queue: VecDeque::new(),
             tried: Vec::new(),
             failed: Vec::new(),
+            untrusted: Vec::new(),
             near: None,
             root: None,
             attempts: FuturesUnordered::new(),
@@ -172,14 +175,7 @@ impl Seek {
                         return step;
                     }
                 }
-                Some(found) = OptionFuture::from(self.near.as_mut()) => {
-                    self.near = None;
-                    self.trace.note("index", || format!("near lookup: {}", found_in_words(&found)));
-                    self.cache.counters.near_lookup(matches!(found, Ok(Found::Values { .. })));
-                    if let Ok(Found::Values { values, .. }) = found {
-                        self.enqueue(values);
-                    }
-                }
+                Some(found) = OptionFuture::from(self.near.as_mut()) => self.found(found),
                 Some(acquired) = OptionFuture::from(self.root.as_mut()) => {
                     self.root = None;
                     if let Some(step) = self.acquired(acquired) {
@@ -197,6 +193,49 @@ impl Seek {
                     }
                 }
             }
+        }
+    }
+
+    /// One more holder of this very copy, as near as the one that sends it, once there is one. Nothing is lost if it is not waited for.
+    pub(crate) async fn another(&mut self, like: &Candidate) -> Candidate {
+        let is_one = |other: &Candidate| {
+            let (this, that) = (&other.reference, &like.reference);
+            other.value.level >= like.value.level && this.digest == that.digest && this.validator == that.validator
+        };
+        loop {
+            let place = self.queue.iter().position(is_one);
+            if let Some(candidate) = place.and_then(|place| self.queue.remove(place)) {
+                self.tried.push(candidate.value.holder);
+                return candidate;
+            }
+            tokio::select! {
+                Some(found) = OptionFuture::from(self.near.as_mut()) => self.found(found),
+                Some(acquired) = OptionFuture::from(self.root.as_mut()) => {
+                    self.root = None;
+                    match acquired {
+                        Ok(Acquired::Granted(lease)) => self.lease = Some(lease),
+                        Ok(Acquired::References(values)) => self.enqueue(values),
+                        // A copy comes, whatever the root makes of the key.
+                        Ok(Acquired::Marked(_)) | Err(_) => {}
+                    }
+                }
+                else => std::future::pending().await,
+            }
+        }
+    }
+
+    /// One of several that sent a copy sends no more of it.
+    pub(crate) fn gave_up(&mut self, holder: NodeId) {
+        self.failed(holder);
+    }
+
+    /// The near lookup ended.
+    fn found(&mut self, found: Result<Found, IndexError>) {
+        self.near = None;
+        self.trace.note("index", || format!("near lookup: {}", found_in_words(&found)));
+        self.cache.counters.near_lookup(matches!(found, Ok(Found::Values { .. })));
+        if let Ok(Found::Values { values, .. }) = found {
+            self.enqueue(values);
         }
     }
 
@@ -329,8 +368,9 @@ impl Seek {
         let mut failed = self.failed.clone();
         failed.sort_unstable();
         failed.dedup();
-        // Those still silent count as failed too: the root's probe says who is right.
+        // Those still silent count as failed too: the root's probe says who is right. Last come those that were not asked.
         failed.extend(self.tried.iter().filter(|holder| !self.failed.contains(holder)));
+        failed.extend(self.untrusted.iter().filter(|holder| !self.tried.contains(holder)));
         failed.truncate(FAILED_NAMED);
         let acquire = Acquire {
             key: self.request.key,
@@ -357,8 +397,8 @@ impl Seek {
     fn enqueue(&mut self, values: Vec<Value>) {
         // Whoever is not asked, for what it did before, is no source either: the root is to name others.
         for value in values.iter().filter(|value| value.holder != self.me && !self.cache.trusts(value.holder)) {
-            if self.failed.len() < FAILED_NAMED && !self.failed.contains(&value.holder) {
-                self.failed.push(value.holder);
+            if self.untrusted.len() < FAILED_NAMED && !self.untrusted.contains(&value.holder) {
+                self.untrusted.push(value.holder);
             }
         }
         let wanted = self.request.from.map(|(_, validator)| validator);
@@ -484,8 +524,8 @@ const FAILED_NAMED: usize = 8;
 const ASKED_INSTEAD: usize = 2;
 
 /// Times that holders may be busy before one of them counts as failed, each a pause longer than the last: 3 s in all. \[guess\]
-const BUSY_MOST: u32 = 5;
-const BUSY_PAUSE: Duration = Duration::from_millis(200);
+pub(crate) const BUSY_MOST: u32 = 5;
+pub(crate) const BUSY_PAUSE: Duration = Duration::from_millis(200);
 
 /// How often one holder may break off.
 const CHANCES: usize = 3;

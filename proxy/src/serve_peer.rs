@@ -7,7 +7,7 @@ use atoll_store::Object;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use http::{HeaderMap, Request, Response, StatusCode, header};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::{
     body::Body,
@@ -18,10 +18,10 @@ use crate::{
     fairness::Leave,
     fetch::{fresh_for, groups_key},
     following::following,
-    frames::{Frame, data_head},
+    frames::{Abort, Frame, data_head},
     meta::Meta,
     metered::metered,
-    peer::{ATOLL_FROM, ATOLL_URL, ATOLL_VALIDATOR, unhex},
+    peer::{ATOLL_FROM, ATOLL_TO, ATOLL_URL, ATOLL_VALIDATOR, unhex},
     purge,
     reason::Failure,
     url::OriginUrl,
@@ -48,7 +48,12 @@ pub(crate) async fn handle<B>(cache: Arc<Cache>, peer: NodeId, request: Request<
         return text(StatusCode::NOT_FOUND, "not from here\n");
     }
     let frames = match whole(&cache, &asked).await {
-        Some(copy) => stored(Arc::clone(&cache), copy, asked),
+        Some(copy) => match Arc::clone(&cache.parts).try_acquire_owned() {
+            Ok(place) => stored(Arc::clone(&cache), copy, asked, Some(place)),
+            // Who asks for a part may ask others for it; who asks for all knows of nobody else.
+            Err(_) if asked.to.is_some() => busy(),
+            Err(_) => stored(Arc::clone(&cache), copy, asked, None),
+        },
         None => match cache.flights.find(asked.key) {
             Some(waiter) => following(Arc::clone(&cache), peer, waiter, asked),
             None => {
@@ -71,6 +76,8 @@ pub(crate) struct Asked {
     url: String,
     /// Bytes it has, and of which copy.
     pub(crate) from: Option<(u64, [u8; 16])>,
+    /// Where the part ends that it needs, if that is not all.
+    to: Option<u64>,
 }
 
 impl Asked {
@@ -81,7 +88,11 @@ impl Asked {
             (Some(from), Some(validator)) => Some((from.parse().ok()?, unhex(validator)?)),
             (Some(_), None) | (None, Some(_)) => return None,
         };
-        Some(Self { key: path.strip_prefix('/')?.parse().ok()?, url: field(ATOLL_URL)?.to_owned(), from })
+        let to = match field(ATOLL_TO) {
+            Some(to) => Some(to.parse().ok()?),
+            None => None,
+        };
+        Some(Self { key: path.strip_prefix('/')?.parse().ok()?, url: field(ATOLL_URL)?.to_owned(), from, to })
     }
 
     /// Whether a copy is the one meant.
@@ -159,15 +170,25 @@ struct Sending {
     copy: Copy,
     copied: Copied,
     at: u64,
+    /// Where the part ends that is asked for.
+    to: u64,
     ended: bool,
+    /// Given back when all is sent, or nobody takes it.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// Nothing but the word that there is no place.
+fn busy() -> Frames {
+    Box::pin(stream::iter([Ok(Frame::Abort(Abort::Busy(Vec::new())).head())]))
 }
 
 /// The next group is read, and signed if it must be, while one goes out; no more are ahead.
-fn stored(cache: Arc<Cache>, copy: Copy, asked: Asked) -> Frames {
+fn stored(cache: Arc<Cache>, copy: Copy, asked: Asked, place: Option<OwnedSemaphorePermit>) -> Frames {
     let copied = Copied { key: asked.key, validator: copy.meta.validator };
     let at = asked.from.map_or(0, |(from, _)| from);
     let head = Frame::Head(copy.meta.encode(clock::now())).head();
-    let mut sending = Sending { cache, copy, copied, at, ended: false };
+    let to = asked.to.unwrap_or(u64::MAX);
+    let mut sending = Sending { cache, copy, copied, at, to, ended: false, _place: place };
     let (made, mut ready) = mpsc::channel(1);
     tokio::spawn(async move {
         while !sending.ended {
@@ -190,7 +211,10 @@ impl Sending {
             Some(entries) => {
                 let (_, entry, until) = Entry::find(entries, self.at).ok_or(Failure::ResponseIncomplete)?;
                 let group = Arc::clone(&entry.group);
-                let start = group.chunks_from(self.at).next().map_or(self.at, |(start, _)| start);
+                let mut chunks = group.chunks_from(self.at);
+                let start = chunks.next().map_or(self.at, |(start, _)| start);
+                // Whole chunks, up to the one that holds the last byte asked for.
+                let until = chunks.map(|(next, _)| next).find(|next| *next >= self.to).unwrap_or(until).min(until);
                 let data = self.read(start, until).await?;
                 (group, until.max(start), data)
             }
@@ -203,6 +227,8 @@ impl Sending {
         self.at = end;
         if group.last && end == group.end() {
             out.push(Frame::End(end).head());
+            self.ended = true;
+        } else if end >= self.to && self.to < self.copy.object.len() {
             self.ended = true;
         } else if end >= self.copy.object.len() {
             // Words that end before the body does, or never say that it ends.

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::{
     net::TcpStream,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::{
@@ -200,16 +200,15 @@ async fn ask(
 /// are alike.
 async fn shown_all(socket: &Path, nodes: &Nodes, urls: &[OriginUrl], copies: usize, journal: &Journal) -> bool {
     let mut good = true;
+    // Who has read a body to its end has it a moment before the store has, on a busy machine a long one.
+    let patience = Instant::now() + STORED;
     for url in urls {
         let text = url.to_string();
         say(plain(&text));
         let mut alike: Option<&str> = None;
         for node in nodes.homes(url, copies) {
-            let cached = match ask(nodes, url, node, Method::HEAD, true).await {
-                Ok(response) => response.status().is_success(),
-                Err(_) => false,
-            };
             let done = journal.find(&text, &node.id);
+            let cached = is_cached(nodes, url, node, done.map(|_| patience)).await;
             let verified = done.is_some_and(|done| *alike.get_or_insert(&done.blake3) == done.blake3 && cached);
             let told = match done {
                 None => "NOT FETCHED".to_owned(),
@@ -229,6 +228,20 @@ async fn shown_all(socket: &Path, nodes: &Nodes, urls: &[OriginUrl], copies: usi
         }
     }
     good
+}
+
+/// Whether a node holds a file; if not yet, it is asked again until then.
+async fn is_cached(nodes: &Nodes, url: &OriginUrl, node: &Place, until: Option<Instant>) -> bool {
+    loop {
+        let answer = ask(nodes, url, node, Method::HEAD, true).await;
+        if answer.is_ok_and(|response| response.status().is_success()) {
+            return true;
+        }
+        if until.is_none_or(|until| Instant::now() >= until) {
+            return false;
+        }
+        sleep(AGAIN).await;
+    }
 }
 
 /// Lets so many bytes pass in a second, over all that is read.
@@ -311,6 +324,10 @@ fn default_state(urls: &[OriginUrl], copies: usize) -> PathBuf {
     let name: String = hasher.finalize().to_string().chars().take(16).collect();
     home::first("warm").join(format!("{name}.jsonl"))
 }
+
+/// What was read may be on its way into a store for so long; asked for anew that often.
+const STORED: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// How long a node may be silent.
 const SILENCE: Duration = Duration::from_secs(60);

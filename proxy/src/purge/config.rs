@@ -29,6 +29,10 @@ pub struct Purging {
     /// longer: what was purged elsewhere meanwhile is used for longer. [design 5]
     #[serde(with = "span")]
     pub doubt: Duration,
+    /// A node that asked others twice in vain, and had no answer for so long, takes itself for cut off. Shorter: a busy network makes
+    /// nodes ask the origin, longer: what was purged elsewhere meanwhile is used for longer. [measured]
+    #[serde(with = "span")]
+    pub unheard: Duration,
     /// Without any neighbour for so long, a node takes itself for alone, and doubts no longer. \[guess\]
     #[serde(with = "span")]
     pub alone: Duration,
@@ -57,6 +61,7 @@ impl Default for Purging {
             exchange: Duration::from_secs(1),
             patience: Duration::from_secs(1),
             doubt: Duration::from_secs(2),
+            unheard: Duration::from_secs(3),
             alone: Duration::from_secs(3_600),
             gap: Duration::from_secs(10),
             keep: Duration::from_secs(30 * 86_400),

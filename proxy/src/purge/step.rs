@@ -1,17 +1,24 @@
 //! In step with others: a peer is asked now and then what it has purged, and everybody who has not applied a purge is told until
 //! they have. A node that nobody answers is in doubt.
+//!
+//! That is known by what was asked in vain, not by the time alone: a machine that is busy is late with questions and answers alike,
+//! and its doubts would cost the origin. Two rounds of questions that nobody answered, and some seconds since the last answer, are a
+//! node that is cut off; a node that did not even come to ask doubts once it is long overdue.
 
 use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
 use atoll_overlay::{Level, NodeId, NodesQuery, Roles, membership::Statement};
-use futures::{StreamExt as _, stream};
+use futures::{
+    FutureExt as _, StreamExt as _,
+    stream::{self, FuturesUnordered},
+};
 use rand::seq::IndexedRandom as _;
 use tokio::{
     sync::{Notify, broadcast::error::RecvError},
@@ -33,6 +40,12 @@ pub(super) struct Step {
     started: SystemTime,
     /// Milliseconds since `began` until which nothing is doubted.
     sure_until: AtomicU64,
+    /// The same for a node that asked in vain.
+    unheard_until: AtomicU64,
+    /// Rounds of questions since the last answer that nobody answered.
+    in_vain: AtomicU32,
+    /// From the last answer to doubt: without questions in vain, and with.
+    spans: (Duration, Duration),
     /// When it was last in step with some peer, in seconds since the Unix epoch; 0 if never.
     synced: AtomicU64,
     /// Whether what is stored may be from before a gap that nobody can fill.
@@ -69,6 +82,9 @@ impl Step {
             began: Instant::now(),
             started: clock::now(),
             sure_until: AtomicU64::new(if sure { u64::MAX } else { 0 }),
+            unheard_until: AtomicU64::new(0),
+            in_vain: AtomicU32::new(0),
+            spans: ((config.exchange + config.patience) * MISSES, config.unheard),
             synced: AtomicU64::new(known.unwrap_or(0)),
             unknown: Mutex::new(unknown),
             wake: Notify::new(),
@@ -90,24 +106,44 @@ impl Step {
     /// Whether a copy received then is to be confirmed: while others may have purged unheard, one that is not `young` any
     /// more, or is from before the node was off.
     pub(super) fn doubts(&self, received: SystemTime, young: Duration) -> bool {
-        let until = self.sure_until.load(Ordering::Relaxed);
-        if until == u64::MAX || self.now() < until {
+        if !self.in_doubt() {
             return false;
         }
         received < self.started || clock::now().duration_since(received).is_ok_and(|age| age >= young)
     }
 
     fn in_doubt(&self) -> bool {
-        self.now() >= self.sure_until.load(Ordering::Relaxed)
+        let until = self.sure_until.load(Ordering::Relaxed);
+        if until == u64::MAX {
+            return false;
+        }
+        let now = self.now();
+        now >= until
+            || self.in_vain.load(Ordering::Relaxed) >= IN_VAIN && now >= self.unheard_until.load(Ordering::Relaxed)
     }
 
     fn now(&self) -> u64 {
         u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn is_sure_for(&self, span: Duration) {
-        let until = self.now().saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
-        self.sure_until.store(until, Ordering::Relaxed);
+    /// Nothing was missed up to this moment, in milliseconds since `began`.
+    fn is_sure_since(&self, moment: u64) {
+        let after = |span: Duration| moment.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+        let (long, unheard) = self.spans;
+        self.unheard_until.store(after(unheard), Ordering::Relaxed);
+        self.sure_until.store(after(long), Ordering::Relaxed);
+        self.in_vain.store(0, Ordering::Relaxed);
+    }
+
+    /// A round of questions that nobody answered.
+    fn asked_in_vain(&self) {
+        let more = self.in_vain.load(Ordering::Relaxed).saturating_add(1);
+        self.in_vain.store(more, Ordering::Relaxed);
+    }
+
+    /// Whether the last round was answered, or is yet to come.
+    fn is_heard(&self) -> bool {
+        self.in_vain.load(Ordering::Relaxed) == 0
     }
 
     /// What others have said, as of now.
@@ -160,7 +196,8 @@ impl Purges {
             if self.forgive().await {
                 self.meet().await;
             }
-            let pause = if self.step.in_doubt() { self.config.exchange.min(IN_DOUBT) } else { self.config.exchange };
+            let hurried = self.step.in_doubt() || !self.step.is_heard();
+            let pause = if hurried { self.config.exchange.min(IN_DOUBT) } else { self.config.exchange };
             // Woken or not, it is time.
             let _ = timeout(pause, self.step.wake.notified()).await;
         }
@@ -187,10 +224,14 @@ impl Purges {
 
     /// Compares with some peer.
     async fn meet(&self) {
-        let mut peers = self.peers();
+        let peers = self.peers();
+        // As of when it was asked: what is ordered while an answer is on its way, that answer need not know.
+        let asked = self.step.now();
         if peers.is_empty() {
             if lock(&self.step.company).elapsed() >= self.config.alone {
-                self.step.is_sure_for((self.config.exchange + self.config.patience) * MISSES);
+                self.step.is_sure_since(asked);
+            } else {
+                self.step.asked_in_vain();
             }
             return;
         }
@@ -200,19 +241,35 @@ impl Purges {
             *lock(&self.step.unknown) = Some(AWAY);
             return self.step.hurry();
         }
-        for _ in 0..TRIES {
-            let Some(peer) = peers.choose(&mut rand::rng()).copied() else { break };
-            if self.exchange(peer).await {
-                self.step.is_sure_for((self.config.exchange + self.config.patience) * MISSES);
-                if self.step.synced.swap(unix_millis(clock::now()) / 1_000, Ordering::Relaxed) == 0 {
-                    // It is written down at once: a node that is killed now must know that there are others to compare with.
-                    self.note_change();
-                }
-                break;
+        if self.is_answered_by_some(&peers).await {
+            self.step.is_sure_since(asked);
+            if self.step.synced.swap(unix_millis(clock::now()) / 1_000, Ordering::Relaxed) == 0 {
+                // It is written down at once: a node that is killed now must know that there are others to compare with.
+                self.note_change();
             }
-            peers.retain(|other| *other != peer);
+        } else {
+            self.step.asked_in_vain();
         }
         self.mind_the_gap().await;
+    }
+
+    /// Compares with a few of these, the next a little after the one before, until one has answered.
+    async fn is_answered_by_some(&self, peers: &[NodeId]) -> bool {
+        let chosen: Vec<NodeId> = peers.sample(&mut rand::rng(), TRIES).copied().collect();
+        let mut exchanges = FuturesUnordered::new();
+        for (peer, turn) in chosen.into_iter().zip(0..) {
+            let exchange = async move {
+                sleep(self.config.patience / LATER * turn).await;
+                self.exchange(peer).await
+            };
+            exchanges.push(exchange.boxed());
+        }
+        while let Some(answered) = exchanges.next().await {
+            if answered {
+                return true;
+            }
+        }
+        false
     }
 
     /// Looks for what is missing for a while, then goes on without.
@@ -339,14 +396,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 const AWAY: &str = "this node was away for longer than purges are kept";
 
-/// Between two attempts of a node in doubt.
+/// Between two attempts of a node in doubt, or that was not answered the last time.
 const IN_DOUBT: Duration = Duration::from_millis(200);
 
-/// Exchanges that may fail in a row before a node doubts: a busy machine is late now and then, and doubt costs the origin.
+/// Exchanges that may be due and not made before a node doubts: a busy machine is late now and then, and doubt costs the origin.
 const MISSES: u32 = 5;
 
-/// Peers tried at one time.
+/// Rounds of questions in a row that nobody answers, if a node is cut off.
+const IN_VAIN: u32 = 2;
+
+/// Peers asked in one round, each so part of the patience after the one before.
 const TRIES: usize = 3;
+const LATER: u32 = 4;
 
 /// Questions to one peer, one after the other.
 const ROUNDS: usize = 64;
@@ -360,6 +421,23 @@ const LATELY: Duration = Duration::from_secs(3_600);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // C10, P08: the time alone tells a node that is cut off too late, one question alone a busy one too soon.
+    #[test]
+    fn a_node_is_cut_off_that_asked_twice_in_vain_and_heard_nobody_for_a_while() {
+        let doubts = |unheard: Duration, rounds: u32| {
+            let config = Purging { unheard, exchange: Duration::from_secs(3_600), ..Purging::default() };
+            let step = Step::new(Some(1), (true, true), &config);
+            step.is_sure_since(step.now());
+            (0..rounds).for_each(|_| step.asked_in_vain());
+            let doubts = step.doubts(clock::now(), Duration::ZERO);
+            step.is_sure_since(step.now() + 1_000);
+            assert!(!step.doubts(clock::now(), Duration::ZERO), "an answer ends it");
+            doubts
+        };
+        let (soon, late) = (Duration::ZERO, Duration::from_secs(3_600));
+        assert_eq!((doubts(soon, 0), doubts(soon, 1), doubts(soon, 2), doubts(late, 9)), (false, false, true, false));
+    }
 
     // P03: killed before it had compared with anybody, it knows of others by their purges.
     #[test]

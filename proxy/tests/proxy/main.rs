@@ -11,6 +11,7 @@ mod script;
 mod sites;
 mod slices;
 mod support;
+mod swarm;
 mod trace;
 
 mod cache;

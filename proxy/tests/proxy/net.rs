@@ -147,6 +147,25 @@ impl Net {
         self.state.lock().unwrap().values.entry(key).or_default().push((info(number).id, value));
     }
 
+    /// The same, named before all others.
+    pub(crate) fn plant_first(&self, key: Key, number: u8, value: Bytes) {
+        self.state.lock().unwrap().values.entry(key).or_default().insert(0, (info(number).id, value));
+    }
+
+    /// What a node said last of a copy that it has whole.
+    pub(crate) fn whole_copy(&self, key: Key, number: u8) -> Option<Bytes> {
+        let state = self.state.lock().unwrap();
+        let (_, value) = state.values.get(&key)?.iter().find(|(holder, _)| *holder == info(number).id)?;
+        // With the digest of all of it.
+        value.windows(2).any(|two| two == [0x1a, 32]).then(|| value.clone())
+    }
+
+    /// Bytes that one node gave another.
+    pub(crate) fn given(&self, by: u8, to: u8) -> usize {
+        let given = self.given.lock().unwrap();
+        given.get(&(info(by).id, info(to).id)).map_or(0, |bytes| bytes.load(Ordering::SeqCst))
+    }
+
     /// Makes a node the one that fetches a key.
     pub(crate) fn lease(&self, key: Key, number: u8) {
         let lease = Lease { epoch: 0, counter: 0, key };

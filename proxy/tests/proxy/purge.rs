@@ -197,6 +197,26 @@ async fn a_node_that_was_cut_off_asks_the_origin_and_catches_up() {
     .await;
 }
 
+// C10, P08: how long it may go on without having asked anybody says nothing of how long it may without an answer.
+#[tokio::test]
+async fn a_node_notices_that_it_is_cut_off_by_questions_that_nobody_answers() {
+    let now = Arc::new(AtomicUsize::new(1));
+    let origin = editions(&now).await;
+    let net = Net::new(Level(1));
+    net.acquainted.store(true, Ordering::SeqCst);
+    let mut patient = quick(&origin);
+    (patient.purges.patience, patient.purges.unheard) = (Duration::from_secs(3_600), Duration::from_millis(100));
+    let one = net.proxy(1, patient.clone()).await;
+    let two = net.proxy(2, patient).await;
+    let heard = soon(one.purge(tag("before"), true, Duration::from_secs(10))).await.unwrap();
+    assert_eq!(heard.missing(), 0, "{heard:?}");
+    assert_eq!(edition(&two, &origin, "/a/x", "*/*").await, "1");
+    net.cut_off(2);
+    now.store(2, Ordering::SeqCst);
+    one.purge(tag("a"), false, Duration::ZERO).await.unwrap();
+    soon(async { while edition(&two, &origin, "/a/x", "*/*").await != "2" {} }).await;
+}
+
 #[tokio::test]
 async fn what_is_purged_survives_a_restart_and_a_store_without_it_is_revalidated() {
     let now = Arc::new(AtomicUsize::new(1));

@@ -32,10 +32,10 @@ pub(crate) async fn overheard(net: &Arc<Net>, holder: u8, origin: &Origin, path:
 }
 
 /// A frame: its kind and its bytes.
-type Framed = (u8, Vec<u8>);
+pub(crate) type Framed = (u8, Vec<u8>);
 
 /// The frames of such an answer, a chunk's bytes in one of its own.
-fn frames_of(answer: &[u8]) -> Vec<Framed> {
+pub(crate) fn frames_of(answer: &[u8]) -> Vec<Framed> {
     let body = Response::read(answer, false).body;
     let (mut rest, mut frames) = (&body[..], Vec::new());
     while let Some((head, after)) = rest.split_first_chunk::<5>() {
@@ -51,7 +51,7 @@ fn frames_of(answer: &[u8]) -> Vec<Framed> {
 }
 
 /// The frames as a peer sends them.
-fn wire(frames: &[Framed]) -> Vec<u8> {
+pub(crate) fn wire(frames: &[Framed]) -> Vec<u8> {
     let mut bytes = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec();
     for (kind, part) in frames {
         bytes.push(*kind);
@@ -74,7 +74,7 @@ fn without(frames: &[Framed], kind: u8) -> Vec<Framed> {
 }
 
 /// Answers every request with these bytes.
-fn answers(net: &Arc<Net>, number: u8, bytes: Vec<u8>) {
+pub(crate) fn answers(net: &Arc<Net>, number: u8, bytes: Vec<u8>) {
     let node = net.node(number);
     tokio::spawn(async move {
         while let Ok((_, mut stream)) = node.accept().await {
