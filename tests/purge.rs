@@ -190,7 +190,8 @@ async fn the_dashboard_purges_and_shows_who_holds_what() {
         browser.until("document.getElementById('search-told').textContent.includes('copies at 2 of 2 nodes')");
         browser.until("document.getElementById('copies').innerText.includes('fresh for')");
         // As many as before, or more: a peer may ask at any time.
-        let tile = "[...document.querySelectorAll('#peers div')].map(tile => tile.innerText.split('Copies given\\n')[1])";
+        let tile =
+            "[...document.querySelectorAll('#peers div')].map(tile => tile.innerText.split('Copies given\\n')[1])";
         browser.until(&format!("{tile}.some(count => Number(count) >= {given})"));
         browser.until("document.getElementById('copies').innerText.includes('news')");
         edition.store(2, Ordering::SeqCst);

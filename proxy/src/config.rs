@@ -454,7 +454,7 @@ pub struct Peers {
     /// of peers, and more of them to begin anew when one dies; more: the line is shared among many. \[guess\]
     pub uploads: usize,
     /// Peers that a large copy, which they have whole, is fetched from at a time; 1: one. A slice for each is held in memory. Fewer: as
-    /// slow as the slowest line, more: more memory, and more connections for one copy. [Kraken]
+    /// slow as the slowest line, more: more memory, and more connections for one copy. \[Kraken\]
     pub sources: usize,
     /// Copies, and parts of copies, that are given to peers at a time before whoever asks for a part is told to ask others. Fewer: large
     /// copies come from few, more: the line is shared among many. \[guess\]

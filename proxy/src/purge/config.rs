@@ -30,7 +30,7 @@ pub struct Purging {
     #[serde(with = "span")]
     pub doubt: Duration,
     /// A node that asked others twice in vain, and had no answer for so long, takes itself for cut off. Shorter: a busy network makes
-    /// nodes ask the origin, longer: what was purged elsewhere meanwhile is used for longer. [measured]
+    /// nodes ask the origin, longer: what was purged elsewhere meanwhile is used for longer. \[measured\]
     #[serde(with = "span")]
     pub unheard: Duration,
     /// Without any neighbour for so long, a node takes itself for alone, and doubts no longer. \[guess\]
