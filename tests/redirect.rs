@@ -50,6 +50,9 @@ async fn real_resolvers_lead_curl_to_live_copies_of_one_origin_fetch() {
     assert!(page.ends_with(PAGE) && page.contains("peer-l"), "not from the first node's copy: {page}");
     assert_eq!(stage.origin_requests(), 1, "the second node went to the origin");
 
+    // What a client has is in the store a moment later.
+    let stored = async || curl(&stage, &[NODES[first]]).contains("; hit");
+    eventually("the first node has stored its copy", stored).await;
     nodes[first].kill();
     let page = curl(&stage, &[NODES[first], NODES[second]]);
     assert!(page.ends_with(PAGE), "a client that holds both addresses is not served: {page}");
