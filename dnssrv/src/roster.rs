@@ -200,19 +200,19 @@ impl Roster {
     }
 
     /// Servers for a resolver that belongs to this server's cluster at a level: this one, two more of the cluster and one of the
-    /// next wider. Which ones is spread by prefix.
+    /// next wider. Which ones is spread by prefix. A cluster of fewer is filled up with wider ones: a delegation outlives its servers
+    /// by up to an hour, and of two both are soon gone.
     pub(crate) fn servers_at(&self, level: Level, prefix: Prefix) -> Vec<Server> {
         let mut set: Vec<Server> = self.me.iter().cloned().collect();
         let mut at = usize::from(level.0);
         let cluster: Vec<Server> = self.ranked(at, prefix).collect();
         set.extend(cluster.iter().take(OF_CLUSTER.saturating_sub(set.len())).cloned());
-        while at > 0 {
+        while at > 0 && set.len() < OF_CLUSTER + OF_WIDER {
             at -= 1;
-            let inside = |server: &Server| cluster.iter().chain(&set).any(|known| known.id == server.id);
-            if let Some(server) = self.ranked(at, prefix).find(|server| !inside(server)) {
-                set.push(server);
-                break;
-            }
+            let left = OF_CLUSTER + OF_WIDER - set.len();
+            let outside = |server: &Server| !cluster.iter().chain(&set).any(|known| known.id == server.id);
+            let wider: Vec<Server> = self.ranked(at, prefix).filter(outside).take(left).collect();
+            set.extend(wider);
         }
         set
     }
@@ -235,13 +235,13 @@ impl Roster {
         set
     }
 
-    /// Servers of a foreign cluster, and one of the widest level.
+    /// Servers of a foreign cluster, and one of the widest level; more, where fewer of that cluster are known than a set has.
     pub(crate) fn servers_near(&self, near: &Near, prefix: Prefix) -> Vec<Server> {
         let living = near.servers.iter().filter(|server| self.is_living(server));
         let mut set: Vec<Server> = living.take(OF_CLUSTER).cloned().collect();
-        let known = |server: &Server| near.servers.iter().any(|near| near.id == server.id);
-        let wider = self.ranked(0, prefix).chain(self.me.clone()).find(|server| !known(server));
-        set.extend(wider);
+        let unknown = |server: &Server| !near.servers.iter().any(|near| near.id == server.id);
+        let left = OF_CLUSTER + OF_WIDER - set.len();
+        set.extend(self.ranked(0, prefix).chain(self.me.clone()).filter(unknown).take(left));
         set
     }
 

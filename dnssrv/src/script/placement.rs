@@ -71,6 +71,27 @@ fn a_resolver_of_level_2_is_delegated_all_the_way_by_servers_of_level_2_and_one_
 }
 
 #[test]
+fn a_cluster_of_one_server_is_filled_up_with_wider_ones() {
+    let mut scene = scene(2);
+    scene.roster.rings[2].servers.clear();
+    check(
+        &scene,
+        "l2.l1.l0 A",
+        expect![[r#"
+        NoError
+        au l2.l1.l0.Z 3600 NS #1.ns.l2.l1.l0.Z
+        au l2.l1.l0.Z 3600 NS #2.ns.l2.l1.l0.Z
+        au l2.l1.l0.Z 3600 NS #4.ns.l2.l1.l0.Z
+        au l2.l1.l0.Z 3600 NS #3.ns.l2.l1.l0.Z
+        ad #1.ns.l2.l1.l0.Z 3600 A 198.51.100.1
+        ad #2.ns.l2.l1.l0.Z 3600 A 198.51.100.2
+        ad #4.ns.l2.l1.l0.Z 3600 A 198.51.100.4
+        ad #3.ns.l2.l1.l0.Z 3600 A 198.51.100.3
+    "#]],
+    );
+}
+
+#[test]
 fn below_a_resolvers_level_the_labels_are_empty_and_the_full_name_is_answered() {
     check(
         &scene(1),
@@ -188,8 +209,12 @@ fn a_server_that_is_not_near_applies_the_cluster_the_delegation_was_made_for() {
         NoError
         au l0.Z 3600 NS #5.ns.l0.Z
         au l0.Z 3600 NS #6.ns.l0.Z
+        au l0.Z 3600 NS #2.ns.l0.Z
+        au l0.Z 3600 NS #4.ns.l0.Z
         ad #5.ns.l0.Z 3600 A 198.51.100.5
         ad #6.ns.l0.Z 3600 A 198.51.100.6
+        ad #2.ns.l0.Z 3600 A 198.51.100.2
+        ad #4.ns.l0.Z 3600 A 198.51.100.4
     "#]],
     );
     check(
