@@ -287,7 +287,8 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let probe = Probes { port, per_second, later: vec![Duration::from_millis(1); later], ..Probes::default() };
+        let (timeout, later) = (Duration::from_secs(60), vec![Duration::from_millis(1); later]);
+        let probe = Probes { port, per_second, timeout, later, ..Probes::default() };
         // Whatever it measures is of level 1, and not just over anything.
         let thresholds = vec![Duration::from_secs(60), Duration::from_nanos(1)];
         let sources = Sources { icmp: false, ..Sources::default() };

@@ -235,3 +235,27 @@ pub(crate) const fn kind_name(kind: RecordType) -> &'static str {
         _ => "other",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_fast_path_answered_counts_with_the_rest_once_it_is_told() {
+        let (counters, mut tally, now) = (Counters::default(), Tally::default(), Instant::now());
+        counters.answered("a", "noerror", Transport::Udp, 100);
+        for _ in 0..3 {
+            tally.answered(Family::V4, Level(2), 90);
+        }
+        tally.answered(Family::V6, Level(0), 120);
+        assert_eq!(counters.read().queries.values().sum::<u64>(), 1);
+        // A second time there is nothing left to tell, a while later either.
+        for later in [Duration::ZERO, Duration::ZERO, FOUND_AGAIN * 2] {
+            counters.add(now + later, &mut tally);
+        }
+        let stats = counters.read();
+        let queries: Vec<_> = stats.queries.into_iter().collect();
+        assert_eq!(queries, [(("a", "noerror", "udp"), 4), (("aaaa", "noerror", "udp"), 1)]);
+        assert_eq!(stats.levels, [1, 0, 3]);
+    }
+}
