@@ -15,6 +15,7 @@ mod names;
 mod outcome;
 mod page;
 mod partition;
+mod purge;
 mod right_place;
 mod stage;
 
@@ -38,7 +39,7 @@ struct Definition {
 }
 
 /// In the order `lab test` runs them.
-const ALL: [Definition; 10] = [
+const ALL: [Definition; 11] = [
     Definition {
         name: "distances",
         patient: false,
@@ -94,6 +95,7 @@ const ALL: [Definition; 10] = [
         about: "no seed reachable, and a restart of all",
         show: cold_start::show,
     },
+    Definition { name: "purge", patient: true, about: "a tag is purged while a node is away", show: purge::show },
 ];
 
 /// Their names.
