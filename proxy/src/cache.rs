@@ -28,6 +28,7 @@ use crate::{
     resolve::Resolver,
     site::{Own, Sites},
     stats::Counters,
+    swarm,
     takedown::Takedown,
     trace::{TRACES_KEPT, Trace, Tracer},
     url::{Authority, OriginUrl, UrlError, Zone},
@@ -82,6 +83,8 @@ pub(crate) struct Cache {
     pub(crate) rechecks: Arc<Semaphore>,
     /// Whole copies, or parts of them, that are being given to peers.
     pub(crate) parts: Arc<Semaphore>,
+    /// Places for what comes from several peers before its turn.
+    pub(crate) ahead: Arc<Semaphore>,
     /// Requests that are traced, by the nonces of their passes.
     pub(crate) traces: Memory<[u8; 16], Arc<Trace>>,
 }
@@ -291,6 +294,7 @@ impl Cache {
             liars: Memory::new(remembered),
             rechecks: Arc::new(Semaphore::new(RECHECKS)),
             parts: Arc::new(Semaphore::new(config.peers.parts)),
+            ahead: Arc::new(Semaphore::new(swarm::places(&config))),
             traces: Memory::new(TRACES_KEPT),
             counters,
             log,

@@ -456,6 +456,10 @@ pub struct Peers {
     /// Peers that a large copy, which they have whole, is fetched from at a time; 1: one. A slice for each is held in memory. Fewer: as
     /// slow as the slowest line, more: more memory, and more connections for one copy. \[Kraken\]
     pub sources: usize,
+    /// Bytes of copies from several peers that may come before their turn and are held in memory, over all copies. Less: peers wait for
+    /// each other, more: more memory. \[guess\]
+    #[serde(with = "size")]
+    pub ahead: u64,
     /// Copies, and parts of copies, that are given to peers at a time before whoever asks for a part is told to ask others. Fewer: large
     /// copies come from few, more: the line is shared among many. \[guess\]
     pub parts: usize,
@@ -489,6 +493,7 @@ impl Default for Peers {
             liar: Duration::from_secs(3_600),
             uploads: 0,
             sources: 4,
+            ahead: 128 << 20,
             parts: 16,
             recheck_one_in: 1_000,
             recheck_after: Duration::from_secs(30),

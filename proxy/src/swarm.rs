@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What comes goes into the store in order, so that clients and peers stream from it as from any fill; no more is ahead of it than one
-//! stretch for each peer. Whoever has nothing to send helps with the stretch that is needed now, from where that is; when that makes
+//! stretch for each peer, and over all copies no more than the operator gives memory for. Whoever has nothing to send helps with the stretch that is needed now, from where that is; when that makes
 //! no progress somebody helps who is busy. The first to go on where the store ends is taken from, and the others are let go. A peer
 //! that is lost, or lies, costs the rest of its stretch. Where there is only one peer, it is asked once, for all.
 
@@ -22,11 +22,15 @@ use futures::{
     Stream, StreamExt as _, TryFutureExt as _,
     stream::{self, BoxStream},
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep_until},
+};
 
 use crate::{
     cache::Cache,
     checked::Good,
+    config::Config,
     fetch::{Fetch, Outcome, wide},
     frames::Abort,
     peer::{Came, Candidate, Life, PeerError, PeerFill, PeerRequest, ask},
@@ -148,6 +152,8 @@ struct Stretch {
     runs: Vec<Run>,
     /// Which of them is being taken in.
     taken: Option<u64>,
+    /// Its place among all that is held ahead; the one that is needed first when it is asked for is held nowhere.
+    _room: Option<OwnedSemaphorePermit>,
 }
 
 /// What one peer sends of a stretch.
@@ -213,7 +219,7 @@ impl Swarm {
             runs: 0,
         };
         let run = swarm.run(fill.holder.value.holder, at, flow(fill).boxed());
-        swarm.stretches.push_back(Stretch { from: at, to: length, runs: vec![run], taken: None });
+        swarm.stretches.push_back(Stretch { from: at, to: length, runs: vec![run], taken: None, _room: None });
         swarm
     }
 
@@ -300,9 +306,12 @@ impl Swarm {
         if let Some(place) = self.stretches.iter().position(left) {
             return self.ask(place, holder);
         }
-        if self.next < length && self.stretches.len() <= self.sources.len() {
+        let ahead = !self.stretches.is_empty();
+        let room = if ahead { Arc::clone(&self.cache.ahead).try_acquire_owned().ok() } else { None };
+        let may = room.is_some() || !ahead;
+        if may && self.next < length && self.stretches.len() <= self.sources.len() {
             let to = if self.sources.len() > 1 { end_of_slice(self.next, self.size()).min(length) } else { length };
-            self.stretches.push_back(Stretch { from: self.next, to, runs: Vec::new(), taken: None });
+            self.stretches.push_back(Stretch { from: self.next, to, runs: Vec::new(), taken: None, _room: room });
             self.next = to;
             return self.ask(self.stretches.len() - 1, holder);
         }
@@ -513,6 +522,12 @@ fn flow(fill: PeerFill) -> impl Stream<Item = Result<Came, PeerError>> + Send + 
         let came = fill.next().await?;
         Ok(Some((came, fill)))
     })
+}
+
+/// How many stretches may be held ahead, over all copies.
+pub(crate) fn places(config: &Config) -> usize {
+    let places = config.peers.ahead / config.slices.size.max(1);
+    usize::try_from(places).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)
 }
 
 /// Where the slice ends that holds this byte.

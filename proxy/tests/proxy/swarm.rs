@@ -119,6 +119,18 @@ async fn of_several_one_that_falls_silent_is_helped() {
     assert!(response.complete && response.body == body && origin.count() == 1);
 }
 
+// Nothing may be held ahead: they can only help with what is needed now.
+#[tokio::test]
+async fn several_peers_bring_a_large_copy_without_memory_for_what_comes_early() {
+    let body = noise(3_000_000);
+    let (origin, net, _holders) = held(&body, 3, 16).await;
+    let mut config = patient(&origin);
+    config.peers.ahead = 0;
+    let proxy = net.proxy(11, config).await;
+    let response = soon(get(&proxy, &origin.host(), "/")).await;
+    assert!(response.complete && response.body == body && origin.count() == 1);
+}
+
 /// What a node answers to one who asks for a part that ends there.
 async fn part_of(net: &Arc<Net>, holder: u8, origin: &Origin, to: u64) -> Vec<Framed> {
     let ear = net.node(201);

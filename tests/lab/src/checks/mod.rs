@@ -17,6 +17,7 @@ mod nearness;
 mod outcome;
 mod page;
 mod partition;
+mod purge;
 mod right_place;
 mod stage;
 
@@ -61,7 +62,7 @@ impl Beside {
 }
 
 /// In the order `lab test` runs them.
-const ALL: [Definition; 10] = [
+const ALL: [Definition; 11] = [
     Definition {
         name: "distances",
         beside: Beside::Nothing,
@@ -121,6 +122,12 @@ const ALL: [Definition; 10] = [
         beside: Beside::Others,
         about: "no seed reachable, and a restart of all",
         show: cold_start::show,
+    },
+    Definition {
+        name: "purge",
+        beside: Beside::Others,
+        about: "a tag is purged while a node is away",
+        show: purge::show,
     },
 ];
 

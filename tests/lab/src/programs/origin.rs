@@ -68,7 +68,7 @@ fn configuration(host: &Host, at: &str) -> String {
          http {{\n  types {{ text/html html; image/bmp bmp; }}\n  default_type application/octet-stream;\n  sendfile on;\n  keepalive_timeout 65;\n\
          {temporary}\
          \x20 log_format lab '$msec $remote_addr $host \"$request\" $status $body_bytes_sent';\n  access_log {at}/access.log lab;\n  \
-         add_header Cache-Control \"max-age=3600\";\n  \
+         add_header Cache-Control \"max-age=3600\";\n  add_header Surrogate-Key lab;\n  \
          server {{\n    listen {v4}:80;\n    listen [{v6}]:80;\n    server_name _;\n    root {at}/www;\n  }}\n}}\n"
     )
 }
