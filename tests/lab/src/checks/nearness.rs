@@ -1,14 +1,15 @@
 //! Whether clients are sent to near proxies: the questions and the claims of scenarios 1 and 6.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     outcome::{Wanted, percent, quantile},
-    stage::{MIDDLE, NEAR, Stage, look_up_each, ms, named, nodes, say_aside},
+    stage::{MIDDLE, NEAR, Stage, http, look_up_each, ms, named, nodes, say_aside},
 };
 use crate::{
     address::HostId,
     lab::Lab,
+    measure::fetch,
     scenario::{Host, Role},
     units::millis,
 };
@@ -28,8 +29,10 @@ pub(super) struct Sent {
 pub(super) struct Answers {
     pub(super) sent: Vec<Sent>,
     asked: usize,
-    /// Answers without an address, in words.
+    /// Answers without a live node's address, in words.
     wrong: Vec<String>,
+    /// Which nodes gave which clients a page.
+    lives: BTreeMap<(HostId, HostId), bool>,
 }
 
 impl Answers {
@@ -41,10 +44,16 @@ impl Answers {
         for (client, answer) in names.chunks(stage.by_scale(sites, 1)).flat_map(|names| look_up_each(lab, names)) {
             answers.asked += 1;
             match answer {
-                Ok(answer) => match named(&answer).first() {
-                    Some(to) => answers.sent.push(judge(lab, client, *to)),
-                    None => answers.wrong.push(format!("{} got {} without an address", client.name, answer.code)),
-                },
+                Ok(answer) => {
+                    let first = named(&answer).first().copied();
+                    match first.and_then(|first| nodes(lab).into_iter().find(|node| node.id == first)) {
+                        Some(node) if serves(lab, client, node, &mut answers.lives) => {
+                            answers.sent.push(judge(lab, client, node));
+                        }
+                        Some(node) => answers.wrong.push(format!("{}: {} does not serve", client.name, node.name)),
+                        None => answers.wrong.push(format!("{} got {} without a node", client.name, answer.code)),
+                    }
+                }
                 Err(error) => answers.wrong.push(format!("{}: {error}", client.name)),
             }
         }
@@ -73,11 +82,20 @@ impl Answers {
     }
 }
 
-fn judge(lab: &Lab, client: &Host, to: HostId) -> Sent {
+/// Whether a node answers a client by HTTP, whatever: asked once for each two.
+fn serves(lab: &Lab, client: &Host, node: &Host, lives: &mut BTreeMap<(HostId, HostId), bool>) -> bool {
+    *lives.entry((client.id, node.id)).or_insert_with(|| {
+        let host = format!("www.site.test.{}", lab.scenario().zone);
+        let get = || fetch(http(node.id.v4().into()), &host, "/", PATIENCE, 1 << 20);
+        matches!(lab.within(&client.name, get), Ok(Ok(_)))
+    })
+}
+
+fn judge(lab: &Lab, client: &Host, to: &Host) -> Sent {
     let scenario = lab.scenario();
     let best = nodes(lab).iter().map(|node| scenario.rtt(client.id, node.id)).min().unwrap_or_default();
-    let node = scenario.hosts.get(to.index()).map(|node| node.name.clone()).unwrap_or_default();
-    Sent { client: client.name.clone(), node, program: program(lab, client), to: scenario.rtt(client.id, to), best }
+    let (node, to) = (to.name.clone(), scenario.rtt(client.id, to.id));
+    Sent { client: client.name.clone(), node, program: program(lab, client), to, best }
 }
 
 /// As the issue of the lab has them: near where there is a near one, in the middle where that is the best there is, and in the
@@ -116,3 +134,6 @@ pub(super) fn program(lab: &Lab, client: &Host) -> &'static str {
         _ => "none",
     }
 }
+
+/// How long a client waits for a sign of life.
+const PATIENCE: Duration = Duration::from_secs(20);
