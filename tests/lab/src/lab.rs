@@ -28,7 +28,7 @@ use nix::{
 use crate::{
     config::Config,
     error::{Doing, Error},
-    measure::{Recursion, STUB_ATTEMPTS, STUB_TIMEOUT, ask},
+    measure::{Recursion, STUB_ATTEMPTS, STUB_TIMEOUT, ask, fetch_locally},
     netns::{self, Namespace},
     programs::{self, LOG, Program, Ready},
     router::{Access, Change, Link, Report, Router, Wan, Watch, Weather},
@@ -144,13 +144,12 @@ impl Lab {
         self.state.host(host)
     }
 
-    /// What a node says of itself (`atoll status --json`), or `None` if it says nothing.
+    /// What a node says of itself on its admin socket, as `atoll status --json` prints it, or `None` if it says nothing. Asked
+    /// without that program: one per node and look would be in the way of what is looked at.
     pub fn node_status(&self, host: &str) -> Option<serde_json::Value> {
-        let known = self.scenario.host(host).ok()?;
         let socket = self.folder(host).ok()?.join("state/admin.sock");
-        let mut command = Command::new(programs::atoll_binary(known, &self.config).ok()?);
-        let output = command.arg("status").arg("--json").arg("--socket").arg(socket).output().ok()?;
-        serde_json::from_slice(&output.stdout).ok()
+        let answer = fetch_locally(&socket, "/status", STATUS_PATIENCE, LONGEST_STATUS).ok()?;
+        serde_json::from_slice(&answer.body).ok().filter(|_| answer.status == 200)
     }
 
     /// Where the control socket listens.
@@ -388,6 +387,9 @@ fn answers(host: &Host, ready: Ready) -> bool {
     }
 }
 
+/// As `atoll status` waits.
+const STATUS_PATIENCE: Duration = Duration::from_secs(5);
+const LONGEST_STATUS: usize = 4 << 20;
 const POLL: Duration = Duration::from_millis(20);
 const RESOLV_CONF: &str = "resolv.conf";
 const STAGES: u8 = 3;

@@ -3,6 +3,8 @@
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
+    os::unix::net::UnixStream,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -45,6 +47,18 @@ pub fn fetch(server: SocketAddr, host: &str, path: &str, patience: Duration, lon
     }
     let took = start.elapsed();
     parse(&bytes, took).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no whole response"))
+}
+
+/// The same over a Unix socket; each wait for bytes takes `patience` at most.
+pub(crate) fn fetch_locally(socket: &Path, path: &str, patience: Duration, longest: usize) -> io::Result<Fetched> {
+    let start = Instant::now();
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(patience))?;
+    stream.set_write_timeout(Some(patience))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut bytes = Vec::new();
+    stream.take(longest as u64).read_to_end(&mut bytes)?;
+    parse(&bytes, start.elapsed()).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no whole response"))
 }
 
 /// Where the response ends, once its head is whole and says so.

@@ -5,4 +5,5 @@ mod http;
 
 pub use self::dns::{Answer, Recursion, ask, stub};
 pub(crate) use self::dns::{STUB_ATTEMPTS, STUB_TIMEOUT};
+pub(crate) use self::http::fetch_locally;
 pub use self::http::{Fetched, fetch};

@@ -11,7 +11,6 @@ mod origin;
 mod resolver;
 
 pub(crate) use self::browser::command as browser_command;
-pub(crate) use self::node::binary as atoll_binary;
 pub use self::origin::content as origin_content;
 
 use std::{

@@ -73,7 +73,7 @@ fn host_template(host: &Host) -> PathBuf {
 }
 
 /// As told, or beside this program, or in PATH.
-pub(crate) fn binary(host: &Host, config: &Config) -> Result<PathBuf, Error> {
+fn binary(host: &Host, config: &Config) -> Result<PathBuf, Error> {
     if let Some(told) = &config.atoll {
         return match told.is_file() {
             true => Ok(std::path::absolute(told).unwrap_or_else(|_| told.clone())),
