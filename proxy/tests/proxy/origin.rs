@@ -44,7 +44,11 @@ async fn names_that_lead_inside_are_refused_and_nothing_is_dialled() {
 
 #[tokio::test]
 async fn own_listeners_are_never_origins_even_if_the_range_is_allowed() {
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    // Held, so that nobody else gets it; shared with the listener, which is told of it.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.set_reuseaddr(true).unwrap();
+    held.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let port = held.local_addr().unwrap().port();
     let mut config = config();
     config.listen = vec![([127, 0, 0, 1], port).into()];
     config.origins = Origins::Listed(vec![format!("site.test:{port}")]);
