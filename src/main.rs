@@ -21,7 +21,7 @@ use atoll::{
 };
 
 /// A fill asks for and gives back some dozens of pieces, a few of them as large as the body, on one thread and another: the
-/// system's allocator spends a fifth of a miss on that. [measured: docs/http.md]
+/// system's allocator spends a fifth of a miss on that [measured].
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

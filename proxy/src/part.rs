@@ -259,6 +259,13 @@ pub(crate) async fn stored(cache: &Cache, asked: &Asked, whole: Key) -> Option<F
     for key in keys(whole) {
         parts.extend(Stored::get(cache, key, &url).await.filter(|part| is_fresh(cache, asked, &part.meta)));
     }
+    // What came last counts; where it says which version it is of, others are over [RFC 9111 4].
+    parts.sort_by_key(|part| std::cmp::Reverse(part.meta.received));
+    if let Some(newest) = parts.first().filter(|newest| strong_validator(&newest.meta.fields).is_some()) {
+        let same: Vec<bool> = parts.iter().map(|part| part.is_of(newest) || part.key == newest.key).collect();
+        let mut same = same.into_iter();
+        parts.retain(|_| same.next().unwrap_or(false));
+    }
     let held = parts.iter().find_map(|part| held(cache, asked, &Version::of(part, &parts), ranged))?;
     Some(Found::Part(Box::new(held)))
 }

@@ -200,7 +200,11 @@ impl Seek {
     pub(crate) async fn another(&mut self, like: &Candidate) -> Candidate {
         let is_one = |other: &Candidate| {
             let (this, that) = (&other.reference, &like.reference);
-            other.value.level >= like.value.level && this.digest == that.digest && this.validator == that.validator
+            // Others may have found it wanting since it was named.
+            self.cache.trusts(other.value.holder)
+                && other.value.level >= like.value.level
+                && this.digest == that.digest
+                && this.validator == that.validator
         };
         loop {
             let place = self.queue.iter().position(is_one);
@@ -222,6 +226,13 @@ impl Seek {
                 else => std::future::pending().await,
             }
         }
+    }
+
+    /// One of several that sent a copy had no time for a part of it: it may be asked again.
+    pub(crate) fn put_back(&mut self, candidate: Option<Candidate>) {
+        let Some(candidate) = candidate else { return };
+        self.tried.retain(|holder| *holder != candidate.value.holder);
+        self.queue.push_back(candidate);
     }
 
     /// One of several that sent a copy sends no more of it.

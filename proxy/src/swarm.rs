@@ -76,6 +76,11 @@ impl Fetch {
                 Happened::Came => {}
                 Happened::Life => self.lead.beat(),
                 Happened::Failed(holder, PeerError::Aborted(Abort::Busy(_))) if swarm.rest(holder) => {}
+                // Too busy for a part is not too busy for all of it: it may be the one that is left.
+                Happened::Failed(holder, PeerError::Aborted(Abort::Busy(_))) if swarm.sources.len() > 1 => {
+                    seek.put_back(swarm.source(holder));
+                    swarm.leave(holder);
+                }
                 Happened::Failed(holder, error) => {
                     self.note_loss(holder, &error);
                     if !swarm.leave(holder) {
@@ -362,7 +367,7 @@ impl Swarm {
                 let Some(flow) = &mut run.flow else { continue };
                 let Poll::Ready(come) = flow.poll_next_unpin(cx) else { continue };
                 let before = run.reach;
-                let happened = run.take(come, (*to < length).then_some(*to));
+                let happened = run.take(come, *to, length);
                 let (holder, bytes) = (run.holder, run.reach.saturating_sub(before));
                 if bytes > 0
                     && let Some(source) = self.sources.iter_mut().find(|it| it.candidate.value.holder == holder)
@@ -425,6 +430,11 @@ impl Swarm {
         Run { name, holder, flow, ended: false, came: VecDeque::new(), words: None, reach }
     }
 
+    fn source(&self, holder: NodeId) -> Option<Candidate> {
+        let source = self.sources.iter().find(|source| source.candidate.value.holder == holder);
+        source.map(|source| source.candidate.clone())
+    }
+
     fn source_mut(&mut self, holder: NodeId) -> Option<&mut Source> {
         self.sources.iter_mut().find(|source| source.candidate.value.holder == holder)
     }
@@ -473,8 +483,9 @@ impl Stretch {
 }
 
 impl Run {
-    /// Takes in what came; of a stretch that ends before the body no more is waited for than it has.
-    fn take(&mut self, come: Option<Result<Came, PeerError>>, to: Option<u64>) -> Happened {
+    /// Takes in what came; of a stretch that ends before the body no more is waited for than it has, and nothing has more than the
+    /// body.
+    fn take(&mut self, come: Option<Result<Came, PeerError>>, to: u64, length: u64) -> Happened {
         match come {
             None => (self.flow, self.ended) = (None, true),
             Some(Err(error)) => {
@@ -485,10 +496,14 @@ impl Run {
             Some(Ok(Came::Promise(group))) => self.came.push_back(Event::Words(group)),
             Some(Ok(Came::Good(chunks))) => {
                 for chunk in chunks {
-                    self.reach = chunk.start + wide(chunk.bytes.len());
+                    self.reach = chunk.start.saturating_add(wide(chunk.bytes.len()));
+                    if self.reach > length {
+                        self.flow = None;
+                        return Happened::Failed(self.holder, PeerError::Misbehaved);
+                    }
                     self.came.push_back(Event::Chunk(chunk));
                 }
-                if to.is_some_and(|to| self.reach >= to) {
+                if to < length && self.reach >= to {
                     self.flow = None;
                 }
             }

@@ -89,7 +89,7 @@ const ALL: [Definition; 11] = [
     },
     Definition {
         name: "locked-in",
-        beside: Beside::OthersAtShortScale,
+        beside: Beside::Nothing,
         about: "refreshes stay with the near cluster",
         show: locked_in::show,
     },
