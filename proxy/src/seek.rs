@@ -198,10 +198,11 @@ impl Seek {
 
     /// One more holder of this very copy, as near as the one that sends it, once there is one. Nothing is lost if it is not waited for.
     pub(crate) async fn another(&mut self, like: &Candidate) -> Candidate {
+        let cache = Arc::clone(&self.cache);
         let is_one = |other: &Candidate| {
             let (this, that) = (&other.reference, &like.reference);
             // Others may have found it wanting since it was named.
-            self.cache.trusts(other.value.holder)
+            cache.trusts(other.value.holder)
                 && other.value.level >= like.value.level
                 && this.digest == that.digest
                 && this.validator == that.validator
