@@ -4,7 +4,7 @@
 //!
 //! Departures from the paper: the order of clusters is total (larger, then the lower id) with a margin and a dwell time that
 //! doubles per move, instead of an hourly square wave; a foreign cluster's header is an event that triggers the check; a small
-//! cluster may be left sooner, so that a young network settles in seconds.
+//! cluster may be left sooner, so that a young network settles in seconds, and is joined if all of it was measured and is near.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -319,14 +319,18 @@ impl Node {
         }
         let cluster = check.cluster;
         let members = measured.iter().filter(|(known, _)| known.tag(level).is_some_and(|tag| tag.id == cluster.id));
-        let limit = limit * self.config.near_percent / 100;
-        let (near, all) = members.fold((0, 0), |(near, all), (_, one)| (near + u32::from(*one < limit), all + 1));
+        let surely = limit * self.config.near_percent / 100;
+        let (near, within, all) = members.fold((0, 0, 0), |(near, within, all), (_, one)| {
+            (near + u32::from(*one < surely), within + u32::from(*one < limit), all + 1)
+        });
+        // A small cluster that was measured whole does not get too wide by one who is under the threshold to each.
+        let fits = within == all && all >= cluster.size;
         let first = if now < self.unrest_until { REJECTED_FIRST } else { REJECTED_QUIET };
         let seen = self.seen(level);
         if let Some(membership) = self.membership_mut(level) {
             membership.check = None;
         }
-        if all > 0 && near * 100 >= all * self.config.join_percent {
+        if all > 0 && (fits || near * 100 >= all * self.config.join_percent) {
             self.enter_cluster(now, level, cluster, true);
         } else if all > 0
             && let Some(membership) = self.membership_mut(level)
