@@ -1,10 +1,11 @@
 //! Scenario 2: after its second resolution a resolver's refreshes go to the servers it was referred to, and every answer is of the
 //! cluster its delegation was made for.
 //!
-//! The router notes the referrals that each resolver is given, and counts questions. The cluster is one that at least half of the
-//! servers of the deepest zone share, as they say themselves, at that zone's level: when the delegation was made, or now, for
-//! clusters are left and joined while a delegation holds for an hour. A resolver that asks for the whole name at once is told
-//! the first zone only: of it, a cluster that most of its servers share at any level above 0 will do.
+//! The router notes the referrals that each resolver is given, and counts questions. The cluster is that of the server which the
+//! referral to the deepest zone names first, as it says itself, at that zone's level: servers of wider clusters come after it. It is
+//! looked at when the delegation was made, and again at each answer, for clusters are left and joined while a delegation holds for an
+//! hour. A resolver that asks for the whole name at once is told the first zone only: of it, that server's cluster at any level above
+//! 0 will do.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,8 +22,8 @@ use crate::{address::HostId, error::Error, lab::Lab, router::Watch, scenario::Ho
 struct Delegation {
     /// All servers of the zones it holds.
     servers: BTreeSet<HostId>,
-    /// Those of the deepest one, and its level.
-    deepest: (BTreeSet<HostId>, usize),
+    /// Those of the deepest one as they were named, and its level.
+    deepest: (Vec<HostId>, usize),
 }
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
@@ -128,16 +129,12 @@ impl Clusters {
     /// Whether all of these are of the cluster a delegation was made for.
     fn are_of(&self, named: &[HostId], delegation: &Delegation) -> bool {
         let (servers, level) = &delegation.deepest;
-        // One that was only ever led to the outermost level is held to what its servers share; level 0 is everybody's and says nothing.
+        let Some(first) = servers.first() else { return false };
+        // One that was only ever led to the outermost level is held to what is nearer; level 0 is everybody's and says nothing.
         let levels = if *level > 0 { vec![*level] } else { vec![2, 1] };
-        let is_of = |level: usize, cluster: &str| named.iter().all(|node| self.at(*node, level) == Some(cluster));
-        levels.into_iter().any(|level| self.shared_by(servers, level).into_iter().any(|cluster| is_of(level, cluster)))
-    }
-
-    /// The clusters of a level that at least half of these are in: two, where servers of two were named.
-    fn shared_by(&self, servers: &BTreeSet<HostId>, level: usize) -> Vec<&str> {
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        servers.iter().filter_map(|server| self.at(*server, level)).for_each(|id| *counts.entry(id).or_default() += 1);
-        counts.into_iter().filter(|(_, count)| count * 2 >= servers.len()).map(|(id, _)| id).collect()
+        levels.into_iter().any(|level| {
+            let cluster = self.at(*first, level);
+            cluster.is_some() && named.iter().all(|node| self.at(*node, level) == cluster)
+        })
     }
 }

@@ -30,7 +30,8 @@ pub(crate) struct Watch {
 
 #[derive(Clone, Debug)]
 struct Referral {
-    servers: BTreeSet<HostId>,
+    /// As named, the first first.
+    servers: Vec<HostId>,
     until: Duration,
 }
 
@@ -50,8 +51,8 @@ impl Watch {
         }
     }
 
-    /// The zones under this one that a host holds a referral to, deepest last, each with its servers.
-    pub(crate) fn held(&self, host: HostId, zone: &Name) -> Vec<(Name, BTreeSet<HostId>)> {
+    /// The zones under this one that a host holds a referral to, deepest last, each with its servers in the order they were named.
+    pub(crate) fn held(&self, host: HostId, zone: &Name) -> Vec<(Name, Vec<HostId>)> {
         let referrals = self.referrals.get(&host).into_iter().flatten();
         let held = referrals.filter(|(cut, referral)| zone.zone_of(cut) && *cut != zone && self.at < referral.until);
         let mut held: Vec<_> = held.map(|(cut, referral)| (cut.clone(), referral.servers.clone())).collect();
@@ -77,17 +78,21 @@ impl Watch {
             let glue = message.additionals.iter().filter(|record| record.name.to_lowercase() == *name);
             glue.filter_map(|record| HostId::owner(record.data.ip_addr()?)).collect::<Vec<_>>()
         };
-        let (mut set, mut owner) = (BTreeSet::new(), None);
+        let (mut servers, mut owner) = (Vec::new(), None);
         for record in &message.authorities {
             if let RData::NS(server) = &record.data {
-                set.extend(named(&server.0.to_lowercase()));
+                for host in named(&server.0.to_lowercase()) {
+                    if !servers.contains(&host) {
+                        servers.push(host);
+                    }
+                }
                 owner = Some((record.name.to_lowercase(), Duration::from_secs(record.ttl.into())));
             }
         }
         let Some((cut, ttl)) = owner else { return };
         let cuts = self.referrals.entry(to).or_default();
         if cuts.len() < MOST || cuts.contains_key(&cut) {
-            cuts.insert(cut, Referral { servers: set, until: now + ttl });
+            cuts.insert(cut, Referral { servers, until: now + ttl });
         }
     }
 }
@@ -131,7 +136,7 @@ mod tests {
         let mut question = Message::query();
         question.add_query(Query::query(Name::from_ascii("L0.x.").unwrap(), RecordType::A));
         watch.note(Duration::ZERO, hosts[1], hosts[0], &packet(4096, 53, &question));
-        assert_eq!(watch.held(hosts[1], &zone), [(cut, BTreeSet::from([hosts[2]]))]);
+        assert_eq!(watch.held(hosts[1], &zone), [(cut, vec![hosts[2]])]);
         watch.note(Duration::ZERO, hosts[1], hosts[2], &packet(4096, 53, &Message::query()));
         assert_eq!(watch.questions[&(hosts[1], hosts[0])], 1);
         assert_eq!(watch.questions[&(hosts[1], hosts[2])], 1);
