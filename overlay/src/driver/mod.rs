@@ -25,6 +25,8 @@ mod join;
 
 mod expulsion;
 
+mod fair;
+
 mod voice;
 
 mod dialback;
