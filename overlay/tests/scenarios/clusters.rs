@@ -44,8 +44,11 @@ fn who_would_be_alone_joins_a_few_to_each_of_whom_it_is_just_near() {
         // 19.4 ms with the 2 ms that are the nodes' own; surely near is 5 % less than the threshold.
         let apart = |one, other| if (one < 4) == (other < 4) { ms(4) } else { Duration::from_micros(17_400) };
         let network = Network::Function(Box::new(apart));
-        let mut sim = started(Sim::new(Config::default(), network, seed), 5);
+        let mut sim = started(Sim::new(Config::default(), network, seed), 4);
         sim.run_until(at(60));
+        sim.add(4, ms(1));
+        sim.seeds(4, &[0]);
+        sim.run_until(at(120));
         assert!(are_grouped(&sim, 2, |_| 0), "seed {seed}");
     }
 }
