@@ -29,6 +29,8 @@ mod voice;
 
 mod dialback;
 
+mod silence;
+
 mod behaviour;
 
 mod handler;
