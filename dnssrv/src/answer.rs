@@ -340,6 +340,8 @@ impl Asked<'_> {
         match choice.standing {
             Standing::LastGood | Standing::Unseen => ttl.unknown,
             Standing::Live if !self.view.placement.settled => ttl.unknown,
+            // Farther away than whoever asks belongs, for as long as nobody there is seen alive: not to be kept beyond that.
+            Standing::Live if choice.level < self.view.placement.level => ttl.of_live(choice.level, true),
             Standing::Live => ttl.of_live(choice.level, others && choice.addresses.len() == 1),
         }
     }

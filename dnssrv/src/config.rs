@@ -268,8 +268,8 @@ pub struct Ttls {
 }
 
 impl Ttls {
-    /// Of addresses of live proxies of a level; `alone`: of one address, although there are other proxies, but too far. The sooner
-    /// these are asked for if that one dies, the better.
+    /// Of addresses of live proxies of a level; `alone`: of one address, although there are other proxies, but too far, or of proxies
+    /// that stand in for nearer ones. The sooner these are asked for if that one dies, or those are back, the better.
     pub(crate) fn of_live(&self, level: Level, alone: bool) -> Duration {
         match (level, alone) {
             (_, true) => self.near.min(self.unknown.saturating_mul(2)),

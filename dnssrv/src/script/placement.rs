@@ -259,8 +259,8 @@ fn an_answer_is_never_empty_while_a_proxy_is_known() {
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
             NoError aa
-            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.4
-            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.1
+            an SITE.http.l2.l1.l0.Z 10 A 192.0.2.4
+            an SITE.http.l2.l1.l0.Z 10 A 192.0.2.1
         "#]],
     );
     scene.roster.rings.iter_mut().for_each(|ring| ring.live.clear());

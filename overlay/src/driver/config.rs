@@ -37,8 +37,8 @@ pub struct Config {
     /// longer joins later. `[guess]`
     #[serde(with = "span")]
     pub rejoin_first: Duration,
-    /// Longest pause between rounds while alone. 1s to 10m: shorter costs dials to dead seeds, longer leaves the node alone
-    /// after they are back. `[guess]`
+    /// Longest pause between rounds while alone, from which each is up to half away. 1s to 10m: shorter costs dials to dead seeds, longer
+    /// leaves the node alone after they are back: for less than a minute by default. `[guess]`
     #[serde(with = "span")]
     pub rejoin_longest: Duration,
     /// Pause between dials to unlinked seeds while there are neighbours, so that halves of a split network find each other.
@@ -61,6 +61,11 @@ pub struct Config {
     /// that vanished later. `[guess]`
     #[serde(with = "span")]
     pub ping_interval: Duration,
+    /// How long a peer that was sent a question may say nothing before the next question closes its connections and goes over a new one.
+    /// Shorter dials peers anew that are only slow; longer heals later where the network was cut: TCP waits about as long as the cut
+    /// lasted. 1s to 5m. `[measured: after a cut of 60 s, 20 nodes were whole in 55 s without this]`
+    #[serde(with = "span")]
+    pub silence: Duration,
     /// Bound on opening a byte stream, dial included. 100ms to 1m: shorter gives up on far peers, longer delays the next
     /// choice. `[guess]`
     #[serde(with = "span")]
@@ -128,12 +133,13 @@ impl Default for Config {
             bind_source: None,
             bootstrap: Vec::new(),
             rejoin_first: Duration::from_secs(1),
-            rejoin_longest: Duration::from_secs(60),
+            rejoin_longest: Duration::from_secs(30),
             rejoin_linked: Duration::from_secs(300),
             handshake_timeout: Duration::from_secs(10),
             certificate_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(90),
             ping_interval: Duration::from_secs(30),
+            silence: Duration::from_secs(10),
             open_timeout: Duration::from_secs(5),
             stop_timeout: Duration::from_secs(1),
             commands: 1_024,
@@ -184,6 +190,7 @@ impl Config {
             ("certificate_timeout", self.certificate_timeout, 1_000),
             ("idle_timeout", self.idle_timeout, 1_000),
             ("ping_interval", self.ping_interval, 1_000),
+            ("silence", self.silence, 1_000),
             ("open_timeout", self.open_timeout, 100),
         ];
         if let Some((field, ..)) = spans.iter().find(|(_, span, least)| span.as_millis() < *least) {

@@ -31,6 +31,8 @@ mod voice;
 
 mod dialback;
 
+mod silence;
+
 mod behaviour;
 
 mod handler;

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::{behaviour::Way, budget::Budget, certificate::Purpose, handler::Open};
 use crate::{
     Roles,
-    core::{Contact, Peer},
+    core::{Contact, Peer, time::Instant},
 };
 
 /// All peers that are linked, dialled or kept.
@@ -51,6 +51,8 @@ pub(super) struct Member {
     pub(super) checks: usize,
     /// What it may still send.
     pub(super) budget: Budget,
+    /// Since when it owes an answer: it was sent a question, and nothing has come from it.
+    pub(super) unanswered: Option<Instant>,
 }
 
 /// What became of a message or wish handed over.
@@ -246,6 +248,11 @@ impl Roads {
     /// All admitted connections.
     pub(super) fn connections(&self) -> Vec<ConnectionId> {
         self.connections.keys().copied().collect()
+    }
+
+    /// The admitted connections to a peer.
+    pub(super) fn connections_to(&self, peer: Peer) -> Vec<ConnectionId> {
+        self.peers.get(&peer).map_or_else(Vec::new, |road| road.ways.iter().map(|way| way.connection).collect())
     }
 
     fn forget_if_idle(&mut self, peer: Peer) {

@@ -183,7 +183,11 @@ impl Driver {
             (message.encode(&*book), book.peer_id(to))
         };
         let Some(peer_id) = peer_id.filter(|_| to != AddressBook::ME) else { return self.undeliverable(to, 1) };
-        if matches!(message.body, Body::Request { .. })
+        let asks = matches!(message.body, Body::Request { .. });
+        if asks {
+            self.note_question(self.clock.now(), to);
+        }
+        if asks
             && self.roads.is_linked(to)
             && let Some(member) = self.members.get(&to).filter(|member| !member.told)
         {
@@ -326,6 +330,8 @@ impl Driver {
             }
             return;
         }
+        // Whoever makes a new link had no answer over the old one either, if that is silent.
+        self.close_silent(self.clock.now(), peer);
         let budget = Budget::full(self.clock.now(), self.config.messages_per_peer);
         self.members.entry(peer).and_modify(|member| member.roles = roles).or_insert(Member {
             contact,
@@ -334,6 +340,7 @@ impl Driver {
             told: false,
             checks: 0,
             budget,
+            unanswered: None,
         });
         self.shared.book().hold(peer);
         if let Some(Target::Peer(meant)) = target.filter(|target| *target != Target::Peer(peer)) {
@@ -358,7 +365,7 @@ impl Driver {
         }
     }
 
-    fn on_closed(&mut self, connection: ConnectionId, why: &str) {
+    pub(super) fn on_closed(&mut self, connection: ConnectionId, why: &str) {
         let Some((peer, change)) = self.roads.close(connection) else {
             // It was never admitted: for the dialler, a dial that failed.
             return self.on_dial_failed(connection, why);
@@ -368,7 +375,8 @@ impl Driver {
             debug!(?peer, why, "a link is gone");
             let told = self.members.get_mut(&peer).is_none_or(|member| std::mem::take(&mut member.told));
             if told {
-                self.feed(Input::Disconnected(peer));
+                // Soon: this may be while the core's own outputs are carried out.
+                self.inputs.push_back(Input::Disconnected(peer));
             }
             if self.roads.is_alone() {
                 self.rejoin_at = self.clock.now() + self.join.pause(true, &mut self.random);
@@ -398,6 +406,7 @@ impl Driver {
         let (now, rate) = (self.clock.now(), self.config.messages_per_peer);
         let member = self.roads.owner(connection).and_then(|peer| self.members.get_mut(&peer));
         let Some(member) = member else { return };
+        member.unanswered = None;
         if !member.budget.take(now, rate) {
             return self.counters.flooded.add();
         }

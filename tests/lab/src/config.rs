@@ -9,11 +9,14 @@ use crate::units::Size;
 pub struct Config {
     /// The `atoll` binary for hosts with the role `node`; `None` looks beside this program, then in PATH.
     pub atoll: Option<PathBuf>,
+    /// The lab's own program, `atoll-lab`, which each lab runs once more as the first process of its PID namespace; `None`: the
+    /// program of this process, for which alone that is right.
+    pub program: Option<PathBuf>,
     /// Ask for the real-time scheduler for the router. Without it distances grow by up to 10 ms when all cores are
     /// busy. `[measured]`
     pub realtime: bool,
-    /// How long each host's program may take until it answers. Shorter fails on a busy machine, longer hides a program
-    /// that hangs. `[guess]`
+    /// How long each host's program may take until it answers, once those before it do. Shorter fails on a busy machine, longer
+    /// hides a program that hangs. `[guess]`
     pub start_deadline: Duration,
     /// How long programs get between SIGTERM and SIGKILL. Shorter loses their last log lines, longer makes `lab down` slow.
     /// `[guess]`
@@ -34,6 +37,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             atoll: None,
+            program: None,
             realtime: true,
             start_deadline: Duration::from_secs(20),
             stop_grace: Duration::from_millis(1500),

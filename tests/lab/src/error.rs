@@ -103,13 +103,13 @@ pub enum Error {
         /// Their pids.
         pids: String,
     },
-    /// A host can reach something outside the lab.
-    #[error("host `{host}` has a route to {target}, which is outside the lab; nothing was started")]
+    /// Something leads out of a host to outside the lab.
+    #[error("host `{host}` has {way}, which leads out of the lab; nothing was started")]
     Escape {
         /// The host.
         host: String,
-        /// The address that should have been unreachable.
-        target: String,
+        /// The device or route that should not be there.
+        way: String,
     },
     /// A host's program ended or did not answer in time.
     #[error("host `{host}`: {program} {what}{}", log.as_ref().map(|log| format!("; it said: {log}")).unwrap_or_default())]

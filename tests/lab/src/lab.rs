@@ -1,8 +1,9 @@
 //! A running lab: brings a scenario up, changes it, and takes everything down again, however it ends.
 //!
 //! Order up: claim the name (sweeping what a crash left), find every program, make namespaces and devices, start the router,
-//! check that no route leads out, start programs stage by stage. Order down: programs by pid, whatever else is in the
+//! check that nothing leads out, start programs stage by stage. Order down: programs by pid, whatever else is in the
 //! namespaces, the router with its devices, the names, the folder. `Drop` is the way down, so an error half-way up leaves nothing.
+//! Where there is no way down, after kill -9, programs end with their [`Family`].
 
 use std::{
     fs,
@@ -28,6 +29,7 @@ use nix::{
 use crate::{
     config::Config,
     error::{Doing, Error},
+    family::Family,
     measure::{Recursion, STUB_ATTEMPTS, STUB_TIMEOUT, ask, fetch_locally},
     netns::{self, Namespace},
     programs::{self, LOG, Program, Ready},
@@ -46,6 +48,8 @@ pub struct Lab {
     config: Config,
     namespaces: Vec<Namespace>,
     running: Mutex<Vec<Option<Child>>>,
+    /// What all programs are of.
+    family: Option<Family>,
     router: Option<Router>,
     stop: Stop,
     // Last: the name is free again only when all else is gone.
@@ -63,6 +67,7 @@ impl Lab {
         let mut lab = Self {
             running: Mutex::new(scenario.hosts.iter().map(|_| None).collect()),
             namespaces: Vec::new(),
+            family: Some(Family::create(config.program.as_deref())?),
             router: None,
             config: config.clone(),
             stop: Arc::clone(stop),
@@ -88,10 +93,9 @@ impl Lab {
     pub fn run(&self, host: &str, command: &[&str]) -> Result<Output, Error> {
         let (program, arguments) =
             command.split_first().ok_or_else(|| Error::Refused { message: "no command".into() })?;
-        let folder = self.state.host(host)?;
         let mut command = Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = self.namespace(host)?.spawn(&mut command, &folder.join(RESOLV_CONF))?;
+        let child = self.spawn(host, &mut command)?;
         child.wait_with_output().doing(|| format!("wait for {program}"))
     }
 
@@ -103,7 +107,7 @@ impl Lab {
         let to = |path: &Path| fs::File::create(path).doing(|| format!("write {}", path.display()));
         let mut command = programs::browser_command(self.scenario.host(host)?, &folder, url, picture)?;
         command.stdin(Stdio::null()).stdout(to(&page)?).stderr(to(&errors)?).process_group(0);
-        let mut child = self.namespace(host)?.spawn(&mut command, &folder.join(RESOLV_CONF))?;
+        let mut child = self.spawn(host, &mut command)?;
         let deadline = Instant::now() + patience;
         loop {
             if matches!(child.try_wait(), Ok(Some(_)) | Err(_)) {
@@ -198,16 +202,22 @@ impl Lab {
 
     /// Starts a killed host's program again, with its folder as it was, and waits until it answers.
     pub fn start(&self, host: &str) -> Result<(), Error> {
-        let host = self.scenario.host(host)?;
-        if self.running()[host.id.index()].as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))) {
-            return Err(Error::Refused { message: format!("host `{}` runs already", host.name) });
+        self.start_together(&[self.scenario.host(host)?])
+    }
+
+    /// The same of several hosts at once.
+    pub(crate) fn start_together(&self, hosts: &[&Host]) -> Result<(), Error> {
+        let mut programs = Vec::with_capacity(hosts.len());
+        for host in hosts {
+            if self.running()[host.id.index()].as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))) {
+                return Err(Error::Refused { message: format!("host `{}` runs already", host.name) });
+            }
+            let program = programs::of(&self.scenario, host, &self.state.host(&host.name)?, &self.config)?;
+            let nothing = || Error::Refused { message: format!("host `{}` has no program", host.name) };
+            programs.push(program.ok_or_else(nothing)?);
         }
-        let folder = self.state.host(&host.name)?;
-        let program = programs::of(&self.scenario, host, &folder, &self.config)?;
-        let program =
-            program.ok_or_else(|| Error::Refused { message: format!("host `{}` has no program", host.name) })?;
-        self.launch(host, &program)?;
-        self.await_ready(host, &program, Instant::now() + self.config.start_deadline)
+        hosts.iter().zip(&programs).try_for_each(|(host, program)| self.launch(host, program))?;
+        hosts.iter().zip(&programs).try_for_each(|(host, program)| self.await_ready(host, program))
     }
 
     /// How it all is.
@@ -236,6 +246,12 @@ impl Lab {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Starts a program in a host, with the host's resolver.
+    fn spawn(&self, host: &str, command: &mut Command) -> Result<Child, Error> {
+        let family = self.family.as_ref().ok_or(Error::Interrupted)?;
+        self.namespace(host)?.spawn(command, &self.state.host(host)?.join(RESOLV_CONF), family)
+    }
+
     fn namespace(&self, host: &str) -> Result<&Namespace, Error> {
         Ok(&self.namespaces[self.scenario.host(host)?.id.index()])
     }
@@ -250,7 +266,7 @@ impl Lab {
             self.write_resolv_conf(host)?;
         }
         for host in &self.scenario.hosts {
-            self.namespaces[host.id.index()].check_no_route_out(&host.name)?;
+            self.namespaces[host.id.index()].check_closed(&host.name)?;
         }
         let router = Router::start(devices, self.wan(), self.config.realtime);
         self.router = Some(router.doing(|| "start the router".into())?);
@@ -291,9 +307,8 @@ impl Lab {
                 program.write_files(&self.state.host(&host.name)?)?;
                 self.launch(host, program)?;
             }
-            let deadline = Instant::now() + self.config.start_deadline;
             for (host, program) in of(stage) {
-                self.await_ready(host, program, deadline)?;
+                self.await_ready(host, program)?;
             }
         }
         Ok(())
@@ -302,12 +317,14 @@ impl Lab {
     fn launch(&self, host: &Host, program: &Program) -> Result<(), Error> {
         let folder = self.state.host(&host.name)?;
         let mut command = program.command(&folder)?;
-        let child = self.namespaces[host.id.index()].spawn(&mut command, &folder.join(RESOLV_CONF))?;
+        let child = self.spawn(&host.name, &mut command)?;
         self.running()[host.id.index()] = Some(child);
         Ok(())
     }
 
-    fn await_ready(&self, host: &Host, program: &Program, deadline: Instant) -> Result<(), Error> {
+    /// Waits for one host as long as one may take: its time begins when those before it are there, so that many may start together.
+    fn await_ready(&self, host: &Host, program: &Program) -> Result<(), Error> {
+        let deadline = Instant::now() + self.config.start_deadline;
         let failed = |what: String| {
             let log = self
                 .state
@@ -364,6 +381,7 @@ impl Drop for Lab {
         signal_all(&running, Signal::SIGKILL);
         let left = netns::empty(&self.namespaces);
         running.iter_mut().for_each(|child| drop(child.wait()));
+        self.family = None;
         self.router = None;
         if left.is_empty() {
             // What would not end can be found by its namespace alone, so by `lab down` later.

@@ -17,6 +17,8 @@ mod config;
 mod control;
 mod draw;
 mod error;
+mod escape;
+mod family;
 mod lab;
 mod matrix;
 pub mod measure;

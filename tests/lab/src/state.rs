@@ -166,7 +166,9 @@ pub(crate) fn description(lab: &str) -> Option<Description> {
 fn known() -> Vec<String> {
     let entries = fs::read_dir(LABS).into_iter().flatten().flatten();
     let labs = entries.filter(|entry| entry.path().join(LOCK).exists());
-    labs.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    let mut names: Vec<String> = labs.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    names
 }
 
 /// `None` if somebody else holds it. Only a claim makes the file: whoever merely asks must not put it back into a folder that

@@ -2,6 +2,10 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -228,6 +232,45 @@ async fn relay(at: &str, to: SocketAddr, away: fn(IpAddr) -> Duration) -> Socket
         }
     });
     address
+}
+
+/// A relay to an address that, once told, loses what comes over the connections that stand then, and keeps them open.
+async fn silenced(to: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, silent) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
+    let lost = Arc::clone(&silent);
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let Ok(far) = TcpStream::connect(to).await else { continue };
+            let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
+            for (mut from, mut to) in [(near_in, far_out), (far_in, near_out)] {
+                let lost = Arc::clone(&lost);
+                tokio::spawn(async move {
+                    let mut piece = vec![0; 65_536];
+                    while let Ok(count @ 1..) = from.read(&mut piece).await {
+                        if !lost.load(Ordering::Relaxed) && to.write_all(&piece[..count]).await.is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        }
+    });
+    (address, silent)
+}
+
+#[tokio::test]
+async fn a_link_that_went_silent_is_left_for_a_new_one() {
+    let seed = node(config(&[])).await;
+    let (relay, silent) = silenced(at(&seed)).await;
+    // By far sooner than a keep-alive ping, or TCP, would notice.
+    let other = node(Config { silence: Duration::from_secs(1), ..config(&[relay]) }).await;
+    until("each known to the other", || knows(&seed, &other) && knows(&other, &seed)).await;
+    silent.store(true, Ordering::Relaxed);
+    until("the silent link closed", || other.counts().connections_closed > 0).await;
+    let heard = other.counts().messages_received;
+    until("words over a new one", || other.counts().messages_received > heard).await;
+    until("each known to the other again", || knows(&seed, &other) && knows(&other, &seed)).await;
 }
 
 #[tokio::test]

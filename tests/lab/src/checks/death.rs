@@ -23,7 +23,7 @@ use super::{
 use crate::{address::HostId, error::Error, lab::Lab, scenario::Host};
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
-    let lab = stage.up_file("flash-crowd", |_| ())?;
+    let lab = stage.up(|_| ())?;
     stage.wait_for_clusters(&lab)?;
     let (origin, files) = origin(&lab)?;
     let name = format!("www.site.test.{}", lab.scenario().zone);

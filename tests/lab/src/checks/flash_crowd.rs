@@ -51,12 +51,13 @@ pub(super) fn crowd<'c>(
     Crowd { name, files, rate, duration: Duration::from_secs(seconds), direct }
 }
 
+/// The first origin that has any files.
 pub(super) fn origin(lab: &Lab) -> Result<(&Host, &[OriginFile]), Error> {
-    let origins = lab.scenario().hosts.iter().find_map(|host| match &host.role {
-        Role::Origin { files, .. } => Some((host, files.as_slice())),
+    let mut origins = lab.scenario().hosts.iter().filter_map(|host| match &host.role {
+        Role::Origin { files, .. } if !files.is_empty() => Some((host, files.as_slice())),
         _ => None,
     });
-    origins.ok_or_else(|| Error::Refused { message: "this scenario needs an origin".into() })
+    origins.next().ok_or_else(|| Error::Refused { message: "this scenario needs an origin with files".into() })
 }
 
 /// The requests that an origin logged: from which host each came.

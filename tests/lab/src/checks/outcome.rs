@@ -34,7 +34,7 @@ pub(crate) struct Outcome {
 }
 
 impl Wanted {
-    fn holds(self, value: f64) -> bool {
+    pub(super) fn holds(self, value: f64) -> bool {
         match self {
             Self::AtLeast(least) => value >= least,
             Self::AtMost(most) => value <= most,

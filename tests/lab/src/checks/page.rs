@@ -46,7 +46,7 @@ fn said(page: &str, name: &str) -> Option<f64> {
 }
 
 /// A browser's cold start on a busy machine, and a page over long distances.
-const PATIENCE: Duration = Duration::from_secs(40);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 #[cfg(test)]
 mod tests {

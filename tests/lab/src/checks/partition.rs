@@ -10,10 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hickory_proto::rr::Name;
+
 use super::{
     flash_crowd::origin,
     outcome::{Wanted, percent},
-    stage::{Clusters, NEAR, Stage, clients, http, look_up, named, nodes},
+    stage::{Clusters, NEAR, Stage, clients, http, look_up, named, nodes, say_aside},
 };
 use crate::{
     address::HostId,
@@ -22,14 +24,20 @@ use crate::{
     measure::fetch,
     router::Change,
     scenario::{Host, OriginFile, Role},
+    units::millis,
 };
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
-    let lab = stage.up_file("flash-crowd", |_| ())?;
+    let lab = stage.up(|_| ())?;
     stage.wait_for_clusters(&lab)?;
     let (_, files) = origin(&lab)?;
     let name = format!("www.site.test.{}", lab.scenario().zone);
-    let world = World { lab: &lab, name, files: &files[..stage.by_scale(4, files.len())], sides: halves(&lab) };
+    let world = World {
+        lab: &lab,
+        name,
+        files: &files[..stage.by_scale(4, files.len()).min(files.len())],
+        sides: halves(&lab),
+    };
     let (all, mut before) = (world.everything(), Served::new());
     stage.wait_until(Duration::from_secs(60), || {
         before.extend(world.serve(&all));
@@ -121,16 +129,18 @@ impl World<'_> {
     ) -> Result<(), Error> {
         let all = clients(self.lab).len();
         let (mut served, mut same) = (0, 0);
-        // As near as before, or not much farther.
-        let like = |then: &Duration, now: &Duration| *now <= then.mul_f64(1.3).max(*then + SLACK).max(NEAR);
         let [in_answers, in_clusters] = [ANSWERS, CLUSTERS].map(|time| stage.by_scale(time * 2, time));
         let as_before = stage.wait_until(in_answers, || {
             let now = self.distances(&self.serve(&self.first_file()));
             served = now.len();
-            same = answers.iter().filter(|(client, then)| now.get(client).is_some_and(|now| like(then, now))).count();
+            same =
+                answers.iter().filter(|(client, then)| now.get(client).is_some_and(|now| is_like(then, now))).count();
             served == all && same == all
         })?;
         let since = |holds: bool| if holds { healed.elapsed().as_secs_f64() } else { f64::NAN };
+        if !as_before {
+            self.explain(answers);
+        }
         stage.claim("served_30_s_after_healing", percent(served, all), "%", Wanted::Exactly(100.0));
         stage.figure("answers_as_near_as_before", percent(same, all), "%");
         let most = |most: Duration| Wanted::AtMost(most.as_secs_f64());
@@ -146,6 +156,33 @@ impl World<'_> {
         stage.figure("clusters_regained", share, "%");
         stage.claim("clusters_as_before_after", since(as_before), "s", most(in_clusters));
         Ok(())
+    }
+
+    /// Who is still sent farther than before, to whom, for how long, and whom its resolver holds to be the servers.
+    fn explain(&self, answers: &BTreeMap<HostId, Duration>) {
+        let (hosts, zone) = (
+            &self.lab.scenario().hosts,
+            Name::from_ascii(format!("{}.", self.lab.scenario().zone)).unwrap_or_default(),
+        );
+        let side = |host: HostId| if self.sides[0].contains(&host) { "east" } else { "west" };
+        let name = |host: &HostId| format!("{} ({})", hosts[host.index()].name, side(*host));
+        for client in clients(self.lab) {
+            let Some(then) = answers.get(&client.id) else { continue };
+            let Ok(answer) = look_up(self.lab, client, &format!("{}.", self.name)) else { continue };
+            let rtt = |node: &HostId| self.lab.scenario().rtt(client.id, *node);
+            let to: Vec<HostId> = named(&answer);
+            if to.iter().any(|node| is_like(then, &rtt(node))) {
+                continue;
+            }
+            let ttl = answer.addresses.iter().map(|(_, ttl)| *ttl).max().unwrap_or_default();
+            let to: Vec<String> = to.iter().map(|node| format!("{} at {} ms", name(node), millis(rtt(node)))).collect();
+            let (who, then) = (name(&client.id), millis(*then));
+            say_aside(&format!("  {who}, whose node was at {then} ms, is told {to:?} for {ttl} s"));
+            for (cut, servers) in client.resolver.map(|one| self.lab.watch().held(one, &zone)).unwrap_or_default() {
+                let servers: Vec<String> = servers.iter().map(name).collect();
+                say_aside(&format!("    {cut} is served by {servers:?}"));
+            }
+        }
     }
 
     /// All clients ask at once, each for one of its files after the other. Those that were served.
@@ -191,19 +228,33 @@ impl Clusters {
         self.nodes().all(|node| now.sizes(node)[0] >= self.sizes(node)[0])
     }
 
-    /// How many pairs of nodes share a cluster, for those that did then, in per cent: of levels 1 and 2 the lower figure.
+    /// Of the pairs of nodes that shared a cluster then, those that do now, in per cent: of levels 1 and 2 the lower figure.
     fn regained_by(&self, now: &Self) -> f64 {
-        let regained = |level| percent(now.pairs(level).min(self.pairs(level)), self.pairs(level));
+        let shares = [1, 2].map(|level| {
+            let (then, now) = (self.pairs(level), now.pairs(level));
+            percent(then.intersection(&now).count(), then.len())
+        });
         // Where no pair shared a cluster there is none to regain.
-        [1, 2].map(regained).into_iter().filter(|share| !share.is_nan()).fold(f64::NAN, f64::min)
+        shares.into_iter().filter(|share| !share.is_nan()).fold(f64::NAN, f64::min)
     }
 
-    /// How many pairs of nodes share a cluster.
-    fn pairs(&self, level: usize) -> usize {
-        let mut members: BTreeMap<&str, usize> = BTreeMap::new();
-        self.nodes().filter_map(|node| self.at(node, level)).for_each(|id| *members.entry(id).or_default() += 1);
-        members.values().map(|count| count * (count - 1) / 2).sum()
+    /// The pairs of nodes that share a cluster, the one with the lower number first.
+    fn pairs(&self, level: usize) -> BTreeSet<(HostId, HostId)> {
+        let mut members: BTreeMap<&str, Vec<HostId>> = BTreeMap::new();
+        self.nodes().filter_map(|node| Some((self.at(node, level)?, node))).for_each(|(id, node)| {
+            members.entry(id).or_default().push(node);
+        });
+        let pairs = |of: &Vec<HostId>| {
+            let after = of.iter().enumerate().map(|(at, one)| of[at + 1..].iter().map(|other| (*one, *other)));
+            after.flatten().collect::<Vec<_>>()
+        };
+        members.values().flat_map(pairs).collect()
     }
+}
+
+/// Whether an answer is as near as it was then, or not much farther: several nodes are as good.
+fn is_like(then: &Duration, now: &Duration) -> bool {
+    *now <= then.mul_f64(1.3).max(*then + SLACK).max(NEAR)
 }
 
 /// Whoever is nearer to the first node is east, whoever is nearer to the node farthest from it is west; the lab's own names go with
@@ -211,7 +262,7 @@ impl Clusters {
 fn halves(lab: &Lab) -> [BTreeSet<HostId>; 2] {
     let scenario = lab.scenario();
     let nodes = nodes(lab);
-    let first = nodes[0].id;
+    let Some(first) = nodes.first().map(|node| node.id) else { return [BTreeSet::new(), BTreeSet::new()] };
     let far = nodes.iter().map(|node| node.id).max_by_key(|node| scenario.rtt(first, *node)).unwrap_or(first);
     let is_east = |host: &&Host| match host.role {
         Role::Root(_) | Role::Tld(..) | Role::Nameserver(..) => true,
@@ -227,7 +278,7 @@ fn list(hosts: &BTreeSet<HostId>) -> Vec<HostId> {
 
 const SHORT_CUT: Duration = Duration::from_secs(25);
 const LONG_CUT: Duration = Duration::from_secs(60);
-/// What an answer may be farther by than before: several nodes are as good.
+/// What an answer may be farther by than before.
 const SLACK: Duration = Duration::from_millis(10);
 /// Within what time of the healing answers must be as before.
 const ANSWERS: Duration = Duration::from_secs(30);
@@ -237,3 +288,22 @@ const CLUSTERS: Duration = Duration::from_secs(60);
 const REGAINED: f64 = 90.0;
 /// How long a client waits for a file before it tries the next address.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clusters_are_as_before_if_the_same_nodes_share_them() {
+        let of = |ids: [&str; 4]| {
+            let nodes = (0..4).filter_map(HostId::new);
+            nodes.zip(ids).map(|(node, id)| (node, vec![("0".into(), 4), (id.into(), 2), (id.into(), 2)])).collect()
+        };
+        let then: Clusters = of(["a", "a", "b", "b"]);
+        assert_eq!(then.pairs(2).len(), 2);
+        assert_eq!(then.regained_by(&of(["x", "x", "y", "y"])), 100.0, "whatever they are called");
+        assert_eq!(then.regained_by(&of(["a", "a", "b", "c"])), 50.0);
+        assert_eq!(then.regained_by(&of(["a", "b", "a", "b"])), 0.0, "as many pairs, of others");
+        assert!(of(["a", "b", "c", "d"]).regained_by(&then).is_nan());
+    }
+}

@@ -35,25 +35,21 @@ pub(crate) struct Setting {
 
 /// One run of one scenario.
 pub(crate) struct Stage<'s> {
-    name: &'static str,
+    name: &'s str,
+    file: &'s Path,
     setting: &'s Setting,
     claims: Vec<Claim>,
 }
 
 impl<'s> Stage<'s> {
-    pub(crate) fn new(name: &'static str, setting: &'s Setting) -> Self {
-        Self { name, setting, claims: Vec::new() }
+    /// The hosts of a file, as labs of this name.
+    pub(crate) fn new(name: &'s str, file: &'s Path, setting: &'s Setting) -> Self {
+        Self { name, file, setting, claims: Vec::new() }
     }
 
-    /// Brings up the scenario's file with changes. Labs of one scenario follow each other: they share a name.
+    /// Brings up the file's hosts, with changes. Labs of one scenario follow each other: they share a name.
     pub(crate) fn up(&self, change: impl FnOnce(&mut Scenario)) -> Result<Lab, Error> {
-        self.up_file(self.name, change)
-    }
-
-    /// Brings up another scenario's file under this one's name.
-    pub(crate) fn up_file(&self, file: &str, change: impl FnOnce(&mut Scenario)) -> Result<Lab, Error> {
-        let path = folder().join(format!("{file}.toml"));
-        let mut scenario = Scenario::read(&path, self.setting.matrix.as_deref(), self.setting.scale)?;
+        let mut scenario = Scenario::read(self.file, self.setting.matrix.as_deref(), self.setting.scale)?;
         // Two runs at once, of two checkouts say, must not meet.
         scenario.name = format!("{}-{}", self.name, std::process::id());
         change(&mut scenario);
@@ -194,6 +190,13 @@ impl<'s> Stage<'s> {
 #[derive(Default)]
 pub(crate) struct Clusters(BTreeMap<HostId, Vec<(String, u64)>>);
 
+/// By node, level 0 first: the cluster's id and its size.
+impl FromIterator<(HostId, Vec<(String, u64)>)> for Clusters {
+    fn from_iter<I: IntoIterator<Item = (HostId, Vec<(String, u64)>)>>(nodes: I) -> Self {
+        Self(nodes.into_iter().collect())
+    }
+}
+
 impl Clusters {
     pub(crate) fn of(lab: &Lab) -> Self {
         let clusters = |node: &Host| {
@@ -204,7 +207,7 @@ impl Clusters {
             };
             Some((node.id, levels.iter().map(level).collect()))
         };
-        Self(nodes(lab).into_iter().filter_map(clusters).collect())
+        nodes(lab).into_iter().filter_map(clusters).collect()
     }
 
     /// The id of a node's cluster.
@@ -322,11 +325,6 @@ pub(crate) fn ms(rtt: Duration) -> f64 {
 /// An address's port 80.
 pub(crate) fn http(address: IpAddr) -> SocketAddr {
     SocketAddr::new(address, 80)
-}
-
-fn folder() -> PathBuf {
-    let here = Path::new("tests/lab/scenarios");
-    if here.exists() { here.into() } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios") }
 }
 
 /// Level 2 of the overlay.

@@ -126,12 +126,15 @@ pub(crate) enum Command {
         #[arg(long)]
         or_skip: bool,
     },
-    /// Run one scenario and print its figures.
+    /// Run one scenario and print its figures: whether its claims hold is the exit code.
     Run {
-        /// Its name, or a file.
+        /// The name of one that `test` runs, or a file: its hosts with the claims that it names.
         scenario: String,
         /// As one JSON object.
         #[arg(long)]
         json: bool,
     },
+    /// Be the first process of a lab's PID namespace.
+    #[command(hide = true)]
+    Init,
 }

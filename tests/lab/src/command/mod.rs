@@ -26,6 +26,7 @@ use crate::{
     control::{self, Reply, Request, Server},
     draw::draw,
     error::{Doing, Error},
+    family,
     lab::{Lab, Stop},
     netns::{self, Namespace},
     scenario::Scenario,
@@ -75,7 +76,7 @@ fn run(common: &Common, command: Command) -> Result<ExitCode, Error> {
             say(draw(&Scenario::read(&file, common.matrix.as_deref(), common.scale())?).trim_end())
         }
         Command::Test { only, or_skip } => {
-            let setting = match setting(common, config).and_then(|setting| can_make_devices().map(|()| setting)) {
+            let setting = match setting(common, config) {
                 Err(why @ (Error::Privilege { .. } | Error::Tun { .. })) if or_skip => {
                     say(&format!("lab: every scenario is skipped: {why}"));
                     say(&checks::skipped());
@@ -87,18 +88,20 @@ fn run(common: &Common, command: Command) -> Result<ExitCode, Error> {
             return Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Run { scenario, json } => {
-            let setting = setting(common, config)?;
-            can_make_devices()?;
-            let outcome = checks::one(&scenario, &setting)?;
+            let chosen = checks::choose(&scenario, common.matrix.as_deref(), common.scale())?;
+            let outcome = checks::one(&chosen, &setting(common, config)?);
             say(if json { outcome.to_json() } else { outcome.to_string() }.trim_end());
             return Ok(if outcome.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
+        Command::Init => family::first_process(),
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// How scenarios are run, on a machine that can.
 fn setting(common: &Common, config: Config) -> Result<Setting, Error> {
     gain_privilege()?;
+    netns::check_devices()?;
     let (matrix, artefacts) = (common.matrix.clone(), common.artefacts.clone());
     Ok(Setting { config, matrix, scale: common.scale(), artefacts, stop: heed_signals() })
 }
@@ -108,17 +111,11 @@ fn gain_privilege() -> Result<(), Error> {
     if userns::is_needed() {
         userns::enter()?;
         let own = std::process::id();
-        say(&format!(
-            "in a user namespace; look inside with: nsenter --preserve-credentials -U -m -t {own} atoll-lab status"
-        ));
+        // Not among what a command prints: that may be JSON.
+        let hint = "in a user namespace; look inside with: nsenter --preserve-credentials -U -m -t";
+        let _ = writeln!(std::io::stderr(), "lab: {hint} {own} atoll-lab status");
     }
     netns::check_privilege()
-}
-
-/// Fails early if TUN devices cannot be made, before a scenario is blamed for it.
-fn can_make_devices() -> Result<(), Error> {
-    let tried = crate::sys::open_tun("lab-try").map_err(|error| Error::Tun { why: error.to_string() });
-    tried.map(drop)
 }
 
 /// Brings a lab up in this process and serves it to its end.

@@ -13,7 +13,7 @@ use super::{
     file::{Count, File, FileKeys, HostKeys, RoleName, WeatherKeys},
     placement::{At, Placement},
 };
-use crate::{address::HostId, error::Error, matrix::Matrix, router::Weather, units::Size};
+use crate::{address::HostId, checks, error::Error, matrix::Matrix, router::Weather, units::Size};
 
 /// One file under examination.
 pub(super) struct Check<'a> {
@@ -32,6 +32,7 @@ impl<'a> Check<'a> {
             .map_err(|error| self.error(&error.span().unwrap_or(0..0), error.message().replace('\n', "; ")))?;
         let mut names = Vec::new();
         self.name(&file.name, 24)?;
+        let claims = self.claims(file.claims.as_ref())?;
         for keys in &file.host {
             self.expand(keys, &mut names)?;
         }
@@ -63,7 +64,16 @@ impl<'a> Check<'a> {
         let weather = self.weather(&file.weather)?;
         let zone = file.zone.trim_end_matches('.').to_ascii_lowercase();
         let (name, seed, dns_mode) = (file.name.into_inner(), file.seed, file.dns_mode);
-        Ok(Scenario { name, zone, seed, dns_mode, scale: self.scale, weather, hosts, one_way })
+        Ok(Scenario { name, claims, zone, seed, dns_mode, scale: self.scale, weather, hosts, one_way })
+    }
+
+    fn claims(&self, claims: Option<&Spanned<String>>) -> Result<Option<String>, Error> {
+        let Some(claims) = claims else { return Ok(None) };
+        let (text, known) = (claims.get_ref(), checks::scenario_names());
+        if known.contains(&text.as_str()) {
+            return Ok(Some(text.clone()));
+        }
+        Err(self.error(&claims.span(), format!("`claims`: `{text}` is none of {}", known.join(", "))))
     }
 
     fn error(&self, span: &Range<usize>, message: String) -> Error {

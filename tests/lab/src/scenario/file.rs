@@ -14,6 +14,8 @@ use crate::units::{Rate, Size, Span};
 pub(super) struct File {
     /// What the lab is called; part of the namespaces' names. Lower case, digits, `-`, at most 24 characters.
     pub(super) name: Spanned<String>,
+    /// The scenario whose claims `lab run` makes of these hosts; default: that of this file's name, else `visit`.
+    pub(super) claims: Option<Spanned<String>>,
     /// An RTT matrix (.tri16) or a CSV of cities, relative to this file; default: the project's measured matrix.
     pub(super) matrix: Option<Spanned<PathBuf>>,
     /// Seeds placement, jitter, loss and reordering.

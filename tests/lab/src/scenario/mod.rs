@@ -29,6 +29,8 @@ use crate::{
 pub struct Scenario {
     /// What the lab is called.
     pub name: String,
+    /// The scenario whose claims are made of it, if its file says so.
+    pub claims: Option<String>,
     /// The zone of the Atoll network, without a final dot.
     pub zone: String,
     /// Seeds everything drawn.

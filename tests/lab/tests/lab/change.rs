@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::{
     alone,
-    command::{Bench, SMALL},
+    bench::{Bench, SMALL, assert_refused},
     skipped,
 };
 
@@ -18,25 +18,16 @@ fn counted(bench: &Bench, host: usize, what: &str) -> u64 {
     status["wan"]["counters"][host][what].as_u64().unwrap_or_else(|| panic!("no `{what}` in {status}"))
 }
 
-/// The times of three echoes from `user` to `web`, in milliseconds; what is not answered is missing.
-fn echoes(bench: &Bench) -> Vec<f64> {
-    let said = bench.run(&["exec", "user", "--", "ping", "-n", "-i", "0.02", "-W", "3", "-c", "3", "198.18.2.1"]);
+/// The times of three echoes from `user` to `web`, in milliseconds, each within so many seconds; what is not answered is missing.
+fn echoes(bench: &Bench, within: &str) -> Vec<f64> {
+    let said = bench.run(&["exec", "user", "--", "ping", "-n", "-i", "0.02", "-W", within, "-c", "3", "198.18.2.1"]);
     let text = String::from_utf8(said.stdout).unwrap();
     let time = |line: &str| line.split("time=").nth(1)?.split(' ').next()?.parse().ok();
     text.lines().filter_map(time).collect()
 }
 
-/// Whether `user` gets a page from `web` within so many seconds.
-fn gets_the_page(bench: &Bench, seconds: &str) -> bool {
-    let page = ["exec", "user", "--", "curl", "-s", "-m", seconds, "-o", "/dev/null", "http://198.18.2.1/a"];
-    bench.run(&page).status.success()
-}
-
 fn refused(bench: &Bench, arguments: &[&str], expected: &str) {
-    let output = bench.run(arguments);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{arguments:?}: {said}");
-    assert!(said.contains(expected), "{said}\nexpected {expected}");
+    assert_refused(&bench.run(arguments), 1, expected);
 }
 
 #[test]
@@ -48,15 +39,15 @@ fn a_cut_one_way_drops_one_way_and_heals_by_its_pair() {
     let bench = Bench::up(SMALL);
     bench.say(&["cut", "web", "user", "--one-way"]);
     let asked = counted(&bench, WEB, "received");
-    assert_eq!(echoes(&bench), Vec::<f64>::new());
+    assert_eq!(echoes(&bench, SOON), Vec::<f64>::new());
     // The questions came through, the answers did not.
     assert!(counted(&bench, WEB, "received") >= asked + 3);
     assert!(counted(&bench, WEB, "cut") >= 3);
     assert_eq!(counted(&bench, USER, "cut"), 0);
     bench.say(&["heal", "root", "user"]);
-    assert_eq!(echoes(&bench), Vec::<f64>::new(), "another pair was healed");
+    assert_eq!(echoes(&bench, SOON), Vec::<f64>::new(), "another pair was healed");
     bench.say(&["heal", "web", "user"]);
-    assert_eq!(echoes(&bench).len(), 3);
+    assert_eq!(echoes(&bench, LATE).len(), 3);
     refused(&bench, &["cut", "web", "nobody", "--one-way"], "no host `nobody`");
 }
 
@@ -71,13 +62,13 @@ fn a_slow_host_is_slow_both_ways_until_it_is_not() {
     let fast_again = || {
         let deadline = Instant::now() + Duration::from_secs(60);
         // Whatever else the machine does: an echo that was not held back for long comes sooner or later.
-        while !echoes(&bench).iter().any(|took| *took < 2.0 * EXTRA) {
+        while !echoes(&bench, LATE).iter().any(|took| *took < 2.0 * EXTRA) {
             assert!(Instant::now() < deadline, "it stays slow");
         }
     };
     for take_back in [&["slow", "user", "0ms"][..], &["heal"]] {
         slow("400ms");
-        let slowed = echoes(&bench);
+        let slowed = echoes(&bench, LATE);
         assert_eq!(slowed.len(), 3, "{slowed:?}");
         assert!(slowed.iter().all(|took| *took >= 2.0 * EXTRA), "{slowed:?}");
         bench.say(take_back);
@@ -94,21 +85,21 @@ fn a_program_gets_the_signal_that_was_named() {
     }
     let _alone = alone();
     let bench = Bench::up(SMALL);
-    assert!(gets_the_page(&bench, PATIENT));
+    assert!(bench.gets_the_page());
     bench.say(&["kill", "web", "--signal", "STOP"]);
-    assert!(!gets_the_page(&bench, HASTY), "it was stopped");
+    assert!(bench.gets_no_page(), "it was stopped");
     bench.say(&["kill", "web", "--signal", "sigcont"]);
-    assert!(gets_the_page(&bench, PATIENT));
+    assert!(bench.gets_the_page());
     bench.say(&["kill", "web", "--signal", "TERM"]);
-    assert!(!gets_the_page(&bench, HASTY), "it was ended");
+    assert!(bench.gets_no_page(), "it was ended");
     bench.say(&["start", "web"]);
-    assert!(gets_the_page(&bench, PATIENT));
+    assert!(bench.gets_the_page());
     refused(&bench, &["kill", "web", "--signal", "LOUD"], "`LOUD` is not a signal");
     refused(&bench, &["start", "web"], "runs already");
 }
 
 /// What `slow` adds each way, in milliseconds.
 const EXTRA: f64 = 400.0;
-/// Seconds, for a page that should come, on any machine, and for one that should not.
-const PATIENT: &str = "30";
-const HASTY: &str = "2";
+/// Seconds: for echoes that should not come, and for those that should, on any machine.
+const SOON: &str = "2";
+const LATE: &str = "60";

@@ -2,10 +2,10 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::Path,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -15,106 +15,11 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{alone, namespaces_of, skipped, unique_name};
-
-pub(crate) const SMALL: &str = r#"
-host = [
-    { name = "root", role = "root", at = 0 },
-    { name = "web", role = "origin", names = ["www.site.test"], files = [{ path = "/a", size = "1KB" }], at = 1 },
-    { name = "user", role = "client", at = 2 },
-]
-"#;
-
-/// A scenario on disk, with a name of its own.
-pub(crate) struct Bench {
-    folder: tempfile::TempDir,
-    name: String,
-}
-
-impl Bench {
-    pub(crate) fn new(hosts: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let name = unique_name();
-        fs::write(folder.path().join("x.toml"), format!("name = \"{name}\"\n{hosts}")).unwrap();
-        Self { folder, name }
-    }
-
-    /// With its lab up.
-    pub(crate) fn up(hosts: &str) -> Self {
-        let bench = Self::new(hosts);
-        bench.say(&["up", "x.toml"]);
-        bench
-    }
-
-    fn lab(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_atoll-lab"));
-        command.current_dir(self.folder.path()).arg("--lab").arg(&self.name);
-        command.args(["--matrix", concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/latency/planetlab490.tri16")]);
-        command
-    }
-
-    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        self.lab().args(arguments).output().unwrap()
-    }
-
-    pub(crate) fn say(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{arguments:?}: {said}");
-        said
-    }
-
-    /// In the foreground, once it is up.
-    fn foreground(&self) -> Child {
-        let mut child = self.lab().args(["up", "--foreground", "x.toml"]).stdout(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert!(line.starts_with("up:"), "{line}");
-        child
-    }
-
-    fn state(&self) -> std::path::PathBuf {
-        state_of(&self.name)
-    }
-
-    /// Every process of this lab, found by its namespaces.
-    fn pids(&self) -> Vec<i32> {
-        let status: serde_json::Value = serde_json::from_str(&self.say(&["status", "--json"])).unwrap();
-        let hosts = status["hosts"].as_array().unwrap();
-        let pids = hosts.iter().flat_map(|host| host["pids"].as_array().unwrap());
-        pids.map(|pid| i32::try_from(pid.as_i64().unwrap()).unwrap()).collect()
-    }
-
-    fn assert_nothing_left(&self, pids: &[i32]) {
-        assert_nothing_left_of(&self.name, pids);
-    }
-}
-
-fn assert_nothing_left_of(lab: &str, pids: &[i32]) {
-    assert_eq!(namespaces_of(lab), Vec::<String>::new());
-    let state = state_of(lab);
-    assert!(!state.exists(), "{} is still there", state.display());
-    for pid in pids {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // A process that ended and whose new parent has not noticed is a Z.
-        let ended = stat.is_empty() || stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z'));
-        assert!(ended, "process {pid} still runs: {stat}");
-    }
-    let devices = fs::read_to_string("/proc/net/dev").unwrap();
-    assert!(!devices.contains("wan0"), "{devices}");
-}
-
-fn state_of(lab: &str) -> std::path::PathBuf {
-    Path::new("/run/atoll-lab").join(lab)
-}
-
-impl Drop for Bench {
-    fn drop(&mut self) {
-        if nix::unistd::geteuid().is_root() {
-            drop(self.run(&["down"]));
-        }
-    }
-}
+use crate::{
+    alone,
+    bench::{Bench, MATRIX, SMALL, assert_nothing_left_of, assert_refused, await_end, state_of},
+    namespaces_of, skipped,
+};
 
 #[test]
 fn a_lab_comes_up_obeys_and_leaves_nothing() {
@@ -129,18 +34,16 @@ fn a_lab_comes_up_obeys_and_leaves_nothing() {
     let pids = bench.pids();
     assert!(pids.len() >= 2, "{pids:?}");
 
-    let page =
-        ["exec", "user", "--", "curl", "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}", "http://198.18.2.1/a"];
-    assert_eq!(bench.say(&page), "200");
+    assert!(bench.gets_the_page());
     bench.say(&["cut", "user", "we*"]);
-    assert!(!bench.run(&page).status.success());
+    assert!(bench.gets_no_page());
     bench.say(&["heal"]);
-    assert_eq!(bench.say(&page), "200");
+    assert!(bench.gets_the_page());
     bench.say(&["kill", "web"]);
     assert!(bench.say(&["status"]).contains("DEAD") || bench.say(&["status"]).contains(" - "));
-    assert!(!bench.run(&page).status.success());
+    assert!(bench.gets_no_page());
     bench.say(&["start", "web"]);
-    assert_eq!(bench.say(&page), "200");
+    assert!(bench.gets_the_page());
     assert!(!bench.run(&["exec", "user", "--", "sh", "-c", "exit 7"]).status.success());
     assert!(!bench.run(&["exec", "nobody", "--", "true"]).status.success());
     assert!(!bench.run(&["cut", "user", "nobody"]).status.success());
@@ -173,7 +76,7 @@ fn its_control_socket_is_bounded(bench: &Bench) {
 }
 
 #[test]
-fn a_killed_lab_is_removed_by_down_or_by_the_next_up() {
+fn the_programs_of_a_killed_lab_end_with_it_and_the_rest_is_removed_by_down_or_by_the_next_up() {
     if skipped("lab down after kill -9") {
         return;
     }
@@ -184,6 +87,8 @@ fn a_killed_lab_is_removed_by_down_or_by_the_next_up() {
         let pids = bench.pids();
         owner.kill().unwrap();
         owner.wait().unwrap();
+        assert!(pids.len() >= 2, "{pids:?}");
+        await_end(&pids);
         if how == "up" {
             bench.say(&["up", "x.toml"]);
         }
@@ -208,7 +113,7 @@ fn ctrl_c_ends_everything_also_on_the_way_up() {
     // On the way up: as soon as the first namespace is there.
     let mut owner = bench.lab().args(["up", "--foreground", "x.toml"]).stdout(Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
-    while namespaces_of(&bench.name).is_empty() {
+    while namespaces_of(bench.name()).is_empty() {
         assert!(Instant::now() < deadline, "it never came up");
     }
     interrupt(&owner);
@@ -242,6 +147,7 @@ fn scenarios_that_are_interrupted_or_killed_leave_nothing() {
         owner.stderr.take().unwrap().read_to_string(&mut said).unwrap();
         assert!(!end_of(&mut owner));
         if how == Signal::SIGKILL {
+            await_end(&pids);
             assert!(state_of(&lab).exists());
             bench.say(&["down"]);
         } else {
@@ -271,23 +177,31 @@ fn what_cannot_be_is_refused_in_one_line_and_leaves_nothing() {
         (SMALL.replace("at = 1 }", "at = 1, colour = 3 }"), "x.toml:5: unknown field `colour`"),
         (SMALL.replace("at = 2", "at = 490"), "the matrix, which is too small: 490 places"),
         (SMALL.replace("\"user\"", "\"web\""), "x.toml:6: `name`: a host `web` exists already"),
+        (format!("claims = \"it-works\"\n{SMALL}"), "x.toml:2: `claims`: `it-works` is none of distances, names"),
         (SMALL.replace("at = 2", "at = 2, template = \"t\""), "x.toml:6: `template`: unknown for role = \"client\""),
     ];
-    let commands: &[&str] =
-        if skipped("that `up` refuses wrong files as `draw` does") { &["draw"] } else { &["draw", "up"] };
+    // What is wrong is said before anything is looked for that only root has.
     for (hosts, expected) in cases {
         let bench = Bench::new(&hosts);
-        for command in commands {
-            let output = bench.run(&[command, "x.toml"]);
-            let said = String::from_utf8(output.stderr).unwrap();
-            assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said}");
-            assert!(said.contains(expected), "{said}\nexpected {expected}");
-            assert_eq!(namespaces_of(&bench.name), Vec::<String>::new());
+        let up: &[&[&str]] =
+            if skipped("that `up` refuses wrong files as `draw` and `run` do") { &[] } else { &[&["up"]] };
+        for command in [&["draw"][..], &["run", "--json"]].iter().chain(up) {
+            let output = bench.run(&[command, &["x.toml"][..]].concat());
+            assert_refused(&output, 2, expected);
+            assert_eq!(namespaces_of(bench.name()), Vec::<String>::new());
             assert!(!bench.state().exists());
         }
     }
     let bench = Bench::new(SMALL);
-    for wrong in [&["draw", "nowhere.toml"][..], &["up"], &["heal", "a"], &["frobnicate"]] {
+    let wrongs = [
+        &["draw", "nowhere.toml"][..],
+        &["run", "nowhere.toml"],
+        &["run", "nowhere"],
+        &["up"],
+        &["heal", "a"],
+        &["frobnicate"],
+    ];
+    for wrong in wrongs {
         assert_eq!(bench.run(wrong).status.code(), Some(2), "{wrong:?}");
     }
     assert_eq!(bench.run(&["status"]).status.code(), Some(1));
@@ -300,36 +214,52 @@ fn a_machine_that_cannot_says_what_it_lacks() {
     }
     let _alone = alone();
     let bench = Bench::new(SMALL);
-    let refused = |prefix: &[&str], expected: &str| {
-        let own = env!("CARGO_BIN_EXE_atoll-lab");
-        let (program, arguments) = prefix.split_first().unwrap();
+    let run = |prefix: &[&str], arguments: &[&str]| {
+        let (program, first) = prefix.split_first().unwrap();
         let mut command = Command::new(program);
-        command.args(arguments).arg(own);
-        command.args(["--matrix", concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/latency/planetlab490.tri16")]);
-        let output = command.args(["up", "x.toml"]).current_dir(bench.folder.path()).output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
-        assert!(said.contains(expected), "{said}\nexpected {expected}");
-        bench.assert_nothing_left(&[]);
+        command.args(first).arg(env!("CARGO_BIN_EXE_atoll-lab")).args(["--matrix", MATRIX]).args(arguments);
+        command.current_dir(bench.folder()).output().unwrap()
     };
-    refused(&["setpriv", "--bounding-set=-all", "--inh-caps=-all"], "needs root");
-    let hide = "mount -t tmpfs none /dev/net && exec \"$@\"";
-    refused(&["unshare", "-m", "sh", "-c", hide, "sh"], "needs /dev/net/tun");
+    let refused = |prefix: &[&str], commands: &[&[&str]], expected: &str| {
+        for command in commands {
+            assert_refused(&run(prefix, command), 1, expected);
+            bench.assert_nothing_left(&[]);
+        }
+    };
+    let (up, all): (&[&str], &[&[&str]]) =
+        (&["up", "x.toml"], &[&["up", "x.toml"], &["run", "--json", "x.toml"], &["test"]]);
+    let powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"];
+    refused(&powerless, all, "needs root");
+    let without_devices = ["unshare", "-m", "sh", "-c", "mount -t tmpfs none /dev/net && exec \"$@\"", "sh"];
+    refused(&without_devices, all, "needs /dev/net/tun");
+    for cannot in [&powerless[..], &without_devices] {
+        let output = run(cannot, &["test", "--or-skip"]);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            output.status.success() && said.starts_with("lab: every scenario is skipped: the lab needs "),
+            "{said}"
+        );
+        assert!(said.contains("lab test result: ok. 0 passed; 0 failed; "), "{said}");
+    }
     // The tool that makes hosts adds a route to everywhere.
     let real = ["/usr/sbin/ip", "/usr/bin/ip", "/sbin/ip"].into_iter().find(|path| Path::new(path).exists()).unwrap();
     let false_ip = format!(
         "#!/bin/sh\n[ \"$1\" = -batch ] || exec {real} \"$@\"\n{{ cat; echo route add default dev wan0; }} | exec {real} -batch -\n"
     );
-    let bin = bench.folder.path().join("bin");
+    let bin = bench.folder().join("bin");
     fs::create_dir(&bin).unwrap();
     fs::write(bin.join("ip"), false_ip).unwrap();
     fs::set_permissions(bin.join("ip"), fs::Permissions::from_mode(0o755)).unwrap();
     let path = format!("PATH={}:{}", bin.display(), std::env::var("PATH").unwrap());
-    refused(&["env", &path], "host `root` has a route to 1.1.1.1:53, which is outside the lab; nothing was started");
+    refused(
+        &["env", &path],
+        &[up],
+        "host `root` has a route to 0.0.0.0/0 by `wan0`, which leads out of the lab; nothing was started",
+    );
     let nginx = Path::new("/usr/sbin/nginx");
     if nginx.exists() {
         let hide = "mount -t tmpfs none /usr/sbin && exec \"$@\"";
-        refused(&["unshare", "-m", "sh", "-c", hide, "sh"], "which is not installed: apt-get install n");
+        refused(&["unshare", "-m", "sh", "-c", hide, "sh"], &[up], "which is not installed: apt-get install n");
     }
 }
 

@@ -5,10 +5,13 @@
 
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test's helpers fail and speak as tests do")]
 
+mod bench;
 mod change;
 mod command;
 mod distance;
 mod names;
+mod run;
+mod several;
 mod user;
 
 use std::{
@@ -47,7 +50,13 @@ fn up(hosts: &str) -> Lab {
     let text = format!("name = \"{}\"\n{hosts}", unique_name());
     let scenario =
         Scenario::parse(&text, Path::new("test.toml"), None, Scale::Short).unwrap_or_else(|error| panic!("{error}"));
-    Lab::up(scenario, &Config::default(), &Stop::default()).unwrap_or_else(|error| panic!("{error}"))
+    up_scenario(scenario)
+}
+
+/// Brings a scenario up; the lab's own program is not that of this process.
+fn up_scenario(scenario: Scenario) -> Lab {
+    let config = Config { program: Some(env!("CARGO_BIN_EXE_atoll-lab").into()), ..Config::default() };
+    Lab::up(scenario, &config, &Stop::default()).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn scenario_file(name: &str) -> PathBuf {

@@ -3,19 +3,19 @@
 use std::{net::SocketAddr, time::Duration};
 
 use atoll_lab::{
-    Config, Lab, Recursor, Role, Scale, Scenario, Size, Stop,
+    Lab, Recursor, Role, Scale, Scenario, Size,
     measure::{Recursion, ask, fetch},
     origin_content,
 };
 use hickory_proto::{op::ResponseCode, rr::RecordType};
 
-use crate::{alone, scenario_file, skipped, unique_name};
+use crate::{alone, scenario_file, skipped, unique_name, up_scenario};
 
 fn names() -> Lab {
     let file = scenario_file("names.toml");
     let mut scenario = Scenario::read(&file, None, Scale::Short).unwrap();
     scenario.name = unique_name();
-    Lab::up(scenario, &Config::default(), &Stop::default()).unwrap_or_else(|error| panic!("{error}"))
+    up_scenario(scenario)
 }
 
 #[test]

@@ -1,0 +1,162 @@
+//! The list of scenarios, and which of them may run at the same time.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    cities, cold_start, death, distances, far_resolver, flash_crowd, locked_in, names, partition, purge, right_place,
+    stage::Stage, visit,
+};
+use crate::{error::Error, scenario::Scale};
+
+/// One scenario.
+pub(super) struct Definition {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// The name of the file with its hosts.
+    pub(super) file: &'static str,
+    /// What it is about, for the table.
+    pub(super) about: &'static str,
+    /// What may run at the same time.
+    pub(super) beside: Beside,
+    /// Makes its claims; an error is the claim `ran` failing.
+    pub(super) show: fn(&mut Stage<'_>) -> Result<(), Error>,
+}
+
+/// What may run beside a scenario.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// Nothing: it claims speed, distance, or that nothing at all fails in a crowd.
+    Nothing,
+    /// At short scale one that mostly waits: its claims there are what a busy machine keeps.
+    OneAtShortScale,
+    /// Others: it mostly waits.
+    Others,
+}
+
+/// In the order of the table.
+pub(super) const ALL: [Definition; 11] = [
+    Definition {
+        name: "distances",
+        file: "distances",
+        beside: Beside::Nothing,
+        about: "the lab's own distances under load",
+        show: distances::show,
+    },
+    Definition {
+        name: "names",
+        file: "names",
+        beside: Beside::Nothing,
+        about: "four resolvers, a delegation chain, a thin origin",
+        show: names::show,
+    },
+    Definition {
+        name: "cities",
+        file: "cities",
+        beside: Beside::OneAtShortScale,
+        about: "a first look: curl finds its city's node",
+        show: cities::show,
+    },
+    Definition {
+        name: "right-place",
+        file: "right-place",
+        beside: Beside::OneAtShortScale,
+        about: "clients are sent to near proxies",
+        show: right_place::show,
+    },
+    Definition {
+        name: "locked-in",
+        file: "right-place",
+        beside: Beside::OneAtShortScale,
+        about: "refreshes stay with the near cluster",
+        show: locked_in::show,
+    },
+    Definition {
+        name: "flash-crowd",
+        file: "flash-crowd",
+        beside: Beside::Nothing,
+        about: "a crowd, one origin fetch per object",
+        show: flash_crowd::show,
+    },
+    Definition {
+        name: "death",
+        file: "flash-crowd",
+        beside: Beside::Nothing,
+        about: "a third of the nodes die in a crowd",
+        show: death::show,
+    },
+    Definition {
+        name: "partition",
+        file: "flash-crowd",
+        beside: Beside::Others,
+        about: "the world in two, and whole again",
+        show: partition::show,
+    },
+    Definition {
+        name: "far-resolver",
+        file: "far-resolver",
+        beside: Beside::OneAtShortScale,
+        about: "ECS finds the client, not its resolver",
+        show: far_resolver::show,
+    },
+    Definition {
+        name: "cold-start",
+        file: "flash-crowd",
+        beside: Beside::Others,
+        about: "no seed reachable, and a restart of all",
+        show: cold_start::show,
+    },
+    Definition {
+        name: "purge",
+        file: "purge",
+        beside: Beside::Others,
+        about: "a tag is purged while a node is away",
+        show: purge::show,
+    },
+];
+
+/// What is shown of hosts for which nobody says what to show.
+pub(super) const VISIT: Definition = Definition {
+    name: "visit",
+    file: "cities",
+    beside: Beside::Nothing,
+    about: "clients find and get what origins have",
+    show: visit::show,
+};
+
+/// The names of all, for a file to choose from.
+pub(crate) fn scenario_names() -> Vec<&'static str> {
+    ALL.iter().chain([&VISIT]).map(|definition| definition.name).collect()
+}
+
+/// Scenarios that follow each other.
+pub(super) type Sequence = Vec<&'static Definition>;
+
+/// What runs when: sequences that run side by side, one group after the other. At short scale those that mostly wait follow each other
+/// beside those that bear one of them; at full scale they run all at once, when all else is over.
+pub(super) fn schedule(chosen: impl Iterator<Item = &'static Definition>, scale: Scale) -> Vec<Vec<Sequence>> {
+    let (patient, others): (Sequence, Sequence) = chosen.partition(|definition| definition.beside == Beside::Others);
+    match scale {
+        Scale::Short => {
+            let (alone, paired): (Sequence, Sequence) =
+                others.into_iter().partition(|definition| definition.beside == Beside::Nothing);
+            vec![vec![alone], vec![paired, patient]]
+        }
+        Scale::Long => vec![vec![others], patient.into_iter().map(|definition| vec![definition]).collect()],
+    }
+}
+
+pub(super) fn find(name: &str) -> Result<&'static Definition, Error> {
+    let known = || ALL.iter().chain([&VISIT]);
+    known()
+        .find(|definition| definition.name == name)
+        .ok_or_else(|| Error::NoScenario { name: name.into(), known: ALL.map(|definition| definition.name).join(", ") })
+}
+
+impl Definition {
+    /// The file with its hosts.
+    pub(super) fn path(&self) -> PathBuf {
+        let here = Path::new("tests/lab/scenarios");
+        let folder = if here.exists() { here.into() } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios") };
+        folder.join(format!("{}.toml", self.file))
+    }
+}
