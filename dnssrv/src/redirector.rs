@@ -147,11 +147,15 @@ impl Redirector {
         let (errands, to_do) = mpsc::channel(config.probe.queue.max(1));
         let now = Instant::now();
         let mut random = rand::rng();
-        let zone = Zone::new(&config)?;
+        let mut zone = Zone::new(&config)?;
+        let signer = Signer::configured(&config, zone.origin(), random.random())?;
+        if let Some(signer) = &signer {
+            zone.hold_key(signer.dnskey());
+        }
         let levels = config.thresholds.len() + 1;
         let overrides = Arc::new(Overrides::new(config.overrides.clone(), levels, config.limits.overrides)?);
         let redirector = Self {
-            signer: Signer::configured(&config, zone.origin(), random.random())?,
+            signer,
             cookies: Cookies::new(secret(&config.cookie_secret).unwrap_or_else(|| random.random())),
             heat: Heat::new(now, config.hot),
             atlas: Atlas::new(config.limits.map),
@@ -200,12 +204,15 @@ impl Redirector {
                 self.counters.dropped();
                 return Outcome::Silence;
             }
-            Err(Refusal::Malformed(header)) => return self.refuse(&asked, header, None, ResponseCode::FormErr),
+            Err(Refusal::Malformed(header, edns)) => return self.refuse(&asked, header, edns, ResponseCode::FormErr),
             Err(Refusal::Operation(header, edns)) => return self.refuse(&asked, header, edns, ResponseCode::NotImp),
             Err(Refusal::Bare(header, edns)) => {
                 return self.refuse(&asked, header, Some(edns), ResponseCode::NoError);
             }
         };
+        if transport.is_stream() && query.edns.is_some_and(|edns| edns.says_keepalive) {
+            return self.refuse(&asked, query.header, query.edns, ResponseCode::FormErr);
+        }
         let signing = self.signing(&asked, &query);
         let own = || signing.as_ref().and_then(Signing::own_answer);
         let (answer, scope) = match unanswerable(&query).or_else(own) {
@@ -300,7 +307,8 @@ impl Redirector {
         let placement = self.clients().placement(now, prefix, self.config.sources.hints);
         let roster = self.roster();
         let live = &roster.rings.get(usize::from(placement.level.0))?.live;
-        if !placement.settled || placement.near.is_some() || placement.rtt.is_none() || live.is_empty() {
+        let is_own = placement.near.is_none() && (placement.rtt.is_some() || placement.placed);
+        if !placement.settled || !is_own || live.is_empty() {
             return None;
         }
         let asked = self.asked_at(&roster, &placement);

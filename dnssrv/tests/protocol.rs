@@ -177,7 +177,11 @@ async fn d03_broken_edns_gets_formerr_and_unknown_options_and_flags_are_passed_o
         ("an option longer than the record", short_option),
         ("half an option", half_option),
     ] {
-        assert_eq!(code(&exchange(address, &bytes).await), FORMERR, "{what}");
+        let reply = exchange(address, &bytes).await;
+        let edns = message(&reply).edns;
+        assert_eq!(code(&reply), FORMERR, "{what}");
+        // An OPT that counts as an answer is none.
+        assert_eq!(edns.is_some(), !what.starts_with("OPT as"), "{what}: RFC 6891 7");
     }
     let mut strange = with_opt(plain(), 0, 1232, &[0xff, 0xfe, 0, 2, 7, 7]);
     let flags = strange.len() - 6 - 3;
@@ -226,6 +230,30 @@ fn plain_record(name: &str, data: &str) -> atoll_dnssrv::StaticRecord {
         kind: "TXT".to_owned(),
         data: data.to_owned(),
         ttl: std::time::Duration::from_secs(60),
+    }
+}
+
+#[tokio::test]
+async fn d03_what_is_only_additional_is_left_out_before_a_reply_is_cut() {
+    let (_server, address) = alone(|config| {
+        for number in 0..8 {
+            let host = format!("a-mail-server-of-some-length-{number}");
+            for (name, kind, data) in [
+                ("post", "MX", format!("{number} {host}.nyud.example.")),
+                (host.as_str(), "A", format!("192.0.2.{number}")),
+                (host.as_str(), "AAAA", format!("2001:db8::{number}")),
+            ] {
+                config.records.push(atoll_dnssrv::StaticRecord { kind: kind.to_owned(), ..plain_record(name, &data) });
+            }
+        }
+    })
+    .await;
+    let asked = query("post.nyud.example", RecordType::MX);
+    for (bytes, fewest, most) in [(asked.clone(), 1, 15), (with_opt(asked, 0, 1232, &[]), 16, 16)] {
+        let reply = exchange(address, &bytes).await;
+        let message = message(&reply);
+        assert_eq!((reply[2] & 2, message.answers.len()), (0, 8), "RFC 2181 9");
+        assert!((fewest..=most).contains(&message.additionals.len()), "{}", message.additionals.len());
     }
 }
 
@@ -306,7 +334,8 @@ async fn d07_a_client_subnet_comes_back_with_a_scope_or_is_refused_if_malformed(
         ("too many octets", &[0, 1, 24, 0, 1, 2, 3, 4]),
         ("no family", &[0]),
     ] {
-        assert_eq!(code(&exchange(address, &with(data)).await), FORMERR, "{what}");
+        let reply = exchange(address, &with(data)).await;
+        assert_eq!((code(&reply), message(&reply).edns.is_some()), (FORMERR, true), "{what}");
     }
     for (what, data) in [
         ("an IPv4 prefix", &[0, 1, 24, 0, 192, 0, 2][..]),
