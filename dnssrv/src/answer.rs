@@ -98,14 +98,14 @@ pub(crate) fn answer(
     view: View<'_>,
 ) -> Answer {
     let asked = Asked { zone, config, name, kind, view };
+    // In a zone of plain records its SOA alone says how long.
+    let negative = if config.mode == Mode::Plain { Duration::MAX } else { config.ttl.negative };
     match place {
         Place::Outside => Answer { error: Some(Extended::NOT_AUTHORITATIVE), ..Answer::of(ResponseCode::Refused) },
         Place::Apex(records) => asked.apex(records),
         Place::Plain(_) => chain::answer(zone, config, name, kind),
-        Place::Empty(closest) => asked.nothing(closest, config.ttl.negative),
-        Place::Missing(closest) => {
-            Answer { code: ResponseCode::NXDomain, ..asked.nothing(closest, config.ttl.negative) }
-        }
+        Place::Empty(closest) => asked.nothing(closest, negative),
+        Place::Missing(closest) => Answer { code: ResponseCode::NXDomain, ..asked.nothing(closest, negative) },
         Place::Public(site) => asked.public(site, config.ttl.alias),
         Place::Node(id, site) => asked.node(id, site),
         Place::Cut(level) => asked.cut(level),
@@ -131,17 +131,9 @@ impl Asked<'_> {
     }
 
     fn apex_servers(&self) -> Answer {
-        let ttl = self.config.ttl.delegation;
-        let configured = self.zone.servers();
-        if configured.is_empty() {
-            let servers = self.view.roster.servers_apart(self.view.prefix, true);
-            let (set, glue) = self.name_servers(None, &servers, ttl);
-            return Answer { additional: glue, ..Answer::with(set) };
-        }
-        let set = configured.iter().map(|(name, _)| self.record(self.zone.origin(), ttl, RData::NS(NS(name.clone()))));
-        let glue =
-            configured.iter().filter(|(name, _)| self.zone.origin().zone_of(name)).flat_map(|(_, records)| records);
-        Answer { additional: glue.cloned().collect(), ..Answer::with(set.collect()) }
+        let servers = self.view.roster.servers_apart(self.view.prefix, true);
+        let (set, glue) = self.name_servers(None, &servers, self.config.ttl.delegation);
+        Answer { additional: glue, ..Answer::with(set) }
     }
 
     fn public(&self, site: Site, ttl: Duration) -> Answer {
@@ -186,7 +178,7 @@ impl Asked<'_> {
     fn cut(&self, level: Level) -> Answer {
         let placement = self.view.placement;
         let outer = level.0.checked_sub(1).map(Level);
-        let known = placement.rtt.is_some() || placement.near.is_some();
+        let known = placement.is_known();
         let measurable = self.config.sources.referral_gap && self.config.mode == Mode::Levels;
         let delegated = placement.level >= level || (!known && measurable);
         if !delegated {
@@ -329,7 +321,7 @@ impl Asked<'_> {
         let anywhere = |level| roster.choose(site, level, family, want, &nearest);
         match &placement.near {
             Some(near) => roster.choose_near(site, near, family, want, &nearest).or_else(|| anywhere(Level::GLOBAL)),
-            None if placement.rtt.is_none() && !self.is_of_apex() => anywhere(self.zone.innermost()),
+            None if !placement.is_known() && !self.is_of_apex() => anywhere(self.zone.innermost()),
             None => anywhere(placement.level),
         }
     }

@@ -75,6 +75,7 @@ fn scene(level: u8) -> Scene {
             near: None,
             settled: true,
             distances: Distances::default(),
+            placed: false,
         },
         roster: Roster {
             epoch: 0,
@@ -90,8 +91,14 @@ fn scene(level: u8) -> Scene {
 }
 
 fn unknown() -> Scene {
-    let placement =
-        Placement { level: Level(0), rtt: None, near: None, settled: false, distances: Distances::default() };
+    let placement = Placement {
+        level: Level(0),
+        rtt: None,
+        near: None,
+        settled: false,
+        distances: Distances::default(),
+        placed: false,
+    };
     Scene { placement, ..scene(0) }
 }
 
@@ -110,6 +117,7 @@ fn handed_over() -> Scene {
         near: Some(Arc::new(near)),
         settled: true,
         distances: Distances::default(),
+        placed: false,
     };
     Scene { placement, ..scene(0) }
 }
