@@ -47,6 +47,15 @@ pub(crate) struct Placement {
     pub(crate) settled: bool,
     /// How far nodes are from it, this one included.
     pub(crate) distances: Distances,
+    /// Whether the operator's file says so. It holds for this server's answers and is no measurement, so nobody else is told.
+    pub(crate) placed: bool,
+}
+
+impl Placement {
+    /// Whether anything says where this prefix belongs.
+    pub(crate) const fn is_known(&self) -> bool {
+        self.rtt.is_some() || self.near.is_some() || self.placed
+    }
 }
 
 /// What is known of prefixes.
@@ -258,9 +267,11 @@ impl Clients {
 
     /// Where a prefix belongs. `hints` says whether the index is asked at all.
     pub(crate) fn placement(&self, now: Instant, prefix: Prefix, hints: bool) -> Placement {
-        if let Some(placement) = self.overrides.placement(prefix) {
-            return placement;
-        }
+        self.overrides.placement(prefix).unwrap_or_else(|| self.found(now, prefix, hints))
+    }
+
+    /// Where it belongs by what was measured and heard, whatever the operator says.
+    pub(crate) fn found(&self, now: Instant, prefix: Prefix, hints: bool) -> Placement {
         let known = self.known.get(&prefix);
         let rtt = self.rtt(now, prefix).map(|(rtt, _)| rtt);
         let own = rtt.map_or(Level::GLOBAL, |rtt| self.level(rtt));
@@ -288,7 +299,7 @@ impl Clients {
         let settled = handed_over || ((rtt.is_some() || near.is_some()) && looked);
         let awaited = known.and_then(|known| known.scouted).is_some_and(|(_, scouts)| scouts == Scouts::Out);
         let distances = known.map(|known| known.distances.awaiting(awaited)).unwrap_or_default();
-        Placement { level, rtt, near, settled, distances }
+        Placement { level, rtt, near, settled, distances, placed: false }
     }
 
     /// The level an RTT belongs to.

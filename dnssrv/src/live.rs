@@ -104,14 +104,16 @@ impl Watch {
         let clusters = index.levels();
         let leaving = redirector.is_leaving() || me.draining;
         let query = |level, services| NodesQuery { level, count: self.health.candidates, target: None, services };
-        let willing = |node: &NodeInfo| !node.draining && node.quota_left != Some(0);
-        let others = |services| {
+        let serves = |node: &NodeInfo| !node.draining && node.quota_left != Some(0);
+        // A weight of 0 says that it wants none of the traffic; as a server of the zone it may be named all the same.
+        let willing = |node: &NodeInfo| serves(node) && node.weight > 0;
+        let others = |services, wanted: &dyn Fn(&NodeInfo) -> bool| {
             let nodes = index.nodes(&query(Level::GLOBAL, services));
-            nodes.iter().any(|node| node.id != me.id && willing(node))
+            nodes.iter().any(|node| node.id != me.id && wanted(node))
         };
         // Whoever is alone stays, come what may: a zone without servers or proxies helps nobody.
         let stays = |node: &NodeInfo| if node.id == me.id { !leaving && willing(node) } else { willing(node) };
-        let (last_proxy, last_server) = (!others(Roles::PROXY), !others(Roles::DNSSRV));
+        let (last_proxy, last_server) = (!others(Roles::PROXY, &willing), !others(Roles::DNSSRV, &serves));
         let wall = SystemTime::now();
         let mut roster = Roster::default();
         let mut rings = Vec::new();

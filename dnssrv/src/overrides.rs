@@ -84,8 +84,8 @@ impl Overrides {
         let read = self.read.read().unwrap_or_else(PoisonError::into_inner);
         let address = prefix.address();
         let word = read.by_length.iter().rev().find_map(|(length, words)| words.get(&masked(address, *length)?))?;
-        let (level, rtt, distances) = (Level::GLOBAL, Some(Duration::ZERO), Distances::default());
-        let known = Placement { level, rtt, near: None, settled: true, distances };
+        let (level, distances) = (Level::GLOBAL, Distances::default());
+        let known = Placement { level, rtt: None, near: None, settled: true, distances, placed: true };
         Some(match word {
             Word::Level(level) => Placement { level: *level, ..known },
             Word::At(near) => Placement { level: near.level, near: Some(Arc::clone(near)), ..known },
