@@ -258,7 +258,7 @@ impl Asked<'_> {
             RecordType::HTTPS => return self.service(site, closest),
             _ => Family::V4,
         };
-        let Some(choice) = self.choose(site, family) else {
+        let Some(choice) = self.view.choose(self.zone, self.config, site, family) else {
             return Answer { error: Some(Extended::NOBODY), ..Answer::of(ResponseCode::ServFail) };
         };
         let ttl = self.lifetime(&choice);
@@ -279,7 +279,7 @@ impl Asked<'_> {
 
     /// How a site's proxies are reached over TLS: those that A and AAAA name for the same client, if all can show a certificate.
     fn service(&self, site: Site, closest: Closest) -> Answer {
-        let choices = [Family::V4, Family::V6].map(|family| self.choose(site, family));
+        let choices = [Family::V4, Family::V6].map(|family| self.view.choose(self.zone, self.config, site, family));
         let Some(ttl) = choices.iter().flatten().map(|choice| self.lifetime(choice)).min() else {
             return Answer { error: Some(Extended::NOBODY), ..Answer::of(ResponseCode::ServFail) };
         };
@@ -306,24 +306,6 @@ impl Asked<'_> {
 
     fn is_one_label(&self) -> bool {
         self.name.iter().count() == self.zone.origin().iter().count() + 1
-    }
-
-    /// Whoever is not known here and asks a server that is none of the apex's was referred to it, and most referrals name servers
-    /// near to whom they are given: a resolver of two families is met over the second one like this.
-    fn choose(&self, site: Site, family: Family) -> Option<Choice> {
-        let View { placement, roster, width, prefix, .. } = self.view;
-        let want = Want { count: self.config.answers, width, turn: turn(prefix) };
-        let fellows = self.config.fellows();
-        let asked = |level| roster.asked_at(level, fellows);
-        let nearest = |level, proxies: &[Proxy]| {
-            placement.distances.nearest(level, &self.config.thresholds, proxies, asked(level))
-        };
-        let anywhere = |level| roster.choose(site, level, family, want, &nearest);
-        match &placement.near {
-            Some(near) => roster.choose_near(site, near, family, want, &nearest).or_else(|| anywhere(Level::GLOBAL)),
-            None if !placement.is_known() && !self.is_of_apex() => anywhere(self.zone.innermost()),
-            None => anywhere(placement.level),
-        }
     }
 
     fn lifetime(&self, choice: &Choice) -> Duration {
@@ -357,23 +339,12 @@ impl Asked<'_> {
             return Answer { error: Some(Extended::NOBODY), ..Answer::of(ResponseCode::ServFail) };
         }
         let (level, sent) = (Some(self.view.placement.level), Some(Sent::Referral(cut)));
-        if self.kind == RecordType::NS && (self.view.below || (cut == Level::GLOBAL && !self.is_of_apex())) {
+        if self.kind == RecordType::NS
+            && (self.view.below || (cut == Level::GLOBAL && !self.view.is_of_apex(self.zone)))
+        {
             return Answer { additional, level, sent, ..Answer::with(authority) };
         }
         Answer { authority, additional, level, sent, ..Answer::of(ResponseCode::NoError) }
-    }
-
-    /// Whether this server may be asked as one of the apex's: it is, or the configuration does not tell.
-    fn is_of_apex(&self) -> bool {
-        let me = self.view.roster.me.as_ref();
-        let mine = |record: &Record| {
-            let address = record.data.ip_addr();
-            me.is_none_or(|me| {
-                address.is_some() && (address == me.v4.map(Into::into) || address == me.v6.map(Into::into))
-            })
-        };
-        let configured = self.zone.servers();
-        configured.is_empty() || configured.iter().any(|(_, records)| records.is_empty() || records.iter().any(mine))
     }
 
     /// An NS set under a zone's name and the addresses of its servers, which have names in that zone.
@@ -402,6 +373,38 @@ impl Asked<'_> {
 
     fn record(&self, name: &Name, ttl: Duration, data: RData) -> Record {
         Record::from_rdata(name.clone(), seconds(ttl), data)
+    }
+}
+
+impl View<'_> {
+    /// A site's proxies for whoever asks. Whoever is not known here and asks a server that is none of the apex's was referred to it,
+    /// and most referrals name servers near to whom they are given: a resolver of two families is met over the second one like
+    /// this.
+    pub(crate) fn choose(&self, zone: &Zone, config: &Config, site: Site, family: Family) -> Option<Choice> {
+        let View { placement, roster, width, prefix, .. } = *self;
+        let want = Want { count: config.answers, width, turn: turn(prefix) };
+        let asked = |level| roster.asked_at(level, config.fellows());
+        let nearest =
+            |level, proxies: &[Proxy]| placement.distances.nearest(level, &config.thresholds, proxies, asked(level));
+        let anywhere = |level| roster.choose(site, level, family, want, &nearest);
+        match &placement.near {
+            Some(near) => roster.choose_near(site, near, family, want, &nearest).or_else(|| anywhere(Level::GLOBAL)),
+            None if !placement.is_known() && !self.is_of_apex(zone) => anywhere(zone.innermost()),
+            None => anywhere(placement.level),
+        }
+    }
+
+    /// Whether this server may be asked as one of the apex's: it is, or the configuration does not tell.
+    fn is_of_apex(&self, zone: &Zone) -> bool {
+        let me = self.roster.me.as_ref();
+        let mine = |record: &Record| {
+            let address = record.data.ip_addr();
+            me.is_none_or(|me| {
+                address.is_some() && (address == me.v4.map(Into::into) || address == me.v6.map(Into::into))
+            })
+        };
+        let configured = zone.servers();
+        configured.is_empty() || configured.iter().any(|(_, records)| records.is_empty() || records.iter().any(mine))
     }
 }
 
