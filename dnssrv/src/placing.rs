@@ -3,6 +3,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -327,7 +328,21 @@ impl Redirector {
         let proxies = placement.distances.nearest(placement.level, &self.config.thresholds, &ring.live, asked);
         let servers: Vec<_> = roster.me.iter().chain(&ring.servers).take(3).cloned().collect();
         let named = !proxies.is_empty() && !servers.is_empty();
-        named.then_some(Near { level: placement.level, rtt, cluster: ring.cluster, servers, proxies })
+        named.then_some(Near {
+            level: placement.level,
+            rtt,
+            cluster: ring.cluster,
+            servers,
+            proxies,
+            epoch: self.next_epoch(),
+        })
+    }
+
+    /// A number that rises with each call and, unless the system's clock was set back meanwhile, from run to run.
+    fn next_epoch(&self) -> u64 {
+        let now = u64::try_from(self.wall_span(Instant::now()).as_micros()).unwrap_or(u64::MAX);
+        self.epoch.fetch_max(now, Ordering::Relaxed);
+        self.epoch.fetch_add(1, Ordering::Relaxed)
     }
 
     /// What the gap between a reply and the query that followed it says.
@@ -408,7 +423,7 @@ mod tests {
     fn redirector_with(config: Config) -> (Redirector, tokio::sync::mpsc::Receiver<Errand>) {
         let me = NodeInfo::new(NodeId::from(Key::ZERO), Roles::DNSSRV.with(Roles::PROXY));
         let (redirector, _probes, errands) = Redirector::new(config, Arc::new(Alone::new(me))).unwrap();
-        let proxy = |last| Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100 };
+        let proxy = |last| Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100, port: 0 };
         let ring = || Ring {
             cluster: Key::ZERO,
             members: BTreeSet::new(),

@@ -31,7 +31,7 @@ struct Scene {
 }
 
 fn proxy(last: u8) -> Proxy {
-    Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100 }
+    Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100, port: 0 }
 }
 
 fn server(number: u8, cluster: u8) -> Server {
@@ -110,6 +110,7 @@ fn handed_over() -> Scene {
         cluster: Key::from_bytes([5; 20]),
         servers: vec![server(5, 5)],
         proxies: vec![proxy(50), proxy(51)],
+        epoch: 0,
     };
     let placement = Placement {
         level: Level(2),
