@@ -98,14 +98,14 @@ pub(crate) fn answer(
     view: View<'_>,
 ) -> Answer {
     let asked = Asked { zone, config, name, kind, view };
+    // In a zone of plain records its SOA alone says how long.
+    let negative = if config.mode == Mode::Plain { Duration::MAX } else { config.ttl.negative };
     match place {
         Place::Outside => Answer { error: Some(Extended::NOT_AUTHORITATIVE), ..Answer::of(ResponseCode::Refused) },
         Place::Apex(records) => asked.apex(records),
         Place::Plain(_) => chain::answer(zone, config, name, kind),
-        Place::Empty(closest) => asked.nothing(closest, config.ttl.negative),
-        Place::Missing(closest) => {
-            Answer { code: ResponseCode::NXDomain, ..asked.nothing(closest, config.ttl.negative) }
-        }
+        Place::Empty(closest) => asked.nothing(closest, negative),
+        Place::Missing(closest) => Answer { code: ResponseCode::NXDomain, ..asked.nothing(closest, negative) },
         Place::Public(site) => asked.public(site, config.ttl.alias),
         Place::Node(id, site) => asked.node(id, site),
         Place::Cut(level) => asked.cut(level),
@@ -131,17 +131,9 @@ impl Asked<'_> {
     }
 
     fn apex_servers(&self) -> Answer {
-        let ttl = self.config.ttl.delegation;
-        let configured = self.zone.servers();
-        if configured.is_empty() {
-            let servers = self.view.roster.servers_apart(self.view.prefix, true);
-            let (set, glue) = self.name_servers(None, &servers, ttl);
-            return Answer { additional: glue, ..Answer::with(set) };
-        }
-        let set = configured.iter().map(|(name, _)| self.record(self.zone.origin(), ttl, RData::NS(NS(name.clone()))));
-        let glue =
-            configured.iter().filter(|(name, _)| self.zone.origin().zone_of(name)).flat_map(|(_, records)| records);
-        Answer { additional: glue.cloned().collect(), ..Answer::with(set.collect()) }
+        let servers = self.view.roster.servers_apart(self.view.prefix, true);
+        let (set, glue) = self.name_servers(None, &servers, self.config.ttl.delegation);
+        Answer { additional: glue, ..Answer::with(set) }
     }
 
     fn public(&self, site: Site, ttl: Duration) -> Answer {
@@ -186,7 +178,7 @@ impl Asked<'_> {
     fn cut(&self, level: Level) -> Answer {
         let placement = self.view.placement;
         let outer = level.0.checked_sub(1).map(Level);
-        let known = placement.rtt.is_some() || placement.near.is_some();
+        let known = placement.is_known();
         let measurable = self.config.sources.referral_gap && self.config.mode == Mode::Levels;
         let delegated = placement.level >= level || (!known && measurable);
         if !delegated {
@@ -266,7 +258,7 @@ impl Asked<'_> {
             RecordType::HTTPS => return self.service(site, closest),
             _ => Family::V4,
         };
-        let Some(choice) = self.choose(site, family) else {
+        let Some(choice) = self.view.choose(self.zone, self.config, site, family) else {
             return Answer { error: Some(Extended::NOBODY), ..Answer::of(ResponseCode::ServFail) };
         };
         let ttl = self.lifetime(&choice);
@@ -287,7 +279,7 @@ impl Asked<'_> {
 
     /// How a site's proxies are reached over TLS: those that A and AAAA name for the same client, if all can show a certificate.
     fn service(&self, site: Site, closest: Closest) -> Answer {
-        let choices = [Family::V4, Family::V6].map(|family| self.choose(site, family));
+        let choices = [Family::V4, Family::V6].map(|family| self.view.choose(self.zone, self.config, site, family));
         let Some(ttl) = choices.iter().flatten().map(|choice| self.lifetime(choice)).min() else {
             return Answer { error: Some(Extended::NOBODY), ..Answer::of(ResponseCode::ServFail) };
         };
@@ -314,24 +306,6 @@ impl Asked<'_> {
 
     fn is_one_label(&self) -> bool {
         self.name.iter().count() == self.zone.origin().iter().count() + 1
-    }
-
-    /// Whoever is not known here and asks a server that is none of the apex's was referred to it, and most referrals name servers
-    /// near to whom they are given: a resolver of two families is met over the second one like this.
-    fn choose(&self, site: Site, family: Family) -> Option<Choice> {
-        let View { placement, roster, width, prefix, .. } = self.view;
-        let want = Want { count: self.config.answers, width, turn: turn(prefix) };
-        let fellows = self.config.fellows();
-        let asked = |level| roster.asked_at(level, fellows);
-        let nearest = |level, proxies: &[Proxy]| {
-            placement.distances.nearest(level, &self.config.thresholds, proxies, asked(level))
-        };
-        let anywhere = |level| roster.choose(site, level, family, want, &nearest);
-        match &placement.near {
-            Some(near) => roster.choose_near(site, near, family, want, &nearest).or_else(|| anywhere(Level::GLOBAL)),
-            None if placement.rtt.is_none() && !self.is_of_apex() => anywhere(self.zone.innermost()),
-            None => anywhere(placement.level),
-        }
     }
 
     fn lifetime(&self, choice: &Choice) -> Duration {
@@ -367,23 +341,12 @@ impl Asked<'_> {
             return Answer { error: Some(Extended::NOBODY), ..Answer::of(ResponseCode::ServFail) };
         }
         let (level, sent) = (Some(self.view.placement.level), Some(Sent::Referral(cut)));
-        if self.kind == RecordType::NS && (self.view.below || (cut == Level::GLOBAL && !self.is_of_apex())) {
+        if self.kind == RecordType::NS
+            && (self.view.below || (cut == Level::GLOBAL && !self.view.is_of_apex(self.zone)))
+        {
             return Answer { additional, level, sent, ..Answer::with(authority) };
         }
         Answer { authority, additional, level, sent, ..Answer::of(ResponseCode::NoError) }
-    }
-
-    /// Whether this server may be asked as one of the apex's: it is, or the configuration does not tell.
-    fn is_of_apex(&self) -> bool {
-        let me = self.view.roster.me.as_ref();
-        let mine = |record: &Record| {
-            let address = record.data.ip_addr();
-            me.is_none_or(|me| {
-                address.is_some() && (address == me.v4.map(Into::into) || address == me.v6.map(Into::into))
-            })
-        };
-        let configured = self.zone.servers();
-        configured.is_empty() || configured.iter().any(|(_, records)| records.is_empty() || records.iter().any(mine))
     }
 
     /// An NS set under a zone's name and the addresses of its servers, which have names in that zone.
@@ -412,6 +375,38 @@ impl Asked<'_> {
 
     fn record(&self, name: &Name, ttl: Duration, data: RData) -> Record {
         Record::from_rdata(name.clone(), seconds(ttl), data)
+    }
+}
+
+impl View<'_> {
+    /// A site's proxies for whoever asks. Whoever is not known here and asks a server that is none of the apex's was referred to it,
+    /// and most referrals name servers near to whom they are given: a resolver of two families is met over the second one like
+    /// this.
+    pub(crate) fn choose(&self, zone: &Zone, config: &Config, site: Site, family: Family) -> Option<Choice> {
+        let View { placement, roster, width, prefix, .. } = *self;
+        let want = Want { count: config.answers, width, turn: turn(prefix) };
+        let asked = |level| roster.asked_at(level, config.fellows());
+        let nearest =
+            |level, proxies: &[Proxy]| placement.distances.nearest(level, &config.thresholds, proxies, asked(level));
+        let anywhere = |level| roster.choose(site, level, family, want, &nearest);
+        match &placement.near {
+            Some(near) => roster.choose_near(site, near, family, want, &nearest).or_else(|| anywhere(Level::GLOBAL)),
+            None if !placement.is_known() && !self.is_of_apex(zone) => anywhere(zone.innermost()),
+            None => anywhere(placement.level),
+        }
+    }
+
+    /// Whether this server may be asked as one of the apex's: it is, or the configuration does not tell.
+    fn is_of_apex(&self, zone: &Zone) -> bool {
+        let me = self.roster.me.as_ref();
+        let mine = |record: &Record| {
+            let address = record.data.ip_addr();
+            me.is_none_or(|me| {
+                address.is_some() && (address == me.v4.map(Into::into) || address == me.v6.map(Into::into))
+            })
+        };
+        let configured = zone.servers();
+        configured.is_empty() || configured.iter().any(|(_, records)| records.is_empty() || records.iter().any(mine))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Answers from plain records (RFC 1034 4.3.2): aliases and renamings followed inside the zone (RFC 6604, RFC 6672), wildcards,
 //! referrals with glue, "no such record" and "no such name". Pure.
 
+use std::time::Duration;
+
 use hickory_proto::{
     op::ResponseCode,
     rr::{
@@ -12,7 +14,7 @@ use hickory_proto::{
 use crate::{
     Config,
     answer::Answer,
-    plain::{Found, host},
+    plain::{Found, holds, host},
     rdata::renamed_to,
     zone::{Place, Zone, seconds},
 };
@@ -56,6 +58,8 @@ impl Chain<'_> {
                     self.answers.push(self.zone.own_soa());
                     Step::End(self.end(ResponseCode::NoError))
                 }
+                // They are taken from who is there, for whoever asks for them under this name.
+                RecordType::NS if !holds(records, RecordType::NS) => Step::End(self.end(ResponseCode::NoError)),
                 _ => self.here(name, records),
             },
             Place::Plain(Found::Here(records)) => self.here(name, records),
@@ -148,7 +152,8 @@ impl Chain<'_> {
     }
 
     fn nothing(&mut self, code: ResponseCode) -> Answer {
-        Answer { authority: vec![self.zone.soa(None, self.config.ttl.negative)], ..self.end(code) }
+        // As long as the SOA itself says (RFC 2308 5): these are the operator's own records.
+        Answer { authority: vec![self.zone.soa(None, Duration::MAX)], ..self.end(code) }
     }
 
     fn end(&mut self, code: ResponseCode) -> Answer {

@@ -47,6 +47,15 @@ pub(crate) struct Placement {
     pub(crate) settled: bool,
     /// How far nodes are from it, this one included.
     pub(crate) distances: Distances,
+    /// Whether the operator's file says so. It holds for this server's answers and is no measurement, so nobody else is told.
+    pub(crate) placed: bool,
+}
+
+impl Placement {
+    /// Whether anything says where this prefix belongs.
+    pub(crate) const fn is_known(&self) -> bool {
+        self.rtt.is_some() || self.near.is_some() || self.placed
+    }
 }
 
 /// What is known of prefixes.
@@ -138,6 +147,7 @@ impl Clients {
 
     /// The index was asked who is near a prefix.
     pub(crate) fn asked(&mut self, now: Instant, prefix: Prefix, near: Option<(Near, Duration)>) {
+        let near = near.filter(|(near, _)| self.is_possible(near));
         let known = self.entry(now, prefix);
         known.asked = Some(now);
         // What scouts brought is newer than what the index may not have yet. Later the index has the last word: clusters move.
@@ -217,6 +227,7 @@ impl Clients {
 
     /// Some of them, or all, said which cluster is nearer than this server's, if there is one.
     pub(crate) fn scouted(&mut self, now: Instant, prefix: Prefix, near: Option<(Near, Duration)>, scouts: Scouts) {
+        let near = near.filter(|(near, _)| self.is_possible(near));
         let known = self.entry(now, prefix);
         known.scouted = match (known.scouted, scouts) {
             // Some were asked ahead of the search, which is still to be sent.
@@ -226,6 +237,11 @@ impl Clients {
         };
         // Another search may have found a nearer one.
         known.take_near(now, near);
+    }
+
+    /// Whether there is such a level here: a pointer that speaks of a deeper one would go before all that is true.
+    fn is_possible(&self, near: &Near) -> bool {
+        usize::from(near.level.0) <= self.thresholds.len()
     }
 
     /// Whether the index is to be told this of a prefix: it changed, or is about to lapse there.
@@ -258,9 +274,11 @@ impl Clients {
 
     /// Where a prefix belongs. `hints` says whether the index is asked at all.
     pub(crate) fn placement(&self, now: Instant, prefix: Prefix, hints: bool) -> Placement {
-        if let Some(placement) = self.overrides.placement(prefix) {
-            return placement;
-        }
+        self.overrides.placement(prefix).unwrap_or_else(|| self.found(now, prefix, hints))
+    }
+
+    /// Where it belongs by what was measured and heard, whatever the operator says.
+    pub(crate) fn found(&self, now: Instant, prefix: Prefix, hints: bool) -> Placement {
         let known = self.known.get(&prefix);
         let rtt = self.rtt(now, prefix).map(|(rtt, _)| rtt);
         let own = rtt.map_or(Level::GLOBAL, |rtt| self.level(rtt));
@@ -288,7 +306,7 @@ impl Clients {
         let settled = handed_over || ((rtt.is_some() || near.is_some()) && looked);
         let awaited = known.and_then(|known| known.scouted).is_some_and(|(_, scouts)| scouts == Scouts::Out);
         let distances = known.map(|known| known.distances.awaiting(awaited)).unwrap_or_default();
-        Placement { level, rtt, near, settled, distances }
+        Placement { level, rtt, near, settled, distances, placed: false }
     }
 
     /// The level an RTT belongs to.
@@ -328,6 +346,10 @@ impl Known {
     /// Takes up a cluster near the prefix, with the time it is good for, unless a nearer one was heard of lately.
     fn take_near(&mut self, now: Instant, near: Option<(Near, Duration)>) {
         let Some((near, ttl)) = near else { return };
+        if self.near.as_ref().is_some_and(|known| now < known.until && near.is_before(&known.near)) {
+            metrics::counter!("atoll_dns_pointers_refused_total").increment(1);
+            return;
+        }
         let lately = |known: &&Nearby| now < known.until.min(known.heard + SAID_BY_THEN);
         let better = self.near.as_ref().filter(lately);
         if better.is_none_or(|known| (near.level, known.near.rtt) >= (known.near.level, near.rtt)) {
@@ -397,6 +419,7 @@ const TELL_AT_MOST: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::roster::Server;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -413,7 +436,7 @@ mod tests {
     }
 
     fn near(level: u8) -> Near {
-        Near { level: Level(level), rtt: ms(5), cluster: Key::ZERO, servers: Vec::new(), proxies: Vec::new() }
+        Near { level: Level(level), rtt: ms(5), cluster: Key::ZERO, servers: Vec::new(), proxies: Vec::new(), epoch: 0 }
     }
 
     #[test]
@@ -521,6 +544,33 @@ mod tests {
         assert_eq!(cluster(&clients, now + ms(11_000)), Some(Key::ZERO), "nobody says otherwise");
         clients.asked(now + ms(11_000), prefix(), Some((moved, HOUR)));
         assert_eq!(cluster(&clients, now + ms(11_000)), Some(Key::from_bytes([1; 20])));
+    }
+
+    #[test]
+    fn an_earlier_word_of_a_server_never_takes_the_place_of_its_later_one() {
+        let now = Instant::now();
+        let mut clients = clients();
+        let server = Server { id: Key::ZERO.into(), v4: None, v6: None, cluster: None };
+        let word = |epoch, last| Near { epoch, servers: vec![server.clone()], rtt: ms(last), ..near(2) };
+        let rtt = |clients: &Clients| clients.placement(now + ms(20_001), prefix(), true).near.map(|near| near.rtt);
+        clients.asked(now, prefix(), Some((word(7, 9), HOUR)));
+        // The older one seems nearer; what scouts bring is no better.
+        clients.asked(now + ms(20_000), prefix(), Some((word(6, 3), HOUR)));
+        clients.scouted(now + ms(20_000), prefix(), Some((word(5, 1), HOUR)), Scouts::Back);
+        assert_eq!(rtt(&clients), Some(ms(9)));
+        clients.asked(now + ms(20_000), prefix(), Some((word(8, 12), HOUR)));
+        assert_eq!(rtt(&clients), Some(ms(12)));
+    }
+
+    #[test]
+    fn a_pointer_that_speaks_of_a_level_there_is_not_is_passed_over() {
+        let now = Instant::now();
+        let mut clients = clients();
+        clients.asked(now, prefix(), Some((near(3), HOUR)));
+        clients.scouted(now, prefix(), Some((near(7), HOUR)), Scouts::Back);
+        assert_eq!(clients.placement(now, prefix(), true).near, None);
+        clients.asked(now, prefix(), Some((near(2), HOUR)));
+        assert_eq!(clients.placement(now, prefix(), true).level, Level(2));
     }
 
     #[test]

@@ -56,6 +56,10 @@ pub struct Config {
     /// A file that says where prefixes belong, against all measurements; read again within 5 s when it changes. A line each:
     /// `192.0.2.0/24 level 2`, or `2001:db8::/32 at 198.51.100.7`.
     pub overrides: Option<PathBuf>,
+    /// Networks that a client subnet is believed of although they are private (loopback, link-local, RFC 1918 and their like in IPv6):
+    /// where this server answers such clients. With others of these a question is answered as if it had no client subnet, and
+    /// nothing is measured there: whoever asks could have this server connect inside its own network. \[RFC 7871 11\]
+    pub private_subnets: Vec<Network>,
     /// Bounds of active measurement.
     pub probe: Probes,
     /// How proxies are watched.
@@ -104,6 +108,7 @@ impl Default for Config {
             sources: Sources::default(),
             wait: false,
             overrides: None,
+            private_subnets: Vec::new(),
             probe: Probes::default(),
             health: Health::default(),
             limits: Limits::default(),

@@ -5,16 +5,21 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use atoll_overlay::Prefix;
 use atoll_tls::Certificates;
+use bytes::{Buf as _, BytesMut};
 use rand::RngExt as _;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    sync::Notify,
     task::JoinSet,
     time::timeout,
 };
@@ -73,39 +78,70 @@ pub(crate) async fn look_at(certificates: Arc<Certificates>) {
     }
 }
 
-/// Connections under way, by prefix.
+/// Connections under way, by number.
 #[derive(Default)]
-pub(crate) struct Connections(Mutex<BTreeMap<Prefix, usize>>);
+pub(crate) struct Connections {
+    open: Mutex<BTreeMap<u64, Taken>>,
+    /// How many there have been.
+    count: AtomicU64,
+}
+
+/// One of them, as the others see it.
+struct Taken {
+    prefix: Prefix,
+    /// Since when it has nothing to be answered.
+    idle: Option<Instant>,
+    leave: Arc<Notify>,
+}
 
 /// One connection's place among them.
-struct Seat {
+pub(crate) struct Seat {
     connections: Arc<Connections>,
-    prefix: Prefix,
+    number: u64,
+    leave: Arc<Notify>,
 }
 
 impl Connections {
-    /// A place for one more, if the bounds allow.
+    /// A place for one more, if the bounds allow, or if one that idles can make room: the one that has for longest (RFC 7766 6.2.3).
     fn seat(self: &Arc<Self>, from: SocketAddr, most: usize, most_per_prefix: usize) -> Option<Seat> {
-        let prefix = Prefix::of(from.ip());
-        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = open.get(&prefix).copied().unwrap_or(0);
-        if open.values().sum::<usize>() >= most || here >= most_per_prefix {
-            return None;
+        let prefix = Prefix::of(from.ip().to_canonical());
+        let mut open = self.open();
+        let is_here = |taken: &Taken| taken.prefix == prefix;
+        let crowded_here = open.values().filter(|taken| is_here(taken)).count() >= most_per_prefix;
+        if crowded_here || open.len() >= most {
+            let candidates = open.iter().filter(|(_, taken)| !crowded_here || is_here(taken));
+            let longest = candidates.filter_map(|(number, taken)| Some((taken.idle?, *number))).min();
+            let gone = longest.and_then(|(_, number)| open.remove(&number))?;
+            gone.leave.notify_one();
         }
-        open.insert(prefix, here + 1);
-        Some(Seat { connections: Arc::clone(self), prefix })
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let leave = Arc::new(Notify::new());
+        open.insert(number, Taken { prefix, idle: Some(Instant::now()), leave: Arc::clone(&leave) });
+        Some(Seat { connections: Arc::clone(self), number, leave })
+    }
+
+    fn open(&self) -> MutexGuard<'_, BTreeMap<u64, Taken>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    /// It has questions to be answered from now on, or none any more.
+    fn is_busy(&self, busy: bool) {
+        if let Some(taken) = self.connections.open().get_mut(&self.number) {
+            taken.idle = Some(Instant::now()).filter(|_| !busy);
+        }
+    }
+
+    /// Once its place is given to another.
+    async fn lost(&self) {
+        self.leave.notified().await;
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut open = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.prefix) {
-            *count -= 1;
-            if *count == 0 {
-                open.remove(&self.prefix);
-            }
-        }
+        self.connections.open().remove(&self.number);
     }
 }
 
@@ -122,12 +158,18 @@ pub(crate) async fn accept(
         while open.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, from)) => {
-                if let Some(seat) = connections.seat(from, limits.tcp_connections, limits.tcp_per_prefix) {
+                let address = from.ip().to_canonical();
+                let is_exempt = redirector.config.rate_limit.exempt.iter().any(|network| network.contains(address));
+                let most_here = if is_exempt { usize::MAX } else { limits.tcp_per_prefix };
+                if let Some(seat) = connections.seat(from, limits.tcp_connections, most_here) {
                     let (redirector, way) = (Arc::clone(&redirector), way.clone());
                     open.spawn(async move {
-                        let ended = serve(&redirector, stream, from, way).await;
-                        tracing::trace!(%from, ?ended, "a DNS connection ended");
-                        drop(seat);
+                        tokio::select! {
+                            ended = serve(&redirector, stream, from, way, &seat) => {
+                                tracing::trace!(%from, ?ended, "a DNS connection ended");
+                            }
+                            () = seat.lost() => metrics::counter!("atoll_dns_connections_evicted_total").increment(1),
+                        }
                     });
                 } else {
                     metrics::counter!("atoll_dns_connections_refused_total").increment(1);
@@ -142,18 +184,26 @@ pub(crate) async fn accept(
     }
 }
 
-async fn serve(redirector: &Arc<Redirector>, stream: TcpStream, from: SocketAddr, way: Way) -> io::Result<()> {
+async fn serve(
+    redirector: &Arc<Redirector>,
+    stream: TcpStream,
+    from: SocketAddr,
+    way: Way,
+    seat: &Seat,
+) -> io::Result<()> {
     let idle = redirector.config.limits.tcp_idle;
     stream.set_nodelay(true)?;
     measure(redirector, &stream, from);
     match way {
-        Way::Clear => converse(redirector, stream, from, Transport::Tcp).await,
+        Way::Clear => converse(redirector, stream, from, Transport::Tcp, seat).await,
         Way::Tls(acceptor) => {
             let stream = timeout(idle, acceptor.accept(stream)).await??;
-            converse(redirector, stream, from, Transport::Tls).await
+            converse(redirector, stream, from, Transport::Tls, seat).await
         }
         Way::Https(acceptor) => {
             let stream = timeout(idle, acceptor.accept(stream)).await??;
+            // Requests come as they will; it ends by itself after as long a silence.
+            seat.is_busy(true);
             doh::serve(redirector, stream, from).await;
             Ok(())
         }
@@ -184,30 +234,69 @@ impl Redirector {
     }
 }
 
-/// Questions and replies over one connection, in order (RFC 7766 6.2.1), until the client is done, is silent too long or does
-/// not take what it asked for.
+/// Questions and replies over one connection until the client is done, is silent too long or does not take what it asked for. Replies
+/// are in order, but for those that wait for a measurement, which hold nobody up (RFC 7766 6.2.1.1, 7).
 async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
-    redirector: &Redirector,
-    mut stream: S,
+    redirector: &Arc<Redirector>,
+    stream: S,
     from: SocketAddr,
     transport: Transport,
+    seat: &Seat,
 ) -> io::Result<()> {
     let idle = redirector.config.limits.tcp_idle;
-    loop {
-        let Some(query) = timeout(idle, read_query(&mut stream)).await?? else {
-            // TLS says goodbye, so that nobody takes a cut line for the end.
-            return timeout(idle, stream.shutdown()).await?;
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut questions = Questions::default();
+    let mut later: JoinSet<Option<Vec<u8>>> = JoinSet::new();
+    let mut is_over = false;
+    while !(is_over && later.is_empty()) {
+        let query = tokio::select! {
+            Some(done) = later.join_next() => {
+                if let Ok(Some(reply)) = done {
+                    send(&mut writer, &reply, idle).await?;
+                }
+                seat.is_busy(!later.is_empty());
+                continue;
+            }
+            query = timeout(idle, questions.next(&mut reader)), if !is_over => match query {
+                // Who waits for an answer is not idle.
+                Err(_) if !later.is_empty() => continue,
+                query => query??,
+            },
         };
-        let Some(reply) = reply(redirector, &query, from, transport).await else { return Ok(()) };
-        let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
-        // One write, so that the length and the message leave together (RFC 7766 8).
-        let framed = [&length.to_be_bytes()[..], &reply].concat();
-        timeout(idle, async {
-            stream.write_all(&framed).await?;
-            stream.flush().await
-        })
-        .await??;
+        let Some(query) = query else {
+            is_over = true;
+            continue;
+        };
+        seat.is_busy(true);
+        let slot = Arc::clone(&redirector.waiting).try_acquire_owned().ok();
+        let waited = slot.as_ref().map(|_| Waited::default());
+        match redirector.respond(Instant::now(), &query, from, transport, waited) {
+            Outcome::Silence => is_over = true,
+            Outcome::Reply(reply) => send(&mut writer, &reply, idle).await?,
+            Outcome::Wait(known) => {
+                let redirector = Arc::clone(redirector);
+                later.spawn(async move {
+                    let reply = answer_later(&redirector, &query, from, transport, known).await;
+                    drop(slot);
+                    reply
+                });
+            }
+        }
+        seat.is_busy(!later.is_empty());
     }
+    // TLS says goodbye, so that nobody takes a cut line for the end.
+    timeout(idle, writer.shutdown()).await?
+}
+
+/// Sends a reply after its length, both by one write, so that they leave together (RFC 7766 8).
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, reply: &[u8], limit: Duration) -> io::Result<()> {
+    let length = u16::try_from(reply.len()).map_err(io::Error::other)?;
+    let framed = [&length.to_be_bytes()[..], reply].concat();
+    timeout(limit, async {
+        stream.write_all(&framed).await?;
+        stream.flush().await
+    })
+    .await?
 }
 
 /// The reply to a question that came over a connection; none to what is no question.
@@ -217,23 +306,41 @@ pub(crate) async fn reply(
     from: SocketAddr,
     transport: Transport,
 ) -> Option<Vec<u8>> {
-    match redirector.respond(Instant::now(), query, from, transport, Some(Waited::default())) {
+    let slot = Arc::clone(&redirector.waiting).try_acquire_owned().ok();
+    let waited = slot.as_ref().map(|_| Waited::default());
+    match redirector.respond(Instant::now(), query, from, transport, waited) {
         Outcome::Silence => None,
         Outcome::Reply(reply) => Some(reply),
         Outcome::Wait(known) => answer_later(redirector, query, from, transport, known).await,
     }
 }
 
-/// The next message; none at the end, or if its length is none a message has.
-async fn read_query<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Option<Vec<u8>>> {
-    let mut length = [0; 2];
-    if stream.read(length.get_mut(..1).unwrap_or_default()).await? == 0 {
-        return Ok(None);
+/// What came over a connection and was not taken yet. Memory grows with what has come, not with what was promised.
+#[derive(Default)]
+struct Questions(BytesMut);
+
+impl Questions {
+    /// The next message; none at the end, or if its length is none a message has. Nothing is lost if it is not awaited to its end.
+    async fn next<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            if let Some((length, rest)) = self.0.split_first_chunk::<2>() {
+                let length = usize::from(u16::from_be_bytes(*length));
+                if length == 0 {
+                    return Ok(None);
+                }
+                if let Some(query) = rest.get(..length) {
+                    let query = query.to_vec();
+                    self.0.advance(2 + length);
+                    return Ok(Some(query));
+                }
+            }
+            self.0.reserve(CHUNK);
+            if stream.read_buf(&mut self.0).await? == 0 {
+                return Ok(None);
+            }
+        }
     }
-    stream.read_exact(length.get_mut(1..).unwrap_or_default()).await?;
-    let length = u16::from_be_bytes(length);
-    // Memory grows with what has come, not with what was promised.
-    let mut query = Vec::new();
-    stream.take(length.into()).read_to_end(&mut query).await?;
-    Ok((length > 0 && query.len() == usize::from(length)).then_some(query))
 }
+
+/// Bytes that there is room for when more is read.
+const CHUNK: usize = 512;

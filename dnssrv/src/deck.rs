@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     fn proxy(last: u8, load: u8, weight: u16) -> Proxy {
-        Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load, weight }
+        Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load, weight, port: 0 }
     }
 
     fn pick(proxies: &[Proxy], site: u64, width: usize, turn: u64) -> Vec<IpAddr> {

@@ -106,8 +106,9 @@ mod tests {
     /// The last octets of proxies 1 to 4 that are near enough, by the RTTs of some in milliseconds.
     fn check(level: u8, measured: &[(u8, u64)], expected: &[u8]) {
         let address = |last: u8| [192, 0, 2, last];
-        let proxies: Vec<Proxy> =
-            (1..=4).map(|last| Proxy { v4: Some(address(last).into()), v6: None, load: 0, weight: 100 }).collect();
+        let proxies: Vec<Proxy> = (1..=4)
+            .map(|last| Proxy { v4: Some(address(last).into()), v6: None, load: 0, weight: 100, port: 0 })
+            .collect();
         let mut distances = Distances::default();
         for (last, millis) in measured {
             distances.insert(address(*last).into(), Duration::from_millis(*millis));
@@ -138,8 +139,9 @@ mod tests {
 
     #[test]
     fn nobody_stands_in_while_neighbours_are_still_to_say_how_near_they_are() {
-        let proxies: Vec<Proxy> =
-            (1..=2).map(|last| Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100 }).collect();
+        let proxies: Vec<Proxy> = (1..=2)
+            .map(|last| Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100, port: 0 })
+            .collect();
         let thresholds = [60, 20].map(Duration::from_millis);
         let mut distances = Distances::default();
         let named = |distances: &Distances| distances.nearest(Level(2), &thresholds, &proxies, &[]).len();
@@ -163,8 +165,9 @@ mod tests {
 
     #[test]
     fn a_neighbour_that_joined_since_is_named_once_it_has_said_how_near_it_is() {
-        let proxies: Vec<Proxy> =
-            (1..=3).map(|last| Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100 }).collect();
+        let proxies: Vec<Proxy> = (1..=3)
+            .map(|last| Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100, port: 0 })
+            .collect();
         let server = |last: u8| Server {
             id: atoll_overlay::Key::from_bytes([last; 20]).into(),
             v4: Some([192, 0, 2, last].into()),

@@ -2,15 +2,14 @@
 
 use std::{net::IpAddr, time::Instant};
 
-use atoll_overlay::{Level, Prefix};
+use atoll_overlay::Prefix;
 use hickory_proto::rr::{Name, RData, Record, RecordType, rdata::TXT};
 
 use crate::{
     Mode,
-    answer::Answer,
-    deck::Want,
-    redirector::{Redirector, turn},
-    roster::{Family, Standing},
+    answer::{Answer, View},
+    redirector::Redirector,
+    roster::{Choice, Family, Standing},
     site::Site,
     zone::Place,
 };
@@ -35,7 +34,7 @@ impl Redirector {
             lines.push(format!("handed to cluster {cluster}, {rtt:?} from it"));
         }
         if let Some(site) = site {
-            self.candidates(site, told.level, prefix, &mut lines);
+            self.candidates(now, site, prefix, &mut lines);
         }
         // A TXT record's string has 255 bytes at most; only a name is as long.
         lines.iter_mut().for_each(|line| line.truncate(line.floor_char_boundary(255)));
@@ -46,10 +45,16 @@ impl Redirector {
     pub(crate) fn chosen(&self, now: Instant, name: &Name, from: IpAddr) -> Vec<IpAddr> {
         let (Place::Public(site) | Place::Target(site)) = self.zone().locate(name) else { return Vec::new() };
         let prefix = Prefix::of(from.to_canonical());
-        let (roster, level) = (self.roster(), self.explain(now, prefix).level);
-        let want = Want { count: self.config.answers, width: 1, turn: turn(prefix) };
-        let decks = [Family::V4, Family::V6].into_iter().filter_map(|family| roster.deck(level, family));
-        decks.flat_map(|(deck, ..)| deck.pick(site, want).addresses().collect::<Vec<_>>()).collect()
+        let choices = [Family::V4, Family::V6].into_iter().filter_map(|family| self.choice(now, site, prefix, family));
+        choices.flat_map(|choice| choice.addresses).collect()
+    }
+
+    /// What an answer chooses for a client in a prefix, and from what.
+    fn choice(&self, now: Instant, site: Site, prefix: Prefix, family: Family) -> Option<Choice> {
+        let placement = self.clients().placement(now, prefix, self.config.sources.hints);
+        let (roster, width) = (self.roster(), self.heat.width(now, site));
+        let view = View { placement: &placement, roster: &roster, prefix, width, below: false };
+        view.choose(self.zone(), &self.config, site, family)
     }
 
     /// The answer to `why.NAME`, for who may ask.
@@ -82,20 +87,20 @@ impl Redirector {
         site
     }
 
-    fn candidates(&self, site: Site, level: Level, prefix: Prefix, lines: &mut Vec<String>) {
-        let roster = self.roster();
-        let want = Want { count: self.config.answers, width: 1, turn: turn(prefix) };
+    fn candidates(&self, now: Instant, site: Site, prefix: Prefix, lines: &mut Vec<String>) {
         for family in [Family::V4, Family::V6] {
-            let Some((deck, standing, level)) = roster.deck(level, family) else { continue };
-            let standing = match standing {
+            let Some(choice) = self.choice(now, site, prefix, family) else { continue };
+            let standing = match choice.standing {
                 Standing::Live => "live",
                 Standing::LastGood => "last good, none is live",
                 Standing::Unseen => "not seen yet",
             };
-            let chosen: Vec<IpAddr> = deck.pick(site, want).addresses().collect();
-            for (address, load, weight) in deck.cards().take(CANDIDATES) {
+            let (chosen, level) = (&choice.addresses, choice.level.0);
+            // Those chosen first, however many there are.
+            let (first, rest): (Vec<_>, Vec<_>) =
+                choice.deck.cards().partition(|(address, ..)| chosen.contains(address));
+            for (address, load, weight) in first.into_iter().chain(rest).take(CANDIDATES) {
                 let mark = if chosen.contains(&address) { ", chosen" } else { "" };
-                let level = level.0;
                 lines.push(format!(
                     "candidate {address}: level {level}, {standing}, load {load}, weight {weight}{mark}"
                 ));

@@ -143,14 +143,46 @@ fn a_client_subnet_goes_ahead_of_the_resolver_and_comes_back_with_its_scope() {
         let ttl = Message::from_vec(&reply).unwrap().answers[0].ttl;
         (ttl, reply[reply.len() - octets.len() - 1])
     };
-    let (unknown, wider, known) = ((5, 24), (5, 0), (30, 24));
+    let (unknown, known) = ((5, 24), (30, 24));
     assert_eq!(ask(24, &[198, 51, 100]), unknown);
     redirector.measured(Instant::now(), client, Source::TcpConnect, Duration::from_millis(1));
     redirector.scouts_found(client, None, Scouts::Back);
     assert_eq!(ask(24, &[198, 51, 100]), known);
     assert_eq!(ask(32, &[198, 51, 100, 7]), known);
-    assert_eq!(ask(16, &[198, 51]), wider, "wider than what is told apart");
+    assert_eq!(ask(16, &[198, 51]), unknown, "wider than what is told apart, which is said");
     assert_eq!(ask(24, &[198, 51, 101]), unknown, "another prefix");
+    let before = redirector.kept();
+    for private in
+        [[10, 0, 0], [127, 0, 0], [169, 254, 169], [172, 31, 0], [192, 168, 7], [100, 64, 0], [224, 0, 0], [0, 0, 0]]
+    {
+        assert_eq!(ask(24, &private), (5, 0), "{private:?}: as if it had not come");
+    }
+    assert_eq!(redirector.kept(), before, "nothing is measured or asked there");
+}
+
+#[test]
+fn d07_a_private_client_subnet_counts_where_the_operator_says_so() {
+    let listed = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+    let redirector = redirector_with(Config { private_subnets: listed, ..Config::default() });
+    let believed = |text: &str| {
+        let address: std::net::IpAddr = text.parse().unwrap();
+        let family = if address.is_ipv4() { 1 } else { 2 };
+        redirector.believed(crate::question::Subnet { family, address: Some(address), prefix: 32 }).is_some()
+    };
+    for (text, expected) in [
+        ("10.1.2.0", true),
+        ("192.168.0.0", false),
+        ("198.18.0.0", true),
+        ("192.0.2.0", true),
+        ("fd00::", true),
+        ("fe80::", false),
+        ("::1", false),
+        ("::ffff:127.0.0.1", false),
+        ("ff02::", false),
+        ("2001:db8::", true),
+    ] {
+        assert_eq!(believed(text), expected, "{text}");
+    }
 }
 
 #[test]

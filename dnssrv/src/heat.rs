@@ -27,18 +27,10 @@ impl Heat {
 
     /// A site was asked for: how many times its usual set its proxies are now to be, 1 to 8.
     pub(crate) fn asked(&self, now: Instant, site: Site) -> usize {
-        let at = usize::try_from(site.0).unwrap_or(0) & (SLOTS - 1);
-        let Some(slot) = self.slots.get(at) else { return 1 };
+        let Some(slot) = self.slot(site) else { return 1 };
         let second = now.saturating_duration_since(self.began).as_secs() & SECONDS;
         let tag = site.0 >> 48;
-        let known = slot.load(Ordering::Relaxed);
-        let (old_tag, old_second) = (known >> 48, known >> 36 & SECONDS);
-        let (mut count, mut last) = (known >> 16 & COUNT, known & LAST);
-        match second.wrapping_sub(old_second) & SECONDS {
-            0 => {}
-            1 => (count, last) = (0, count.min(LAST)),
-            _ => (count, last) = (0, 0),
-        }
+        let (old_tag, mut count, mut last) = counts(slot.load(Ordering::Relaxed), second);
         if old_tag != tag {
             if count + last >= KEEPS {
                 return 1;
@@ -47,8 +39,34 @@ impl Heat {
         }
         count = (count + 1).min(COUNT);
         slot.store(tag << 48 | second << 36 | count << 16 | last, Ordering::Relaxed);
-        let rate = u32::try_from(count.max(last)).unwrap_or(u32::MAX);
+        self.times(count.max(last))
+    }
+
+    /// The same without counting.
+    pub(crate) fn width(&self, now: Instant, site: Site) -> usize {
+        let Some(slot) = self.slot(site) else { return 1 };
+        let second = now.saturating_duration_since(self.began).as_secs() & SECONDS;
+        let (tag, count, last) = counts(slot.load(Ordering::Relaxed), second);
+        if tag == site.0 >> 48 { self.times(count.max(last)) } else { 1 }
+    }
+
+    fn slot(&self, site: Site) -> Option<&AtomicU64> {
+        self.slots.get(usize::try_from(site.0).unwrap_or(0) & (SLOTS - 1))
+    }
+
+    fn times(&self, rate: u64) -> usize {
+        let rate = u32::try_from(rate).unwrap_or(u32::MAX);
         usize::try_from(rate / self.per_second).unwrap_or(0).clamp(1, WIDEST)
+    }
+}
+
+/// A slot's tag, and its questions in a second and in the one before.
+const fn counts(known: u64, second: u64) -> (u64, u64, u64) {
+    let (tag, old_second, count, last) = (known >> 48, known >> 36 & SECONDS, known >> 16 & COUNT, known & LAST);
+    match second.wrapping_sub(old_second) & SECONDS {
+        0 => (tag, count, last),
+        1 => (tag, 0, if count < LAST { count } else { LAST }),
+        _ => (tag, 0, 0),
     }
 }
 

@@ -95,9 +95,12 @@ async fn ask(redirector: &Redirector, prefix: Prefix) {
             return;
         }
     };
-    let near = near.iter().filter_map(|value| Some((Near::decode(&value.value)?, value.ttl)));
+    let near: Vec<(Near, Duration)> =
+        near.iter().filter_map(|value| Some((Near::decode(&value.value)?, value.ttl))).collect();
+    let is_latest = |(one, _): &&(Near, Duration)| !near.iter().any(|(other, _)| one.is_before(other));
     // The innermost cluster, then the nearest.
-    let near = near.max_by_key(|(near, _)| (near.level, std::cmp::Reverse(near.rtt)));
+    let near = near.iter().filter(is_latest).max_by_key(|(near, _)| (near.level, std::cmp::Reverse(near.rtt)));
+    let near = near.cloned();
     let seen = seen.iter().filter_map(|value| Some((value.holder, hint(&value.value)?)));
     redirector.asked(Instant::now(), prefix, near, seen.collect());
 }

@@ -404,6 +404,7 @@ mod tests {
             v6: last.is_multiple_of(2).then(|| [0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into()].into()),
             load: last * 10,
             weight: 100,
+            port: 0,
         };
         let live = (1..=9).map(proxy).collect();
         let ring = Ring { cluster: Key::ZERO, members: BTreeSet::new(), live, unseen: Vec::new(), servers: Vec::new() };

@@ -81,7 +81,7 @@ fn read(bytes: &[u8], levels: u8) -> Vec<Vec<Proxy>> {
         let Some([at]) = from.array() else { break };
         let Some((v4, v6)) = from.addresses() else { break };
         if let Some(proxies) = last_good.get_mut(usize::from(at)) {
-            proxies.push(Proxy { v4, v6, load: 0, weight: NORMAL_WEIGHT });
+            proxies.push(Proxy { v4, v6, load: 0, weight: NORMAL_WEIGHT, port: 0 });
         }
     }
     last_good
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     fn proxy(last: u8) -> Proxy {
-        Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: NORMAL_WEIGHT }
+        Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: NORMAL_WEIGHT, port: 0 }
     }
 
     fn numbers(set: &LastGood) -> Vec<u8> {

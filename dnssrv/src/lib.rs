@@ -49,10 +49,12 @@ mod roster;
 mod site;
 mod zone;
 
+mod loc;
 mod master;
 mod plain;
 mod rdata;
 mod service;
+mod words;
 
 mod dnssec;
 pub use dnssec::{Dnssec, ZoneKey, ZoneKeyError};

@@ -104,14 +104,16 @@ impl Watch {
         let clusters = index.levels();
         let leaving = redirector.is_leaving() || me.draining;
         let query = |level, services| NodesQuery { level, count: self.health.candidates, target: None, services };
-        let willing = |node: &NodeInfo| !node.draining && node.quota_left != Some(0);
-        let others = |services| {
+        let serves = |node: &NodeInfo| !node.draining && node.quota_left != Some(0);
+        // A weight of 0 says that it wants none of the traffic; as a server of the zone it may be named all the same.
+        let willing = |node: &NodeInfo| serves(node) && node.weight > 0;
+        let others = |services, wanted: &dyn Fn(&NodeInfo) -> bool| {
             let nodes = index.nodes(&query(Level::GLOBAL, services));
-            nodes.iter().any(|node| node.id != me.id && willing(node))
+            nodes.iter().any(|node| node.id != me.id && wanted(node))
         };
         // Whoever is alone stays, come what may: a zone without servers or proxies helps nobody.
         let stays = |node: &NodeInfo| if node.id == me.id { !leaving && willing(node) } else { willing(node) };
-        let (last_proxy, last_server) = (!others(Roles::PROXY), !others(Roles::DNSSRV));
+        let (last_proxy, last_server) = (!others(Roles::PROXY, &willing), !others(Roles::DNSSRV, &serves));
         let wall = SystemTime::now();
         let mut roster = Roster::default();
         let mut rings = Vec::new();
@@ -138,7 +140,7 @@ impl Watch {
         self.last_good.forget(&unwilling);
         // Pointers in the index may still name them.
         roster.dead = unwilling;
-        self.retarget(&rings);
+        self.retarget(&rings, &redirector.foreign(Instant::now()));
         self.seen = Seen { me: myself, rings, roster };
     }
 
@@ -199,8 +201,10 @@ impl Watch {
         live > 0 && asked >= FEW && live * 100 < asked * usize::try_from(self.health.panic).unwrap_or(0)
     }
 
-    fn retarget(&mut self, rings: &[(Vec<NodeInfo>, Ring)]) {
-        let wanted: BTreeSet<SocketAddr> = rings.iter().flat_map(|(nodes, _)| nodes).flat_map(targets).collect();
+    /// Asks the proxies of this server's clusters, and those of others that answers name.
+    fn retarget(&mut self, rings: &[(Vec<NodeInfo>, Ring)], foreign: &[SocketAddr]) {
+        let own = rings.iter().flat_map(|(nodes, _)| nodes).flat_map(targets);
+        let wanted: BTreeSet<SocketAddr> = own.chain(foreign.iter().copied()).collect();
         let now = Instant::now();
         for address in wanted {
             let new = || Target { answers: 0, count: 0, live: None, due: now, asking: false, known: now };
@@ -222,7 +226,8 @@ impl Watch {
     fn proxy(&self, node: &NodeInfo, state: Option<bool>) -> Option<Proxy> {
         let now = |address: &SocketAddr| self.targets.get(address).and_then(|target| target.live);
         let is = |address: &SocketAddr| state.is_none() || now(address) == state;
-        let mut proxy = Proxy { v4: None, v6: None, load: node.load, weight: share(node) };
+        let port = targets(node).map(|target| target.port()).next().unwrap_or(0);
+        let mut proxy = Proxy { v4: None, v6: None, load: node.load, weight: share(node), port };
         for address in targets(node).filter(is) {
             match address.ip() {
                 IpAddr::V4(v4) => proxy.v4 = Some(v4),
@@ -330,7 +335,7 @@ mod tests {
             servers: Vec::new(),
         };
         let rings = vec![(vec![node(1), node(2)], ring)];
-        watch.retarget(&rings);
+        watch.retarget(&rings, &[]);
         watch.seen.rings = rings;
         watch
     }
@@ -392,7 +397,9 @@ mod tests {
         assert_eq!(roster.dead, [IpAddr::from([127, 0, 0, 1])]);
         let saved = crate::last_good::write(&roster.last_good);
         let again = Watch::new(Health::default(), 3, [127, 0, 0, 1].into(), Some(&saved)).roster(Instant::now());
-        assert_eq!(again.last_good[0], roster.last_good[0]);
+        let addresses =
+            |roster: &Roster| roster.last_good[0].iter().map(|proxy| (proxy.v4, proxy.v6)).collect::<Vec<_>>();
+        assert_eq!(addresses(&again), addresses(&roster));
         assert_eq!(again.last_good[0][0].v4, Some([127, 0, 0, 1].into()));
     }
 
@@ -400,12 +407,24 @@ mod tests {
     fn one_that_the_index_forgot_counts_as_dead_while_pointers_may_name_it() {
         let mut watch = watch();
         let address = SocketAddr::from(([127, 0, 0, 1], 8080));
-        watch.retarget(&[]);
+        watch.retarget(&[], &[]);
         watch.checked(Instant::now(), address, false);
         assert_eq!(watch.roster(Instant::now()).dead, [address.ip()]);
         watch.health.candidates = 1;
-        watch.retarget(&[]);
+        watch.retarget(&[], &[]);
         assert_eq!(watch.targets.len(), 1, "no more of them than are looked at");
+    }
+
+    #[test]
+    fn proxies_of_another_cluster_are_looked_at_while_answers_name_them() {
+        let mut watch = watch();
+        let foreign = SocketAddr::from(([127, 0, 9, 9], 8080));
+        let (rings, now) = (watch.seen.rings.clone(), Instant::now());
+        watch.retarget(&rings, &[foreign]);
+        assert!(watch.roster(now).dead.is_empty(), "who was not asked yet is believed to be there");
+        watch.checked(now, foreign, false);
+        let roster = watch.roster(now);
+        assert_eq!((roster.dead, roster.rings[0].live.len()), (vec![foreign.ip()], 0));
     }
 
     #[test]
@@ -414,7 +433,7 @@ mod tests {
         let nodes: Vec<NodeInfo> = (1..=10).map(node).collect();
         watch.seen.rings[0].0 = nodes.clone();
         let rings = watch.seen.rings.clone();
-        watch.retarget(&rings);
+        watch.retarget(&rings, &[]);
         let now = Instant::now();
         let state = |watch: &mut Watch, last: u8, good| {
             for _ in 0..3 {

@@ -8,7 +8,10 @@
 
 use hickory_proto::rr::{Name, Record};
 
-use crate::rdata;
+use crate::{
+    rdata,
+    words::{self, next},
+};
 
 /// Hands each record of a zone file to `each`. An error says the line.
 pub(crate) fn read(
@@ -49,7 +52,7 @@ impl State {
         let (mut word, mut rest) = next(entry);
         match word {
             "$ORIGIN" => {
-                self.origin = rdata::name(rest.trim(), Some(&self.origin))?;
+                self.origin = words::name(rest.trim(), Some(&self.origin))?;
                 return Ok(());
             }
             "$TTL" => {
@@ -62,7 +65,7 @@ impl State {
         if entry.starts_with([' ', '\t']) {
             rest = entry;
         } else {
-            self.owner = Some(rdata::name(word, Some(&self.origin))?);
+            self.owner = Some(words::name(word, Some(&self.origin))?);
         }
         let owner = self.owner.clone().ok_or("the first record names no owner")?;
         let mut ttl = self.ttl;
@@ -80,12 +83,6 @@ impl State {
         let data = rdata::data(kind, rest, Some(&self.origin)).map_err(|error| format!("{rest:?}: {error}"))?;
         each(Record::from_rdata(owner, ttl, data))
     }
-}
-
-/// The next word and what follows it.
-fn next(text: &str) -> (&str, &str) {
-    let text = text.trim_start();
-    text.split_once([' ', '\t']).unwrap_or((text, ""))
 }
 
 /// Adds a line without its comment and parentheses; says how many of these are open after it.
@@ -175,6 +172,7 @@ mod tests {
             ("x TXT (\n\"a\"\n", "line 1: a parenthesis"),
             ("$INCLUDE other\n", "line 1: $INCLUDE"),
             ("x AXFR y\n", "line 1: "),
+            ("@ A 192.0.2.1\nx TXT \"\\256\"\n", "line 2: "),
         ] {
             let error = all(text).unwrap_err();
             assert!(error.starts_with(line), "{text:?}: {error}");

@@ -10,9 +10,11 @@
 //!   7..27        cluster id
 //!   27           number of servers, at most 3; each: addresses, then its 20 bytes of id
 //!   then         number of proxies, at most 16; each: addresses
+//!   then         of each proxy the port at which it answers in clear, 2 bytes, 0: not told
+//!   then         epoch, 8 bytes
 //!   addresses    one byte, bit 0: IPv4 follows (4 bytes), bit 1: IPv6 follows (16 bytes); one of them at least
 //! ```
-//! Bytes beyond are for later versions and are passed over. At most 256 bytes: as many proxies as fit.
+//! The last two may be missing; bytes beyond are for later versions and are passed over. At most 256 bytes: as many proxies as fit.
 
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
@@ -37,6 +39,8 @@ pub(crate) struct Near {
     pub(crate) servers: Vec<Server>,
     /// Live proxies of the cluster.
     pub(crate) proxies: Vec<Proxy>,
+    /// Rises with all that the first of the servers says: its earlier word never takes the place of a later one. 0: not told.
+    pub(crate) epoch: u64,
 }
 
 impl Near {
@@ -53,6 +57,12 @@ impl Near {
         self.level > level || (self.level == level && rtt.is_some_and(|rtt| self.rtt + slack < rtt))
     }
 
+    /// Whether this is an earlier word of the same server.
+    pub(crate) fn is_before(&self, other: &Self) -> bool {
+        let who = |near: &Self| near.servers.first().map(|server| server.id);
+        who(self).is_some() && who(self) == who(other) && self.epoch < other.epoch
+    }
+
     /// The pointer's bytes.
     pub(crate) fn encode(&self) -> Bytes {
         let mut to = BytesMut::with_capacity(LIMIT);
@@ -67,18 +77,21 @@ impl Near {
             to.put_slice(server.id.key().as_bytes());
         }
         let mut count = 0_u8;
-        let mut proxies = BytesMut::new();
+        let (mut proxies, mut ports) = (BytesMut::new(), BytesMut::new());
         for proxy in self.proxies.iter().filter(|proxy| proxy.v4.is_some() || proxy.v6.is_some()).take(PROXIES) {
             let mut one = BytesMut::new();
             put_addresses(&mut one, proxy.v4, proxy.v6);
-            if to.len() + 1 + proxies.len() + one.len() > LIMIT {
+            if to.len() + 1 + proxies.len() + one.len() + ports.len() + 2 + 8 > LIMIT {
                 break;
             }
             proxies.put(one);
+            ports.put_u16(proxy.port);
             count += 1;
         }
         to.put_u8(count);
         to.put(proxies);
+        to.put(ports);
+        to.put_u64(self.epoch);
         to.freeze()
     }
 
@@ -92,7 +105,7 @@ impl Near {
         let rtt = Duration::from_micros(u32::from_be_bytes(from.array()?).into());
         let cluster = Key::from_bytes(from.array()?);
         let [count] = from.array()?;
-        if level == 0 || count == 0 || usize::from(count) > SERVERS {
+        if level == 0 || level > INNERMOST || count == 0 || usize::from(count) > SERVERS {
             return None;
         }
         let mut servers = Vec::new();
@@ -108,9 +121,13 @@ impl Near {
         let mut proxies = Vec::new();
         for _ in 0..count {
             let (v4, v6) = from.addresses()?;
-            proxies.push(Proxy { v4, v6, load: 0, weight: NORMAL_WEIGHT });
+            proxies.push(Proxy { v4, v6, load: 0, weight: NORMAL_WEIGHT, port: 0 });
         }
-        Some(Self { level: Level(level), rtt, cluster, servers, proxies })
+        for proxy in &mut proxies {
+            proxy.port = from.array().map_or(0, u16::from_be_bytes);
+        }
+        let epoch = from.array().map_or(0, u64::from_be_bytes);
+        Some(Self { level: Level(level), rtt, cluster, servers, proxies, epoch })
     }
 }
 
@@ -161,6 +178,8 @@ const MAGIC: u8 = 0xd5;
 const VERSION: u8 = 1;
 /// Bytes an index value may have.
 const LIMIT: usize = 256;
+/// The farthest in of as many levels as there can be.
+const INNERMOST: u8 = 7;
 const SERVERS: usize = 3;
 const PROXIES: usize = 16;
 /// The weight of a proxy whose own is not known here.
@@ -183,7 +202,7 @@ mod tests {
         fn a_cluster_survives_the_index_and_fits_into_a_value(
             level in 1_u8..8, micros in any::<u32>(), cluster in any::<[u8; 20]>(),
             servers in prop::collection::vec((addresses(), any::<[u8; 20]>()), 1..4),
-            proxies in prop::collection::vec(addresses(), 0..20),
+            proxies in prop::collection::vec((addresses(), any::<u16>()), 0..20), epoch in any::<u64>(),
         ) {
             let near = Near {
                 level: Level(level),
@@ -191,18 +210,36 @@ mod tests {
                 cluster: Key::from_bytes(cluster),
                 servers: servers.into_iter()
                     .map(|((v4, v6), id)| Server { id: Key::from_bytes(id).into(), v4, v6, cluster: None }).collect(),
-                proxies: proxies.into_iter().map(|(v4, v6)| Proxy { v4, v6, load: 0, weight: NORMAL_WEIGHT }).collect(),
+                proxies: proxies.into_iter()
+                    .map(|((v4, v6), port)| Proxy { v4, v6, load: 0, weight: NORMAL_WEIGHT, port }).collect(),
+                epoch,
             };
             let bytes = near.encode();
             prop_assert!(bytes.len() <= LIMIT);
             let back = Near::decode(&bytes).expect("what was written is read");
             prop_assert!(near.proxies.starts_with(&back.proxies));
             prop_assert!(back.proxies.len() >= near.proxies.len().min(3));
-            prop_assert_eq!(Near { proxies: back.proxies.clone(), ..near }, back);
+            prop_assert_eq!(&Near { proxies: back.proxies.clone(), ..near }, &back);
+            let told_by_all = bytes.len() - 8 - 2 * back.proxies.len();
             for cut in 0..bytes.len() {
-                prop_assert_eq!(Near::decode(&bytes[..cut]), None);
+                prop_assert_eq!(Near::decode(&bytes[..cut]).is_some(), cut >= told_by_all);
             }
         }
+    }
+
+    #[test]
+    fn no_pointer_speaks_of_a_level_there_cannot_be() {
+        let server = Server { id: Key::ZERO.into(), v4: Some([192, 0, 2, 1].into()), v6: None, cluster: None };
+        let near = |level| Near {
+            level: Level(level),
+            rtt: Duration::ZERO,
+            cluster: Key::ZERO,
+            servers: vec![server.clone()],
+            proxies: Vec::new(),
+            epoch: 0,
+        };
+        let read = [0, 1, 7, 8, 200].map(|level| Near::decode(&near(level).encode()).is_some());
+        assert_eq!(read, [false, true, true, false, false]);
     }
 
     #[test]

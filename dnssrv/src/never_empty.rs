@@ -11,7 +11,7 @@ use std::{
 use atoll_overlay::{Alone, Key, Level, NodeId, NodeInfo, Prefix, Roles};
 use hickory_proto::{
     op::{Message, ResponseCode},
-    rr::RecordType,
+    rr::{Name, RecordType},
 };
 use proptest::prelude::*;
 
@@ -69,6 +69,12 @@ proptest! {
                     let reply = ask(&redirector, now, NAMES[name], RESOLVERS[resolver], kind, subnet);
                     let is_full = NAMES[name].contains("http") || (direct && NAMES[name].starts_with("www"));
                     prop_assert_ne!(reply.metadata.response_code, ResponseCode::NXDomain);
+                    if is_full && matches!(kind, 1 | 28) && !subnet {
+                        let said = redirector.chosen(now, &full(NAMES[name]), RESOLVERS[resolver]);
+                        let named: Vec<IpAddr> = reply.answers.iter().filter_map(|record| record.data.ip_addr()).collect();
+                        let said: Vec<IpAddr> = said.into_iter().filter(|one| one.is_ipv4() == (kind == 1)).collect();
+                        prop_assert_eq!(said, named, "what is explained is what is answered");
+                    }
                     if is_full && matches!(kind, 1 | 28) {
                         let found = reply.answers.iter().filter(|record| record.data.ip_addr().is_some()).count();
                         prop_assert!(found > 0 && reply.metadata.authoritative, "{}: {reply:#?}", NAMES[name]);
@@ -101,6 +107,10 @@ const NAMES: [&str; 9] = [
     "com",
     "",
 ];
+
+fn full(name: &str) -> Name {
+    Name::from_ascii(format!("{name}.nyud.example.")).unwrap()
+}
 
 fn ask(redirector: &Redirector, now: Instant, name: &str, from: IpAddr, kind: u16, subnet: bool) -> Message {
     let mut bytes = vec![0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, u8::from(subnet)];
@@ -156,13 +166,14 @@ fn near(level: u8, number: u8) -> Near {
         cluster,
         servers: vec![server(number)],
         proxies: vec![proxy(number)],
+        epoch: 0,
     }
 }
 
 fn proxy(number: u8) -> Proxy {
     // The level-1 neighbour is seen over IPv6 only.
     let v4 = (number != 2).then(|| [192, 0, 2, number].into());
-    Proxy { v4, v6: Some(v6(number)), load: 0, weight: 100 }
+    Proxy { v4, v6: Some(v6(number)), load: 0, weight: 100, port: 0 }
 }
 
 fn server(number: u8) -> Server {

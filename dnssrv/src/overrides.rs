@@ -84,8 +84,8 @@ impl Overrides {
         let read = self.read.read().unwrap_or_else(PoisonError::into_inner);
         let address = prefix.address();
         let word = read.by_length.iter().rev().find_map(|(length, words)| words.get(&masked(address, *length)?))?;
-        let (level, rtt, distances) = (Level::GLOBAL, Some(Duration::ZERO), Distances::default());
-        let known = Placement { level, rtt, near: None, settled: true, distances };
+        let (level, distances) = (Level::GLOBAL, Distances::default());
+        let known = Placement { level, rtt: None, near: None, settled: true, distances, placed: true };
         Some(match word {
             Word::Level(level) => Placement { level: *level, ..known },
             Word::At(near) => Placement { level: near.level, near: Some(Arc::clone(near)), ..known },
@@ -123,7 +123,8 @@ impl Overrides {
             ["at", addresses @ ..] if (1..=MOST_ADDRESSES).contains(&addresses.len()) => {
                 let proxies = addresses.iter().map(|address| proxy(address)).collect::<Result<Vec<_>, _>>()?;
                 let level = Level(u8::try_from(self.levels - 1).unwrap_or(u8::MAX));
-                let near = Near { level, rtt: Duration::ZERO, cluster: Key::ZERO, servers: Vec::new(), proxies };
+                let near =
+                    Near { level, rtt: Duration::ZERO, cluster: Key::ZERO, servers: Vec::new(), proxies, epoch: 0 };
                 Ok(Word::At(Arc::new(near)))
             }
             _ => Err("say `level N`, or `at` and 1 to 16 addresses".to_owned()),
@@ -132,7 +133,7 @@ impl Overrides {
 }
 
 fn proxy(address: &str) -> Result<Proxy, String> {
-    let proxy = Proxy { v4: None, v6: None, load: 0, weight: 100 };
+    let proxy = Proxy { v4: None, v6: None, load: 0, weight: 100, port: 0 };
     match address.parse() {
         Ok(IpAddr::V4(v4)) => Ok(Proxy { v4: Some(v4), ..proxy }),
         Ok(IpAddr::V6(v6)) => Ok(Proxy { v6: Some(v6), ..proxy }),

@@ -3,6 +3,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -114,24 +115,41 @@ impl Redirector {
     pub(crate) fn asked_for(&self, now: Instant, query: &Query, resolver: IpAddr, place: &Place<'_>) -> AskedFor {
         let hints = self.config.sources.hints;
         let by_client = self.config.sources.client_subnet && !matches!(place, Place::Cut(_));
-        let subnet = query.edns.and_then(|edns| edns.subnet).filter(|_| by_client).and_then(whole_prefix);
+        let subnet = query.edns.and_then(|edns| edns.subnet).filter(|_| by_client);
+        let subnet = subnet.and_then(|subnet| Some((subnet, self.believed(subnet)?)));
         let clients = self.clients();
         let (address, resolver) = (resolver, Prefix::of(resolver));
         let own = clients.placement(now, resolver, hints);
-        let Some((prefix, scope)) = subnet else {
+        let Some((subnet, prefix)) = subnet else {
             return AskedFor { prefix: resolver, address, placement: own, scope: 0, resolver };
         };
+        let scope = unit(prefix);
+        if subnet.prefix < scope {
+            // Too wide for one place: it is answered as the resolver is, and what would be told apart is said (RFC 7871 7.2.1).
+            return AskedFor { prefix: resolver, address, placement: own, scope, resolver };
+        }
         let theirs = clients.placement(now, prefix, hints);
-        let known = theirs.rtt.is_some() || theirs.near.is_some();
         // Nothing is known of them yet: they are answered as their resolver would be, for a moment.
-        let placement = if known { theirs } else { Placement { rtt: None, settled: false, ..own } };
+        let unknown = Placement { rtt: None, settled: false, placed: false, ..own };
+        let placement = if theirs.is_known() { theirs } else { unknown };
         AskedFor { prefix, address: first_host(prefix), placement, scope, resolver }
+    }
+
+    /// The prefix a client subnet begins with, if it is to be reckoned with: none that clients of a public resolver can be in, or the
+    /// measuring would go into this server's own networks (RFC 7871 11).
+    pub(crate) fn believed(&self, subnet: Subnet) -> Option<Prefix> {
+        let address = subnet.address.filter(|_| subnet.prefix > 0)?;
+        let listed = || self.config.private_subnets.iter().any(|network| network.contains(address));
+        (!is_private(address) || listed()).then(|| Prefix::of(address))
     }
 
     /// Has a prefix measured and others asked, if it is time. Says what to wait for, if this question is to wait: `waited` is how it
     /// has so far, none if it may not.
     pub(crate) fn find_out(&self, now: Instant, asked_for: &AskedFor, waited: Option<Waited>) -> Option<Patience> {
         let AskedFor { prefix, address, placement, resolver, .. } = asked_for;
+        if placement.placed {
+            return None;
+        }
         if self.config.sources.hints && self.clients().is_to_ask(now, *prefix) {
             self.errand(Errand::Ask(*prefix));
         }
@@ -256,7 +274,11 @@ impl Redirector {
         let (until, most) = if looks_on { (Until::Found, wait + LOOKS_ON) } else { (Until::Measured, wait) };
         // Before anything is set going: it may be over at once.
         let known = may_wait.then(|| Patience { known: self.waiters().wait(prefix, until), most });
-        let placement = self.clients().placement(now, prefix, self.config.sources.hints);
+        // What this server measured is true whatever its operator says; which cluster is near is not said against the operator.
+        let placement = Placement {
+            placed: self.overrides.placement(prefix).is_some(),
+            ..self.clients().found(now, prefix, self.config.sources.hints)
+        };
         let own = self.own_cluster(&placement, &roster);
         if own.is_some() {
             // Near itself, it looks for who is nearer still.
@@ -268,11 +290,11 @@ impl Redirector {
         {
             return Some(Resolved::Wait(patience));
         }
-        if self.config.sources.hints && placement.near.is_none() {
+        if self.config.sources.hints && placement.near.is_none() && !placement.placed {
             // Somebody else may be near, and will have said so by then.
             self.errand(Errand::AskSoon(prefix));
         }
-        let near = placement.near.as_deref().cloned().or(own);
+        let near = placement.near.as_deref().cloned().or(own).filter(|_| !placement.placed);
         Some(Resolved::Answer(scout_answer(&query.name, &Report { rtt: placement.rtt, near }), 0))
     }
 
@@ -300,13 +322,27 @@ impl Redirector {
 
     /// This server's cluster as one near a prefix; none if it is not, or another is nearer.
     fn own_cluster(&self, placement: &Placement, roster: &Roster) -> Option<Near> {
-        let own = placement.level > Level::GLOBAL && placement.near.is_none();
+        let own = placement.level > Level::GLOBAL && placement.near.is_none() && !placement.placed;
         let (rtt, ring) = (placement.rtt?, roster.rings.get(usize::from(placement.level.0)).filter(|_| own)?);
         let asked = self.asked_at(roster, placement);
         let proxies = placement.distances.nearest(placement.level, &self.config.thresholds, &ring.live, asked);
         let servers: Vec<_> = roster.me.iter().chain(&ring.servers).take(3).cloned().collect();
         let named = !proxies.is_empty() && !servers.is_empty();
-        named.then_some(Near { level: placement.level, rtt, cluster: ring.cluster, servers, proxies })
+        named.then_some(Near {
+            level: placement.level,
+            rtt,
+            cluster: ring.cluster,
+            servers,
+            proxies,
+            epoch: self.next_epoch(),
+        })
+    }
+
+    /// A number that rises with each call and, unless the system's clock was set back meanwhile, from run to run.
+    fn next_epoch(&self) -> u64 {
+        let now = u64::try_from(self.wall_span(Instant::now()).as_micros()).unwrap_or(u64::MAX);
+        self.epoch.fetch_max(now, Ordering::Relaxed);
+        self.epoch.fetch_add(1, Ordering::Relaxed)
     }
 
     /// What the gap between a reply and the query that followed it says.
@@ -343,11 +379,26 @@ fn first_host(prefix: Prefix) -> IpAddr {
 /// They are within the first threshold, and measure at once. \[guess\]
 const LOOKS_ON: Duration = Duration::from_millis(150);
 
-/// The prefix a client subnet lies in, if it is no wider than we tell apart, and its bits as the answer's scope.
-fn whole_prefix(subnet: Subnet) -> Option<(Prefix, u8)> {
-    let address = subnet.address?;
-    let unit = if address.is_ipv4() { 24 } else { 48 };
-    (subnet.prefix >= unit).then(|| (Prefix::of(address), unit))
+/// Bits by which prefixes are told apart: an answer's scope.
+fn unit(prefix: Prefix) -> u8 {
+    if prefix.address().is_ipv4() { 24 } else { 48 }
+}
+
+/// Whether an address is of the reader's own machine or network, or nobody's (RFC 6890). Networks set aside for documentation and
+/// benchmarks are nobody's either, but no harm is in measuring there, and experiments use them.
+fn is_private(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [a, b, ..] = v4.octets();
+            let shared = a == 100 && b & 0xc0 == 64;
+            a == 0 || a >= 224 || shared || v4.is_loopback() || v4.is_private() || v4.is_link_local()
+        }
+        // The loopback's and the unspecified one's /48 are of no use for anything else.
+        IpAddr::V6(v6) => {
+            let first = v6.segments()[0];
+            first == 0 || v6.is_multicast() || v6.is_unique_local() || first & 0xffc0 == 0xfe80
+        }
+    }
 }
 
 #[cfg(test)]
@@ -366,9 +417,13 @@ mod tests {
 
     /// A node that is alone in its innermost cluster with another, and what it was told to do.
     fn redirector() -> (Redirector, tokio::sync::mpsc::Receiver<Errand>) {
+        redirector_with(Config::default())
+    }
+
+    fn redirector_with(config: Config) -> (Redirector, tokio::sync::mpsc::Receiver<Errand>) {
         let me = NodeInfo::new(NodeId::from(Key::ZERO), Roles::DNSSRV.with(Roles::PROXY));
-        let (redirector, _probes, errands) = Redirector::new(Config::default(), Arc::new(Alone::new(me))).unwrap();
-        let proxy = |last| Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100 };
+        let (redirector, _probes, errands) = Redirector::new(config, Arc::new(Alone::new(me))).unwrap();
+        let proxy = |last| Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100, port: 0 };
         let ring = || Ring {
             cluster: Key::ZERO,
             members: BTreeSet::new(),
@@ -408,6 +463,43 @@ mod tests {
         let settled = AskedFor { placement: placed(), ..measured };
         assert!(settled.placement.settled && redirector.find_out(now, &settled, Some(first)).is_none());
         assert_eq!(redirector.waiters().count(), 0, "all who waited were told, and nobody came");
+    }
+
+    #[test]
+    fn what_the_operator_says_of_a_prefix_is_told_to_nobody_and_sends_nobody_there() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "203.0.113.0/24 level 2\n").unwrap();
+        let config = Config { overrides: Some(file.path().to_owned()), ..Config::default() };
+        let (redirector, mut errands) = redirector_with(config);
+        let (now, prefix) = (Instant::now(), Prefix::of(RESOLVER));
+        let placement = redirector.clients().placement(now, prefix, true);
+        assert_eq!((placement.level, placement.placed, placement.rtt), (Level(2), true, None));
+        let asked_for = AskedFor { prefix, address: RESOLVER, placement, scope: 0, resolver: prefix };
+        assert!(redirector.find_out(now, &asked_for, Some(Waited::default())).is_none());
+        redirector.tell(now, prefix, &asked_for.placement, &redirector.roster());
+        redirector.came_nearer(prefix);
+        assert!(errands.try_recv().is_err(), "neither told, nor asked, nor measured");
+        // A server that asks hears what was measured here, if anything was.
+        let name = scout::question(redirector.zone().origin(), 1, RESOLVER, false).unwrap();
+        let roster = Roster {
+            addresses: [(NodeId::from(Key::ZERO), (vec![[192, 0, 2, 1].into()], Vec::new()))].into(),
+            ..Roster::clone(&redirector.roster())
+        };
+        redirector.set_roster(roster);
+        redirector.measured(now, prefix, Source::TcpConnect, Duration::from_millis(5));
+        let query = Query {
+            header: crate::question::Header::default(),
+            name,
+            kind: RecordType::TXT,
+            class: hickory_proto::rr::DNSClass::IN,
+            edns: None,
+        };
+        let Some(Resolved::Answer(answer, _)) = redirector.report(now, &query, [192, 0, 2, 1].into(), false) else {
+            panic!("a report")
+        };
+        let report = scout::read_answer(&answer).expect("well formed");
+        assert_eq!((report.rtt, report.near), (Some(Duration::from_millis(5)), None));
+        assert!(errands.try_recv().is_err(), "and nobody is told");
     }
 
     #[test]

@@ -55,7 +55,8 @@ impl Plain {
         let kind = record.record_type();
         let wild = record.name.iter().next().is_some_and(|first| first == b"*");
         if wild && matches!(kind, RecordType::NS | RecordType::DNAME) {
-            return Err(format!("{}: what {kind} at a wildcard means is not defined (RFC 4592 4)", record.name));
+            // Names it covers have it as a record like any other: nothing is delegated or renamed but below the "*" itself.
+            tracing::warn!(name = %record.name, %kind, "what this means at a wildcard is not defined (RFC 4592 4)");
         }
         let relative = Relative::new(&record.name, &self.origin);
         for above in relative.suffixes().skip(1) {

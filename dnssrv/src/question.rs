@@ -60,6 +60,8 @@ pub(crate) struct Edns {
     pub(crate) cookie: Option<Cookie>,
     /// Whether it was asked how long a connection may idle.
     pub(crate) keepalive: bool,
+    /// Whether it was said instead, which is not a client's to say and means nothing in a datagram (RFC 7828 3.1, 3.2.1).
+    pub(crate) says_keepalive: bool,
     /// "Compact answers OK": NXDOMAIN is taken beside a proof in short form (RFC 9824 5.1).
     pub(crate) compact: bool,
     /// Whether the query was padded, and so the reply is to be (RFC 7830 4).
@@ -82,8 +84,8 @@ pub(crate) struct Subnet {
 pub(crate) enum Refusal {
     /// Say nothing: too short, or itself a reply.
     Drop,
-    /// FORMERR.
-    Malformed(Header),
+    /// FORMERR. Who speaks EDNS is answered so, with what of it could be read (RFC 6891 7).
+    Malformed(Header, Option<Edns>),
     /// NOTIMP: an operation other than QUERY. Who speaks EDNS is answered so (RFC 6891 7).
     Operation(Header, Option<Edns>),
     /// No question, and none needed: a cookie is asked for (RFC 7873 5.4).
@@ -106,52 +108,55 @@ impl Query {
             return Err(Refusal::Operation(header, any_edns(&mut from, counts)));
         }
         let [questions, answers, authorities, additionals] = counts;
-        let malformed = |header| move || Refusal::Malformed(header);
+        let malformed = |edns| Refusal::Malformed(header, edns);
         if questions == 0 {
-            let edns = extra(&mut from, answers, authorities, additionals).flatten();
-            let edns = edns.filter(|edns| edns.cookie.is_some() && from.0.is_empty());
-            return Err(edns.map_or(Refusal::Malformed(header), |edns| Refusal::Bare(header, edns)));
+            let edns = extra(&mut from, answers, authorities, additionals).map_err(malformed)?;
+            let asks = |edns: &Edns| edns.cookie.is_some() && from.0.is_empty();
+            return Err(edns.filter(asks).map_or_else(|| malformed(edns), |edns| Refusal::Bare(header, edns)));
         }
         if questions != 1 {
-            return Err(Refusal::Malformed(header));
+            return Err(malformed(any_edns(&mut from, counts)));
         }
-        let labels = labels(&mut from).ok_or_else(malformed(header))?;
-        let name = Name::from_labels(labels).map_err(|_| Refusal::Malformed(header))?;
-        let kind = RecordType::from(from.u16().ok_or_else(malformed(header))?);
-        let class = DNSClass::from(from.u16().ok_or_else(malformed(header))?);
+        let labels = labels(&mut from).ok_or_else(|| malformed(None))?;
+        let name = Name::from_labels(labels).map_err(|_| malformed(None))?;
+        let kind = RecordType::from(from.u16().ok_or_else(|| malformed(None))?);
+        let class = DNSClass::from(from.u16().ok_or_else(|| malformed(None))?);
         header.question = bytes.len() - HEADER - from.0.len();
-        let edns = extra(&mut from, answers, authorities, additionals).ok_or_else(malformed(header))?;
+        let malformed = |edns| Refusal::Malformed(header, edns);
+        let edns = extra(&mut from, answers, authorities, additionals).map_err(malformed)?;
         // What follows the last record belongs to no message.
         if !from.0.is_empty() {
-            return Err(Refusal::Malformed(header));
+            return Err(malformed(edns));
         }
         Ok(Self { header, name, kind, class, edns })
     }
 }
 
-/// The records after the question: only an OPT among the additional ones means anything in a query.
-fn extra(from: &mut Reader<'_>, answers: u16, authorities: u16, additionals: u16) -> Option<Option<Edns>> {
+/// The records after the question: only an OPT among the additional ones means anything in a query. An error is what of EDNS could
+/// be read before, or in spite of, what is wrong.
+fn extra(
+    from: &mut Reader<'_>,
+    answers: u16,
+    authorities: u16,
+    additionals: u16,
+) -> Result<Option<Edns>, Option<Edns>> {
     // A query answers nothing. IXFR puts its SOA in the authority section.
-    if answers != 0 {
-        return None;
-    }
-    for _ in 0..authorities {
-        if record(from)?.kind == OPT {
-            return None;
-        }
+    let mut wrong = answers != 0;
+    for _ in 0..u32::from(answers) + u32::from(authorities) {
+        wrong |= record(from).ok_or(None)?.kind == OPT;
     }
     let mut edns = None;
     for _ in 0..additionals {
-        let record = record(from)?;
+        let record = record(from).ok_or(edns)?;
         if record.kind == OPT {
             // At most one (RFC 6891 6.1.1), and of the root.
-            if edns.is_some() || !record.root {
-                return None;
-            }
-            edns = Some(Edns::parse(&record)?);
+            wrong |= edns.is_some() || !record.root;
+            let read = Edns::parse(&record);
+            wrong |= read.is_err();
+            edns = edns.or_else(|| Some(read.unwrap_or_else(|head| head)));
         }
     }
-    Some(edns)
+    if wrong { Err(edns) } else { Ok(edns) }
 }
 
 /// The OPT record of a message whose other sections mean something else; none if it cannot be found.
@@ -166,16 +171,17 @@ fn any_edns(from: &mut Reader<'_>, [questions, answers, authorities, additionals
     for _ in 0..additionals {
         let record = record(from)?;
         if record.kind == OPT && record.root {
-            return Edns::parse(&record);
+            return Some(Edns::parse(&record).unwrap_or_else(|head| head));
         }
     }
     None
 }
 
 impl Edns {
-    fn parse(record: &Raw<'_>) -> Option<Self> {
+    /// An error is the record without its options, one of which is malformed.
+    fn parse(record: &Raw<'_>) -> Result<Self, Self> {
         let [_, version, flags, _] = record.ttl;
-        let mut edns = Self {
+        let head = Self {
             version,
             payload: record.class,
             dnssec_ok: flags & 0x80 != 0,
@@ -184,9 +190,14 @@ impl Edns {
         };
         if version != 0 {
             // Options of another version are not ours to read: BADVERS says so.
-            return Some(edns);
+            return Ok(head);
         }
-        let mut from = Reader(record.data);
+        head.with_options(record.data).ok_or(head)
+    }
+
+    fn with_options(self, data: &[u8]) -> Option<Self> {
+        let mut edns = self;
+        let mut from = Reader(data);
         while !from.0.is_empty() {
             let code = from.u16()?;
             let length = from.u16()?;
@@ -195,9 +206,8 @@ impl Edns {
                 NSID => edns.nsid = true,
                 // The first one counts (RFC 7873 5.2).
                 COOKIE if edns.cookie.is_none() => edns.cookie = Some(Cookie::parse(data)?),
-                // A client says no time (RFC 7828 3.1).
                 KEEPALIVE if data.is_empty() => edns.keepalive = true,
-                KEEPALIVE => return None,
+                KEEPALIVE => edns.says_keepalive = true,
                 PADDING => edns.padded = true,
                 SUBNET if edns.subnet.is_none() => edns.subnet = subnet(data)?,
                 _ => {}

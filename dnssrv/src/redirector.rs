@@ -2,6 +2,7 @@
 //! one expect. What must wait for others (probes, the index) is left as an errand in a bounded queue and helps the next query.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
@@ -16,13 +17,13 @@ use hickory_proto::{
     rr::{DNSClass, RecordType},
 };
 use rand::RngExt as _;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::{
     Config, Mode, ServeError, Source, Stats, Transport,
     answer::{Answer, View, answer},
     atlas::{Atlas, SHOWN},
-    client::Clients,
+    client::{Clients, TOLD_FOR},
     config::secret,
     cookie::{Cookie, Cookies},
     deck::Deck,
@@ -35,7 +36,7 @@ use crate::{
     placing::AskedFor,
     question::{Edns, Header, Query, Refusal},
     reply::{Frame, code_name, encode, truncated},
-    roster::{Family, Roster},
+    roster::{Family, Proxy, Roster},
     site::Site,
     stats::{Counters, kind_name},
     waiters::{Patience, Waited, Waiters},
@@ -61,6 +62,10 @@ pub(crate) struct Redirector {
     pub(crate) heat: Heat,
     pub(crate) atlas: Atlas,
     roster_version: AtomicU64,
+    /// Of what this server last said of a prefix.
+    pub(crate) epoch: AtomicU64,
+    /// Proxies of other clusters that answers lately named, and when: this server looks for itself whether they are there.
+    foreign: Mutex<BTreeMap<SocketAddr, Instant>>,
     /// When this server started, by both clocks: what wall time it is follows from how long it runs, so that no step of the
     /// system's clock makes a cookie of ours too old or too young.
     began: (Instant, Duration),
@@ -68,6 +73,8 @@ pub(crate) struct Redirector {
     errands: mpsc::Sender<Errand>,
     /// Questions that wait until more is known of a prefix.
     waiters: Mutex<Waiters>,
+    /// Places for these, whichever way they come.
+    pub(crate) waiting: Arc<Semaphore>,
     /// Lines of the query log; nobody takes them unless there is one.
     pub(crate) log: OnceLock<mpsc::Sender<String>>,
 }
@@ -147,15 +154,22 @@ impl Redirector {
         let (errands, to_do) = mpsc::channel(config.probe.queue.max(1));
         let now = Instant::now();
         let mut random = rand::rng();
-        let zone = Zone::new(&config)?;
+        let mut zone = Zone::new(&config)?;
+        let signer = Signer::configured(&config, zone.origin(), random.random())?;
+        if let Some(signer) = &signer {
+            zone.hold_key(signer.dnskey());
+        }
         let levels = config.thresholds.len() + 1;
+        let waiting = Arc::new(Semaphore::new(config.limits.waiting.min(Semaphore::MAX_PERMITS)));
         let overrides = Arc::new(Overrides::new(config.overrides.clone(), levels, config.limits.overrides)?);
         let redirector = Self {
-            signer: Signer::configured(&config, zone.origin(), random.random())?,
+            signer,
             cookies: Cookies::new(secret(&config.cookie_secret).unwrap_or_else(|| random.random())),
             heat: Heat::new(now, config.hot),
             atlas: Atlas::new(config.limits.map),
             roster_version: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
+            foreign: Mutex::default(),
             limiter: Limiter::new(config.rate_limit.clone(), now, random.random()),
             began: (now, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
             zone,
@@ -174,6 +188,7 @@ impl Redirector {
             probes,
             errands,
             waiters: Mutex::default(),
+            waiting,
             log: OnceLock::new(),
         };
         Ok((redirector, to_probe, to_do))
@@ -200,12 +215,15 @@ impl Redirector {
                 self.counters.dropped();
                 return Outcome::Silence;
             }
-            Err(Refusal::Malformed(header)) => return self.refuse(&asked, header, None, ResponseCode::FormErr),
+            Err(Refusal::Malformed(header, edns)) => return self.refuse(&asked, header, edns, ResponseCode::FormErr),
             Err(Refusal::Operation(header, edns)) => return self.refuse(&asked, header, edns, ResponseCode::NotImp),
             Err(Refusal::Bare(header, edns)) => {
                 return self.refuse(&asked, header, Some(edns), ResponseCode::NoError);
             }
         };
+        if transport.is_stream() && query.edns.is_some_and(|edns| edns.says_keepalive) {
+            return self.refuse(&asked, query.header, query.edns, ResponseCode::FormErr);
+        }
         let signing = self.signing(&asked, &query);
         let own = || signing.as_ref().and_then(Signing::own_answer);
         let (answer, scope) = match unanswerable(&query).or_else(own) {
@@ -258,10 +276,31 @@ impl Redirector {
 
     /// Seconds since 1970.
     fn wall(&self, now: Instant) -> u32 {
-        let (began, wall) = self.began;
         // The 32 bits of a cookie wrap in 2106, as RFC 9018 4.3 allows for.
-        let seconds = (wall + now.saturating_duration_since(began)).as_secs() & u64::from(u32::MAX);
-        u32::try_from(seconds).unwrap_or_default()
+        u32::try_from(self.wall_span(now).as_secs() & u64::from(u32::MAX)).unwrap_or_default()
+    }
+
+    /// Time since 1970, by the clock as it was at the start.
+    pub(crate) fn wall_span(&self, now: Instant) -> Duration {
+        let (began, wall) = self.began;
+        wall + now.saturating_duration_since(began)
+    }
+
+    /// An answer names proxies of another cluster.
+    fn names_foreign(&self, now: Instant, near: &Near) {
+        let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        for target in near.proxies.iter().flat_map(Proxy::targets) {
+            if foreign.len() < self.config.health.candidates || foreign.contains_key(&target) {
+                foreign.insert(target, now);
+            }
+        }
+    }
+
+    /// Proxies of other clusters that answers named within the time a pointer holds.
+    pub(crate) fn foreign(&self, now: Instant) -> Vec<SocketAddr> {
+        let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
+        foreign.retain(|_, named| now.saturating_duration_since(*named) < TOLD_FOR);
+        foreign.keys().copied().collect()
     }
 
     /// Who is there from now on.
@@ -300,7 +339,8 @@ impl Redirector {
         let placement = self.clients().placement(now, prefix, self.config.sources.hints);
         let roster = self.roster();
         let live = &roster.rings.get(usize::from(placement.level.0))?.live;
-        if !placement.settled || placement.near.is_some() || placement.rtt.is_none() || live.is_empty() {
+        let is_own = placement.near.is_none() && (placement.rtt.is_some() || placement.placed);
+        if !placement.settled || !is_own || live.is_empty() {
             return None;
         }
         let asked = self.asked_at(&roster, &placement);
@@ -366,6 +406,9 @@ impl Redirector {
         }
         match answer.level {
             Some(level) => {
+                if let Some(near) = placement.near.as_ref().filter(|_| !placement.placed) {
+                    self.names_foreign(now, near);
+                }
                 self.note_destination(now, prefix, level, &placement);
                 self.tell(now, prefix, &placement, &roster);
                 Resolved::Answer(answer, scope)

@@ -1,5 +1,6 @@
-//! A reply's bytes: the question as it came, the records compressed (hickory's encoder), OPT last. What does not fit over UDP is
-//! left out whole and TC says so (RFC 2181 9): a referral without its addresses would be of no use.
+//! A reply's bytes: the question as it came, the records compressed (hickory's encoder), OPT last. If it does not fit over UDP,
+//! sets of additional records are left out from the end (RFC 2181 9), but for a referral's addresses, without which it is of no use
+//! (RFC 9471). If that is not enough, all records are left out and TC says so.
 
 #![cfg_attr(
     not(test),
@@ -10,6 +11,7 @@ use std::{net::IpAddr, time::Duration};
 
 use hickory_proto::{
     op::ResponseCode,
+    rr::RecordType,
     serialize::binary::{BinEncodable as _, BinEncoder},
 };
 
@@ -51,8 +53,12 @@ pub(crate) fn encode(answer: &Answer, frame: &Frame<'_>) -> Vec<u8> {
     whole.unwrap_or_else(|| truncated(answer, frame))
 }
 
-/// The reply without its records, and TC: the client is to ask over TCP.
+/// The reply without its records, and TC: the client is to ask over TCP. Over TCP it would ask for ever: there it is told to look
+/// elsewhere.
 pub(crate) fn truncated(answer: &Answer, frame: &Frame<'_>) -> Vec<u8> {
+    if frame.limit == u16::MAX {
+        return encode_whole(&Answer::of(ResponseCode::ServFail), frame).unwrap_or_default();
+    }
     let cut = Answer { authoritative: answer.authoritative, ..Answer::of(answer.code) };
     let mut bytes = encode_whole(&cut, frame).unwrap_or_default();
     if let Some(flags) = bytes.get_mut(2) {
@@ -76,16 +82,34 @@ fn encode_whole(answer: &Answer, frame: &Frame<'_>) -> Option<Vec<u8>> {
     bytes.extend(count(usize::from(!question.is_empty())));
     bytes.extend(count(answer.answers.len()));
     bytes.extend(count(answer.authority.len()));
-    bytes.extend(count(answer.additional.len() + usize::from(!opt.is_empty())));
+    let counts_end = bytes.len();
+    bytes.extend(count(0));
     bytes.extend(question);
     let offset = u32::try_from(bytes.len()).ok()?;
     let mut encoder = BinEncoder::with_offset(&mut bytes, offset);
     // It writes names whole before it shortens them: what fits is seen at the end.
     encoder.set_max_size(u16::MAX);
     remember_question(&mut encoder, question);
-    for record in [&answer.answers, &answer.authority, &answer.additional].into_iter().flatten() {
+    for record in answer.answers.iter().chain(&answer.authority) {
         record.emit(&mut encoder).ok()?;
     }
+    let is_referral = answer.authority.iter().any(|record| record.record_type() == RecordType::NS);
+    let (mut fits, mut additional) = (encoder.offset(), 0);
+    // Nothing that was written points into what is cut off: the first that does not fit is the last that is written.
+    for set in answer.additional.chunk_by(|a, b| a.name == b.name && a.record_type() == b.record_type()) {
+        let written = set.iter().try_for_each(|record| record.emit(&mut encoder));
+        let is_over = written.is_err() || encoder.offset() + opt.len() > usize::from(frame.limit);
+        if is_over && is_referral {
+            return None;
+        }
+        if is_over {
+            break;
+        }
+        (fits, additional) = (encoder.offset(), additional + set.len());
+    }
+    bytes.truncate(fits);
+    let additional = count(additional + usize::from(!opt.is_empty()));
+    bytes.get_mut(counts_end..counts_end + additional.len())?.copy_from_slice(&additional);
     let padding = if frame.padded && !opt.is_empty() { padding(bytes.len() + opt.len()) } else { Vec::new() };
     bytes.extend(lengthened(opt, padding));
     (bytes.len() <= usize::from(frame.limit)).then_some(bytes)

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::Hasher as _,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 use atoll_overlay::{Key, Level, NodeId, Prefix};
@@ -63,6 +63,8 @@ pub(crate) struct Proxy {
     pub(crate) load: u8,
     /// Its share against others; 100 is the norm.
     pub(crate) weight: u16,
+    /// Where it answers in clear, so that others can look for themselves; 0: not known.
+    pub(crate) port: u16,
 }
 
 /// A server of this zone as referrals name it.
@@ -99,7 +101,7 @@ pub(crate) enum Standing {
 }
 
 /// Proxies for a site.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Choice {
     /// Their addresses of the family asked for, best first. Empty if they have none of it.
     pub(crate) addresses: Vec<IpAddr>,
@@ -107,6 +109,8 @@ pub(crate) struct Choice {
     pub(crate) standing: Standing,
     /// The level they were found at.
     pub(crate) level: Level,
+    /// All that they were chosen from.
+    pub(crate) deck: Deck,
 }
 
 impl Roster {
@@ -121,7 +125,7 @@ impl Roster {
         nearest: &dyn Fn(Level, &[Proxy]) -> Vec<Proxy>,
     ) -> Option<Choice> {
         let (deck, standing, level) = self.deck_of(level, family, nearest)?;
-        Some(Choice { addresses: deck.pick(site, want).addresses().collect(), standing, level })
+        Some(Choice { addresses: deck.pick(site, want).addresses().collect(), standing, level, deck })
     }
 
     /// What there is to choose from at a level, for those who are near to all of it.
@@ -175,11 +179,12 @@ impl Roster {
         let proxies: Vec<Proxy> =
             near.proxies.iter().map(living).filter(|proxy| proxy.address(family).is_some()).collect();
         let proxies = nearest(near.level, &proxies);
-        let addresses: Vec<IpAddr> = Deck::of(&proxies, family).pick(site, want).addresses().collect();
+        let deck = Deck::of(&proxies, family);
+        let addresses: Vec<IpAddr> = deck.pick(site, want).addresses().collect();
         let lacks_v6 = family == Family::V6 && near.proxies.iter().all(|proxy| proxy.v6.is_none());
         let is_left = near.proxies.iter().any(|proxy| living(proxy).v4.is_some());
         let found = !addresses.is_empty() || (lacks_v6 && is_left);
-        found.then_some(Choice { addresses, standing: Standing::Live, level: near.level })
+        found.then_some(Choice { addresses, standing: Standing::Live, level: near.level, deck })
     }
 
     /// The servers of a level that tell this one how far they are from prefixes near all of them, as many at most: neighbours at the
@@ -277,6 +282,12 @@ impl Proxy {
     /// Whether this is one of its addresses.
     pub(crate) fn has(&self, address: IpAddr) -> bool {
         self.v4.map(IpAddr::V4) == Some(address) || self.v6.map(IpAddr::V6) == Some(address)
+    }
+
+    /// Where it is asked whether it is there, if that is known.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = SocketAddr> + use<> {
+        let (addresses, port) = ([self.v4.map(IpAddr::V4), self.v6.map(IpAddr::V6)], self.port);
+        addresses.into_iter().flatten().filter(move |_| port > 0).map(move |address| SocketAddr::new(address, port))
     }
 
     /// The address of a family.

@@ -261,7 +261,7 @@ fn better(one: Option<Near>, other: Option<Near>) -> Option<Near> {
 }
 
 /// The name a scout is asked by.
-fn question(origin: &Name, nonce: u64, address: IpAddr, looks_on: bool) -> Option<Name> {
+pub(crate) fn question(origin: &Name, nonce: u64, address: IpAddr, looks_on: bool) -> Option<Name> {
     let address = match address {
         IpAddr::V4(v4) => format!("{:08x}", u32::from(v4)),
         IpAddr::V6(v6) => format!("{:032x}", u128::from(v6)),
@@ -297,6 +297,13 @@ pub(crate) fn write(report: &Report) -> RData {
     to.put(report.near.as_ref().map(Near::encode).unwrap_or_default());
     let strings: Vec<&[u8]> = to.chunks(STRING).collect();
     RData::TXT(TXT::from_bytes(strings))
+}
+
+/// The report in an answer as it is given.
+#[cfg(test)]
+pub(crate) fn read_answer(answer: &crate::answer::Answer) -> Option<Report> {
+    let RData::TXT(txt) = &answer.answers.first()?.data else { return None };
+    read_bytes(&txt.txt_data.concat())
 }
 
 fn read(reply: &Message) -> Option<Report> {

@@ -113,14 +113,14 @@ pub(crate) fn public(labels: &[&[u8]]) -> Public {
 
 fn one_label(decoded: &str, outer: Option<u16>) -> Public {
     let labels: Vec<&str> = decoded.split('.').collect();
+    // A label that stands for no host is one like any other: names of sites lie below it, so it exists (RFC 8020).
     if labels.iter().any(|label| host_label(label.as_bytes()).is_none()) {
-        return Public::Impossible;
+        return Public::Above;
     }
     match (port(&labels), outer) {
         (Port::None, _) if labels.len() > 1 => Public::Site(Site::of(decoded, outer.unwrap_or(HTTP))),
         (Port::Some(port, host), None) if host.len() > 1 => Public::Site(Site::of(&host.join("."), port)),
-        (Port::None | Port::Some(..), _) => Public::Above,
-        (Port::Impossible, _) => Public::Impossible,
+        (Port::None | Port::Some(..) | Port::Impossible, _) => Public::Above,
     }
 }
 
@@ -198,6 +198,21 @@ mod tests {
         for name in ["com", "8080", "com.8080", "xn--p1ai", "localhost"] {
             assert_eq!(of(name), Public::Above, "{name}");
         }
+    }
+
+    #[test]
+    fn below_what_does_not_exist_nothing_does() {
+        assert_eq!((of("a---b"), of("www.a---b")), (Public::Above, Public::Site(Site::of("www.a---b", 80))));
+        bolero::check!().with_type::<(Vec<u8>, u8)>().for_each(|(bytes, more)| {
+            let alphabet = b"a1-_.0*8";
+            let text: Vec<u8> = bytes.iter().map(|byte| alphabet[usize::from(byte % 8)]).collect();
+            let outer: Vec<&[u8]> = text.split(|byte| *byte == b'.').filter(|label| !label.is_empty()).collect();
+            let words: [&[u8]; 4] = [b"www", b"a-b", b"8080", b"com"];
+            let inner = [&[words[usize::from(more % 4)]], outer.as_slice()].concat();
+            if public(&outer) == Public::Impossible {
+                assert_eq!(public(&inner), Public::Impossible, "{}", String::from_utf8_lossy(&text));
+            }
+        });
     }
 
     #[test]

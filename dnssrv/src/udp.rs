@@ -15,7 +15,7 @@ use std::{
 };
 
 use atoll_sys::datagrams::Batch;
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::runtime::Handle;
 
 use crate::{
     Transport,
@@ -44,7 +44,6 @@ impl Threads {
             redirector: Arc::clone(redirector),
             socket: Arc::clone(&socket),
             stop: Arc::clone(&self.stop),
-            waiting: Arc::new(Semaphore::new(redirector.config.limits.waiting)),
             runtime: Handle::current(),
         };
         let name = format!("dns-udp-{}", self.running.len());
@@ -83,7 +82,6 @@ struct Listener {
     redirector: Arc<Redirector>,
     socket: Arc<UdpSocket>,
     stop: Arc<AtomicBool>,
-    waiting: Arc<Semaphore>,
     runtime: Handle,
 }
 
@@ -126,7 +124,7 @@ impl Listener {
             Hit::Done => return,
             Hit::Passed => reply.clear(),
         }
-        let slot = Arc::clone(&self.waiting).try_acquire_owned().ok();
+        let slot = Arc::clone(&self.redirector.waiting).try_acquire_owned().ok();
         let waited = slot.as_ref().map(|_| Waited::default());
         match self.redirector.respond(now, query, from, Transport::Udp, waited) {
             Outcome::Silence => {}

@@ -20,13 +20,17 @@
 use std::time::Duration;
 
 use atoll_overlay::{Key, Level, NodeId};
-use hickory_proto::rr::{Name, RData, Record, RecordType, rdata::SOA};
+use hickory_proto::rr::{
+    Name, RData, Record, RecordType,
+    rdata::{NS, SOA},
+};
 
 use crate::{
     Config, Mode, ServeError, master,
-    plain::{Found, Plain, Relative},
+    plain::{Found, Plain, Relative, holds},
     rdata,
     site::{self, Public, Site},
+    words,
 };
 
 /// The names we own.
@@ -88,6 +92,12 @@ impl Zone {
         zone.add_plain(config)?;
         zone.add_servers(config)?;
         Ok(zone)
+    }
+
+    /// Holds the key that a signer has for the zone, so that it is found like any other record, by way of an alias, too.
+    pub(crate) fn hold_key(&mut self, key: Record) {
+        // It is the zone's own name, where no CNAME can be.
+        let _ = self.plain.add(key);
     }
 
     /// What a name is.
@@ -230,7 +240,7 @@ impl Zone {
     fn add_plain(&mut self, config: &Config) -> Result<(), ServeError> {
         for (at, record) in config.records.iter().enumerate() {
             let read = || {
-                let name = rdata::name(&record.name, Some(&self.origin))?;
+                let name = words::name(&record.name, Some(&self.origin))?;
                 let kind = rdata::kind(&record.kind)?;
                 let data = rdata::data(kind, &record.data, None);
                 let data = data.map_err(|error| format!("{:?}: {error}", record.data))?;
@@ -253,7 +263,7 @@ impl Zone {
     fn add_servers(&mut self, config: &Config) -> Result<(), ServeError> {
         for (at, server) in config.nameservers.iter().enumerate() {
             let wrong = |reason: String| ServeError::config(format!("nameservers[{at}]"), reason);
-            let name = rdata::name(&server.name, Some(&self.origin)).map_err(wrong)?;
+            let name = words::name(&server.name, Some(&self.origin)).map_err(wrong)?;
             let ttl = seconds(config.ttl.delegation);
             let data = server.addresses.iter().map(|address| RData::from(*address));
             let addresses: Vec<Record> = data.map(|data| Record::from_rdata(name.clone(), ttl, data)).collect();
@@ -267,10 +277,20 @@ impl Zone {
             }
             self.servers.push((name, addresses));
         }
+        // The zone file's go before them.
+        if !holds(self.plain.at(&self.origin), RecordType::NS) {
+            let ttl = seconds(config.ttl.delegation);
+            let names: Vec<Name> = self.servers.iter().map(|(name, _)| name.clone()).collect();
+            for name in names {
+                let record = Record::from_rdata(self.origin.clone(), ttl, RData::NS(NS(name)));
+                self.plain.add(record).map_err(|reason| ServeError::config("nameservers", reason))?;
+            }
+        }
         Ok(())
     }
 
     fn add(&mut self, record: Record) -> Result<(), String> {
+        rdata::check(&record.data)?;
         let at_apex = record.name == self.origin;
         if let RData::SOA(_) = record.data {
             if !at_apex {
@@ -340,10 +360,10 @@ pub(crate) fn absolute(text: &str) -> Result<Name, String> {
 /// The SOA as the settings have it. The numbers are those RIPE-203 and zone checkers ask for; nobody transfers this zone.
 fn soa(config: &Config, origin: &Name) -> Result<Record, String> {
     let first = match config.nameservers.first() {
-        Some(server) => rdata::name(&server.name, Some(origin))?,
+        Some(server) => words::name(&server.name, Some(origin))?,
         None => origin.clone(),
     };
-    let contact = rdata::name(&config.contact, Some(origin))?.to_lowercase();
+    let contact = words::name(&config.contact, Some(origin))?.to_lowercase();
     let negative = seconds(config.ttl.negative);
     let soa = SOA::new(first, contact, config.serial, 14_400, 3600, 1_209_600, negative);
     Ok(Record::from_rdata(origin.clone(), negative, RData::SOA(soa)))

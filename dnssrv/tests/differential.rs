@@ -68,6 +68,7 @@ secure     DS   12345 13 2 aabbccddeeff00112233445566778899aabbccddeeff001122334
 other      NS   ns.sub
 tosub      CNAME www.sub
 tocut      CNAME sub
+toapex     CNAME @
 *.wtosub   CNAME www.sub
 tree       DNAME realtree
 realtree   A    192.0.2.70
@@ -86,6 +87,22 @@ odd        TYPE65280 \# 4 0a000001
 mx2        MX   5 alias
 mx2        MX   6 ns.sub
 ptr        PTR  www
+post       MX   1 mail-1.of-some-length-so-that-not-all-fits
+post       MX   2 mail-2.of-some-length-so-that-not-all-fits
+post       MX   3 mail-3.of-some-length-so-that-not-all-fits
+post       MX   4 mail-4.of-some-length-so-that-not-all-fits
+post       MX   5 mail-5.of-some-length-so-that-not-all-fits
+post       MX   6 mail-6.of-some-length-so-that-not-all-fits
+mail-1.of-some-length-so-that-not-all-fits AAAA 2001:db8::1
+mail-2.of-some-length-so-that-not-all-fits AAAA 2001:db8::2
+mail-3.of-some-length-so-that-not-all-fits AAAA 2001:db8::3
+mail-4.of-some-length-so-that-not-all-fits AAAA 2001:db8::4
+mail-5.of-some-length-so-that-not-all-fits AAAA 2001:db8::5
+mail-6.of-some-length-so-that-not-all-fits AAAA 2001:db8::6
+mail-6.of-some-length-so-that-not-all-fits A    192.0.2.36
+big        TXT  "a text that fits into no datagram of the least size beside its siblings, since it is two hundred bytes and more in length, which is only so because words were put into it to no other end than to make it so long"
+big        TXT  "another text that fits into no datagram of the least size beside its siblings, since it is two hundred bytes and more in length, which is only so because words were put into it to no other end than to make it long"
+big        TXT  "a third text that fits into no datagram of the least size beside its siblings, since it is two hundred bytes and more in length, which is only so because words were put into it to no other end than to make it long"
 svc        TYPE64 \# 3 000100
 web        HTTPS 1 . alpn=h2 port=8443
 web        HTTPS 2 www alpn=h2
@@ -137,6 +154,15 @@ const KNOWN: &[Known] = &[
             let hosts =
                 records.any(|record| [" in ns ", " in mx ", " in srv "].iter().any(|kind| record.contains(kind)));
             hosts && fewer && Seen { additional: theirs.additional.clone(), ..ours.clone() } == *theirs
+        },
+    },
+    Known {
+        reason: "where not all addresses of hosts fit, each server leaves out others (RFC 2181 9 leaves it to them)",
+        against: &[Kind::Knot, Kind::Bind],
+        when: |_, ours, theirs| {
+            let some = |seen: &Seen| seen.additional.iter().all(|record| record.contains(".of-some-length"));
+            let same = Seen { additional: theirs.additional.clone(), ..ours.clone() } == *theirs;
+            !ours.additional.is_empty() && !theirs.additional.is_empty() && some(ours) && some(theirs) && same
         },
     },
     Known {
@@ -240,8 +266,13 @@ fn compare(ours: SocketAddr) -> Compared {
             let mut mine = seen(&ask(ours, &case.bytes, DEADLINE).expect("our reply"));
             let mut theirs = seen(&ask(server.address, &case.bytes, DEADLINE).expect("a real server's reply"));
             // What is left of a reply that was cut is each server's own choice; asked over TCP, as told, they must agree.
-            if mine.flags.contains("TC") || theirs.flags.contains("TC") {
+            let is_cut = |seen: &Seen| seen.flags.contains("TC");
+            if is_cut(&mine) || is_cut(&theirs) {
                 compared.cut += 1;
+                // The longest names are shortened to different lengths, and whoever refuses has nothing to cut.
+                if is_cut(&mine) && !is_cut(&theirs) && theirs.code == mine.code && case.name.len() < 100 {
+                    compared.wrong.push(format!("{} {}: cut by us alone: {theirs:?}", case.name, case.kind));
+                }
                 mine = seen(&ask_tcp(ours, &case.bytes));
                 theirs = seen(&ask_tcp(server.address, &case.bytes));
             }
@@ -288,7 +319,12 @@ fn generate(rng: &mut StdRng) -> Case {
         7 => _ = (!labels.is_empty()).then(|| labels.remove(0)),
         8 => _ = labels.first_mut().map(|first| *first = word(rng)),
         // Long enough for a renaming to pass 255 bytes.
-        _ => (0..rng.random_range(1..6)).for_each(|_| labels.insert(0, "l".repeat(rng.random_range(20..48)))),
+        _ => {
+            if rng.random_bool(0.5) {
+                labels = vec![(*["tolong", "grow", "tree", "treein"].choose(rng).unwrap()).to_owned()];
+            }
+            (0..rng.random_range(1..6)).for_each(|_| labels.insert(0, "l".repeat(rng.random_range(20..48))));
+        }
     }
     let name = match rng.random_range(0..40) {
         0 => "www.example.org".to_owned(),

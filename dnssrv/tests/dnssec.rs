@@ -71,6 +71,8 @@ const STATIC: &[(&str, u16, Then)] = &[
     ("@", 2, Proven),
     ("@", 16, Proven),
     ("@", 48, Proven),
+    ("toapex", 2, Proven),
+    ("toapex", 6, Proven),
     ("www", 1, Proven),
     ("WwW", 28, Proven),
     ("www", 15, Absent),
@@ -237,12 +239,29 @@ async fn a_name_that_does_not_exist_is_denied_in_short_form_and_nxdomain_told_to
     assert_eq!(exchange(stage.address, &query("nobody.www.nyud.example", RecordType::A)).await[3] & 15, 3);
     let meta = exchange(stage.address, &wanting("www.nyud.example", RecordType::from(128), false)).await;
     assert_eq!(meta[3] & 15, 1, "RFC 9824 3.5: NXNAME is no type to ask for");
+    // By way of an alias the key is found, too, and never denied.
+    let aliased = message(&exchange(stage.address, &wanting("toapex.nyud.example", RecordType::from(48), false)).await);
+    let kinds: Vec<u16> = aliased.answers.iter().map(|record| record.record_type().into()).collect();
+    assert_eq!((kinds, aliased.authorities.len()), (vec![5, 48, 46, 46], 0));
     for (kind, has) in [(47, 47), (46, 46), (48, 12)] {
         let name = if kind == 48 { "nyud.example" } else { "www.nyud.example" };
         let reply = message(&exchange(stage.address, &wanting(name, RecordType::from(kind), false)).await);
         assert!(!reply.answers.is_empty(), "type {kind}");
         assert!(u16::from(reply.answers[0].record_type()) == kind, "type {kind}, not {has}");
     }
+}
+
+#[tokio::test]
+async fn the_proof_that_there_is_no_record_is_kept_no_longer_than_the_answer() {
+    let stage = stage(Mode::Direct, |_| {}).await;
+    let reply =
+        message(&exchange(stage.address, &wanting("www.example.com.nyud.example", RecordType::AAAA, false)).await);
+    let ttls: Vec<(u16, u32)> =
+        reply.authorities.iter().map(|record| (record.record_type().into(), record.ttl)).collect();
+    assert_eq!(ttls, [(6, 5), (47, 5), (46, 5), (46, 5)], "RFC 9077");
+    // The zone file's SOA says 300 s.
+    let reply = message(&exchange(stage.address, &wanting("www.nyud.example", RecordType::MX, false)).await);
+    assert!(reply.authorities.iter().all(|record| record.ttl == 300), "{:?}", reply.authorities);
 }
 
 #[tokio::test]

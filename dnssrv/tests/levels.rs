@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use atoll_dnssrv::{Config, Server, serve};
+use atoll_dnssrv::{Config, Mode, Server, serve};
 use atoll_overlay::{NodeInfo, Prefix, Roles};
 use hickory_proto::{op::Message, rr::RecordType};
 
@@ -97,6 +97,33 @@ impl Network {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn a_proxy_whose_weight_is_0_is_named_to_nobody() {
+    let [mine, other] = [1, 2].map(|last| Ipv4Addr::new(127, 24, 0, last));
+    let proxy = Proxy::at((mine, 0).into()).await;
+    let _other = Proxy::at((other, proxy.port()).into()).await;
+    let (me, idle) = (node(1, mine, 1, proxy.port()), NodeInfo { weight: 0, ..node(2, other, 1, proxy.port()) });
+    let all = &[&me, &idle][..];
+    let index = Fake::new(&me, &[all, all, all], &Arc::default());
+    let config = Config { mode: Mode::Direct, ..config((mine, 0).into()) };
+    let server = serve(config, Arc::clone(&index) as _, None).await.expect("a free port");
+    let named = async |number: u8| {
+        let name = format!("www{number}.example.com.nyud.example");
+        let reply = message(&exchange(server.local_addrs()[0], &query(&name, RecordType::A)).await);
+        reply.answers.iter().filter_map(|record| record.data.ip_addr()).collect::<Vec<_>>()
+    };
+    until("this node's proxy was seen", async || server.stats().live == [1, 1, 1]).await;
+    for number in 0..20 {
+        assert_eq!(named(number).await, [IpAddr::V4(mine)]);
+    }
+    index.change(idle.id, |node| node.weight = 100);
+    until("the other wants some again", async || named(0).await.len() == 2).await;
+    // Where nobody wants any, the zone still has a proxy.
+    index.change(idle.id, |node| node.weight = 0);
+    index.change(me.id, |node| node.weight = 0);
+    until("the other wants none again", async || named(0).await == [IpAddr::V4(mine)]).await;
 }
 
 const NAME: &str = "www.example.com.nyud.example.";

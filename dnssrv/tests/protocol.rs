@@ -177,7 +177,11 @@ async fn d03_broken_edns_gets_formerr_and_unknown_options_and_flags_are_passed_o
         ("an option longer than the record", short_option),
         ("half an option", half_option),
     ] {
-        assert_eq!(code(&exchange(address, &bytes).await), FORMERR, "{what}");
+        let reply = exchange(address, &bytes).await;
+        let edns = message(&reply).edns;
+        assert_eq!(code(&reply), FORMERR, "{what}");
+        // An OPT that counts as an answer is none.
+        assert_eq!(edns.is_some(), !what.starts_with("OPT as"), "{what}: RFC 6891 7");
     }
     let mut strange = with_opt(plain(), 0, 1232, &[0xff, 0xfe, 0, 2, 7, 7]);
     let flags = strange.len() - 6 - 3;
@@ -226,6 +230,30 @@ fn plain_record(name: &str, data: &str) -> atoll_dnssrv::StaticRecord {
         kind: "TXT".to_owned(),
         data: data.to_owned(),
         ttl: std::time::Duration::from_secs(60),
+    }
+}
+
+#[tokio::test]
+async fn d03_what_is_only_additional_is_left_out_before_a_reply_is_cut() {
+    let (_server, address) = alone(|config| {
+        for number in 0..8 {
+            let host = format!("a-mail-server-of-some-length-{number}");
+            for (name, kind, data) in [
+                ("post", "MX", format!("{number} {host}.nyud.example.")),
+                (host.as_str(), "A", format!("192.0.2.{number}")),
+                (host.as_str(), "AAAA", format!("2001:db8::{number}")),
+            ] {
+                config.records.push(atoll_dnssrv::StaticRecord { kind: kind.to_owned(), ..plain_record(name, &data) });
+            }
+        }
+    })
+    .await;
+    let asked = query("post.nyud.example", RecordType::MX);
+    for (bytes, fewest, most) in [(asked.clone(), 1, 15), (with_opt(asked, 0, 1232, &[]), 16, 16)] {
+        let reply = exchange(address, &bytes).await;
+        let message = message(&reply);
+        assert_eq!((reply[2] & 2, message.answers.len()), (0, 8), "RFC 2181 9");
+        assert!((fewest..=most).contains(&message.additionals.len()), "{}", message.additionals.len());
     }
 }
 
@@ -306,7 +334,8 @@ async fn d07_a_client_subnet_comes_back_with_a_scope_or_is_refused_if_malformed(
         ("too many octets", &[0, 1, 24, 0, 1, 2, 3, 4]),
         ("no family", &[0]),
     ] {
-        assert_eq!(code(&exchange(address, &with(data)).await), FORMERR, "{what}");
+        let reply = exchange(address, &with(data)).await;
+        assert_eq!((code(&reply), message(&reply).edns.is_some()), (FORMERR, true), "{what}");
     }
     for (what, data) in [
         ("an IPv4 prefix", &[0, 1, 24, 0, 192, 0, 2][..]),
@@ -355,21 +384,90 @@ async fn several_questions_over_one_connection_are_answered_in_order() {
 }
 
 #[tokio::test]
-async fn connections_past_the_limit_are_closed_and_datagrams_are_answered_all_the_same() {
-    let (_server, address) = alone(|config| config.limits.tcp_per_prefix = 2).await;
-    let held = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
-    let mut third = TcpStream::connect(address).await.unwrap();
-    let ended = timeout(DEADLINE, third.read(&mut [0; 1])).await.expect("it is closed in time");
-    assert!(matches!(ended, Ok(0) | Err(_)));
-    assert_eq!(code(&exchange(address, &query(NAME, RecordType::A)).await), 0);
-    drop(held);
-    until("a place is free again", async || {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        let bytes = query(NAME, RecordType::A);
-        let framed = [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], &bytes].concat();
-        stream.write_all(&framed).await.is_ok() && stream.read_exact(&mut [0; 2]).await.is_ok()
+async fn past_the_limit_the_connection_that_idled_longest_makes_room_and_who_is_exempt_has_no_limit() {
+    let idle = std::time::Duration::from_secs(600);
+    let limits = |config: &mut atoll_dnssrv::Config| {
+        config.limits.tcp_per_prefix = 2;
+        config.limits.tcp_idle = idle;
+    };
+    let (_server, address) = alone(|config| {
+        limits(config);
+        config.rate_limit.exempt.clear();
     })
     .await;
+    let mut first = TcpStream::connect(address).await.unwrap();
+    assert!(is_answered(&mut first).await);
+    let mut second = TcpStream::connect(address).await.unwrap();
+    assert!(is_answered(&mut second).await && is_answered(&mut first).await, "now the second has idled longer");
+    let mut third = TcpStream::connect(address).await.unwrap();
+    let ended = timeout(DEADLINE, second.read(&mut [0; 1])).await.expect("it is closed in time");
+    assert!(matches!(ended, Ok(0) | Err(_)));
+    assert!(is_answered(&mut third).await && is_answered(&mut first).await);
+    assert_eq!(code(&exchange(address, &query(NAME, RecordType::A)).await), 0, "datagrams are answered all the same");
+
+    let (_server, address) = alone(limits).await;
+    let mut many = Vec::new();
+    for _ in 0..40 {
+        many.push(TcpStream::connect(address).await.unwrap());
+    }
+    for one in &mut many {
+        assert!(is_answered(one).await, "the loopback is exempt");
+    }
+}
+
+/// Whether a question over a connection is answered.
+async fn is_answered(stream: &mut TcpStream) -> bool {
+    let bytes = query(NAME, RecordType::A);
+    let framed = [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], &bytes].concat();
+    let mut length = [0; 2];
+    let answered = async {
+        stream.write_all(&framed).await?;
+        stream.read_exact(&mut length).await?;
+        let mut reply = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut reply).await
+    };
+    timeout(DEADLINE, answered).await.expect("in time").is_ok()
+}
+
+#[tokio::test]
+async fn questions_that_wait_for_a_measurement_hold_up_none_behind_them() {
+    let (_server, address) = alone(|config| {
+        config.mode = atoll_dnssrv::Mode::Direct;
+        config.wait = true;
+        config.sources.tcp_connect = true;
+        config.private_subnets = vec!["127.0.0.0/8".parse().unwrap()];
+        // One probe a second: the last of the questions below would wait for half a minute.
+        config.probe.per_second = 1;
+        config.probe.wait = DEADLINE;
+        config.probe.answer_within = DEADLINE * 4;
+    })
+    .await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let by_client = |third: u8| {
+        let subnet = [&[0, 8, 0, 7, 0, 1, 24, 0][..], &[127, 99, third]].concat();
+        with_opt(query(NAME, RecordType::A), 0, 1232, &subnet)
+    };
+    let mut all: Vec<Vec<u8>> = (0..30).map(by_client).collect();
+    all.push(query("nyud.example", RecordType::SOA));
+    let mut sent = Vec::new();
+    for (id, bytes) in (0..).zip(&all) {
+        sent.extend(u16::try_from(bytes.len()).unwrap().to_be_bytes());
+        sent.extend([0, id]);
+        sent.extend(&bytes[2..]);
+    }
+    stream.write_all(&sent).await.unwrap();
+    let mut before = 0;
+    loop {
+        let mut length = [0; 2];
+        timeout(DEADLINE, stream.read_exact(&mut length)).await.expect("in time").unwrap();
+        let mut reply = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut reply).await.unwrap();
+        if reply[1] == 30 {
+            break;
+        }
+        before += 1;
+    }
+    assert!(before < 30, "all of them were answered before the one behind");
 }
 
 #[tokio::test]
@@ -400,12 +498,16 @@ async fn connections_past_the_limit_in_all_are_closed_and_so_are_silent_ones() {
         config.limits.tcp_idle = std::time::Duration::from_millis(100);
     })
     .await;
-    let mut silent = TcpStream::connect(address).await.unwrap();
     // Half a length, then nothing: a slow client is a silent one.
-    silent.write_all(&[0]).await.unwrap();
+    for _ in 0..2 {
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        silent.write_all(&[0]).await.unwrap();
+        assert!(matches!(timeout(DEADLINE, silent.read(&mut [0; 1])).await, Ok(Ok(0) | Err(_))));
+    }
+    let mut held = TcpStream::connect(address).await.unwrap();
     let mut second = TcpStream::connect(address).await.unwrap();
+    assert!(matches!(timeout(DEADLINE, held.read(&mut [0; 1])).await, Ok(Ok(0) | Err(_))), "it makes room");
     assert!(matches!(timeout(DEADLINE, second.read(&mut [0; 1])).await, Ok(Ok(0) | Err(_))));
-    assert!(matches!(timeout(DEADLINE, silent.read(&mut [0; 1])).await, Ok(Ok(0) | Err(_))));
 }
 
 #[tokio::test]

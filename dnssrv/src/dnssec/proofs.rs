@@ -4,20 +4,20 @@
 //! Names that a wildcard or the public names' rules make are signed as if they stood in the zone: no proof is needed that they
 //! do not. What lies below a delegation, the levels' own `l0` among them, is not signed.
 
+use std::time::Duration;
+
 use hickory_proto::{
     op::ResponseCode,
     rr::{Name, RData, Record, RecordType},
 };
 
 use super::{
-    key::DNSKEY,
     nsec::{NSEC, NXNAME, RRSIG, nsec},
     signer::{Exhausted, Occasion, Signer},
 };
 use crate::{
-    Config,
     answer::{Answer, Extended},
-    zone::{Zone, seconds},
+    zone::Zone,
 };
 
 /// A question whose answer is to be signed.
@@ -25,8 +25,6 @@ use crate::{
 pub(crate) struct Asked<'a> {
     /// The zone.
     pub(crate) zone: &'a Zone,
-    /// The settings.
-    pub(crate) config: &'a Config,
     /// The name.
     pub(crate) name: &'a Name,
     /// The type.
@@ -46,11 +44,8 @@ impl Signer {
             let error = Some(Extended::INVALID_TYPE);
             return Some(Answer { error, ..Answer::of(ResponseCode::FormErr) });
         }
-        if kind == DNSKEY && asked.name == asked.zone.origin() {
-            return Some(Answer::with(vec![self.dnskey()]));
-        }
         let types = asked.zone.types(asked.name).filter(|_| matches!(kind, NSEC | RRSIG))?;
-        let record = asked.nsec(asked.name, &types);
+        let record = nsec(asked.name, asked.negative(), &types);
         if kind == NSEC {
             return Some(Answer::with(vec![record]));
         }
@@ -102,31 +97,30 @@ impl Asked<'_> {
             if let Some(types) = self.zone.types(&cut) {
                 let at_cut = self.zone.at(&cut).iter();
                 let ds: Vec<Record> = at_cut.filter(|r| r.record_type() == RecordType::DS).cloned().collect();
-                let proof = if ds.is_empty() { vec![self.nsec(&cut, &types)] } else { ds };
+                let proof = if ds.is_empty() { vec![nsec(&cut, self.negative(), &types)] } else { ds };
                 answer.authority.extend(proof);
             }
             return answer;
         }
-        if !answer.authority.iter().any(|r| r.record_type() == RecordType::SOA && r.name == *origin) {
-            return answer;
-        }
+        // The proof is kept as long as the denial that it proves (RFC 9077), which may be short: of who is there, seconds.
+        let soa = answer.authority.iter().find(|r| r.record_type() == RecordType::SOA && r.name == *origin);
+        let Some(ttl) = soa.map(|soa| soa.ttl) else { return answer };
         let denied = last_name(self.name, &answer.answers);
         if answer.code == ResponseCode::NXDomain {
-            answer.authority.push(self.nsec(&denied, &[NXNAME]));
+            answer.authority.push(nsec(&denied, ttl, &[NXNAME]));
             if !self.compact_ok {
                 answer.code = ResponseCode::NoError;
             }
         } else if let Some(mut types) = self.zone.types(&denied) {
             types.retain(|kind| *kind != u16::from(self.kind));
-            answer.authority.push(self.nsec(&denied, &types));
+            answer.authority.push(nsec(&denied, ttl, &types));
         }
         answer
     }
 
-    fn nsec(&self, owner: &Name, types: &[u16]) -> Record {
-        // As long as a negative answer may be kept (RFC 9077).
-        let ttl = self.zone.soa(None, self.config.ttl.negative).ttl;
-        nsec(owner, ttl.min(seconds(self.config.ttl.negative)), types)
+    /// Seconds that what is never there may be kept for.
+    fn negative(&self) -> u32 {
+        self.zone.soa(None, Duration::MAX).ttl
     }
 }
 

@@ -45,10 +45,10 @@ impl Redirector {
         let occasion = Occasion { now: asked.now, wall: u32::try_from(wall).unwrap_or(u32::MAX), connected };
         let edns = query.edns.filter(|edns| edns.dnssec_ok && edns.version == 0);
         let compact_ok = edns.is_some_and(|edns| edns.compact);
-        let (zone, config, name) = (self.zone(), &self.config, &query.name);
+        let (zone, name) = (self.zone(), &query.name);
         Some(Signing {
             signer,
-            asked: Asked { zone, config, name, kind: query.kind, compact_ok, occasion },
+            asked: Asked { zone, name, kind: query.kind, compact_ok, occasion },
             wanted: edns.is_some(),
         })
     }

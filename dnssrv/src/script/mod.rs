@@ -31,7 +31,7 @@ struct Scene {
 }
 
 fn proxy(last: u8) -> Proxy {
-    Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100 }
+    Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100, port: 0 }
 }
 
 fn server(number: u8, cluster: u8) -> Server {
@@ -75,6 +75,7 @@ fn scene(level: u8) -> Scene {
             near: None,
             settled: true,
             distances: Distances::default(),
+            placed: false,
         },
         roster: Roster {
             epoch: 0,
@@ -90,8 +91,14 @@ fn scene(level: u8) -> Scene {
 }
 
 fn unknown() -> Scene {
-    let placement =
-        Placement { level: Level(0), rtt: None, near: None, settled: false, distances: Distances::default() };
+    let placement = Placement {
+        level: Level(0),
+        rtt: None,
+        near: None,
+        settled: false,
+        distances: Distances::default(),
+        placed: false,
+    };
     Scene { placement, ..scene(0) }
 }
 
@@ -103,6 +110,7 @@ fn handed_over() -> Scene {
         cluster: Key::from_bytes([5; 20]),
         servers: vec![server(5, 5)],
         proxies: vec![proxy(50), proxy(51)],
+        epoch: 0,
     };
     let placement = Placement {
         level: Level(2),
@@ -110,6 +118,7 @@ fn handed_over() -> Scene {
         near: Some(Arc::new(near)),
         settled: true,
         distances: Distances::default(),
+        placed: false,
     };
     Scene { placement, ..scene(0) }
 }

@@ -201,6 +201,50 @@ fn the_apex_has_its_own_and_its_plain_records() {
 }
 
 #[test]
+fn an_alias_of_the_zone_itself_leads_to_all_that_is_there() {
+    let mut scene = scene(2);
+    let alias = StaticRecord { name: "home".to_owned(), kind: "CNAME".to_owned(), ..scene.config.records[0].clone() };
+    scene.config.records.push(StaticRecord { data: "nyud.example.".to_owned(), ..alias });
+    check(
+        &scene,
+        "home NS",
+        expect![[r#"
+            NoError aa
+            an home.Z 300 CNAME Z
+            an Z 3600 NS ns1.Z
+            ad ns1.Z 3600 A 198.51.100.1
+        "#]],
+    );
+    scene.config.nameservers.clear();
+    check(
+        &scene,
+        "home NS",
+        expect![[r#"
+            NoError aa
+            an home.Z 300 CNAME Z
+        "#]],
+    );
+}
+
+#[test]
+fn no_such_plain_record_holds_as_long_as_the_operators_soa_says() {
+    let mut scene = scene(2);
+    let day = Duration::from_secs(86_400);
+    let data = "ns1.nyud.example. hostmaster.nyud.example. 7 14400 3600 1209600 86400".to_owned();
+    scene.config.records.push(StaticRecord { name: "@".to_owned(), kind: "SOA".to_owned(), data, ttl: day });
+    for (name, mode, seconds) in [
+        ("mail TXT", Mode::Levels, 86_400),
+        ("x.mail A", Mode::Levels, 86_400),
+        ("com A", Mode::Levels, 3_600),
+        ("com A", Mode::Plain, 86_400),
+    ] {
+        scene.config.mode = mode;
+        let text = ask(&scene, name);
+        assert!(text.contains(&format!("au Z {seconds} SOA")), "{name} {mode:?}: {text}");
+    }
+}
+
+#[test]
 fn without_configured_servers_the_apex_names_those_it_knows() {
     let mut scene = scene(2);
     scene.config.nameservers.clear();
