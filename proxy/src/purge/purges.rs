@@ -117,6 +117,12 @@ impl Purges {
 
     /// Takes in what somebody signed.
     pub(super) async fn take(&self, signed: &[u8]) -> Result<Judged, Refusal> {
+        let (signer, purge) = self.read(signed)?;
+        Ok(self.enter(signer, purge, Bytes::copy_from_slice(signed)).await?)
+    }
+
+    /// Whose purge this is, if it is one to be believed.
+    pub(super) fn read(&self, signed: &[u8]) -> Result<(NodeId, Purge), Refusal> {
         let said = self.index.believe(signed, Roles::PURGE)?;
         if !self.believed.is_empty() && !self.believed.contains(&said.signer) {
             return Err(Refusal::Stranger(said.signer));
@@ -125,7 +131,7 @@ impl Purges {
         if purge.number > unix_millis(clock::now()).saturating_add(FUTURE) {
             return Err(NotBelieved::Future.into());
         }
-        Ok(self.enter(said.signer, purge, Bytes::copy_from_slice(signed)).await?)
+        Ok((said.signer, purge))
     }
 
     /// Takes in what was heard, and tells why if it is refused.
@@ -136,12 +142,15 @@ impl Purges {
                 metrics::counter!("atoll_purges_refused_total").increment(1);
                 tracing::debug!(?why, "a purge is not taken");
             }
-            Err(error) => {
-                metrics::counter!("atoll_purges_refused_total").increment(1);
-                // No louder: whoever makes noise shall not fill the log.
-                tracing::debug!(%error, "a purge is not taken");
-            }
+            Err(error) => Self::refuse(&error),
         }
+    }
+
+    /// Counts what is not believed.
+    pub(super) fn refuse(error: &Refusal) {
+        metrics::counter!("atoll_purges_refused_total").increment(1);
+        // No louder: whoever makes noise shall not fill the log.
+        tracing::debug!(%error, "a purge is not taken");
     }
 
     /// Has everything stored confirmed by the origin before it is used again, since purges may have been missed; `then` changes the
@@ -205,7 +214,11 @@ impl Purges {
     async fn enter(&self, signer: NodeId, purge: Purge, signed: Bytes) -> Result<Judged, StoreError> {
         let _turn = self.applying.lock().await;
         let now = unix_millis(clock::now());
-        let judged = self.ledger().judge(signer, &purge, now);
+        let judged = {
+            let mut ledger = self.ledger();
+            ledger.forget(now);
+            ledger.judge(signer, &purge, now)
+        };
         if judged != Judged::New {
             return Ok(judged);
         }

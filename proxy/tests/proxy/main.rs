@@ -20,6 +20,7 @@ mod fair;
 mod faults;
 mod fresh;
 mod heads;
+mod lies;
 mod network;
 mod origin;
 mod purge;
