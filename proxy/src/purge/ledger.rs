@@ -188,7 +188,7 @@ impl Ledger {
         self.log.values().filter(|entry| !covers(heads, entry))
     }
 
-    /// Whether an answer is older than a purge that means it: one that whoever sends it, with these heads, has not applied.
+    /// Whether an answer is older than a purge that means it: one that whoever fetched it, with these heads, had not applied.
     pub(crate) fn outdates(&self, heads: &Heads, answer: &Meta) -> bool {
         let level = self.chains.iter().all(|(signer, chain)| heads.get(signer).is_some_and(|head| *head >= chain.head));
         let in_step = level && !self.has_gap();

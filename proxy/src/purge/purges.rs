@@ -181,9 +181,9 @@ impl Purges {
         self.ledger().heads()
     }
 
-    /// Whether a copy is older than a purge that its sender, with these heads, has not applied.
-    pub(crate) fn outdates(&self, heads: &Heads, answer: &Meta) -> bool {
-        self.ledger().outdates(heads, answer)
+    /// Whether a copy is older than a purge: one that means it, and that its fetcher had not applied.
+    pub(crate) fn outdates(&self, answer: &Meta) -> bool {
+        self.ledger().outdates(&answer.vouched.as_of.heads, answer)
     }
 
     /// Whether a purge has taken an answer whose request began at this number. Nothing but a comparison where none came since.
@@ -245,7 +245,7 @@ fn is_meant(selector: &[u8], metadata: &[u8]) -> bool {
 }
 
 /// Milliseconds since the Unix epoch.
-pub(super) fn unix_millis(at: SystemTime) -> u64 {
+pub(crate) fn unix_millis(at: SystemTime) -> u64 {
     u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 

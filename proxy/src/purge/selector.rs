@@ -159,7 +159,7 @@ pub(crate) fn place_of(url: &str) -> &str {
 }
 
 /// The authority of a URL without scheme.
-fn host_of(place: &str) -> &str {
+pub(crate) fn host_of(place: &str) -> &str {
     place.split(['/', '?']).next().unwrap_or_default()
 }
 

@@ -101,7 +101,7 @@ pub(super) fn answer(ledger: &Ledger, heads: &Heads) -> Response<Body> {
 }
 
 /// The heads that a head shows; none if it shows none, or what cannot be read.
-pub(crate) fn heads_in(fields: &HeaderMap) -> Heads {
+pub(super) fn heads_in(fields: &HeaderMap) -> Heads {
     let text = fields.get(&ATOLL_PURGES).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let head = |pair: &str| {
         let (signer, head) = pair.split_once(':')?;
@@ -127,7 +127,7 @@ pub(super) fn fitting(records: impl Iterator<Item = Bytes>) -> Vec<Bytes> {
 }
 
 /// Heads as a field's value.
-pub(crate) fn heads_text(heads: &Heads) -> HeaderValue {
+fn heads_text(heads: &Heads) -> HeaderValue {
     let pairs: Vec<String> = heads.iter().map(|(signer, head)| format!("{signer}:{head}")).collect();
     HeaderValue::try_from(pairs.join(",")).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
@@ -182,8 +182,8 @@ struct ChainWire {
 /// Where peers ask for purges; no object's key looks so.
 pub(crate) const PATH: &str = "/purges";
 
-/// What a node has applied, beside a question or a copy.
-pub(crate) static ATOLL_PURGES: HeaderName = HeaderName::from_static("atoll-purges");
+/// What a node has applied, beside a question.
+pub(super) static ATOLL_PURGES: HeaderName = HeaderName::from_static("atoll-purges");
 
 /// One signed purge.
 static ATOLL_PURGE: HeaderName = HeaderName::from_static("atoll-purge");

@@ -12,11 +12,15 @@ use std::{
 use atoll_overlay::{Level, NodeId, Streams as _};
 use bytes::Bytes;
 use prost::Message as _;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::Semaphore,
+};
 
 use crate::{
     purge::{edition, editions, quick, tag},
-    support::{Net, Node, info, soon, until},
+    support::{Do, Net, Node, Origin, get, info, noise, ok, soon, until},
+    vouched::{Framed, answers, frames_of, key, overheard, wire},
 };
 
 /// An answer to `GET /purges`, as a peer may make it up.
@@ -152,4 +156,126 @@ async fn a_node_that_was_away_has_all_confirmed_if_what_it_missed_was_forgotten(
     assert_eq!(heard.missing(), 0);
     assert_eq!(edition(&two, &origin, "/a/x", "*/*").await, "2");
     assert_eq!(origin.count(), requests);
+}
+
+/// A network in which node 1 fetched this path and was overheard, and is gone.
+async fn relayed(origin: &Origin, path: &str) -> (Arc<Net>, Vec<Framed>) {
+    let net = Net::new(Level(1));
+    net.acquainted.store(true, Ordering::SeqCst);
+    let fetcher = net.proxy(1, quick(origin)).await;
+    get(&fetcher, &origin.host(), path).await;
+    until(|| fetcher.stats().flights == 0).await;
+    let frames = frames_of(&overheard(&net, 1, origin, path).await);
+    assert_eq!(frames[0].0, b'H', "{frames:?}");
+    fetcher.stop().await;
+    net.kill(1);
+    (net, frames)
+}
+
+/// The same copy, said to be so many milliseconds old: the last word on it counts.
+fn aged(frames: &[Framed], mut age: u64) -> Vec<Framed> {
+    let mut frames = frames.to_vec();
+    frames[0].1.push(0x30);
+    while age >= 0x80 {
+        frames[0].1.push((age & 0x7f | 0x80) as u8);
+        age >>= 7;
+    }
+    frames[0].1.push(age as u8);
+    frames
+}
+
+const REFERENCE: Bytes = Bytes::from_static(&[8, 1]);
+
+// P03: a relay that keeps what was purged, and says that it has applied all there is.
+#[tokio::test]
+async fn a_copy_from_before_a_purge_is_refused_whatever_its_sender_says_it_applied() {
+    let fields = "Cache-Control: max-age=3600\r\nXkey: a\r\n";
+    let origin = Origin::start(move |number, _| ok(fields, &number.to_string().into())).await;
+    let (net, before) = relayed(&origin, "/a/x").await;
+    let asker = net.proxy(2, quick(&origin)).await;
+    let report = asker.purge(tag("a"), false, Duration::ZERO).await.unwrap();
+    let claim = format!("HTTP/1.1 200 OK\r\nAtoll-Purges: {}\r\n", report.purge.replace('-', ":"));
+    answers(&net, 10, [claim.as_bytes(), &wire(&before)["HTTP/1.1 200 OK\r\n".len()..]].concat());
+    net.plant(key(&origin, "/a/x"), 10, REFERENCE);
+    assert_eq!(get(&asker, &origin.host(), "/a/x").await.body, b"1");
+    assert_eq!((origin.count(), asker.stats().peer_bytes, asker.stats().peer_lies), (2, 0, 0));
+    until(|| asker.stats().flights == 0).await;
+    // What was fetched after it is given on, by one who never heard of it too.
+    net.kill(10);
+    let three = net.proxy(3, quick(&origin)).await;
+    assert_eq!(get(&three, &origin.host(), "/a/x").await.body, b"1");
+    assert_eq!(origin.count(), 2);
+}
+
+// P03: what has had its time is no copy, and nobody makes it younger than its fetcher knew it.
+#[tokio::test]
+async fn a_copy_is_as_old_as_its_fetcher_signed_and_no_stale_one_is_taken() {
+    let day: u64 = 86_400;
+    let origin = Origin::start(move |_, head| {
+        let fields = if head.contains("/old") {
+            format!("Cache-Control: max-age={}\r\nAge: {}\r\n", 40 * day, 30 * day)
+        } else {
+            "Cache-Control: max-age=60\r\n".to_owned()
+        };
+        ok(&fields, &Bytes::from_static(b"body"))
+    })
+    .await;
+    // Stale, and honestly said so.
+    let (net, good) = relayed(&origin, "/x").await;
+    answers(&net, 10, wire(&aged(&good, 1_000 * day)));
+    net.plant(key(&origin, "/x"), 10, REFERENCE);
+    let asker = net.proxy(2, quick(&origin)).await;
+    let answer = get(&asker, &origin.host(), "/x").await;
+    assert!(!answer.cache_status().contains("peer"), "{}", answer.cache_status());
+    assert_eq!((origin.count(), asker.stats().peer_bytes, asker.stats().peer_lies), (2, 0, 0));
+    // Thirty days old, and said to be of now.
+    let (net, good) = relayed(&origin, "/old").await;
+    answers(&net, 10, wire(&aged(&good, 0)));
+    net.plant(key(&origin, "/old"), 10, REFERENCE);
+    let asker = net.proxy(2, quick(&origin)).await;
+    let answer = get(&asker, &origin.host(), "/old").await;
+    assert!(answer.cache_status().contains("peer"), "{}", answer.cache_status());
+    let age: u64 = answer.field("age").unwrap().parse().unwrap();
+    assert!((29 * day..31 * day).contains(&age), "{age}");
+}
+
+// P02: the liar is gone after a few bytes, and those that are right contradict them.
+#[tokio::test]
+async fn who_contradicts_a_liar_is_not_taken_for_one_and_the_origin_names_it() {
+    let (right, wrong) = (noise(200_000), noise(200_001).slice(..200_000));
+    let fields = "Cache-Control: max-age=600\r\nETag: \"1\"\r\n";
+    let served = right.clone();
+    let origin = Origin::start(move |_, _| ok(fields, &served)).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let (held, made_up) = (Arc::clone(&gate), wrong.slice(..10));
+    let evil = Origin::start_at(([127, 0, 0, 2], origin.address.port()).into(), move |_, _| {
+        let head = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 200000\r\n\r\n");
+        vec![Do::Send(head.into()), Do::Send(made_up.clone()), Do::Wait(Arc::clone(&held))]
+    })
+    .await;
+    // An honest fetcher's copy, which two nodes pass on.
+    let (_, good) = relayed(&origin, "/").await;
+    let net = Net::new(Level(1));
+    let mut config = quick(&origin);
+    config.hosts.insert("site.test".to_owned(), vec!["127.0.0.2".parse().unwrap()]);
+    let liar = Arc::new(net.proxy(5, config).await);
+    let (asked, host) = (Arc::clone(&liar), origin.host());
+    let first = tokio::spawn(async move { get(&asked, &host, "/").await });
+    until(|| evil.count() == 1 && liar.stats().origin_bytes == 10).await;
+    let asker = Arc::new(net.proxy(2, quick(&origin)).await);
+    let (asked, host) = (Arc::clone(&asker), origin.host());
+    let client = tokio::spawn(async move { get(&asked, &host, "/").await });
+    until(|| asker.stats().peer_bytes == 10).await;
+    for relay in [3, 4] {
+        answers(&net, relay, wire(&good));
+        net.plant(key(&origin, "/"), relay, REFERENCE);
+    }
+    net.kill(5);
+    liar.stop().await;
+    assert!(!soon(client).await.unwrap().complete, "what was shown was wrong");
+    drop(soon(first).await);
+    assert_eq!((asker.liars(), asker.stats().peer_lies), (vec![info(5).id], 1));
+    until(|| asker.stats().flights == 0).await;
+    let again = get(&asker, &origin.host(), "/").await;
+    assert!(again.complete && again.body == right);
 }

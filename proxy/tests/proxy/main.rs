@@ -12,6 +12,7 @@ mod sites;
 mod slices;
 mod support;
 mod swarm;
+mod told;
 mod trace;
 
 mod cache;
