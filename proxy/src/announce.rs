@@ -2,12 +2,13 @@
 //!
 //! Nothing is kept per stored object. A bounded table holds what was announced lately and how often it was asked for since; what
 //! falls out of it, or was never announced since a restart, is announced at its next hit. Renewals and such late announcements
-//! share a budget of puts a second, hottest first. What was announced and is gone since, evicted or purged, is withdrawn: when a peer
-//! asks for it in vain, and in passing.
+//! share a budget of puts a second, hottest first. What could not be announced is tried again a moment later, in the same way. What was
+//! announced and is gone since, evicted or purged, is withdrawn: in passing, and when a peer asks for it in vain, also if it was announced
+//! in an earlier life; peers may ask for anything, so of what is not in the table no more is withdrawn than the same budget allows.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -25,8 +26,21 @@ pub(crate) struct Announcer {
     index: Arc<dyn Index>,
     config: Peers,
     told: Arc<Mutex<HashMap<Key, Told>>>,
-    /// Puts under way; more are not started.
+    /// What is to be withdrawn, or was lately.
+    gone: Arc<Mutex<HashMap<Key, Gone>>>,
+    /// Puts and withdrawals under way; more are not started.
     running: Arc<Semaphore>,
+}
+
+/// A key whose copy is here no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gone {
+    /// It is to be withdrawn; so often that was in vain.
+    Due(u32),
+    /// That is under way, for the time after so many.
+    Running(u32),
+    /// It was: whoever asks in vain until then has an old answer of the index.
+    Until(Instant),
 }
 
 /// One key in the table.
@@ -44,7 +58,8 @@ struct Told {
 
 impl Announcer {
     pub(crate) fn new(index: Arc<dyn Index>, config: Peers) -> Self {
-        Self { index, config, told: Arc::default(), running: Arc::new(Semaphore::new(PUTS_AT_ONCE)) }
+        let running = Arc::new(Semaphore::new(PUTS_AT_ONCE));
+        Self { index, config, told: Arc::default(), gone: Arc::default(), running }
     }
 
     /// The first bytes of a copy are here, or it is still growing: 20 s, not counted against the budget.
@@ -54,10 +69,9 @@ impl Announcer {
 
     /// A copy is whole and stays fresh for so long.
     pub(crate) fn whole(&self, key: Key, reference: Reference, fresh: Duration) {
-        let ttl = self.ttl(fresh);
+        let (ttl, now) = (self.ttl(fresh), Instant::now());
+        self.remember(key, Told { until: now + ttl, hits: 0, reference: reference.clone(), worth: now + fresh });
         self.put(key, &reference, ttl);
-        let now = Instant::now();
-        self.remember(key, Told { until: now + ttl, hits: 0, reference, worth: now + fresh });
     }
 
     /// A whole copy was asked for: renewed when its time comes, announced if it is not.
@@ -68,7 +82,7 @@ impl Announcer {
     /// So many times.
     pub(crate) fn hits(&self, key: Key, hits: u32, fresh: Duration, reference: impl FnOnce() -> Reference) {
         let now = Instant::now();
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = lock(&self.told);
         if let Some(known) = told.get_mut(&key) {
             known.hits = known.hits.saturating_add(hits);
             known.worth = now + fresh;
@@ -80,23 +94,65 @@ impl Announcer {
 
     /// What stands under a key is here no more: whoever was told so is told again.
     pub(crate) fn withdraw(&self, key: Key) {
-        if self.told.lock().unwrap_or_else(PoisonError::into_inner).remove(&key).is_none() {
-            return;
+        let known = lock(&self.told).remove(&key).is_some();
+        {
+            let mut gone = lock(&self.gone);
+            if gone.len() >= GONE && !gone.contains_key(&key) {
+                let now = Instant::now();
+                gone.retain(|_, gone| !matches!(gone, Gone::Until(until) if known || *until <= now));
+            }
+            let lately = matches!(gone.get(&key), Some(Gone::Until(until)) if *until > Instant::now());
+            let waits = matches!(gone.get(&key), Some(Gone::Due(_) | Gone::Running(_)));
+            if !known && (lately || waits) || gone.len() >= GONE {
+                return;
+            }
+            gone.insert(key, Gone::Due(0));
         }
+        if known {
+            self.take_back(key);
+        }
+    }
+
+    /// Withdraws one key that waits for that, if there is room for one more.
+    fn take_back(&self, key: Key) {
         let Ok(place) = Arc::clone(&self.running).try_acquire_owned() else { return };
-        let index = Arc::clone(&self.index);
+        let tries = {
+            let mut gone = lock(&self.gone);
+            let Some(state) = gone.get_mut(&key) else { return };
+            let Gone::Due(before) = *state else { return };
+            *state = Gone::Running(before + 1);
+            before + 1
+        };
+        let (index, gone) = (Arc::clone(&self.index), Arc::clone(&self.gone));
         tokio::spawn(async move {
-            if let Err(error) = index.withdraw(key).await {
-                tracing::debug!(%key, %error, "a reference could not be withdrawn; it lapses");
+            let withdrawn = index.withdraw(key).await;
+            let mut gone = lock(&gone);
+            // It may be here again by now, and told so.
+            if let Some(state) = gone.get_mut(&key).filter(|state| **state == Gone::Running(tries)) {
+                *state = match &withdrawn {
+                    Err(_) if tries < TRIES => Gone::Due(tries),
+                    Ok(()) | Err(_) => Gone::Until(Instant::now() + WITHDRAWN),
+                };
+            }
+            if let Err(error) = withdrawn {
+                tracing::debug!(%key, %error, "a reference could not be withdrawn");
             }
             drop(place);
         });
     }
 
+    /// What waits to be withdrawn in this round.
+    fn to_take_back(&self, now: Instant) -> Vec<Key> {
+        let mut gone = lock(&self.gone);
+        gone.retain(|_, gone| !matches!(gone, Gone::Until(until) if *until <= now));
+        let due = gone.iter().filter(|(_, gone)| matches!(gone, Gone::Due(_))).map(|(key, _)| *key);
+        due.take(usize::try_from(self.config.puts_per_second).unwrap_or(usize::MAX)).collect()
+    }
+
     /// Withdraws what was evicted or purged since it was announced: a part of the table at a time.
     async fn look_at_some(&self, store: &Store, from: usize) -> usize {
         let some: Vec<Key> = {
-            let table = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let table = lock(&self.told);
             let from = if from < table.len() { from } else { 0 };
             table.keys().skip(from).take(LOOKED_AT).copied().collect()
         };
@@ -115,6 +171,9 @@ impl Announcer {
         loop {
             round.tick().await;
             looked_at = self.look_at_some(store, looked_at).await;
+            for key in self.to_take_back(Instant::now()) {
+                self.take_back(key);
+            }
             for (key, told) in self.due(Instant::now()) {
                 let ttl = self.ttl(told.worth.saturating_duration_since(Instant::now()));
                 self.put(key, &told.reference, ttl);
@@ -124,7 +183,7 @@ impl Announcer {
 
     /// What is to be told in this round: asked for and about to end, hottest first. What was not asked for lapses.
     fn due(&self, now: Instant) -> Vec<(Key, Told)> {
-        let mut table = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = lock(&self.told);
         table.retain(|_, told| told.worth > now && (told.until > now || told.hits > 0));
         let mut due: Vec<_> = table
             .iter()
@@ -144,7 +203,7 @@ impl Announcer {
     }
 
     fn remember(&self, key: Key, told: Told) {
-        let mut table = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = lock(&self.told);
         if table.len() < self.config.announced || table.contains_key(&key) {
             table.insert(key, told);
         }
@@ -159,16 +218,30 @@ impl Announcer {
         if self.config.upstream_only {
             return;
         }
-        let Ok(place) = Arc::clone(&self.running).try_acquire_owned() else { return };
+        lock(&self.gone).remove(&key);
+        let Ok(place) = Arc::clone(&self.running).try_acquire_owned() else { return again(&self.told, key) };
         let put = Put { key, value: reference.value(), ttl, levels: Levels::All };
-        let index = Arc::clone(&self.index);
+        let (index, told) = (Arc::clone(&self.index), Arc::clone(&self.told));
         tokio::spawn(async move {
             if let Err(error) = index.put(put).await {
                 tracing::debug!(%key, %error, "a copy could not be announced");
+                again(&told, key);
             }
             drop(place);
         });
     }
+}
+
+/// Nobody was told of this: it is to be told a moment later, as if it had been asked for.
+fn again(told: &Mutex<HashMap<Key, Told>>, key: Key) {
+    if let Some(told) = lock(told).get_mut(&key) {
+        told.hits = told.hits.max(1);
+        told.until = told.until.min(Instant::now() + RENEW_BEFORE + AGAIN);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Puts under way at one time; each holds a task and one RPC.
@@ -176,6 +249,18 @@ const PUTS_AT_ONCE: usize = 256;
 
 /// Announced keys looked at a round: a full table takes four minutes.
 const LOOKED_AT: usize = 256;
+
+/// What could not be announced is tried again after this.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// How often a withdrawal is tried; after that the reference lapses by itself.
+const TRIES: u32 = 3;
+
+/// Keys that are to be withdrawn, or were lately.
+const GONE: usize = 4_096;
+
+/// Who asks in vain within this of a withdrawal was told of the copy before.
+const WITHDRAWN: Duration = Duration::from_secs(30);
 
 /// How often the budget is spent: it is counted per second.
 const ROUND: Duration = Duration::from_secs(1);

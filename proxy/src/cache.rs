@@ -21,8 +21,9 @@ use crate::{
     memory::Memory,
     meta::Meta,
     origin::{OriginClient, Upstream},
+    peer::PeerRequest,
     plan::Cut,
-    purge::Purges,
+    purge::{self, Purges},
     reason::Failure,
     recheck::RECHECKS,
     resolve::Resolver,
@@ -118,6 +119,11 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    /// What peers are asked for it.
+    pub(crate) fn of_peers(&self) -> PeerRequest {
+        PeerRequest { key: self.key, url: self.url.clone(), site: self.site.clone(), from: None, to: None }
+    }
+
     /// The key of the variant that this request selects.
     pub(crate) fn variant(&self, names: &[String]) -> Key {
         variant(&self.url, &self.fields, names)
@@ -354,6 +360,14 @@ impl Cache {
     pub(crate) fn lifetime(&self, site: Option<&Own>, meta: &Meta) -> Lifetime {
         let lifetime = meta.lifetime(&self.config.freshness);
         site.map_or(lifetime, |site| site.bounded(lifetime))
+    }
+
+    /// The own site that a URL is of, if it was asked for by that name.
+    pub(crate) fn site_of(&self, url: &str) -> Option<Arc<Own>> {
+        let authority = purge::host_of(purge::place_of(url));
+        Authority::parse(authority)
+            .ok()
+            .and_then(|authority| self.sites.find(&authority).map(|(own, _)| Arc::clone(own)))
     }
 
     /// What this node calls itself in CDN-Loop.

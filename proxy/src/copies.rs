@@ -155,7 +155,7 @@ fn describe(
         status: meta.status.as_u16(),
         length,
         age: seconds(age),
-        fresh: seconds(cache.lifetime(None, meta).fresh) - seconds(age),
+        fresh: seconds(cache.lifetime(cache.site_of(&meta.url).as_deref(), meta).fresh) - seconds(age),
         purged: purged || cache.purges.doubts(meta.received),
         variant: variant.iter().filter_map(field).collect::<Vec<_>>().join("; "),
         etag: field(&header::ETAG).unwrap_or_default(),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use atoll_overlay::{Key, Marker, NodeId, Value};
-use atoll_store::{Head, PurgeNumber, StoreError, Writer};
+use atoll_store::{Head, PurgeNumber, StoreError, Tags, Writer};
 use bytes::Bytes;
 use http::StatusCode;
 
@@ -27,7 +27,7 @@ use crate::{
     meta::Meta,
     peer::{Came, PeerError, PeerFill, PeerRequest},
     plan::{Cut, Plan},
-    purge,
+    purge::{self, Heads},
     reason::{Failure, Source},
     recheck,
     reference::Reference,
@@ -35,7 +35,7 @@ use crate::{
     site::Own,
     swarm::Swarm,
     trace::short,
-    vouch::{Copied, Groups},
+    vouch::{Copied, Groups, Vouched},
 };
 
 /// A stored answer that went stale, which the origin may confirm.
@@ -49,7 +49,7 @@ pub(crate) struct Stale {
 /// Leads a flight to its end. Runs as a task of its own.
 pub(crate) async fn lead(cache: Arc<Cache>, lead: Lead, wanted: Wanted, stale: Option<Stale>, mode: Mode) {
     let keeper = Keeper::start(&cache, &lead, wanted.key);
-    let request = PeerRequest { key: wanted.key, url: wanted.url.clone(), from: None, to: None };
+    let request = wanted.of_peers();
     let mut fetch = Fetch {
         cache: Arc::clone(&cache),
         lead,
@@ -60,6 +60,7 @@ pub(crate) async fn lead(cache: Arc<Cache>, lead: Lead, wanted: Wanted, stale: O
         filling: None,
         all_anew: false,
         born: PurgeNumber(0),
+        applied: Heads::new(),
     };
     let end = tokio::select! {
         end = fetch.run(request) => end,
@@ -104,6 +105,8 @@ pub(crate) struct Fetch {
     /// The origin's answer to a question for the rest was of no use: all is asked for.
     pub(crate) all_anew: bool,
     pub(crate) born: PurgeNumber,
+    /// The purges that had been applied by then.
+    pub(crate) applied: Heads,
 }
 
 /// A body that is being written.
@@ -120,6 +123,8 @@ pub(crate) enum Outcome {
     End(End),
     /// The source is gone; go on with another.
     Next(NodeId),
+    /// What the source has is not what is here; go on with another.
+    Other(NodeId),
     /// A lower lease lives at this holder.
     Superseded(Value),
     /// The origin did not bring the rest of what came from a peer before.
@@ -133,52 +138,16 @@ impl Fetch {
             return match self.ask_origin().await {
                 Outcome::End(end) => end,
                 // Without a lease nothing is given way to, and without peers nothing is followed.
-                Outcome::Next(_) | Outcome::Superseded(_) | Outcome::Broken(_) => End::Failed(Failure::Internal),
+                Outcome::Next(_) | Outcome::Other(_) | Outcome::Superseded(_) | Outcome::Broken(_) => {
+                    End::Failed(Failure::Internal)
+                }
             };
         }
-        let trace = self.wanted.trace.clone();
-        let mut seek = Seek::new(&self.cache, request, trace.clone());
-        let mut broken = 0;
+        let mut seek = Seek::new(&self.cache, request, self.wanted.trace.clone());
+        let (mut broken, mut contradicted) = (0, 0);
         loop {
-            let outcome = match self.step(&mut seek).await {
-                Step::Peer(fill) => {
-                    if let Some(lease) = seek.take_lease() {
-                        self.keeper.hold(lease);
-                    }
-                    if Swarm::is_for(&self.cache, &fill) && self.wanted.cut.is_none() {
-                        self.take_swarm(*fill, &mut seek).await
-                    } else {
-                        self.take_peer(*fill).await
-                    }
-                }
-                Step::Origin(lease) => {
-                    match lease {
-                        Some(lease) => {
-                            trace.note("origin", || format!("asked under lease {}.{}", lease.epoch, lease.counter));
-                            self.keeper.hold(lease);
-                        }
-                        None => {
-                            trace.note("origin", || "asked without a lease".to_owned());
-                            self.cache.counters.ungranted();
-                        }
-                    }
-                    self.ask_origin().await
-                }
-                Step::Alone => {
-                    self.keeper.without_lease();
-                    trace.note("origin", || "asked, since nobody else is there".to_owned());
-                    self.ask_origin().await
-                }
-                Step::Marked(Marker::Pass(span)) => {
-                    self.cache.passing.put(self.wanted.key, (), span);
-                    Outcome::End(End::Again)
-                }
-                Step::Marked(Marker::Vary(names)) => {
-                    self.remember_vary(&names, None).await;
-                    Outcome::End(End::Again)
-                }
-                Step::Failed(failure) => Outcome::End(End::Failed(failure)),
-            };
+            let step = self.step(&mut seek).await;
+            let outcome = self.take_from(step, &mut seek).await;
             match outcome {
                 Outcome::End(end) => return end,
                 Outcome::Superseded(value) => {
@@ -186,6 +155,16 @@ impl Fetch {
                     seek.prefer(value);
                 }
                 Outcome::Next(holder) => self.lose(&mut seek, Some(holder)),
+                Outcome::Other(holder) => {
+                    seek.gave_up(holder);
+                    self.lose(&mut seek, None);
+                    contradicted += 1;
+                    // All of it is asked for, so that the origin says which is right.
+                    self.all_anew = true;
+                    if contradicted >= CONTRADICTED {
+                        seek.ask_only_the_origin();
+                    }
+                }
                 Outcome::Broken(failure) => {
                     broken += 1;
                     if let Err(end) = self.pause(broken, failure).await {
@@ -194,6 +173,50 @@ impl Fetch {
                     self.lose(&mut seek, None);
                 }
             }
+        }
+    }
+
+    /// Takes what a source sends.
+    async fn take_from(&mut self, step: Step, seek: &mut Seek) -> Outcome {
+        let trace = self.wanted.trace.clone();
+        match step {
+            Step::Peer(fill) => {
+                if let Some(lease) = seek.take_lease() {
+                    self.keeper.hold(lease);
+                }
+                if Swarm::is_for(&self.cache, &fill) && self.wanted.cut.is_none() {
+                    self.take_swarm(*fill, seek).await
+                } else {
+                    self.take_peer(*fill).await
+                }
+            }
+            Step::Origin(lease) => {
+                match lease {
+                    Some(lease) => {
+                        trace.note("origin", || format!("asked under lease {}.{}", lease.epoch, lease.counter));
+                        self.keeper.hold(lease);
+                    }
+                    None => {
+                        trace.note("origin", || "asked without a lease".to_owned());
+                        self.cache.counters.ungranted();
+                    }
+                }
+                self.ask_origin().await
+            }
+            Step::Alone => {
+                self.keeper.without_lease();
+                trace.note("origin", || "asked, since nobody else is there".to_owned());
+                self.ask_origin().await
+            }
+            Step::Marked(Marker::Pass(span)) => {
+                self.cache.passing.put(self.wanted.key, (), span);
+                Outcome::End(End::Again)
+            }
+            Step::Marked(Marker::Vary(names)) => {
+                self.remember_vary(&names, None).await;
+                Outcome::End(End::Again)
+            }
+            Step::Failed(failure) => Outcome::End(End::Failed(failure)),
         }
     }
 
@@ -218,6 +241,8 @@ impl Fetch {
     }
 
     fn begins(&mut self) {
+        // In this order: what is applied between the two is not said to be.
+        self.applied = self.cache.purges.heads();
         self.born = self.cache.store.purge_number();
         self.lead.began(self.born);
     }
@@ -240,13 +265,13 @@ impl Fetch {
                 }
                 Ok(Came::Good(chunks)) => match self.take_chunks(chunks).await {
                     Ok(true) => continue,
-                    Ok(false) => PeerError::Misbehaved,
+                    Ok(false) => PeerError::Contradicts,
                     Err(end) => return Outcome::End(end),
                 },
                 Err(error) => error,
             };
             self.note_loss(holder, &error);
-            return Outcome::Next(holder);
+            return if error == PeerError::Contradicts { Outcome::Other(holder) } else { Outcome::Next(holder) };
         }
         self.end_copy().await
     }
@@ -278,6 +303,11 @@ impl Fetch {
         if *error == PeerError::Misbehaved {
             self.cache.counters.peer_fetch("hash_mismatch");
             self.cache.lied(holder, "its bytes are not those that their fetcher signed");
+        } else if *error == PeerError::Contradicts {
+            // One of two fetchers lied. Whoever passes its words on may be honest, and so may whoever sent what is here: the origin
+            // will tell, if it is asked.
+            self.cache.shunned.put(holder, (), self.cache.config.peers.shun);
+            self.cache.counters.peer_fetch("refused");
         } else {
             // A copy that breaks off here may be whole elsewhere; one that crawls is elsewhere in time.
             if *error == PeerError::Slow {
@@ -299,7 +329,7 @@ impl Fetch {
             let there = self.filling.as_ref().map_or(0, |filling| filling.at);
             let again = usize::try_from(there.saturating_sub(start)).unwrap_or(usize::MAX).min(bytes.len());
             let known = bytes.split_to(again);
-            if !known.is_empty() && !self.has(start, &known).await {
+            if self.differs(start, &known).await.is_some() {
                 return Ok(false);
             }
             if !bytes.is_empty() {
@@ -321,7 +351,10 @@ impl Fetch {
     }
 
     /// A writer for an answer whose head is known.
-    pub(crate) fn begin(&mut self, meta: Meta, source: Source) -> Result<(), End> {
+    pub(crate) fn begin(&mut self, mut meta: Meta, source: Source) -> Result<(), End> {
+        if source == Source::Origin {
+            meta.vouched = Vouched::from_origin(self.applied.clone());
+        }
         if meta.length.is_some_and(|length| length > self.cache.config.limits.object) {
             return Err(End::Failed(Failure::BodyTooLarge));
         }
@@ -433,7 +466,8 @@ impl Fetch {
         let groups = self.lead.ledger().encoded();
         let head = Head {
             key: store_key(groups_key(self.wanted.key)),
-            metadata: Bytes::copy_from_slice(&meta.validator),
+            // They are purged with the copy, by the same words. Without a digest they are given to nobody as a copy.
+            metadata: Meta { digest: None, vouched: Vouched::default(), ..meta.clone() }.encode(clock::now()),
             length: Some(wide(groups.len())),
             ..self.head(self.wanted.key, meta, self.expires(meta))
         };
@@ -444,6 +478,15 @@ impl Fetch {
         };
         if let Err(error) = kept.await {
             tracing::warn!(%error, url = %self.wanted.url, "what vouches for a copy could not be kept: peers will not get it");
+        }
+    }
+
+    /// What vouches for a copy that was confirmed is kept as long as the copy, and purged by its tags.
+    pub(crate) async fn freshen_groups(&self, copy: Key, meta: &Meta, expires: SystemTime, tags: Tags) {
+        let key = store_key(groups_key(copy));
+        let written = Meta { digest: None, vouched: Vouched::default(), ..meta.clone() }.encode(clock::now());
+        if let Err(error) = self.cache.store.freshen_tagged(&key, written, Some(expires), self.born, Some(tags)).await {
+            tracing::warn!(%error, "what vouches for a copy could not be renewed");
         }
     }
 
@@ -485,3 +528,6 @@ pub(crate) fn groups_key(whole: Key) -> Key {
 pub(crate) fn wide(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
+
+/// Sources in one flight that contradict what is here: after so many it is rather that which is wrong.
+const CONTRADICTED: u32 = 2;

@@ -14,6 +14,7 @@ use crate::{
     fetch::{Fetch, Filling, Outcome, wide},
     flight::{Content, End},
     ledger::Reach,
+    meta::validator,
     origin::{OriginAnswer, OriginBody},
     part::Span,
     plan::Cut,
@@ -25,8 +26,8 @@ use crate::{
 enum Spilt {
     /// It broke off.
     Broken(Failure),
-    /// It is not the body that is here in part.
-    Differs,
+    /// It is not the body that is here in part, from this byte on.
+    Differs(u64),
     /// It is not taken in.
     End(End),
 }
@@ -61,11 +62,19 @@ impl Fetch {
             let failure = Failure::ResponseIncomplete;
             return if last { Outcome::End(End::Failed(failure)) } else { Outcome::Broken(failure) };
         };
+        let meta = &filling.answer.meta;
+        // Under a validator that stands for the origin's strong tag two bodies are no two versions.
+        let proven = validator(&meta.url, &answer.fields, meta.length, rand::random()) == meta.validator;
         self.lead.ledger().take_over(at);
         match self.pour(answer.body, place).await {
             Ok(()) => Outcome::End(self.complete().await),
             Err(Spilt::Broken(failure)) => Outcome::Broken(failure),
-            Err(Spilt::Differs) => Outcome::End(End::Failed(Failure::ResponseIncomplete)),
+            Err(Spilt::Differs(at)) => {
+                if proven {
+                    self.blame(at);
+                }
+                Outcome::End(End::Failed(Failure::ResponseIncomplete))
+            }
             Err(Spilt::End(end)) => Outcome::End(end),
         }
     }
@@ -124,7 +133,7 @@ impl Fetch {
         match self.pour(body, place).await {
             Ok(()) => self.complete().await,
             Err(Spilt::Broken(failure)) => End::Failed(failure),
-            Err(Spilt::Differs) => End::Failed(Failure::ResponseIncomplete),
+            Err(Spilt::Differs(_)) => End::Failed(Failure::ResponseIncomplete),
             Err(Spilt::End(end)) => end,
         }
     }
@@ -136,8 +145,8 @@ impl Fetch {
         while let Some(mut data) = self.keeper.beating(&self.lead, body.next()).await.map_err(Spilt::Broken)? {
             let again = usize::try_from(known.saturating_sub(compared)).unwrap_or(usize::MAX).min(data.len());
             let again = data.split_to(again);
-            if !self.has(compared, &again).await {
-                return Err(Spilt::Differs);
+            if let Some(at) = self.differs(compared, &again).await {
+                return Err(Spilt::Differs(at));
             }
             compared += wide(again.len());
             if !again.is_empty() {
@@ -150,23 +159,36 @@ impl Fetch {
         }
         let Some(filling) = &self.filling else { return Err(Spilt::Broken(Failure::Internal)) };
         if compared < known {
-            return Err(Spilt::Differs);
+            return Err(Spilt::Differs(compared));
         }
         let short = filling.answer.meta.length.is_some_and(|length| length != filling.at);
         if short { Err(Spilt::Broken(Failure::ResponseIncomplete)) } else { Ok(()) }
     }
 
-    /// Whether these bytes are there at this place.
-    pub(crate) async fn has(&self, mut at: u64, bytes: &[u8]) -> bool {
-        let Some(partial) = self.filling.as_ref().and_then(partial_of) else { return false };
+    /// Whoever signed what is here at this place lied: the origin says otherwise.
+    fn blame(&self, at: u64) {
+        let Some(filling) = &self.filling else { return };
+        let copied = Copied { key: self.wanted.key, validator: filling.answer.meta.validator };
+        let group = self.lead.ledger().group_at(at);
+        if let Some(signer) = group.and_then(|group| copied.signer(self.cache.streams.as_ref(), &group)) {
+            self.cache.lied(signer, "it signed what the origin did not say");
+        }
+    }
+
+    /// From where on these bytes are not those that are there at this place, if they are not.
+    pub(crate) async fn differs(&self, mut at: u64, bytes: &[u8]) -> Option<u64> {
+        let Some(partial) = self.filling.as_ref().and_then(partial_of) else { return Some(at) };
         let mut left = bytes;
         while !left.is_empty() {
-            let Ok(there) = partial.read(at, left.len()).await else { return false };
-            let Some(rest) = left.strip_prefix(&there[..]).filter(|rest| rest.len() < left.len()) else { return false };
-            at += wide(there.len());
-            left = rest;
+            let Ok(there) = partial.read(at, left.len()).await else { return Some(at) };
+            let alike = there.iter().zip(left).take_while(|(one, other)| one == other).count();
+            at += wide(alike);
+            if alike < there.len() || there.is_empty() {
+                return Some(at);
+            }
+            left = left.get(alike..).unwrap_or_default();
         }
-        true
+        None
     }
 }
 

@@ -135,10 +135,10 @@ impl Following {
         let mut meta = answer.meta.clone();
         meta.withhold_private();
         if meta.vouched.head.is_empty() {
-            let Some(proof) = vouch::sign_head(self.cache.streams.as_ref(), self.asked.key, &meta) else {
+            let signed = vouch::sign_head(self.cache.streams.as_ref(), self.asked.key, &mut meta);
+            if signed.is_none() {
                 return self.give_up(Abort::NotShared);
-            };
-            meta.vouched.head = proof;
+            }
         }
         self.out.push_back(Frame::Head(meta.encode(clock::now())).head());
         let copied = Copied { key: self.asked.key, validator: meta.validator };

@@ -20,7 +20,7 @@ use crate::{
     part,
     plan::Plan,
     posted::{Kept, Posted},
-    purge,
+    purge::{self, Heads},
     reason::{CacheStatus, Forwarded, Reason, Source},
     receive::{Asked, CONDITIONS},
     respond::bypass,
@@ -40,7 +40,8 @@ pub(crate) async fn forward(cache: &Arc<Cache>, mut asked: Asked) -> (Response<B
         }
     }
     let body = asked.body.take().filter(|body| !asked.client.head && !body.is_end_stream());
-    let (began, born) = (clock::now(), cache.store.purge_number());
+    let (began, applied) = (clock::now(), cache.purges.heads());
+    let born = cache.store.purge_number();
     let request = OriginRequest {
         method: &asked.method,
         target: asked.url.path(),
@@ -60,7 +61,7 @@ pub(crate) async fn forward(cache: &Arc<Cache>, mut asked: Asked) -> (Response<B
     strip_hop_by_hop(&mut answer.fields);
     dated(&mut answer.fields, received);
     if asked.client.head {
-        confirm(cache, &asked.url, &asked.fields, &answer, (began, received), born).await;
+        confirm(cache, &asked, &answer, (began, received), (applied.clone(), born)).await;
     } else if !is_safe(&asked.method) && (answer.status.is_success() || answer.status.is_redirection()) {
         invalidate_all(cache, &asked.url, &answer.fields).await;
     }
@@ -76,7 +77,7 @@ pub(crate) async fn forward(cache: &Arc<Cache>, mut asked: Asked) -> (Response<B
         digest: None,
         varies_by: Vec::new(),
         variants: Vec::new(),
-        vouched: Vouched::default(),
+        vouched: Vouched::from_origin(applied),
     };
     passed_back(cache, Relay { asked, meta, body: answer.body, born }).await
 }
@@ -164,11 +165,10 @@ pub(crate) async fn invalidate(cache: &Cache, url: &OriginUrl) {
 /// What a HEAD says of the copy that is stored: renewed if they agree, given up if not.
 async fn confirm(
     cache: &Cache,
-    url: &OriginUrl,
-    fields: &HeaderMap,
+    Asked { url, fields, site, .. }: &Asked,
     answer: &OriginAnswer,
     (began, received): (SystemTime, SystemTime),
-    born: PurgeNumber,
+    (applied, born): (Heads, PurgeNumber),
 ) {
     if answer.status != StatusCode::OK {
         return;
@@ -193,10 +193,10 @@ async fn confirm(
     let changed = if agrees {
         let initial_age = freshness::initial_age(&answer.fields, began, received);
         let fields = freshness::freshened(&meta.fields, &answer.fields);
-        let vouched = Vouched { head: bytes::Bytes::new(), ..meta.vouched };
+        let vouched = meta.vouched.confirmed(applied);
         let mut renewed = Meta { fields, received, initial_age, vouched, ..meta };
         renewed.withhold_private();
-        let expires = received + cache.lifetime(None, &renewed).fresh + cache.config.freshness.keep;
+        let expires = received + cache.lifetime(site.as_deref(), &renewed).fresh + cache.config.freshness.keep;
         let tags = purge::bits(purge::place_of(&renewed.url), &renewed.fields);
         let (key, written) = (store_key(key), renewed.encode(received));
         cache.store.freshen_tagged(&key, written, Some(expires), born, Some(tags)).await.map(|_| ())

@@ -6,7 +6,6 @@ use std::{
 };
 
 use atoll_overlay::{Key, Marker};
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::{
@@ -27,7 +26,7 @@ use crate::{
     receive::CONDITIONS,
     reference::Reference,
     site::Own,
-    vouch::Vouched,
+    vouch::{Groups, Vouched},
 };
 
 impl Fetch {
@@ -238,7 +237,7 @@ impl Fetch {
         let fields = freshness::freshened(&stale.meta.fields, &answer.fields);
         let initial_age = freshness::initial_age(&answer.fields, asked, received);
         // This node has the head from the origin now, whoever vouches for the body.
-        let vouched = Vouched { head: Bytes::new(), ..stale.meta.vouched };
+        let vouched = stale.meta.vouched.confirmed(self.applied.clone());
         let meta = Meta { fields, received, initial_age, vouched, ..stale.meta };
         // It may say now that it is for nobody else.
         if let Err(reason) = freshness::storable(meta.status, &meta.fields, self.asker()) {
@@ -262,6 +261,9 @@ impl Fetch {
                 return End::Failed(Failure::Internal);
             }
         };
+        if meta.vouched.body == Groups::Beside {
+            self.freshen_groups(stale.key, &kept, expires, tags).await;
+        }
         self.cache.recovered(self.wanted.key);
         self.wanted.trace.note("kept", || "the stored copy was confirmed".to_owned());
         self.keeper.whole(stale.key, Reference::whole_of(&meta), self.fresh_for(&meta));

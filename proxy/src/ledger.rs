@@ -126,6 +126,11 @@ impl Ledger {
         }
     }
 
+    /// Another node's words for the byte at this place.
+    pub(crate) fn group_at(&self, at: u64) -> Option<Arc<Group>> {
+        Entry::find(&self.state().entries, at).map(|(_, entry, _)| Arc::clone(&entry.group))
+    }
+
     /// What is to be kept with a whole body: nothing where this node can vouch for all of it.
     pub(crate) async fn kept(&self, signer: (&dyn Streams, Copied), reach: Reach<'_>) -> Result<Groups, Failure> {
         if !self.state().relayed {

@@ -1,6 +1,7 @@
 //! What is kept beside a body: status, fields, times, validators. One protobuf message, in the store and between peers.
 //!
-//! Times between peers are spans (an age), never clock readings: their clocks may differ.
+//! Times between peers are spans (an age): their clocks may differ. The one moment among them bounds what a peer may say of an age
+//! ([`crate::vouch`]).
 
 #![cfg_attr(
     not(test),
@@ -17,7 +18,7 @@ use prost::Message as _;
 use crate::{
     config::FreshnessConfig,
     freshness::{self, Lifetime},
-    vouch::{Groups, Vouched},
+    vouch::{AsOf, Groups, Vouched, decode_heads, encode_heads},
 };
 
 /// One answer without its body.
@@ -95,6 +96,8 @@ impl Meta {
             head_proof: self.vouched.head.clone(),
             groups: if let Groups::Inline(groups) = &self.vouched.body { groups.clone() } else { Bytes::new() },
             beside: self.vouched.body == Groups::Beside,
+            made: self.vouched.as_of.made,
+            heads: encode_heads(&self.vouched.as_of.heads),
         }
         .encode_to_vec()
         .into()
@@ -140,6 +143,7 @@ impl Meta {
                 .collect::<Option<_>>()?,
             vouched: Vouched {
                 head: written.head_proof,
+                as_of: AsOf { made: written.made, heads: decode_heads(written.heads)? },
                 body: match (written.beside, written.groups.is_empty()) {
                     (true, _) => Groups::Beside,
                     (false, true) => Groups::Own,
@@ -216,6 +220,12 @@ struct Written {
     groups: Bytes,
     #[prost(bool, tag = "14")]
     beside: bool,
+    /// Milliseconds since the Unix epoch by the clock of whoever signed the head.
+    #[prost(uint64, tag = "15")]
+    made: u64,
+    /// The purges that it had applied, 28 bytes for each signer.
+    #[prost(bytes = "bytes", tag = "16")]
+    heads: Bytes,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -240,8 +250,8 @@ static HOP_BY_HOP: [HeaderName; 10] = [
     header::UPGRADE,
 ];
 
-/// The version written and read.
-const VERSION: u32 = 1;
+/// The version written and read. 2: heads say as of when they are.
+const VERSION: u32 = 2;
 
 /// Fields of one answer; the same limit as heads have on arrival, and some room.
 const FIELDS: usize = 1_000;
@@ -270,6 +280,7 @@ mod tests {
             variants: vec![Key::of(b"one")],
             vouched: Vouched {
                 head: Bytes::from_static(b"proof"),
+                as_of: AsOf { made: 7, heads: [(Key::of(b"signer").into(), 8)].into() },
                 body: Groups::Inline(Bytes::from_static(b"groups")),
             },
         }

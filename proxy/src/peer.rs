@@ -9,9 +9,9 @@
 //! Atoll-To: 2097152          where the part ends that is asked for (left out: the body does); what follows may come too
 //! ```
 //!
-//! The answer is 200 with frames ([`crate::frames`]) and, as `Atoll-Purges`, the purges its sender has applied; or 404: neither a
-//! copy nor a fetch under way. A peer answers for what it has and never asks anybody on the asker's behalf. Its head and its bytes
-//! count only in the words of whoever has them from the origin ([`crate::vouch`]), whom it may be itself.
+//! The answer is 200 with frames ([`crate::frames`]), or 404: neither a copy nor a fetch under way. A peer answers for what it has and
+//! never asks anybody on the asker's behalf. Its head and its bytes count only in the words of whoever has them from the origin
+//! ([`crate::vouch`]), whom it may be itself. A copy that was purged, or a whole one that is no longer fresh, is none.
 
 use std::{
     future::poll_fn,
@@ -37,12 +37,13 @@ use crate::{
     cache::Cache,
     checked::{Checked, Good, NotSigned},
     clock,
+    fetch::fresh_for,
     frames::{Abort, Frame, Frames},
     meta::Meta,
-    purge::{self, Heads},
     reference::Reference,
+    site::Own,
     url::OriginUrl,
-    vouch::{Copied, Group, head_signer},
+    vouch::{Copied, Group, age_at_least, head_signer},
 };
 
 /// One holder to try.
@@ -67,6 +68,8 @@ impl Candidate {
 pub(crate) struct PeerRequest {
     pub(crate) key: Key,
     pub(crate) url: OriginUrl,
+    /// The own site it is of, whose rules say how long it is fresh.
+    pub(crate) site: Option<Arc<Own>>,
     /// What the asker has already: so many bytes of the copy with this validator.
     pub(crate) from: Option<(u64, [u8; 16])>,
     /// No more is needed than up to this byte; unset: all of it.
@@ -97,6 +100,12 @@ pub(crate) enum PeerError {
     /// It has no copy, or not the one asked for.
     #[error("it has no such copy")]
     Absent,
+    /// It has one that was purged or is no longer fresh.
+    #[error("its copy was purged, or is not fresh any more")]
+    Stale,
+    /// What it sends contradicts what another source sent and signed: one of the two fetchers lied, and it may be neither.
+    #[error("its copy is not what another source sent before")]
+    Contradicts,
     /// It could not be reached, broke off, or fell silent.
     #[error("it cannot be reached, or fell silent")]
     Lost,
@@ -121,8 +130,6 @@ impl From<NotSigned> for PeerError {
 pub(crate) struct PeerFill {
     pub(crate) holder: Candidate,
     pub(crate) meta: Meta,
-    /// The purges that the holder had applied by then.
-    pub(crate) heads: Heads,
     cache: Arc<Cache>,
     copied: Copied,
     checked: Checked,
@@ -198,7 +205,7 @@ pub(crate) async fn ask(
     stall: Duration,
 ) -> Result<PeerFill, PeerError> {
     let response = timeout(stall, send(Arc::clone(&cache.streams), holder.value.holder, &request));
-    let (mut body, heads) = response.await.map_err(|_| PeerError::Lost)??;
+    let mut body = response.await.map_err(|_| PeerError::Lost)??;
     // Who has the whole copy has nothing to wait for: its words without bytes are no progress.
     let whole = holder.reference.whole().is_some();
     let lives = || {
@@ -212,7 +219,7 @@ pub(crate) async fn ask(
         match next(&mut body, &mut frames, stall).await? {
             Frame::Wait => lives(),
             Frame::Head(bytes) => {
-                let meta = Meta::decode_received(&bytes, clock::now()).ok_or(PeerError::Misbehaved)?;
+                let mut meta = Meta::decode_received(&bytes, clock::now()).ok_or(PeerError::Misbehaved)?;
                 let same = meta.url == request.url.to_string() && meta.varies_by.is_empty();
                 if !same || request.from.is_some_and(|(_, validator)| validator != meta.validator) {
                     return Err(PeerError::Misbehaved);
@@ -221,11 +228,15 @@ pub(crate) async fn ask(
                 if cache.liars.get(&signer).is_some() {
                     return Err(PeerError::Absent);
                 }
+                meta.initial_age = meta.initial_age.max(age_at_least(&meta, meta.received));
+                if !is_current(&cache, &request, &meta, whole) {
+                    return Err(PeerError::Stale);
+                }
                 let copied = Copied { key: request.key, validator: meta.validator };
                 let checked = Checked::from(request.from.map_or(0, |(from, _)| from));
                 let pace = whole.then(|| Pace::of(&cache, &holder));
                 let stall = cache.config.peers.stall;
-                return Ok(PeerFill { holder, meta, heads, cache, copied, checked, body, frames, stall, pace });
+                return Ok(PeerFill { holder, meta, cache, copied, checked, body, frames, stall, pace });
             }
             Frame::Abort(abort) => return Err(PeerError::Aborted(abort)),
             Frame::Signed(_) | Frame::Data(_) | Frame::End(_) => return Err(PeerError::Misbehaved),
@@ -233,7 +244,15 @@ pub(crate) async fn ask(
     }
 }
 
-async fn send(streams: Arc<dyn Streams>, to: NodeId, request: &PeerRequest) -> Result<(Answering, Heads), PeerError> {
+/// Whether a copy may be used: no purge has taken it, and a whole one is fresh. What still grows was asked of the origin just now,
+/// however long it may be kept; and of what clients have a part already they are to have the rest.
+fn is_current(cache: &Cache, request: &PeerRequest, meta: &Meta, whole: bool) -> bool {
+    let fresh = || !fresh_for(cache, request.site.as_deref(), meta).is_zero();
+    let grows = !whole && meta.digest.is_none();
+    !cache.purges.outdates(meta) && (grows || request.from.is_some() || fresh())
+}
+
+async fn send(streams: Arc<dyn Streams>, to: NodeId, request: &PeerRequest) -> Result<Answering, PeerError> {
     let stream = streams.open(to).await.map_err(|error| {
         tracing::debug!(%to, %error, "no stream to a peer");
         PeerError::Lost
@@ -248,10 +267,7 @@ async fn send(streams: Arc<dyn Streams>, to: NodeId, request: &PeerRequest) -> R
     let mut connection = connection.boxed().fuse();
     let response = driven(&mut connection, sender.send_request(head(request)?)).await.map_err(|_| PeerError::Lost)?;
     match response.status() {
-        StatusCode::OK => {
-            let heads = purge::heads_in(response.headers());
-            Ok((Answering { body: response.into_body(), connection }, heads))
-        }
+        StatusCode::OK => Ok(Answering { body: response.into_body(), connection }),
         StatusCode::NOT_FOUND => Err(PeerError::Absent),
         _ => Err(PeerError::Misbehaved),
     }

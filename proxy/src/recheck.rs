@@ -2,20 +2,22 @@
 //! the origin again, a while later, and compared byte by byte. Who signed a chunk that differs is a liar.
 //!
 //! The while keeps these requests out of the crowd that a peer's copy was meant to spare the origin. What says nothing of its version
-//! (no ETag, no Last-Modified), or has another one by now, proves nothing.
+//! (no strong ETag, no Last-Modified that is one), or has another one by now, proves nothing. Nor does a head of one and bytes of
+//! another: either may have lied about what the other said.
 
 use std::{sync::Arc, time::Duration};
 
 use atoll_store::Object;
-use http::{HeaderMap, HeaderName, header};
+use http::HeaderMap;
 use tokio::time::sleep;
 
 use crate::{
     cache::{Cache, Wanted, store_key},
+    conditions::strong_validator,
     meta::Meta,
     origin::{OriginAnswer, OriginRequest},
     serve_peer::groups_of,
-    vouch::{Copied, Entry},
+    vouch::{Copied, Entry, head_signer},
 };
 
 /// A copy came whole from a peer: perhaps it is to be looked at again.
@@ -55,7 +57,10 @@ async fn recheck(cache: &Cache, wanted: &Wanted, after: Duration) {
     let copied = Copied { key: wanted.key, validator: meta.validator };
     let entries = groups_of(cache, wanted.key, &meta).await.unwrap_or_default();
     let signed = Entry::find(&entries, at.min(object.len()));
-    if let Some(signer) = signed.and_then(|(_, entry, _)| copied.signer(cache.streams.as_ref(), &entry.group)) {
+    let signer = signed.and_then(|(_, entry, _)| copied.signer(cache.streams.as_ref(), &entry.group));
+    // This node has had the head confirmed by the origin since, or somebody signed it.
+    let head = (!meta.vouched.head.is_empty()).then(|| head_signer(cache.streams.as_ref(), wanted.key, &meta));
+    if let Some(signer) = signer.filter(|signer| head.is_none_or(|head| head == Some(*signer))) {
         cache.lied(signer, "it signed what the origin did not say");
     }
     if let Err(error) = cache.store.remove(&store_key(wanted.key)).await {
@@ -111,14 +116,42 @@ async fn compare(answer: OriginAnswer, object: &Object) -> Compared {
     }
 }
 
-/// Whether both say that they are of one version: by a strong tag, else by the time of the last change.
+/// Whether both say that they are of one version: by a strong tag, else by a time of the last change within whose second nothing can
+/// have changed twice.
 fn same_version(one: &HeaderMap, other: &HeaderMap) -> bool {
-    let both = |name: &HeaderName| one.get(name).zip(other.get(name));
-    match both(&header::ETAG) {
-        Some((one, other)) => one == other && one.as_bytes().starts_with(b"\""),
-        None => both(&header::LAST_MODIFIED).is_some_and(|(one, other)| one == other),
-    }
+    strong_validator(one).is_some_and(|validator| strong_validator(other) == Some(validator))
 }
 
 /// Copies that wait to be looked at again, or are.
 pub(crate) const RECHECKS: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, header};
+
+    use super::*;
+
+    // RFC 9110 8.8.2.2: within one second a file may change and be fetched in between, and two nodes have two versions of one date.
+    #[test]
+    fn only_a_strong_validator_tells_that_two_answers_are_of_one_version() {
+        let (tag, changed, date) = (header::ETAG, header::LAST_MODIFIED, header::DATE);
+        let fields = |lines: &[(&HeaderName, &'static str)]| {
+            HeaderMap::from_iter(lines.iter().map(|(name, value)| ((*name).clone(), value.parse().unwrap())))
+        };
+        let (then, soon, late) =
+            ("Mon, 23 Nov 2026 03:00:00 GMT", "Mon, 23 Nov 2026 03:00:01 GMT", "Mon, 23 Nov 2026 03:02:00 GMT");
+        for (lines, same) in [
+            (&[(&tag, "\"1\"")][..], true),
+            (&[(&tag, "W/\"1\"")], false),
+            (&[(&changed, then), (&date, late)], true),
+            (&[(&changed, then), (&date, soon)], false),
+            (&[(&changed, then)], false),
+            (&[(&tag, "W/\"1\""), (&changed, then), (&date, late)], false),
+            (&[], false),
+        ] {
+            assert_eq!(same_version(&fields(lines), &fields(lines)), same, "{lines:?}");
+        }
+        let other = fields(&[(&changed, soon), (&date, late)]);
+        assert!(!same_version(&fields(&[(&changed, then), (&date, late)]), &other));
+    }
+}

@@ -82,6 +82,8 @@ pub(crate) struct Seek {
     busy: u32,
     /// Nobody was asked anything.
     alone: bool,
+    /// Peers contradict each other.
+    origin_only: bool,
 }
 
 impl Seek {
@@ -110,6 +112,7 @@ impl Seek {
             rootless: false,
             busy: 0,
             alone: cache.index.is_alone(),
+            origin_only: false,
         };
         if !seek.alone {
             seek.look_near();
@@ -149,7 +152,7 @@ impl Seek {
             return Step::Alone;
         }
         loop {
-            if self.failed.len() >= FAILED_MOST {
+            if self.failed.len() >= FAILED_MOST || self.origin_only {
                 return Step::Origin(self.lease.take());
             }
             if self.attempts.is_empty() {
@@ -236,6 +239,11 @@ impl Seek {
         self.queue.push_back(candidate);
     }
 
+    /// No peer is asked any more.
+    pub(crate) fn ask_only_the_origin(&mut self) {
+        self.origin_only = true;
+    }
+
     /// One of several that sent a copy sends no more of it.
     pub(crate) fn gave_up(&mut self, holder: NodeId) {
         self.failed(holder);
@@ -258,7 +266,6 @@ impl Seek {
             self.trace.note("peer", || format!("{}: {error}", short(holder)));
         }
         match result {
-            Ok(fill) if self.cache.purges.outdates(&fill.heads, &fill.meta) => self.cache.counters.peer_fetch("stale"),
             Ok(fill) => {
                 if self.spent.is_some() {
                     self.cache.counters.hedge("peer");
@@ -282,7 +289,10 @@ impl Seek {
                 self.doubted(holder);
                 return None;
             }
-            Err(PeerError::Absent | PeerError::Aborted(Abort::NotShared)) => self.cache.counters.peer_fetch("refused"),
+            Err(PeerError::Stale) => self.cache.counters.peer_fetch("stale"),
+            Err(PeerError::Absent | PeerError::Contradicts | PeerError::Aborted(Abort::NotShared)) => {
+                self.cache.counters.peer_fetch("refused");
+            }
             Err(PeerError::Lost | PeerError::Slow) => self.cache.counters.peer_fetch("timeout"),
             Err(PeerError::Misbehaved) => {
                 self.cache.counters.peer_fetch("refused");

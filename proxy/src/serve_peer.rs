@@ -36,8 +36,6 @@ pub(crate) async fn handle<B>(cache: Arc<Cache>, peer: NodeId, request: Request<
     if request.uri().path() == copies::PATH {
         return copies::answer(&cache, request.headers()).await;
     }
-    // As of before the copy is looked at: what is applied from here on, the asker does not take for applied.
-    let heads = cache.purges.heads();
     let Some(asked) = Asked::read(request.uri().path(), request.headers()) else {
         return text(StatusCode::BAD_REQUEST, "no request of a peer\n");
     };
@@ -65,7 +63,6 @@ pub(crate) async fn handle<B>(cache: Arc<Cache>, peer: NodeId, request: Request<
     cache.counters.peer_served();
     let mut response = Response::new(Body::Stream(frames, None));
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/atoll-frames"));
-    response.headers_mut().insert(&purge::ATOLL_PURGES, purge::heads_text(&heads));
     metered(response, tab)
 }
 
@@ -121,7 +118,9 @@ async fn whole(cache: &Cache, asked: &Asked) -> Option<Copy> {
     let mut meta = Meta::decode_stored(&object.head().metadata)?;
     let clean = !object.soft_purged() && !cache.purges.doubts(meta.received);
     let good = asked.fits(&meta) && clean && meta.digest.is_some();
-    if !good || fresh_for(cache, None, &meta).is_zero() {
+    // Whether it came under a site's name nobody says: the asker knows, and judges by the same rules.
+    let site = cache.site_of(&meta.url);
+    if !good || fresh_for(cache, None, &meta).max(fresh_for(cache, site.as_deref(), &meta)).is_zero() {
         return None;
     }
     let groups = match meta.vouched.body {
@@ -131,7 +130,7 @@ async fn whole(cache: &Cache, asked: &Asked) -> Option<Copy> {
     // Between peers they come with the body.
     meta.vouched.body = Groups::Own;
     if meta.vouched.head.is_empty() {
-        meta.vouched.head = vouch::sign_head(cache.streams.as_ref(), asked.key, &meta)?;
+        vouch::sign_head(cache.streams.as_ref(), asked.key, &mut meta)?;
     }
     Some(Copy { object, meta, groups })
 }
@@ -148,7 +147,8 @@ pub(crate) async fn groups_of(cache: &Cache, key: Key, meta: &Meta) -> Option<Ve
 /// The groups that stand in an object of their own; none if that went before the copy, or is of another.
 async fn beside(cache: &Cache, key: Key, meta: &Meta) -> Option<Vec<Entry>> {
     let object = cache.store.get(&store_key(groups_key(key))).await?;
-    if object.head().metadata != meta.validator.as_slice() || object.len() > GROUPS_LIMIT {
+    let of = Meta::decode_stored(&object.head().metadata)?;
+    if of.validator != meta.validator || object.len() > GROUPS_LIMIT {
         return None;
     }
     let mut all = Vec::new();

@@ -45,7 +45,7 @@ impl Fetch {
         if let Err(outcome) = self.begin_copy(&fill) {
             return outcome;
         }
-        let request = PeerRequest { key: self.wanted.key, url: self.wanted.url.clone(), from: None, to: None };
+        let request = self.wanted.of_peers();
         let mut swarm = Swarm::of(&self.cache, request, fill, self.reached());
         let first = swarm.first.clone();
         loop {
@@ -107,10 +107,10 @@ impl Fetch {
                     if self.take_chunks(vec![good]).await.map_err(Outcome::End)? {
                         continue;
                     }
-                    self.note_loss(holder, &PeerError::Misbehaved);
+                    self.note_loss(holder, &PeerError::Contradicts);
                     swarm.forget(at);
                     if !swarm.leave(holder) {
-                        return Err(Outcome::Next(holder));
+                        return Err(Outcome::Other(holder));
                     }
                 }
             }
@@ -415,8 +415,7 @@ impl Swarm {
         let opened = async move {
             let patience = cache.config.peers.patience;
             let fill = ask(Arc::clone(&cache), candidate, request, Life::new(), patience).await?;
-            let other = cache.purges.outdates(&fill.heads, &fill.meta) || fill.meta.length != Some(length);
-            if other { Err(PeerError::Absent) } else { Ok(flow(fill)) }
+            if fill.meta.length == Some(length) { Ok(flow(fill)) } else { Err(PeerError::Absent) }
         };
         let run = self.run(holder, from, opened.try_flatten_stream().boxed());
         if let Some(stretch) = self.stretches.get_mut(place) {

@@ -3,13 +3,15 @@
 //!
 //! | statement | covers |
 //! |---|---|
-//! | head | [`HEAD`], key, BLAKE3 of URL, status, validator and fields, the latter by name |
+//! | head | [`HEAD`], key, BLAKE3 of URL, status, validator, [`AsOf`] and fields, the latter by name |
 //! | chunks | [`CHUNKS`], key, validator, then the [`Group`]'s bytes without its proof |
 //!
 //! A group is a stretch of the body as chunks of at most 64 KiB with a digest each ([`crate::digest`]); the last one says that the
 //! body ends there, so that none can be cut short. Groups stand for themselves: a copy that goes on from another source has the words of both.
 //! Who signs has talked to the origin: the first fetcher, whoever took over from it, and for a head whoever had it confirmed.
-//! How old an answer is nobody signs, since clocks differ.
+//! Signed with a head is as of when it is ([`AsOf`]): the purges that its signer had applied before it asked the origin, so that no
+//! relay can pass on what was purged since, and the moment by its clock. Clocks differ, so that says no more than that an answer is not
+//! younger than this by more than [`SKEW`]; within that its age is what each node says that passes it on.
 //!
 //! Layout of a group: start (u64), flags (u8; 1: the body ends with it), count (u16), for each chunk length (u32) and digest (32
 //! bytes), then the proof ([`Streams::sign`]). Big endian.
@@ -19,20 +21,49 @@
     warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)
 )]
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use atoll_overlay::{Key, NodeId, Streams};
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
-use crate::meta::Meta;
+use crate::{
+    meta::Meta,
+    purge::{Heads, unix_millis},
+};
 
 /// What a copy's head and body are vouched for by, as it is kept beside them. The default: this node has them from the origin.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Vouched {
     /// The proof of the head; empty if this node vouches for it.
     pub(crate) head: Bytes,
+    /// As of when the head is.
+    pub(crate) as_of: AsOf,
     /// Where the body's groups are.
     pub(crate) body: Groups,
+}
+
+/// What was known to whoever had a head from the origin.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct AsOf {
+    /// When the answer was of age zero, by its signer's clock: milliseconds since the Unix epoch. Not set before it is signed.
+    pub(crate) made: u64,
+    /// The purges applied before the origin was asked.
+    pub(crate) heads: Heads,
+}
+
+impl Vouched {
+    /// By this node, which had applied these purges before it asked the origin.
+    pub(crate) fn from_origin(heads: Heads) -> Self {
+        Self { as_of: AsOf { made: 0, heads }, ..Self::default() }
+    }
+
+    /// The head is confirmed by the origin, to this node, which had applied these purges before it asked.
+    pub(crate) fn confirmed(self, heads: Heads) -> Self {
+        Self { body: self.body, ..Self::from_origin(heads) }
+    }
 }
 
 /// Where the groups of a stored body are.
@@ -96,9 +127,17 @@ impl Copied {
     }
 }
 
-/// A proof that this node has this head from the origin.
-pub(crate) fn sign_head(streams: &dyn Streams, key: Key, meta: &Meta) -> Option<Bytes> {
-    streams.sign(&head_statement(key, meta))
+/// Has this node vouch for a head that it has from the origin.
+pub(crate) fn sign_head(streams: &dyn Streams, key: Key, meta: &mut Meta) -> Option<()> {
+    let made = meta.received.checked_sub(meta.initial_age).unwrap_or(UNIX_EPOCH);
+    meta.vouched.as_of.made = unix_millis(made);
+    meta.vouched.head = streams.sign(&head_statement(key, meta))?;
+    Some(())
+}
+
+/// How old an answer is at least, by its signer's clock, as far as that is to be trusted.
+pub(crate) fn age_at_least(meta: &Meta, now: SystemTime) -> Duration {
+    Duration::from_millis(unix_millis(now).saturating_sub(meta.vouched.as_of.made)).saturating_sub(SKEW)
 }
 
 /// Who vouches for a head that came with its proof.
@@ -115,6 +154,8 @@ fn head_statement(key: Key, meta: &Meta) -> Vec<u8> {
     take(meta.url.as_bytes());
     take(&meta.status.as_u16().to_be_bytes());
     take(&meta.validator);
+    take(&meta.vouched.as_of.made.to_be_bytes());
+    take(&encode_heads(&meta.vouched.as_of.heads));
     let mut names: Vec<_> = meta.fields.keys().collect();
     names.sort_unstable_by_key(|name| name.as_str());
     for name in names {
@@ -124,6 +165,30 @@ fn head_statement(key: Key, meta: &Meta) -> Vec<u8> {
         }
     }
     [HEAD, key.as_bytes(), hasher.finalize().as_bytes()].concat()
+}
+
+/// Heads as they are signed, kept and sent: id (20) and number (8) of each signer, in their order.
+pub(crate) fn encode_heads(heads: &Heads) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(28 * heads.len());
+    for (signer, head) in heads {
+        bytes.extend_from_slice(signer.key().as_bytes());
+        bytes.put_u64(*head);
+    }
+    bytes.freeze()
+}
+
+/// The way back; of more signers than anybody remembers nothing.
+pub(crate) fn decode_heads(mut bytes: Bytes) -> Option<Heads> {
+    let mut heads = Heads::new();
+    while bytes.has_remaining() {
+        let mut id = [0; 20];
+        bytes.try_copy_to_slice(&mut id).ok()?;
+        let ordered = heads.insert(Key::from_bytes(id).into(), bytes.try_get_u64().ok()?).is_none();
+        if !ordered || heads.len() > SIGNERS {
+            return None;
+        }
+    }
+    Some(heads)
 }
 
 impl Group {
@@ -252,7 +317,13 @@ const PROOF_LIMIT: usize = 512;
 /// No group reaches further.
 const SPAN_LIMIT: u64 = 1 << 32;
 
-const HEAD: &[u8] = b"atoll head 1\0";
+/// Signers of purges that a head may name.
+const SIGNERS: usize = 1_024;
+
+/// How far clocks may be apart: a day, as for certificates [bad-inputs P11].
+const SKEW: Duration = Duration::from_secs(86_400);
+
+const HEAD: &[u8] = b"atoll head 2\0";
 const CHUNKS: &[u8] = b"atoll chunks 2\0";
 
 #[cfg(test)]
@@ -298,8 +369,11 @@ mod tests {
 
     #[test]
     fn foreign_bytes_are_no_groups() {
+        let heads: Heads = [(9, 1), (3, u64::MAX)].map(|(by, head)| (Key::from_bytes([by; 20]).into(), head)).into();
+        assert_eq!(decode_heads(encode_heads(&heads)), Some(heads));
         bolero::check!().with_iterations(20_000).for_each(|bytes: &[u8]| {
             let bytes = Bytes::copy_from_slice(bytes);
+            decode_heads(bytes.clone());
             if let Some(group) = Group::decode(bytes.clone()) {
                 assert_eq!(group.encode(), bytes);
                 group.chunks_from(group.end()).for_each(drop);

@@ -6,7 +6,9 @@
 //! counted. So the heads of all signers, a few dozen bytes, say what a node has applied: two nodes compare them, and each gets what
 //! it lacks.
 //!
-//! What is forgotten, after [`Bounds::keep`] or for want of room, is never taken again: below the head there is nothing new.
+//! What is forgotten, after [`Bounds::keep`] or for want of room, is never taken again: below the head there is nothing new. Of what
+//! went for want of room the signer's own words stay, the *floor*: a node that lacks it has missed something that nobody can tell it
+//! any more. A signer of whom nothing is left that is young enough is forgotten too, so that there is room for others.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -79,11 +81,19 @@ pub(crate) struct Ledger {
     log: BTreeMap<(u64, NodeId), Entry>,
 }
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Chain {
     head: u64,
     /// Purges up to this one were forgotten before their time.
-    floor: u64,
+    floor: Option<Floor>,
+}
+
+/// The newest purge of a signer that was forgotten before its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Floor {
+    pub(crate) number: u64,
+    /// As it was spread: nobody else's word on how far a signer is counts.
+    pub(crate) signed: Bytes,
 }
 
 impl Ledger {
@@ -109,8 +119,7 @@ impl Ledger {
         if purge.number <= self.head(signer) {
             return Judged::Passed;
         }
-        let room = self.chains.contains_key(&signer) || self.chains.len() < self.bounds.signers;
-        if room { Judged::New } else { Judged::NoRoom }
+        if self.has_room(signer) { Judged::New } else { Judged::NoRoom }
     }
 
     /// Takes a purge in that was judged new and has been applied; `now` in milliseconds.
@@ -139,18 +148,19 @@ impl Ledger {
         !gaps.is_empty()
     }
 
-    /// Goes on above what a peer has forgotten before its time and this node never knew. Whoever calls this has everything
-    /// revalidated. False if nothing was missed.
-    pub(crate) fn miss(&mut self, floors: &Heads) -> bool {
+    /// Whether a floor of this signer's shows that purges were missed which count here; `now` in milliseconds.
+    pub(crate) fn misses(&self, signer: NodeId, floor: u64, now: u64) -> bool {
+        floor > self.head(signer) && floor.saturating_add(millis(self.bounds.keep)) >= now && self.has_room(signer)
+    }
+
+    /// Goes on above what a peer has forgotten before its time and this node never knew, which it has found signed by that signer.
+    /// Whoever calls this has everything revalidated. False if nothing was missed; `now` in milliseconds.
+    pub(crate) fn miss(&mut self, floors: &[(NodeId, Floor)], now: u64) -> bool {
         let mut missed = false;
         for (signer, floor) in floors {
-            if *floor <= self.head(*signer) {
-                continue;
-            }
-            missed = true;
-            if self.chains.contains_key(signer) || self.chains.len() < self.bounds.signers {
-                let chain = self.chains.entry(*signer).or_default();
-                *chain = Chain { head: *floor, floor: *floor };
+            if self.misses(*signer, floor.number, now) {
+                missed = true;
+                self.chains.insert(*signer, Chain { head: floor.number, floor: Some(floor.clone()) });
                 self.advance(*signer);
             }
         }
@@ -166,8 +176,11 @@ impl Ledger {
         self.chains.iter().map(|(signer, chain)| (*signer, chain.head)).collect()
     }
 
-    pub(crate) fn floors(&self) -> Heads {
-        self.chains.iter().filter(|(_, chain)| chain.floor > 0).map(|(signer, chain)| (*signer, chain.floor)).collect()
+    /// What was forgotten before its time that somebody with these heads never knew.
+    pub(crate) fn floors<'a>(&'a self, heads: &'a Heads) -> impl Iterator<Item = &'a Floor> {
+        self.chains.iter().filter_map(|(signer, chain)| {
+            chain.floor.as_ref().filter(|floor| heads.get(signer).is_none_or(|head| *head < floor.number))
+        })
     }
 
     /// What somebody with these heads lacks, oldest first.
@@ -175,7 +188,7 @@ impl Ledger {
         self.log.values().filter(|entry| !covers(heads, entry))
     }
 
-    /// Whether an answer is older than a purge that means it: one that whoever sends it, with these heads, has not applied.
+    /// Whether an answer is older than a purge that means it: one that whoever fetched it, with these heads, had not applied.
     pub(crate) fn outdates(&self, heads: &Heads, answer: &Meta) -> bool {
         let level = self.chains.iter().all(|(signer, chain)| heads.get(signer).is_some_and(|head| *head >= chain.head));
         let in_step = level && !self.has_gap();
@@ -197,7 +210,8 @@ impl Ledger {
         let chain = |(signer, chain): (&NodeId, &Chain)| ChainWire {
             signer: id_bytes(*signer),
             head: chain.head,
-            floor: chain.floor,
+            floor: chain.floor.as_ref().map_or(0, |floor| floor.number),
+            forgotten: chain.floor.as_ref().map(|floor| floor.signed.clone()).unwrap_or_default(),
         };
         let record = |entry: &Entry| RecordWire {
             signer: id_bytes(entry.signer),
@@ -219,7 +233,8 @@ impl Ledger {
         let saved = Saved::decode(bytes.clone()).ok().filter(|saved| saved.version == VERSION)?;
         let mut ledger = Self::new(bounds);
         for chain in saved.chains.into_iter().take(bounds.signers) {
-            ledger.chains.insert(id(&chain.signer)?, Chain { head: chain.head, floor: chain.floor });
+            let floor = (chain.floor > 0).then_some(Floor { number: chain.floor, signed: chain.forgotten });
+            ledger.chains.insert(id(&chain.signer)?, Chain { head: chain.head, floor });
         }
         for record in saved.records {
             let (signer, purge) = (id(&record.signer)?, Purge::from_bytes(&record.words)?);
@@ -230,6 +245,11 @@ impl Ledger {
         Some((ledger, saved.synced))
     }
 
+    /// Whether this signer's purges are kept.
+    fn has_room(&self, signer: NodeId) -> bool {
+        self.chains.contains_key(&signer) || self.chains.len() < self.bounds.signers
+    }
+
     fn head(&self, signer: NodeId) -> u64 {
         self.chains.get(&signer).map_or(0, |chain| chain.head)
     }
@@ -237,7 +257,7 @@ impl Ledger {
     /// Raises a signer's head over all purges that follow without a gap.
     fn advance(&mut self, signer: NodeId) {
         let Some(chain) = self.chains.get_mut(&signer) else { return };
-        for ((number, by), entry) in self.log.range((chain.head + 1, NodeId::from(Key::ZERO))..) {
+        for ((number, by), entry) in self.log.range((chain.head.saturating_add(1), NodeId::from(Key::ZERO))..) {
             if *by == signer {
                 if entry.purge.previous > chain.head {
                     break;
@@ -251,7 +271,7 @@ impl Ledger {
     fn gaps(&self) -> Vec<(NodeId, u64)> {
         let mut gaps = Vec::new();
         for (signer, chain) in &self.chains {
-            let mut beyond = self.log.range((chain.head + 1, NodeId::from(Key::ZERO))..);
+            let mut beyond = self.log.range((chain.head.saturating_add(1), NodeId::from(Key::ZERO))..);
             if let Some((_, entry)) = beyond.find(|((_, by), _)| by == signer) {
                 gaps.push((*signer, entry.purge.previous));
             }
@@ -259,21 +279,26 @@ impl Ledger {
         gaps
     }
 
-    /// Forgets what is too old, and the oldest of too many.
-    fn forget(&mut self, now: u64) {
+    /// Forgets what is too old, and the oldest of too many; `now` in milliseconds.
+    pub(crate) fn forget(&mut self, now: u64) {
         let oldest = now.saturating_sub(millis(self.bounds.keep));
         while let Some(first) = self.log.first_entry().filter(|first| first.key().0 < oldest) {
             first.remove();
         }
         self.shrink();
+        // What such a signer said is too old to be taken again, whatever its head was.
+        let log = &self.log;
+        self.chains.retain(|signer, chain| chain.head >= oldest || log.keys().any(|(_, by)| by == signer));
     }
 
     fn shrink(&mut self) {
         while self.log.len() > self.bounds.records
-            && let Some(((number, signer), _)) = self.log.pop_first()
+            && let Some(((number, signer), entry)) = self.log.pop_first()
         {
             let chain = self.chains.entry(signer).or_default();
-            chain.floor = chain.floor.max(number);
+            if chain.floor.as_ref().is_none_or(|floor| floor.number < number) {
+                chain.floor = Some(Floor { number, signed: entry.signed });
+            }
             chain.head = chain.head.max(number);
         }
     }
@@ -318,8 +343,8 @@ pub(crate) fn id(bytes: &[u8]) -> Option<NodeId> {
     Some(Key::from_bytes(bytes.try_into().ok()?).into())
 }
 
-/// The version written and read.
-const VERSION: u32 = 1;
+/// The version written and read. 2: floors are signed.
+const VERSION: u32 = 2;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Saved {
@@ -342,6 +367,9 @@ struct ChainWire {
     head: u64,
     #[prost(uint64, tag = "3")]
     floor: u64,
+    /// The purge of that number, as it was spread.
+    #[prost(bytes = "bytes", tag = "4")]
+    forgotten: Bytes,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -368,6 +396,10 @@ mod tests {
     fn entry(by: u8, number: u64, previous: u64) -> Entry {
         let purge = Purge { number, previous, hard: false, selector: Selector::All };
         Entry { signer: signer(by), signed: purge.to_bytes().into(), purge, applied: PurgeNumber(number) }
+    }
+
+    fn floor(by: u8, number: u64, previous: u64) -> Floor {
+        Floor { number, signed: entry(by, number, previous).signed }
     }
 
     fn ledger(entries: &[(u8, u64, u64)]) -> Ledger {
@@ -433,17 +465,48 @@ mod tests {
         for number in 21..=30 {
             full.add(entry(1, number, if number == 21 { 10 } else { number - 1 }), 100);
         }
-        assert_eq!((full.iter().count(), full.floors()), (BOUNDS.records, heads(&[(1, 22), (2, 11)])));
+        let floors = [(signer(1), floor(1, 22, 21)), (signer(2), floor(2, 11, 0))];
+        let told: Vec<_> = full.floors(&Heads::new()).cloned().collect();
+        assert_eq!((full.iter().count(), &told[..]), (BOUNDS.records, &[floors[0].1.clone(), floors[1].1.clone()][..]));
+        assert_eq!(full.floors(&heads(&[(1, 22), (2, 10)])).count(), 1, "who knew it needs no telling");
         // A node that knew 21 and nothing of the other has missed some; one that knew all of it has not.
-        assert!(!ledger(&[(1, 22, 0), (2, 11, 0)]).miss(&full.floors()));
+        assert!(!ledger(&[(1, 22, 0), (2, 11, 0)]).miss(&floors, 100));
         let mut behind = ledger(&[(1, 21, 0)]);
-        assert!(behind.miss(&full.floors()) && !behind.miss(&full.floors()));
+        assert!(behind.miss(&floors, 100) && !behind.miss(&floors, 100));
         assert_eq!(behind.heads(), heads(&[(1, 22), (2, 11)]));
+        // Whose purges find no room here has no floor here either, and what is too old to be taken is not missed.
+        assert!(!full.miss(&[(signer(3), floor(3, 50, 0))], 100));
+        assert!(!ledger(&[]).miss(&floors, 100 + 31 * DAY));
         // What is forgotten in time is no floor.
         full.add(entry(1, 40 * DAY, 30), 40 * DAY);
-        assert_eq!((full.iter().count(), full.floors()), (1, heads(&[(1, 22), (2, 11)])));
+        assert_eq!(
+            (full.iter().count(), full.floors(&Heads::new()).cloned().collect()),
+            (1, vec![floors[0].1.clone()])
+        );
         let replayed = entry(1, 25, 24);
         assert_eq!(full.judge(replayed.signer, &replayed.purge, 100), Judged::Passed);
+    }
+
+    // Else whoever signs once takes a place for good, and after so many nobody else may purge.
+    #[test]
+    fn a_signer_of_whom_nothing_is_young_enough_makes_room_for_another() {
+        let mut ledger = ledger(&[(1, 10, 0), (2, DAY, 0)]);
+        let third = entry(3, 31 * DAY, 0);
+        assert_eq!(ledger.judge(third.signer, &third.purge, 30 * DAY), Judged::NoRoom);
+        ledger.forget(30 * DAY + 100);
+        assert_eq!(ledger.heads(), heads(&[(2, DAY)]));
+        assert_eq!(ledger.judge(third.signer, &third.purge, 30 * DAY + 100), Judged::New);
+        let replayed = entry(1, 10, 0);
+        assert_eq!(ledger.judge(replayed.signer, &replayed.purge, 30 * DAY + 100), Judged::TooOld);
+    }
+
+    // Numbers that were saved are bytes from outside too.
+    #[test]
+    fn no_head_is_too_high_to_go_on_from() {
+        let mut top = Ledger::new(BOUNDS);
+        top.chains.insert(signer(1), Chain { head: u64::MAX, floor: None });
+        top.advance(signer(1));
+        assert!(!top.has_gap());
     }
 
     #[test]

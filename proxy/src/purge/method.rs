@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 
-use super::order::{self, PurgeTarget};
+use super::order::{self, PurgeError, PurgeTarget};
 use crate::{
     body::Body,
     cache::Cache,
@@ -42,7 +42,17 @@ pub(crate) async fn purge(cache: &Arc<Cache>, mut request: Request<Option<Incomi
             answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
             answer
         }
-        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        Err(error) => text(status_of(&error), format!("{error}\n")),
+    }
+}
+
+/// By who must act: the asker, the operator of this node, or whoever waits.
+const fn status_of(error: &PurgeError) -> StatusCode {
+    match error {
+        PurgeError::Url(_) | PurgeError::Length { .. } => StatusCode::BAD_REQUEST,
+        PurgeError::Unsaid(_) => StatusCode::FORBIDDEN,
+        PurgeError::Clock | PurgeError::Signers(_) => StatusCode::SERVICE_UNAVAILABLE,
+        PurgeError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
@@ -57,3 +67,25 @@ static ATOLL_PURGE: HeaderName = HeaderName::from_static("atoll-purge");
 
 /// How long other nodes are waited for before the answer says who has applied it.
 const WAIT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use atoll_overlay::membership::Unsaid;
+
+    use super::*;
+    use crate::url::UrlError;
+
+    #[test]
+    fn what_is_answered_says_who_must_act() {
+        for (error, code) in [
+            (PurgeError::Url(UrlError::Malformed(String::new())), 400),
+            (PurgeError::Length { what: "a tag" }, 400),
+            (PurgeError::Unsaid(Unsaid::NoKey), 403),
+            (PurgeError::Clock, 503),
+            (PurgeError::Signers(64), 503),
+            (PurgeError::Store(atoll_store::StoreError::Broken), 500),
+        ] {
+            assert_eq!(status_of(&error), code, "{error}");
+        }
+    }
+}

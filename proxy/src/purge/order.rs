@@ -194,10 +194,7 @@ fn selector(cache: &Cache, target: &PurgeTarget) -> Result<Selector, PurgeError>
         let good = (1..=Selector::TEXT).contains(&text.len());
         if good { Ok(text.to_owned()) } else { Err(PurgeError::Length { what }) }
     };
-    let host = |text: &str| {
-        let authority = Authority::parse(text)?;
-        Ok::<_, UrlError>(authority.port().map_or_else(|| authority.host().to_owned(), |_| text.to_ascii_lowercase()))
-    };
+    let host = |text: &str| host_meant(cache, text);
     Ok(match target {
         PurgeTarget::All => Selector::All,
         PurgeTarget::Host(text) => Selector::Host(fits("a host", &host(text)?)?),
@@ -208,6 +205,21 @@ fn selector(cache: &Cache, target: &PurgeTarget) -> Result<Selector, PurgeError>
         PurgeTarget::Url(url) => Selector::url(place_of(&origin_url(cache, url)?.to_string())),
         PurgeTarget::Prefix(url) => Selector::Prefix(fits("a prefix", place_of(&origin_url(cache, url)?.to_string()))?),
     })
+}
+
+/// The host that a text means, with its port if it names one: of a Coralized name its origin's.
+fn host_meant(cache: &Cache, text: &str) -> Result<String, UrlError> {
+    let authority = Authority::parse(text)?;
+    let of = |host: &str, port: Option<u16>| match port {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    };
+    let coralized = cache.zone.decode(authority.host()).filter(|_| cache.sites.find(&authority).is_none());
+    match coralized {
+        // A port beside such a name is one of ours.
+        Some(coralized) => coralized.map(|coralized| of(&coralized.host, coralized.port)),
+        None => Ok(of(authority.host(), authority.port())),
+    }
 }
 
 /// What a URL means here: a Coralized name its origin's, an own site's as it is keyed.

@@ -117,6 +117,12 @@ impl Purges {
 
     /// Takes in what somebody signed.
     pub(super) async fn take(&self, signed: &[u8]) -> Result<Judged, Refusal> {
+        let (signer, purge) = self.read(signed)?;
+        Ok(self.enter(signer, purge, Bytes::copy_from_slice(signed)).await?)
+    }
+
+    /// Whose purge this is, if it is one to be believed.
+    pub(super) fn read(&self, signed: &[u8]) -> Result<(NodeId, Purge), Refusal> {
         let said = self.index.believe(signed, Roles::PURGE)?;
         if !self.believed.is_empty() && !self.believed.contains(&said.signer) {
             return Err(Refusal::Stranger(said.signer));
@@ -125,7 +131,7 @@ impl Purges {
         if purge.number > unix_millis(clock::now()).saturating_add(FUTURE) {
             return Err(NotBelieved::Future.into());
         }
-        Ok(self.enter(said.signer, purge, Bytes::copy_from_slice(signed)).await?)
+        Ok((said.signer, purge))
     }
 
     /// Takes in what was heard, and tells why if it is refused.
@@ -136,12 +142,15 @@ impl Purges {
                 metrics::counter!("atoll_purges_refused_total").increment(1);
                 tracing::debug!(?why, "a purge is not taken");
             }
-            Err(error) => {
-                metrics::counter!("atoll_purges_refused_total").increment(1);
-                // No louder: whoever makes noise shall not fill the log.
-                tracing::debug!(%error, "a purge is not taken");
-            }
+            Err(error) => Self::refuse(&error),
         }
+    }
+
+    /// Counts what is not believed.
+    pub(super) fn refuse(error: &Refusal) {
+        metrics::counter!("atoll_purges_refused_total").increment(1);
+        // No louder: whoever makes noise shall not fill the log.
+        tracing::debug!(%error, "a purge is not taken");
     }
 
     /// Has everything stored confirmed by the origin before it is used again, since purges may have been missed; `then` changes the
@@ -172,9 +181,9 @@ impl Purges {
         self.ledger().heads()
     }
 
-    /// Whether a copy is older than a purge that its sender, with these heads, has not applied.
-    pub(crate) fn outdates(&self, heads: &Heads, answer: &Meta) -> bool {
-        self.ledger().outdates(heads, answer)
+    /// Whether a copy is older than a purge: one that means it, and that its fetcher had not applied.
+    pub(crate) fn outdates(&self, answer: &Meta) -> bool {
+        self.ledger().outdates(&answer.vouched.as_of.heads, answer)
     }
 
     /// Whether a purge has taken an answer whose request began at this number. Nothing but a comparison where none came since.
@@ -205,7 +214,11 @@ impl Purges {
     async fn enter(&self, signer: NodeId, purge: Purge, signed: Bytes) -> Result<Judged, StoreError> {
         let _turn = self.applying.lock().await;
         let now = unix_millis(clock::now());
-        let judged = self.ledger().judge(signer, &purge, now);
+        let judged = {
+            let mut ledger = self.ledger();
+            ledger.forget(now);
+            ledger.judge(signer, &purge, now)
+        };
         if judged != Judged::New {
             return Ok(judged);
         }
@@ -232,7 +245,7 @@ fn is_meant(selector: &[u8], metadata: &[u8]) -> bool {
 }
 
 /// Milliseconds since the Unix epoch.
-pub(super) fn unix_millis(at: SystemTime) -> u64 {
+pub(crate) fn unix_millis(at: SystemTime) -> u64 {
     u64::try_from(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis()).unwrap_or(u64::MAX)
 }
 

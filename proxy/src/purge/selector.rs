@@ -21,7 +21,7 @@ use crate::meta::Meta;
 pub(crate) enum Selector {
     /// Every one.
     All,
-    /// Those of a host; with a port, of that port alone.
+    /// Those of a host; with a port, of that port alone, the scheme's own where a URL names none.
     Host(String),
     /// Those whose URL begins so: `host/directory`, which also means `host/directory/x`, but never `host/directoryx`.
     Prefix(String),
@@ -60,14 +60,14 @@ impl Selector {
         let place = place_of(&meta.url);
         match self {
             Self::All => true,
-            Self::Host(host) => is_of(host, place),
+            Self::Host(host) => is_of(host, &meta.url),
             Self::Prefix(prefix) => place
                 .strip_prefix(prefix.as_str())
                 .is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with(['/', '?'])),
             Self::Url(url) => place == url,
             Self::LongUrl { hash, .. } => Key::of(place.as_bytes()) == *hash,
             Self::Tag { tag, host } => {
-                host.as_ref().is_none_or(|host| is_of(host, place)) && tags::tags_of(&meta.fields).contains(tag)
+                host.as_ref().is_none_or(|host| is_of(host, &meta.url)) && tags::tags_of(&meta.fields).contains(tag)
             }
         }
     }
@@ -159,21 +159,27 @@ pub(crate) fn place_of(url: &str) -> &str {
 }
 
 /// The authority of a URL without scheme.
-fn host_of(place: &str) -> &str {
+pub(crate) fn host_of(place: &str) -> &str {
     place.split(['/', '?']).next().unwrap_or_default()
 }
 
 fn without_port(authority: &str) -> &str {
+    with_port(authority).0
+}
+
+fn with_port(authority: &str) -> (&str, Option<&str>) {
     match authority.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        Some(_) | None => authority,
+        Some((host, port)) if !host.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => (host, Some(port)),
+        Some(_) | None => (authority, None),
     }
 }
 
-/// Whether a URL is of this host: with a port of that one, else of any.
-fn is_of(host: &str, place: &str) -> bool {
-    let authority = host_of(place);
-    authority == host || without_port(authority) == host
+/// Whether a URL is of this host: with a port of that one, which no URL in its one form names if it is its scheme's; else of any.
+fn is_of(host: &str, url: &str) -> bool {
+    let (host, port) = with_port(host);
+    let (name, named) = with_port(host_of(place_of(url)));
+    let usual = if url.starts_with("https:") { "443" } else { "80" };
+    name == host && port.is_none_or(|port| named.unwrap_or(usual) == port)
 }
 
 #[cfg(test)]
@@ -247,6 +253,15 @@ mod tests {
             (host("a.test"), "https://a.test:8443/", true),
             (host("a.test:8443"), "https://a.test:8443/", true),
             (host("a.test:8443"), "https://a.test/", false),
+            (host("a.test:80"), "http://a.test/", true),
+            (host("a.test:80"), "https://a.test/", false),
+            (host("a.test:80"), "http://a.test:8080/", false),
+            (host("a.test:443"), "https://a.test/x", true),
+            (host("a.test:443"), "http://a.test/x", false),
+            (tag("t", Some("a.test:443")), "https://a.test/x", true),
+            (tag("t", Some("a.test:443")), "http://a.test/x", false),
+            (host("[2001:db8::1]"), "http://[2001:db8::1]:81/x", true),
+            (host("[2001:db8::1]:80"), "http://[2001:db8::1]/x", true),
             (host("a.test"), "http://www.a.test/", false),
             (host("a.test"), "http://a.tests/", false),
             (prefix("a.test/img"), "http://a.test/img", true),
@@ -261,7 +276,7 @@ mod tests {
             (Selector::url("a.test/x"), "http://a.test/xy", false),
             (Selector::All, "http://b.test/", true),
         ] {
-            assert_eq!(selector.means(&answer(url, "")), meant, "{selector}: {url}");
+            assert_eq!(selector.means(&answer(url, "t")), meant, "{selector}: {url}");
         }
         let long = format!("a.test/{}", "x".repeat(5_000));
         assert!(Selector::url(&long).means(&answer(&format!("http://{long}"), "")));

@@ -15,6 +15,7 @@ use std::{
 };
 
 use atoll_overlay::{Level, NodeId, NodesQuery, Roles, membership::Statement};
+use bytes::Bytes;
 use futures::{
     FutureExt as _, StreamExt as _,
     stream::{self, FuturesUnordered},
@@ -27,7 +28,7 @@ use tokio::{
 
 use super::{
     config::Purging,
-    ledger::{Heads, Ledger},
+    ledger::{Floor, Heads, Ledger},
     purges::{Purges, unix_millis},
     talk,
 };
@@ -302,10 +303,10 @@ impl Purges {
                 return false;
             };
             self.step.note(peer, told.heads.clone(), self.config.nodes);
-            if !self.take_floors(told.floors).await {
+            if !self.take_floors(&told.floors).await {
                 return false;
             }
-            let came = !told.records.is_empty();
+            let came = !(told.records.is_empty() && told.floors.is_empty());
             for record in &told.records {
                 self.hear(record).await;
             }
@@ -321,19 +322,29 @@ impl Purges {
         true
     }
 
-    fn lacked_by(&self, heads: &Heads) -> Vec<bytes::Bytes> {
+    fn lacked_by(&self, heads: &Heads) -> Vec<Bytes> {
         talk::fitting(self.ledger().lacking(heads).map(|entry| entry.signed.clone()))
     }
 
-    /// A peer has forgotten what this node never knew. False if what is stored could not be marked.
-    async fn take_floors(&self, floors: Heads) -> bool {
-        let heads = self.heads();
-        let missed = floors.iter().any(|(signer, floor)| heads.get(signer).is_none_or(|head| head < floor));
-        if !missed {
+    /// A peer has forgotten what this node never knew, if their signers' own words show that these were made. False if what is stored
+    /// could not be marked.
+    async fn take_floors(&self, floors: &[Bytes]) -> bool {
+        let now = unix_millis(clock::now());
+        let mut missed = Vec::new();
+        for signed in floors.iter().take(self.config.signers) {
+            match self.read(signed) {
+                Ok((signer, purge)) if self.ledger().misses(signer, purge.number, now) => {
+                    missed.push((signer, Floor { number: purge.number, signed: signed.clone() }));
+                }
+                Ok(_) => {}
+                Err(error) => Self::refuse(&error),
+            }
+        }
+        if missed.is_empty() {
             return true;
         }
         let done = self.revalidate("peers have forgotten purges that this node never heard of", |ledger| {
-            ledger.miss(&floors);
+            ledger.miss(&missed, now);
         });
         done.await.inspect_err(|error| tracing::warn!(%error, "what is stored could not be marked")).is_ok()
     }

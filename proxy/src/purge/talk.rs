@@ -6,9 +6,9 @@
 //! Atoll-Purge: HEX                 a signed purge that the asker thinks the other lacks; again for more
 //! ```
 //!
-//! The answer is 200 with protobuf: { 1: chains { 1: signer, 2: head, 3: floor }, 2: signed purges that the asker lacks, 3: whether
-//! there are more }, as of after it took the asker's. A floor is what the answerer forgot before its time. Heads go beside copies
-//! too, as `Atoll-Purges`: the asker refuses a copy that a purge means which its sender has not applied.
+//! The answer is 200 with protobuf: { 1: chains { 1: signer, 2: head }, 2: signed purges that the asker lacks, 3: whether there are
+//! more, 4: floors }, as of after it took the asker's. A floor is what the answerer forgot before its time and the asker never knew:
+//! the newest such purge of a signer, signed by it like any other.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,7 +28,8 @@ use crate::{body::Body, peer::Abandon};
 #[derive(Debug, Default)]
 pub(super) struct Told {
     pub(super) heads: Heads,
-    pub(super) floors: Heads,
+    /// Signed purges that were forgotten before their time.
+    pub(super) floors: Vec<Bytes>,
     /// Signed purges.
     pub(super) records: Vec<Bytes>,
     pub(super) more: bool,
@@ -72,20 +73,26 @@ pub(crate) async fn get(
 
 /// The answer to somebody with these heads.
 pub(super) fn answer(ledger: &Ledger, heads: &Heads) -> Response<Body> {
-    let floors = ledger.floors();
-    let chain = |(signer, head): (&NodeId, &u64)| ChainWire {
-        signer: id_bytes(*signer),
-        head: *head,
-        floor: floors.get(signer).copied().unwrap_or(0),
-    };
+    let chain = |(signer, head): (&NodeId, &u64)| ChainWire { signer: id_bytes(*signer), head: *head };
     let mut wire = ToldWire { chains: ledger.heads().iter().map(chain).collect(), ..ToldWire::default() };
     let mut room = RECORDS;
-    for entry in ledger.lacking(heads) {
-        if entry.signed.len() > room {
+    let mut fits = |signed: &Bytes| {
+        let left = room.checked_sub(signed.len());
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    for floor in ledger.floors(heads) {
+        if !fits(&floor.signed) {
             wire.more = true;
             break;
         }
-        room -= entry.signed.len();
+        wire.floors.push(floor.signed.clone());
+    }
+    for entry in ledger.lacking(heads) {
+        if !fits(&entry.signed) {
+            wire.more = true;
+            break;
+        }
         wire.records.push(entry.signed.clone());
     }
     let mut response = Response::new(Body::Whole(wire.encode_to_vec().into()));
@@ -94,7 +101,7 @@ pub(super) fn answer(ledger: &Ledger, heads: &Heads) -> Response<Body> {
 }
 
 /// The heads that a head shows; none if it shows none, or what cannot be read.
-pub(crate) fn heads_in(fields: &HeaderMap) -> Heads {
+pub(super) fn heads_in(fields: &HeaderMap) -> Heads {
     let text = fields.get(&ATOLL_PURGES).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let head = |pair: &str| {
         let (signer, head) = pair.split_once(':')?;
@@ -120,7 +127,7 @@ pub(super) fn fitting(records: impl Iterator<Item = Bytes>) -> Vec<Bytes> {
 }
 
 /// Heads as a field's value.
-pub(crate) fn heads_text(heads: &Heads) -> HeaderValue {
+fn heads_text(heads: &Heads) -> HeaderValue {
     let pairs: Vec<String> = heads.iter().map(|(signer, head)| format!("{signer}:{head}")).collect();
     HeaderValue::try_from(pairs.join(",")).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
@@ -128,13 +135,9 @@ pub(crate) fn heads_text(heads: &Heads) -> HeaderValue {
 impl Told {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let wire = ToldWire::decode(bytes).ok()?;
-        let mut told = Self { records: wire.records, more: wire.more, ..Self::default() };
+        let mut told = Self { records: wire.records, floors: wire.floors, more: wire.more, ..Self::default() };
         for chain in wire.chains.iter().take(SIGNERS) {
-            let signer = id(&chain.signer)?;
-            told.heads.insert(signer, chain.head);
-            if chain.floor > 0 {
-                told.floors.insert(signer, chain.floor);
-            }
+            told.heads.insert(id(&chain.signer)?, chain.head);
         }
         Some(told)
     }
@@ -164,6 +167,8 @@ struct ToldWire {
     records: Vec<Bytes>,
     #[prost(bool, tag = "3")]
     more: bool,
+    #[prost(bytes = "bytes", repeated, tag = "4")]
+    floors: Vec<Bytes>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -172,20 +177,18 @@ struct ChainWire {
     signer: Bytes,
     #[prost(uint64, tag = "2")]
     head: u64,
-    #[prost(uint64, tag = "3")]
-    floor: u64,
 }
 
 /// Where peers ask for purges; no object's key looks so.
 pub(crate) const PATH: &str = "/purges";
 
-/// What a node has applied, beside a question or a copy.
-pub(crate) static ATOLL_PURGES: HeaderName = HeaderName::from_static("atoll-purges");
+/// What a node has applied, beside a question.
+pub(super) static ATOLL_PURGES: HeaderName = HeaderName::from_static("atoll-purges");
 
 /// One signed purge.
 static ATOLL_PURGE: HeaderName = HeaderName::from_static("atoll-purge");
 
-/// Bytes of purges in one answer.
+/// Bytes of purges in one answer, floors among them.
 const RECORDS: usize = 192 << 10;
 
 /// Bytes of an answer: purges, and the chains of as many signers as anybody remembers.

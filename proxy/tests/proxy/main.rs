@@ -12,6 +12,7 @@ mod sites;
 mod slices;
 mod support;
 mod swarm;
+mod told;
 mod trace;
 
 mod cache;
@@ -20,6 +21,7 @@ mod fair;
 mod faults;
 mod fresh;
 mod heads;
+mod lies;
 mod network;
 mod origin;
 mod purge;

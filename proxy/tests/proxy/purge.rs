@@ -22,7 +22,7 @@ use crate::support::{
 };
 
 /// An origin of numbered editions: `/TAG+TAG/x` carries these tags, and says which edition it is. A copy of the edition is confirmed.
-async fn editions(edition: &Arc<AtomicUsize>) -> Origin {
+pub(crate) async fn editions(edition: &Arc<AtomicUsize>) -> Origin {
     let edition = Arc::clone(edition);
     Origin::start(move |_, head| {
         let tags = head.split(['/', ' ']).nth(2).unwrap().replace('+', " ");
@@ -37,21 +37,21 @@ async fn editions(edition: &Arc<AtomicUsize>) -> Origin {
 }
 
 /// Peers are asked at once, and a node that is cut off doubts everything.
-fn quick(origin: &Origin) -> Config {
+pub(crate) fn quick(origin: &Origin) -> Config {
     let mut config = config_for(origin);
     config.purges.exchange = Duration::from_millis(20);
     config.purges.doubt = Duration::ZERO;
     config
 }
 
-async fn edition(proxy: &Proxy, origin: &Origin, path: &str, accept: &str) -> String {
+pub(crate) async fn edition(proxy: &Proxy, origin: &Origin, path: &str, accept: &str) -> String {
     let fields = format!("Accept: {accept}\r\n");
     let answer = soon(get_with(proxy, "GET", &origin.host(), path, &fields)).await;
     until(|| proxy.stats().flights == 0).await;
     String::from_utf8(answer.body).unwrap()
 }
 
-fn tag(tag: &str) -> PurgeTarget {
+pub(crate) fn tag(tag: &str) -> PurgeTarget {
     PurgeTarget::Tag { tag: tag.to_owned(), host: None }
 }
 
@@ -308,6 +308,8 @@ async fn urls_prefixes_and_hosts_are_purged_by_any_of_their_names() {
         (PurgeTarget::Prefix(format!("http://site.test:{port}/b/")), &all[3..4]),
         (PurgeTarget::Host("Site.test".to_owned()), &all[..]),
         (PurgeTarget::Host(format!("site.test:{port}")), &all[..]),
+        (PurgeTarget::Host(host.clone()), &all[..]),
+        (PurgeTarget::Tag { tag: "b".to_owned(), host: Some(host.clone()) }, &all[3..4]),
         (PurgeTarget::Host("site.test:1".to_owned()), &[]),
         (PurgeTarget::Host("other.test".to_owned()), &[]),
     ] {
