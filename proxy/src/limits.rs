@@ -40,7 +40,15 @@ pub struct Limits {
     /// Bytes of one object, counted as they arrive; past it the fetch fails. Coral: 50 MB. \[guess\]
     #[serde(with = "size")]
     pub object: u64,
-    /// Connections to one origin. \[guess\]
+    /// Bytes a second that a client must take of an answer, or send of a body, over the time that it is waited for; who falls behind by
+    /// `timeouts.send` is cut. 0: none. Less: clients that drip hold connections for longer, more: thin lines are cut. \[guess\]
+    #[serde(with = "size")]
+    pub slowest_client: u64,
+    /// Bytes a second that an origin must send of a body; one that falls behind by `timeouts.origin_slow` is given up. 0: none. Less:
+    /// origins that drip hold flights for longer, more: slow origins are cut. [bad-inputs O07]
+    #[serde(with = "size")]
+    pub slowest_origin: u64,
+    /// Connections to one origin; requests with bodies have half of them at most. \[guess\]
     pub origin_connections: usize,
     /// Requests that wait for a connection to one origin; past it what is stored stands in, else 503. \[guess\]
     pub origin_queue: usize,
@@ -66,6 +74,8 @@ impl Default for Limits {
             fields: 96,
             response_head: 64 << 10,
             object: 16 << 30,
+            slowest_client: 256,
+            slowest_origin: 256,
             origin_connections: 64,
             origin_queue: 1_024,
             origin_idle: 256,

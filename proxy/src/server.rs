@@ -224,8 +224,7 @@ impl Proxy {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
-        let timeouts = &self.cache.config.timeouts;
-        let waits = Waits { head: timeouts.head, keep_alive: timeouts.keep_alive, send: timeouts.send };
+        let waits = Waits::of(&self.cache.config);
         let own = Arc::new(|_: &Authority| false);
         let (limits, counters) = (head_limits(&self.cache), Arc::clone(&self.cache.counters));
         let mut gated = Gated::new(stream, Instant::now(), (limits, waits), own, counters);

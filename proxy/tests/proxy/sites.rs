@@ -15,13 +15,13 @@ use crate::support::{
 };
 
 /// An origin that keeps the bytes after each head for itself and says what it got.
-struct Sink {
+pub(crate) struct Sink {
     address: std::net::SocketAddr,
     got: Arc<std::sync::Mutex<Vec<u8>>>,
 }
 
 impl Sink {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let got = Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -43,14 +43,14 @@ impl Sink {
         Self { address, got }
     }
 
-    fn config(&self) -> atoll_proxy::Config {
+    pub(crate) fn config(&self) -> atoll_proxy::Config {
         let mut config = config();
         let origin = atoll_proxy::SiteOrigin::One(format!("http://{}", self.address));
         config.sites.insert("own.test".to_owned(), atoll_proxy::Site { origin, ..atoll_proxy::Site::default() });
         config
     }
 
-    fn got(&self) -> String {
+    pub(crate) fn got(&self) -> String {
         String::from_utf8_lossy(&self.got.lock().unwrap()).to_ascii_lowercase()
     }
 }
