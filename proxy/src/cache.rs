@@ -6,7 +6,10 @@ use atoll_overlay::{Index, Key, NodeId, NodeInfo, Streams};
 use atoll_store::Store;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 use crate::{
     announce::Announcer,
@@ -69,6 +72,8 @@ pub(crate) struct Cache {
     pub(crate) shunned: Memory<NodeId, ()>,
     /// What is not large, or cannot be cut into slices.
     pub(crate) unsliced: Memory<Key, ()>,
+    /// When variants were last chosen among others of their URL.
+    pub(crate) chosen: Memory<Key, Instant>,
     /// What hosts said of being Coralized.
     pub(crate) controls: Memory<String, Control>,
     /// Who may have how much.
@@ -186,7 +191,7 @@ fn languages(members: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
 }
 
 /// A weight in thousandths [RFC 9110 12.4.2].
-fn weight(text: &[u8]) -> Option<u16> {
+pub(crate) fn weight(text: &[u8]) -> Option<u16> {
     let (whole, fraction) = text.split_first()?;
     let digits = match fraction {
         [] => fraction,
@@ -287,6 +292,7 @@ impl Cache {
             upgraded: Memory::new(remembered),
             shunned: Memory::new(remembered),
             unsliced: Memory::new(remembered),
+            chosen: Memory::new(remembered),
             controls: Memory::new(remembered),
             fairness: Fairness::new(&config.fairness),
             takedown,
@@ -362,7 +368,7 @@ impl Cache {
     }
 }
 
-/// Where this node and those it knows serve HTTP: never an origin.
+/// Where this node listens, and where those it knows serve HTTP: never an origin.
 fn own_addresses(index: &dyn Index, listening: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut own = listening.to_vec();
     let mut add = |node: &NodeInfo| {

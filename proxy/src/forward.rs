@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
+use atoll_overlay::Key;
 use atoll_store::PurgeNumber;
 use http::{HeaderMap, Method, Response, StatusCode, header};
 use hyper::body::Body as _;
@@ -26,6 +27,7 @@ use crate::{
     respond::bypass,
     step::Told,
     url::OriginUrl,
+    variants::Listed,
     vouch::Vouched,
 };
 
@@ -139,25 +141,34 @@ async fn invalidate_all(cache: &Cache, url: &OriginUrl, answer: &HeaderMap) {
     }
 }
 
-/// Gives up every variant and part of a URL, and what is being fetched of it.
+/// Gives up every variant and part of a URL, under either scheme of an own host, and what is being fetched of it. Variants that are
+/// listed nowhere are given up with their list ([`crate::variants`]).
 pub(crate) async fn invalidate(cache: &Cache, url: &OriginUrl) {
-    let key = url.key();
-    let mut keys = vec![key, Plan::key(key)];
-    keys.extend(part::keys(key));
-    if let Some(object) = cache.store.get(&store_key(key)).await
-        && let Some(meta) = Meta::decode_stored(&object.head().metadata)
-    {
-        keys.extend(meta.variants.iter().flat_map(|variant| [*variant, Plan::key(*variant)]));
+    for url in std::iter::once(url.clone()).chain(url.under_other_scheme()) {
+        give_up(cache, url.key()).await;
     }
+    if let Err(error) = cache.index.withdraw(url.key()).await {
+        tracing::debug!(%error, "a reference could not be withdrawn; it ends by itself");
+    }
+}
+
+async fn give_up(cache: &Cache, key: Key) {
+    // First of all: what is fetched from here on is asked for after the method.
+    cache.flights.overtake(key);
+    let variants = Listed::of(cache, key).await.map(|listed| listed.keys).unwrap_or_default();
+    let derived = variants.iter().flat_map(|variant| [*variant, Plan::key(*variant)]);
+    let keys: Vec<_> = [key, Plan::key(key)].into_iter().chain(part::keys(key)).chain(derived).collect();
     for key in keys {
         cache.flights.overtake(key);
         cache.recovered(key);
-        if let Err(error) = cache.store.remove(&store_key(key)).await {
+        if cache.store.contains(&store_key(key)).await
+            && let Err(error) = cache.store.remove(&store_key(key)).await
+        {
             tracing::warn!(%error, "an answer that is no longer good could not be removed");
         }
     }
-    if let Err(error) = cache.index.withdraw(key).await {
-        tracing::debug!(%error, "a reference could not be withdrawn; it ends by itself");
+    for key in variants.into_iter().chain([key]) {
+        cache.announces.withdraw(key);
     }
 }
 
@@ -178,6 +189,9 @@ async fn confirm(
     let mut meta = found.as_ref().and_then(|object| Meta::decode_stored(&object.head().metadata));
     if let Some(list) = meta.as_ref().filter(|meta| !meta.varies_by.is_empty()) {
         key = crate::cache::variant(url, fields, &list.varies_by);
+        if !list.variants.contains(&key) {
+            return;
+        }
         found = cache.store.get(&store_key(key)).await;
         meta = found.as_ref().and_then(|object| Meta::decode_stored(&object.head().metadata));
     }

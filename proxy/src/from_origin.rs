@@ -27,6 +27,7 @@ use crate::{
     receive::CONDITIONS,
     reference::Reference,
     site::Own,
+    variants::Listed,
     vouch::Vouched,
 };
 
@@ -248,6 +249,11 @@ impl Fetch {
         kept.withhold_private();
         let expires = self.expires(&meta);
         let tags = purge::bits(purge::place_of(&meta.url), &meta.fields);
+        if stale.key != self.wanted.url.key()
+            && let Some(names) = Listed::of(&self.cache, self.wanted.url.key()).await.map(|listed| listed.names)
+        {
+            self.remember_vary(&names, Some((stale.key, expires))).await;
+        }
         let freshened = self
             .cache
             .store
@@ -341,61 +347,6 @@ impl Fetch {
         self.keeper.pass(Marker::Pass(span));
         End::Whole
     }
-
-    /// The answer varies: the URL's key says by what, here and in the index, and the answer stands under the variant's.
-    async fn varies(&mut self, list: &[String]) {
-        let variant = self.wanted.variant(list);
-        self.remember_vary(list, Some(variant)).await;
-        if variant == self.wanted.key {
-            return;
-        }
-        self.lead.also(variant);
-        self.wanted.key = variant;
-        self.keeper.vary(list.to_vec(), variant);
-    }
-
-    /// Keeps, under the URL's key, the list of fields its answers vary by, and the variants there are. Of too many the oldest
-    /// goes.
-    pub(crate) async fn remember_vary(&self, list: &[String], variant: Option<Key>) {
-        let place = self.wanted.url.key();
-        let known = match self.cache.store.get(&store_key(place)).await {
-            Some(object) => Meta::decode_stored(&object.head().metadata),
-            None => None,
-        };
-        let mut variants =
-            known.filter(|known| known.varies_by == list).map(|known| known.variants).unwrap_or_default();
-        if variant.is_some_and(|variant| variants.contains(&variant)) {
-            return;
-        }
-        variants.extend(variant);
-        while variants.len() > self.cache.config.limits.variants {
-            let oldest = variants.remove(0);
-            if let Err(error) = self.cache.store.remove(&store_key(oldest)).await {
-                tracing::debug!(%error, "a variant too many could not be removed");
-            }
-        }
-        let now = clock::now();
-        let meta = Meta {
-            url: self.wanted.url.to_string(),
-            status: StatusCode::OK,
-            fields: HeaderMap::new(),
-            received: now,
-            initial_age: Duration::ZERO,
-            validator: [0; 16],
-            length: Some(0),
-            digest: None,
-            varies_by: list.to_vec(),
-            variants,
-            vouched: Vouched::default(),
-        };
-        let stored = match self.cache.store.writer(self.head(place, &meta, now + VARY_KEPT)) {
-            Ok(writer) => writer.commit(None).await.map(|_| ()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = stored {
-            tracing::debug!(%error, "a list of varying fields could not be kept");
-        }
-    }
 }
 
 /// Whether a 304 is about the answer that is stored: a strong tag that differs says that it is not, unless the date of change is a
@@ -422,9 +373,6 @@ pub(crate) const UPGRADE_KEPT: Duration = Duration::from_secs(3_600);
 
 /// Others find out about the redirect by themselves for so long.
 const UPGRADE_PASS: Duration = Duration::from_secs(30);
-
-/// The list of fields that a URL's answers vary by is kept so long.
-const VARY_KEPT: Duration = Duration::from_secs(86_400);
 
 /// Bytes of an origin's error that are repeated to others.
 const ERROR_BODY: usize = 64 << 10;

@@ -113,6 +113,7 @@ mod seek;
 mod serve_peer;
 mod swarm;
 mod uploads;
+mod variants;
 mod vouch;
 
 mod breaker;

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 
 use crate::{
     body::Body,
-    cache::Cache,
+    cache::{self, Cache},
     deliver::{Client, Links},
     fairness::Tab,
     home,
@@ -313,7 +313,11 @@ pub(crate) fn coding_class<'v>(values: impl Iterator<Item = &'v str>) -> usize {
     let (mut gzip, mut br) = (false, false);
     for member in values.flat_map(|value| value.split(',')) {
         let (name, rest) = member.split_once(';').unwrap_or((member, ""));
-        let zero = rest.split_once('=').is_some_and(|(_, q)| q.trim().parse::<f32>().is_ok_and(|q| q <= 0.0));
+        let weight = rest.trim();
+        let q = weight.get(..2).filter(|q| q.eq_ignore_ascii_case("q="));
+        // A weight that is none is no yes.
+        let taken = weight.is_empty()
+            || q.and_then(|q| cache::weight(weight.get(q.len()..)?.as_bytes())).is_some_and(|weight| weight > 0);
         let name = name.trim();
         if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") {
             gzip = !zero;
@@ -375,6 +379,10 @@ mod tests {
             ("gzip; q=0.000", ""),
             ("*;q=0", ""),
             ("garbage/;;==,,", ""),
+            ("gzip;q=nan, br;q=-1", ""),
+            ("gzip;q=0.0001", ""),
+            ("gzip;x=0;q=1", ""),
+            ("gzip;Q=0.001", "gzip"),
             ("identity", ""),
         ] {
             assert_eq!(check(value), class, "{value}");

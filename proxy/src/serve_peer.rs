@@ -25,6 +25,7 @@ use crate::{
     purge,
     reason::Failure,
     url::OriginUrl,
+    variants::is_listed,
     vouch::{self, CHUNK, CHUNKS_MOST, Chunk, Copied, Entry, Group, Groups},
 };
 
@@ -121,7 +122,7 @@ async fn whole(cache: &Cache, asked: &Asked) -> Option<Copy> {
     let mut meta = Meta::decode_stored(&object.head().metadata)?;
     let clean = !object.soft_purged() && !cache.purges.doubts(meta.received);
     let good = asked.fits(&meta) && clean && meta.digest.is_some();
-    if !good || fresh_for(cache, None, &meta).is_zero() {
+    if !good || fresh_for(cache, None, &meta).is_zero() || !is_listed(cache, asked.key, &meta).await {
         return None;
     }
     let groups = match meta.vouched.body {
