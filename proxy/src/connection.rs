@@ -272,7 +272,12 @@ fn own_sites(cache: &Cache) -> Arc<OwnSite> {
 pub(crate) fn head_limits(cache: &Cache) -> HeadLimits {
     let limits = &cache.config.limits;
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    HeadLimits { head: size(limits.head), target: size(limits.target), fields: limits.fields.min(PARSER_FIELDS) }
+    HeadLimits {
+        head: size(limits.head),
+        target: size(limits.target),
+        fields: limits.fields.min(PARSER_FIELDS),
+        field: size(limits.field),
+    }
 }
 
 /// Fields the parser behind the gate takes; the gate's limit is never above it.

@@ -283,7 +283,10 @@ fn heuristic(
         return Duration::ZERO;
     }
     // Answers that say no are remembered for a short time.
-    let silent = if status.is_client_error() { config.negative_most } else { config.default };
+    let refusal = status.is_client_error() || status.is_server_error();
+    let silent = if refusal { config.negative_most } else { config.default };
+    // For longer only if the origin says so itself [bad-inputs C03].
+    let most = if refusal { config.negative_most } else { config.heuristic };
     let from = date(headers, &header::DATE).unwrap_or(received);
     date(headers, &header::LAST_MODIFIED)
         .and_then(|changed| from.duration_since(changed).ok())

@@ -6,7 +6,7 @@ use std::{
 };
 
 use atoll_overlay::{Key, Marker};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::{
@@ -135,17 +135,16 @@ impl Fetch {
             }
             _ => {}
         }
+        if meta.status.is_client_error() && self.replaces_good() {
+            return match storable {
+                Ok(()) => self.refused(meta, body).await,
+                Err(_) => self.unshared(meta, body, Reason::KeptGood),
+            };
+        }
         if let Err(reason) = storable {
             return self.unshared(meta, body, reason);
         }
-        // Only what says that the thing is gone may take a good copy's place [bad-inputs C03].
-        let gone = matches!(meta.status, StatusCode::NOT_FOUND | StatusCode::GONE);
-        if meta.status.is_client_error() && !gone && !freshness::is_timed(&meta.fields) && self.replaces_good() {
-            return self.unshared(meta, body, Reason::KeptGood);
-        }
-        if let Vary::Names(names) = Vary::of(&meta.fields) {
-            self.varies(&names).await;
-        }
+        self.placed(&meta).await;
         match self.begin(meta.clone(), Source::Origin) {
             Ok(()) => {}
             Err(End::Failed(Failure::BodyTooLarge)) => return self.unshared(meta, body, Reason::TooLarge),
@@ -326,6 +325,45 @@ impl Fetch {
         let site = self.wanted.site.is_some();
         if self.mode == Mode::Shared && (!site || self.cache.failing(self.wanted.key)) {
             self.cache.failed(self.wanted.key, Negative::Answer(Arc::clone(&answer)));
+        }
+        self.lead.head(answer);
+        End::Whole
+    }
+
+    /// A refusal, while a good copy is stored: nothing takes that one's place [bad-inputs C03]. It is repeated for as long as it is fresh,
+    /// but not for longer than a failure; then the origin is asked again whether the copy is good.
+    async fn refused(&mut self, mut meta: Meta, mut body: OriginBody) -> End {
+        let mut bytes = BytesMut::new();
+        loop {
+            match self.keeper.beating(&self.lead, body.next()).await {
+                Ok(Some(data)) => bytes.extend_from_slice(&data),
+                Ok(None) => break,
+                Err(failure) => return End::Failed(failure),
+            }
+            if bytes.len() > ERROR_BODY {
+                body.put_back(bytes.freeze());
+                return self.unshared(meta, body, Reason::KeptGood);
+            }
+        }
+        if meta.length.is_some_and(|length| length != wide(bytes.len())) {
+            return End::Failed(Failure::ResponseIncomplete);
+        }
+        meta.length = Some(wide(bytes.len()));
+        self.wanted.trace.note("kept", || "not stored: kept-good".to_owned());
+        self.cache.counters.not_stored(Reason::KeptGood);
+        let span = self.fresh_for(&meta).min(self.cache.config.freshness.negative_most);
+        let varies_by = freshness::varies_by(&meta.fields);
+        let answer = Arc::new(Answer {
+            meta,
+            key: self.wanted.key,
+            varies_by,
+            source: Source::Origin,
+            reason: Some(Reason::KeptGood),
+            content: Content::Bytes(bytes.freeze()),
+        });
+        let for_all = self.mode == Mode::Shared && answer.varies_by.is_empty() && !self.lead.is_overtaken();
+        if for_all && !span.is_zero() {
+            self.cache.negative.put(self.wanted.key, Negative::Answer(Arc::clone(&answer)), span);
         }
         self.lead.head(answer);
         End::Whole

@@ -34,6 +34,10 @@ pub struct Limits {
     pub target: u64,
     /// Fields of a request or response head; past it 431 or 502. \[guess\]
     pub fields: usize,
+    /// Bytes of one field of a request head; past it 431. Above what origins take, which is 8 KB at most of them, clients can have them
+    /// answer with errors; far below, large cookies are refused. [bad-inputs C03]
+    #[serde(with = "size")]
+    pub field: u64,
     /// Bytes of a response head of an origin or peer; past it 502. [bad-inputs C13]
     #[serde(with = "size")]
     pub response_head: u64,
@@ -72,6 +76,7 @@ impl Default for Limits {
             head: 32 << 10,
             target: 16 << 10,
             fields: 96,
+            field: 8_000,
             response_head: 64 << 10,
             object: 16 << 30,
             slowest_client: 256,

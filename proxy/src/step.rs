@@ -286,6 +286,8 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
         if let Some(negative) = cache.negative.get(&wanted.key) {
             asked.trace.note("flight", || "the origin failed a moment ago: it is spared for now".to_owned());
             return match (stale, negative) {
+                // The origin is well, and says no.
+                (_, Negative::Answer(answer)) if answer.meta.status.is_client_error() => Found::Repeated(answer),
                 (Some(stale), _) if stale.if_error => stale.found(Reason::StaleIfError),
                 (_, Negative::Answer(answer)) => Found::Repeated(answer),
                 (_, Negative::Failure(failure)) => Found::Failed(failure, Some(Reason::Negative)),

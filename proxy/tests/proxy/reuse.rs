@@ -735,9 +735,23 @@ async fn nothing_that_is_not_in_the_key_says_where_or_how_a_request_was_made() {
                 get(&[HOUR]).status("500 X").stored(0),
                 get(&[]).status("400 Bad").gets(400),
                 get(&[HOUR]).status("404 Gone"),
+                // For half a minute at most.
                 get(&[]).stored(3),
             ],
         ),
     ])
+    .await;
+    let refused = |status| {
+        vec![
+            get(&[MINUTE, STALE, "ETag: \"a\""]),
+            get(&[HOUR]).status(status),
+            get(&[HOUR]).status("304 X").saw("If-None-Match: \"a\"").gets(200).given("0123456789"),
+        ]
+    };
+    let statuses = ["400 X", "403 X", "404 X", "410 X", "414 X", "431 X"];
+    // Nothing is repeated: what is seen is what is stored.
+    check_with(statuses.map(|status| (status, refused(status))).to_vec(), |config| {
+        config.freshness.negative_most = Duration::ZERO;
+    })
     .await;
 }
