@@ -90,7 +90,8 @@ impl Fetch {
             status if status.is_informational() => return End::Failed(Failure::Protocol),
             _ => {}
         }
-        if self.wanted.is_sent_to_https(answer.status, &answer.fields) {
+        // An own site's client follows it by itself: it may have come in clear, and its origin knows that.
+        if self.wanted.site.is_none() && self.wanted.is_sent_to_https(answer.status, &answer.fields) {
             self.cache.upgraded.put(self.wanted.url.host().to_owned(), (), UPGRADE_KEPT);
             self.keeper.pass(Marker::Pass(UPGRADE_PASS));
             return End::Again;

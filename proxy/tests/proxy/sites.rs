@@ -226,6 +226,60 @@ async fn several_ranges_are_a_message_of_parts() {
     assert_eq!(origin.count(), 1);
 }
 
+// RFC 9110 4.3.3: an own site's client is sent to https by its origin, and follows by itself.
+#[tokio::test]
+async fn a_redirect_to_https_is_an_own_site_s_answer_like_any_other() {
+    let moved =
+        "HTTP/1.1 301 X\r\nLocation: https://own.test/x\r\nCache-Control: max-age=60\r\nContent-Length: 0\r\n\r\n";
+    let origin = Origin::start(move |_, _| vec![Do::Send(moved.into())]).await;
+    let proxy = alone(config_site(&origin)).await;
+    for _ in 0..2 {
+        let response = get(&proxy, "own.test", "/x").await;
+        assert_eq!((response.status, response.field("location").as_deref()), (301, Some("https://own.test/x")));
+        until(|| proxy.stats().flights == 0).await;
+    }
+    assert_eq!(origin.count(), 1);
+}
+
+// C14
+#[tokio::test]
+async fn what_came_in_clear_and_over_tls_are_two_things() {
+    let origin = Origin::start(|number, _| ok("Cache-Control: max-age=60\r\n", &Bytes::from(number.to_string()))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (files, root) = crate::two::certificate(folder.path(), "own.test");
+    let mut config = config_site(&origin);
+    config.listen_tls = vec!["127.0.0.1:0".parse().unwrap()];
+    config.certificates = vec![files];
+    let proxy = alone(config).await;
+    for round in 0..2 {
+        assert_eq!(get(&proxy, "own.test", "/x").await.body, b"0", "{round}");
+        let tcp = TcpStream::connect(proxy.tls_addrs()[0]).await.unwrap();
+        let mut stream = crate::two::secure(tcp, "own.test", std::slice::from_ref(&root), b"http/1.1").await.unwrap();
+        stream.write_all(b"GET /x HTTP/1.1\r\nHost: own.test\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = soon(stream.read_to_end(&mut answer)).await;
+        assert_eq!(Response::read(&answer, false).body, b"1", "{round}");
+        until(|| proxy.stats().flights == 0).await;
+    }
+    let heads = origin.heads().join("").to_ascii_lowercase();
+    assert!(heads.contains("x-forwarded-proto: http\r\n") && heads.contains("x-forwarded-proto: https\r\n"), "{heads}");
+    // An unsafe method on the one changes both.
+    assert_eq!(get_with(&proxy, "DELETE", "own.test", "/x", "").await.status, 200);
+    assert_eq!(get(&proxy, "own.test", "/x").await.body, b"3");
+}
+
+// O01: an own site's origin is the operator's word, but never one of the node's own listeners.
+#[tokio::test]
+async fn what_the_node_listens_on_beside_the_proxy_is_never_an_origin() {
+    let admin = Origin::with_body(Bytes::from_static(b"secret")).await;
+    let proxy = alone(crate::support::config_for(&admin)).await;
+    proxy.protect([std::net::SocketAddr::from(([0, 0, 0, 0], admin.address.port()))]);
+    let response = get(&proxy, &admin.host(), "/").await;
+    assert_eq!(response.status, 403);
+    assert_eq!(response.field("proxy-status").as_deref(), Some("atoll; error=destination_ip_prohibited"));
+    assert_eq!(admin.connections.load(std::sync::atomic::Ordering::SeqCst), 0);
+}
+
 // The three formats, and a file that is moved away and opened anew.
 #[tokio::test]
 async fn every_answer_is_a_line_in_the_access_log() {
