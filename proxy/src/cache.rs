@@ -1,6 +1,10 @@
 //! What every request shares: the store, the index, the flights, the origin client, and what is remembered for a while.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use atoll_overlay::{Index, Key, NodeId, NodeInfo, Streams};
 use atoll_store::Store;
@@ -49,6 +53,8 @@ pub(crate) struct Cache {
     pub(crate) company: Company,
     pub(crate) origin: OriginClient,
     pub(crate) flights: Arc<Flights>,
+    /// Where this node listens, whatever for: never an origin.
+    pub(crate) listening: Arc<RwLock<Vec<SocketAddr>>>,
     /// What is no longer to be used.
     pub(crate) purges: Arc<Purges>,
     /// Told through [`Cache::announcer`].
@@ -270,8 +276,10 @@ impl Cache {
         saved: Option<&Bytes>,
     ) -> Result<Self, (String, UrlError)> {
         let counters = Arc::new(Counters::default());
-        let told = Arc::clone(&index);
-        let own = Arc::new(move || own_addresses(told.as_ref(), &listening));
+        let listening: Vec<_> = listening.into_iter().chain(config.protected.iter().copied()).collect();
+        let listening = Arc::new(RwLock::new(listening));
+        let (told, own) = (Arc::clone(&index), Arc::clone(&listening));
+        let own = Arc::new(move || own_addresses(told.as_ref(), &own.read().unwrap_or_else(PoisonError::into_inner)));
         let resolver = Resolver::new(&config, own);
         let remembered = config.limits.remembered;
         let joined = (Arc::clone(&index), Arc::clone(&streams), store.clone());
@@ -304,6 +312,7 @@ impl Cache {
             traces: Memory::new(TRACES_KEPT),
             counters,
             log,
+            listening,
             purges,
             store,
             index,
@@ -371,13 +380,19 @@ impl Cache {
 /// Where this node listens, and where those it knows serve HTTP: never an origin.
 fn own_addresses(index: &dyn Index, listening: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut own = listening.to_vec();
+    let me = index.me();
+    // Who listens everywhere is reached at each of its addresses.
+    for everywhere in listening.iter().filter(|address| address.ip().is_unspecified()) {
+        let addresses = me.v4.iter().copied().map(IpAddr::V4).chain(me.v6.iter().copied().map(IpAddr::V6));
+        own.extend(addresses.map(|address| SocketAddr::new(address, everywhere.port())));
+    }
     let mut add = |node: &NodeInfo| {
         for port in &node.http_ports {
             own.extend(node.v4.iter().map(|address| SocketAddr::from((*address, *port))));
             own.extend(node.v6.iter().map(|address| SocketAddr::from((*address, *port))));
         }
     };
-    add(&index.me());
+    add(&me);
     for level in index.levels() {
         level.neighbours.iter().for_each(&mut add);
     }

@@ -5,7 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -158,6 +158,12 @@ impl Proxy {
     /// Reads a changed takedown list at once instead of within seconds; true if it was changed and good.
     pub fn reload_takedown(&self) -> bool {
         self.cache.takedown.refresh()
+    }
+
+    /// Has these addresses never dialled as an origin's: where this process listens beside the proxy, its admin API above all. Those of an
+    /// earlier call stay protected.
+    pub fn protect(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        self.cache.listening.write().unwrap_or_else(PoisonError::into_inner).extend(addresses);
     }
 
     /// How this node stands to its share: what DNS is to know.
