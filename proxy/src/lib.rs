@@ -26,6 +26,7 @@ pub use error::StartError;
 
 mod connection;
 mod server;
+mod shed;
 pub use server::Proxy;
 mod log;
 mod stats;
