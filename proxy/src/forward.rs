@@ -6,14 +6,14 @@ use std::{sync::Arc, time::SystemTime};
 
 use atoll_overlay::Key;
 use atoll_store::PurgeNumber;
-use http::{HeaderMap, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Body as _;
 
 use crate::{
     body::Body,
     cache::{Cache, store_key},
     clock,
-    deliver::{Given, deliver, refuse},
+    deliver::{Given, deliver, refuse, text},
     freshness,
     from_origin::dated,
     meta::{Meta, strip_hop_by_hop, validator},
@@ -39,6 +39,16 @@ pub(crate) async fn forward(cache: &Arc<Cache>, mut asked: Asked) -> (Response<B
             for value in asked.client.fields.get_all(name) {
                 fields.append(name, value.clone());
             }
+        }
+    }
+    if asked.method == Method::OPTIONS
+        && let Some(left) = asked.client.fields.get(header::MAX_FORWARDS)
+    {
+        // This is the last one that the client wants to hear from, or one less is left for those behind [RFC 9110 7.6.2].
+        match left.to_str().ok().and_then(|left| left.trim().parse::<u32>().ok()) {
+            Some(0) => return (text(StatusCode::NO_CONTENT, ""), Some(Told::default())),
+            Some(left) => drop(fields.insert(header::MAX_FORWARDS, HeaderValue::from(left - 1))),
+            None => {}
         }
     }
     let body = asked.body.take().filter(|body| !asked.client.head && !body.is_end_stream());

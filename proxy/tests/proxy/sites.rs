@@ -146,6 +146,17 @@ async fn methods_about_the_proxy_itself_are_never_passed_on() {
     assert_eq!(origin.count(), 0);
 }
 
+// RFC 9110 7.6.2, O05
+#[tokio::test]
+async fn options_go_as_far_as_their_client_wants() {
+    let origin = Origin::with_body(noise(10)).await;
+    let proxy = alone(config_site(&origin)).await;
+    let ask = async |fields: &str| get_with(&proxy, "OPTIONS", "a", "/x", fields).await.status;
+    assert_eq!((ask("Max-Forwards: 0\r\n").await, origin.count()), (204, 0));
+    assert_eq!((ask("Max-Forwards: 3\r\n").await, origin.count()), (200, 1));
+    assert!(origin.heads()[0].contains("max-forwards: 2\r\n"), "{}", origin.heads()[0]);
+}
+
 // RFC 9110 15.2; C12
 #[tokio::test]
 async fn interim_answers_come_before_their_answer_and_are_not_kept() {
