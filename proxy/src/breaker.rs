@@ -169,6 +169,11 @@ pub(crate) struct Way {
 }
 
 impl Way {
+    /// Whether it is the one that finds out how the origin is.
+    pub(crate) const fn is_probe(&self) -> bool {
+        self.probe
+    }
+
     /// What came of it; true if the origin is left alone from now on.
     pub(crate) fn ended(mut self, failure: Option<Failure>) -> bool {
         if self.said {

@@ -1,12 +1,19 @@
 //! What every request shares: the store, the index, the flights, the origin client, and what is remembered for a while.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use atoll_overlay::{Index, Key, NodeId, NodeInfo, Streams};
 use atoll_store::Store;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 use crate::{
     announce::Announcer,
@@ -47,6 +54,8 @@ pub(crate) struct Cache {
     pub(crate) company: Company,
     pub(crate) origin: OriginClient,
     pub(crate) flights: Arc<Flights>,
+    /// Where this node listens, whatever for: never an origin.
+    pub(crate) listening: Arc<RwLock<Vec<SocketAddr>>>,
     /// What is no longer to be used.
     pub(crate) purges: Arc<Purges>,
     /// Told through [`Cache::announcer`].
@@ -70,6 +79,8 @@ pub(crate) struct Cache {
     pub(crate) shunned: Memory<NodeId, ()>,
     /// What is not large, or cannot be cut into slices.
     pub(crate) unsliced: Memory<Key, ()>,
+    /// When variants were last chosen among others of their URL.
+    pub(crate) chosen: Memory<Key, Instant>,
     /// What hosts said of being Coralized.
     pub(crate) controls: Memory<String, Control>,
     /// Who may have how much.
@@ -192,7 +203,7 @@ fn languages(members: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
 }
 
 /// A weight in thousandths [RFC 9110 12.4.2].
-fn weight(text: &[u8]) -> Option<u16> {
+pub(crate) fn weight(text: &[u8]) -> Option<u16> {
     let (whole, fraction) = text.split_first()?;
     let digits = match fraction {
         [] => fraction,
@@ -271,8 +282,10 @@ impl Cache {
         saved: Option<&Bytes>,
     ) -> Result<Self, (String, UrlError)> {
         let counters = Arc::new(Counters::default());
-        let told = Arc::clone(&index);
-        let own = Arc::new(move || own_addresses(told.as_ref(), &listening));
+        let listening: Vec<_> = listening.into_iter().chain(config.protected.iter().copied()).collect();
+        let listening = Arc::new(RwLock::new(listening));
+        let (told, own) = (Arc::clone(&index), Arc::clone(&listening));
+        let own = Arc::new(move || own_addresses(told.as_ref(), &own.read().unwrap_or_else(PoisonError::into_inner)));
         let resolver = Resolver::new(&config, own);
         let remembered = config.limits.remembered;
         let joined = (Arc::clone(&index), Arc::clone(&streams), store.clone());
@@ -293,6 +306,7 @@ impl Cache {
             upgraded: Memory::new(remembered),
             shunned: Memory::new(remembered),
             unsliced: Memory::new(remembered),
+            chosen: Memory::new(remembered),
             controls: Memory::new(remembered),
             fairness: Fairness::new(&config.fairness),
             takedown,
@@ -304,6 +318,7 @@ impl Cache {
             traces: Memory::new(TRACES_KEPT),
             counters,
             log,
+            listening,
             purges,
             store,
             index,
@@ -376,16 +391,22 @@ impl Cache {
     }
 }
 
-/// Where this node and those it knows serve HTTP: never an origin.
+/// Where this node listens, and where those it knows serve HTTP: never an origin.
 fn own_addresses(index: &dyn Index, listening: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut own = listening.to_vec();
+    let me = index.me();
+    // Who listens everywhere is reached at each of its addresses.
+    for everywhere in listening.iter().filter(|address| address.ip().is_unspecified()) {
+        let addresses = me.v4.iter().copied().map(IpAddr::V4).chain(me.v6.iter().copied().map(IpAddr::V6));
+        own.extend(addresses.map(|address| SocketAddr::new(address, everywhere.port())));
+    }
     let mut add = |node: &NodeInfo| {
         for port in &node.http_ports {
             own.extend(node.v4.iter().map(|address| SocketAddr::from((*address, *port))));
             own.extend(node.v6.iter().map(|address| SocketAddr::from((*address, *port))));
         }
     };
-    add(&index.me());
+    add(&me);
     for level in index.levels() {
         level.neighbours.iter().for_each(&mut add);
     }

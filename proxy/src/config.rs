@@ -17,6 +17,7 @@ use crate::{
     error::StartError,
     fairness::FairnessConfig,
     guard::Range,
+    http2::Http2Config,
     limits::Limits,
     plan::SlicesConfig,
     purge::Purging,
@@ -70,6 +71,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long each wait may last.
     pub timeouts: Timeouts,
+    /// What HTTP/2 clients may do.
+    pub http2: Http2Config,
     /// Who may have how much.
     pub fairness: FairnessConfig,
     /// When an origin that fails is left alone.
@@ -108,6 +111,7 @@ impl Default for Config {
             access_log: AccessLogConfig::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            http2: Http2Config::default(),
             fairness: FairnessConfig::default(),
             breaker: BreakerConfig::default(),
             slices: SlicesConfig::default(),
@@ -314,18 +318,22 @@ pub struct Timeouts {
     /// Idle between two requests of a connection. \[guess\]
     #[serde(with = "span")]
     pub keep_alive: Duration,
-    /// A client takes no byte for so long. \[guess\]
+    /// A client takes no byte, or sends none of a body, for so long; or takes so much longer than `limits.slowest_client` asks. \[guess\]
     #[serde(with = "span")]
     pub send: Duration,
     /// TCP and TLS to an origin, all its addresses together. \[guess\]
     #[serde(with = "span")]
     pub connect: Duration,
-    /// From the request to an origin's response head. \[guess\]
+    /// From the end of the request, with its body, to an origin's response head. \[guess\]
     #[serde(with = "span")]
     pub first_byte: Duration,
-    /// Between two pieces of an origin's body. \[guess\]
+    /// Between two pieces of an origin's body, or before it takes more of a request's. \[guess\]
     #[serde(with = "span")]
     pub origin_idle: Duration,
+    /// How much longer an origin's body may take in all than `limits.slowest_origin` asks. Shorter: streams of events with little in
+    /// them are cut, and begin anew, sooner; longer: an origin that drips holds its readers for longer. [bad-inputs O07]
+    #[serde(with = "span")]
+    pub origin_slow: Duration,
     /// An answer to POST that is for GET as well is read for so long before its client has any of it, and GETs of its URL wait for it;
     /// past that it is passed on as it comes, and not stored. Shorter: slow answers are not stored, longer: both wait longer. \[guess\]
     #[serde(with = "span")]
@@ -347,6 +355,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(5),
             first_byte: Duration::from_secs(30),
             origin_idle: Duration::from_secs(30),
+            origin_slow: Duration::from_secs(600),
             posted: Duration::from_secs(2),
             origin_keep_alive: Duration::from_secs(30),
             resolve: Duration::from_secs(5),

@@ -1,17 +1,7 @@
 //! One connection from its accept to its end: TLS if it is wanted, then what is spoken on it, HTTP/1.1 behind the gate or HTTP/2
 //! behind its like. The head's deadline runs from accept, through all of that.
 
-use std::{
-    convert::Infallible,
-    io,
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    task::Poll,
-    time::Duration,
-};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, task::Poll};
 
 use atoll_overlay::NodeId;
 use bytes::BytesMut;
@@ -21,22 +11,24 @@ use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
     sync::watch,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
     body::Body,
     cache::Cache,
+    config::Config,
     deliver::refuse,
     gate::{HeadLimits, OwnSite, judge_parsed},
-    gated::{Gated, Waits},
+    gated::{Gated, Waits, client_pace},
     hot::Hot,
+    http2::{Paced, Streams},
     reason::Failure,
     receive::Origin,
     serve_peer,
@@ -109,8 +101,7 @@ impl Client {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Self { cache, client, secure, accepted, phases } = self;
-        let timeouts = &cache.config.timeouts;
-        let waits = Waits { head: timeouts.head, keep_alive: timeouts.keep_alive, send: timeouts.send };
+        let waits = Waits::of(&cache.config);
         let own = own_sites(&cache);
         let limits = head_limits(&cache);
         let mut gated = Gated::new(stream, accepted, (limits, waits), own, Arc::clone(&cache.counters));
@@ -159,17 +150,17 @@ impl Client {
     {
         let Self { cache, client, secure, phases, .. } = self;
         let limits = head_limits(&cache);
-        let (keep_alive, send) = (cache.config.timeouts.keep_alive, cache.config.timeouts.send);
         let from = Origin { client, secure, interim: None };
-        let requests = Arc::new(Requests::default());
-        let counted = Arc::clone(&requests);
+        let pace = client_pace(&cache.config);
+        let streams = Streams::new(pace);
+        let builder = builder(&cache.config, streams.clone());
+        let (keep_alive, send) = (cache.config.timeouts.keep_alive, cache.config.timeouts.send);
         let own = own_sites(&cache);
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(from.clone());
-            let (cache, counted, own) = (Arc::clone(&cache), Arc::clone(&counted), Arc::clone(&own));
+            let (cache, own) = (Arc::clone(&cache), Arc::clone(&own));
             async move {
-                let _running = Running::of(&counted);
-                Ok::<_, Infallible>(match judge_parsed(&request, limits, &*own) {
+                let response = match judge_parsed(&request, limits, &*own) {
                     Ok(()) => step::handle(Arc::clone(&cache), request.map(Some)).await,
                     Err(refusal) => {
                         cache.counters.head_refused(refusal.status());
@@ -177,28 +168,18 @@ impl Client {
                         *response.status_mut() = refusal.status();
                         response
                     }
-                })
+                };
+                Ok::<_, Infallible>(response.map(Paced::new))
             }
         });
-        let list = u32::try_from(limits.head).unwrap_or(u32::MAX);
-        let stream = Rewound::new(stream, before, send);
-        let connection = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS)
-            .max_header_list_size(list)
-            .max_send_buf_size(SEND_BUFFER)
-            .max_pending_accept_reset_streams(RESETS)
-            .max_local_error_reset_streams(RESETS)
-            .keep_alive_interval(keep_alive)
-            .keep_alive_timeout(PONG)
-            .serve_connection(TokioIo::new(stream), service);
+        let connection = builder.serve_connection(TokioIo::new(Rewound::new(stream, before, pace)), service);
         tokio::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = idle(&requests, keep_alive) => {
+            () = streams.idle(keep_alive) => {
                 connection.as_mut().graceful_shutdown();
-                // Nothing is owed to a client that does not even say goodbye.
-                timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
+                // What was handed on last may still wait for the client's window; else nothing is owed.
+                timeout(send, connection).await.unwrap_or(Ok(()))
             }
             () = draining(phases) => {
                 connection.as_mut().graceful_shutdown();
@@ -211,39 +192,23 @@ impl Client {
     }
 }
 
-/// The requests of one HTTP/2 connection.
-#[derive(Default)]
-struct Requests {
-    begun: AtomicU64,
-    running: AtomicU64,
-}
-
-/// One of them, until its answer begins.
-struct Running(Arc<Requests>);
-
-impl Running {
-    fn of(requests: &Arc<Requests>) -> Self {
-        requests.begun.fetch_add(1, Ordering::Relaxed);
-        requests.running.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(requests))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Ready once nothing was asked for a whole span.
-async fn idle(requests: &Requests, span: Duration) {
-    loop {
-        let before = requests.begun.load(Ordering::Relaxed);
-        sleep(span).await;
-        if requests.running.load(Ordering::Relaxed) == 0 && requests.begun.load(Ordering::Relaxed) == before {
-            return;
-        }
-    }
+/// HTTP/2 as the settings say.
+fn builder(config: &Config, streams: Streams) -> http2::Builder<Streams> {
+    let bytes = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+    let two = &config.http2;
+    let mut builder = http2::Builder::new(streams);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(two.streams)
+        .max_header_list_size(bytes(config.limits.head))
+        .initial_stream_window_size(bytes(two.window))
+        .initial_connection_window_size(bytes(two.window))
+        .max_send_buf_size(usize::try_from(two.send_buffer).unwrap_or(usize::MAX))
+        .max_pending_accept_reset_streams(two.resets)
+        .max_local_error_reset_streams(two.resets)
+        .keep_alive_interval(two.ping)
+        .keep_alive_timeout(two.pong);
+    builder
 }
 
 /// Serves one stream that a peer opened.
@@ -251,8 +216,7 @@ pub(crate) async fn serve_peer<S>(cache: Arc<Cache>, (peer, stream): (NodeId, S)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (head, send) = (cache.config.timeouts.head, cache.config.timeouts.send);
-    let waits = Waits { head, keep_alive: head, send };
+    let waits = Waits { keep_alive: cache.config.timeouts.head, ..Waits::of(&cache.config) };
     let own = Arc::new(|_: &Authority| false);
     let gated = Gated::new(stream, Instant::now(), (head_limits(&cache), waits), own, Arc::clone(&cache.counters));
     let fields = cache.config.limits.fields;
@@ -308,7 +272,12 @@ fn own_sites(cache: &Cache) -> Arc<OwnSite> {
 pub(crate) fn head_limits(cache: &Cache) -> HeadLimits {
     let limits = &cache.config.limits;
     let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-    HeadLimits { head: size(limits.head), target: size(limits.target), fields: limits.fields.min(PARSER_FIELDS) }
+    HeadLimits {
+        head: size(limits.head),
+        target: size(limits.target),
+        fields: limits.fields.min(PARSER_FIELDS),
+        field: size(limits.field),
+    }
 }
 
 /// Fields the parser behind the gate takes; the gate's limit is never above it.
@@ -316,18 +285,3 @@ const PARSER_FIELDS: usize = 256;
 
 /// Fields it takes, on its stack, if it is told nothing.
 const PARSER_FIELDS_UNTOLD: usize = 100;
-
-/// Requests of one HTTP/2 connection at a time [RFC 9113 6.5.2: at least 100].
-const STREAMS: u32 = 128;
-
-/// Bytes of one stream's answer that wait for the client's window [bad-inputs H14].
-const SEND_BUFFER: usize = 64 << 10;
-
-/// Streams that a client, or an error of its, may reset before the connection ends [bad-inputs H17].
-const RESETS: usize = 32;
-
-/// How long an idle client may take to leave.
-const GOODBYE: Duration = Duration::from_secs(1);
-
-/// How long a client may leave a ping unanswered.
-const PONG: Duration = Duration::from_secs(20);

@@ -308,8 +308,14 @@ pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-statu
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// What would reach beyond one site under a shared zone.
-const BEYOND_ONE_SITE: [HeaderName; 6] = [
+const BEYOND_ONE_SITE: [HeaderName; 11] = [
     header::SET_COOKIE,
+    HeaderName::from_static("set-cookie2"),
+    // No password is ever to be typed for a name that all sites share, nor sent there.
+    header::WWW_AUTHENTICATE,
+    HeaderName::from_static("authentication-info"),
+    HeaderName::from_static("public-key-pins"),
+    HeaderName::from_static("reporting-endpoints"),
     header::ALT_SVC,
     header::STRICT_TRANSPORT_SECURITY,
     HeaderName::from_static("clear-site-data"),

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use atoll_overlay::{Key, Marker, NodeId, Value};
+use atoll_overlay::{Key, Level, Marker, NodeId, Value};
 use atoll_store::{Head, PurgeNumber, StoreError, Tags, Writer};
 use bytes::Bytes;
 use http::StatusCode;
@@ -35,6 +35,7 @@ use crate::{
     site::Own,
     swarm::Swarm,
     trace::short,
+    variants::is_for_all,
     vouch::{Copied, Groups, Vouched},
 };
 
@@ -47,7 +48,8 @@ pub(crate) struct Stale {
 }
 
 /// Leads a flight to its end. Runs as a task of its own.
-pub(crate) async fn lead(cache: Arc<Cache>, lead: Lead, wanted: Wanted, stale: Option<Stale>, mode: Mode) {
+pub(crate) async fn lead(cache: Arc<Cache>, mut lead: Lead, wanted: Wanted, stale: Option<Stale>, mode: Mode) {
+    lead.is_of(wanted.url.key());
     let keeper = Keeper::start(&cache, &lead, wanted.key);
     let request = wanted.of_peers();
     let mut fetch = Fetch {
@@ -250,7 +252,7 @@ impl Fetch {
     /// Streams a peer's copy in. What it gives is good, whatever becomes of it.
     async fn take_peer(&mut self, mut fill: PeerFill) -> Outcome {
         let holder = fill.holder.value.holder;
-        if let Err(outcome) = self.begin_copy(&fill) {
+        if let Err(outcome) = self.begin_copy(&fill.meta, (holder, fill.holder.value.level)).await {
             return outcome;
         }
         while !fill.is_whole() {
@@ -277,14 +279,18 @@ impl Fetch {
     }
 
     /// A peer's copy is about to come, or the rest of it.
-    pub(crate) fn begin_copy(&mut self, fill: &PeerFill) -> Result<(), Outcome> {
-        if !self.is_of_cut(&fill.meta) {
-            return Err(Outcome::Next(fill.holder.value.holder));
+    pub(crate) async fn begin_copy(&mut self, meta: &Meta, (holder, level): (NodeId, Level)) -> Result<(), Outcome> {
+        let misplaced = self.wanted.key == self.wanted.url.key() && self.wanted.cut.is_none() && !is_for_all(meta);
+        if misplaced || !self.is_of_cut(meta) {
+            return Err(Outcome::Next(holder));
         }
         if self.filling.is_some() {
             return Ok(());
         }
-        self.begin(fill.meta.clone(), Source::Peer(fill.holder.value.level)).map_err(Outcome::End)
+        if self.wanted.cut.is_none() && self.wanted.key != self.wanted.url.key() {
+            self.list_copy(meta).await;
+        }
+        self.begin(meta.clone(), Source::Peer(level)).map_err(Outcome::End)
     }
 
     /// All of it has come.
@@ -442,7 +448,7 @@ impl Fetch {
         }
         if self.lead.is_overtaken() {
             // What was asked for before an unsafe method may be what that method changed.
-            filling.writer.abort();
+            self.lead.withhold(filling.writer);
             return End::Whole;
         }
         let written = meta.encode(clock::now());
@@ -450,10 +456,15 @@ impl Fetch {
             tracing::warn!(%error, url = %self.wanted.url, "a whole object could not be stored");
             return End::Failed(Failure::Internal);
         }
+        if self.lead.is_overtaken()
+            && let Err(error) = self.cache.store.remove(&store_key(self.wanted.key)).await
+        {
+            tracing::warn!(%error, "an answer that is no longer good could not be removed");
+        }
         self.cache.recovered(self.wanted.key);
         // A slice is a copy that others can use; a part as one client asked for it is none, nor is what a purge took meanwhile.
         let part = meta.status == StatusCode::PARTIAL_CONTENT && self.wanted.cut.is_none();
-        if part || self.cache.purges.took(self.born, &meta) {
+        if part || self.lead.is_overtaken() || self.cache.purges.took(self.born, &meta) {
             return End::Whole;
         }
         self.wanted.trace.note("kept", || format!("stored whole, {} bytes, and announced", meta.length.unwrap_or(0)));

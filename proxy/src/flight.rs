@@ -7,13 +7,13 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use atoll_overlay::Key;
-use atoll_store::{Object, Partial, PurgeNumber, ReadError};
+use atoll_store::{Object, Partial, PurgeNumber, ReadError, Writer};
 use bytes::Bytes;
 use tokio::sync::watch;
 
@@ -30,6 +30,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Flights {
     open: Mutex<HashMap<Key, Arc<Flight>>>,
+    /// All that fetch something of a URL, by its key: those that can be joined, its variants and slices, and those for one client.
+    of_url: Mutex<HashMap<Key, Vec<Arc<Flight>>>>,
     limit: usize,
     waiters: usize,
 }
@@ -47,6 +49,8 @@ pub(crate) struct Flight {
     given_up: AtomicBool,
     /// The store's purge number when its request began.
     born: AtomicU64,
+    /// A body that is whole and not stored, until the last of those who wait has read it.
+    withheld: Mutex<Option<Writer>>,
 }
 
 /// How far it is.
@@ -126,7 +130,7 @@ pub(crate) enum Joined {
 impl Flights {
     /// At most `limit` flights with `waiters` waiters each.
     pub(crate) fn new(limit: usize, waiters: usize) -> Arc<Self> {
-        Arc::new(Self { open: Mutex::default(), limit, waiters })
+        Arc::new(Self { open: Mutex::default(), of_url: Mutex::default(), limit, waiters })
     }
 
     /// Joins the flight under a key, or begins one.
@@ -140,21 +144,31 @@ impl Flights {
         }
         let flight = Arc::new(Flight::default());
         open.insert(key, Arc::clone(&flight));
-        Joined::Lead(Lead { flight, flights: Arc::clone(self), keys: vec![key] })
+        Joined::Lead(Lead { flight, flights: Arc::clone(self), keys: vec![key], url: None })
     }
 
     /// A flight that nobody else can join.
     pub(crate) fn solo(self: &Arc<Self>) -> Lead {
         let flight = Arc::new(Flight::default());
-        Lead { flight, flights: Arc::clone(self), keys: Vec::new() }
+        Lead { flight, flights: Arc::clone(self), keys: Vec::new(), url: None }
     }
 
-    /// What is fetched under this key may be out of date before it is stored: it goes to those who wait, and no further.
+    /// What is fetched under this key, or of the URL whose key it is, may be out of date before it is stored: it goes to those who wait,
+    /// and no further.
     pub(crate) fn overtake(&self, key: Key) {
-        let flight = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        if let Some(flight) = flight {
+        let of_url = self.of_url().get(&key).cloned().unwrap_or_default();
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let joined = open.remove(&key);
+        for flight in of_url.iter().chain(&joined) {
             flight.overtaken.store(true, Ordering::SeqCst);
         }
+        if !of_url.is_empty() {
+            open.retain(|_, flight| !of_url.iter().any(|other| Arc::ptr_eq(other, flight)));
+        }
+    }
+
+    fn of_url(&self) -> MutexGuard<'_, HashMap<Key, Vec<Arc<Flight>>>> {
+        self.of_url.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A purge has taken what this flight brings: nobody joins it any more. The store knows what to do with what comes.
@@ -181,12 +195,21 @@ pub(crate) struct Lead {
     flight: Arc<Flight>,
     flights: Arc<Flights>,
     keys: Vec<Key>,
+    /// The key of the URL it is of.
+    url: Option<Key>,
 }
 
 impl Lead {
     /// A waiter on the flight that is led.
     pub(crate) fn follow(&self) -> Option<Waiter> {
         Waiter::of(&self.flight, self.flights.waiters)
+    }
+
+    /// It fetches something of the URL with this key, and is overtaken with it.
+    pub(crate) fn is_of(&mut self, url: Key) {
+        if self.url.replace(url).is_none() {
+            self.flights.of_url().entry(url).or_default().push(Arc::clone(&self.flight));
+        }
     }
 
     /// What vouches for its body.
@@ -252,6 +275,11 @@ impl Lead {
         self.flight.overtaken.load(Ordering::SeqCst)
     }
 
+    /// The body is whole, and for those alone who wait for it now.
+    pub(crate) fn withhold(&self, body: Writer) {
+        *self.flight.withheld.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+    }
+
     /// Ends the flight: new requests look in the store again.
     pub(crate) fn finish(self, end: End) {
         self.end(end);
@@ -266,6 +294,15 @@ impl Lead {
             }
         }
         drop(open);
+        if let Some(url) = self.url {
+            let mut of_url = self.flights.of_url();
+            if let Some(flights) = of_url.get_mut(&url) {
+                flights.retain(|other| !Arc::ptr_eq(other, &self.flight));
+                if flights.is_empty() {
+                    of_url.remove(&url);
+                }
+            }
+        }
         self.flight.progress.send_if_modified(|progress| {
             let first = progress.end.is_none();
             progress.end.get_or_insert(end);

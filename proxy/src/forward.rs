@@ -4,15 +4,16 @@
 
 use std::{sync::Arc, time::SystemTime};
 
+use atoll_overlay::Key;
 use atoll_store::PurgeNumber;
-use http::{HeaderMap, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Body as _;
 
 use crate::{
     body::Body,
     cache::{Cache, store_key},
     clock,
-    deliver::{Given, deliver, refuse},
+    deliver::{Given, deliver, refuse, text},
     freshness,
     from_origin::dated,
     meta::{Meta, strip_hop_by_hop, validator},
@@ -26,6 +27,7 @@ use crate::{
     respond::bypass,
     step::Told,
     url::OriginUrl,
+    variants::Listed,
     vouch::Vouched,
 };
 
@@ -37,6 +39,16 @@ pub(crate) async fn forward(cache: &Arc<Cache>, mut asked: Asked) -> (Response<B
             for value in asked.client.fields.get_all(name) {
                 fields.append(name, value.clone());
             }
+        }
+    }
+    if asked.method == Method::OPTIONS
+        && let Some(left) = asked.client.fields.get(header::MAX_FORWARDS)
+    {
+        // This is the last one that the client wants to hear from, or one less is left for those behind [RFC 9110 7.6.2].
+        match left.to_str().ok().and_then(|left| left.trim().parse::<u32>().ok()) {
+            Some(0) => return (text(StatusCode::NO_CONTENT, ""), Some(Told::default())),
+            Some(left) => drop(fields.insert(header::MAX_FORWARDS, HeaderValue::from(left - 1))),
+            None => {}
         }
     }
     let body = asked.body.take().filter(|body| !asked.client.head && !body.is_end_stream());
@@ -140,25 +152,34 @@ async fn invalidate_all(cache: &Cache, url: &OriginUrl, answer: &HeaderMap) {
     }
 }
 
-/// Gives up every variant and part of a URL, and what is being fetched of it.
+/// Gives up every variant and part of a URL, under either scheme of an own host, and what is being fetched of it. Variants that are
+/// listed nowhere are given up with their list ([`crate::variants`]).
 pub(crate) async fn invalidate(cache: &Cache, url: &OriginUrl) {
-    let key = url.key();
-    let mut keys = vec![key, Plan::key(key)];
-    keys.extend(part::keys(key));
-    if let Some(object) = cache.store.get(&store_key(key)).await
-        && let Some(meta) = Meta::decode_stored(&object.head().metadata)
-    {
-        keys.extend(meta.variants.iter().flat_map(|variant| [*variant, Plan::key(*variant)]));
+    for url in std::iter::once(url.clone()).chain(url.under_other_scheme()) {
+        give_up(cache, url.key()).await;
     }
+    if let Err(error) = cache.index.withdraw(url.key()).await {
+        tracing::debug!(%error, "a reference could not be withdrawn; it ends by itself");
+    }
+}
+
+async fn give_up(cache: &Cache, key: Key) {
+    // First of all: what is fetched from here on is asked for after the method.
+    cache.flights.overtake(key);
+    let variants = Listed::of(cache, key).await.map(|listed| listed.keys).unwrap_or_default();
+    let derived = variants.iter().flat_map(|variant| [*variant, Plan::key(*variant)]);
+    let keys: Vec<_> = [key, Plan::key(key)].into_iter().chain(part::keys(key)).chain(derived).collect();
     for key in keys {
         cache.flights.overtake(key);
         cache.recovered(key);
-        if let Err(error) = cache.store.remove(&store_key(key)).await {
+        if cache.store.contains(&store_key(key)).await
+            && let Err(error) = cache.store.remove(&store_key(key)).await
+        {
             tracing::warn!(%error, "an answer that is no longer good could not be removed");
         }
     }
-    if let Err(error) = cache.index.withdraw(key).await {
-        tracing::debug!(%error, "a reference could not be withdrawn; it ends by itself");
+    for key in variants.into_iter().chain([key]) {
+        cache.announces.withdraw(key);
     }
 }
 
@@ -178,6 +199,9 @@ async fn confirm(
     let mut meta = found.as_ref().and_then(|object| Meta::decode_stored(&object.head().metadata));
     if let Some(list) = meta.as_ref().filter(|meta| !meta.varies_by.is_empty()) {
         key = crate::cache::variant(url, fields, &list.varies_by);
+        if !list.variants.contains(&key) {
+            return;
+        }
         found = cache.store.get(&store_key(key)).await;
         meta = found.as_ref().and_then(|object| Meta::decode_stored(&object.head().metadata));
     }

@@ -152,6 +152,10 @@ impl Vary {
                 names.push(name.to_ascii_lowercase());
             }
         }
+        // What is coded is for those who take the coding, whether the origin says so or not [RFC 9110 12.5.3, bad-inputs C07].
+        if is_coded(headers) {
+            names.push(header::ACCEPT_ENCODING.as_str().to_owned());
+        }
         names.sort_unstable();
         names.dedup();
         match names.len() {
@@ -160,6 +164,12 @@ impl Vary {
             _ => Self::Star,
         }
     }
+}
+
+/// Whether a body is anything but plain.
+fn is_coded(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::CONTENT_ENCODING).iter();
+    values.any(|value| !value.is_empty() && !value.as_bytes().eq_ignore_ascii_case(b"identity"))
 }
 
 /// The request fields that a stored answer varies by.
@@ -273,11 +283,14 @@ fn heuristic(
         return Duration::ZERO;
     }
     // Answers that say no are remembered for a short time.
-    let silent = if status.is_client_error() { config.negative_most } else { config.default };
+    let refusal = status.is_client_error() || status.is_server_error();
+    let silent = if refusal { config.negative_most } else { config.default };
+    // For longer only if the origin says so itself [bad-inputs C03].
+    let most = if refusal { config.negative_most } else { config.heuristic };
     let from = date(headers, &header::DATE).unwrap_or(received);
     date(headers, &header::LAST_MODIFIED)
         .and_then(|changed| from.duration_since(changed).ok())
-        .map_or(silent, |since| (since / 10).min(config.heuristic).max(silent.min(config.default)))
+        .map_or(silent, |since| (since / 10).min(most).max(silent.min(config.default)))
 }
 
 /// Heuristically cacheable [RFC 9110 15.1]; partial content apart, which is kept as a part.

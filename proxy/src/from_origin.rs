@@ -6,6 +6,7 @@ use std::{
 };
 
 use atoll_overlay::{Key, Marker};
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     receive::CONDITIONS,
     reference::Reference,
     site::Own,
+    variants::Listed,
     vouch::{Groups, Vouched},
 };
 
@@ -88,7 +90,8 @@ impl Fetch {
             status if status.is_informational() => return End::Failed(Failure::Protocol),
             _ => {}
         }
-        if self.wanted.is_sent_to_https(answer.status, &answer.fields) {
+        // An own site's client follows it by itself: it may have come in clear, and its origin knows that.
+        if self.wanted.site.is_none() && self.wanted.is_sent_to_https(answer.status, &answer.fields) {
             self.cache.upgraded.put(self.wanted.url.host().to_owned(), (), UPGRADE_KEPT);
             self.keeper.pass(Marker::Pass(UPGRADE_PASS));
             return End::Again;
@@ -133,17 +136,16 @@ impl Fetch {
             }
             _ => {}
         }
+        if meta.status.is_client_error() && self.replaces_good() {
+            return match storable {
+                Ok(()) => self.refused(meta, body).await,
+                Err(_) => self.unshared(meta, body, Reason::KeptGood),
+            };
+        }
         if let Err(reason) = storable {
             return self.unshared(meta, body, reason);
         }
-        // Only what says that the thing is gone may take a good copy's place [bad-inputs C03].
-        let gone = matches!(meta.status, StatusCode::NOT_FOUND | StatusCode::GONE);
-        if meta.status.is_client_error() && !gone && !freshness::is_timed(&meta.fields) && self.replaces_good() {
-            return self.unshared(meta, body, Reason::KeptGood);
-        }
-        if let Vary::Names(names) = Vary::of(&meta.fields) {
-            self.varies(&names).await;
-        }
+        self.placed(&meta).await;
         match self.begin(meta.clone(), Source::Origin) {
             Ok(()) => {}
             Err(End::Failed(Failure::BodyTooLarge)) => return self.unshared(meta, body, Reason::TooLarge),
@@ -247,6 +249,11 @@ impl Fetch {
         kept.withhold_private();
         let expires = self.expires(&meta);
         let tags = purge::bits(purge::place_of(&meta.url), &meta.fields);
+        if stale.key != self.wanted.url.key()
+            && let Some(names) = Listed::of(&self.cache, self.wanted.url.key()).await.map(|listed| listed.names)
+        {
+            self.remember_vary(&names, Some((stale.key, expires))).await;
+        }
         let freshened = self
             .cache
             .store
@@ -327,6 +334,45 @@ impl Fetch {
         End::Whole
     }
 
+    /// A refusal, while a good copy is stored: nothing takes that one's place [bad-inputs C03]. It is repeated for as long as it is fresh,
+    /// but not for longer than a failure; then the origin is asked again whether the copy is good.
+    async fn refused(&mut self, mut meta: Meta, mut body: OriginBody) -> End {
+        let mut bytes = BytesMut::new();
+        loop {
+            match self.keeper.beating(&self.lead, body.next()).await {
+                Ok(Some(data)) => bytes.extend_from_slice(&data),
+                Ok(None) => break,
+                Err(failure) => return End::Failed(failure),
+            }
+            if bytes.len() > ERROR_BODY {
+                body.put_back(bytes.freeze());
+                return self.unshared(meta, body, Reason::KeptGood);
+            }
+        }
+        if meta.length.is_some_and(|length| length != wide(bytes.len())) {
+            return End::Failed(Failure::ResponseIncomplete);
+        }
+        meta.length = Some(wide(bytes.len()));
+        self.wanted.trace.note("kept", || "not stored: kept-good".to_owned());
+        self.cache.counters.not_stored(Reason::KeptGood);
+        let span = self.fresh_for(&meta).min(self.cache.config.freshness.negative_most);
+        let varies_by = freshness::varies_by(&meta.fields);
+        let answer = Arc::new(Answer {
+            meta,
+            key: self.wanted.key,
+            varies_by,
+            source: Source::Origin,
+            reason: Some(Reason::KeptGood),
+            content: Content::Bytes(bytes.freeze()),
+        });
+        let for_all = self.mode == Mode::Shared && answer.varies_by.is_empty() && !self.lead.is_overtaken();
+        if for_all && !span.is_zero() {
+            self.cache.negative.put(self.wanted.key, Negative::Answer(Arc::clone(&answer)), span);
+        }
+        self.lead.head(answer);
+        End::Whole
+    }
+
     /// The answer is for one request alone: its body goes to whoever takes it first, the others ask for themselves.
     fn unshared(&mut self, meta: Meta, body: OriginBody, reason: Reason) -> End {
         self.wanted.trace.note("kept", || format!("not stored: {}", reason.word()));
@@ -342,61 +388,6 @@ impl Fetch {
         self.lead.head(Arc::new(answer));
         self.keeper.pass(Marker::Pass(span));
         End::Whole
-    }
-
-    /// The answer varies: the URL's key says by what, here and in the index, and the answer stands under the variant's.
-    async fn varies(&mut self, list: &[String]) {
-        let variant = self.wanted.variant(list);
-        self.remember_vary(list, Some(variant)).await;
-        if variant == self.wanted.key {
-            return;
-        }
-        self.lead.also(variant);
-        self.wanted.key = variant;
-        self.keeper.vary(list.to_vec(), variant);
-    }
-
-    /// Keeps, under the URL's key, the list of fields its answers vary by, and the variants there are. Of too many the oldest
-    /// goes.
-    pub(crate) async fn remember_vary(&self, list: &[String], variant: Option<Key>) {
-        let place = self.wanted.url.key();
-        let known = match self.cache.store.get(&store_key(place)).await {
-            Some(object) => Meta::decode_stored(&object.head().metadata),
-            None => None,
-        };
-        let mut variants =
-            known.filter(|known| known.varies_by == list).map(|known| known.variants).unwrap_or_default();
-        if variant.is_some_and(|variant| variants.contains(&variant)) {
-            return;
-        }
-        variants.extend(variant);
-        while variants.len() > self.cache.config.limits.variants {
-            let oldest = variants.remove(0);
-            if let Err(error) = self.cache.store.remove(&store_key(oldest)).await {
-                tracing::debug!(%error, "a variant too many could not be removed");
-            }
-        }
-        let now = clock::now();
-        let meta = Meta {
-            url: self.wanted.url.to_string(),
-            status: StatusCode::OK,
-            fields: HeaderMap::new(),
-            received: now,
-            initial_age: Duration::ZERO,
-            validator: [0; 16],
-            length: Some(0),
-            digest: None,
-            varies_by: list.to_vec(),
-            variants,
-            vouched: Vouched::default(),
-        };
-        let stored = match self.cache.store.writer(self.head(place, &meta, now + VARY_KEPT)) {
-            Ok(writer) => writer.commit(None).await.map(|_| ()),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = stored {
-            tracing::debug!(%error, "a list of varying fields could not be kept");
-        }
     }
 }
 
@@ -424,9 +415,6 @@ pub(crate) const UPGRADE_KEPT: Duration = Duration::from_secs(3_600);
 
 /// Others find out about the redirect by themselves for so long.
 const UPGRADE_PASS: Duration = Duration::from_secs(30);
-
-/// The list of fields that a URL's answers vary by is kept so long.
-const VARY_KEPT: Duration = Duration::from_secs(86_400);
 
 /// Bytes of an origin's error that are repeated to others.
 const ERROR_BODY: usize = 64 << 10;

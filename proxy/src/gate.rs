@@ -23,6 +23,8 @@ pub(crate) struct HeadLimits {
     pub(crate) target: usize,
     /// Number of fields.
     pub(crate) fields: usize,
+    /// Bytes of one field.
+    pub(crate) field: usize,
 }
 
 /// Why a head was refused. Each is answered with its status and `Connection: close`.
@@ -239,7 +241,7 @@ impl Head {
     fn take(&mut self, line: &[u8], limits: HeadLimits) -> Result<(), Refusal> {
         if self.line {
             self.fields += 1;
-            if self.fields > limits.fields {
+            if self.fields > limits.fields || line.len() > limits.field {
                 return Err(Refusal::TooLarge);
             }
             return self.field(line);
@@ -424,6 +426,9 @@ pub(crate) fn judge_parsed<B: http_body::Body>(
             return Err(Refusal::FieldValue);
         }
         let line = [name.as_str().as_bytes(), b":", value.as_bytes()].concat();
+        if line.len() > limits.field {
+            return Err(Refusal::TooLarge);
+        }
         head.field(&line)?;
     }
     if head.host.is_none() {

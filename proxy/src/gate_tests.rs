@@ -2,7 +2,7 @@
 
 use super::*;
 
-const LIMITS: HeadLimits = HeadLimits { head: 4_096, target: 1_024, fields: 16 };
+const LIMITS: HeadLimits = HeadLimits { head: 4_096, target: 1_024, fields: 16, field: 2_048 };
 
 fn own(authority: &Authority) -> bool {
     authority.host() == "own.test"

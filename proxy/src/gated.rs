@@ -24,10 +24,12 @@ use tokio::{
 use crate::{
     alarm::Alarm,
     chunks::Chunks,
+    config::{Config, Timeouts},
     gate::{Following, Gate, HeadLimits, OwnSite, Passed, Refusal},
     hot::{Answered, Hot, pieces},
     interim::Interim,
     log::Entry,
+    patience::{Pace, Patience},
     stats::Counters,
 };
 
@@ -38,8 +40,24 @@ pub(crate) struct Waits {
     pub(crate) head: Duration,
     /// For the next head's first byte.
     pub(crate) keep_alive: Duration,
-    /// For the other side to take a byte.
+    /// For a body's next byte.
     pub(crate) send: Duration,
+    /// For the other side to take what is sent.
+    pub(crate) pace: Pace,
+}
+
+impl Waits {
+    /// As the settings say.
+    pub(crate) const fn of(config: &Config) -> Self {
+        let Timeouts { head, keep_alive, send, .. } = config.timeouts;
+        Self { head, keep_alive, send, pace: client_pace(config) }
+    }
+}
+
+/// What is asked of clients that take what is sent to them, or send bodies.
+pub(crate) const fn client_pace(config: &Config) -> Pace {
+    let send = config.timeouts.send;
+    Pace { silence: send, debt: send, rate: config.limits.slowest_client }
 }
 
 /// A client's stream behind the gate; what is read of it are whole heads that passed, and what may follow them.
@@ -60,6 +78,8 @@ pub struct Gated<S> {
     /// What `deadline` stands for.
     waiting: Waiting,
     sending: Alarm,
+    /// With who takes what is sent.
+    patience: Patience,
     state: State,
     /// Answers what is common.
     hot: Option<Hot>,
@@ -139,6 +159,7 @@ impl<S> Gated<S> {
             deadline: Alarm::at(accepted + waits.head),
             waiting: Waiting::Rest,
             sending: Alarm::default(),
+            patience: Patience::new(waits.pace),
             state: State::Open,
             hot: None,
             head: Vec::new(),
@@ -333,15 +354,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gated<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Bounds how long the other side may take nothing.
+    /// Bounds how long the other side may take nothing, or next to nothing.
     fn sent(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if polled.is_ready() {
+        if let Poll::Ready(taken) = &polled {
+            if self.patience.is_owed() {
+                self.patience.came(Instant::now(), taken.as_ref().map_or(0, |count| *count), 1);
+            }
             self.sending.due = None;
             return polled;
         }
-        self.sending.due.get_or_insert_with(|| Instant::now() + self.waits.send);
+        self.sending.due = Some(self.patience.wait(Instant::now(), 1));
         ready!(self.sending.poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Closes our half, for which the other side may have to take something too.
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.inner).poll_shutdown(cx).map_ok(|()| 1);
+        self.sent(cx, polled).map_ok(|_| ())
+    }
+
+    /// Has what a layer below still holds written: TLS takes up to 64 KiB more than it has sent.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.inner).poll_flush(cx).map_ok(|()| 1);
+        self.sent(cx, polled).map_ok(|_| ())
     }
 
     /// Whether an answer is under way that no parser knows of.
@@ -400,6 +436,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gated<S> {
                 count += 1;
             }
             if count == 0 {
+                ready!(self.poll_out(cx))?;
                 let mut ended = self.answering.take();
                 ended.iter_mut().flat_map(|answering| &mut answering.entry).for_each(Entry::completed);
                 break;
@@ -451,7 +488,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gated<S> {
         // Asked only once nothing waits to be written.
         self.between = true;
         ready!(self.poll_beside(cx))?;
-        Pin::new(&mut self.inner).poll_flush(cx)
+        self.poll_out(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -461,7 +498,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gated<S> {
         }
         while let State::Refused(response) = &mut this.state {
             if response.is_empty() {
-                ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+                ready!(this.poll_closed(cx))?;
                 this.deadline.due = Some(Instant::now() + LINGER);
                 this.state = State::Lingering(LINGER_BYTES);
                 break;
@@ -476,7 +513,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gated<S> {
             ready!(this.poll_linger(cx));
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut this.inner).poll_shutdown(cx)
+        this.poll_closed(cx)
     }
 }
 

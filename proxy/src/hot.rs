@@ -42,6 +42,7 @@ use crate::{
     site::Own,
     step::{HEALTH, seconds},
     url::{Authority, OriginUrl},
+    variants::is_for_all,
 };
 
 /// What one connection needs for it.
@@ -84,8 +85,8 @@ struct Meant {
 /// What an object's metadata was made into.
 enum Made {
     Head(Box<Head>),
-    /// The URL's answers vary by content coding alone: the keys of the variants, by class.
-    Codings([Key; CODINGS.len()]),
+    /// The URL's answers vary by content coding alone: the keys of the variants that are there, by class.
+    Codings([Option<Key>; CODINGS.len()]),
     /// Something for the whole path.
     Other,
 }
@@ -156,7 +157,7 @@ impl Hot {
         let mut key = Key::of(&self.url);
         let mut object = self.cache.store.get_resident(&store_key(key))?;
         if let Made::Codings(keys) = self.made(&plain, meant, key, &object)? {
-            key = *keys.get(coding_class(std::iter::once(plain.codings)))?;
+            key = (*keys.get(coding_class(std::iter::once(plain.codings)))?)?;
             object = self.cache.store.get_resident(&store_key(key))?;
         }
         let Made::Head(made) = self.made(&plain, meant, key, &object)? else { return None };
@@ -230,9 +231,10 @@ impl Hot {
         if !meta.varies_by.is_empty() {
             let alone =
                 meta.varies_by.len() == 1 && meta.varies_by.first().is_some_and(|name| name == "accept-encoding");
-            return alone.then(|| Made::Codings(variants(&asked.url, &meta.varies_by)));
+            return alone.then(|| Made::Codings(variants(&asked.url, &meta)));
         }
-        if meta.status != StatusCode::OK || !meta.fields.contains_key(header::DATE) {
+        let misplaced = key == asked.url.key() && !is_for_all(&meta);
+        if misplaced || meta.status != StatusCode::OK || !meta.fields.contains_key(header::DATE) {
             return None;
         }
         let fresh = self.cache.lifetime(meant.site.as_deref(), &meta).fresh;
@@ -322,11 +324,12 @@ impl std::fmt::Write for Text<'_> {
     }
 }
 
-/// The keys of a URL's variants by class of content codings.
-fn variants(url: &OriginUrl, names: &[String]) -> [Key; CODINGS.len()] {
+/// The keys of a URL's variants by class of content codings, as far as they are listed.
+fn variants(url: &OriginUrl, list: &Meta) -> [Option<Key>; CODINGS.len()] {
     CODINGS.map(|class| {
         let value = (!class.is_empty()).then(|| (header::ACCEPT_ENCODING, http::HeaderValue::from_static(class)));
-        variant(url, &HeaderMap::from_iter(value), names)
+        let key = variant(url, &HeaderMap::from_iter(value), &list.varies_by);
+        list.variants.contains(&key).then_some(key)
     })
 }
 

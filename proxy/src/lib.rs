@@ -26,6 +26,7 @@ pub use error::StartError;
 
 mod connection;
 mod server;
+mod shed;
 pub use server::Proxy;
 mod log;
 mod stats;
@@ -41,9 +42,12 @@ mod gate;
 mod gated;
 pub use gated::Gated;
 mod hot;
+mod http2;
+pub use http2::Http2Config;
 mod interim;
 mod limits;
 mod observe;
+mod patience;
 mod plain;
 pub use limits::Limits;
 
@@ -110,11 +114,13 @@ mod seek;
 mod serve_peer;
 mod swarm;
 mod uploads;
+mod variants;
 mod vouch;
 
 mod breaker;
 mod guard;
 mod origin;
+mod request_body;
 mod resolve;
 pub use breaker::BreakerConfig;
 pub use guard::{Range, RangeError};

@@ -34,13 +34,25 @@ pub struct Limits {
     pub target: u64,
     /// Fields of a request or response head; past it 431 or 502. \[guess\]
     pub fields: usize,
+    /// Bytes of one field of a request head; past it 431. Above what origins take, which is 8 KB at most of them, clients can have them
+    /// answer with errors; far below, large cookies are refused. [bad-inputs C03]
+    #[serde(with = "size")]
+    pub field: u64,
     /// Bytes of a response head of an origin or peer; past it 502. [bad-inputs C13]
     #[serde(with = "size")]
     pub response_head: u64,
     /// Bytes of one object, counted as they arrive; past it the fetch fails. Coral: 50 MB. \[guess\]
     #[serde(with = "size")]
     pub object: u64,
-    /// Connections to one origin. \[guess\]
+    /// Bytes a second that a client must take of an answer, or send of a body, over the time that it is waited for; who falls behind by
+    /// `timeouts.send` is cut. 0: none. Less: clients that drip hold connections for longer, more: thin lines are cut. \[guess\]
+    #[serde(with = "size")]
+    pub slowest_client: u64,
+    /// Bytes a second that an origin must send of a body; one that falls behind by `timeouts.origin_slow` is given up. 0: none. Less:
+    /// origins that drip hold flights for longer, more: slow origins are cut. [bad-inputs O07]
+    #[serde(with = "size")]
+    pub slowest_origin: u64,
+    /// Connections to one origin; requests with bodies have half of them at most. \[guess\]
     pub origin_connections: usize,
     /// Requests that wait for a connection to one origin; past it what is stored stands in, else 503. \[guess\]
     pub origin_queue: usize,
@@ -64,8 +76,11 @@ impl Default for Limits {
             head: 32 << 10,
             target: 16 << 10,
             fields: 96,
+            field: 8_000,
             response_head: 64 << 10,
             object: 16 << 30,
+            slowest_client: 256,
+            slowest_origin: 256,
             origin_connections: 64,
             origin_queue: 1_024,
             origin_idle: 256,

@@ -7,13 +7,10 @@
 use std::{
     collections::HashMap,
     path::PathBuf,
-    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -25,15 +22,18 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use tokio::{
     sync::{OnceCell, OwnedSemaphorePermit, Semaphore},
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_rustls::TlsConnector;
 
 use crate::{
     breaker::{Breaker, BreakerConfig},
     config::Config,
+    gated::client_pace,
     interim::Interim,
+    patience::{Pace, Patience},
     reason::Failure,
+    request_body::{RequestBody, Watch},
     resolve::Resolver,
     stats::Counters,
     url::{OriginUrl, Scheme},
@@ -67,6 +67,8 @@ pub(crate) struct OriginClient {
     limits: crate::limits::Limits,
     breaker: Arc<BreakerConfig>,
     timeouts: crate::config::Timeouts,
+    /// What is asked of clients that send bodies.
+    sending: Pace,
     counters: Arc<Counters>,
 }
 
@@ -76,10 +78,20 @@ type Pools = Arc<Mutex<HashMap<Upstream, Pool>>>;
 /// The connections to one origin.
 struct Pool {
     places: Arc<Semaphore>,
+    /// Of these, those that requests with bodies may have: half.
+    uploads: Arc<Semaphore>,
     /// Those who wait for a place.
     waiting: Arc<AtomicUsize>,
     breaker: Breaker,
     idle: Vec<Connection>,
+}
+
+/// What a request to one origin has to pass.
+struct Ways {
+    places: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+    breaker: Breaker,
 }
 
 /// One connection.
@@ -110,49 +122,21 @@ impl<'a> OriginRequest<'a> {
         self.body.is_none() && matches!(*self.method, Method::GET | Method::HEAD | Method::OPTIONS)
     }
 
-    fn outgoing(&mut self) -> Result<Request<RequestBody>, http::Error> {
-        let body = self.body.take().map_or(RequestBody::None, RequestBody::Client);
+    /// The request, and who watches its body being sent, if it has one.
+    fn outgoing(&mut self, pace: Pace) -> Result<(Request<RequestBody>, Option<Watch>), http::Error> {
+        let (body, watch) = match self.body.take() {
+            Some(incoming) => {
+                let (body, watch) = RequestBody::sent_on(incoming, pace);
+                (body, Some(watch))
+            }
+            None => (RequestBody::None, None),
+        };
         let mut request = Request::builder().method(self.method.clone()).uri(self.target).body(body)?;
         request.headers_mut().clone_from(self.fields);
         if let Some(interim) = self.interim.clone() {
             hyper::ext::on_informational(&mut request, move |answer| interim.push(answer.status(), answer.headers()));
         }
-        Ok(request)
-    }
-}
-
-/// A request's body: none, or the client's.
-pub(crate) enum RequestBody {
-    None,
-    Client(Incoming),
-}
-
-impl http_body::Body for RequestBody {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, hyper::Error>>> {
-        match &mut *self {
-            Self::None => Poll::Ready(None),
-            Self::Client(incoming) => Pin::new(incoming).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::None => true,
-            Self::Client(incoming) => incoming.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        match self {
-            Self::None => http_body::SizeHint::with_exact(0),
-            Self::Client(incoming) => incoming.size_hint(),
-        }
+        Ok((request, watch))
     }
 }
 
@@ -170,7 +154,7 @@ pub(crate) struct OriginBody {
     incoming: Incoming,
     /// Was read, and was given back.
     again: Option<Bytes>,
-    idle: Duration,
+    patience: Patience,
     counters: Arc<Counters>,
     connection: Option<(Connection, Upstream, Pools)>,
     /// Among those allowed to this origin at a time.
@@ -188,6 +172,7 @@ impl OriginClient {
             limits: config.limits.clone(),
             breaker: Arc::new(config.breaker.clone()),
             timeouts: config.timeouts.clone(),
+            sending: client_pace(config),
             counters,
         }
     }
@@ -224,8 +209,14 @@ impl OriginClient {
     }
 
     async fn ask_in_turn(&self, to: &Upstream, request: &mut OriginRequest<'_>) -> Result<OriginAnswer, Failure> {
-        let (places, waiting, breaker) = self.ways(to);
+        let Ways { places, uploads, waiting, breaker } = self.ways(to);
         let way = breaker.enter()?;
+        // A body comes as slowly as its client sends it: uploads leave places to others, and none stands for the origin's health.
+        let _upload = match request.body.is_some() {
+            true if way.is_probe() => return Err(Failure::CircuitOpen),
+            true => Some(self.place(uploads, &waiting).await?),
+            false => None,
+        };
         let place = self.place(places, &waiting).await?;
         let answer = self.ask_placed(to, request).await;
         if way.ended(answer.as_ref().err().copied()) {
@@ -278,9 +269,19 @@ impl OriginClient {
         to: &Upstream,
         request: &mut OriginRequest<'_>,
     ) -> Result<Result<OriginAnswer, Failure>, Unsent> {
-        let Ok(outgoing) = request.outgoing() else { return Ok(Err(Failure::Request)) };
-        let response = match timeout(self.timeouts.first_byte, connection.sender.send_request(outgoing)).await {
-            Err(_) => return Ok(Err(Failure::ResponseTimeout)),
+        let Ok((outgoing, watch)) = request.outgoing(self.sending) else { return Ok(Err(Failure::Request)) };
+        let (first_byte, idle) = (self.timeouts.first_byte, self.timeouts.origin_idle);
+        let answer = connection.sender.send_request(outgoing);
+        let answered = match watch {
+            None => timeout(first_byte, answer).await.map_err(|_| Failure::ResponseTimeout),
+            Some(mut watch) => tokio::select! {
+                biased;
+                answered = answer => watch.broken().filter(|_| answered.is_err()).map_or(Ok(answered), Err),
+                failure = watch.late(first_byte, idle) => Err(failure),
+            },
+        };
+        let response = match answered {
+            Err(failure) => return Ok(Err(failure)),
             Ok(Err(error)) if error.is_canceled() || error.is_closed() || error.is_incomplete_message() => {
                 return Err(Unsent);
             }
@@ -301,7 +302,11 @@ impl OriginClient {
             let body = OriginBody {
                 incoming,
                 again: None,
-                idle: self.timeouts.origin_idle,
+                patience: Patience::new(Pace {
+                    silence: idle,
+                    debt: self.timeouts.origin_slow,
+                    rate: self.limits.slowest_origin,
+                }),
                 counters: Arc::clone(&self.counters),
                 connection: keep,
                 place: None,
@@ -368,7 +373,7 @@ impl OriginClient {
     }
 
     /// The connections allowed to one origin, and its breaker. Origins that are not spoken to make room for others, well ones first.
-    fn ways(&self, to: &Upstream) -> (Arc<Semaphore>, Arc<AtomicUsize>, Breaker) {
+    fn ways(&self, to: &Upstream) -> Ways {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
         let allowed = self.limits.origin_connections;
         if pools.len() >= self.limits.remembered {
@@ -379,11 +384,17 @@ impl OriginClient {
         }
         let pool = pools.entry(to.clone()).or_insert_with(|| Pool {
             places: Arc::new(Semaphore::new(allowed)),
+            uploads: Arc::new(Semaphore::new(allowed.div_ceil(2))),
             waiting: Arc::default(),
             breaker: Breaker::new(&self.breaker),
             idle: Vec::new(),
         });
-        (Arc::clone(&pool.places), Arc::clone(&pool.waiting), pool.breaker.clone())
+        Ways {
+            places: Arc::clone(&pool.places),
+            uploads: Arc::clone(&pool.uploads),
+            waiting: Arc::clone(&pool.waiting),
+            breaker: pool.breaker.clone(),
+        }
     }
 
     async fn tls(&self) -> Result<Arc<ClientConfig>, Failure> {
@@ -431,13 +442,15 @@ impl OriginBody {
             return Ok(Some(data));
         }
         loop {
-            match timeout(self.idle, self.incoming.frame()).await {
+            let due = self.patience.wait(Instant::now(), 1);
+            match timeout_at(due, self.incoming.frame()).await {
                 Err(_) => return Err(Failure::ResponseTimeout),
                 Ok(Some(Err(_))) => return Err(Failure::ResponseIncomplete),
                 Ok(Some(Ok(frame))) => {
                     // Trailers are dropped.
                     let Ok(data) = frame.into_data() else { continue };
                     if !data.is_empty() {
+                        self.patience.came(Instant::now(), data.len(), 1);
                         self.counters.origin_bytes(data.len());
                         return Ok(Some(data));
                     }

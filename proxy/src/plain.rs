@@ -53,6 +53,9 @@ impl<'b> Plain<'b> {
             if line.is_empty() {
                 break;
             }
+            if line.len() > limits.field {
+                return None;
+            }
             fields += 1;
             let colon = line.iter().position(|byte| *byte == b':')?;
             let (name, value) = line.split_at_checked(colon)?;
@@ -135,7 +138,7 @@ mod tests {
         url::Authority,
     };
 
-    const LIMITS: HeadLimits = HeadLimits { head: 1_024, target: 64, fields: 8 };
+    const LIMITS: HeadLimits = HeadLimits { head: 1_024, target: 64, fields: 8, field: 256 };
 
     fn read(bytes: &[u8]) -> Option<Plain<'_>> {
         Plain::read(bytes, LIMITS)

@@ -177,6 +177,9 @@ impl Fetch {
 
     /// Keeps what a part says of a large object, so that further ranges come out of slices.
     pub(crate) async fn store_plan(&self, plan: &Plan) {
+        if self.lead.is_overtaken() {
+            return;
+        }
         let (key, record) = (Plan::key(plan.whole), plan.record());
         let stored = match self.cache.store.writer(self.head(key, &record, self.expires(&record))) {
             Ok(writer) => writer.commit(None).await.map(|_| ()),

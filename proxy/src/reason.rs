@@ -241,6 +241,9 @@ pub enum Failure {
     /// The method is not served.
     #[error("http_request_error")]
     Method,
+    /// The client takes too long to send its body.
+    #[error("http_request_error")]
+    SlowBody,
     /// Only a stored answer was wanted, and there is none.
     #[error("http_request_denied")]
     OnlyIfCached,
@@ -287,6 +290,7 @@ impl Failure {
             Self::Loop => StatusCode::LOOP_DETECTED,
             Self::Request => StatusCode::BAD_REQUEST,
             Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::OnlyIfCached => StatusCode::GATEWAY_TIMEOUT,
             Self::NotOurs => StatusCode::MISDIRECTED_REQUEST,
             Self::Busy | Self::CircuitOpen | Self::OriginBusy | Self::OverQuota => StatusCode::SERVICE_UNAVAILABLE,
@@ -314,6 +318,7 @@ impl Failure {
             | Self::Denied
             | Self::Request
             | Self::Method
+            | Self::SlowBody
             | Self::OnlyIfCached
             | Self::NotOurs
             | Self::Busy

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 
 use crate::{
     body::Body,
-    cache::Cache,
+    cache::{self, Cache},
     deliver::{Client, Links},
     fairness::Tab,
     home,
@@ -66,6 +66,13 @@ pub(crate) struct Origin {
     pub(crate) interim: Option<Interim>,
 }
 
+impl Origin {
+    /// How the client came.
+    pub(crate) const fn scheme(&self) -> Scheme {
+        if self.secure { Scheme::Https } else { Scheme::Http }
+    }
+}
+
 /// What a request is for.
 struct Meant {
     url: OriginUrl,
@@ -94,14 +101,14 @@ pub(crate) fn receive(cache: &Cache, request: Request<Option<Incoming>>) -> Resu
         return Err((Failure::Loop, "this request has been here before".to_owned()));
     }
     let meant = if let Some((site, named)) = cache.sites.find(&authority) {
-        own(site, named, &authority, path).map_err(bad)?
+        let from = request.extensions().get::<Origin>();
+        own(site, named, (&authority, from), path).map_err(bad)?
     } else if let Some(coralized) = cache.zone.decode(authority.host()) {
         let coralized = coralized.map_err(bad)?;
         if path == "/robots.txt" {
             return Ok(Received::Robots);
         }
-        let secure = request.extensions().get::<Origin>().is_some_and(|from| from.secure);
-        let here = if secure { Scheme::Https } else { Scheme::Http };
+        let here = request.extensions().get::<Origin>().map_or(Scheme::Http, Origin::scheme);
         let url = coralized_url(cache, &coralized.host, coralized.port, here, path).map_err(bad)?;
         let upstream = permitted(cache, &url)?;
         let links = Links::Coralized(here, authority.port().filter(|port| *port != here.port()));
@@ -177,9 +184,16 @@ fn bad(error: UrlError) -> (Failure, String) {
     (failure, error.to_string())
 }
 
-/// A site with a name to itself has one key whatever port of ours was named; the others are told apart by all of it.
-fn own(site: &Arc<Own>, named: bool, authority: &Authority, path: &str) -> Result<Meant, UrlError> {
-    let url = OriginUrl::of_site(site.upstream.scheme, authority, named, &site.target(path))?;
+/// A site with a name to itself has one key whatever port of ours was named; the others are told apart by all of it. What came in clear
+/// and what came over TLS are two things [RFC 9110 4.3.3], and the origin is told which was asked for.
+fn own(
+    site: &Arc<Own>,
+    named: bool,
+    (authority, from): (&Authority, Option<&Origin>),
+    path: &str,
+) -> Result<Meant, UrlError> {
+    let scheme = from.map_or(site.upstream.scheme, Origin::scheme);
+    let url = OriginUrl::of_site(scheme, authority, named, &site.target(path))?;
     Ok(Meant { url, upstream: site.upstream.clone(), links: Links::Site, site: Some(Arc::clone(site)) })
 }
 
@@ -260,7 +274,8 @@ fn sent_on(
 ) -> HeaderMap {
     let mut fields = client.clone();
     strip_hop_by_hop(&mut fields);
-    for name in &NOT_SENT_ON {
+    let misleading: Vec<_> = fields.keys().filter(|name| misleads(name)).cloned().collect();
+    for name in &misleading {
         fields.remove(name);
     }
     if matches!(*method, Method::GET | Method::HEAD) {
@@ -272,8 +287,7 @@ fn sent_on(
         if let Ok(address) = HeaderValue::from_str(&from.client.ip().to_canonical().to_string()) {
             fields.insert(X_FORWARDED_FOR, address);
         }
-        let scheme = if from.secure { Scheme::Https } else { Scheme::Http };
-        fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme.name()));
+        fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(from.scheme().name()));
     }
     marked(client, site.host.clone().unwrap_or_else(|| url.authority()), &mut fields);
     looped(cache, &mut fields);
@@ -313,12 +327,16 @@ pub(crate) fn coding_class<'v>(values: impl Iterator<Item = &'v str>) -> usize {
     let (mut gzip, mut br) = (false, false);
     for member in values.flat_map(|value| value.split(',')) {
         let (name, rest) = member.split_once(';').unwrap_or((member, ""));
-        let zero = rest.split_once('=').is_some_and(|(_, q)| q.trim().parse::<f32>().is_ok_and(|q| q <= 0.0));
+        let weight = rest.trim();
+        let q = weight.get(..2).filter(|q| q.eq_ignore_ascii_case("q="));
+        // A weight that is none is no yes.
+        let taken = weight.is_empty()
+            || q.and_then(|q| cache::weight(weight.get(q.len()..)?.as_bytes())).is_some_and(|weight| weight > 0);
         let name = name.trim();
         if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") {
-            gzip = !zero;
+            gzip = taken;
         } else if name.eq_ignore_ascii_case("br") {
-            br = !zero;
+            br = taken;
         }
     }
     usize::from(gzip) + 2 * usize::from(br)
@@ -336,33 +354,73 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 pub(crate) static CONDITIONS: [HeaderName; 5] =
     [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_MATCH, header::IF_UNMODIFIED_SINCE, header::IF_RANGE];
 
-/// What no origin is sent by us in a client's name: framing, which is made anew, and what servers read as another host, path,
-/// method or address than the ones that are in the key [bad-inputs C02].
-static NOT_SENT_ON: [HeaderName; 19] = [
-    HeaderName::from_static("atoll-trace"),
-    header::CONTENT_LENGTH,
-    header::EXPECT,
-    header::FORWARDED,
-    HeaderName::from_static("x-forwarded-host"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-forwarded-scheme"),
-    HeaderName::from_static("x-forwarded-ssl"),
-    HeaderName::from_static("x-host"),
-    HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("x-original-url"),
-    HeaderName::from_static("x-original-host"),
-    HeaderName::from_static("x-rewrite-url"),
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-method-override"),
-    HeaderName::from_static("max-forwards"),
+/// Whether an origin could read a field as another host, path, method or address than the ones that are in the key, or as framing,
+/// which is made anew [bad-inputs C02]. Many servers read `_` in a name as `-`.
+fn misleads(name: &HeaderName) -> bool {
+    let plain = name.as_str().replace('_', "-");
+    let named = plain.as_str();
+    let of_a_hop = named != name.as_str() && OF_A_HOP.contains(&named);
+    of_a_hop || NOT_SENT_ON.contains(&named) || BEGINNINGS.iter().any(|beginning| named.starts_with(beginning))
+}
+
+/// How the names begin of what proxies tell the servers behind them.
+const BEGINNINGS: [&str; 3] = ["x-forwarded", "x-original-", "x-rewrite-"];
+
+/// What no origin is sent by us in a client's name.
+const NOT_SENT_ON: [&str; 20] = [
+    "atoll-trace",
+    "client-ip",
+    "content-length",
+    "expect",
+    "forwarded",
+    "forwarded-for",
+    "front-end-https",
+    "max-forwards",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-forwarder-for",
+    "x-host",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-originating-ip",
+    "x-real-ip",
+    "x-scheme",
+    "x-url-scheme",
 ];
+
+/// What must not come back in by another spelling.
+const OF_A_HOP: [&str; 7] = ["cdn-loop", "connection", "host", "te", "transfer-encoding", "upgrade", "via"];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // C02
+    #[test]
+    fn no_spelling_of_what_misleads_an_origin_is_sent_on() {
+        for name in [
+            "x-forwarded-host",
+            "X_Forwarded_Host",
+            "x-forwarded-anything",
+            "x-forwarded",
+            "forwarded",
+            "x-original-url",
+            "x_rewrite_url",
+            "transfer_encoding",
+            "content_length",
+            "true-client-ip",
+            "x-http-method-override",
+            "host_",
+        ] {
+            let misleads = misleads(&HeaderName::from_bytes(name.as_bytes()).unwrap());
+            assert_eq!(misleads, name != "host_", "{name}");
+        }
+        for name in ["accept", "cookie", "x-foo", "x_foo", "authorization", "x-requested-with"] {
+            assert!(!misleads(&HeaderName::from_static(name)), "{name}");
+        }
+    }
 
     // C07
     #[test]
@@ -375,6 +433,10 @@ mod tests {
             ("gzip; q=0.000", ""),
             ("*;q=0", ""),
             ("garbage/;;==,,", ""),
+            ("gzip;q=nan, br;q=-1", ""),
+            ("gzip;q=0.0001", ""),
+            ("gzip;x=0;q=1", ""),
+            ("gzip;Q=0.001", "gzip"),
             ("identity", ""),
         ] {
             assert_eq!(check(value), class, "{value}");

@@ -25,6 +25,7 @@ use crate::{
     purge,
     reason::Failure,
     url::OriginUrl,
+    variants::is_listed,
     vouch::{self, CHUNK, CHUNKS_MOST, Chunk, Copied, Entry, Group, Groups},
 };
 
@@ -120,7 +121,8 @@ async fn whole(cache: &Cache, asked: &Asked) -> Option<Copy> {
     let good = asked.fits(&meta) && clean && meta.digest.is_some();
     // Whether it came under a site's name nobody says: the asker knows, and judges by the same rules.
     let site = cache.site_of(&meta.url);
-    if !good || fresh_for(cache, None, &meta).max(fresh_for(cache, site.as_deref(), &meta)).is_zero() {
+    let is_fresh = !fresh_for(cache, None, &meta).max(fresh_for(cache, site.as_deref(), &meta)).is_zero();
+    if !good || !is_fresh || !is_listed(cache, asked.key, &meta).await {
         return None;
     }
     let groups = match meta.vouched.body {

@@ -5,7 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -41,6 +41,7 @@ use crate::{
     observe::Observer,
     reason::Failure,
     receive::Origin,
+    shed::{Reserve, turn_away},
     stats::{Counters, Stats},
     step,
     takedown::Takedown,
@@ -160,6 +161,12 @@ impl Proxy {
         self.cache.takedown.refresh()
     }
 
+    /// Has these addresses never dialled as an origin's: where this process listens beside the proxy, its admin API above all. Those of an
+    /// earlier call stay protected.
+    pub fn protect(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
+        self.cache.listening.write().unwrap_or_else(PoisonError::into_inner).extend(addresses);
+    }
+
     /// How this node stands to its share: what DNS is to know.
     #[must_use]
     pub fn standing(&self) -> Standing {
@@ -224,8 +231,7 @@ impl Proxy {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin,
     {
-        let timeouts = &self.cache.config.timeouts;
-        let waits = Waits { head: timeouts.head, keep_alive: timeouts.keep_alive, send: timeouts.send };
+        let waits = Waits::of(&self.cache.config);
         let own = Arc::new(|_: &Authority| false);
         let (limits, counters) = (head_limits(&self.cache), Arc::clone(&self.cache.counters));
         let mut gated = Gated::new(stream, Instant::now(), (limits, waits), own, counters);
@@ -272,13 +278,15 @@ async fn serve_clients(
     phases: watch::Receiver<Phase>,
 ) {
     let mut connections = JoinSet::new();
+    let mut reserve = Reserve::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, client)) => accept(&cache, &shared, &phases, &mut connections, tls.as_ref(), (stream, client)),
+                Err(error) if reserve.shed(&listener, &error, tls.is_some()) => cache.counters.refused(),
                 Err(error) => {
-                    // Out of descriptors, or a client that left already: others are served on, and no loop spins.
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    // Still out of descriptors, or a client that left already: others are served on, and no loop spins.
+                    tracing::debug!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -303,8 +311,7 @@ fn accept(
     let count = Count::of(shared, |shared| &shared.connections);
     let Some(place) = place.filter(|_| count.before < limits.connections as u64) else {
         cache.counters.refused();
-        // One try, never waited for; the kernel's buffer has room for it.
-        let _ = stream.try_write(BUSY);
+        turn_away(&stream, tls.is_some());
         return;
     };
     if cache.config.observe {
@@ -435,6 +442,3 @@ const BACKLOG: u32 = 4_096;
 
 /// After a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// To those who find no place.
-const BUSY: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nServer: atoll\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";

@@ -42,6 +42,7 @@ use crate::{
     slices::{self, Served, Sliced},
     stats::Way,
     trace::{self, ATOLL_TRACE, READABLE, TRACES, Tracer},
+    variants::is_for_all,
     wish::Use,
 };
 
@@ -219,11 +220,20 @@ async fn stock(cache: &Cache, wanted: &Wanted) -> Stocked {
         let Some(object) = cache.store.get(&store_key(key)).await else { break };
         let Some(meta) = Meta::decode_stored(&object.head().metadata) else { break };
         if meta.varies_by.is_empty() {
-            let same = meta.url == wanted.url.to_string();
+            let same = meta.url == wanted.url.to_string() && (varies || is_for_all(&meta));
             return Stocked { key, copy: same.then_some((object, meta)), varies };
+        }
+        if varies {
+            break;
         }
         varies = true;
         key = wanted.variant(&meta.varies_by);
+        if !meta.variants.contains(&key) {
+            break;
+        }
+        if meta.variants.len() > 1 {
+            cache.chosen.put(key, tokio::time::Instant::now(), CHOSEN);
+        }
     }
     Stocked { key, copy: None, varies }
 }
@@ -276,6 +286,8 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
         if let Some(negative) = cache.negative.get(&wanted.key) {
             asked.trace.note("flight", || "the origin failed a moment ago: it is spared for now".to_owned());
             return match (stale, negative) {
+                // The origin is well, and says no.
+                (_, Negative::Answer(answer)) if answer.meta.status.is_client_error() => Found::Repeated(answer),
                 (Some(stale), _) if stale.if_error => stale.found(Reason::StaleIfError),
                 (_, Negative::Answer(answer)) => Found::Repeated(answer),
                 (_, Negative::Failure(failure)) => Found::Failed(failure, Some(Reason::Negative)),
@@ -484,7 +496,7 @@ impl Turn<'_> {
 
     /// An answer is there: for this request, or only for another.
     fn taken(&self, waiter: Waiter, answer: Arc<Answer>, collapsed: bool) -> Option<Found> {
-        if !answer.varies_by.is_empty() && self.wanted.variant(&answer.varies_by) != answer.key {
+        if collapsed && !answer.varies_by.is_empty() && self.wanted.variant(&answer.varies_by) != answer.key {
             // Somebody else's variant; the list that tells ours is known by now.
             return None;
         }
@@ -515,6 +527,9 @@ pub(crate) fn seconds(span: Duration) -> i64 {
 
 /// Answered by every node on every name: what dnssrv and monitors ask.
 pub(crate) const HEALTH: &str = "/.well-known/atoll/health";
+
+/// Which variant was chosen when is remembered for so long.
+const CHOSEN: Duration = Duration::from_secs(7 * 86_400);
 
 /// Looks at one request at most: each ends with more known than before (a list of varying fields, https, a pass mark).
 const ROUNDS: usize = 5;

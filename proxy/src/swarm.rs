@@ -42,7 +42,7 @@ use crate::{
 impl Fetch {
     /// Streams a copy in that its holder has whole; from others too, as these become known.
     pub(crate) async fn take_swarm(&mut self, fill: PeerFill, seek: &mut Seek) -> Outcome {
-        if let Err(outcome) = self.begin_copy(&fill) {
+        if let Err(outcome) = self.begin_copy(&fill.meta, (fill.holder.value.holder, fill.holder.value.level)).await {
             return outcome;
         }
         let request = self.wanted.of_peers();

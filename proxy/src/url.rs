@@ -230,6 +230,12 @@ impl OriginUrl {
         })
     }
 
+    /// The same under the other scheme, where the port is the scheme's own.
+    pub(crate) fn under_other_scheme(&self) -> Option<Self> {
+        let scheme = if self.scheme == Scheme::Http { Scheme::Https } else { Scheme::Http };
+        (self.port == self.scheme.port()).then(|| Self { scheme, port: scheme.port(), ..self.clone() })
+    }
+
     /// This host with another path.
     pub(crate) fn with_path(&self, path: &str) -> Result<Self, UrlError> {
         Self::new(self.scheme, &Authority { host: self.host.clone(), port: Some(self.port) }, path)

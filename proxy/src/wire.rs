@@ -5,13 +5,17 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::{Buf as _, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
-    time::{Instant, Sleep, sleep_until, timeout_at},
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    alarm::Alarm,
+    patience::{Pace, Patience},
 };
 
 /// What a client speaks.
@@ -46,23 +50,25 @@ pub(crate) async fn sniff<S: AsyncRead + Unpin>(stream: &mut S, until: Instant) 
 pub(crate) struct Rewound<S> {
     inner: S,
     before: BytesMut,
-    send: Duration,
-    sending: Option<Pin<Box<Sleep>>>,
+    patience: Patience,
+    sending: Alarm,
 }
 
 impl<S> Rewound<S> {
-    pub(crate) const fn new(inner: S, before: BytesMut, send: Duration) -> Self {
-        Self { inner, before, send, sending: None }
+    pub(crate) fn new(inner: S, before: BytesMut, pace: Pace) -> Self {
+        Self { inner, before, patience: Patience::new(pace), sending: Alarm::default() }
     }
 
-    fn sent<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if polled.is_ready() {
-            self.sending = None;
+    fn sent(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(taken) = &polled {
+            if self.patience.is_owed() {
+                self.patience.came(Instant::now(), taken.as_ref().map_or(0, |count| *count), 1);
+            }
+            self.sending.due = None;
             return polled;
         }
-        let until = Instant::now() + self.send;
-        let sleep = self.sending.get_or_insert_with(|| Box::pin(sleep_until(until)));
-        ready!(sleep.as_mut().poll(cx));
+        self.sending.due = Some(self.patience.wait(Instant::now(), 1));
+        ready!(self.sending.poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -99,13 +105,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.inner).poll_flush(cx);
-        self.sent(cx, polled)
+        let polled = Pin::new(&mut self.inner).poll_flush(cx).map_ok(|()| 1);
+        self.sent(cx, polled).map_ok(|_| ())
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.sent(cx, polled)
+        let polled = Pin::new(&mut self.inner).poll_shutdown(cx).map_ok(|()| 1);
+        self.sent(cx, polled).map_ok(|_| ())
     }
 }
 
@@ -114,6 +120,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test]

@@ -83,7 +83,9 @@ impl Parts {
     async fn start_servers(&mut self) -> Result<(), StartError> {
         if self.config.node.runs(Role::Proxy) {
             let streams: Arc<dyn Streams> = Arc::new(self.overlay.clone());
-            let (config, purges) = (self.config.proxy.clone(), self.state.load(Kept::Purges)?.map(Bytes::from));
+            let (mut config, purges) = (self.config.proxy.clone(), self.state.load(Kept::Purges)?.map(Bytes::from));
+            // What only gets its port later follows when it has one.
+            config.protected.extend(self.config.admin.listen.iter().filter(|address| address.port() != 0));
             if self.config.overlay.admission == driver::Admission::Open && config.purges.believed.is_empty() {
                 tracing::warn!(
                     "THIS NETWORK IS OPEN: a purge by anybody who joins it is believed; `believed` in [proxy.purges] names who may"
@@ -225,6 +227,14 @@ impl Parts {
         let socket = admin.socket().map(|path| path.display().to_string());
         let addresses = admin.addresses().iter().map(ToString::to_string).chain(socket);
         self.listening().extend(addresses.map(|address| Listening { service: "admin".to_owned(), address }));
+        self.protect();
+    }
+
+    /// Has the proxy dial none of this node's own listeners, whatever name leads there.
+    fn protect(&self) {
+        let Some(proxy) = &self.proxy else { return };
+        let listening = self.listening();
+        proxy.protect(listening.iter().filter_map(|listening| listening.address.parse().ok()));
     }
 
     fn note_listeners(&self) {
@@ -245,6 +255,8 @@ impl Parts {
         // Not HOST:PORT, by which nobody could tell it from TCP.
         let quic = self.overlay.listen_multiaddrs().into_iter().filter(|address| address.ends_with("/quic-v1"));
         listening.extend(quic.map(|address| Listening { service: "overlay".to_owned(), address }));
+        drop(listening);
+        self.protect();
     }
 
     /// This node, then those it knows.

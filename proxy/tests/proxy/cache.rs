@@ -559,3 +559,16 @@ async fn an_address_in_use_is_named() {
     let error = atoll_proxy::Proxy::start(config, alone.clone(), alone, store).err().expect("the address is taken");
     assert!(matches!(error, atoll_proxy::StartError::Bind { address: named, .. } if named == address), "{error}");
 }
+
+// Design 4: names that all sites share are none to type a password for.
+#[tokio::test]
+async fn a_coralized_refusal_asks_for_no_password_and_an_own_site_s_does() {
+    let refusal = "HTTP/1.1 401 X\r\nWWW-Authenticate: Basic realm=\"x\"\r\nContent-Length: 0\r\n\r\n";
+    let origin = Origin::start(move |_, _| vec![Do::Send(refusal.into())]).await;
+    let mut config = config_for(&origin);
+    config.sites.insert("own.test".to_owned(), site_of(&origin));
+    let proxy = alone(config).await;
+    let (coralized, own) = (get(&proxy, &origin.host(), "/").await, get(&proxy, "own.test", "/").await);
+    assert_eq!((coralized.status, coralized.field("www-authenticate")), (401, None));
+    assert_eq!((own.status, own.field("www-authenticate").as_deref()), (401, Some("Basic realm=\"x\"")));
+}

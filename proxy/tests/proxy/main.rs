@@ -10,6 +10,7 @@ mod reuse;
 mod script;
 mod sites;
 mod slices;
+mod slow;
 mod support;
 mod swarm;
 mod told;

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     script::{Ask, check, check_with, get},
-    support::{Do, Origin, Response, SOON, alone, config_site, get as get_from, noise, ok, soon, until},
+    support::{Do, Origin, Response, SOON, alone, config_site, get as get_from, get_with, noise, ok, soon, until},
 };
 
 const HOUR: &str = "Cache-Control: max-age=3600";
@@ -276,6 +276,118 @@ async fn unsafe_methods_make_stored_answers_invalid_unless_they_fail() {
         ],
     ));
     check(cases).await;
+}
+
+// RFC 9111 4.4: also variants that nobody lists any more.
+#[tokio::test]
+async fn no_variant_outlives_an_unsafe_method_whatever_is_remembered_of_it() {
+    let foo = |value: &'static str| get(&[HOUR, "Vary: Foo"]).with(&[value]);
+    check(vec![
+        (
+            "its list was another's meanwhile",
+            vec![
+                foo("Foo: 1"),
+                get(&[HOUR, "Vary: Bar"]).with(&["Foo: 2", "Bar: 1"]),
+                get(&[]).method("DELETE"),
+                foo("Foo: 3"),
+                foo("Foo: 1"),
+            ],
+        ),
+        (
+            "its answer did not say what it varies by",
+            vec![
+                foo("Foo: 1"),
+                get(&[HOUR]).with(&["Foo: 2"]),
+                get(&[HOUR]).with(&["Foo: 2"]).stored(1),
+                get(&[]).method("POST").with(&["Content-Length: 0"]),
+                foo("Foo: 3"),
+                foo("Foo: 2"),
+                foo("Foo: 1"),
+                foo("Foo: 2").stored(5),
+            ],
+        ),
+    ])
+    .await;
+}
+
+// RFC 9111 4.4: what is asked for before the method is answered after it.
+#[tokio::test]
+async fn a_variant_that_is_being_fetched_is_overtaken_by_an_unsafe_method() {
+    for personal in ["", "Authorization: x\r\n"] {
+        let gate = Arc::new(Semaphore::new(0));
+        let held = Arc::clone(&gate);
+        let origin = Origin::start(move |number, _| {
+            let fields = "Cache-Control: max-age=60, public\r\nVary: Foo\r\n";
+            let mut steps = ok(fields, &Bytes::from(number.to_string()));
+            if number == 1 {
+                steps.insert(0, Do::Wait(Arc::clone(&held)));
+            }
+            steps
+        })
+        .await;
+        let proxy = Arc::new(alone(config_site(&origin)).await);
+        assert_eq!(get_with(&proxy, "GET", "a", "/x", "Foo: 1\r\n").await.body, b"0");
+        until(|| proxy.stats().flights == 0).await;
+        let slow = tokio::spawn({
+            let (proxy, fields) = (Arc::clone(&proxy), format!("Foo: 2\r\n{personal}"));
+            async move { get_with(&proxy, "GET", "a", "/x", &fields).await.body }
+        });
+        until(|| origin.count() == 2).await;
+        assert_eq!(get_with(&proxy, "DELETE", "a", "/x", "").await.body, b"2");
+        gate.add_permits(1);
+        assert_eq!(soon(slow).await.unwrap(), b"1", "who asked before gets what was so before");
+        assert_eq!(get_with(&proxy, "GET", "a", "/x", "Foo: 2\r\n").await.body, b"3");
+    }
+}
+
+// C07
+#[tokio::test]
+async fn a_coding_is_sent_to_those_who_take_it_whatever_the_origin_says_it_varies_by() {
+    let gzip = || get(&[HOUR, "Content-Encoding: gzip"]).with(&["Accept-Encoding: gzip"]);
+    let plain = |accepts: &'static str| get(&[HOUR]).with(&[accepts]);
+    check(vec![
+        (
+            "gzip first",
+            vec![
+                gzip(),
+                plain("Accept-Encoding: identity"),
+                gzip().stored(0),
+                plain("X: no Accept-Encoding").stored(1),
+                plain("Accept-Encoding: gzip;q=0").stored(1),
+                plain("Accept-Encoding: gzip;q=nan").stored(1),
+                get(&[HOUR, "Content-Encoding: br"]).with(&["Accept-Encoding: br"]),
+            ],
+        ),
+        ("plain first", vec![plain("Accept-Encoding: br"), gzip().stored(0), plain("X: 1").stored(0)]),
+        (
+            "a 304 that says of what it varies",
+            vec![
+                get(&[MINUTE, STALE, "ETag: \"a\""]).with(&["Foo: 1"]),
+                get(&[HOUR, "Vary: Foo"]).status("304 X").with(&["Foo: 1"]).gets(200),
+                get(&[HOUR, "Vary: Foo"]).with(&["Foo: 2"]),
+                get(&[HOUR]).with(&["Foo: 2"]).stored(2),
+            ],
+        ),
+    ])
+    .await;
+}
+
+// C06
+#[tokio::test]
+async fn of_too_many_variants_the_one_least_used_goes() {
+    let of = |value: &'static str| get(&[HOUR, "Vary: Foo"]).with(&[value]);
+    let asks = vec![
+        of("Foo: 0"),
+        of("Foo: 1"),
+        of("Foo: 2"),
+        of("Foo: 0").stored(0),
+        of("Foo: 2").stored(2),
+        of("Foo: 3"),
+        of("Foo: 0").stored(0),
+        of("Foo: 2").stored(2),
+        of("Foo: 1"),
+    ];
+    check_with(vec![("one is never asked for again", asks)], |config| config.limits.variants = 3).await;
 }
 
 // RFC 9110 9.3.3
@@ -623,9 +735,23 @@ async fn nothing_that_is_not_in_the_key_says_where_or_how_a_request_was_made() {
                 get(&[HOUR]).status("500 X").stored(0),
                 get(&[]).status("400 Bad").gets(400),
                 get(&[HOUR]).status("404 Gone"),
+                // For half a minute at most.
                 get(&[]).stored(3),
             ],
         ),
     ])
+    .await;
+    let refused = |status| {
+        vec![
+            get(&[MINUTE, STALE, "ETag: \"a\""]),
+            get(&[HOUR]).status(status),
+            get(&[HOUR]).status("304 X").saw("If-None-Match: \"a\"").gets(200).given("0123456789"),
+        ]
+    };
+    let statuses = ["400 X", "403 X", "404 X", "410 X", "414 X", "431 X"];
+    // Nothing is repeated: what is seen is what is stored.
+    check_with(statuses.map(|status| (status, refused(status))).to_vec(), |config| {
+        config.freshness.negative_most = Duration::ZERO;
+    })
     .await;
 }

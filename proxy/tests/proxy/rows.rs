@@ -290,14 +290,16 @@ async fn exhausted() {
         held.push(stream);
         assert!(held.len() < 128, "descriptors do not run out");
     }
-    // Whatever was accepted by then is served, and the rest when there is room again.
+    // Whatever was accepted by then is served; who waited is told that there is no room, or served when there is again.
     held.truncate(8);
     let request = format!("GET / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", origin.host());
     for mut stream in held {
-        stream.write_all(request.as_bytes()).await.unwrap();
+        // One that was sent away by now may be reset, and what it was told comes first.
+        let _ = stream.write_all(request.as_bytes()).await;
         let mut answer = Vec::new();
-        soon(stream.read_to_end(&mut answer)).await.unwrap();
-        assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
+        let _ = soon(stream.read_to_end(&mut answer)).await;
+        let text = String::from_utf8_lossy(&answer);
+        assert!(text.starts_with("HTTP/1.1 200 ") || text.starts_with("HTTP/1.1 503 "), "{text}");
     }
     assert_eq!(get(&proxy, &origin.host(), "/").await.status, 200);
 }

@@ -15,13 +15,13 @@ use crate::support::{
 };
 
 /// An origin that keeps the bytes after each head for itself and says what it got.
-struct Sink {
+pub(crate) struct Sink {
     address: std::net::SocketAddr,
     got: Arc<std::sync::Mutex<Vec<u8>>>,
 }
 
 impl Sink {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let got = Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -43,14 +43,14 @@ impl Sink {
         Self { address, got }
     }
 
-    fn config(&self) -> atoll_proxy::Config {
+    pub(crate) fn config(&self) -> atoll_proxy::Config {
         let mut config = config();
         let origin = atoll_proxy::SiteOrigin::One(format!("http://{}", self.address));
         config.sites.insert("own.test".to_owned(), atoll_proxy::Site { origin, ..atoll_proxy::Site::default() });
         config
     }
 
-    fn got(&self) -> String {
+    pub(crate) fn got(&self) -> String {
         String::from_utf8_lossy(&self.got.lock().unwrap()).to_ascii_lowercase()
     }
 }
@@ -146,6 +146,17 @@ async fn methods_about_the_proxy_itself_are_never_passed_on() {
     assert_eq!(origin.count(), 0);
 }
 
+// RFC 9110 7.6.2, O05
+#[tokio::test]
+async fn options_go_as_far_as_their_client_wants() {
+    let origin = Origin::with_body(noise(10)).await;
+    let proxy = alone(config_site(&origin)).await;
+    let ask = async |fields: &str| get_with(&proxy, "OPTIONS", "a", "/x", fields).await.status;
+    assert_eq!((ask("Max-Forwards: 0\r\n").await, origin.count()), (204, 0));
+    assert_eq!((ask("Max-Forwards: 3\r\n").await, origin.count()), (200, 1));
+    assert!(origin.heads()[0].contains("max-forwards: 2\r\n"), "{}", origin.heads()[0]);
+}
+
 // RFC 9110 15.2; C12
 #[tokio::test]
 async fn interim_answers_come_before_their_answer_and_are_not_kept() {
@@ -224,6 +235,60 @@ async fn several_ranges_are_a_message_of_parts() {
     let whole = ask(&thousand).await;
     assert_eq!((whole.status, whole.body.len()), (200, 10_000));
     assert_eq!(origin.count(), 1);
+}
+
+// RFC 9110 4.3.3: an own site's client is sent to https by its origin, and follows by itself.
+#[tokio::test]
+async fn a_redirect_to_https_is_an_own_site_s_answer_like_any_other() {
+    let moved =
+        "HTTP/1.1 301 X\r\nLocation: https://own.test/x\r\nCache-Control: max-age=60\r\nContent-Length: 0\r\n\r\n";
+    let origin = Origin::start(move |_, _| vec![Do::Send(moved.into())]).await;
+    let proxy = alone(config_site(&origin)).await;
+    for _ in 0..2 {
+        let response = get(&proxy, "own.test", "/x").await;
+        assert_eq!((response.status, response.field("location").as_deref()), (301, Some("https://own.test/x")));
+        until(|| proxy.stats().flights == 0).await;
+    }
+    assert_eq!(origin.count(), 1);
+}
+
+// C14
+#[tokio::test]
+async fn what_came_in_clear_and_over_tls_are_two_things() {
+    let origin = Origin::start(|number, _| ok("Cache-Control: max-age=60\r\n", &Bytes::from(number.to_string()))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (files, root) = crate::two::certificate(folder.path(), "own.test");
+    let mut config = config_site(&origin);
+    config.listen_tls = vec!["127.0.0.1:0".parse().unwrap()];
+    config.certificates = vec![files];
+    let proxy = alone(config).await;
+    for round in 0..2 {
+        assert_eq!(get(&proxy, "own.test", "/x").await.body, b"0", "{round}");
+        let tcp = TcpStream::connect(proxy.tls_addrs()[0]).await.unwrap();
+        let mut stream = crate::two::secure(tcp, "own.test", std::slice::from_ref(&root), b"http/1.1").await.unwrap();
+        stream.write_all(b"GET /x HTTP/1.1\r\nHost: own.test\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = soon(stream.read_to_end(&mut answer)).await;
+        assert_eq!(Response::read(&answer, false).body, b"1", "{round}");
+        until(|| proxy.stats().flights == 0).await;
+    }
+    let heads = origin.heads().join("").to_ascii_lowercase();
+    assert!(heads.contains("x-forwarded-proto: http\r\n") && heads.contains("x-forwarded-proto: https\r\n"), "{heads}");
+    // An unsafe method on the one changes both.
+    assert_eq!(get_with(&proxy, "DELETE", "own.test", "/x", "").await.status, 200);
+    assert_eq!(get(&proxy, "own.test", "/x").await.body, b"3");
+}
+
+// O01: an own site's origin is the operator's word, but never one of the node's own listeners.
+#[tokio::test]
+async fn what_the_node_listens_on_beside_the_proxy_is_never_an_origin() {
+    let admin = Origin::with_body(Bytes::from_static(b"secret")).await;
+    let proxy = alone(crate::support::config_for(&admin)).await;
+    proxy.protect([std::net::SocketAddr::from(([0, 0, 0, 0], admin.address.port()))]);
+    let response = get(&proxy, &admin.host(), "/").await;
+    assert_eq!(response.status, 403);
+    assert_eq!(response.field("proxy-status").as_deref(), Some("atoll; error=destination_ip_prohibited"));
+    assert_eq!(admin.connections.load(std::sync::atomic::Ordering::SeqCst), 0);
 }
 
 // The three formats, and a file that is moved away and opened anew.

@@ -20,9 +20,11 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::support::{Origin, alone, config_for, config_site, get, noise, soon, until};
 
-type Sender = http2::SendRequest<Full<Bytes>>;
+pub(crate) type Sender = http2::SendRequest<Full<Bytes>>;
 
-async fn speak<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static>(stream: S) -> Sender {
+pub(crate) async fn speak<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static>(
+    stream: S,
+) -> Sender {
     let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     sender
@@ -78,7 +80,7 @@ async fn heads_are_judged_by_the_same_rules() {
 }
 
 /// A frame.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
     frame.extend([kind, flags]);
     frame.extend(stream.to_be_bytes());
@@ -87,7 +89,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A block of literal fields.
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
@@ -99,7 +101,8 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-const GET: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":authority", "own.test"), (":path", "/")];
+pub(crate) const GET: [(&str, &str); 4] =
+    [(":method", "GET"), (":scheme", "http"), (":authority", "own.test"), (":path", "/")];
 
 /// Sends frames after the preface until the other side has had enough; what it said of why.
 async fn flood(proxy: &Proxy, frames: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
@@ -139,6 +142,7 @@ async fn floods_of_frames_end_their_connection() {
     let origin = Origin::with_body(noise(10)).await;
     let mut config = config_site(&origin);
     config.timeouts.keep_alive = Duration::from_secs(1);
+    config.timeouts.send = Duration::from_secs(5);
     let proxy = alone(config).await;
     let resets = (0..100_000u32).map(|number| {
         let stream = number * 2 + 1;
@@ -161,6 +165,7 @@ async fn malformed_heads_are_stream_errors_and_never_reach_the_origin() {
     let origin = Origin::with_body(noise(10)).await;
     let mut config = config_site(&origin);
     config.timeouts.keep_alive = Duration::from_millis(300);
+    config.timeouts.send = Duration::from_millis(300);
     let proxy = alone(config).await;
     for extra in [
         ("transfer-encoding", "chunked"),
@@ -187,7 +192,7 @@ async fn malformed_heads_are_stream_errors_and_never_reach_the_origin() {
 }
 
 /// A certificate for a name, in files.
-fn certificate(folder: &std::path::Path, name: &str) -> (Certificate, CertificateDer<'static>) {
+pub(crate) fn certificate(folder: &std::path::Path, name: &str) -> (Certificate, CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
     let files =
         Certificate { certificate: folder.join(format!("{name}.pem")), key: folder.join(format!("{name}.key")) };
@@ -197,8 +202,12 @@ fn certificate(folder: &std::path::Path, name: &str) -> (Certificate, Certificat
     (files, der)
 }
 
-async fn secure(
-    to: SocketAddr,
+async fn dial(to: SocketAddr) -> TcpStream {
+    TcpStream::connect(to).await.unwrap()
+}
+
+pub(crate) async fn secure(
+    stream: TcpStream,
     name: &'static str,
     roots: &[CertificateDer<'static>],
     alpn: &[u8],
@@ -209,7 +218,6 @@ async fn secure(
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let mut config = builder.with_root_certificates(store).with_no_client_auth();
     config.alpn_protocols = vec![alpn.to_vec()];
-    let stream = TcpStream::connect(to).await?;
     TlsConnector::from(Arc::new(config)).connect(ServerName::try_from(name).unwrap(), stream).await
 }
 
@@ -224,21 +232,24 @@ async fn tls_serves_both_versions_by_the_name_asked_for_and_new_certificates_at_
     config.certificates = vec![one, two];
     let proxy = alone(config).await;
     let to = proxy.tls_addrs()[0];
-    let mut sender = speak(secure(to, "two.test", &[two_root], b"h2").await.unwrap()).await;
+    let mut sender = speak(secure(dial(to).await, "two.test", &[two_root], b"h2").await.unwrap()).await;
     assert_eq!(ask(&mut sender, Request::get("https://two.test/"), b"").await.0, 200);
     assert!(origin.heads()[0].contains("x-forwarded-proto: https\r\n"), "{}", origin.heads()[0]);
-    let mut old = secure(to, "one.test", std::slice::from_ref(&one_root), b"http/1.1").await.unwrap();
+    let mut old = secure(dial(to).await, "one.test", std::slice::from_ref(&one_root), b"http/1.1").await.unwrap();
     old.write_all(b"GET /x HTTP/1.1\r\nHost: one.test\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
     let _ = soon(old.read_to_end(&mut answer)).await;
     assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
-    assert!(secure(to, "three.test", std::slice::from_ref(&one_root), b"h2").await.is_err(), "no certificate fits");
+    assert!(
+        secure(dial(to).await, "three.test", std::slice::from_ref(&one_root), b"h2").await.is_err(),
+        "no certificate fits"
+    );
     // A bad file changes nothing, a good one does.
     std::fs::write(folder.path().join("one.test.key"), "nonsense").unwrap();
     assert!(!proxy.reload_certificates());
-    assert!(secure(to, "one.test", std::slice::from_ref(&one_root), b"h2").await.is_ok());
+    assert!(secure(dial(to).await, "one.test", std::slice::from_ref(&one_root), b"h2").await.is_ok());
     let (_, new_root) = certificate(folder.path(), "one.test");
     assert!(proxy.reload_certificates());
-    assert!(secure(to, "one.test", &[new_root], b"h2").await.is_ok());
-    assert!(secure(to, "one.test", &[one_root], b"h2").await.is_err());
+    assert!(secure(dial(to).await, "one.test", &[new_root], b"h2").await.is_ok());
+    assert!(secure(dial(to).await, "one.test", &[one_root], b"h2").await.is_err());
 }
