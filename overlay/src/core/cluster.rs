@@ -237,7 +237,7 @@ impl Node {
     /// Members of a cluster of this node that were lost and are remembered.
     fn lost_members(&self, of: &Membership) -> u32 {
         let is_member = |known: &&Known| known.tag(of.level).is_some_and(|tag| tag.id == of.id);
-        let lost = self.peers.iter().filter(|known| known.reached && !known.live()).filter(is_member);
+        let lost = self.peers.lost().filter(is_member);
         u32::try_from(lost.count()).unwrap_or(u32::MAX)
     }
 

@@ -31,6 +31,7 @@ impl Node {
                 known.header = Some(message.header);
             }
             if back {
+                self.peers.loosen();
                 self.reunite(now);
             }
             if reached && (news || back) {
@@ -219,8 +220,8 @@ impl Node {
         // One slow answer is a lost packet; a node has moved away when two in a row are slow.
         let slower = before.is_some_and(|before| rtt > before);
         let odd = direct && before.is_some_and(|before| crossing(&config, before, rtt));
-        known.odd = if odd { known.odd.saturating_add(1) } else { 0 };
-        let crosses = odd && (!slower || known.odd >= ODD);
+        known.rtt.odd = if odd { known.rtt.odd.saturating_add(1) } else { 0 };
+        let crosses = odd && (!slower || known.rtt.odd >= ODD);
         let moved = crosses && slower;
         match (direct, moved, odd && !crosses) {
             (true, true, _) => known.rtt.moved(now, rtt),
@@ -231,6 +232,9 @@ impl Node {
         again |= odd && !crosses;
         known.reached = true;
         let greet = !known.was_greeted || (known.info.is_none() && known.greeted_ago(now) > REGREET);
+        if known.tables != 0 {
+            self.peers.note_cost(pending.to);
+        }
         self.on_header(now, pending.to);
         if greet {
             self.greet(now, pending.to);
@@ -369,7 +373,7 @@ impl Node {
 
     fn on_hello(&mut self, now: Instant, from: Contact, hello: Hello) {
         let Some(known) = self.peers.get_mut(from) else { return };
-        known.info = Some(hello.info);
+        known.describe(hello.info);
         let answer = known.greeted_ago(now) > REGREET;
         if answer {
             self.greet(now, from);
@@ -399,6 +403,7 @@ impl Node {
         let Some(known) = self.peers.get_mut(contact) else { return };
         known.linked = false;
         let wanted = known.pinned || known.tables != 0;
+        self.peers.loosen();
         // What was asked over the link is lost with it.
         self.fail_exchanges(now, peer);
         // An idle link may close on a live node; a neighbour is asked again, which dials it.
@@ -446,6 +451,8 @@ impl Node {
         if std::mem::take(&mut known.pinned) {
             self.outbox.push_back(Output::Pin { peer: contact.peer, keep: false });
         }
+        self.peers.note_death();
+        self.peers.loosen();
         if self.peers.leave_all(contact) {
             self.closest_changed(now);
             self.alarm(now);

@@ -34,12 +34,15 @@ mod tend;
 
 mod cluster;
 mod peers;
+mod pins;
 mod pointers;
 pub(crate) mod rng;
 mod routing;
 mod rtt;
 mod search;
 
+#[cfg(feature = "sim")]
+mod glance;
 #[cfg(feature = "sim")]
 pub(crate) mod warm;
 

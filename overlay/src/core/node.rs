@@ -34,7 +34,7 @@ pub struct Node {
     /// Messages of this node to itself, delivered before the handler returns.
     local: VecDeque<Body>,
     /// What is to be done when, the next one last.
-    timers: Vec<(Instant, Timer)>,
+    pub(super) timers: Vec<(Instant, Timer)>,
     pub(super) peers: Peers,
     /// The header of the last message and when it was made.
     pub(super) header: (Instant, Arc<Header>),

@@ -1,7 +1,7 @@
 //! The nodes this one has heard of: distance, liveness, clusters, and what they say of themselves. In a table or not; bounded.
 //! They stand in the order of their ids, so that `routing.rs` finds the nearest to a point without looking at all.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, ops::Range, sync::Arc, time::Duration};
 
 use super::{
     Contact, Peer,
@@ -32,14 +32,14 @@ pub(super) struct Known {
     pub(super) pinned: bool,
     /// Questions in a row that it did not answer.
     pub(super) misses: u8,
-    /// Answers in a row that put it at another level than its minimum does.
-    pub(super) odd: u8,
     /// The levels whose table it is in, a bit each.
     pub(super) tables: u8,
     /// The clusters it is in, by its last message; shared with that message and others of the same sender.
     pub(super) header: Option<Arc<Header>>,
     /// What it says of itself, once it has.
     pub(super) info: Option<Arc<NodeInfo>>,
+    /// That names a network it is reached in.
+    networked: bool,
 }
 
 impl Known {
@@ -55,11 +55,18 @@ impl Known {
             reached: false,
             pinned: false,
             misses: 0,
-            odd: 0,
             tables: 0,
             header: None,
             info: None,
+            networked: false,
         }
+    }
+
+    /// It says this of itself.
+    pub(super) fn describe(&mut self, info: Arc<NodeInfo>) {
+        self.info = Some(info);
+        self.networked = true;
+        self.networked = self.prefix().is_some();
     }
 
     /// Its clusters, level 1 first.
@@ -82,6 +89,11 @@ impl Known {
         if self.was_greeted { now.since(self.greeted.moment(now)) } else { Duration::MAX }
     }
 
+    /// Whether it has been reached once and is thought dead.
+    pub(super) const fn is_lost(&self) -> bool {
+        self.reached && !self.live()
+    }
+
     /// Whether it may not be forgotten.
     pub(super) const fn is_kept(&self) -> bool {
         self.pinned || self.linked || self.tables != 0
@@ -94,12 +106,13 @@ impl Known {
 
     /// What it costs to be asked, for choosing between neighbours: its distance in microseconds, the most if unknown.
     pub(super) fn cost(&self) -> u64 {
-        self.distance().map_or(u64::MAX, |distance| u64::try_from(distance.as_micros()).unwrap_or(u64::MAX))
+        self.rtt.minimum_micros().map_or(u64::MAX, u64::from)
     }
 
     /// The network it says it is reached in; none on loopback, or if it has not said.
     pub(super) fn prefix(&self) -> Option<Prefix> {
-        let info = self.info.as_ref()?;
+        // Most of what is known of it is looked at together; what it says of itself lies elsewhere in memory.
+        let info = self.info.as_ref().filter(|_| self.networked)?;
         let v4 = info.v4.first().copied().map(IpAddr::from);
         let address = v4.or_else(|| info.v6.first().copied().map(IpAddr::from))?;
         (!address.is_loopback()).then(|| Prefix::of(address))
@@ -125,6 +138,9 @@ pub(super) struct Peers {
     pub(super) me: NodeId,
     /// The first four bytes of each id, in order: what a search looks at first.
     pub(super) heads: Vec<u32>,
+    /// Every `stride`th of them, the highest number past the last: a search looks at two places in memory instead of ten.
+    fences: [u32; FENCES],
+    stride: usize,
     /// In the order of their ids.
     pub(super) all: Vec<Known>,
     /// Nodes per bucket.
@@ -133,8 +149,14 @@ pub(super) struct Peers {
     pub(super) per_prefix: usize,
     /// How full each bucket of each level's table is.
     pub(super) filled: Vec<Vec<u8>>,
+    /// No node in that bucket costs more than this.
+    pub(super) farthest: Vec<Vec<u32>>,
     /// How large each level's cluster is thought to be.
     pub(super) estimates: [u32; LEVELS],
+    /// Some may be dead. Set when one is found so; taken back when a look at all of them finds none.
+    some_dead: bool,
+    /// Before this none may be forgotten: when to look at all of them again.
+    kept_until: Instant,
     limit: usize,
 }
 
@@ -143,11 +165,16 @@ impl Peers {
         Self {
             me,
             heads: Vec::new(),
+            fences: [u32::MAX; FENCES],
+            stride: 1,
             all: Vec::new(),
             bucket: buckets.size.min(usize::from(u8::MAX)),
             per_prefix: buckets.per_prefix,
             filled: vec![Vec::new(); levels.min(LEVELS)],
+            farthest: vec![Vec::new(); levels.min(LEVELS)],
             estimates: [1; LEVELS],
+            some_dead: false,
+            kept_until: Instant::START,
             limit,
         }
     }
@@ -163,13 +190,18 @@ impl Peers {
             let (oldest, _) = idle.min_by_key(|(_, known)| known.heard)?;
             self.all.remove(oldest);
             self.heads.remove(oldest);
+            self.set_fences();
             place = Err(at - usize::from(oldest < at));
         }
         let at = match place {
             Ok(at) => at,
             Err(at) => {
+                make_room(&mut self.heads);
+                make_room(&mut self.all);
                 self.heads.insert(at, contact.id.key().head());
                 self.all.insert(at, Known::new(contact));
+                self.set_fences();
+                self.loosen();
                 at
             }
         };
@@ -205,21 +237,64 @@ impl Peers {
         self.all.iter_mut()
     }
 
-    /// Forgets those that need not be kept and that `forget` names.
-    pub(super) fn prune(&mut self, forget: impl Fn(&Known) -> bool) {
-        let before = self.all.len();
-        self.all.retain(|known| known.is_kept() || !forget(known));
-        if self.all.len() < before {
-            self.heads = self.all.iter().map(|known| known.contact.id.key().head()).collect();
-        }
+    /// Those that were reached once and are thought dead.
+    pub(super) fn lost(&self) -> impl Iterator<Item = &Known> {
+        // Most of the time there is none, and what is not looked at need not be fetched from memory.
+        let all = if self.some_dead { self.all.as_slice() } else { &[] };
+        all.iter().filter(|known| known.is_lost())
     }
 
-    /// Gives back room that is not used.
+    /// One of them was found dead.
+    pub(super) const fn note_death(&mut self) {
+        self.some_dead = true;
+    }
+
+    /// Something that kept one of them from being forgotten is gone.
+    pub(super) const fn loosen(&mut self) {
+        self.kept_until = Instant::START;
+    }
+
+    /// Forgets passers-by that were silent for so long: those that need not be kept and are not lost.
+    pub(super) fn prune(&mut self, now: Instant, silence: Duration) {
+        let silent_at = |known: &Known| known.heard.moment(now).max(known.asked.moment(now)) + silence;
+        let goes = |known: &Known| !known.is_kept() && !known.is_lost() && silent_at(known) <= now;
+        if now < self.kept_until && !self.some_dead {
+            debug_assert!(!self.all.iter().any(goes), "none is to be forgotten before `kept_until`");
+            return;
+        }
+        let before = self.all.len();
+        self.all.retain(|known| !goes(known));
+        if self.all.len() < before {
+            self.heads.clear();
+            self.heads.extend(self.all.iter().map(|known| known.contact.id.key().head()));
+            self.set_fences();
+        }
+        self.some_dead = self.all.iter().any(Known::is_lost);
+        let passing = self.all.iter().filter(|known| !known.is_kept() && !known.is_lost());
+        self.kept_until = passing.map(silent_at).min().unwrap_or(Instant::at(Duration::MAX));
+    }
+
+    /// See `glance.rs`.
     #[cfg(feature = "sim")]
-    pub(super) fn shrink(&mut self) {
-        self.all.shrink_to_fit();
-        self.heads.shrink_to_fit();
-        self.filled.iter_mut().for_each(Vec::shrink_to_fit);
+    pub(super) fn glance(&self) -> usize {
+        let fences = self.fences.iter().step_by(16).fold(0, |seen, one| seen ^ one);
+        usize::try_from(fences).unwrap_or(0) ^ self.heads.len() ^ self.filled.len() ^ self.limit
+    }
+
+    /// The same of the stretch of heads that a node's is in.
+    #[cfg(feature = "sim")]
+    pub(super) fn glance_heads(&self, id: NodeId) -> usize {
+        let heads = self.heads.get(self.fenced(id.key().head())).unwrap_or_default();
+        let ends = heads.first().zip(heads.last()).map_or(0, |(first, last)| first ^ last);
+        usize::try_from(ends).unwrap_or(0)
+    }
+
+    /// Where a node stands if it is known, by the heads alone.
+    #[cfg(feature = "sim")]
+    pub(super) fn spot(&self, id: NodeId) -> usize {
+        let head = id.key().head();
+        let between = self.fenced(head);
+        between.start + self.heads.get(between.clone()).unwrap_or_default().partition_point(|one| *one < head)
     }
 
     pub(super) const fn len(&self) -> usize {
@@ -239,20 +314,51 @@ impl Peers {
     /// Where a node stands, or would stand.
     pub(super) fn place(&self, id: NodeId) -> Result<usize, usize> {
         let head = id.key().head();
-        let from = self.heads.partition_point(|one| *one < head);
+        let between = self.fenced(head);
+        let from =
+            between.start + self.heads.get(between.clone()).unwrap_or_default().partition_point(|one| *one < head);
+        if self.heads.get(from) != Some(&head) {
+            return Err(from);
+        }
         // Hardly ever do two heads agree.
-        if let Some(known) = self.all.get(from).filter(|known| known.contact.id == id) {
-            debug_assert_eq!(known.contact.id.key().head(), head, "heads stand beside their nodes");
+        if self.all.get(from).is_some_and(|known| known.contact.id == id) {
             return Ok(from);
         }
         let same = self.heads.iter().skip(from).take_while(|one| **one == head).count();
         let known = self.all.get(from..from + same).unwrap_or_default();
+        debug_assert!(known.iter().all(|one| one.contact.id.key().head() == head), "heads stand beside their nodes");
         known.binary_search_by_key(&id, |known| known.contact.id).map(|at| from + at).map_err(|at| from + at)
+    }
+
+    /// The stretch of heads at whose end, or in which, the first stands that is not below this one: from the last fence below it
+    /// to the next.
+    fn fenced(&self, head: u32) -> Range<usize> {
+        let fence = self.fences.partition_point(|one| *one < head);
+        fence.saturating_sub(1) * self.stride..(fence * self.stride).min(self.heads.len())
+    }
+
+    /// After each change of the heads.
+    fn set_fences(&mut self) {
+        self.stride = self.heads.len().div_ceil(FENCES).max(1);
+        let heads = self.heads.iter().step_by(self.stride).copied().chain(std::iter::repeat(u32::MAX));
+        for (fence, head) in self.fences.iter_mut().zip(heads) {
+            *fence = head;
+        }
+    }
+}
+
+/// Makes room for one more by an eighth instead of doubling: of what every simulated node has hundreds, half would lie idle.
+fn make_room<T>(list: &mut Vec<T>) {
+    if list.len() == list.capacity() {
+        list.reserve_exact(list.len() / 8 + 4);
     }
 }
 
 /// Unanswered questions in a row after which a node counts as dead.
 pub(super) const DEAD_AFTER: u8 = 2;
+
+/// Places of the heads that are noted beside them.
+const FENCES: usize = 64;
 
 /// Levels of tables at most: as many as there are bits to note them in.
 pub(super) const LEVELS: usize = 8;

@@ -41,12 +41,18 @@ impl Peers {
             self.mark(place, level, at);
             return Insertion::Entered;
         }
+        // Most that come are as far as those that are in, and that shows without a look at these.
+        if !may_be_nearer(known.cost(), self.farthest(level, at)) && known.prefix().is_none() {
+            return Insertion::Full;
+        }
         let stretch = self.bucket_at(at);
         let start = stretch.start;
         let members = self.all.get(stretch).unwrap_or_default().iter().enumerate();
         let members: Vec<(usize, &Known)> = members.filter(|(_, one)| one.tables & bit != 0).collect();
-        let Some((out, farthest)) = gives_way(&members, known, self.per_prefix) else { return Insertion::Full };
-        let out_contact = farthest.contact;
+        let farthest = members.iter().map(|(_, one)| one.cost()).max().unwrap_or(0);
+        let way = gives_way(&members, known, self.per_prefix).map(|(out, farthest)| (out, farthest.contact));
+        self.set_farthest(level, at, farthest);
+        let Some((out, out_contact)) = way else { return Insertion::Full };
         self.unmark(start + out, level, at);
         self.mark(place, level, at);
         Insertion::Replaced(out_contact)
@@ -81,6 +87,10 @@ impl Peers {
         if let Some(filled) = self.filled.get_mut(usize::from(level.0)) {
             filled.clear();
         }
+        if let Some(farthest) = self.farthest.get_mut(usize::from(level.0)) {
+            farthest.clear();
+        }
+        self.loosen();
         self.estimate_anew(level);
     }
 
@@ -187,9 +197,38 @@ impl Peers {
         filled.map_or(0, |one| usize::from(*one))
     }
 
+    /// A node that is in tables may cost more now.
+    pub(super) fn note_cost(&mut self, contact: Contact) {
+        let Some(known) = self.get(contact) else { return };
+        let (cost, tables) = (known.cost(), known.tables);
+        let at = usize::from(self.me.key().common_bits(&contact.id.key()));
+        let levels = 0..u8::try_from(self.filled.len()).unwrap_or(0);
+        for level in levels.map(Level).filter(|level| tables & bit_of(*level) != 0) {
+            self.set_farthest(level, at, cost.max(self.farthest(level, at)));
+        }
+    }
+
+    /// What no node in a bucket costs more than.
+    fn farthest(&self, level: Level, at: usize) -> u64 {
+        let farthest = self.farthest.get(usize::from(level.0)).and_then(|farthest| farthest.get(at));
+        farthest.map_or(0, |one| if *one == u32::MAX { u64::MAX } else { u64::from(*one) })
+    }
+
+    fn set_farthest(&mut self, level: Level, at: usize, cost: u64) {
+        let Some(farthest) = self.farthest.get_mut(usize::from(level.0)) else { return };
+        if farthest.len() <= at {
+            farthest.resize(at + 1, 0);
+        }
+        if let Some(one) = farthest.get_mut(at) {
+            *one = u32::try_from(cost).unwrap_or(u32::MAX);
+        }
+    }
+
     fn mark(&mut self, place: usize, level: Level, at: usize) {
         let Some(known) = self.all.get_mut(place) else { return };
         known.tables |= bit_of(level);
+        let cost = known.cost();
+        self.set_farthest(level, at, cost.max(self.farthest(level, at)));
         let Some(filled) = self.filled.get_mut(usize::from(level.0)) else { return };
         if filled.len() <= at {
             filled.resize(at + 1, 0);
@@ -203,6 +242,7 @@ impl Peers {
     fn unmark(&mut self, place: usize, level: Level, at: usize) {
         let Some(known) = self.all.get_mut(place) else { return };
         known.tables &= !bit_of(level);
+        self.loosen();
         if let Some(one) = self.filled.get_mut(usize::from(level.0)).and_then(|filled| filled.get_mut(at)) {
             *one -= 1;
         }
@@ -227,7 +267,12 @@ fn gives_way<'a>(members: &[(usize, &'a Known)], newcomer: &Known, per_prefix: u
         }
     }
     let out = farthest(&|one| !crowded || one.prefix() == prefix)?;
-    (newcomer.cost().saturating_mul(5) < out.1.cost().saturating_mul(4)).then_some(out)
+    may_be_nearer(newcomer.cost(), out.1.cost()).then_some(out)
+}
+
+/// Whether what costs this much is nearer by enough to change places for.
+const fn may_be_nearer(cost: u64, than: u64) -> bool {
+    cost.saturating_mul(5) < than.saturating_mul(4)
 }
 
 /// The mark of a level's table.
@@ -312,7 +357,7 @@ mod tests {
                 let far = Duration::from_millis(if number < 200 { 1 } else { 50 });
                 known.rtt.sample(Instant::START, far, Duration::MAX);
                 let info = NodeInfo { v4: vec![Ipv4Addr::from(network(number))], ..NodeInfo::new(contact(number).id, Roles::NONE) };
-                known.info = Some(Arc::new(info));
+                known.describe(Arc::new(info));
                 peers.enter(Level(1), contact(number));
             }
             let common = |one: &Known| peers.me.key().common_bits(&one.contact.id.key());

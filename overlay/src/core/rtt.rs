@@ -14,6 +14,8 @@ pub(super) struct Rtt {
     minimum: [u32; 2],
     /// Samples of the half-window under way, up to those that it takes to end it.
     count: u8,
+    /// Answers in a row that put the node at another level than the minimum does.
+    pub(super) odd: u8,
     /// When the half-window under way began.
     since: Stamp,
     /// When the last sample came.
@@ -22,8 +24,15 @@ pub(super) struct Rtt {
 
 impl Rtt {
     /// Nothing measured yet.
-    pub(super) const NONE: Self =
-        Self { smoothed: 0, variation: 0, minimum: [0; 2], count: 0, since: Stamp::START, sampled: Stamp::START };
+    pub(super) const NONE: Self = Self {
+        smoothed: 0,
+        variation: 0,
+        minimum: [0; 2],
+        count: 0,
+        odd: 0,
+        since: Stamp::START,
+        sampled: Stamp::START,
+    };
 
     /// One round trip measured: what a converged network would know.
     #[cfg(feature = "sim")]
@@ -65,14 +74,19 @@ impl Rtt {
 
     /// The node has moved: only this round trip counts now.
     pub(super) fn moved(&mut self, now: Instant, rtt: Duration) {
-        *self = Self::NONE;
+        *self = Self { odd: self.odd, ..Self::NONE };
         self.sample(now, rtt, Duration::MAX);
     }
 
     /// The minimum within the window; none before the first sample.
     pub(super) fn minimum(&self) -> Option<Duration> {
+        self.minimum_micros().map(|micros| Duration::from_micros(u64::from(micros)))
+    }
+
+    /// The same in microseconds.
+    pub(super) fn minimum_micros(&self) -> Option<u32> {
         let [current, before] = self.minimum;
-        (!self.is_empty()).then(|| Duration::from_micros(u64::from(current.min(before))))
+        (!self.is_empty()).then(|| current.min(before))
     }
 
     /// When the last sample came; none before the first.

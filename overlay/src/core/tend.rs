@@ -1,10 +1,10 @@
-//! Upkeep: join through seeds, reach newcomers, measure neighbours, refresh tables, keep links, drop what has expired. Fast while
+//! Upkeep: join through seeds, reach newcomers, measure neighbours, refresh tables, drop what has expired. Fast while
 //! things change, about a message a second when all is quiet.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use super::{
-    Contact, Node, Output,
+    Contact, Node,
     message::{Reply, Request},
     node::Timer,
     peers::Known,
@@ -60,12 +60,8 @@ impl Node {
 
     /// A lost node is back: a partition may have healed, so the others that were lost are asked as well.
     pub(super) fn reunite(&mut self, now: Instant) {
-        let lost: Vec<(Contact, Instant)> = self
-            .peers
-            .iter()
-            .filter(|known| known.reached && !known.live())
-            .map(|known| (known.contact, known.asked.moment(now)))
-            .collect();
+        let lost: Vec<(Contact, Instant)> =
+            self.peers.lost().map(|known| (known.contact, known.asked.moment(now))).collect();
         if lost.len() > self.peers.count(Level::GLOBAL) / 4 {
             self.forget_departures();
         }
@@ -163,8 +159,7 @@ impl Node {
 
     /// A dead node is asked now and then: partitions heal.
     fn longest_lost(&self, now: Instant) -> Option<Contact> {
-        let lost = self.peers.iter().filter(|known| known.reached && !known.live());
-        let lost = lost.min_by_key(|known| (known.asked, known.contact))?;
+        let lost = self.peers.lost().min_by_key(|known| (known.asked, known.contact))?;
         (now.since(lost.asked.moment(now)) >= LOST_PAUSE).then_some(lost.contact)
     }
 
@@ -216,39 +211,11 @@ impl Node {
         }
     }
 
-    /// Keeps links to the nodes it will need: cluster mates, those nearest in the id space, the nearest by RTT.
-    pub(super) fn choose_pins(&mut self, now: Instant) {
-        let leaves = self.peers.closest(Level::GLOBAL, &self.contact.id.key(), LEAVES.min(self.config.pins / 2));
-        let mut chosen: BTreeSet<Contact> = leaves.into_iter().collect();
-        for level in self.config.levels() {
-            let mut near: Vec<(u64, Contact)> =
-                self.peers.members(level).map(|known| (known.cost(), known.contact)).collect();
-            near.sort_unstable();
-            for (_, contact) in near {
-                if chosen.len() < self.config.pins {
-                    chosen.insert(contact);
-                }
-            }
-        }
-        for known in self.peers.iter_mut() {
-            let keep = chosen.contains(&known.contact);
-            if keep != known.pinned {
-                known.pinned = keep;
-                self.outbox.push_back(Output::Pin { peer: known.contact.peer, keep });
-            }
-        }
-        let pause = if now < self.unrest_until { PIN_PAUSE } else { PIN_PAUSE * 6 };
-        self.arm(now + pause, Timer::Pin);
-    }
-
     pub(super) fn sweep(&mut self, now: Instant) {
         self.values.sweep(now);
         self.leases.sweep(now);
         // Passers-by are forgotten; those that were lost are not, or a partition would never heal.
-        self.peers.prune(|known| {
-            let lost = known.reached && !known.live();
-            !lost && now.since(known.heard.moment(now).max(known.asked.moment(now))) >= FORGOTTEN
-        });
+        self.peers.prune(now, FORGOTTEN);
         self.arm(now + SWEEP_PAUSE, Timer::Sweep);
     }
 
@@ -286,7 +253,7 @@ const LOST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Neighbours looked at in turn for one to measure, and by how many the turn goes on.
 const LOOKED_AT: usize = 32;
-const LOOK_STEP: usize = 8;
+pub(super) const LOOK_STEP: usize = 8;
 
 /// Every so many probes go to one of the nearest in the id space.
 const LEAF_TURN: u32 = 3;
@@ -313,11 +280,8 @@ const QUIET_CLOSEST: usize = 3;
 /// Pause before the second refresh; it doubles.
 const REFRESH_FIRST: Duration = Duration::from_millis(500);
 
-/// Pause between choices of links.
-const PIN_PAUSE: Duration = Duration::from_secs(5);
-
 /// Nodes nearest in the id space that are always linked.
-const LEAVES: usize = 16;
+pub(super) const LEAVES: usize = 16;
 
 /// A node that is in no table and not linked is forgotten after so long a silence.
 const FORGOTTEN: Duration = Duration::from_secs(120);

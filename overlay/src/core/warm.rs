@@ -38,7 +38,6 @@ impl Node {
                 self.peers.enter(level, contact);
             }
         }
-        self.peers.shrink();
         self.unrest_until = now;
         self.refreshed = 20;
         let periods = [
@@ -61,7 +60,11 @@ impl Node {
         known.rtt = Rtt::known(now, neighbour.rtt);
         (known.linked, known.reached, known.pinned, known.was_greeted) = (true, true, true, true);
         (known.heard, known.greeted) = (Stamp::of(now), Stamp::of(now));
-        (known.header, known.info) = (Some(neighbour.header), Some(neighbour.info));
+        known.header = Some(neighbour.header);
+        known.describe(neighbour.info);
+        if known.tables != 0 {
+            self.peers.note_cost(neighbour.contact);
+        }
     }
 
     /// A level with a bucket of more than this many, if there is one.

@@ -26,6 +26,7 @@ mod queue;
 mod world;
 pub use world::{Death, Sim};
 
+mod ahead;
 mod book;
 mod invariants;
 mod liar;

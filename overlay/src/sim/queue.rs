@@ -93,6 +93,11 @@ impl Queue {
         Some((next.at, next.event))
     }
 
+    /// The next few events, as far as they are in order already.
+    pub(super) fn coming(&self, most: usize) -> impl Iterator<Item = (Instant, &Event)> {
+        self.active.iter().rev().take(most).map(|queued| (queued.at, &queued.event))
+    }
+
     /// The next bucket that may hold something.
     fn next_bucket(&self) -> Option<u64> {
         let turn = self.current >> TURN_BITS;

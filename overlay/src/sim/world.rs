@@ -35,7 +35,9 @@ pub struct Sim {
     seed: u64,
     pub(super) rng: Rng,
     pub(super) now: Instant,
-    queue: Queue,
+    pub(super) queue: Queue,
+    /// How many of the next events were looked at ahead.
+    pub(super) ahead: usize,
     pub(super) nodes: Vec<Simulated>,
     /// Where each node is: looked up for every message.
     pub(super) places: Vec<Place>,
@@ -74,7 +76,7 @@ pub(super) struct Place {
     /// Its process stands still until then.
     frozen: Instant,
     /// When it wants to be woken; the end of time if never.
-    due: Instant,
+    pub(super) due: Instant,
     /// The earliest wake-up that is in the queue; the end of time if none.
     wake: Instant,
 }
@@ -103,6 +105,7 @@ impl Sim {
             rng: Rng::new(seed),
             now: Instant::START,
             queue: Queue::default(),
+            ahead: 0,
             nodes: Vec::new(),
             places: Vec::new(),
             dialling: BTreeMap::new(),
@@ -193,8 +196,7 @@ impl Sim {
 
     /// Lets everything happen up to a time.
     pub fn run_until(&mut self, until: Instant) {
-        while let Some((at, event)) = self.queue.pop_until(until) {
-            self.now = at;
+        while let Some(event) = self.next_event(until) {
             self.happen(event);
         }
         self.now = self.now.max(until);
@@ -209,8 +211,7 @@ impl Sim {
     pub fn wait(&mut self, op: Op, at_most: Duration) -> Option<(Instant, Outcome)> {
         let until = self.now + at_most;
         while !self.outcomes.contains_key(&op) {
-            let Some((at, event)) = self.queue.pop_until(until) else { break };
-            self.now = at;
+            let Some(event) = self.next_event(until) else { break };
             self.happen(event);
         }
         self.outcomes.remove(&op)
@@ -280,6 +281,14 @@ impl Sim {
     /// The records a node heard, oldest first; taken.
     pub fn heard(&mut self, node: usize) -> Vec<Spread> {
         self.nodes.get_mut(node).map_or_else(Vec::new, |node| std::mem::take(&mut node.heard))
+    }
+
+    /// The next event, if it is not after this time; it becomes the present.
+    fn next_event(&mut self, until: Instant) -> Option<Event> {
+        let (at, event) = self.queue.pop_until(until)?;
+        self.now = at;
+        self.look_ahead();
+        Some(event)
     }
 
     fn happen(&mut self, event: Event) {

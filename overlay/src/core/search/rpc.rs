@@ -97,6 +97,12 @@ impl Exchanges {
         self.pending.iter().any(|(_, pending)| pending.to.peer == peer && pending.purpose == purpose)
     }
 
+    /// See `glance.rs`.
+    #[cfg(feature = "sim")]
+    pub(in crate::core) fn glance(&self) -> usize {
+        self.pending.first().map_or(0, |(_, pending)| usize::from(pending.late))
+    }
+
     pub(in crate::core) const fn len(&self) -> usize {
         self.pending.len()
     }

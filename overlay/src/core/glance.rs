@@ -1,0 +1,53 @@
+//! Looks at what a node will need for its next input, for the simulator: so that memory has it ready. Pass by pass, since what one
+//! reads says where the next one reads. What is returned means nothing; it is there so that the looking is not left out.
+
+use super::{Contact, Node, peers::Known, tend::LOOK_STEP};
+
+impl Node {
+    /// At the node itself: at each of its lines in the cache.
+    pub(crate) fn glance(&self) -> usize {
+        let lists = [
+            self.outbox.len(),
+            self.timers.len(),
+            self.memberships.len(),
+            self.exchanges.len(),
+            self.tasks.len(),
+            self.joints.len(),
+            self.newcomers.len(),
+            self.moved.len(),
+            self.seeds.len(),
+            self.asked.len(),
+            self.deferred.len(),
+        ];
+        lists.iter().sum::<usize>() ^ self.peers.glance() ^ usize::from(self.now < self.unrest_until)
+    }
+
+    /// At what its lists begin with, and at where whoever it will hear from may stand.
+    pub(crate) fn glance_at_lists(&self, from: Option<Contact>) -> usize {
+        let due = usize::from(self.poll_timeout() > Some(self.now));
+        let clusters = self.memberships.iter().map(|one| usize::from(one.level.0) ^ usize::from(one.moves == 0));
+        let heads = from.map_or(0, |from| self.peers.glance_heads(from.id));
+        due ^ clusters.sum::<usize>() ^ heads ^ self.header.1.clusters.len() ^ self.exchanges.glance()
+    }
+
+    /// Where whoever it will hear from stands; without anybody, the first of those from whom it will choose whom to ask.
+    pub(crate) fn spot(&self, from: Option<Contact>) -> usize {
+        match from {
+            Some(from) => self.peers.spot(from.id),
+            None => (self.probed_to + LOOK_STEP) % self.peers.len().max(1),
+        }
+    }
+
+    /// At who stands there, and its own clusters.
+    pub(crate) fn glance_at_spot(&self, spot: usize) -> usize {
+        let first = |known: &Known| usize::from(known.misses) ^ usize::from(known.header.is_some());
+        let own = self.header.1.clusters.first().map_or(0, |tag| usize::from(tag.size > 1));
+        self.peers.all.get(spot).map_or(0, first) ^ own
+    }
+
+    /// At the clusters of who stands there.
+    pub(crate) fn glance_at_header(&self, spot: usize) -> usize {
+        let header = self.peers.all.get(spot).and_then(|known| known.header.as_ref());
+        header.map_or(0, |header| header.clusters.len())
+    }
+}
