@@ -6,7 +6,7 @@ use std::{
 };
 
 use atoll_overlay::{Key, Marker};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::{
