@@ -29,6 +29,8 @@ pub(super) enum Beside {
     Nothing,
     /// At short scale one that mostly waits: its claims there are what a busy machine keeps.
     OneAtShortScale,
+    /// At short scale others that mostly wait, as if it did.
+    OthersAtShortScale,
     /// Others: it mostly waits.
     Others,
 }
@@ -52,7 +54,7 @@ pub(super) const ALL: [Definition; 11] = [
     Definition {
         name: "cities",
         file: "cities",
-        beside: Beside::OneAtShortScale,
+        beside: Beside::OthersAtShortScale,
         about: "a first look: curl finds its city's node",
         show: cities::show,
     },
@@ -134,14 +136,18 @@ pub(super) type Sequence = Vec<&'static Definition>;
 /// What runs when: sequences that run side by side, one group after the other. At short scale those that mostly wait follow each other
 /// beside those that bear one of them; at full scale they run all at once, when all else is over.
 pub(super) fn schedule(chosen: impl Iterator<Item = &'static Definition>, scale: Scale) -> Vec<Vec<Sequence>> {
-    let (patient, others): (Sequence, Sequence) = chosen.partition(|definition| definition.beside == Beside::Others);
+    let (mut alone, mut paired, mut patient) = (Sequence::new(), Sequence::new(), Sequence::new());
+    for definition in chosen {
+        let sequence = match (definition.beside, scale) {
+            (Beside::Others, _) | (Beside::OthersAtShortScale, Scale::Short) => &mut patient,
+            (Beside::OneAtShortScale, Scale::Short) => &mut paired,
+            (Beside::Nothing, _) | (Beside::OneAtShortScale | Beside::OthersAtShortScale, Scale::Long) => &mut alone,
+        };
+        sequence.push(definition);
+    }
     match scale {
-        Scale::Short => {
-            let (alone, paired): (Sequence, Sequence) =
-                others.into_iter().partition(|definition| definition.beside == Beside::Nothing);
-            vec![vec![alone], vec![paired, patient]]
-        }
-        Scale::Long => vec![vec![others], patient.into_iter().map(|definition| vec![definition]).collect()],
+        Scale::Short => vec![vec![alone], vec![paired, patient]],
+        Scale::Long => vec![vec![alone], patient.into_iter().map(|definition| vec![definition]).collect()],
     }
 }
 
@@ -158,5 +164,32 @@ impl Definition {
         let here = Path::new("tests/lab/scenarios");
         let folder = if here.exists() { here.into() } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios") };
         folder.join(format!("{}.toml", self.file))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scenario_runs_once_and_what_must_not_be_disturbed_runs_alone() {
+        for scale in [Scale::Short, Scale::Long] {
+            let schedule = schedule(ALL.iter(), scale);
+            let mut names: Vec<&str> = schedule.iter().flatten().flatten().map(|definition| definition.name).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), ALL.len());
+            let together: Vec<&Vec<Sequence>> = schedule.iter().filter(|group| group.len() > 1).collect();
+            let beside = |kind: fn(&Definition) -> bool| {
+                together
+                    .iter()
+                    .flat_map(|group| group.iter())
+                    .filter(|sequence| sequence.iter().any(|one| kind(one)))
+                    .count()
+            };
+            assert_eq!(beside(|one| one.beside == Beside::Nothing), 0);
+            // Those that bear one other follow each other.
+            assert!(beside(|one| one.beside == Beside::OneAtShortScale) <= 1);
+        }
     }
 }

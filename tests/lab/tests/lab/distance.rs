@@ -10,8 +10,8 @@ use atoll_lab::{Change, Host, Lab};
 
 use crate::{alone, skipped, up};
 
-/// What `ping` rounds away.
-const EARLY: Duration = Duration::from_micros(200);
+/// What `ping` rounds away: from 100 ms on it prints whole milliseconds.
+const EARLY: Duration = Duration::from_micros(600);
 
 const FOUR: &str = r#"
 host = [
@@ -29,7 +29,7 @@ fn host<'l>(lab: &'l Lab, name: &str) -> &'l Host {
 /// The RTTs that `ping` printed.
 fn ping(lab: &Lab, from: &str, to: IpAddr, count: u32) -> Vec<Duration> {
     let count = count.to_string();
-    let output = lab.run(from, &["ping", "-n", "-i", "0.02", "-W", "2", "-c", &count, &to.to_string()]).unwrap();
+    let output = lab.run(from, &["ping", "-n", "-i", "0.02", "-W", "10", "-c", &count, &to.to_string()]).unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let time = |line: &str| line.split("time=").nth(1)?.split(' ').next()?.parse::<f64>().ok();
     text.lines().filter_map(time).map(|ms| Duration::from_secs_f64(ms / 1e3)).collect()
