@@ -180,7 +180,8 @@ const KNOWN: &[Known] = &[
         against: &[Kind::Bind],
         when: |_, ours, theirs| {
             let all = ours.answers.iter().all(|record| theirs.answers.contains(record));
-            theirs.code == 2 && ours.code != 2 && !ours.answers.is_empty() && all
+            // The end may be a name that is too long.
+            [2, YXDOMAIN].contains(&theirs.code) && ours.code != 2 && !ours.answers.is_empty() && all
         },
     },
     Known {
