@@ -154,7 +154,8 @@ pub(crate) struct OriginBody {
     incoming: Incoming,
     /// Was read, and was given back.
     again: Option<Bytes>,
-    patience: Patience,
+    /// Kept apart: a body is small otherwise, and moved about.
+    patience: Box<Patience>,
     counters: Arc<Counters>,
     connection: Option<(Connection, Upstream, Pools)>,
     /// Among those allowed to this origin at a time.
@@ -302,11 +303,11 @@ impl OriginClient {
             let body = OriginBody {
                 incoming,
                 again: None,
-                patience: Patience::new(Pace {
+                patience: Box::new(Patience::new(Pace {
                     silence: idle,
                     debt: self.timeouts.origin_slow,
                     rate: self.limits.slowest_origin,
-                }),
+                })),
                 counters: Arc::clone(&self.counters),
                 connection: keep,
                 place: None,
