@@ -33,11 +33,9 @@ use tokio_rustls::TlsAcceptor;
 use crate::{
     body::Body,
     cache::Cache,
-    deliver::refuse,
     gate::{HeadLimits, OwnSite, judge_parsed},
     gated::{Gated, Waits},
     hot::Hot,
-    reason::Failure,
     receive::Origin,
     serve_peer,
     server::{Phase, draining},
@@ -109,6 +107,8 @@ impl Client {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Self { cache, client, secure, accepted, phases } = self;
+        let counters = Arc::clone(&cache.counters);
+        let _spoke = counters.speaks_h1();
         let timeouts = &cache.config.timeouts;
         let waits = Waits { head: timeouts.head, keep_alive: timeouts.keep_alive, send: timeouts.send };
         let own = own_sites(&cache);
@@ -158,6 +158,8 @@ impl Client {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Self { cache, client, secure, phases, .. } = self;
+        let counters = Arc::clone(&cache.counters);
+        let _spoke = counters.speaks_h2();
         let limits = head_limits(&cache);
         let (keep_alive, send) = (cache.config.timeouts.keep_alive, cache.config.timeouts.send);
         let from = Origin { client, secure, interim: None };
@@ -171,12 +173,7 @@ impl Client {
                 let _running = Running::of(&counted);
                 Ok::<_, Infallible>(match judge_parsed(&request, limits, &*own) {
                     Ok(()) => step::handle(Arc::clone(&cache), request.map(Some)).await,
-                    Err(refusal) => {
-                        cache.counters.head_refused(refusal.status());
-                        let mut response = refuse(Failure::Request, &refusal.to_string(), None);
-                        *response.status_mut() = refusal.status();
-                        response
-                    }
+                    Err(refusal) => step::turned_away(&cache, &request, refusal),
                 })
             }
         });

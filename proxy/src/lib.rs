@@ -29,6 +29,7 @@ mod server;
 pub use server::Proxy;
 mod log;
 mod stats;
+mod tally;
 pub use stats::{Served, Stats};
 
 mod wire;
