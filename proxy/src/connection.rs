@@ -33,6 +33,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::{
     body::Body,
     cache::Cache,
+    calm::Calmed,
     gate::{HeadLimits, OwnSite, judge_parsed},
     gated::{Gated, Waits},
     hot::Hot,
@@ -157,10 +158,11 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Self { cache, client, secure, phases, .. } = self;
+        let Self { cache, client, secure, accepted, phases } = self;
         let counters = Arc::clone(&cache.counters);
         let _spoke = counters.speaks_h2();
         let limits = head_limits(&cache);
+        let calm = (cache.config.limits.idle_frames, accepted + cache.config.timeouts.head);
         let (keep_alive, send) = (cache.config.timeouts.keep_alive, cache.config.timeouts.send);
         let from = Origin { client, secure, interim: None };
         let requests = Arc::new(Requests::default());
@@ -178,7 +180,7 @@ impl Client {
             }
         });
         let list = u32::try_from(limits.head).unwrap_or(u32::MAX);
-        let stream = Rewound::new(stream, before, send);
+        let stream = Calmed::new(Rewound::new(stream, before, send), calm);
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)

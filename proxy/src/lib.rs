@@ -32,6 +32,7 @@ mod stats;
 mod tally;
 pub use stats::{Served, Stats};
 
+mod calm;
 mod wire;
 
 mod ahead;

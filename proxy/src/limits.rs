@@ -34,6 +34,10 @@ pub struct Limits {
     pub target: u64,
     /// Fields of a request or response head; past it 431 or 502. \[guess\]
     pub fields: usize,
+    /// Frames of one HTTP/2 connection that bring nothing (PING, SETTINGS, RST_STREAM, empty DATA and the like), beyond ten a second and
+    /// one for each KiB it is sent; past it the connection ends with ENHANCE_YOUR_CALM. Lower cuts off clients that give up many
+    /// downloads, higher has more work done for floods. [bad-inputs H17] \[guess\]
+    pub idle_frames: u64,
     /// Bytes of a response head of an origin or peer; past it 502. [bad-inputs C13]
     #[serde(with = "size")]
     pub response_head: u64,
@@ -64,6 +68,7 @@ impl Default for Limits {
             head: 32 << 10,
             target: 16 << 10,
             fields: 96,
+            idle_frames: 1_000,
             response_head: 64 << 10,
             object: 16 << 30,
             origin_connections: 64,
