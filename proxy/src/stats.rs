@@ -153,7 +153,10 @@ impl Counters {
         add(&self.local, 1);
         let found = site.map_or(&self.hits, |site| &site.hits);
         let hits = found.get_or_init(|| {
-            let tenant = site.map_or(Tenant::CORALIZED.into(), |site| metrics::SharedString::from(site.tenant.clone()));
+            let tenant = site.map_or_else(
+                || metrics::SharedString::from(Tenant::CORALIZED),
+                |site| metrics::SharedString::from(site.tenant.clone()),
+            );
             metrics::counter!(
                 "atoll_http_requests_total",
                 "proto" => "h1", "method" => "get", "code" => "200", "cache" => Outcome::Hit.word(), "tenant" => tenant

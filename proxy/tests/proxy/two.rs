@@ -78,7 +78,7 @@ async fn heads_are_judged_by_the_same_rules() {
 }
 
 /// A frame.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
     frame.extend([kind, flags]);
     frame.extend(stream.to_be_bytes());
@@ -87,7 +87,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A block of literal fields.
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+pub(crate) fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         block.push(0);
@@ -99,10 +99,11 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-const GET: [(&str, &str); 4] = [(":method", "GET"), (":scheme", "http"), (":authority", "own.test"), (":path", "/")];
+pub(crate) const GET: [(&str, &str); 4] =
+    [(":method", "GET"), (":scheme", "http"), (":authority", "own.test"), (":path", "/")];
 
 /// Sends frames after the preface until the other side has had enough; what it said of why.
-async fn flood(proxy: &Proxy, frames: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
+pub(crate) async fn flood(proxy: &Proxy, frames: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
     let stream = TcpStream::connect(proxy.local_addrs()[0]).await.unwrap();
     let (mut from, mut to) = stream.into_split();
     let read = tokio::spawn(async move {
@@ -121,7 +122,7 @@ async fn flood(proxy: &Proxy, frames: impl Iterator<Item = Vec<u8>>) -> Vec<u8> 
 }
 
 /// The error of each GOAWAY among frames.
-fn goaways(mut bytes: &[u8]) -> Vec<u32> {
+pub(crate) fn goaways(mut bytes: &[u8]) -> Vec<u32> {
     let mut found = Vec::new();
     while bytes.len() >= 9 {
         let length = usize::from(bytes[1]) << 8 | usize::from(bytes[2]) | usize::from(bytes[0]) << 16;
