@@ -26,6 +26,9 @@ pub trait StatusSource: Send + Sync + 'static {
         None
     }
 
+    /// Sets the gauges of what is so now, for the metrics. Called once for each page of them: cheap, and never waits.
+    fn gauge(&self) {}
+
     /// What purges and shows copies; none if this node holds none.
     fn purger(&self) -> Option<&dyn Purger> {
         None

@@ -265,7 +265,7 @@ impl Redirector {
                 }
             }
         }
-        self.counters.answered(kind, code_name(answer.code), asked.transport, bytes.len());
+        self.counters.answered((kind, code_name(answer.code)), asked.transport, bytes.len(), asked.now);
         Outcome::Reply(bytes)
     }
 

@@ -75,6 +75,8 @@ pub(crate) struct Tally {
     /// By level, level 0 first.
     levels: [u64; LEVELS],
     bytes: u64,
+    /// Times that it was told, one in so many of them timed.
+    told: u32,
     published: Option<Published>,
 }
 
@@ -86,6 +88,7 @@ struct Published {
     answered: [metrics::Counter; 2],
     bytes: metrics::Counter,
     placed: metrics::Counter,
+    seconds: metrics::Histogram,
 }
 
 impl Published {
@@ -99,6 +102,7 @@ impl Published {
             answered,
             bytes: metrics::counter!("atoll_dns_response_bytes_total"),
             placed: metrics::counter!("atoll_dns_answer_source_total", "why" => "rtt"),
+            seconds: seconds(),
         }
     }
 }
@@ -116,9 +120,16 @@ impl Tally {
 }
 
 impl Counters {
-    /// A question was answered.
-    pub(crate) fn answered(&self, kind: &'static str, code: &'static str, transport: Transport, bytes: usize) {
+    /// A question that came then was answered.
+    pub(crate) fn answered(
+        &self,
+        (kind, code): (&'static str, &'static str),
+        transport: Transport,
+        bytes: usize,
+        came: Instant,
+    ) {
         let transport = transport.name();
+        seconds().record(came.elapsed().as_secs_f64());
         *self.lock().queries.entry((kind, code, transport)).or_default() += 1;
         metrics::counter!("atoll_dns_queries_total", "type" => kind, "rcode" => code, "transport" => transport)
             .increment(1);
@@ -131,7 +142,7 @@ impl Counters {
         metrics::counter!("atoll_dns_answer_source_total", "why" => why).increment(1);
     }
 
-    /// The fast path's answers, all of them placed by an RTT.
+    /// The fast path's answers to what came then, all of them placed by an RTT.
     pub(crate) fn add(&self, now: Instant, tally: &mut Tally) {
         let answered = std::mem::take(&mut tally.answered);
         let total: u64 = answered.iter().sum();
@@ -147,6 +158,10 @@ impl Counters {
         }
         for (count, sum) in tally.levels.iter_mut().zip(&self.levels).filter(|(count, _)| **count > 0) {
             sum.fetch_add(std::mem::take(count), Ordering::Relaxed);
+        }
+        tally.told = tally.told.wrapping_add(1);
+        if tally.told.is_multiple_of(TIMED_ONE_IN) {
+            published.seconds.record(now.elapsed().as_secs_f64());
         }
         published.bytes.increment(std::mem::take(&mut tally.bytes));
         published.placed.increment(total);
@@ -213,6 +228,12 @@ impl Transport {
     }
 }
 
+fn seconds() -> metrics::Histogram {
+    metrics::histogram!("atoll_dns_duration_seconds")
+}
+
+/// Of the batches of the fast path one in so many is timed: reading the clock would be felt.
+const TIMED_ONE_IN: u32 = 16;
 /// As many levels as there can be: the widest and one for each threshold.
 const LEVELS: usize = 8;
 /// After what time the fast path looks for its metrics again. \[guess\]
@@ -243,7 +264,7 @@ mod tests {
     #[test]
     fn what_the_fast_path_answered_counts_with_the_rest_once_it_is_told() {
         let (counters, mut tally, now) = (Counters::default(), Tally::default(), Instant::now());
-        counters.answered("a", "noerror", Transport::Udp, 100);
+        counters.answered(("a", "noerror"), Transport::Udp, 100, now);
         for _ in 0..3 {
             tally.answered(Family::V4, Level(2), 90);
         }

@@ -17,9 +17,9 @@ use http_body::{Frame, SizeHint};
 
 use crate::{
     flight::{Answer, Content, Waiter},
-    log::Entry,
     origin::OriginBody,
     reason::Failure,
+    tally::Tally,
 };
 
 /// What hyper sends.
@@ -28,8 +28,8 @@ pub(crate) enum Body {
     Whole(Bytes),
     /// As it comes, with its length if known.
     Stream(Pin<Box<dyn Stream<Item = Result<Bytes, Failure>> + Send>>, Option<u64>),
-    /// Either, counted for the access log.
-    Logged(Box<(Self, Entry)>),
+    /// Either, counted as it goes.
+    Tallied(Box<(Self, Tally)>),
 }
 
 /// Which part of a body is sent.
@@ -102,7 +102,7 @@ impl Body {
             Ok(Self::Whole(bytes)) => stream::iter([Ok(bytes)]).boxed(),
             Ok(Self::Stream(pieces, _)) => pieces,
             // Not made of objects.
-            Ok(Self::Logged(_)) => stream::empty().boxed(),
+            Ok(Self::Tallied(_)) => stream::empty().boxed(),
             Err(failure) => stream::iter([Err(failure)]).boxed(),
         }
     }
@@ -169,17 +169,17 @@ impl http_body::Body for Body {
             Self::Stream(stream, _) => {
                 stream.as_mut().poll_next(cx).map(|next| next.map(|piece| piece.map(Frame::data)))
             }
-            Self::Logged(logged) => {
-                let (body, entry) = &mut **logged;
+            Self::Tallied(tallied) => {
+                let (body, tally) = &mut **tallied;
                 let polled = Pin::new(&mut *body).poll_frame(cx);
                 match &polled {
-                    Poll::Ready(Some(Ok(frame))) => entry.sent(frame.data_ref().map_or(0, Bytes::len)),
-                    Poll::Ready(None) => entry.completed(),
+                    Poll::Ready(Some(Ok(frame))) => tally.sent(frame.data_ref().map_or(0, Bytes::len)),
+                    Poll::Ready(None) => tally.completed(),
                     Poll::Ready(Some(Err(_))) | Poll::Pending => {}
                 }
                 // A body of known length is not asked for its end once all of it is out.
-                if body.is_end_stream() || matches!(body, Self::Stream(_, Some(length)) if entry.is_at(*length)) {
-                    entry.completed();
+                if body.is_end_stream() || matches!(body, Self::Stream(_, Some(length)) if tally.is_at(*length)) {
+                    tally.completed();
                 }
                 polled
             }
@@ -190,7 +190,7 @@ impl http_body::Body for Body {
         match self {
             Self::Whole(bytes) => bytes.is_empty(),
             Self::Stream(..) => false,
-            Self::Logged(logged) => logged.0.is_end_stream(),
+            Self::Tallied(tallied) => tallied.0.is_end_stream(),
         }
     }
 
@@ -199,7 +199,7 @@ impl http_body::Body for Body {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Stream(_, Some(length)) => SizeHint::with_exact(*length),
             Self::Stream(_, None) => SizeHint::default(),
-            Self::Logged(logged) => logged.0.size_hint(),
+            Self::Tallied(tallied) => tallied.0.size_hint(),
         }
     }
 }

@@ -256,17 +256,31 @@ impl OriginRules {
             Self::Any => (matches!(url.port(), 80 | 443) || ANY_PORTS.contains(&url.port())).then_some(false),
             Self::Listed(rules) => {
                 let mut fits = rules.iter().filter(|rule| {
-                    let host = if rule.wild {
-                        url.host().strip_suffix(&rule.host).is_some_and(|rest| rest.ends_with('.'))
-                    } else {
-                        url.host() == rule.host
-                    };
-                    host && rule.port.map_or_else(|| matches!(url.port(), 80 | 443), |port| port == url.port())
+                    rule.names(url.host())
+                        && rule.port.map_or_else(|| matches!(url.port(), 80 | 443), |port| port == url.port())
                 });
                 let first = fits.next()?;
                 // A pattern lets its holder point names anywhere; only a named host is the operator's own word.
                 Some(!first.wild || fits.any(|rule| !rule.wild))
             }
+        }
+    }
+
+    /// Whether a URL that may not be fetched might be on another port.
+    pub(crate) fn serves_host(&self, url: &OriginUrl) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Listed(rules) => rules.iter().any(|rule| rule.names(url.host())),
+        }
+    }
+}
+
+impl OriginRule {
+    fn names(&self, host: &str) -> bool {
+        if self.wild {
+            host.strip_suffix(&self.host).is_some_and(|rest| rest.ends_with('.'))
+        } else {
+            host == self.host
         }
     }
 }

@@ -23,13 +23,12 @@ use tokio_rustls::TlsAcceptor;
 use crate::{
     body::Body,
     cache::Cache,
+    calm::Calmed,
     config::Config,
-    deliver::refuse,
     gate::{HeadLimits, OwnSite, judge_parsed},
     gated::{Gated, Waits, client_pace},
     hot::Hot,
     http2::{Paced, Streams},
-    reason::Failure,
     receive::Origin,
     serve_peer,
     server::{Phase, draining},
@@ -101,6 +100,8 @@ impl Client {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let Self { cache, client, secure, accepted, phases } = self;
+        let counters = Arc::clone(&cache.counters);
+        let _spoke = counters.speaks_h1();
         let waits = Waits::of(&cache.config);
         let own = own_sites(&cache);
         let limits = head_limits(&cache);
@@ -148,8 +149,11 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Self { cache, client, secure, phases, .. } = self;
+        let Self { cache, client, secure, accepted, phases } = self;
+        let counters = Arc::clone(&cache.counters);
+        let _spoke = counters.speaks_h2();
         let limits = head_limits(&cache);
+        let calm = (cache.config.limits.idle_frames, accepted + cache.config.timeouts.head);
         let from = Origin { client, secure, interim: None };
         let pace = client_pace(&cache.config);
         let streams = Streams::new(pace);
@@ -162,17 +166,13 @@ impl Client {
             async move {
                 let response = match judge_parsed(&request, limits, &*own) {
                     Ok(()) => step::handle(Arc::clone(&cache), request.map(Some)).await,
-                    Err(refusal) => {
-                        cache.counters.head_refused(refusal.status());
-                        let mut response = refuse(Failure::Request, &refusal.to_string(), None);
-                        *response.status_mut() = refusal.status();
-                        response
-                    }
+                    Err(refusal) => step::turned_away(&cache, &request, refusal),
                 };
                 Ok::<_, Infallible>(response.map(Paced::new))
             }
         });
-        let connection = builder.serve_connection(TokioIo::new(Rewound::new(stream, before, pace)), service);
+        let stream = Calmed::new(Rewound::new(stream, before, pace), calm);
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,

@@ -109,7 +109,7 @@ async fn passed_back(cache: &Cache, relay: Relay) -> (Response<Body>, Option<Tol
         forwarded: Some(if asked.client.head { Forwarded::UriMiss } else { Forwarded::Method }),
         ..bypass(meta.status, Some(Source::Origin), Reason::Method)
     };
-    let told = Told { source: Some(Source::Origin), ..Told::default() };
+    let told = Told { source: Some(Source::Origin), passed: true, ..Told::default() };
     let mut client = asked.client;
     let kept = if asked.method == Method::POST {
         let posted = Posted { url: &asked.url, fields: &asked.fields, site: asked.site.as_deref(), born };

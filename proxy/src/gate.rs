@@ -98,18 +98,18 @@ impl Refusal {
         }
     }
 
-    /// The whole answer, ready to be written before the connection closes.
-    pub(crate) fn response(self) -> Vec<u8> {
+    /// Head and body of the answer, ready to be written before the connection closes.
+    pub(crate) fn response(self) -> (String, String) {
         let status = self.status();
         let body = format!("{self}\n");
         let allow = if status == StatusCode::METHOD_NOT_ALLOWED { "Allow: GET, HEAD\r\n" } else { "" };
-        format!(
-            "HTTP/1.1 {} {}\r\nServer: atoll\r\n{allow}Content-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        let head = format!(
+            "HTTP/1.1 {} {}\r\nServer: atoll\r\n{allow}Content-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
             status.as_str(),
             status.canonical_reason().unwrap_or("Refused"),
             body.len()
-        )
-        .into_bytes()
+        );
+        (head, body)
     }
 }
 
@@ -298,7 +298,7 @@ impl Head {
             return Authority::parse(target).map(|_| Target::Other).map_err(|_| Refusal::RequestLine);
         }
         if target.starts_with('/') {
-            return Ok(Target::Origin);
+            return if is_parsed(target) { Ok(Target::Origin) } else { Err(Refusal::RequestLine) };
         }
         if target == "*" && method == "OPTIONS" {
             return Ok(Target::Other);
@@ -309,7 +309,10 @@ impl Head {
             Some(_) | None => return Err(Refusal::RequestLine),
         };
         let end = rest.find(['/', '?']).unwrap_or(rest.len());
-        let authority = rest.get(..end).unwrap_or_default();
+        let (authority, after) = rest.split_at_checked(end).unwrap_or_default();
+        if !after.is_empty() && !is_parsed(after) {
+            return Err(Refusal::RequestLine);
+        }
         Authority::parse(authority).map(Target::Absolute).map_err(|_| Refusal::Host)
     }
 
@@ -318,7 +321,7 @@ impl Head {
         let colon = line.iter().position(|byte| *byte == b':').ok_or(Refusal::FieldName)?;
         let (name, value) = line.split_at_checked(colon).ok_or(Refusal::FieldName)?;
         let value = value.get(1..).unwrap_or_default().trim_ascii();
-        if name.is_empty() || !name.iter().copied().all(is_token) {
+        if name.is_empty() || !name.iter().copied().all(is_token) || is_disguised(name) {
             return Err(Refusal::FieldName);
         }
         // The grammar lets bytes over 0x7f through as opaque; what they mean differs per server, so none pass but in entity tags,
@@ -441,6 +444,17 @@ pub(crate) fn judge_parsed<B: http_body::Body>(
         return if takes { Ok(()) } else { Err(Refusal::Body) };
     }
     Ok(())
+}
+
+/// Whether the parser behind takes a path and query, so that what it would refuse is refused here, where refusals are counted.
+fn is_parsed(target: &str) -> bool {
+    http::uri::PathAndQuery::try_from(target).is_ok()
+}
+
+/// A name that some servers read as one that says where a body ends, since to them `_` is `-` [bad-inputs H03].
+fn is_disguised(name: &[u8]) -> bool {
+    let plain = || name.iter().map(|byte| if *byte == b'_' { b'-' } else { byte.to_ascii_lowercase() });
+    name.contains(&b'_') && (plain().eq(*b"transfer-encoding") || plain().eq(*b"content-length"))
 }
 
 /// RFC 9110 5.6.2.

@@ -105,6 +105,8 @@ struct Answering {
     sent: usize,
     /// What is logged of it, at its end or when it is given up.
     entry: Option<Entry>,
+    /// When it began, if it is timed.
+    began: Option<std::time::Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,8 +247,12 @@ impl<S> Gated<S> {
 
     fn refuse(&mut self, refusal: Refusal) {
         self.counters.head_refused(refusal.status());
+        let (head, body) = refusal.response();
+        if let Some(hot) = &self.hot {
+            hot.refused(&self.buffer, (refusal.status(), body.len()));
+        }
         self.buffer.clear();
-        self.state = State::Refused(refusal.response().into());
+        self.state = State::Refused((head + &body).into());
     }
 
     fn wait_for(&mut self, waiting: Waiting, span: Duration) {
@@ -410,12 +416,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gated<S> {
     /// Whether an answer has begun to what is buffered.
     fn answers(&mut self) -> bool {
         let Some(hot) = &mut self.hot else { return false };
-        let Some(Answered { length, object, entry }) = hot.answer(&self.buffer, &mut self.head) else { return false };
+        let Some(Answered { length, object, entry, began }) = hot.answer(&self.buffer, &mut self.head) else {
+            return false;
+        };
         self.buffer.advance(length);
         self.gate = Gate::default();
         self.skipped = false;
         self.waiting = Waiting::Nothing;
-        self.answering = Some(Answering { object, sent: 0, entry });
+        self.answering = Some(Answering { object, sent: 0, entry, began });
         true
     }
 
@@ -437,8 +445,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gated<S> {
             }
             if count == 0 {
                 ready!(self.poll_out(cx))?;
-                let mut ended = self.answering.take();
-                ended.iter_mut().flat_map(|answering| &mut answering.entry).for_each(Entry::completed);
+                if let Some(mut ended) = self.answering.take() {
+                    ended.entry.iter_mut().for_each(Entry::completed);
+                    if let Some((began, hot)) = ended.began.zip(self.hot.as_ref()) {
+                        hot.ended(began);
+                    }
+                }
                 break;
             }
             let polled = Pin::new(&mut self.inner).poll_write_vectored(cx, &slices[..count]);

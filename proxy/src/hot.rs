@@ -41,6 +41,7 @@ use crate::{
     reference::Reference,
     site::Own,
     step::{HEALTH, seconds},
+    tally::Outcome,
     url::{Authority, OriginUrl},
     variants::is_for_all,
 };
@@ -65,6 +66,8 @@ pub(crate) struct Answered {
     pub(crate) object: Option<Object>,
     /// What is to be logged of it.
     pub(crate) entry: Option<Entry>,
+    /// When it began, if it is one of those that are timed.
+    pub(crate) began: Option<Instant>,
 }
 
 /// What the host named last stands for.
@@ -122,8 +125,22 @@ impl Hot {
 
     /// So many bytes of a body have left.
     pub(crate) fn sent(&mut self, bytes: usize) {
+        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+        self.cache.counters.flow(Outcome::Hit).sent(bytes);
         if let Some(ahead) = &mut self.ahead {
-            ahead.front.sent(u64::try_from(bytes).unwrap_or(u64::MAX));
+            ahead.front.sent(bytes);
+        }
+    }
+
+    /// An answer that is timed has left.
+    pub(crate) fn ended(&self, began: Instant) {
+        self.cache.counters.flow(Outcome::Hit).ended(began.elapsed());
+    }
+
+    /// A head was refused: what was read of it, and the answer's status and length.
+    pub(crate) fn refused(&self, head: &[u8], answer: (StatusCode, usize)) {
+        if let Some(log) = &self.cache.log {
+            drop(Entry::of_refused(log, head, self.from.client.ip(), answer));
         }
     }
 
@@ -144,7 +161,9 @@ impl Hot {
             head.clear();
             match ahead.front.decide(plain.for_front(), head) {
                 Early::Stored => {}
-                Early::Told => return Some(Answered { length: plain.length, object: None, entry: None }),
+                Early::Told => {
+                    return Some(Answered { length: plain.length, object: None, entry: None, began: None });
+                }
                 Early::Later => return None,
             }
         }
@@ -175,7 +194,7 @@ impl Hot {
             return None;
         }
         let clock = clock::at(now);
-        let age = made.initial_age + clock.duration_since(made.received).unwrap_or_default();
+        let age = made.initial_age + clock::resident(made.received, clock);
         let left = made.fresh.checked_sub(age).filter(|left| !left.is_zero())?;
         let status = made.write(age, head);
         let entry = self.cache.log.as_ref().map(|log| {
@@ -183,11 +202,11 @@ impl Hot {
             Entry::of_plain(log, &plain, self.from.client.ip(), cache)
         });
         made.tell(&self.cache, &object, left, clock);
-        self.cache.counters.hit(now);
+        let began = self.cache.counters.hit(meant.site.as_deref(), now).then_some(now);
         if let Some(ahead) = &mut self.ahead {
             ahead.front.begins(plain.for_front(), object.len());
         }
-        Some(Answered { length: plain.length, object: Some(object), entry })
+        Some(Answered { length: plain.length, object: Some(object), entry, began })
     }
 
     /// What the host of a request stands for, as the whole path has it; `None` where a path may mean more than itself.

@@ -30,8 +30,10 @@ mod shed;
 pub use server::Proxy;
 mod log;
 mod stats;
+mod tally;
 pub use stats::{Served, Stats};
 
+mod calm;
 mod wire;
 
 mod ahead;

@@ -38,6 +38,10 @@ pub struct Limits {
     /// answer with errors; far below, large cookies are refused. [bad-inputs C03]
     #[serde(with = "size")]
     pub field: u64,
+    /// Frames of one HTTP/2 connection that bring nothing (PING, SETTINGS, RST_STREAM, empty DATA and the like), beyond ten a second and
+    /// one for each KiB it is sent; past it the connection ends with ENHANCE_YOUR_CALM. Lower cuts off clients that give up many
+    /// downloads, higher has more work done for floods. [bad-inputs H17] \[guess\]
+    pub idle_frames: u64,
     /// Bytes of a response head of an origin or peer; past it 502. [bad-inputs C13]
     #[serde(with = "size")]
     pub response_head: u64,
@@ -77,6 +81,7 @@ impl Default for Limits {
             target: 16 << 10,
             fields: 96,
             field: 8_000,
+            idle_frames: 1_000,
             response_head: 64 << 10,
             object: 16 << 30,
             slowest_client: 256,

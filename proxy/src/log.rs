@@ -180,6 +180,54 @@ impl Entry {
         }
     }
 
+    /// A request that was refused before it was understood: what was read of its head, and the answer with so many bytes. What is
+    /// no request line stands in the place of the target, as it came.
+    pub(crate) fn of_refused(
+        log: &Arc<AccessLog>,
+        head: &[u8],
+        client: IpAddr,
+        (status, bytes): (StatusCode, usize),
+    ) -> Self {
+        let mut lines = head.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+        let first = shown(lines.next().unwrap_or_default());
+        let mut parts = first.split(' ');
+        let line = match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(method), Some(target), Some(_), None) => Method::from_bytes(method.as_bytes()).ok().zip(Some(target)),
+            _ => None,
+        };
+        let (method, target) = line.map_or_else(
+            || (Method::from_bytes(b"-").unwrap_or_default(), first.clone()),
+            |(method, target)| (method, target.to_owned()),
+        );
+        let (mut fields, mut host) = (HeaderMap::new(), String::new());
+        for line in lines.take(FIELDS_SHOWN) {
+            let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+            let (name, value) = line.split_at(colon);
+            let value = value.get(1..).unwrap_or_default().trim_ascii();
+            if name.eq_ignore_ascii_case(b"host") {
+                host = shown(value);
+            } else if let Some(name) = LOGGED.iter().find(|it| name.eq_ignore_ascii_case(it.as_str().as_bytes()))
+                && let Ok(value) = http::HeaderValue::from_bytes(value)
+            {
+                fields.insert(name, value);
+            }
+        }
+        Self {
+            log: Arc::clone(log),
+            began: Instant::now(),
+            client: Some(client),
+            method,
+            host,
+            target,
+            version: Version::HTTP_11,
+            fields,
+            status,
+            cache: String::new(),
+            bytes: bytes as u64,
+            complete: true,
+        }
+    }
+
     /// The head of the answer is known.
     pub(crate) fn answered(&mut self, status: StatusCode, fields: &HeaderMap) {
         self.status = status;
@@ -190,11 +238,6 @@ impl Entry {
     /// So much more of the body is on its way.
     pub(crate) fn sent(&mut self, count: usize) {
         self.bytes += count as u64;
-    }
-
-    /// Whether so much of the body is on its way.
-    pub(crate) const fn is_at(&self, length: u64) -> bool {
-        self.bytes == length
     }
 
     /// All of the body is.
@@ -289,6 +332,11 @@ impl Drop for Entry {
     }
 }
 
+/// The beginning of what may be no text.
+fn shown(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes.get(..SHOWN).unwrap_or(bytes)).into_owned()
+}
+
 /// No quote, backslash or control byte of a client's ends a field of the line, or the line.
 fn escaped(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
@@ -332,6 +380,12 @@ static LOGGED: [http::HeaderName; 5] = [header::USER_AGENT, header::REFERER, TRA
 const W3C_HEAD: &str = "#Version: 1.0\n#Software: atoll\n#Fields: date time c-ip cs-method cs-host cs-uri sc-status sc-bytes time-taken x-cache cs(User-Agent)\n";
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/// Bytes of a refused request's line and host that a line shows.
+const SHOWN: usize = 512;
+
+/// Lines of it that are looked through.
+const FIELDS_SHOWN: usize = 256;
 
 /// Bytes written at a time, about.
 const BATCH: usize = 64 << 10;

@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use prost::Message as _;
 
 use crate::{
+    clock,
     config::FreshnessConfig,
     freshness::{self, Lifetime},
     vouch::{AsOf, Groups, Vouched, decode_heads, encode_heads},
@@ -49,9 +50,9 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    /// How old the answer is now. A clock set back makes nothing younger than it was on arrival.
+    /// How old the answer is now.
     pub(crate) fn age(&self, now: SystemTime) -> Duration {
-        self.initial_age + now.duration_since(self.received).unwrap_or_default()
+        self.initial_age + clock::resident(self.received, now)
     }
 
     /// How long it may be used.
@@ -262,6 +263,7 @@ const AGE_LIMIT: u64 = 1_000 << 31;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::freshness::State;
 
     fn meta(now: SystemTime) -> Meta {
         let mut fields = HeaderMap::new();
@@ -298,7 +300,34 @@ mod tests {
         // A peer whose clock is a day behind still knows the age.
         let there = now() - Duration::from_secs(86_400);
         assert_eq!(Meta::decode_received(&sent, there).unwrap().age(there), Duration::from_secs(15));
-        assert_eq!(stored.age(now() - Duration::from_secs(60)), Duration::from_secs(5));
+        assert_eq!(stored.age(now() - Duration::from_secs(60)), Duration::from_secs(65));
+    }
+
+    // C08: the clock at a start may be another than the one by which things were stored before it.
+    #[test]
+    fn a_jump_of_the_clock_between_two_runs_makes_nothing_immortal_and_deletes_nothing() {
+        let (hour, day) = (Duration::from_secs(3_600), Duration::from_secs(86_400));
+        let year = day * 365;
+        let real = UNIX_EPOCH + year * 56;
+        let stored = Meta { initial_age: Duration::ZERO, ..meta(real) };
+        for fresh in [hour / 60, hour, day, day * 30] {
+            let lifetime = Lifetime { fresh, if_error: day, ..Lifetime::default() };
+            let state = |clock: SystemTime| lifetime.state(stored.age(clock));
+            for jump in [Duration::ZERO, hour / 6, hour, day, year, year * 50] {
+                // Set back: what was used as fresh at the start, and on from there.
+                let (step, around) = (fresh / 100, jump.saturating_sub(fresh * 2));
+                let begin = if around > fresh * 4 { vec![Duration::ZERO, around] } else { vec![Duration::ZERO] };
+                let moments = begin.into_iter().flat_map(|from| {
+                    (0..if around > fresh * 4 { 400u32 } else { 1_000 }).map(move |at| from + step * at)
+                });
+                let used = moments.filter(|after| matches!(state(real - jump + *after), State::Fresh(_))).count();
+                assert!(used <= 200, "{fresh:?} set back by {jump:?}: fresh for {used} hundredths of that");
+                // Set forward: asked about before it is used, and standing in for an origin that fails as ever.
+                let stale = matches!(state(real + jump), State::Fresh(_) | State::Stale { .. });
+                assert!(stale, "{fresh:?} set forward by {jump:?}");
+                assert!(jump >= fresh || matches!(state(real + jump), State::Fresh(_)));
+            }
+        }
     }
 
     #[test]

@@ -125,9 +125,9 @@ impl Field {
     }
 }
 
-/// What the gate lets into a target.
+/// What the gate lets into any part of a target.
 const fn is_path(byte: u8) -> bool {
-    matches!(byte, 0x21..=0x7e) && byte != b'#'
+    matches!(byte, 0x21 | 0x24..=0x3b | 0x3d | 0x3f..=0x5f | 0x61..=0x7e)
 }
 
 #[cfg(test)]

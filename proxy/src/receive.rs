@@ -238,7 +238,8 @@ fn permitted(cache: &Cache, url: &OriginUrl) -> Result<Upstream, (Failure, Strin
         return Err((Failure::Loop, "this was sent to its origin, which sent it back".to_owned()));
     }
     let exempt = cache.origins.permit(url).ok_or_else(|| {
-        metrics::counter!("atoll_origin_denied_total", "reason" => "policy").increment(1);
+        let reason = if cache.origins.serves_host(url) { "port" } else { "policy" };
+        metrics::counter!("atoll_origin_denied_total", "reason" => reason).increment(1);
         (Failure::Denied, format!("{} port {} is not among the origins served here", url.host(), url.port()))
     })?;
     Ok(Upstream::of(url, exempt))

@@ -20,7 +20,7 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
         Found::Stored { object, mut meta, ttl, reason } => {
             meta.withhold();
             let source = if object.tier() == Tier::Memory { Source::Memory } else { Source::Disk };
-            let told = Told { source: Some(source), collapsed: false, stale: reason.is_some() };
+            let told = Told { source: Some(source), stale: reason.is_some(), ..Told::default() };
             (meta, Given::Object(object), CacheStatus::hit(source, ttl, reason), told)
         }
         Found::Flown { mut waiter, answer, collapsed, forwarded } => {
@@ -34,7 +34,13 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
                 source: Some(answer.source),
                 reason: answer.reason,
             };
-            let told = Told { source: Some(answer.source), collapsed, stale: false };
+            let told = Told {
+                source: Some(answer.source),
+                collapsed,
+                revalidated: matches!(answer.content, Content::Stored(_)),
+                passed: answer.reason.is_some(),
+                ..Told::default()
+            };
             if let Err(failure) = begun {
                 let status = CacheStatus { stored: false, ttl: None, ..status };
                 let why = format!("nothing came but a head: {failure}");
@@ -48,7 +54,7 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
         }
         Found::Passed { meta, feed, reason } => {
             let status = bypass(meta.status, Some(Source::Origin), reason);
-            (meta, Given::Feed(feed), status, Told { source: Some(Source::Origin), ..Told::default() })
+            (meta, Given::Feed(feed), status, Told { source: Some(Source::Origin), passed: true, ..Told::default() })
         }
         Found::Repeated(answer) => {
             let Content::Bytes(bytes) = &answer.content else {

@@ -15,7 +15,7 @@ use atoll_overlay::{Index, NodeId, Streams};
 use atoll_store::Store;
 use atoll_tls::Certificates;
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 #[cfg(unix)]
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::{
@@ -37,7 +37,7 @@ use crate::{
     gated::{Gated, Waits},
     hot::Hot,
     limits::PerClient,
-    log::AccessLog,
+    log::{AccessLog, Entry},
     observe::Observer,
     reason::Failure,
     receive::Origin,
@@ -125,7 +125,7 @@ impl Proxy {
         tasks.spawn(serve_peers(Arc::clone(&cache), Arc::clone(&shared), phases.clone()));
         tasks.spawn(announce(Arc::clone(&cache), phases.clone()));
         tasks.spawn(purge(Arc::clone(&cache), phases.clone()));
-        tasks.spawn(look_at((Arc::clone(&certificates), takedown), Arc::clone(&cache), phases.clone()));
+        tasks.spawn(look_at((Arc::clone(&certificates), takedown), Arc::clone(&cache.counters), phases.clone()));
         #[cfg(unix)]
         if let Some(log) = log {
             tasks.spawn(reopen(log, phases));
@@ -153,12 +153,19 @@ impl Proxy {
 
     /// Reads changed certificates at once instead of within seconds; true if they were changed and good.
     pub fn reload_certificates(&self) -> bool {
-        self.certificates.refresh()
+        self.cache.counters.reloaded(self.certificates.refresh())
     }
 
     /// Reads a changed takedown list at once instead of within seconds; true if it was changed and good.
     pub fn reload_takedown(&self) -> bool {
-        self.cache.takedown.refresh()
+        self.cache.counters.reloaded(self.cache.takedown.refresh())
+    }
+
+    /// Whether its certificates and its takedown list are in force as they are on disk: changed ones are not until they were read,
+    /// and bad ones never.
+    #[must_use]
+    pub fn files_in_force(&self) -> bool {
+        self.certificates.is_current() && self.cache.takedown.is_current()
     }
 
     /// Has these addresses never dialled as an origin's: where this process listens beside the proxy, its admin API above all. Those of an
@@ -311,6 +318,9 @@ fn accept(
     let count = Count::of(shared, |shared| &shared.connections);
     let Some(place) = place.filter(|_| count.before < limits.connections as u64) else {
         cache.counters.refused();
+        if let Some(log) = &cache.log {
+            drop(Entry::of_refused(log, b"", client.ip(), (StatusCode::SERVICE_UNAVAILABLE, 0)));
+        }
         turn_away(&stream, tls.is_some());
         return;
     };
@@ -392,18 +402,17 @@ async fn reopen(log: Arc<AccessLog>, phases: watch::Receiver<Phase>) {
     }
 }
 
-/// Has changed certificates and a changed takedown list read, and says what is so now.
+/// Has changed certificates and a changed takedown list read.
 async fn look_at(
     (certificates, takedown): (Arc<Certificates>, Arc<Takedown>),
-    cache: Arc<Cache>,
+    counters: Arc<Counters>,
     phases: watch::Receiver<Phase>,
 ) {
     let look = async {
         loop {
             sleep(atoll_tls::LOOK).await;
-            certificates.refresh();
-            takedown.refresh();
-            Counters::gauge(cache.origin.open_circuits(), &cache.fairness.node_spans());
+            counters.reloaded(certificates.refresh());
+            counters.reloaded(takedown.refresh());
         }
     };
     tokio::select! {

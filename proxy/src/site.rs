@@ -1,7 +1,12 @@
 //! Own host names: which origin each is fetched from, and by what rules. Their origins are the operator's own word, so the guard
 //! lets them pass; every method and body reaches them, and the answers are cached as the standards say.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use crate::{
     config::{Config, Query, SetCookie, Site},
@@ -11,13 +16,16 @@ use crate::{
 };
 
 /// One site, checked.
-#[derive(Debug)]
 pub(crate) struct Own {
     /// Where it is fetched; one leads to the next.
     pub(crate) upstream: Upstream,
     /// What the origin is told the host is, instead of what the client said.
     pub(crate) host: Option<String>,
     pub(crate) rules: Site,
+    /// Its name in the configuration, which is what metrics call it.
+    pub(crate) tenant: Arc<str>,
+    /// The metric of its plain hits, looked up once.
+    pub(crate) hits: OnceLock<metrics::Counter>,
 }
 
 /// All of them.
@@ -35,7 +43,7 @@ impl Sites {
         let mut sites = Self { zone: Zone::new(&config.zone).ok(), ..Self::default() };
         for (host, site) in &config.sites {
             let setting = |error| (format!("sites.\"{host}\""), error);
-            let own = Arc::new(own(site).map_err(setting)?);
+            let own = Arc::new(own(host, site).map_err(setting)?);
             if host == ANY {
                 sites.any = Some(own);
             } else {
@@ -56,7 +64,7 @@ impl Sites {
     }
 }
 
-fn own(site: &Site) -> Result<Own, UrlError> {
+fn own(name: &str, site: &Site) -> Result<Own, UrlError> {
     let mut upstream = None;
     for origin in site.origin.list().iter().rev() {
         let (scheme, rest) = origin.split_once("://").ok_or_else(|| UrlError::Malformed(origin.clone()))?;
@@ -72,7 +80,7 @@ fn own(site: &Site) -> Result<Own, UrlError> {
     }
     let host = site.host.as_deref().map(|host| Authority::parse(host).map(|_| host.to_owned())).transpose()?;
     let upstream = upstream.ok_or_else(|| UrlError::Malformed(String::new()))?;
-    Ok(Own { upstream, host, rules: site.clone() })
+    Ok(Own { upstream, host, rules: site.clone(), tenant: name.into(), hits: OnceLock::new() })
 }
 
 impl Own {
@@ -120,6 +128,12 @@ impl Own {
     }
 }
 
+impl fmt::Debug for Own {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Own").field("tenant", &self.tenant).field("rules", &self.rules).finish_non_exhaustive()
+    }
+}
+
 /// `utm_*` is every name that begins so; anything else is itself.
 fn matches(pattern: &str, name: &str) -> bool {
     pattern.strip_suffix('*').map_or(pattern == name, |start| name.starts_with(start))
@@ -134,7 +148,7 @@ mod tests {
     use crate::config::SiteOrigin;
 
     fn site(rules: Site) -> Own {
-        own(&Site { origin: SiteOrigin::One("http://10.0.0.5:8080".to_owned()), ..rules }).unwrap()
+        own("own.test", &Site { origin: SiteOrigin::One("http://10.0.0.5:8080".to_owned()), ..rules }).unwrap()
     }
 
     #[test]
@@ -151,7 +165,7 @@ mod tests {
     #[test]
     fn origins_follow_each_other_and_the_star_is_everyone_else() {
         let origins = SiteOrigin::Many(vec!["https://a.test".to_owned(), "http://b.test:81".to_owned()]);
-        let found = own(&Site { origin: origins, ..Site::default() }).unwrap().upstream;
+        let found = own("*", &Site { origin: origins, ..Site::default() }).unwrap().upstream;
         assert_eq!((found.host.as_str(), found.port), ("a.test", 443));
         assert_eq!(found.next.map(|next| (next.host.clone(), next.port)), Some(("b.test".to_owned(), 81)));
         let mut config = Config::default();
@@ -163,6 +177,6 @@ mod tests {
         assert_eq!(find("own.test:8080"), Some(true));
         assert_eq!(find("127.0.0.1:8080"), Some(false));
         assert_eq!(find("a.test.nyud.example"), None);
-        assert!(own(&Site::default()).is_err());
+        assert!(own("*", &Site::default()).is_err());
     }
 }

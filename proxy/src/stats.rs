@@ -16,7 +16,9 @@ use serde::Serialize;
 
 use crate::{
     reason::{Failure, Source},
-    step::Told,
+    site::Own,
+    step::{Tenant, Told},
+    tally::{Flow, Outcome},
 };
 
 /// A moment's counts. All but `flights`, `connections`, `peer_streams` and `circuits_open` only grow.
@@ -58,8 +60,14 @@ pub struct Stats {
     pub flights: u64,
     /// Connections of clients now.
     pub connections: u64,
+    /// Of these, those on which HTTP/1.1 is spoken.
+    pub connections_h1: u64,
+    /// Of these, those on which HTTP/2 is spoken.
+    pub connections_h2: u64,
     /// Streams of peers being served now.
     pub peer_streams: u64,
+    /// Times that changed certificates or a changed takedown list came into force.
+    pub reloads: u64,
     /// Origins that are left alone now, because they were not there again and again.
     pub circuits_open: u64,
 }
@@ -99,8 +107,22 @@ pub(crate) struct Counters {
     peer_mismatches: AtomicU64,
     peer_lies: AtomicU64,
     refused: AtomicU64,
-    /// The metrics of what [`Self::hit`] counts, looked up once.
-    hits: OnceLock<(metrics::Counter, metrics::Histogram)>,
+    reloads: AtomicU64,
+    h1: AtomicU64,
+    h2: AtomicU64,
+    /// The metrics of what [`Self::hit`] counts on Coralized names, looked up once.
+    hits: OnceLock<metrics::Counter>,
+    /// The metrics of answers by their outcome, looked up once.
+    flows: OnceLock<[Flow; Outcome::ALL.len()]>,
+}
+
+/// A connection of a client's on which this is spoken, until dropped.
+pub(crate) struct Spoke<'a>(&'a AtomicU64);
+
+impl Drop for Spoke<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How a request came, in the words of the metrics.
@@ -125,25 +147,50 @@ impl Way {
 }
 
 impl Counters {
-    /// A client's GET was answered out of RAM: as [`Self::answered`] and [`Self::began`] have it, for less. Of so many one is timed.
-    pub(crate) fn hit(&self, began: Instant) {
+    /// A client's GET was answered out of RAM: as [`Self::answered`] has it, for less. Of so many one is timed, and said to be.
+    pub(crate) fn hit(&self, site: Option<&Own>, began: Instant) -> bool {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         add(&self.local, 1);
-        let (hits, durations) = self.hits.get_or_init(|| {
-            let labels = [("proto", "h1"), ("method", "get"), ("code", "200"), ("cache", "hit")];
-            (metrics::counter!("atoll_http_requests_total", &labels), duration("hit"))
+        let found = site.map_or(&self.hits, |site| &site.hits);
+        let hits = found.get_or_init(|| {
+            let tenant = site.map_or_else(
+                || metrics::SharedString::from(Tenant::CORALIZED),
+                |site| metrics::SharedString::from(site.tenant.clone()),
+            );
+            metrics::counter!(
+                "atoll_http_requests_total",
+                "proto" => "h1", "method" => "get", "code" => "200", "cache" => Outcome::Hit.word(), "tenant" => tenant
+            )
         });
         hits.increment(1);
-        if number.is_multiple_of(TIMED_ONE_IN) {
-            durations.record(began.elapsed().as_secs_f64());
+        let timed = number.is_multiple_of(TIMED_ONE_IN);
+        if timed {
+            self.flow(Outcome::Hit).began(began.elapsed());
         }
+        timed
     }
 
-    /// A client's request was answered.
-    pub(crate) fn answered(&self, way: Way, status: StatusCode, told: Told) {
-        let Told { source, collapsed, stale } = told;
+    /// What is counted of the answers with this outcome.
+    pub(crate) fn flow(&self, outcome: Outcome) -> &Flow {
+        &self.flows.get_or_init(|| Outcome::ALL.map(Flow::of))[outcome as usize]
+    }
+
+    /// A client speaks HTTP/1.1.
+    pub(crate) fn speaks_h1(&self) -> Spoke<'_> {
+        add(&self.h1, 1);
+        Spoke(&self.h1)
+    }
+
+    /// A client speaks HTTP/2.
+    pub(crate) fn speaks_h2(&self) -> Spoke<'_> {
+        add(&self.h2, 1);
+        Spoke(&self.h2)
+    }
+
+    /// A client's request was answered: its head is on its way after so long.
+    pub(crate) fn answered(&self, way: Way, status: StatusCode, told: &Told, after: Duration) {
         add(&self.requests, 1);
-        match source {
+        match told.source {
             Some(Source::Memory | Source::Disk) => add(&self.local, 1),
             Some(Source::Peer(Level(level))) => {
                 *self.peers.lock().unwrap_or_else(PoisonError::into_inner).entry(level).or_default() += 1;
@@ -151,49 +198,19 @@ impl Counters {
             Some(Source::Origin) => add(&self.origin, 1),
             None => add(&self.error, 1),
         }
-        if collapsed {
-            add(&self.collapsed, 1);
-        }
-        if stale {
-            add(&self.stale, 1);
-        }
-        let cache = match source {
-            _ if stale => "stale",
-            _ if collapsed => "collapsed",
-            Some(Source::Memory | Source::Disk) => "hit",
-            Some(Source::Peer(_)) => "peer",
-            Some(Source::Origin) => "miss",
-            None => "denied",
-        };
+        add(&self.collapsed, u64::from(told.collapsed));
+        add(&self.stale, u64::from(told.stale));
+        let outcome = Outcome::of(told);
+        self.flow(outcome).began(after);
         metrics::counter!(
             "atoll_http_requests_total",
             "proto" => way.proto,
             "method" => way.method,
             "code" => status.as_str().to_owned(),
-            "cache" => cache
+            "cache" => outcome.word(),
+            "tenant" => told.tenant.word()
         )
         .increment(1);
-    }
-
-    /// What is so now, for the exporter: origins left alone, and what of its shares the node has used.
-    pub(crate) fn gauge(circuits_open: usize, shares: &[(&'static str, u64, u64)]) {
-        metrics::gauge!("atoll_origin_circuit_open").set(real(wide(circuits_open)));
-        for (period, used, limit) in shares {
-            metrics::gauge!("atoll_quota_bytes", "period" => *period, "kind" => "used").set(real(*used));
-            metrics::gauge!("atoll_quota_bytes", "period" => *period, "kind" => "limit").set(real(*limit));
-        }
-    }
-
-    /// An answer began after so long.
-    pub(crate) fn began(&self, told: Option<Source>, collapsed: bool, after: Duration) {
-        let cache = match told {
-            _ if collapsed => "collapsed",
-            Some(Source::Memory | Source::Disk) => "hit",
-            Some(Source::Peer(_)) => "peer",
-            Some(Source::Origin) => "miss",
-            None => "denied",
-        };
-        duration(cache).record(after.as_secs_f64());
     }
 
     /// A request goes to an origin.
@@ -263,6 +280,12 @@ impl Counters {
         metrics::counter!("atoll_peer_hedge_total", "won" => won).increment(1);
     }
 
+    /// A file was looked at again; whether what it says now came into force, which is said on.
+    pub(crate) fn reloaded(&self, changed: bool) -> bool {
+        add(&self.reloads, u64::from(changed));
+        changed
+    }
+
     /// Something was refused.
     pub(crate) fn refused(&self) {
         add(&self.refused, 1);
@@ -304,25 +327,19 @@ impl Counters {
             peer_mismatches: get(&self.peer_mismatches),
             peer_lies: get(&self.peer_lies),
             refused: get(&self.refused),
+            reloads: get(&self.reloads),
             flights: 0,
             connections: 0,
+            connections_h1: get(&self.h1),
+            connections_h2: get(&self.h2),
             peer_streams: 0,
             circuits_open: 0,
         }
     }
 }
 
-fn duration(cache: &'static str) -> metrics::Histogram {
-    metrics::histogram!("atoll_http_request_duration_seconds", "phase" => "ttfb", "cache" => cache)
-}
-
 fn add(counter: &AtomicU64, count: u64) {
     counter.fetch_add(count, Ordering::Relaxed);
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a gauge's number is floating point")]
-const fn real(value: u64) -> f64 {
-    value as f64
 }
 
 fn wide(count: usize) -> u64 {

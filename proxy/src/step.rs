@@ -29,6 +29,7 @@ use crate::{
     fetch::{self, Mode, Stale},
     flight::{Answer, Content, End, Joined, Waiter},
     forward, freshness,
+    gate::Refusal,
     log::Entry,
     meta::Meta,
     metered::metered,
@@ -39,8 +40,10 @@ use crate::{
     receive::{Asked, CONDITIONS, Origin, Received, receive, upgraded},
     reference::Reference,
     respond::respond,
+    site::Own,
     slices::{self, Served, Sliced},
     stats::Way,
+    tally::{Outcome, Tally},
     trace::{self, ATOLL_TRACE, READABLE, TRACES, Tracer},
     variants::is_for_all,
     wish::Use,
@@ -48,44 +51,92 @@ use crate::{
 
 /// Answers one request of a client.
 pub(crate) async fn handle(cache: Arc<Cache>, request: Request<Option<Incoming>>) -> Response<Body> {
-    let Ok(place) = Arc::clone(&cache.places).try_acquire_owned() else {
-        cache.counters.refused();
-        return refuse(Failure::Busy, "too many requests at once", None);
-    };
     let from = request.extensions().get::<Origin>();
     let entry = cache.log.as_ref().map(|log| Entry::of(log, &request, from.map(|from| from.client.ip())));
+    let (began, way) = (Instant::now(), Way::of(&request));
+    let Ok(place) = Arc::clone(&cache.places).try_acquire_owned() else {
+        cache.counters.refused();
+        let response = refuse(Failure::Busy, "too many requests at once", None);
+        return tallied(&cache, response, (began, way), Some(&Told::default()), entry);
+    };
     let interim = from.and_then(|from| from.interim.clone());
     if let Some(interim) = &interim {
         interim.open();
     }
-    let (began, way) = (Instant::now(), Way::of(&request));
     let (response, told) = answer(&cache, request).await;
     if let Some(interim) = &interim {
         interim.close();
     }
     drop(place);
+    tallied(&cache, response, (began, way), told.as_ref(), entry)
+}
+
+/// The answer to a head that HTTP/2's parser let pass and the gate does not: counted and logged as any other.
+pub(crate) fn turned_away<B>(cache: &Arc<Cache>, request: &Request<B>, refusal: Refusal) -> Response<Body> {
+    cache.counters.head_refused(refusal.status());
+    let mut response = refuse(Failure::Request, &refusal.to_string(), None);
+    *response.status_mut() = refusal.status();
+    let from = request.extensions().get::<Origin>();
+    let entry = cache.log.as_ref().map(|log| Entry::of(log, request, from.map(|from| from.client.ip())));
+    tallied(cache, response, (Instant::now(), Way::of(request)), None, entry)
+}
+
+/// A response that is counted as it goes out.
+fn tallied(
+    cache: &Cache,
+    response: Response<Body>,
+    (began, way): (Instant, Way),
+    told: Option<&Told>,
+    mut entry: Option<Entry>,
+) -> Response<Body> {
     if let Some(told) = told {
-        cache.counters.answered(way, response.status(), told);
-        cache.counters.began(told.source, told.collapsed, began.elapsed());
+        cache.counters.answered(way, response.status(), told, began.elapsed());
     }
-    match entry {
-        Some(mut entry) => {
-            entry.answered(response.status(), response.headers());
-            if response.body().is_end_stream() {
-                entry.completed();
-            }
-            response.map(|body| Body::Logged(Box::new((body, entry))))
-        }
-        None => response,
+    if let Some(entry) = &mut entry {
+        entry.answered(response.status(), response.headers());
     }
+    let mut tally = Tally::new(Arc::clone(&cache.counters), told.map(Outcome::of), began, entry);
+    if response.body().is_end_stream() {
+        tally.completed();
+    }
+    response.map(|body| Body::Tallied(Box::new((body, tally))))
 }
 
 /// What is counted of a response.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Told {
     pub(crate) source: Option<Source>,
     pub(crate) collapsed: bool,
     pub(crate) stale: bool,
+    /// Stored, and confirmed by the origin now.
+    pub(crate) revalidated: bool,
+    /// Not for the store.
+    pub(crate) passed: bool,
+    pub(crate) tenant: Tenant,
+}
+
+/// Whose an answer is, in the words of the metrics: these come from the configuration alone.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Tenant {
+    /// Nobody's that is known.
+    #[default]
+    Nobody,
+    /// A Coralized name's.
+    Coralized,
+    /// An own site's.
+    Site(Arc<Own>),
+}
+
+impl Tenant {
+    pub(crate) const CORALIZED: &str = "coralized";
+
+    pub(crate) fn word(&self) -> metrics::SharedString {
+        match self {
+            Self::Nobody => "none".into(),
+            Self::Coralized => Self::CORALIZED.into(),
+            Self::Site(own) => Arc::clone(&own.tenant).into(),
+        }
+    }
 }
 
 async fn answer(cache: &Arc<Cache>, mut request: Request<Option<Incoming>>) -> (Response<Body>, Option<Told>) {
@@ -117,12 +168,13 @@ async fn answer(cache: &Arc<Cache>, mut request: Request<Option<Incoming>>) -> (
             return (refuse(failure, &why, None), Some(Told::default()));
         }
     };
+    let tenant = asked.site.clone().map_or(Tenant::Coralized, Tenant::Site);
     if let Some(response) = admit::admit(cache, &mut asked) {
-        return (response, Some(Told::default()));
+        return (response, Some(Told { tenant, ..Told::default() }));
     }
     let tab = asked.tab.clone();
     let (response, told) = served(cache, asked).await;
-    (metered(response, tab), told)
+    (metered(response, tab), told.map(|told| Told { tenant, ..told }))
 }
 
 async fn served(cache: &Arc<Cache>, asked: Box<Asked>) -> (Response<Body>, Option<Told>) {

@@ -106,6 +106,13 @@ impl Takedown {
         }
     }
 
+    /// Whether the file says what is in force.
+    pub(crate) fn is_current(&self) -> bool {
+        self.file
+            .as_ref()
+            .is_none_or(|file| changed(file) == self.loaded.read().unwrap_or_else(PoisonError::into_inner).changed)
+    }
+
     /// Whether nothing is taken down.
     pub(crate) fn is_empty(&self) -> bool {
         !self.any.load(Ordering::Acquire)

@@ -210,6 +210,71 @@ proptest! {
     }
 }
 
+/// A name, however it is written.
+#[derive(Debug, Clone)]
+struct Written {
+    secure: bool,
+    host: String,
+    port: Option<u16>,
+    path: String,
+    /// Which letters are upper case, and whether a dot ends the host.
+    upper: u32,
+    dot: bool,
+}
+
+impl Written {
+    fn text(&self) -> String {
+        let host = self
+            .host
+            .chars()
+            .zip(0..)
+            .map(|(c, at)| if self.upper >> (at % 32) & 1 == 1 { c.to_ascii_uppercase() } else { c });
+        let (scheme, dot) = (if self.secure { "HTTPS" } else { "http" }, if self.dot { "." } else { "" });
+        let port = self.port.map_or_else(String::new, |port| format!(":{port}"));
+        format!("{scheme}://{}{dot}{port}{}", host.collect::<String>(), self.path)
+    }
+
+    /// What it means.
+    fn meaning(&self) -> (bool, &str, u16, &str) {
+        let port = self.port.unwrap_or(if self.secure { 443 } else { 80 });
+        (self.secure, &self.host, port, if self.path.is_empty() { "/" } else { &self.path })
+    }
+}
+
+fn written() -> impl Strategy<Value = Written> {
+    // Of few hosts, ports and paths, so that many are equal and many nearly so.
+    let host = prop::sample::select(vec!["a.test", "b.a.test", "a-test.test", "a.test.test"]);
+    let port = prop::option::of(prop::sample::select(vec![80, 443, 8080]));
+    let path = prop::sample::select(vec!["", "/", "/?", "//", "/a", "/A", "/%61", "/a?b", "/a?"]);
+    (any::<bool>(), host, port, path, any::<u32>(), any::<bool>()).prop_map(|(secure, host, port, path, upper, dot)| {
+        Written { secure, host: host.to_owned(), port, path: path.to_owned(), upper, dot }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    // H08, C14: one key for each scheme, host, port and path with query; and for a site's names, which its own host tells apart.
+    #[test]
+    fn keys_are_equal_if_and_only_if_what_is_meant_is(one in written(), other in written()) {
+        let same = one.meaning() == other.meaning();
+        prop_assert_eq!(url(&one.text()).key() == url(&other.text()).key(), same);
+        let site = |written: &Written, named| {
+            let scheme = if written.secure { Scheme::Https } else { Scheme::Http };
+            let text = written.text();
+            let authority = text.split("://").nth(1).unwrap().split(['/', '?']).next().unwrap().to_owned();
+            OriginUrl::of_site(scheme, &Authority::parse(&authority).unwrap(), named, &written.path).unwrap().key()
+        };
+        prop_assert_eq!(site(&one, false) == site(&other, false), same);
+        // A site with the name to itself is one on every port.
+        let alike = |written: &Written| (written.secure, written.host.clone(), written.meaning().3.to_owned());
+        prop_assert_eq!(site(&one, true) == site(&other, true), alike(&one) == alike(&other));
+        let authority = |written: &Written| Authority::parse(&url(&written.text()).authority()).unwrap();
+        let means = |written: &Written| (written.host.clone(), Some(written.meaning().2).filter(|port| *port != if written.secure { 443 } else { 80 }));
+        prop_assert_eq!(authority(&one) == authority(&other), means(&one) == means(&other));
+    }
+}
+
 #[test]
 fn no_bytes_make_the_parsers_panic() {
     bolero::check!().with_iterations(20_000).for_each(|bytes: &[u8]| {

@@ -7,8 +7,9 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::status::{LevelStatus, ProxyStatus, Status};
 
-/// Makes this process count. Once is enough; a further call changes nothing.
-pub(super) fn start() {
+/// Makes this process count. Once is enough, before anything is counted: what a part finds uncounted it may not look for again. A
+/// further call changes nothing.
+pub fn start() {
     recorder();
 }
 
@@ -46,7 +47,7 @@ fn recorder() -> &'static PrometheusHandle {
 
 /// The status as metrics.
 fn of_status(status: &Status) -> String {
-    let Status { store, proxy, dns, .. } = status;
+    let Status { proxy, dns, .. } = status;
     let mut page = String::new();
     let mut family = |name: &str, kind: &str, help: &str, samples: &[(&str, f64)]| {
         // Writing to a String does not fail.
@@ -66,9 +67,6 @@ fn of_status(status: &Status) -> String {
     let known: Vec<(&str, f64)> =
         levels.iter().map(|(label, level)| (&**label, count(level.neighbours.len() as u64))).collect();
     family("atoll_cluster_neighbours", "gauge", "Neighbours listed in the status.", &known);
-    family("atoll_cache_objects", "gauge", "Objects in the store.", &[("", count(store.objects))]);
-    let tiers = [("{tier=\"ram\"}", count(store.memory_bytes)), ("{tier=\"disk\"}", count(store.disk_bytes))];
-    family("atoll_cache_bytes", "gauge", "Bytes in the store.", &tiers);
     family("atoll_proxy_requests_total", "counter", "Requests answered.", &[("", count(proxy.requests))]);
     family("atoll_proxy_collapsed_total", "counter", "Requests that shared a fetch.", &[("", count(proxy.collapsed))]);
     family("atoll_proxy_stale_total", "counter", "Answers that were stale.", &[("", count(proxy.stale))]);

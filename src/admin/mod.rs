@@ -20,6 +20,7 @@ mod routes;
 mod token;
 
 mod metrics;
+pub use metrics::start as start_counting;
 
 mod client;
 pub use client::{ClientError, ask_drain, ask_stop, fetch_lines, fetch_slowly, fetch_status, post};

@@ -59,7 +59,10 @@ pub(super) async fn answer(desk: &Desk, door: &Door, request: Request<Incoming>)
 fn route(desk: &Desk, method: &Method, path: &str) -> Response<Full<Bytes>> {
     let (allowed, act): (&[Method], Act) = match path {
         "/health" => (&READ, health),
-        "/metrics" => (&READ, |desk| text(TEXT_FORMAT, metrics::render(&desk.source.status()))),
+        "/metrics" => (&READ, |desk| {
+            desk.source.gauge();
+            text(TEXT_FORMAT, metrics::render(&desk.source.status()))
+        }),
         "/nodes" => (&READ, |desk| json(StatusCode::OK, &desk.source.nodes())),
         "/status" => (&READ, |desk| json(StatusCode::OK, &desk.source.status())),
         "/purges" => (&READ, purges),

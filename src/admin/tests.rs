@@ -101,7 +101,7 @@ async fn with_the_token_the_node_tells_how_it_is() {
     assert!(status.contains("application/json") && status.contains("\"id\":\"an-id\""), "{status}");
     let metrics = bench.ask("GET /metrics").await;
     assert!(
-        metrics.contains("text/plain; version=0.0.4") && metrics.contains("\natoll_cache_objects 0\n"),
+        metrics.contains("text/plain; version=0.0.4") && metrics.contains("\natoll_uptime_seconds 0\n"),
         "{metrics}"
     );
     let head = bench.ask("HEAD /status").await;

@@ -6,10 +6,12 @@
 //!                        +--------------------------stop--------------------------------+
 //! ```
 
+mod gauges;
 mod keep;
 mod member;
 mod parts;
 mod purger;
+mod watched;
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +20,7 @@ use tokio::{sync::Notify, task::JoinHandle};
 
 use self::parts::Parts;
 use crate::{
-    admin::{Admin, AdminError},
+    admin::{self, Admin, AdminError},
     config::Config,
     state::StateError,
     status::{Status, StatusSource as _},
@@ -69,6 +71,7 @@ pub enum StartError {
 impl Node {
     /// Starts all that the configuration names, or nothing.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        admin::start_counting();
         let admin_config = config.admin.clone();
         let parts = Arc::new(Parts::start(config).await?);
         let admin = match Admin::start(&admin_config, parts.state(), parts.clone()).await {

@@ -20,7 +20,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{StartError, member, purger::PurgesFile};
+use super::{StartError, gauges, member, purger::PurgesFile, watched::Watched};
 use crate::{
     admin::Admin,
     config::{Config, Role},
@@ -116,7 +116,7 @@ impl Parts {
     }
 
     pub(super) fn index(&self) -> Arc<dyn Index> {
-        Arc::new(self.overlay.clone())
+        Arc::new(Watched(self.overlay.clone()))
     }
 
     pub(super) fn proxy(&self) -> Option<Arc<atoll_proxy::Proxy>> {
@@ -379,6 +379,10 @@ impl StatusSource for Parts {
             proxy: self.proxy_status(),
             dns: self.dns_status(),
         }
+    }
+
+    fn gauge(&self) {
+        gauges::set(&self.store, self.proxy.as_deref(), &self.overlay.levels());
     }
 
     fn purger(&self) -> Option<&dyn Purger> {

@@ -121,6 +121,11 @@ impl Disks {
         }
     }
 
+    /// The directory of each disk in use, and how it does.
+    pub(crate) fn states(&self) -> Vec<(PathBuf, DiskState)> {
+        self.places.iter().cloned().zip(self.engines.iter().map(Engine::state)).collect()
+    }
+
     /// Adds what the disks know.
     pub(crate) fn report(&self, stats: &mut Stats) {
         stats.disk = stats.disk.max(self.left_out);

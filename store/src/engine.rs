@@ -255,13 +255,16 @@ impl Engine {
         stats.checksum_failures += self.counts.corrupt.load(Ordering::Relaxed);
         stats.disk_errors += self.counts.errors.load(Ordering::Relaxed);
         stats.purged += self.counts.purged.load(Ordering::Relaxed);
-        let failed = self.failed_until.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        let state = match failed {
+        stats.disk = stats.disk.max(self.state());
+    }
+
+    /// How this disk does.
+    pub(crate) fn state(&self) -> DiskState {
+        match self.failed_until.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
             true if self.is_bad() => DiskState::Bad,
             true => DiskState::Failed,
             false => DiskState::Working,
-        };
-        stats.disk = stats.disk.max(state);
+        }
     }
 
     /// Whether so many tries to write failed that the disk is given up for good.

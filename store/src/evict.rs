@@ -112,7 +112,6 @@ impl Engine {
                 budget = budget.saturating_sub(candidate.length);
             } else if self.index.remove(candidate.hash, candidate.spot) {
                 self.counts.evicted.fetch_add(1, Ordering::Relaxed);
-                metrics::counter!("atoll_store_evictions_total", "tier" => "disk").increment(1);
             }
         }
     }

@@ -161,7 +161,6 @@ impl Engine {
             Fault::Io(error) => self.note_error("read", error),
             Fault::Corrupt(error) => {
                 self.counts.corrupt.fetch_add(1, Ordering::Relaxed);
-                metrics::counter!("atoll_store_checksum_failures_total").increment(1);
                 tracing::warn!(%error, "a stored record is corrupt and counts as a miss");
             }
             Fault::Other => {}

@@ -17,7 +17,7 @@ use crate::object::Object;
 use crate::purge::{Filter, PurgeKind, PurgeProgress, Selector};
 use crate::purge_log::{Book, FILTER_LIMIT};
 use crate::scan::{Depth, Scan};
-use crate::stats::Stats;
+use crate::stats::{DiskState, Stats};
 use crate::sweep;
 use crate::tiers::Tiers;
 use crate::writer::Writer;
@@ -230,6 +230,12 @@ impl Store {
         self.tiers.disks.report(&mut stats);
         stats.objects = stats.objects.max(stats.index_objects);
         stats
+    }
+
+    /// The directory of each disk in use, and how it does. One that was given up before the start is not among them.
+    #[must_use]
+    pub fn disks(&self) -> Vec<(PathBuf, DiskState)> {
+        self.tiers.disks.states()
     }
 
     /// Seals and syncs what is on disk. Other handles may go on, and open the next segment if they write. Without it the

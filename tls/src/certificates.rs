@@ -112,6 +112,12 @@ impl Certificates {
         }
     }
 
+    /// Whether the files are those in force. Changed ones are not until they were read, and bad ones never.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        changes(&self.files) == self.loaded.read().unwrap_or_else(PoisonError::into_inner).changed
+    }
+
     /// The names that those in force cover, in the order of the files.
     #[must_use]
     pub fn names(&self) -> Vec<Covered> {
@@ -198,6 +204,7 @@ mod tests {
         std::fs::write(&files.certificate, "nonsense").unwrap();
         later(&files.certificate);
         assert!(!certificates.refresh() && certificates.names() == first, "a bad file changes nothing");
+        assert!(!certificates.is_current());
         write(folder.path(), &["other.example"], (2038, 1, 1));
         later(&files.key);
         assert!(certificates.refresh());

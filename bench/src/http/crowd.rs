@@ -37,7 +37,8 @@ pub(super) fn flight(
     origin: SocketAddr,
     options: &Options,
 ) -> Result<(), String> {
-    let (rounds, length) = if options.quick { (1, options.flight / 16) } else { (1, options.flight) };
+    let (rounds, length) =
+        if options.quick { (1, options.flight / 16) } else { (options.rounds.max(1), options.flight) };
     let mut found: [Vec<f64>; 4] = Default::default();
     for round in 0..rounds {
         // With little RAM for what is stored: what the flight itself takes is asked for, not how much of it is kept.
@@ -63,38 +64,47 @@ pub(super) fn flight(
     {
         report.add(Row::new(&format!("http_flight_{name}"), median(&mut found[at]), unit));
     }
-    report.note(format!("flight: {CROWD} clients, {} MiB, {FLIGHT_MEMORY} of RAM for what is stored", length >> 20));
+    report.note(format!(
+        "flight: {CROWD} clients, {} MiB, {FLIGHT_MEMORY} of RAM for what is stored, {rounds} rounds",
+        length >> 20
+    ));
     Ok(())
 }
 
-/// Memory of kept connections.
+/// Memory of kept connections, of contenders in turn within each round; each is started anew for each round, since memory that was
+/// in use once is not asked for again.
 pub(super) fn idle(report: &mut Report, folder: &Folder, origin: SocketAddr, options: &Options) -> Result<(), String> {
-    let count = if options.quick { IDLE / 10 } else { IDLE };
+    let (rounds, count) = if options.quick { (1, IDLE / 10) } else { (options.rounds.max(1), IDLE) };
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).map_err(|error| error.to_string())?;
     setrlimit(Resource::RLIMIT_NOFILE, most, most).map_err(|error| error.to_string())?;
-    let mut row = None;
-    for kind in [Kind::Atoll, Kind::Nginx, Kind::Bare] {
-        let contender = match Contender::start(kind, folder, origin) {
-            Ok(contender) => contender,
-            Err(error) if kind.is_ours() => return Err(error),
-            Err(error) => {
-                report.note(format!("{kind} is left out: {error}"));
-                continue;
-            }
-        };
-        // What one connection makes the server set up is not counted to the many.
-        ask_once(contender.address, "/1024/idle")?;
-        let before = contender.process.resident()?;
-        let held = held(contender.address, count)?;
-        let each = (contender.process.resident()? - before) / f64::from(count) / 1024.0;
-        drop(held);
-        row = Some(match row {
-            None => Row::new("http_idle_connection", each, "KiB"),
-            Some(row) => Row::against(row, &kind.to_string(), each),
-        });
+    let mut found = [Kind::Atoll, Kind::Nginx, Kind::Bare].map(|kind| (kind, Vec::new()));
+    for round in 0..rounds {
+        for (kind, figures) in &mut found {
+            let contender = match Contender::start(*kind, folder, origin) {
+                Ok(contender) => contender,
+                Err(error) if kind.is_ours() => return Err(error),
+                Err(error) => {
+                    if round == 0 {
+                        report.note(format!("{kind} is left out: {error}"));
+                    }
+                    continue;
+                }
+            };
+            // What one connection makes the server set up is not counted to the many.
+            ask_once(contender.address, "/1024/idle")?;
+            let before = contender.process.resident()?;
+            let held = held(contender.address, count)?;
+            figures.push((contender.process.resident()? - before) / f64::from(count) / 1024.0);
+            drop(held);
+        }
     }
-    report.note(format!("idle: {count} connections, each used once"));
-    row.into_iter().for_each(|row| report.add(row));
+    let mut medians = found.into_iter().filter(|(_, figures)| !figures.is_empty());
+    let Some((_, mut ours)) = medians.next() else { return Err("nothing was measured".to_owned()) };
+    let row = medians.fold(Row::new("http_idle_connection", median(&mut ours), "KiB"), |row, (kind, mut figures)| {
+        row.against(&kind.to_string(), median(&mut figures))
+    });
+    report.note(format!("idle: {count} connections, each used once, {rounds} rounds"));
+    report.add(row);
     Ok(())
 }
 

@@ -157,6 +157,57 @@ const CASES: &[Case] = &[
         asks: &[("GET", ""), ("GET", "")],
         answers: &["200 OK\r\nCache-Control: no-store\r\nCDN-Cache-Control: max-age=600\r\n"],
     },
+    Case {
+        name: "expires-future",
+        asks: &[("GET", ""), ("GET", "")],
+        answers: &["200 OK\r\nExpires: Thu, 18 Aug 2050 02:01:18 GMT\r\n"],
+    },
+    Case { name: "nothing-said", asks: &[("GET", ""), ("GET", "")], answers: &["200 OK\r\n"] },
+    Case {
+        name: "permanent-redirect",
+        asks: &[("GET", ""), ("GET", "")],
+        answers: &["301 Moved Permanently\r\nLocation: http://else.test/\r\nCache-Control: max-age=600\r\n"],
+    },
+    Case {
+        name: "found-redirect",
+        asks: &[("GET", ""), ("GET", "")],
+        answers: &["302 Found\r\nLocation: http://else.test/\r\n"],
+    },
+    Case { name: "gone", asks: &[("GET", ""), ("GET", "")], answers: &["410 Gone\r\nCache-Control: max-age=600\r\n"] },
+    Case {
+        name: "server-error",
+        asks: &[("GET", ""), ("GET", "")],
+        answers: &["500 Broken\r\n", "200 OK\r\nCache-Control: max-age=600\r\n"],
+    },
+    Case {
+        name: "head-then-get",
+        asks: &[("HEAD", ""), ("GET", "")],
+        answers: &["200 OK\r\nCache-Control: max-age=600\r\n"],
+    },
+    Case {
+        name: "weak-tag",
+        asks: &[("GET", ""), ("GET", "If-None-Match: W/\"a\"\r\n"), ("GET", "If-None-Match: *\r\n")],
+        answers: &["200 OK\r\nCache-Control: max-age=600\r\nETag: \"a\"\r\n"],
+    },
+    Case {
+        name: "delete-invalidates",
+        asks: &[("GET", ""), ("DELETE", ""), ("GET", "")],
+        answers: &[
+            "200 OK\r\nCache-Control: max-age=600\r\n",
+            "200 OK\r\n",
+            "200 OK\r\nCache-Control: max-age=600\r\n",
+        ],
+    },
+    Case {
+        name: "client-max-age",
+        asks: &[("GET", ""), ("GET", "Cache-Control: max-age=0\r\n")],
+        answers: &["200 OK\r\nCache-Control: max-age=600\r\n"],
+    },
+    Case {
+        name: "accept-encoding",
+        asks: &[("GET", "Accept-Encoding: gzip\r\n"), ("GET", ""), ("GET", "Accept-Encoding: gzip\r\n")],
+        answers: &["200 OK\r\nCache-Control: max-age=600\r\nVary: Accept-Encoding\r\n"],
+    },
 ];
 
 /// Where we differ, from whom, and why.
@@ -172,6 +223,13 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
     ("client-no-cache", "nginx", "it does not heed a client's directives; here that is a switch, `client_directives`"),
     ("post-invalidates", "nginx", "it does not invalidate, which RFC 9111 4.4 requires"),
     ("cdn-cache-control", "nginx", "it does not know RFC 9213"),
+    (
+        "head-then-get",
+        "nginx",
+        "it asks for all to answer a HEAD; here a HEAD of what is not stored is passed on as it is",
+    ),
+    ("delete-invalidates", "nginx", "it does not invalidate, which RFC 9111 4.4 requires"),
+    ("client-max-age", "nginx", "it does not heed a client's directives; here that is a switch, `client_directives`"),
     ("expires-past", "varnish", "its default grace of 10 s serves what is stale without being told that it may"),
     ("revalidated", "varnish", "it does not store what arrives stale, so that nothing is there to be confirmed"),
     ("stale-while-revalidate", "varnish", "the same"),
@@ -189,6 +247,16 @@ const DIFFERENCES: &[(&str, &str, &str)] = &[
     ),
     ("post-invalidates", "varnish", "it does not invalidate, which RFC 9111 4.4 requires"),
     ("cdn-cache-control", "varnish", "it does not know RFC 9213"),
+    ("nothing-said", "varnish", "its default freshness is 120 s; here it is none, unless the operator sets one"),
+    (
+        "head-then-get",
+        "varnish",
+        "it asks for all to answer a HEAD; here a HEAD of what is not stored is passed on as it is",
+    ),
+    ("weak-tag", "varnish", "it does not know `If-None-Match: *` (RFC 9110 13.1.2)"),
+    ("delete-invalidates", "varnish", "it does not invalidate, which RFC 9111 4.4 requires"),
+    ("client-max-age", "varnish", "it does not heed a client's directives; here that is a switch, `client_directives`"),
+    ("accept-encoding", "varnish", "it asks its origin for gzip whoever asks, and unpacks it itself"),
     ("not-found", "squid", "it stores errors by its own `negative_ttl` only, which is 0"),
     ("range", "squid", "it answers a range beyond the end with the whole; RFC 9110 15.5.17 has 416 for it"),
     ("revalidated", "squid", "after a 304 it goes on counting the Age of the answer before"),

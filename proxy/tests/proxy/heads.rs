@@ -109,6 +109,8 @@ async fn h06_request_lines_that_are_not_three_parts_are_refused() {
         ("PRI * HTTP/2.0\r\n\r\nSX\r\n\r\n", 505),
         ("GET /a#b HTTP/1.1\r\nHost: {H}\r\n\r\n", 400),
         ("GET /\u{e9} HTTP/1.1\r\nHost: {H}\r\n\r\n", 400),
+        ("GET /<script> HTTP/1.1\r\nHost: {H}\r\n\r\n", 400),
+        ("GET http://{H}/?a=\"<b> HTTP/1.1\r\nHost: {H}\r\n\r\n", 400),
     ])
     .await;
 }

@@ -1,6 +1,10 @@
 //! Which origins are reached at all: rows O01-O05, and how slow or broken ones are borne (O06, O07, O09).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use atoll_proxy::{Config, Origins};
 use bytes::Bytes;
@@ -14,7 +18,7 @@ use tokio::{
 };
 
 use crate::support::{
-    Do, Origin, alone, config, config_any, config_for, get, get_with, ok, raw, refusing, soon, until,
+    Do, Origin, Response, alone, config, config_any, config_for, get, get_with, ok, raw, refusing, soon, until,
 };
 
 // O01, O02: the name leads inside; the listener there must not hear of it.
@@ -172,13 +176,23 @@ async fn an_origin_s_error_is_shared_and_not_asked_for_again_at_once() {
 }
 
 /// A TLS origin for `site.test`, and the file of the authority it is signed by.
-async fn tls_origin(name: &str) -> (std::net::SocketAddr, tempfile::NamedTempFile) {
+async fn tls_origin(name: &str) -> (SocketAddr, tempfile::NamedTempFile) {
+    tls_origin_with(name, true, |_| {}).await
+}
+
+/// The same with a certificate that is changed, or signs itself.
+async fn tls_origin_with(
+    name: &str,
+    signed: bool,
+    change: impl FnOnce(&mut rcgen::CertificateParams),
+) -> (SocketAddr, tempfile::NamedTempFile) {
     let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
-    let certificate =
-        rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+    let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+    change(&mut params);
+    let certificate = if signed { params.signed_by(&key, &authority) } else { params.self_signed(&key) }.unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), authority.pem()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -222,23 +236,93 @@ async fn https_origins_are_fetched_over_tls_with_the_configured_roots() {
     assert_eq!((response.status, &response.body[..]), (200, &b"secret"[..]), "{:?}", response.field("proxy-status"));
 }
 
+/// A listener that reads a little, says this and closes; and the first byte of all that came to it.
+async fn abrupt(says: &'static [u8]) -> (SocketAddr, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, firsts) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(Vec::new())));
+    let kept = Arc::clone(&firsts);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut read = vec![0; 16 << 10];
+            if let Ok(1..) = stream.read(&mut read).await {
+                kept.lock().unwrap().push(read[0]);
+                let _ = stream.write_all(says).await;
+            }
+        }
+    });
+    (address, firsts)
+}
+
+/// What an https origin at this address comes to, with this file of authorities.
+async fn by_https(address: SocketAddr, authority: &std::path::Path) -> Response {
+    let mut config = config();
+    config.origins = Origins::Listed(vec![format!("site.test:{}", address.port())]);
+    config.ca_files = vec![authority.to_owned()];
+    let proxy = alone(config).await;
+    let node = proxy.local_addrs()[0].to_string();
+    get(&proxy, &node, &format!("/~/https/site.test:{}/", address.port())).await
+}
+
 // O09: no fallback to http or to no check.
 #[tokio::test]
 async fn certificates_that_do_not_fit_are_refused() {
-    let (wrong_name, authority) = tls_origin("other.test").await;
-    let (unknown, _) = tls_origin("site.test").await;
-    let plain = Origin::start(|_, _| ok("", &Bytes::from_static(b"plain"))).await;
-    for address in [wrong_name, unknown, plain.address] {
-        let mut config = config();
-        config.origins = Origins::Listed(vec![format!("site.test:{}", address.port())]);
-        config.ca_files = vec![authority.path().to_owned()];
-        // The plain one never answers the handshake.
-        config.timeouts.connect = Duration::from_millis(500);
-        let proxy = alone(config).await;
-        let node = proxy.local_addrs()[0].to_string();
-        let response = get(&proxy, &node, &format!("/~/https/site.test:{}/", address.port())).await;
-        assert!(matches!(response.status, 502 | 504), "{address} {}", response.status);
+    let date = rcgen::date_time_ymd;
+    for (why, name, signed, trusted, from, until) in [
+        ("another name", "other.test", true, true, 2020, 2090),
+        ("an unknown authority", "site.test", true, false, 2020, 2090),
+        ("signed by itself", "site.test", false, true, 2020, 2090),
+        ("expired", "site.test", true, true, 2020, 2021),
+        ("not valid yet", "site.test", true, true, 2089, 2090),
+        ("good", "site.test", true, true, 2020, 2090),
+    ] {
+        let change = |params: &mut rcgen::CertificateParams| {
+            (params.not_before, params.not_after) = (date(from, 1, 1), date(until, 1, 1));
+        };
+        let (address, own) = tls_origin_with(name, signed, change).await;
+        let (_, other) = tls_origin(name).await;
+        let response = by_https(address, if trusted { own.path() } else { other.path() }).await;
+        if why == "good" {
+            assert_eq!((response.status, &response.body[..]), (200, &b"secret"[..]), "the test's own certificates");
+            continue;
+        }
+        assert_eq!(response.status, 502, "{why}");
+        assert_eq!(response.field("proxy-status").as_deref(), Some("atoll; error=tls_certificate_error"), "{why}");
+        assert_ne!(response.body, b"secret", "{why}");
     }
+}
+
+// O09
+#[tokio::test]
+async fn origins_that_speak_old_tls_or_none_are_refused_and_never_asked_in_clear() {
+    let (_, authority) = tls_origin("site.test").await;
+    // A ServerHello of TLS 1.0 with a cipher of its time.
+    let old = b"\x16\x03\x01\0\x2a\x02\0\0\x26\x03\x01RandomRandomRandomRandomRandomRa\0\0\x2f\0";
+    for (why, says) in [
+        ("TLS 1.0", &old[..]),
+        ("an alert about the version", b"\x15\x03\x01\0\x02\x02\x46"),
+        ("an alert about the name", b"\x15\x03\x03\0\x02\x02\x70"),
+        ("closed at the first word", b""),
+        ("HTTP in clear", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nplain"),
+        ("a redirect to clear", b"HTTP/1.1 302 Found\r\nLocation: http://site.test/\r\nContent-Length: 0\r\n\r\n"),
+        ("nonsense", b"\xff\xff\xff\xff\xff\xff\xff\xff"),
+    ] {
+        let (address, firsts) = abrupt(says).await;
+        let response = by_https(address, authority.path()).await;
+        assert_eq!(response.status, 502, "{why}");
+        assert_eq!(response.field("proxy-status").as_deref(), Some("atoll; error=tls_certificate_error"), "{why}");
+        let firsts = firsts.lock().unwrap().clone();
+        assert!(!firsts.is_empty() && firsts.iter().all(|first| *first == 0x16), "{why}: {firsts:?} is no handshake");
+    }
+    // One that never answers is given up in time, and is no other way.
+    let plain = Origin::start(|_, _| vec![Do::Hang]).await;
+    let mut config = config();
+    config.origins = Origins::Listed(vec![format!("site.test:{}", plain.address.port())]);
+    config.ca_files = vec![authority.path().to_owned()];
+    config.timeouts.connect = Duration::from_millis(500);
+    let proxy = alone(config).await;
+    let node = proxy.local_addrs()[0].to_string();
+    let path = format!("/~/https/site.test:{}/", plain.address.port());
+    assert_eq!(get(&proxy, &node, &path).await.status, 504);
     assert_eq!(plain.count(), 0);
 }
 

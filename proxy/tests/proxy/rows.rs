@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, UdpSocket},
+    net::{TcpListener, TcpSocket, TcpStream, UdpSocket},
 };
 
 use crate::support::{
@@ -250,15 +250,60 @@ async fn names_that_do_not_resolve_are_remembered_and_of_many_addresses_few_are_
         }
         assert!(asked.load(Ordering::SeqCst) <= 8, "asked {} times", asked.load(Ordering::SeqCst));
     }
-    let (server, _) = name_server(0, 200).await;
+    let (server, _) = name_server(0, MANY).await;
     let (gone, _taken) = refusing();
-    let port = gone.port();
+    let proxy = alone(many(server, gone.port(), Duration::from_secs(10))).await;
+    let host = format!("www.many.example.{}.nyud.example", gone.port());
+    let response = soon(get(&proxy, &host, "/")).await;
+    let error = response.field("proxy-status");
+    assert_eq!((response.status, error.as_deref()), (502, Some("atoll; error=connection_refused")));
+}
+
+/// Addresses of one name, as many as a datagram holds.
+const MANY: usize = 60;
+
+/// A configuration for an origin of many addresses.
+fn many(server: std::net::SocketAddr, port: u16, connect: Duration) -> Config {
     let listed = Origins::Listed(vec![format!("www.many.example:{port}")]);
     let mut config = Config { nameservers: vec![server], origins: listed, ..config() };
     config.timeouts.resolve = Duration::from_secs(10);
-    config.timeouts.connect = Duration::from_secs(10);
-    let proxy = alone(config).await;
-    assert_eq!(soon(get(&proxy, &format!("www.many.example.{port}.nyud.example"), "/")).await.status, 502);
+    config.timeouts.connect = connect;
+    config
+}
+
+// O08: of so many addresses that nobody answers at, 16 are dialled, a quarter of a second after each other. The system tells which.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn of_many_addresses_that_do_not_answer_few_are_dialled() {
+    let (server, _) = name_server(0, MANY).await;
+    // Everything on loopback leads to this listener, whose queue is full: it answers nobody any more.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([0, 0, 0, 0], 0).into()).unwrap();
+    let listener = socket.listen(0).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let _first = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let proxy = Arc::new(alone(many(server, port, Duration::from_millis(5_500))).await);
+    let (asking, host) = (Arc::clone(&proxy), format!("www.many.example.{port}.nyud.example"));
+    let asked = tokio::spawn(async move { soon(get(&asking, &host, "/")).await });
+    let mut dialled = std::collections::BTreeSet::new();
+    while !asked.is_finished() {
+        // Remote address and port in hexadecimal, then the state: 02 is SYN_SENT.
+        let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+        for line in table.lines().skip(1) {
+            let mut words = line.split_whitespace().skip(2);
+            let (remote, state) = (words.next().unwrap_or_default(), words.next());
+            if remote.ends_with(&format!(":{port:04X}")) && state == Some("02") {
+                dialled.insert(remote.to_owned());
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let response = asked.await.unwrap();
+    assert_eq!(
+        (response.status, response.field("proxy-status").as_deref()),
+        (504, Some("atoll; error=connection_timeout"))
+    );
+    assert!((2..=16).contains(&dialled.len()), "{}: {dialled:?}", dialled.len());
 }
 
 // H16: a process of its own has few descriptors; clients take them all, and give some back.

@@ -105,7 +105,7 @@ pub(crate) const GET: [(&str, &str); 4] =
     [(":method", "GET"), (":scheme", "http"), (":authority", "own.test"), (":path", "/")];
 
 /// Sends frames after the preface until the other side has had enough; what it said of why.
-async fn flood(proxy: &Proxy, frames: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
+pub(crate) async fn flood(proxy: &Proxy, frames: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
     let stream = TcpStream::connect(proxy.local_addrs()[0]).await.unwrap();
     let (mut from, mut to) = stream.into_split();
     let read = tokio::spawn(async move {
@@ -124,7 +124,7 @@ async fn flood(proxy: &Proxy, frames: impl Iterator<Item = Vec<u8>>) -> Vec<u8> 
 }
 
 /// The error of each GOAWAY among frames.
-fn goaways(mut bytes: &[u8]) -> Vec<u32> {
+pub(crate) fn goaways(mut bytes: &[u8]) -> Vec<u32> {
     let mut found = Vec::new();
     while bytes.len() >= 9 {
         let length = usize::from(bytes[1]) << 8 | usize::from(bytes[2]) | usize::from(bytes[0]) << 16;
