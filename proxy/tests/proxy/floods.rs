@@ -363,7 +363,8 @@ const FLOODED: &str = "ATOLL_TEST_FLOODED";
 async fn a_proxy_that_was_left_alone_says_nothing_of_calm() {
     let origin = Origin::with_body(Bytes::from_static(b"x")).await;
     let mut config = config_site(&origin);
-    config.timeouts.keep_alive = Duration::from_millis(300);
+    // Nobody answers its last PING.
+    (config.timeouts.keep_alive, config.timeouts.send) = (Duration::from_millis(300), Duration::from_secs(1));
     let proxy = alone(config).await;
     let said = flood(&proxy, std::iter::once(request(1, WHOLE, "GET", &[]))).await;
     assert_eq!(goaways(&said).iter().filter(|error| **error != 0).count(), 0);
