@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    cities, cold_start, death, distances, far_resolver, flash_crowd, locked_in, names, partition, purge, right_place,
-    stage::Stage, visit,
+    bad_peers, cities, cold_start, death, distances, far_resolver, flash_crowd, large_file, locked_in, names,
+    partition, purge, right_place, stage::Stage, visit,
 };
 use crate::{error::Error, scenario::Scale};
 
@@ -36,7 +36,7 @@ pub(super) enum Beside {
 }
 
 /// In the order of the table.
-pub(super) const ALL: [Definition; 11] = [
+pub(super) const ALL: [Definition; 13] = [
     Definition {
         name: "distances",
         file: "distances",
@@ -113,6 +113,20 @@ pub(super) const ALL: [Definition; 11] = [
         beside: Beside::Others,
         about: "a tag is purged while a node is away",
         show: purge::show,
+    },
+    Definition {
+        name: "bad-peers",
+        file: "bad-peers",
+        beside: Beside::OthersAtShortScale,
+        about: "a peer with copies is slow, cut off, dead",
+        show: bad_peers::show,
+    },
+    Definition {
+        name: "large-file",
+        file: "large-file",
+        beside: Beside::OneAtShortScale,
+        about: "a large file for nodes behind thin lines",
+        show: large_file::show,
     },
 ];
 

@@ -3,6 +3,7 @@
 //! A claim that a part of Atoll cannot meet yet stands in tests/lab/known-failures.toml with the part that owns it (`known`). Read
 //! [`Definition`] and the list of all in `list` first, then `stage` for what the functions work with.
 
+mod bad_peers;
 mod cities;
 mod cold_start;
 mod death;
@@ -10,6 +11,7 @@ mod distances;
 mod far_resolver;
 mod flash_crowd;
 mod known;
+mod large_file;
 mod list;
 mod load;
 mod locked_in;
