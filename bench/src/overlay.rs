@@ -1,5 +1,5 @@
-//! What the index costs on this machine: messages to bytes and back, and RPCs of the driver between two nodes over loopback, by TCP
-//! and by QUIC. An RPC is one lookup step: a question and its answer on a warm link.
+//! What the index costs on this machine: the simulator's events a second and bytes a node, messages to bytes and back, and RPCs of
+//! the driver between two nodes over loopback, by TCP and by QUIC. An RPC is one lookup step: a question and its answer on a warm link.
 
 use std::{
     io,
@@ -14,10 +14,11 @@ use atoll_overlay::{
         wire::Book,
     },
     driver::{self, Config, Identity, Overlay},
+    sim::{Matrix, Network, Sim},
 };
 use nix::sys::resource::{UsageWho, getrusage};
 
-use crate::{report, rounds};
+use crate::{process, report, rounds};
 
 /// All of it.
 pub(crate) fn run() -> Result<report::Report, String> {
@@ -26,11 +27,35 @@ pub(crate) fn run() -> Result<report::Report, String> {
         "medians of 5 interleaved rounds; CPU is of both ends together; a node of each pair is in this process"
             .to_owned(),
     );
+    simulator(&mut report)?;
     codec(&mut report)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     runtime.block_on(rpc(&mut report))?;
     Ok(report)
+}
+
+/// A warm network that looks after itself: what one more simulated node costs in memory, and how fast time passes.
+fn simulator(report: &mut report::Report) -> Result<(), String> {
+    let before = process::resident(std::process::id())?;
+    let matrix = Matrix::planetlab();
+    let sites = matrix.sites();
+    let mut sim = Sim::new(atoll_overlay::Config::default(), Network::Matrix(matrix), 1);
+    for node in 0..SIMULATED {
+        sim.add(node % sites, Duration::from_micros(500));
+    }
+    sim.warm();
+    let mut rates = Vec::new();
+    for _ in 0..ROUNDS {
+        let (started, events) = (Instant::now(), sim.events());
+        sim.run_for(SIMULATED_TIME);
+        let events = f64::from(u32::try_from(sim.events() - events).unwrap_or(u32::MAX));
+        rates.push(events / started.elapsed().as_secs_f64());
+    }
+    let grown = process::resident(std::process::id())? - before;
+    report.add(report::Row::new("sim_events", rounds::median(&mut rates), "/s"));
+    report.add(report::Row::new("sim_bytes_per_node", grown / size(SIMULATED), "B"));
+    Ok(())
 }
 
 /// An answer with eight nodes, the longest that lookups see, there and back.
@@ -181,6 +206,10 @@ impl Book for Records {
 
 /// Rounds of each figure.
 const ROUNDS: usize = 5;
+
+/// Nodes simulated, and the virtual time of a round.
+const SIMULATED: usize = 10_000;
+const SIMULATED_TIME: Duration = Duration::from_secs(20);
 
 /// Messages coded a round.
 const CODED: u32 = 20_000;

@@ -127,7 +127,7 @@ fn cpu_seconds(process: u32) -> Result<f64, String> {
     Ok(nanoseconds / 1e9)
 }
 
-fn resident(process: u32) -> Result<f64, String> {
+pub(crate) fn resident(process: u32) -> Result<f64, String> {
     let text =
         fs::read_to_string(format!("/proc/{process}/status")).map_err(|error| format!("process {process}: {error}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));

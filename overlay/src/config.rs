@@ -32,6 +32,10 @@ pub struct Config {
     /// Nodes of one prefix (/24 or /48) that keep their places in a full bucket when others come; 1 to 64. More: an attacker with
     /// many addresses of one network gets more of the table; fewer: distance counts for less. [facts: 2 to 10 elsewhere; guess]
     pub bucket_per_prefix: usize,
+    /// Nodes that one operator, by the key that signed their certificates, admitted and that keep their places in a full bucket when
+    /// others' come; 1 to 64; an open network knows no operators. More: one operator's nodes may be most of what a node knows; fewer:
+    /// distance counts for less. `[guess]`
+    pub bucket_per_operator: usize,
     /// Questions a lookup keeps under way at once; 1 to 8. More: faster under loss, more messages. [Kademlia: 3]
     pub window: usize,
 
@@ -185,6 +189,7 @@ impl Default for Config {
             copies: 3,
             bucket: 16,
             bucket_per_prefix: 4,
+            bucket_per_operator: 8,
             window: 3,
             rto_min: Duration::from_millis(30),
             rto_max: Duration::from_secs(1),

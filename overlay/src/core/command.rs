@@ -128,7 +128,7 @@ impl Node {
         shared.map(|(membership, _)| membership.level).max().unwrap_or(Level::GLOBAL)
     }
 
-    fn get_task(&mut self, now: Instant, key: Key, levels: Levels) -> Task {
+    pub(super) fn get_task(&mut self, now: Instant, key: Key, levels: Levels) -> Task {
         let levels = self.chosen(levels);
         let deadline = self.config.get_deadline;
         let window = self.config.window;
@@ -186,7 +186,7 @@ impl Node {
         usize::try_from(times).unwrap_or(usize::MAX)
     }
 
-    fn put_task(&self, put: Put) -> Task {
+    pub(super) fn put_task(&self, put: Put) -> Task {
         let levels = self.chosen(put.levels);
         let what = What { key: put.key, value: put.value, ttl: put.ttl.min(Pointer::TTL_LIMIT) };
         let loaded_stops = self.config.mode == Mode::Best;

@@ -398,6 +398,13 @@ impl Node {
         self.welcome(now, contact);
     }
 
+    pub(super) fn on_admitted(&mut self, contact: Contact, by: Key) {
+        let operator = self.peers.operator(by);
+        if let Some(known) = self.peers.entry(contact) {
+            known.operator = operator;
+        }
+    }
+
     pub(super) fn on_disconnected(&mut self, now: Instant, peer: Peer) {
         let Some(contact) = self.peers.find(peer) else { return };
         let Some(known) = self.peers.get_mut(contact) else { return };
@@ -461,6 +468,9 @@ impl Node {
     }
 
     pub(super) fn on_describe(&mut self, now: Instant, info: NodeInfo) {
+        if info.site != self.me.site {
+            self.site_due = now;
+        }
         self.me = NodeInfo { id: self.me.id, clusters: Vec::new(), rtt: None, ..info }.into();
         self.arm_sooner(now + GREET_PAUSE, Timer::Greet);
     }

@@ -30,6 +30,7 @@ mod command;
 mod hear;
 mod joint;
 mod seek;
+mod site;
 mod tend;
 
 mod cluster;
@@ -78,6 +79,13 @@ pub struct Op(pub u64);
 pub enum Input {
     /// A link to this peer stands and both ends are authenticated.
     Connected(Contact),
+    /// Who admitted this peer to the network, by a key that stands for them: said before it is connected, where admission tells.
+    Admitted {
+        /// Whom.
+        contact: Contact,
+        /// The same for all that they admitted.
+        by: Key,
+    },
     /// The link is gone.
     Disconnected(Peer),
     /// A message could not be delivered: no address, dial failed, stream refused.

@@ -59,6 +59,8 @@ pub struct Node {
     pub(super) newcomers: VecDeque<Contact>,
     /// Keys lately asked for by this node's own callers, oldest first.
     pub(super) asked: VecDeque<crate::core::command::Asked>,
+    /// When to look again who is at this node's site.
+    pub(super) site_due: Instant,
     /// Thorough gets that may be made, and since when they were counted.
     pub(super) thorough: (u32, Instant),
     /// The closest sets may have changed since the copies were last looked at, up to this key.
@@ -91,6 +93,8 @@ pub(super) enum Reason {
     Command(Op),
     /// To learn who is near a prefix.
     Hint(Prefix),
+    /// To learn who is at this node's site.
+    Site,
     /// Another node asked.
     Relay {
         /// Who.
@@ -149,7 +153,11 @@ impl Node {
             peers: Peers::new(
                 me.id,
                 config.thresholds.len() + 1,
-                Buckets { size: config.bucket, per_prefix: config.bucket_per_prefix },
+                Buckets {
+                    size: config.bucket,
+                    per_prefix: config.bucket_per_prefix,
+                    per_operator: config.bucket_per_operator,
+                },
                 config.peers,
             ),
             header: (Instant::START, Arc::default()),
@@ -168,6 +176,7 @@ impl Node {
             seeds: Vec::new(),
             newcomers: VecDeque::new(),
             asked: VecDeque::new(),
+            site_due: Instant::START,
             thorough: (crate::core::command::THOROUGH_BURST, Instant::START),
             reseed: None,
             unrest_until: Instant::START + config.unrest,
@@ -187,6 +196,7 @@ impl Node {
         self.now = self.now.max(now);
         match input {
             Input::Connected(contact) => self.on_connected(now, contact),
+            Input::Admitted { contact, by } => self.on_admitted(contact, by),
             Input::Disconnected(peer) => self.on_disconnected(now, peer),
             Input::Unreachable(peer) => self.on_unreachable(now, peer),
             Input::Received { from, message } => self.on_message(now, from, *message),
@@ -438,6 +448,11 @@ impl Node {
                 if let Ending::Found(_, pointers) = ending {
                     let found = pointers.into_iter().map(|pointer| (pointer.holder.id, pointer.value));
                     self.hints.learn(prefix, found);
+                }
+            }
+            Reason::Site => {
+                if let Ending::Found(_, pointers) = ending {
+                    self.on_site(now, pointers);
                 }
             }
             Reason::Relay { asker, id: question, arrived } => {

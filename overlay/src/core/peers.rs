@@ -34,6 +34,8 @@ pub(super) struct Known {
     pub(super) misses: u8,
     /// The levels whose table it is in, a bit each.
     pub(super) tables: u8,
+    /// Who admitted it, as a number that [`Peers::operator`] gave; 0 if that is not known.
+    pub(super) operator: u8,
     /// The clusters it is in, by its last message; shared with that message and others of the same sender.
     pub(super) header: Option<Arc<Header>>,
     /// What it says of itself, once it has.
@@ -56,6 +58,7 @@ impl Known {
             pinned: false,
             misses: 0,
             tables: 0,
+            operator: 0,
             header: None,
             info: None,
             networked: false,
@@ -130,6 +133,8 @@ pub(super) struct Buckets {
     pub(super) size: usize,
     /// Of one prefix, where there are others.
     pub(super) per_prefix: usize,
+    /// Of one operator, where there are others.
+    pub(super) per_operator: usize,
 }
 
 /// All of them.
@@ -143,10 +148,9 @@ pub(super) struct Peers {
     stride: usize,
     /// In the order of their ids.
     pub(super) all: Vec<Known>,
-    /// Nodes per bucket.
-    pub(super) bucket: usize,
-    /// Of these, of one prefix where there are others.
-    pub(super) per_prefix: usize,
+    pub(super) buckets: Buckets,
+    /// Those who admitted nodes that are known; their place here, from 1 on, is their number.
+    operators: Vec<Key>,
     /// How full each bucket of each level's table is.
     pub(super) filled: Vec<Vec<u8>>,
     /// No node in that bucket costs more than this.
@@ -168,8 +172,8 @@ impl Peers {
             fences: [u32::MAX; FENCES],
             stride: 1,
             all: Vec::new(),
-            bucket: buckets.size.min(usize::from(u8::MAX)),
-            per_prefix: buckets.per_prefix,
+            buckets: Buckets { size: buckets.size.min(usize::from(u8::MAX)), ..buckets },
+            operators: Vec::new(),
             filled: vec![Vec::new(); levels.min(LEVELS)],
             farthest: vec![Vec::new(); levels.min(LEVELS)],
             estimates: [1; LEVELS],
@@ -209,6 +213,17 @@ impl Peers {
         // A driver that reuses a handle for another node has broken its promise; the old id would poison every distance.
         debug_assert_eq!(known.contact, contact, "a handle stands for one node for ever");
         Some(known)
+    }
+
+    /// The number of who admits nodes. Past as many as there are numbers the rest counts as not known: the network key grants few
+    /// admission keys.
+    pub(super) fn operator(&mut self, operator: Key) -> u8 {
+        let place = self.operators.iter().position(|one| *one == operator).unwrap_or(self.operators.len());
+        let Ok(number) = u8::try_from(place + 1) else { return 0 };
+        if place == self.operators.len() {
+            self.operators.push(operator);
+        }
+        number
     }
 
     pub(super) fn get(&self, contact: Contact) -> Option<&Known> {

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::{
     Contact,
     id::Distance,
-    peers::{Known, Peers},
+    peers::{Buckets, Known, Peers},
 };
 use crate::{Key, Level, Prefix};
 
@@ -37,12 +37,13 @@ impl Peers {
         if known.tables & bit != 0 {
             return Insertion::Present;
         }
-        if self.fill(level, at) < self.bucket {
+        if self.fill(level, at) < self.buckets.size {
             self.mark(place, level, at);
             return Insertion::Entered;
         }
         // Most that come are as far as those that are in, and that shows without a look at these.
-        if !may_be_nearer(known.cost(), self.farthest(level, at)) && known.prefix().is_none() {
+        let plain = known.operator == 0 && known.prefix().is_none();
+        if plain && !may_be_nearer(known.cost(), self.farthest(level, at)) {
             return Insertion::Full;
         }
         let stretch = self.bucket_at(at);
@@ -50,7 +51,7 @@ impl Peers {
         let members = self.all.get(stretch).unwrap_or_default().iter().enumerate();
         let members: Vec<(usize, &Known)> = members.filter(|(_, one)| one.tables & bit != 0).collect();
         let farthest = members.iter().map(|(_, one)| one.cost()).max().unwrap_or(0);
-        let way = gives_way(&members, known, self.per_prefix).map(|(out, farthest)| (out, farthest.contact));
+        let way = gives_way(&members, known, self.buckets).map(|(out, farthest)| (out, farthest.contact));
         self.set_farthest(level, at, farthest);
         let Some((out, out_contact)) = way else { return Insertion::Full };
         self.unmark(start + out, level, at);
@@ -61,7 +62,7 @@ impl Peers {
     /// Whether a node with this id would find room without anybody leaving.
     pub(super) fn has_room(&self, level: Level, contact: Contact) -> bool {
         let at = usize::from(self.me.key().common_bits(&contact.id.key()));
-        at < Key::BITS && self.fill(level, at) < self.bucket
+        at < Key::BITS && self.fill(level, at) < self.buckets.size
     }
 
     /// Takes a node out of one table. Whether it was in.
@@ -136,7 +137,7 @@ impl Peers {
 
     fn estimated(&self, level: Level) -> u32 {
         let Some(filled) = self.filled.get(usize::from(level.0)) else { return 1 };
-        let full = filled.iter().take_while(|one| usize::from(**one) >= self.bucket).count();
+        let full = filled.iter().take_while(|one| usize::from(**one) >= self.buckets.size).count();
         let count = |from: usize| filled.iter().skip(from).map(|one| u32::from(*one)).sum::<u32>().saturating_add(1);
         let scale = 1_u32.checked_shl(u32::try_from(full).unwrap_or(31).min(31)).unwrap_or(u32::MAX);
         count(full).saturating_mul(scale).max(count(0))
@@ -252,21 +253,35 @@ impl Peers {
 
 /// Who of a full bucket leaves it for a newcomer: the farthest, if it is farther by a fifth at least, or neighbours would change
 /// places for nothing. Networks that have more than `per_prefix` nodes in it give way to others whatever the distance, and get no
-/// further place from them: whoever has many addresses of one network, and so many nodes, must not be all that a node knows.
-fn gives_way<'a>(members: &[(usize, &'a Known)], newcomer: &Known, per_prefix: usize) -> Option<(usize, &'a Known)> {
+/// further place from them: whoever has many addresses of one network, and so many nodes, must not be all that a node knows. The
+/// same goes for operators, whoever they are that admitted more than `per_operator` of its nodes.
+fn gives_way<'a>(members: &[(usize, &'a Known)], newcomer: &Known, buckets: Buckets) -> Option<(usize, &'a Known)> {
+    let Buckets { per_prefix, per_operator, .. } = buckets;
     let prefix = newcomer.prefix();
     let count = |of: Option<Prefix>| members.iter().filter(|(_, one)| one.prefix() == of).count();
     let farthest = |of: &dyn Fn(&Known) -> bool| {
         members.iter().filter(|(_, one)| of(one)).max_by_key(|(_, one)| one.cost()).copied()
     };
     let crowded = count(prefix) >= per_prefix;
-    if !crowded && prefix.is_some() {
-        let most = members.iter().map(|(_, one)| one.prefix()).max_by_key(|one| (count(*one), *one));
-        if let Some(most) = most.filter(|most| count(*most) > per_prefix) {
-            return farthest(&|one| one.prefix() == most);
+    let operator = newcomer.operator;
+    let admitted = |by: u8| members.iter().filter(|(_, one)| one.operator == by).count();
+    let ruling = operator != 0 && admitted(operator) >= per_operator;
+    if operator != 0 && !ruling && !(crowded && prefix.is_some()) {
+        let operators = members.iter().map(|(_, one)| one.operator).filter(|one| *one != 0);
+        let most = operators.max_by_key(|one| (admitted(*one), *one));
+        if let Some(most) = most.filter(|most| admitted(*most) > per_operator) {
+            return farthest(&|one| one.operator == most);
         }
     }
-    let out = farthest(&|one| !crowded || one.prefix() == prefix)?;
+    let fair = |one: &Known| !ruling || one.operator == operator;
+    if !crowded && prefix.is_some() {
+        let most = members.iter().map(|(_, one)| one.prefix()).max_by_key(|one| (count(*one), *one));
+        let most = most.filter(|most| count(*most) > per_prefix);
+        if let Some(out) = most.and_then(|most| farthest(&|one| one.prefix() == most && fair(one))) {
+            return Some(out);
+        }
+    }
+    let out = farthest(&|one| (!crowded || one.prefix() == prefix) && fair(one))?;
     may_be_nearer(newcomer.cost(), out.1.cost()).then_some(out)
 }
 
@@ -297,7 +312,7 @@ mod tests {
     use super::*;
     use crate::{
         NodeInfo, Roles,
-        core::{Peer, peers::Buckets, time::Instant},
+        core::{Peer, time::Instant},
     };
 
     fn contact(number: u32) -> Contact {
@@ -306,7 +321,8 @@ mod tests {
 
     /// Known nodes, the even ones in the table of level 1, some of them at a distance.
     fn peers(numbers: &[u32], bucket: usize) -> Peers {
-        let mut peers = Peers::new(contact(u32::MAX).id, 2, Buckets { size: bucket, per_prefix: 4 }, 1_000);
+        let mut peers =
+            Peers::new(contact(u32::MAX).id, 2, Buckets { size: bucket, per_prefix: 4, per_operator: 8 }, 1_000);
         for number in numbers {
             let known = peers.entry(contact(*number)).unwrap();
             known.rtt.sample(Instant::START, Duration::from_millis(1 + u64::from(number % 97)), Duration::MAX);
@@ -346,10 +362,11 @@ mod tests {
             }
         }
 
-        /// However near the many of one network are, and whoever comes first.
+        /// However near the many of one network are, and whoever comes first; one operator has admitted all, so that it is no
+        /// reason for anything.
         #[test]
         fn in_a_full_bucket_one_network_leaves_room_for_all_others(order in Just((0_u32..240).collect::<Vec<_>>()).prop_shuffle()) {
-            let mut peers = Peers::new(contact(u32::MAX).id, 2, Buckets { size: 16, per_prefix: 4 }, 1_000);
+            let mut peers = Peers::new(contact(u32::MAX).id, 2, Buckets { size: 16, per_prefix: 4, per_operator: 8 }, 1_000);
             // 200 nodes at 1 ms of one /24, and 40 at 50 ms of one each.
             let network = |number: u32| if number < 200 { [192, 0, 2, 1] } else { [198, 51, u8::try_from(number - 200).unwrap(), 1] };
             for number in order {
@@ -358,6 +375,7 @@ mod tests {
                 known.rtt.sample(Instant::START, far, Duration::MAX);
                 let info = NodeInfo { v4: vec![Ipv4Addr::from(network(number))], ..NodeInfo::new(contact(number).id, Roles::NONE) };
                 known.describe(Arc::new(info));
+                known.operator = 1;
                 peers.enter(Level(1), contact(number));
             }
             let common = |one: &Known| peers.me.key().common_bits(&one.contact.id.key());
@@ -366,6 +384,30 @@ mod tests {
                 let (many, others): (Vec<_>, Vec<_>) = members.partition(|one| one.contact.peer.0 < 200);
                 let there = (200..240).filter(|number| usize::from(peers.me.key().common_bits(&contact(*number).id.key())) == usize::from(at)).count();
                 prop_assert!(others.len() >= there.min(12), "{} of one network, {} of {there} others", many.len(), others.len());
+            }
+        }
+
+        /// However near one operator's many are, and whoever comes first.
+        #[test]
+        fn in_a_full_bucket_one_operator_leaves_half_the_room_for_all_others(order in Just((0_u32..240).collect::<Vec<_>>()).prop_shuffle()) {
+            let buckets = Buckets { size: 16, per_prefix: 4, per_operator: 8 };
+            let mut peers = Peers::new(contact(u32::MAX).id, 2, buckets, 1_000);
+            // 200 nodes at 1 ms of one operator, and 40 at 50 ms of two others.
+            let operator = |number: u32| if number < 200 { 0 } else { 1 + number % 2 };
+            for number in order {
+                let by = peers.operator(Key::of(&operator(number).to_be_bytes()));
+                let known = peers.entry(contact(number)).unwrap();
+                let far = Duration::from_millis(if number < 200 { 1 } else { 50 });
+                known.rtt.sample(Instant::START, far, Duration::MAX);
+                known.operator = by;
+                peers.enter(Level(1), contact(number));
+            }
+            let common = |one: &Known| usize::from(peers.me.key().common_bits(&one.contact.id.key()));
+            for at in 0..4 {
+                let members = peers.members(Level(1)).filter(|one| common(one) == at);
+                let (many, others): (Vec<_>, Vec<_>) = members.partition(|one| one.contact.peer.0 < 200);
+                let there = peers.iter().filter(|one| one.contact.peer.0 >= 200 && common(one) == at).count();
+                prop_assert!(others.len() >= there.min(8), "{} of one operator, {} of {there} others", many.len(), others.len());
             }
         }
 

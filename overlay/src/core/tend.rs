@@ -190,6 +190,7 @@ impl Node {
             let search = Task::Search(Search::new(self.contact, level, key, way));
             self.begin(now, None, search, self.config.put_deadline);
             self.refreshed = self.refreshed.saturating_add(1);
+            self.seek_site(now);
         }
         let pause = if alone {
             REFRESH_FIRST

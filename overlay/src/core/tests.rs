@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    message::{Body, Hello, Message, Pointer, Refusal, Reply, Request, SpreadRecord, Want},
+    message::{Body, Hello, Message, Pointer, Refusal, Reply, Request, Seen, SpreadRecord, Want},
     time::Instant,
     *,
 };
@@ -276,4 +276,34 @@ fn a_put_or_get_at_a_level_is_not_honoured_outside_the_cluster() {
     assert_eq!(node.ask(1, step), [Reply::Refused(Refusal::NotInCluster)]);
     let step = Request::Step { level: Level(7), key: key(1), aim: key(1), want };
     assert_eq!(node.ask(1, step), [Reply::Refused(Refusal::NotInCluster)], "a level there is not");
+}
+
+#[test]
+fn whoever_the_index_names_at_the_same_site_is_asked() {
+    let mut node = Alone::new(Config::default());
+    node.give(Input::Describe(NodeInfo { site: "north".to_owned(), ..info(node.node.id()) }));
+    node.give(Input::Connected(stranger(1)));
+    let (site, level) = (Key::of(b"site north"), Level::GLOBAL);
+    let at_site = Pointer { holder: stranger(9), clusters: Vec::new(), value: Bytes::new(), ttl: TTL };
+    let (mut put, mut asked) = (false, false);
+    for _ in 0..200 {
+        for output in node.pass(Duration::from_millis(50)) {
+            let Output::Send { to, message } = output else { continue };
+            let Body::Request { id, request } = message.body else { continue };
+            asked |= to == Peer(9) && request == Request::Ping;
+            put |= matches!(&request, Request::Step { key, want: Want::Room { .. }, .. } if *key == site);
+            let values = vec![at_site.clone()];
+            let reply = if matches!(&request, Request::Seek { key, .. } if *key == site) {
+                Reply::Sought { level, values }
+            } else if matches!(&request, Request::Step { key, want: Want::Values, .. } if *key == site) {
+                Reply::Step { seen: Seen::Values(values), nodes: Vec::new() }
+            } else if request == Request::Ping {
+                Reply::Pong
+            } else {
+                continue;
+            };
+            node.hear(to.0, Body::Reply { id, spent: Duration::ZERO, reply });
+        }
+    }
+    assert!(put && asked, "put {put}, asked {asked}");
 }

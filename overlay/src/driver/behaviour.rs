@@ -37,7 +37,7 @@ use super::{
     protocol::Names,
 };
 use crate::{
-    Roles,
+    Key, Roles,
     membership::{Membership, NotMember, Revocation, Taken},
 };
 
@@ -72,6 +72,8 @@ pub(super) struct Admitted {
     pub(super) name: Name,
     /// What the peer may run.
     pub(super) roles: Roles,
+    /// Who admitted it, in a closed network.
+    pub(super) operator: Option<Key>,
     /// Where it was dialled; none if it was accepted.
     pub(super) at: Option<Multiaddr>,
     pub(super) addresses: Vec<Multiaddr>,
@@ -281,6 +283,7 @@ impl Links {
             connection,
             name,
             roles: believed.roles,
+            operator: believed.operator,
             at: dialled.map(|(_, at)| at),
             addresses: greeting.addresses,
             way,

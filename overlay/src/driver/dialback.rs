@@ -49,7 +49,10 @@ impl Driver {
         let linked = self.roads.is_linked(peer);
         let Some(member) = self.members.get_mut(&peer).filter(|member| linked && !member.told) else { return };
         member.told = true;
-        let contact = member.contact;
+        let (contact, operator) = (member.contact, member.operator);
+        if let Some(by) = operator {
+            self.feed(Input::Admitted { contact, by });
+        }
         self.feed(Input::Connected(contact));
         self.roads.flush(peer);
     }

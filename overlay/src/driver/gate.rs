@@ -8,7 +8,7 @@ use libp2p::{PeerId, swarm::ConnectionId};
 
 use super::certificate::{CertError, NodeCert, Papers, Rules};
 use crate::{
-    Roles,
+    Key, Roles,
     membership::{Certificate, Membership, NotMember, PublicKey, Revocation, Revocations, Taken, UnixTime},
 };
 
@@ -41,6 +41,8 @@ struct Closed {
 pub(super) struct Believed {
     pub(super) serial: u64,
     pub(super) roles: Roles,
+    /// Who admitted it: a name made of the admission key. None in an open network.
+    pub(super) operator: Option<Key>,
 }
 
 impl Gate {
@@ -63,7 +65,7 @@ impl Gate {
         match (&self.mode, papers) {
             (Mode::Open, Papers::SelfMade(cert)) => {
                 cert.check(&Rules { network: &self.network, now_unix: now.0 }, peer)?;
-                Ok(Believed { serial: cert.serial, roles: cert.roles })
+                Ok(Believed { serial: cert.serial, roles: cert.roles, operator: None })
             }
             (Mode::Open, Papers::Signed(_)) => Err(CertError::ForClosed),
             (Mode::Closed(_), Papers::SelfMade(_)) => Err(CertError::SelfMade),
@@ -72,7 +74,8 @@ impl Gate {
                     return Err(CertError::Peer);
                 }
                 certificate.verify(&closed.own.network, now, &closed.revocations)?;
-                Ok(Believed { serial: certificate.serial, roles: certificate.roles() })
+                let operator = Some(Key::of(&certificate.grant.key.0));
+                Ok(Believed { serial: certificate.serial, roles: certificate.roles(), operator })
             }
         }
     }
@@ -218,7 +221,7 @@ mod tests {
 
     use super::{Believed, CertError, Gate, MembershipError, NotMember, Papers, PeerId, Revocations, UnixTime};
     use crate::{
-        Roles,
+        Key, Roles,
         driver::Identity,
         membership::{Membership, NetworkKey, Revoked, Term},
     };
@@ -254,7 +257,9 @@ mod tests {
         let (gate, other) = (closed(&a, network.member(&a, hour)), closed(&b, network.member(&b, hour)));
         let open = Gate::new(b.peer_id(), "test", None, Revocations::default());
         let check = |papers: &Papers, peer: PeerId, now| gate.check(&peer, papers, now);
-        let good = Believed { serial: 9, roles: Roles::PROXY };
+        let Papers::Signed(certificate) = other.papers(NOW) else { panic!("signed papers in a closed network") };
+        let operator = Some(Key::of(&certificate.grant.key.0));
+        let good = Believed { serial: 9, roles: Roles::PROXY, operator };
         assert_eq!(check(&other.papers(NOW), b.peer_id(), NOW), Ok(good));
         assert_eq!(check(&other.papers(NOW), PeerId::random(), NOW), Err(CertError::Peer));
         assert_eq!(check(&open.papers(NOW), b.peer_id(), NOW), Err(CertError::SelfMade));

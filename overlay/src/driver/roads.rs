@@ -12,7 +12,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::{behaviour::Way, budget::Budget, certificate::Purpose, handler::Open};
 use crate::{
-    Roles,
+    Key, Roles,
     core::{Contact, Peer, time::Instant},
 };
 
@@ -45,6 +45,8 @@ pub(super) struct Member {
     pub(super) peer_id: PeerId,
     /// What its certificate allows it to run.
     pub(super) roles: Roles,
+    /// Who admitted it, in a closed network.
+    pub(super) operator: Option<Key>,
     /// Whether the core was told of its link: not before it was found where it says it is.
     pub(super) told: bool,
     /// Dials under way that look whether it is.

@@ -310,7 +310,7 @@ impl Driver {
     }
 
     fn on_admitted(&mut self, admitted: Admitted) {
-        let Admitted { connection, name, roles, at, addresses, way } = admitted;
+        let Admitted { connection, name, roles, operator, at, addresses, way } = admitted;
         let contact = self.shared.book().meet(name, addresses);
         let peer = contact.peer;
         if peer == AddressBook::ME {
@@ -337,6 +337,7 @@ impl Driver {
             contact,
             peer_id: name.peer_id,
             roles,
+            operator,
             told: false,
             checks: 0,
             budget,

@@ -19,7 +19,8 @@ fn network(ids: &[[u8; Key::BYTES]], bucket: usize) -> (Vec<Contact>, Vec<Peers>
     };
     let contacts: Vec<Contact> = ids.iter().enumerate().map(contact).collect();
     let table = |me: &Contact| {
-        let mut table = Peers::new(me.id, 1, Buckets { size: bucket, per_prefix: bucket }, usize::MAX);
+        let mut table =
+            Peers::new(me.id, 1, Buckets { size: bucket, per_prefix: bucket, per_operator: bucket }, usize::MAX);
         contacts.iter().filter(|other| *other != me).for_each(|other| {
             table.entry(*other).unwrap();
             table.enter(Level::GLOBAL, *other);

@@ -178,6 +178,26 @@ fn version_1_is_written_as_ever() {
     expect!["0802221c03030303030303030303030303030303030303030000003c0000000c221c03030303030303030303030303030303030303030000003c0000000c"].assert_eq(&tagged.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
 }
 
+/// Every kind of message in the bytes of version 1. Only lines may come; one that changes breaks those who run that version.
+#[test]
+fn the_golden_bytes_of_version_1_are_read_and_written_alike() {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let kind = |bytes: &[u8]| Frame::decode(bytes).unwrap().kind;
+    let line = |bytes: Bytes| format!("{} {}\n", kind(&bytes), hex(&bytes));
+    let written: String = every_body().into_iter().map(|body| line(with_header(body).encode(&Numbers))).collect();
+    assert_eq!(written, include_str!("version1.golden"));
+    let mut kinds = std::collections::BTreeSet::new();
+    for (line, body) in include_str!("version1.golden").lines().zip(every_body()) {
+        let digits = line.split_once(' ').unwrap().1;
+        let byte = |at: usize| u8::from_str_radix(&digits[at..at + 2], 16).unwrap();
+        let bytes: Vec<u8> = (0..digits.len()).step_by(2).map(byte).collect();
+        assert_eq!(Message::decode(&bytes, &mut Numbers), Ok(with_header(body)));
+        kinds.insert(kind(&bytes));
+    }
+    let known = [1..4, 16..30, 64..86].into_iter().flatten();
+    assert_eq!(kinds, known.collect(), "each kind of frame has a line");
+}
+
 #[test]
 fn a_length_over_the_limit_is_refused_unread() {
     let long = vec![0; Message::LIMIT + 1];
