@@ -20,6 +20,7 @@ use crate::{
     part::Span,
     receive::Asked,
     reference::Reference,
+    vouch::Vouched,
     wish::Use,
 };
 
@@ -177,7 +178,8 @@ impl Fetch {
 
     /// Keeps what a part says of a large object, so that further ranges come out of slices.
     pub(crate) async fn store_plan(&self, plan: &Plan) {
-        let (key, record) = (Plan::key(plan.whole), plan.record());
+        let (key, mut record) = (Plan::key(plan.whole), plan.record());
+        record.vouched = Vouched::from_origin(self.applied.clone());
         let stored = match self.cache.store.writer(self.head(key, &record, self.expires(&record))) {
             Ok(writer) => writer.commit(None).await.map(|_| ()),
             Err(error) => Err(error),
@@ -219,7 +221,7 @@ mod tests {
             digest: None,
             varies_by: Vec::new(),
             variants: Vec::new(),
-            vouched: crate::vouch::Vouched::default(),
+            vouched: Vouched::default(),
         }
     }
 
