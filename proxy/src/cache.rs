@@ -7,7 +7,7 @@ use std::{
 };
 
 use atoll_overlay::{Index, Key, NodeId, NodeInfo, Streams};
-use atoll_store::Store;
+use atoll_store::{PurgeNumber, Store};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::{
@@ -68,7 +68,7 @@ pub(crate) struct Cache {
     /// Requests being answered.
     pub(crate) places: Arc<Semaphore>,
     /// Keys whose origin failed: what to answer until it is asked again.
-    pub(crate) negative: Memory<Key, Negative>,
+    negative: Memory<Key, Remembered>,
     /// The last pause after a failure, for the back-off.
     pub(crate) pauses: Memory<Key, Duration>,
     /// Keys whose answers cannot be shared.
@@ -108,6 +108,15 @@ pub(crate) enum Negative {
     Failure(Failure),
     /// It answered with an error, small enough to repeat.
     Answer(Arc<Answer>),
+}
+
+/// The same, and since when.
+#[derive(Debug, Clone)]
+struct Remembered {
+    negative: Negative,
+    url: Arc<str>,
+    /// The store's purge number when the origin was asked: what is purged later is forgotten.
+    born: PurgeNumber,
 }
 
 /// One thing wanted: all that a fetch must know, and nothing of the client.
@@ -358,14 +367,28 @@ impl Cache {
         self.shunned.get(&peer).is_none() && self.liars.get(&peer).is_none()
     }
 
-    /// Remembers a failure for a while, twice as long as the last time.
-    pub(crate) fn failed(&self, key: Key, negative: Negative) {
+    /// What to answer while the origin is spared, if it failed a moment ago and no purge means that.
+    pub(crate) fn spared(&self, key: &Key) -> Option<Negative> {
+        let Remembered { negative, url, born } = self.negative.get(key)?;
+        let purged = match &negative {
+            Negative::Answer(answer) => self.purges.took(born, &answer.meta),
+            Negative::Failure(_) => self.purges.took_answer(born, &url, &HeaderMap::new()),
+        };
+        if purged {
+            self.recovered(*key);
+        }
+        (!purged).then_some(negative)
+    }
+
+    /// Remembers a failure for a while, twice as long as the last time. The origin was asked when the purge number was this.
+    pub(crate) fn failed(&self, wanted: &Wanted, born: PurgeNumber, negative: Negative) {
+        let key = wanted.key;
         let config = &self.config.freshness;
         let pause = self.pauses.get(&key).map_or(config.negative_first, |last| (last * 2).min(config.negative_most));
         self.pauses.put(key, pause, pause + config.negative_most);
         // Up to a quarter shorter, so that many keys of one origin do not ask in step.
         let jitter = pause.mul_f64(rand::random_range(0.0..0.25));
-        self.negative.put(key, negative, pause - jitter);
+        self.negative.put(key, Remembered { negative, url: wanted.url.to_string().into(), born }, pause - jitter);
     }
 
     /// Whether a key's origin failed just before; notes that it fails now.

@@ -459,8 +459,9 @@ pub struct Peers {
     /// punished long after. \[guess\]
     #[serde(with = "span")]
     pub liar: Duration,
-    /// Peers that one growing copy over 1 MiB is given to at a time, as long as they keep up; 0: all that ask. Fewer: longer chains
-    /// of peers, and more of them to begin anew when one dies; more: the line is shared among many. \[guess\]
+    /// Peers that one growing copy over 1 MiB is given to at a time: to half of them at once, to the others as long as those keep up; 0:
+    /// to all that ask. Fewer: longer chains of peers, and more of them to begin anew when one dies; more: the line is shared among
+    /// many. [bad-inputs P13] \[guess\]
     pub uploads: usize,
     /// Peers that a large copy, which they have whole, is fetched from at a time; 1: one. A slice for each is held in memory. Fewer: as
     /// slow as the slowest line, more: more memory, and more connections for one copy. \[Kraken\]
@@ -500,7 +501,7 @@ impl Default for Peers {
             announced: 65_536,
             shun: Duration::from_secs(30),
             liar: Duration::from_secs(3_600),
-            uploads: 0,
+            uploads: 32,
             sources: 4,
             ahead: 128 << 20,
             parts: 16,

@@ -1,4 +1,5 @@
-//! Who holds which copies of a URL: this node looks into its store, and asks those that the index names.
+//! Who holds which copies of a URL: this node looks into its store, and asks those that the index names and the proxies it knows, since
+//! under a URL's own key the index names nobody who holds its variants or slices only.
 //!
 //! ```text
 //! GET /copies HTTP/1.1
@@ -21,6 +22,7 @@ use crate::{
     meta::Meta,
     part,
     peer::ATOLL_URL,
+    plan::Plan,
     purge::{self, PurgeError},
     server::Proxy,
     step::seconds,
@@ -55,6 +57,8 @@ pub struct NodeCopies {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StoredCopy {
+    /// The URL, if another than was asked about: the same under https.
+    pub url: String,
     /// What it is stored under: the URL's key, or its variant's.
     pub key: String,
     /// The answer's status.
@@ -73,9 +77,9 @@ pub struct StoredCopy {
     pub etag: String,
     /// What it can be purged by.
     pub tags: Vec<String>,
-    /// `ram` or `disk`.
+    /// `ram` or `disk`; `slices` where there are these.
     pub tier: String,
-    /// Whether it is a stretch of the whole.
+    /// Whether it is a stretch of the whole, or as many slices as are there.
     pub part: bool,
 }
 
@@ -87,7 +91,7 @@ impl Proxy {
     pub async fn copies(&self, url: &str) -> Result<CopiesOf, PurgeError> {
         let cache = &self.cache;
         let url = purge::origin_url(cache, url)?;
-        let (own, keys) = held(cache, &url).await;
+        let (own, keys) = held_under_all(cache, &url).await;
         let me = cache.index.me().id;
         let here = NodeCopies { node: me.to_string(), answered: true, copies: own };
         let mut holders = BTreeSet::new();
@@ -96,8 +100,13 @@ impl Proxy {
                 holders.extend(values.into_iter().map(|value| value.holder).filter(|holder| *holder != me));
             }
         }
-        let asked = holders.into_iter().take(HOLDERS).map(|holder| ask(cache, holder, &url));
-        let others: Vec<NodeCopies> = stream::iter(asked).buffer_unordered(AT_ONCE).collect().await;
+        // Those that the index names first.
+        let known = cache.purges.peers().into_iter().filter(|peer| !holders.contains(peer)).collect::<Vec<_>>();
+        let asked = holders.iter().copied().chain(known).take(HOLDERS).map(|holder| ask(cache, holder, &url));
+        let mut others: Vec<NodeCopies> = stream::iter(asked).buffer_unordered(AT_ONCE).collect().await;
+        // Of those that nobody names only what they have is of interest.
+        let named = |node: &NodeCopies| holders.iter().any(|holder| holder.to_string() == node.node);
+        others.retain(|node| !node.copies.is_empty() || named(node));
         let nodes = std::iter::once(here).chain(others).collect();
         Ok(CopiesOf { url: url.to_string(), key: url.key().to_string(), nodes })
     }
@@ -108,10 +117,22 @@ pub(crate) async fn answer(cache: &Cache, fields: &HeaderMap) -> Response<Body> 
     let url =
         fields.get(ATOLL_URL).and_then(|value| value.to_str().ok()).and_then(|url| purge::origin_url(cache, url).ok());
     let Some(url) = url else { return text(StatusCode::BAD_REQUEST, "no request of a peer\n") };
-    let (copies, _) = held(cache, &url).await;
+    let (copies, _) = held_under_all(cache, &url).await;
     let mut answer = text(StatusCode::OK, serde_json::to_vec(&copies).unwrap_or_default());
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     answer
+}
+
+/// What the store has of a URL, and of the same under https, which its host may have been upgraded to.
+async fn held_under_all(cache: &Cache, url: &OriginUrl) -> (Vec<StoredCopy>, Vec<Key>) {
+    let (mut copies, mut keys) = held(cache, url).await;
+    if let Some(upgraded) = url.upgraded() {
+        let (mut more, under) = held(cache, &upgraded).await;
+        more.iter_mut().for_each(|copy| copy.url = upgraded.to_string());
+        copies.extend(more);
+        keys.extend(under);
+    }
+    (copies, keys)
 }
 
 /// What the store has of a URL, and the keys that it may stand under.
@@ -136,8 +157,23 @@ async fn held(cache: &Cache, url: &OriginUrl) -> (Vec<StoredCopy>, Vec<Key>) {
                 copies.push(describe(cache, &meta, (key, part), (object.len(), object.soft_purged(), tier)));
             }
         }
+        copies.extend(slices(cache, *key, url).await);
     }
     (copies, keys)
+}
+
+/// The slices that are there of what stands under a key, as one copy.
+async fn slices(cache: &Cache, whole: Key, url: &OriginUrl) -> Option<StoredCopy> {
+    let object = cache.store.get(&store_key(Plan::key(whole))).await?;
+    let record = Meta::decode_stored(&object.head().metadata).filter(|record| record.url == url.to_string())?;
+    let plan = Plan::of(whole, &record, &cache.config.slices)?;
+    let mut bytes = 0;
+    for number in 0..plan.total.div_ceil(plan.size).min(SLICES) {
+        if cache.store.contains(&store_key(plan.slice_key(number))).await {
+            bytes += plan.span(number).length();
+        }
+    }
+    Some(describe(cache, &record, (&whole, true), (bytes, object.soft_purged(), "slices")))
 }
 
 fn describe(
@@ -151,6 +187,7 @@ fn describe(
     let variant = [header::VARY, header::CONTENT_ENCODING, header::CONTENT_LANGUAGE, header::CONTENT_TYPE];
     let age = meta.age(clock::now());
     StoredCopy {
+        url: String::new(),
         key: key.to_string(),
         status: meta.status.as_u16(),
         length,
@@ -184,6 +221,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Keys of one URL that the index is asked about: its own, and variants'.
 const KEYS_ASKED: usize = 9;
+
+/// Slices of one object that are looked for.
+const SLICES: u64 = 16_384;
 
 /// Holders asked.
 const HOLDERS: usize = 64;

@@ -72,7 +72,7 @@ pub(crate) async fn lead(cache: Arc<Cache>, mut lead: Lead, wanted: Wanted, stal
         && failure.is_remembered()
         && !fetch.lead.has_head()
     {
-        fetch.cache.failed(fetch.wanted.key, Negative::Failure(failure));
+        fetch.cache.failed(&fetch.wanted, fetch.born, Negative::Failure(failure));
     }
     fetch.wanted.trace.note("flight", || format!("ended: {}", end.in_words()));
     fetch.lead.finish(end);
@@ -448,12 +448,14 @@ impl Fetch {
         }
         if self.lead.is_overtaken() {
             // What was asked for before an unsafe method may be what that method changed.
+            self.wanted.trace.note("kept", || "not stored: a method that may change it came meanwhile".to_owned());
             self.lead.withhold(filling.writer);
             return End::Whole;
         }
         let written = meta.encode(clock::now());
         if let Err(error) = filling.writer.commit(Some(written)).await {
             tracing::warn!(%error, url = %self.wanted.url, "a whole object could not be stored");
+            self.wanted.trace.note("kept", || format!("not stored: the store failed: {error}"));
             return End::Failed(Failure::Internal);
         }
         if self.lead.is_overtaken()
@@ -464,7 +466,15 @@ impl Fetch {
         self.cache.recovered(self.wanted.key);
         // A slice is a copy that others can use; a part as one client asked for it is none, nor is what a purge took meanwhile.
         let part = meta.status == StatusCode::PARTIAL_CONTENT && self.wanted.cut.is_none();
-        if part || self.lead.is_overtaken() || self.cache.purges.took(self.born, &meta) {
+        if part {
+            return End::Whole;
+        }
+        if self.lead.is_overtaken() {
+            self.wanted.trace.note("kept", || "not kept: a method that may change it came meanwhile".to_owned());
+            return End::Whole;
+        }
+        if self.cache.purges.took(self.born, &meta) {
+            self.wanted.trace.note("kept", || "not for others: it was purged meanwhile".to_owned());
             return End::Whole;
         }
         self.wanted.trace.note("kept", || format!("stored whole, {} bytes, and announced", meta.length.unwrap_or(0)));

@@ -284,6 +284,7 @@ impl Fetch {
     /// The stale copy is good for this once; the next request finds none, unless it was this request that forbids sharing.
     async fn confirmed_unshared(&mut self, meta: Meta, key: Key, reason: Reason) -> End {
         let Some(object) = self.cache.store.get(&store_key(key)).await else { return End::Again };
+        self.wanted.trace.note("kept", || format!("the stored copy was confirmed, for this once: {}", reason.word()));
         let asker = matches!(reason, Reason::Authorization | Reason::Cookie);
         if !asker && let Err(error) = self.cache.store.remove(&store_key(key)).await {
             tracing::warn!(%error, "an answer that is private now could not be removed");
@@ -328,7 +329,7 @@ impl Fetch {
         // once.
         let site = self.wanted.site.is_some();
         if self.mode == Mode::Shared && (!site || self.cache.failing(self.wanted.key)) {
-            self.cache.failed(self.wanted.key, Negative::Answer(Arc::clone(&answer)));
+            self.cache.failed(&self.wanted, self.born, Negative::Answer(Arc::clone(&answer)));
         }
         self.lead.head(answer);
         End::Whole

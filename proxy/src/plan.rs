@@ -20,6 +20,7 @@ use crate::{
     part::Span,
     receive::Asked,
     reference::Reference,
+    vouch::Vouched,
     wish::Use,
 };
 
@@ -180,7 +181,8 @@ impl Fetch {
         if self.lead.is_overtaken() {
             return;
         }
-        let (key, record) = (Plan::key(plan.whole), plan.record());
+        let (key, mut record) = (Plan::key(plan.whole), plan.record());
+        record.vouched = Vouched::from_origin(self.applied.clone());
         let stored = match self.cache.store.writer(self.head(key, &record, self.expires(&record))) {
             Ok(writer) => writer.commit(None).await.map(|_| ()),
             Err(error) => Err(error),
@@ -222,7 +224,7 @@ mod tests {
             digest: None,
             varies_by: Vec::new(),
             variants: Vec::new(),
-            vouched: crate::vouch::Vouched::default(),
+            vouched: Vouched::default(),
         }
     }
 

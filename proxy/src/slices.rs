@@ -104,7 +104,7 @@ async fn contact(cache: &Arc<Cache>, asked: &Asked, wanted: &Wanted, begin: Opti
     }
     let Some(begin) = begin else { return Served::No };
     let key = Plan::key(wanted.key);
-    if cache.negative.get(&key).is_some() || is_small_elsewhere(cache, asked, wanted.key).await {
+    if cache.spared(&key).is_some() || is_small_elsewhere(cache, asked, wanted.key).await {
         return Served::No;
     }
     let mut waiter = match cache.flights.join(key) {
@@ -169,7 +169,7 @@ impl Sliced {
         let mut reading =
             Reading { cache: Arc::clone(cache), wanted: wanted.clone(), plan, at: part.from, now: None, next: None };
         let number = part.from / reading.plan.size;
-        if let Some(Negative::Answer(answer)) = cache.negative.get(&reading.plan.slice_key(number)) {
+        if let Some(Negative::Answer(answer)) = cache.spared(&reading.plan.slice_key(number)) {
             return Served::Repeated(answer);
         }
         let (source, stored) = match reading.open(number).await {
@@ -313,7 +313,7 @@ impl Reading {
             if let Some(object) = self.stored(key, number).await {
                 return Ok(Opened::Stored(object));
             }
-            match self.cache.negative.get(&key) {
+            match self.cache.spared(&key) {
                 Some(Negative::Failure(failure)) => return Err(failure),
                 Some(Negative::Answer(_)) => return Err(Failure::ResponseIncomplete),
                 None => {}

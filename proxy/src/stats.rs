@@ -48,6 +48,8 @@ pub struct Stats {
     pub peer_fetches: BTreeMap<&'static str, u64>,
     /// Fetches that went to the origin because no peer made progress.
     pub hedged: u64,
+    /// Times that another peer was faster than one that made no progress.
+    pub hedged_by_peers: u64,
     /// Copies sent to peers, whole or in part.
     pub peer_served: u64,
     /// Copies from peers whose bytes were not those promised.
@@ -103,6 +105,7 @@ pub(crate) struct Counters {
     near_found: AtomicU64,
     peer_fetches: Mutex<BTreeMap<&'static str, u64>>,
     hedged: AtomicU64,
+    hedged_by_peers: AtomicU64,
     peer_served: AtomicU64,
     peer_mismatches: AtomicU64,
     peer_lies: AtomicU64,
@@ -274,9 +277,9 @@ impl Counters {
         metrics::counter!("atoll_near_lookups_total", "found" => if found { "yes" } else { "no" }).increment(1);
     }
 
-    /// A hedge was decided for one side.
+    /// A hedge was decided for one side: the origin, or another peer.
     pub(crate) fn hedge(&self, won: &'static str) {
-        add(&self.hedged, u64::from(won == "origin"));
+        add(if won == "origin" { &self.hedged } else { &self.hedged_by_peers }, 1);
         metrics::counter!("atoll_peer_hedge_total", "won" => won).increment(1);
     }
 
@@ -323,6 +326,7 @@ impl Counters {
             near_found: get(&self.near_found),
             peer_fetches: self.peer_fetches.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             hedged: get(&self.hedged),
+            hedged_by_peers: get(&self.hedged_by_peers),
             peer_served: get(&self.peer_served),
             peer_mismatches: get(&self.peer_mismatches),
             peer_lies: get(&self.peer_lies),

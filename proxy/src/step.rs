@@ -335,7 +335,7 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
         if asked.wish.only_if_cached {
             return Found::Failed(Failure::OnlyIfCached, None);
         }
-        if let Some(negative) = cache.negative.get(&wanted.key) {
+        if let Some(negative) = cache.spared(&wanted.key) {
             asked.trace.note("flight", || "the origin failed a moment ago: it is spared for now".to_owned());
             return match (stale, negative) {
                 // The origin is well, and says no.
@@ -405,7 +405,7 @@ fn hit(cache: &Arc<Cache>, asked: &Asked, wanted: &Wanted, object: Object, meta:
             Hit::Found(Found::Stored { object, meta, ttl, reason })
         }
         Use::SendAndRenew => {
-            if cache.negative.get(&wanted.key).is_none()
+            if cache.spared(&wanted.key).is_none()
                 && let Joined::Lead(lead) = cache.flights.join(wanted.key)
             {
                 let stale = Stale { meta: meta.clone(), key: wanted.key };

@@ -174,6 +174,8 @@ struct Run {
     words: Option<Arc<Group>>,
     /// Up to where it has sent.
     reach: u64,
+    /// It was asked because another was slow.
+    helps: bool,
 }
 
 enum Event {
@@ -349,8 +351,10 @@ impl Swarm {
         let others =
             self.sources.iter().filter(|source| source.candidate.value.holder != slow && source.rests.is_none());
         if let Some(best) = others.max_by_key(|source| source.bytes).map(|source| source.candidate.value.holder) {
-            self.cache.counters.hedge("peer");
             self.ask(0, best);
+            if let Some(helper) = self.stretches.front_mut().and_then(|first| first.runs.last_mut()) {
+                helper.helps = true;
+            }
         }
     }
 
@@ -387,6 +391,9 @@ impl Swarm {
             if let Some(run) = first.ready(at)
                 && let Some(Event::Chunk(good)) = run.came.pop_front()
             {
+                if std::mem::take(&mut run.helps) {
+                    self.cache.counters.hedge("peer");
+                }
                 self.progress = Instant::now();
                 return Next::Chunk(run.words.take(), good, run.holder);
             }
@@ -426,7 +433,7 @@ impl Swarm {
     fn run(&mut self, holder: NodeId, reach: u64, flow: BoxStream<'static, Result<Came, PeerError>>) -> Run {
         self.runs += 1;
         let (name, flow) = (self.runs, Some(flow));
-        Run { name, holder, flow, ended: false, came: VecDeque::new(), words: None, reach }
+        Run { name, holder, flow, ended: false, came: VecDeque::new(), words: None, reach, helps: false }
     }
 
     fn source(&self, holder: NodeId) -> Option<Candidate> {

@@ -15,6 +15,7 @@ use std::{collections::BTreeMap, time::Duration};
 use atoll_overlay::{Key, NodeId};
 use atoll_store::PurgeNumber;
 use bytes::Bytes;
+use http::HeaderMap;
 use prost::Message as _;
 
 use super::selector::Selector;
@@ -196,8 +197,8 @@ impl Ledger {
     }
 
     /// Whether a purge means an answer whose request began when the store's purge number was this.
-    pub(crate) fn took(&self, born: PurgeNumber, answer: &Meta) -> bool {
-        self.log.values().any(|entry| entry.applied > born && entry.purge.selector.means(answer))
+    pub(crate) fn took(&self, born: PurgeNumber, url: &str, fields: &HeaderMap) -> bool {
+        self.log.values().any(|entry| entry.applied > born && entry.purge.selector.means_answer(url, fields))
     }
 
     /// All there are, oldest first.

@@ -188,7 +188,12 @@ impl Purges {
 
     /// Whether a purge has taken an answer whose request began at this number. Nothing but a comparison where none came since.
     pub(crate) fn took(&self, born: PurgeNumber, answer: &Meta) -> bool {
-        self.newest.load(Ordering::SeqCst) > born.0 && self.ledger().took(born, answer)
+        self.took_answer(born, &answer.url, &answer.fields)
+    }
+
+    /// The same of an answer with this URL and these fields.
+    pub(crate) fn took_answer(&self, born: PurgeNumber, url: &str, fields: &HeaderMap) -> bool {
+        self.newest.load(Ordering::SeqCst) > born.0 && self.ledger().took(born, url, fields)
     }
 
     /// Whether a copy received then is to be confirmed by the origin because purges may have been missed.

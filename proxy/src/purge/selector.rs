@@ -12,6 +12,7 @@
 use std::fmt;
 
 use atoll_overlay::Key;
+use http::HeaderMap;
 
 use super::tags;
 use crate::meta::Meta;
@@ -57,17 +58,22 @@ impl Selector {
 
     /// Whether an answer is meant.
     pub(crate) fn means(&self, meta: &Meta) -> bool {
-        let place = place_of(&meta.url);
+        self.means_answer(&meta.url, &meta.fields)
+    }
+
+    /// The same of an answer with this URL and these fields.
+    pub(crate) fn means_answer(&self, url: &str, fields: &HeaderMap) -> bool {
+        let place = place_of(url);
         match self {
             Self::All => true,
-            Self::Host(host) => is_of(host, &meta.url),
+            Self::Host(host) => is_of(host, url),
             Self::Prefix(prefix) => place
                 .strip_prefix(prefix.as_str())
                 .is_some_and(|rest| rest.is_empty() || prefix.ends_with('/') || rest.starts_with(['/', '?'])),
-            Self::Url(url) => place == url,
+            Self::Url(meant) => place == meant,
             Self::LongUrl { hash, .. } => Key::of(place.as_bytes()) == *hash,
             Self::Tag { tag, host } => {
-                host.as_ref().is_none_or(|host| is_of(host, &meta.url)) && tags::tags_of(&meta.fields).contains(tag)
+                host.as_ref().is_none_or(|host| is_of(host, url)) && tags::tags_of(fields).contains(tag)
             }
         }
     }
@@ -186,7 +192,7 @@ fn is_of(host: &str, url: &str) -> bool {
 mod tests {
     use std::time::{Duration, SystemTime};
 
-    use http::{HeaderMap, StatusCode};
+    use http::StatusCode;
 
     use super::*;
 

@@ -350,7 +350,7 @@ impl Purges {
     }
 
     /// The proxies this node knows, itself left out.
-    pub(super) fn peers(&self) -> Vec<NodeId> {
+    pub(crate) fn peers(&self) -> Vec<NodeId> {
         let me = self.index.me().id;
         let query = NodesQuery { level: Level::GLOBAL, count: self.config.nodes, target: None, services: Roles::PROXY };
         let near = self.index.levels().into_iter().flat_map(|level| level.neighbours);

@@ -1,5 +1,5 @@
 //! Peers that lie about purges and about the copies they pass on (issue 8; bad-inputs C10, P02, P03): what nobody signed counts for
-//! nothing.
+//! nothing. And networks that are split (P08).
 
 use std::{
     sync::{
@@ -177,10 +177,10 @@ fn aged(frames: &[Framed], mut age: u64) -> Vec<Framed> {
     let mut frames = frames.to_vec();
     frames[0].1.push(0x30);
     while age >= 0x80 {
-        frames[0].1.push((age & 0x7f | 0x80) as u8);
+        frames[0].1.push(u8::try_from(age & 0x7f | 0x80).unwrap());
         age >>= 7;
     }
-    frames[0].1.push(age as u8);
+    frames[0].1.push(u8::try_from(age).unwrap());
     frames
 }
 
@@ -278,4 +278,77 @@ async fn who_contradicts_a_liar_is_not_taken_for_one_and_the_origin_names_it() {
     until(|| asker.stats().flights == 0).await;
     let again = get(&asker, &origin.host(), "/").await;
     assert!(again.complete && again.body == right);
+}
+
+// P08: each side goes on by itself, what one side purged stays purged, and both agree once they meet.
+#[tokio::test]
+async fn a_purge_on_one_side_of_a_split_network_reaches_the_other_when_it_heals_and_is_not_undone() {
+    let now = Arc::new(AtomicUsize::new(1));
+    let origin = editions(&now).await;
+    let net = Net::new(Level(1));
+    net.acquainted.store(true, Ordering::SeqCst);
+    let mut proxies = Vec::new();
+    for number in 1..=5 {
+        proxies.push(net.proxy(number, quick(&origin)).await);
+    }
+    for proxy in &proxies {
+        assert_eq!(edition(proxy, &origin, "/a/x", "*/*").await, "1");
+    }
+    net.split(&[1, 2]);
+    now.store(2, Ordering::SeqCst);
+    // Ordered on both sides, of different things.
+    let report = soon(proxies[0].purge(tag("a"), true, Duration::ZERO)).await.unwrap();
+    let (signer, _) = report.purge.split_once('-').unwrap();
+    assert_eq!(signer, info(1).id.to_string());
+    soon(proxies[4].purge(tag("z"), true, Duration::ZERO)).await.unwrap();
+    let has = |place: usize, what: &str| proxies[place].purges(9).iter().any(|purge| purge.what == what);
+    until(|| has(1, "tag a") && has(2, "tag z") && has(3, "tag z")).await;
+    for place in [0, 1] {
+        // A copy of the other side's would be of before the purge.
+        assert_eq!(edition(&proxies[place], &origin, "/a/x", "*/*").await, "2");
+    }
+    for place in [2, 3, 4] {
+        let there = edition(&proxies[place], &origin, "/a/x", "*/*").await;
+        assert!(!has(place, "tag a") && ["1", "2"].contains(&there.as_str()));
+    }
+    net.split(&[]);
+    until(|| (0..5).all(|place| has(place, "tag a") && has(place, "tag z"))).await;
+    until(|| proxies.iter().all(|proxy| proxy.purges(9).iter().all(|purge| purge.applied == 5))).await;
+    for proxy in &proxies {
+        assert_eq!(edition(proxy, &origin, "/a/x", "*/*").await, "2");
+    }
+}
+
+// C10: an error that was remembered is not what the origin says after the purge, at no node.
+#[tokio::test]
+async fn a_purge_has_every_node_forget_the_failures_that_it_means() {
+    let origin = Origin::start(|number, head| {
+        if number < 2 && head.contains("/a/") {
+            return vec![Do::Send("HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno".into())];
+        }
+        ok("Cache-Control: max-age=3600\r\n", &Bytes::from_static(b"good"))
+    })
+    .await;
+    let net = Net::new(Level(1));
+    net.acquainted.store(true, Ordering::SeqCst);
+    let mut lasting = quick(&origin);
+    let long = Duration::from_secs(3_600);
+    (lasting.freshness.negative_first, lasting.freshness.negative_most) = (long, long);
+    let one = net.proxy(1, lasting.clone()).await;
+    let two = net.proxy(2, lasting).await;
+    for path in ["/a/x", "/a/y"] {
+        assert_eq!(get(&two, &origin.host(), path).await.status, 500);
+        until(|| two.stats().flights == 0).await;
+        assert_eq!((get(&two, &origin.host(), path).await.status, origin.count() <= 2), (500, true));
+    }
+    let site = format!("http://site.test:{}", origin.address.port());
+    let other = atoll_proxy::PurgeTarget::Prefix(format!("{site}/b/"));
+    soon(one.purge(other, false, Duration::from_secs(30))).await.unwrap();
+    assert_eq!(get(&two, &origin.host(), "/a/x").await.status, 500, "it means something else");
+    let meant = atoll_proxy::PurgeTarget::Prefix(format!("{site}/a/"));
+    let report = soon(one.purge(meant, false, Duration::from_secs(30))).await.unwrap();
+    assert_eq!(report.missing(), 0);
+    for path in ["/a/x", "/a/y"] {
+        assert_eq!(get(&two, &origin.host(), path).await.body, b"good");
+    }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Net {
     dead: Mutex<Vec<NodeId>>,
     /// Nodes that nobody reaches, and that reach nobody, for now; streams that stand go on.
     pub(crate) cut: Mutex<Vec<NodeId>>,
+    /// Those on one side of a split network; nobody reaches anybody on the other.
+    pub(crate) side: Mutex<Vec<NodeId>>,
     /// Everybody is told of everybody.
     pub(crate) acquainted: AtomicBool,
     /// Nobody knows of anybody.
@@ -66,6 +68,7 @@ impl Net {
             lower: Mutex::default(),
             dead: Mutex::default(),
             cut: Mutex::default(),
+            side: Mutex::default(),
             acquainted: AtomicBool::new(false),
             strangers: AtomicBool::new(false),
             distance: Mutex::default(),
@@ -109,6 +112,16 @@ impl Net {
     /// It is back.
     pub(crate) fn heal(&self, number: u8) {
         self.cut.lock().unwrap().retain(|id| *id != info(number).id);
+    }
+
+    /// Splits the network, or heals it with nobody on this side.
+    pub(crate) fn split(&self, side: &[u8]) {
+        *self.side.lock().unwrap() = side.iter().map(|number| info(*number).id).collect();
+    }
+
+    fn is_apart(&self, one: NodeId, other: NodeId) -> bool {
+        let side = self.side.lock().unwrap();
+        side.contains(&one) != side.contains(&other)
     }
 
     fn is_cut(&self, id: NodeId) -> bool {
@@ -339,7 +352,7 @@ impl Index for Node {
 #[async_trait]
 impl Streams for Node {
     async fn open(&self, to: NodeId) -> Result<ByteStream, StreamError> {
-        if self.net.is_cut(self.me.id) || self.net.is_cut(to) {
+        if self.net.is_cut(self.me.id) || self.net.is_cut(to) || self.net.is_apart(self.me.id, to) {
             return Err(StreamError::Unreachable(to, "cut".to_owned()));
         }
         let door = self.net.doors.lock().unwrap().get(&to).cloned().ok_or(StreamError::Unknown(to))?;

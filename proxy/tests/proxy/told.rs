@@ -1,13 +1,14 @@
 //! What nodes tell the index of their copies, and whether these are to be had then (issue 8; bad-inputs P03, P08, C10).
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use atoll_overlay::Level;
 use atoll_proxy::PurgeTarget;
 use bytes::Bytes;
 
 use crate::{
-    support::{Net, Origin, config_for, config_site, get, noise, ok, until},
+    purge::quick,
+    support::{Net, Origin, config_for, config_site, get, get_with, info, noise, ok, soon, until},
     vouched::key,
 };
 
@@ -81,4 +82,86 @@ async fn a_purge_of_something_else_leaves_a_large_relayed_copy_to_be_shared() {
     let three = net.proxy(3, config_for(&origin)).await;
     assert!(get(&three, &origin.host(), "/img/x").await.body == body);
     assert_eq!(origin.count(), 1);
+}
+
+// What stands under variants and slices is announced under their keys alone.
+#[tokio::test]
+async fn copies_of_a_url_are_found_where_only_variants_or_slices_are_held() {
+    let body = noise(1_000_000);
+    let served = body.clone();
+    let origin = Origin::start(move |_, head| {
+        let range =
+            head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
+        let fields = "Cache-Control: max-age=600\r\n";
+        match range.as_deref().and_then(|range| range.split_once('-')) {
+            Some((first, last)) if head.contains("/large") => {
+                let first: usize = first.parse().unwrap();
+                let last = last.parse().unwrap_or(served.len() - 1).min(served.len() - 1);
+                let part = served.slice(first..=last);
+                let head = format!(
+                    "HTTP/1.1 206 Partial Content\r\n{fields}ETag: \"1\"\r\nContent-Range: bytes {first}-{last}/{}\r\n\
+                     Content-Length: {}\r\n\r\n",
+                    served.len(),
+                    part.len()
+                );
+                vec![crate::support::Do::Send(head.into()), crate::support::Do::Send(part)]
+            }
+            _ => ok(&format!("{fields}Vary: Accept\r\n"), &Bytes::from_static(b"varies")),
+        }
+    })
+    .await;
+    let net = Net::new(Level(1));
+    net.acquainted.store(true, Ordering::SeqCst);
+    let mut config = quick(&origin);
+    (config.slices.over, config.slices.size) = (500_000, 250_000);
+    let one = net.proxy(1, config.clone()).await;
+    let two = net.proxy(2, config).await;
+    assert_eq!(get(&two, &origin.host(), "/varies").await.body, b"varies");
+    let part = get_with(&two, "GET", &origin.host(), "/large", "Range: bytes=300000-300009\r\n").await;
+    assert_eq!((part.status, &part.body[..]), (206, &body[300_000..300_010]));
+    until(|| two.stats().flights == 0).await;
+    let two = info(2).id.to_string();
+    for (path, tier, length) in [("/varies", "ram", 6), ("/large", "slices", 250_000)] {
+        let url = format!("http://site.test:{}{path}", origin.address.port());
+        let found = soon(one.copies(&url)).await.unwrap();
+        let at_two = found.nodes.iter().find(|node| node.node == two).unwrap();
+        let copy = at_two.copies.iter().find(|copy| copy.tier == tier);
+        assert_eq!(copy.map(|copy| (copy.length, copy.fresh > 500)), Some((length, true)), "{found:?}");
+    }
+}
+
+// P09: nodes are started anew one after the other, then half are lost at once: no herd comes to the origin, and no client notices.
+#[tokio::test]
+async fn a_rolling_restart_and_the_loss_of_half_cost_the_origin_nothing() {
+    const OBJECTS: usize = 12;
+    let body = noise(100_000);
+    let origin = Origin::with_body(body.clone()).await;
+    let net = Net::new(Level(1));
+    let mut proxies = Vec::new();
+    for number in 1..=4 {
+        proxies.push(net.proxy(number, config_for(&origin)).await);
+    }
+    let asked_of = async |proxy: &atoll_proxy::Proxy| {
+        for object in 0..OBJECTS {
+            let answer = soon(get(proxy, &origin.host(), &format!("/{object}"))).await;
+            assert!(answer.complete && answer.body == body, "{object}: {}", answer.status);
+        }
+        until(|| proxy.stats().flights == 0).await;
+    };
+    for proxy in &proxies {
+        asked_of(proxy).await;
+    }
+    for place in 0..4_u8 {
+        let before = proxies.remove(0);
+        before.stop().await;
+        net.kill(1 + place);
+        // With an empty store, as if its disk had been lost too.
+        proxies.push(net.proxy(11 + place, config_for(&origin)).await);
+        asked_of(proxies.last().unwrap()).await;
+    }
+    net.kill(11);
+    net.kill(12);
+    let late = net.proxy(21, config_for(&origin)).await;
+    asked_of(&late).await;
+    assert_eq!(origin.count(), OBJECTS);
 }
