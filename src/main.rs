@@ -67,7 +67,7 @@ fn node(args: &NodeArgs) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    with_runtime(run::node(config, log))
+    with_runtime(run::node(config, &args.config, log))
 }
 
 /// `atoll cache`

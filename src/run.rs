@@ -1,7 +1,11 @@
 //! The commands that run until somebody ends them: a node, a cache, and the demo. What the operator's signals mean to
 //! each stands here.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use atoll_store::Store;
 use tokio::time::timeout;
@@ -18,8 +22,8 @@ use crate::{
 };
 
 /// Runs a node until SIGTERM or SIGINT. The first one lets it leave well (warm close), a second one stops it now (cold close).
-/// SIGUSR1 reopens the log, SIGHUP looks for a renewed certificate.
-pub async fn node(config: Config, log: Log) -> ExitCode {
+/// SIGUSR1 reopens the log, SIGHUP looks for a renewed certificate and reads the zone's plain records from the file again.
+pub async fn node(config: Config, file: &Path, log: Log) -> ExitCode {
     raise_open_files();
     let node = match Node::start(config).await {
         Ok(node) => node,
@@ -42,12 +46,12 @@ pub async fn node(config: Config, log: Log) -> ExitCode {
         tracing::info!(token = %path.display(), "the admin API's token is in this file");
     }
     tokio::select! {
-        () = signals.end(|| reopen(&log), || node.reread()) => {}
+        () = signals.end(|| reopen(&log), || reread(&node, file)) => {}
         () = node.drain_asked() => {}
     }
     tokio::select! {
         () = node.drain() => tracing::info!("left well"),
-        () = signals.end(|| reopen(&log), || node.reread()) => {
+        () = signals.end(|| reopen(&log), || reread(&node, file)) => {
             tracing::warn!("stopped at once, downloads under way are cut");
         }
         () = node.stop_asked() => tracing::warn!("asked to stop at once, downloads under way are cut"),
@@ -158,7 +162,7 @@ pub async fn demo(args: &DemoArgs) -> ExitCode {
     code
 }
 
-async fn show(args: &DemoArgs, state: &std::path::Path, narrate: &dyn Fn(&str)) -> Result<Report, DemoError> {
+async fn show(args: &DemoArgs, state: &Path, narrate: &dyn Fn(&str)) -> Result<Report, DemoError> {
     let options = Options { origin: args.origin.clone(), state: state.to_owned() };
     let mut demo = Demo::start(&options, narrate).await?;
     let report = demo.tour(narrate).await?;
@@ -192,6 +196,15 @@ fn scratch(given: Option<PathBuf>) -> std::io::Result<PathBuf> {
     let folder = std::env::temp_dir().join(format!("atoll-demo-{}-{:08x}", std::process::id(), rand::random::<u32>()));
     std::fs::create_dir(&folder)?;
     Ok(folder)
+}
+
+/// What may change while a node runs is read again; what cannot be used changes nothing.
+fn reread(node: &Node, file: &Path) {
+    node.reread();
+    match Config::load(file) {
+        Ok(config) => node.reload_records(&config.dns),
+        Err(error) => tracing::warn!(%error, "the configuration cannot be used, the zone's records stay as they are"),
+    }
 }
 
 /// The log is opened anew, if it can be.

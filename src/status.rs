@@ -274,6 +274,8 @@ pub struct DnsStatus {
     pub levels: Vec<u64>,
     /// Datagrams that were not answered.
     pub dropped: u64,
+    /// Replies over UDP that the rate limit kept back, by what was done (`slip`, `drop`).
+    pub limited: BTreeMap<String, u64>,
     /// Proxies seen alive, by level, level 0 first.
     pub live: Vec<u64>,
     /// Resolver prefixes whose RTT was measured, by how.
@@ -423,6 +425,7 @@ impl fmt::Display for DnsStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "dns: {} queries, {} dropped", self.queries, self.dropped)?;
         self.codes.iter().try_for_each(|(code, count)| write!(f, ", {} {count}", plain(code)))?;
+        self.limited.iter().try_for_each(|(action, count)| write!(f, ", rate limit {} {count}", plain(action)))?;
         let by_level = |counts: &[u64]| {
             let counts = counts.iter().enumerate().rev().map(|(level, count)| format!("level {level} {count}"));
             word(&counts.collect::<Vec<_>>().join(", "))

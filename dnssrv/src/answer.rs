@@ -65,6 +65,8 @@ pub(crate) struct Answer {
     pub(crate) error: Option<Extended>,
     /// The level of the cluster named, if the answer depends on who asks.
     pub(crate) level: Option<Level>,
+    /// What placed who asks, if it does.
+    pub(crate) why: Option<&'static str>,
     /// What the next query may follow.
     pub(crate) sent: Option<Sent>,
     /// Whether it is left out and to be asked for over TCP.
@@ -421,6 +423,7 @@ impl Answer {
             additional: Vec::new(),
             error: None,
             level: None,
+            why: None,
             sent: None,
             cut: false,
         }

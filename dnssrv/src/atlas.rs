@@ -70,18 +70,29 @@ impl Atlas {
 }
 
 impl Redirector {
-    /// An answer led somewhere.
-    pub(crate) fn note_destination(&self, now: Instant, prefix: Prefix, level: Level, placement: &Placement) {
-        let measured = || self.clients().rtt(now, prefix).map_or("unknown", |(_, source)| source.name());
-        let source = match &placement.near {
-            _ if self.overrides.placement(prefix).is_some() => "override",
+    /// What says where a prefix belongs: `override`, `hint`, `unknown`, or the source of the least RTT.
+    pub(crate) fn placed_by(&self, now: Instant, prefix: Prefix, placement: &Placement) -> &'static str {
+        match &placement.near {
+            _ if placement.placed => "override",
             Some(_) => "hint",
-            None => measured(),
-        };
+            None => self.clients().rtt(now, prefix).map_or("unknown", |(_, source)| source.name()),
+        }
+    }
+
+    /// An answer led somewhere. Says what placed who asked.
+    pub(crate) fn note_destination(
+        &self,
+        now: Instant,
+        prefix: Prefix,
+        level: Level,
+        placement: &Placement,
+    ) -> &'static str {
+        let source = self.placed_by(now, prefix, placement);
         let own = || self.roster().rings.get(usize::from(level.0)).map_or(Key::ZERO, |ring| ring.cluster);
         let cluster = placement.near.as_ref().filter(|near| near.level == level).map_or_else(own, |near| near.cluster);
         self.counters.placed(level, source);
         self.atlas.note(Destination { prefix, level, cluster, source, answers: 1 });
+        source
     }
 }
 

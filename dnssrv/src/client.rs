@@ -76,6 +76,8 @@ pub(crate) struct Clients {
 struct Known {
     /// When anything was first known of it.
     since: Instant,
+    /// Whether it was asked for since its place was last looked at.
+    used: bool,
     minima: BTreeMap<Source, Minimum>,
     near: Option<Nearby>,
     /// When the index was last asked about it, and answered.
@@ -309,6 +311,30 @@ impl Clients {
         Placement { level, rtt, near, settled, distances, placed: false }
     }
 
+    /// A question is answered by what is known of a prefix: those that are asked for again outlive those that were asked for once.
+    pub(crate) fn is_used(&mut self, prefix: Prefix) {
+        if let Some(known) = self.known.get_mut(&prefix) {
+            known.used = true;
+        }
+    }
+
+    /// Forgets the oldest prefix that was not asked for since it was last looked at.
+    fn make_room(&mut self) {
+        for chance in 0..=CHANCES {
+            let Some(oldest) = self.order.pop_front() else { return };
+            match self.known.get_mut(&oldest) {
+                Some(known) if known.used && chance < CHANCES => {
+                    known.used = false;
+                    self.order.push_back(oldest);
+                }
+                _ => {
+                    self.known.remove(&oldest);
+                    return;
+                }
+            }
+        }
+    }
+
     /// The level an RTT belongs to.
     pub(crate) fn level(&self, rtt: Duration) -> Level {
         let under = self.thresholds.iter().take_while(|threshold| rtt < **threshold).count();
@@ -323,15 +349,14 @@ impl Clients {
 
     fn entry(&mut self, now: Instant, prefix: Prefix) -> &mut Known {
         if !self.known.contains_key(&prefix) {
-            if self.order.len() >= self.limit
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.known.remove(&oldest);
+            if self.order.len() >= self.limit {
+                self.make_room();
             }
             self.order.push_back(prefix);
         }
         self.known.entry(prefix).or_insert_with(|| Known {
             since: now,
+            used: false,
             minima: BTreeMap::new(),
             near: None,
             asked: None,
@@ -413,6 +438,8 @@ const LACKING: Duration = Duration::from_secs(10);
 const SAID_BY_THEN: Duration = Duration::from_secs(10);
 /// How long what this server tells the index stays there. \[guess\]
 pub(crate) const TOLD_FOR: Duration = Duration::from_secs(600);
+/// Prefixes looked at when one is to be forgotten. \[guess\]
+const CHANCES: usize = 64;
 /// The least time between two puts for one prefix. \[guess\]
 const TELL_AT_MOST: Duration = Duration::from_secs(5);
 
@@ -584,6 +611,24 @@ mod tests {
         assert!(clients.is_to_tell(now + ms(7_000), prefix(), &near(2)), "sooner, if it turns out to be nearer");
         assert!(clients.is_to_tell(now + ms(12_000), prefix(), &near(1)));
         assert!(clients.is_to_tell(now + ms(12_000) + TOLD_FOR / 2, prefix(), &near(1)));
+    }
+
+    #[test]
+    fn prefixes_that_are_asked_for_outlive_any_number_of_others() {
+        let now = Instant::now();
+        let mut clients = clients();
+        let other = |number: u32| Prefix::of(std::net::Ipv4Addr::from(number << 8).into());
+        clients.measured(now, prefix(), Source::Icmp, ms(1));
+        for number in 0..1_000 {
+            clients.is_used(prefix());
+            clients.measured(now, other(number), Source::Icmp, ms(2));
+        }
+        assert_eq!((clients.count(), clients.order.len()), (2, 2));
+        assert!(clients.rtt(now, prefix()).is_some(), "the busy one stays");
+        for number in 1_000..1_003 {
+            clients.measured(now, other(number), Source::Icmp, ms(2));
+        }
+        assert_eq!(clients.rtt(now, prefix()), None, "once nobody asks for it, it goes");
     }
 
     #[test]

@@ -138,6 +138,12 @@ impl Config {
 
     /// Whether a server could start with these settings: each in its range, the zone and its records well formed.
     pub fn check(&self) -> Result<(), ServeError> {
+        self.check_values()?;
+        self.check_files()
+    }
+
+    /// Whether each setting is in its range.
+    pub(crate) fn check_values(&self) -> Result<(), ServeError> {
         let wrong = |field: &str, reason: &str| Err(ServeError::config(field, reason));
         let falling = self.thresholds.windows(2).all(|pair| matches!(pair, [wide, narrow] if wide > narrow));
         if self.thresholds.is_empty() || self.thresholds.len() > 7 || !falling {
@@ -186,7 +192,7 @@ impl Config {
                 "four times the longest of ttl at least, or answers outlive their signatures",
             );
         }
-        self.check_files()
+        Ok(())
     }
 }
 
@@ -398,19 +404,19 @@ impl Default for Health {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Prefixes whose distance is kept; the oldest goes first. About 300 bytes each. \[guess\]
+    /// Prefixes whose distance is kept; the oldest that is not asked for again goes first. About 300 bytes each. \[guess\]
     pub prefixes: usize,
     /// Resolvers whose next query is awaited to measure a gap; the oldest goes first. \[guess\]
     pub awaited: usize,
-    /// Questions that wait for a probe at a time; past it they are answered at once. \[guess\]
+    /// Questions that wait for a probe at a time, whichever way they came; past it they are answered at once. \[guess\]
     pub waiting: usize,
     /// Lookups and puts of prefixes in the index, in one second. \[guess\]
     pub index_per_second: u32,
     /// UDP sockets per address, each with its own thread; 0: one per core. \[measured\]
     pub udp_sockets: usize,
-    /// TCP connections in all; past it a new one is closed at once. \[RFC 9210 4\]
+    /// TCP connections in all; past it the one that idled longest is closed, or the new one if none idles. \[RFC 9210 4\]
     pub tcp_connections: usize,
-    /// TCP connections from one prefix. \[RFC 9210 4\]
+    /// TCP connections from one prefix, as above; those that `rate_limit.exempt` lists have no such bound. \[RFC 9210 4\]
     pub tcp_per_prefix: usize,
     /// How long a TCP connection may stay without a whole question. \[RFC 7766 6.2.3\]
     #[serde(with = "span")]

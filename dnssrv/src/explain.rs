@@ -54,7 +54,7 @@ impl Redirector {
         let placement = self.clients().placement(now, prefix, self.config.sources.hints);
         let (roster, width) = (self.roster(), self.heat.width(now, site));
         let view = View { placement: &placement, roster: &roster, prefix, width, below: false };
-        view.choose(self.zone(), &self.config, site, family)
+        view.choose(&self.zone(), &self.config, site, family)
     }
 
     /// The answer to `why.NAME`, for who may ask.

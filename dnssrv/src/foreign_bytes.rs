@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// A redirector without a network, alone but for one proxy it has seen.
-fn redirector() -> Redirector {
+pub(crate) fn redirector() -> Redirector {
     redirector_with(Config::default())
 }
 

@@ -29,8 +29,8 @@ use crate::{
     redirector::{Redirector, turn},
     roster::{Family, Standing},
     site::{self, Site},
-    stats::Tally,
-    zone::seconds,
+    stats::{self, Tally},
+    zone::{Zone, seconds},
 };
 
 /// One thread's fast path.
@@ -58,10 +58,10 @@ pub(crate) enum Hit {
     Passed,
 }
 
-/// What there is to choose from, per level and family, as of one roster.
-#[derive(Default)]
+/// What there is to choose from, per level and family, as of one roster; and the zone.
 struct Sheet {
     version: u64,
+    zone: Arc<Zone>,
     decks: Vec<[Option<(Deck, Level)>; 2]>,
     /// Whether there is more than one live proxy.
     others: bool,
@@ -75,6 +75,8 @@ struct Known {
     level: Level,
     /// What there is to choose from, if that is not all of the level.
     near: Option<Box<[Deck; 2]>>,
+    /// What placed it there, by its number among the counters.
+    why: usize,
     until: Instant,
     /// Questions answered here since.
     answers: u64,
@@ -93,14 +95,14 @@ struct Common {
 
 impl Hot {
     pub(crate) fn new(redirector: Arc<Redirector>) -> Self {
-        let (zone, targets) = redirector.wire_names();
-        let depth = redirector.zone().origin().iter().count();
+        let whole = redirector.zone();
+        let (zone, targets) = whole.wire_names();
         Self {
             redirector,
             zone,
             targets,
-            depth,
-            sheet: Sheet::default(),
+            depth: whole.origin().iter().count(),
+            sheet: Sheet { version: 0, decks: Vec::new(), others: false, zone: whole },
             places: vec![None; PLACES],
             lower: [0; 256],
             starts: [0; 128],
@@ -127,6 +129,7 @@ impl Hot {
         if common.edns == Some(true) && self.redirector.signs() {
             return None;
         }
+        self.sheet.renew(&self.redirector);
         let site = self.site(&common)?;
         let resolver = from.ip().to_canonical();
         let slot = self.slot(now, resolver)?;
@@ -135,9 +138,8 @@ impl Hot {
         }
         let width = self.redirector.heat.asked(now, site);
         let want = Want { count: self.redirector.config.answers, width, turn: turn(Prefix::of(resolver)) };
-        self.sheet.renew(&self.redirector);
         let known = self.places.get(slot)?.as_ref()?;
-        let ([v4, v6], level) = (self.sheet.decks.get(usize::from(known.level.0))?, known.level);
+        let ([v4, v6], level, why) = (self.sheet.decks.get(usize::from(known.level.0))?, known.level, known.why);
         let of_level = if common.family == Family::V4 { v4 } else { v6 };
         let (deck, level) = match (&known.near, of_level) {
             (Some(near), _) => (near.get(usize::from(common.family == Family::V6))?, level),
@@ -161,7 +163,7 @@ impl Hot {
                 return Some(());
             }
         }
-        self.tally.answered(common.family, level, reply.len());
+        self.tally.answered(common.family, level, why, reply.len());
         Some(())
     }
 
@@ -230,7 +232,7 @@ impl Hot {
             Mode::Direct if count >= 2 => {
                 let last = usize::from(*starts.get(count - 1)?);
                 let first_of_zone = self.lower.get(last..relative)?;
-                if !self.redirector.is_common(first_of_zone) {
+                if !self.sheet.zone.is_common(first_of_zone) {
                     return None;
                 }
                 for start in starts.get(1..count)? {
@@ -266,9 +268,9 @@ impl Hot {
         }
         // This one goes the whole way, so that what is to be asked and told of the prefix is.
         let whole = Prefix::of(resolver);
-        let (level, near) = self.redirector.own_place(now, whole)?;
-        let near = near.map(Box::new);
-        *self.places.get_mut(slot)? = Some(Known { prefix, whole, level, near, until: now + KEPT, answers: 0 });
+        let (level, near, why) = self.redirector.own_place(now, whole)?;
+        let (near, why) = (near.map(Box::new), stats::number(why));
+        *self.places.get_mut(slot)? = Some(Known { prefix, whole, level, near, why, until: now + KEPT, answers: 0 });
         None
     }
 
@@ -321,10 +323,11 @@ impl Hot {
 
 impl Sheet {
     fn renew(&mut self, redirector: &Redirector) {
-        let version = redirector.roster_version();
+        let version = redirector.version();
         if version == self.version {
             return;
         }
+        self.zone = redirector.zone();
         let roster = redirector.roster();
         let live = |level: usize, family| {
             let level = Level(u8::try_from(level).ok()?);

@@ -129,6 +129,22 @@ mod tests {
     }
 
     #[test]
+    fn whatever_is_asked_a_prefix_is_sent_so_many_bytes_a_second_at_most() {
+        for (question, reply) in [(60, 1232), (40, 90), (25, 4_000), (300, 310)] {
+            let (limiter, began) = limiter(100, 0);
+            let (mut sent, seconds) = (0, 10);
+            for at in 0..seconds * 2_000 {
+                let now = began + Duration::from_micros(at * 500);
+                let is_sent = limiter.check(now, [192, 0, 2, 1].into(), question, reply) == Action::Send;
+                sent += if is_sent { reply } else { 0 };
+            }
+            // A second's worth at once, then as much in each.
+            let most = (usize::try_from(seconds).unwrap() + 1) * 100 * 2 * question;
+            assert!(sent <= most && sent * 2 > most.min(question * 20_000), "{question} -> {reply}: {sent} of {most}");
+        }
+    }
+
+    #[test]
     fn a_prefix_under_its_rate_is_never_limited_and_others_are_not_either() {
         let (limiter, began) = limiter(100, 2);
         for at in 0..1_000_u64 {

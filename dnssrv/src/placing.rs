@@ -117,8 +117,9 @@ impl Redirector {
         let by_client = self.config.sources.client_subnet && !matches!(place, Place::Cut(_));
         let subnet = query.edns.and_then(|edns| edns.subnet).filter(|_| by_client);
         let subnet = subnet.and_then(|subnet| Some((subnet, self.believed(subnet)?)));
-        let clients = self.clients();
+        let mut clients = self.clients();
         let (address, resolver) = (resolver, Prefix::of(resolver));
+        clients.is_used(subnet.map_or(resolver, |(_, prefix)| prefix));
         let own = clients.placement(now, resolver, hints);
         let Some((subnet, prefix)) = subnet else {
             return AskedFor { prefix: resolver, address, placement: own, scope: 0, resolver };

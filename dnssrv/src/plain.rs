@@ -108,6 +108,11 @@ impl Plain {
         self.names.get(Relative::new(name, &self.origin).wire()).map_or(&[], Vec::as_slice)
     }
 
+    /// The longest TTL of a record.
+    pub(crate) fn longest_ttl(&self) -> u32 {
+        self.names.values().flatten().map(|record| record.ttl).max().unwrap_or(0)
+    }
+
     /// Whether nothing exists under a label right below the zone, given as in a key.
     pub(crate) fn leaves_open(&self, label: &[u8]) -> bool {
         self.names.len() == 1 || !self.names.contains_key(label)

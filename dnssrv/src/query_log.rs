@@ -16,9 +16,7 @@ use siphasher::sip::SipHasher13;
 use tokio::{fs::OpenOptions, io::AsyncWriteExt as _, sync::mpsc};
 
 use crate::{
-    Transport,
     answer::Answer,
-    question::Query,
     redirector::{Asked, Outcome, Redirector},
     reply::code_name,
 };
@@ -37,12 +35,16 @@ impl Redirector {
         self.log.get().is_some() && is_sampled(self.config.query_log.one_in, query, from)
     }
 
-    /// Writes a question down.
-    pub(crate) fn note(&self, asked: &Asked<'_>, query: &Query, answer: &Answer, outcome: &Outcome) {
+    /// Writes a question down; of one that could not be read there is no name and type.
+    pub(crate) fn note(
+        &self,
+        asked: &Asked<'_>,
+        question: Option<(&Name, RecordType)>,
+        answer: &Answer,
+        outcome: &Outcome,
+    ) {
         let bytes = if let Outcome::Reply(bytes) = outcome { bytes.len() } else { 0 };
-        let level = answer.level.map(|level| level.0);
-        let code = code_name(answer.code);
-        let line = line(&query.name, query.kind, asked.from, asked.transport, code, level, bytes);
+        let line = line(question, asked, answer, bytes);
         if self.log.get().is_none_or(|log| log.try_send(line).is_err()) {
             metrics::counter!("atoll_dns_query_log_dropped_total").increment(1);
         }
@@ -64,33 +66,32 @@ pub(crate) fn is_sampled(one_in: u32, query: &[u8], from: SocketAddr) -> bool {
 }
 
 /// One question and what became of it, as a line.
-pub(crate) fn line(
-    name: &Name,
-    kind: RecordType,
-    from: SocketAddr,
-    transport: Transport,
-    code: &str,
-    level: Option<u8>,
-    bytes: usize,
-) -> String {
+fn line(question: Option<(&Name, RecordType)>, asked: &Asked<'_>, answer: &Answer, bytes: usize) -> String {
     let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let prefix = Prefix::of(from.ip().to_canonical());
+    let prefix = Prefix::of(asked.from.ip().to_canonical());
     let mut line = format!(
-        "{{\"time\":{}.{:03},\"client\":\"{prefix}\",\"transport\":\"{}\",\"name\":\"",
+        "{{\"time\":{}.{:03},\"client\":\"{prefix}\",\"transport\":\"{}\"",
         time.as_secs(),
         time.subsec_millis(),
-        transport.name()
+        asked.transport.name()
     );
-    for character in name.to_ascii().chars() {
-        match character {
-            '"' | '\\' => line.extend(['\\', character]),
-            other if other.is_control() => _ = write!(line, "\\u{:04x}", u32::from(other)),
-            other => line.push(other),
+    if let Some((name, kind)) = question {
+        line.push_str(",\"name\":\"");
+        for character in name.to_ascii().chars() {
+            match character {
+                '"' | '\\' => line.extend(['\\', character]),
+                other if other.is_control() => _ = write!(line, "\\u{:04x}", u32::from(other)),
+                other => line.push(other),
+            }
         }
+        let _ = write!(line, "\",\"type\":\"{kind}\"");
     }
-    let _ = write!(line, "\",\"type\":\"{kind}\",\"rcode\":\"{code}\"");
-    if let Some(level) = level {
-        let _ = write!(line, ",\"level\":{level}");
+    let _ = write!(line, ",\"rcode\":\"{}\"", code_name(answer.code));
+    if let Some(level) = answer.level {
+        let _ = write!(line, ",\"level\":{}", level.0);
+    }
+    if let Some(why) = answer.why {
+        let _ = write!(line, ",\"placed_by\":\"{why}\"");
     }
     let _ = writeln!(line, ",\"bytes\":{bytes}}}");
     line

@@ -51,7 +51,7 @@ pub(crate) struct Redirector {
     pub(crate) leaving: AtomicBool,
     /// Rings when the roster is to be made anew.
     pub(crate) refresh: Notify,
-    zone: Zone,
+    zone: RwLock<Arc<Zone>>,
     clients: Mutex<Clients>,
     gaps: Mutex<Gaps>,
     roster: RwLock<Arc<Roster>>,
@@ -61,7 +61,7 @@ pub(crate) struct Redirector {
     pub(crate) limiter: Limiter,
     pub(crate) heat: Heat,
     pub(crate) atlas: Atlas,
-    roster_version: AtomicU64,
+    version: AtomicU64,
     /// Of what this server last said of a prefix.
     pub(crate) epoch: AtomicU64,
     /// Proxies of other clusters that answers lately named, and when: this server looks for itself whether they are there.
@@ -149,7 +149,7 @@ impl Redirector {
         config: Config,
         index: Arc<dyn Index>,
     ) -> Result<(Self, mpsc::Receiver<Probe>, mpsc::Receiver<Errand>), ServeError> {
-        config.check()?;
+        config.check_values()?;
         let (probes, to_probe) = mpsc::channel(config.probe.queue.max(1));
         let (errands, to_do) = mpsc::channel(config.probe.queue.max(1));
         let now = Instant::now();
@@ -167,12 +167,12 @@ impl Redirector {
             cookies: Cookies::new(secret(&config.cookie_secret).unwrap_or_else(|| random.random())),
             heat: Heat::new(now, config.hot),
             atlas: Atlas::new(config.limits.map),
-            roster_version: AtomicU64::new(0),
+            version: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             foreign: Mutex::default(),
             limiter: Limiter::new(config.rate_limit.clone(), now, random.random()),
             began: (now, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()),
-            zone,
+            zone: RwLock::new(Arc::new(zone)),
             clients: Mutex::new(
                 Clients::new(config.thresholds.clone(), config.probe.clone(), config.limits.prefixes.max(1))
                     .with_overrides(&overrides),
@@ -194,9 +194,26 @@ impl Redirector {
         Ok((redirector, to_probe, to_do))
     }
 
-    /// The zone.
-    pub(crate) const fn zone(&self) -> &Zone {
-        &self.zone
+    /// The zone as it is now.
+    pub(crate) fn zone(&self) -> Arc<Zone> {
+        Arc::clone(&self.zone.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes up other plain records. What cannot be used changes nothing.
+    pub(crate) fn reload(&self, config: &Config) -> Result<(), ServeError> {
+        let records = Config {
+            records: config.records.clone(),
+            zone_file: config.zone_file.clone(),
+            serial: config.serial,
+            ..self.config.clone()
+        };
+        let mut zone = Zone::new(&records)?;
+        if let Some(signer) = &self.signer {
+            zone.hold_key(signer.dnskey());
+        }
+        *self.zone.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(zone);
+        self.version.fetch_add(1, Ordering::Release);
+        Ok(())
     }
 
     /// Answers a query. `waited`: how it was put off so far until more is known of who asks; none if it may not be.
@@ -224,7 +241,8 @@ impl Redirector {
         if transport.is_stream() && query.edns.is_some_and(|edns| edns.says_keepalive) {
             return self.refuse(&asked, query.header, query.edns, ResponseCode::FormErr);
         }
-        let signing = self.signing(&asked, &query);
+        let zone = self.zone();
+        let signing = self.signing(&zone, &asked, &query);
         let own = || signing.as_ref().and_then(Signing::own_answer);
         let (answer, scope) = match unanswerable(&query).or_else(own) {
             Some(answer) => (answer, 0),
@@ -241,7 +259,7 @@ impl Redirector {
         let frame = self.frame(&asked, query.header, query.edns, scope);
         let outcome = self.reply(&asked, &answer, &frame, kind_name(query.kind));
         if self.is_sampled(bytes, from) {
-            self.note(&asked, &query, &answer, &outcome);
+            self.note(&asked, Some((&query.name, query.kind)), &answer, &outcome);
         }
         outcome
     }
@@ -315,28 +333,21 @@ impl Redirector {
         *current = Arc::new(roster);
         drop(current);
         self.clients().set_clusters(clusters);
-        self.roster_version.fetch_add(1, Ordering::Release);
+        self.version.fetch_add(1, Ordering::Release);
     }
 
-    /// Changes whenever the roster does.
-    pub(crate) fn roster_version(&self) -> u64 {
-        self.roster_version.load(Ordering::Acquire)
-    }
-
-    /// The names questions are compared with: see [`Zone::wire_names`].
-    pub(crate) fn wire_names(&self) -> (Vec<u8>, [Vec<u8>; 2]) {
-        self.zone.wire_names()
-    }
-
-    /// See [`Zone::is_common`].
-    pub(crate) fn is_common(&self, label: &[u8]) -> bool {
-        self.zone.is_common(label)
+    /// Changes whenever the roster or the zone does.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// The level a prefix is served at, if that is settled and it is not handed to a cluster of others; and what there is to choose
-    /// from, if not all of the level's live proxies are near enough to it.
-    pub(crate) fn own_place(&self, now: Instant, prefix: Prefix) -> Option<(Level, Option<[Deck; 2]>)> {
-        let placement = self.clients().placement(now, prefix, self.config.sources.hints);
+    /// from, if not all of the level's live proxies are near enough to it. And what placed it there.
+    pub(crate) fn own_place(&self, now: Instant, prefix: Prefix) -> Option<(Level, Option<[Deck; 2]>, &'static str)> {
+        let mut clients = self.clients();
+        clients.is_used(prefix);
+        let placement = clients.placement(now, prefix, self.config.sources.hints);
+        drop(clients);
         let roster = self.roster();
         let live = &roster.rings.get(usize::from(placement.level.0))?.live;
         let is_own = placement.near.is_none() && (placement.rtt.is_some() || placement.placed);
@@ -347,7 +358,7 @@ impl Redirector {
         let near = placement.distances.nearest(placement.level, &self.config.thresholds, live, asked);
         let all = near.len() == live.len();
         let decks = (!all).then(|| [Family::V4, Family::V6].map(|family| Deck::of(&near, family)));
-        Some((placement.level, decks))
+        Some((placement.level, decks, self.placed_by(now, prefix, &placement)))
     }
 
     /// Whether a resolver's question for a site may follow something sent to it, and so measure it.
@@ -375,7 +386,8 @@ impl Redirector {
         if let Some(answer) = self.why_answer(now, &query.name, query.kind, from.ip()) {
             return Resolved::Answer(answer, 0);
         }
-        let place = self.zone.locate(&query.name);
+        let zone = self.zone();
+        let place = zone.locate(&query.name);
         let resolver = from.ip().to_canonical();
         let followed = self.gaps().came(now, resolver, &place);
         if let Some(followed) = followed {
@@ -400,18 +412,18 @@ impl Redirector {
             _ => 1,
         };
         let view = View { placement: &placement, roster: &roster, prefix, below, width };
-        let answer = answer(&self.zone, &self.config, place, &query.name, query.kind, view);
+        let answer = answer(&zone, &self.config, place, &query.name, query.kind, view);
         if let Some(sent) = answer.sent {
-            self.gaps().sent(now, resolver, sent, &self.zone.sites_above(&query.name));
+            self.gaps().sent(now, resolver, sent, &zone.sites_above(&query.name));
         }
         match answer.level {
             Some(level) => {
                 if let Some(near) = placement.near.as_ref().filter(|_| !placement.placed) {
                     self.names_foreign(now, near);
                 }
-                self.note_destination(now, prefix, level, &placement);
+                let why = self.note_destination(now, prefix, level, &placement);
                 self.tell(now, prefix, &placement, &roster);
-                Resolved::Answer(answer, scope)
+                Resolved::Answer(Answer { why: Some(why), ..answer }, scope)
             }
             // What depends on nobody holds for everybody.
             None => Resolved::Answer(answer, 0),
@@ -450,7 +462,12 @@ impl Redirector {
     }
 
     fn refuse(&self, asked: &Asked<'_>, header: Header, edns: Option<Edns>, code: ResponseCode) -> Outcome {
-        self.reply(asked, &Answer::of(code), &self.frame(asked, header, edns, 0), "unread")
+        let answer = Answer::of(code);
+        let outcome = self.reply(asked, &answer, &self.frame(asked, header, edns, 0), "unread");
+        if self.is_sampled(asked.bytes, asked.from) {
+            self.note(asked, None, &answer, &outcome);
+        }
+        outcome
     }
 
     fn frame<'a>(&'a self, asked: &Asked<'a>, header: Header, edns: Option<Edns>, scope: u8) -> Frame<'a> {

@@ -69,7 +69,7 @@ pub(crate) async fn search(redirector: Arc<Redirector>, quest: Quest) {
     let at_once = [servers, beside].concat();
     let mut asked: Vec<NodeId> = Vec::new();
     let mut search = Search { redirector, address, looks_on, near: None };
-    for round in rounds(search.redirector.zone(), &at_once, [told, chosen].concat(), search.scouts()) {
+    for round in rounds(&search.redirector.zone(), &at_once, [told, chosen].concat(), search.scouts()) {
         asked.extend(round.iter().map(|node| node.id));
         let again = search.send(round).await;
         search.redirector.scouts_found(prefix, search.nearer(), Scouts::Heard);
@@ -96,7 +96,7 @@ pub(crate) async fn ahead(redirector: Arc<Redirector>, address: IpAddr) {
     let (me, own) = (redirector.index.me(), Level::GLOBAL);
     let (chosen, _) = abroad(&me, servers_within(&redirector, own), (own, None), &redirector.config.thresholds, 0);
     let told = redirector.servers_of(Prefix::of(address));
-    let first = rounds(redirector.zone(), &told, chosen, redirector.config.probe.scouts).into_iter().next();
+    let first = rounds(&redirector.zone(), &told, chosen, redirector.config.probe.scouts).into_iter().next();
     let mut search = Search { redirector, address, looks_on: true, near: None };
     search.send(first.unwrap_or_default()).await;
 }

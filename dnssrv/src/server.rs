@@ -156,6 +156,14 @@ impl Server {
         self.redirector.overrides.refresh()
     }
 
+    /// Takes up the plain records of other settings, and what their zone file says now; the serial comes with them. All else stays.
+    ///
+    /// # Errors
+    /// A [`ServeError`] that names what cannot be used; then nothing changes.
+    pub fn reload(&self, config: &Config) -> Result<(), ServeError> {
+        self.redirector.reload(config)
+    }
+
     /// Stops naming this node, as a proxy and as a server, if there is any other. It goes on answering.
     pub fn leave(&self) {
         self.redirector.leaving.store(true, Ordering::Relaxed);

@@ -13,7 +13,7 @@ use std::{
 use atoll_overlay::Level;
 use hickory_proto::rr::RecordType;
 
-use crate::{Destination, hot, roster::Family};
+use crate::{Destination, Source, hot, roster::Family};
 
 /// Which way a question came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,6 +74,8 @@ pub(crate) struct Tally {
     answered: [u64; 2],
     /// By level, level 0 first.
     levels: [u64; LEVELS],
+    /// By what placed who asked.
+    placed: [u64; PLACED_BY.len()],
     bytes: u64,
     /// Times that it was told, one in so many of them timed.
     told: u32,
@@ -87,7 +89,7 @@ struct Published {
     found: Instant,
     answered: [metrics::Counter; 2],
     bytes: metrics::Counter,
-    placed: metrics::Counter,
+    placed: [Option<metrics::Counter>; PLACED_BY.len()],
     seconds: metrics::Histogram,
 }
 
@@ -101,7 +103,8 @@ impl Published {
             found: now,
             answered,
             bytes: metrics::counter!("atoll_dns_response_bytes_total"),
-            placed: metrics::counter!("atoll_dns_answer_source_total", "why" => "rtt"),
+            // Only of those that occur.
+            placed: Default::default(),
             seconds: seconds(),
         }
     }
@@ -109,10 +112,13 @@ impl Published {
 
 impl Tally {
     /// An answer was given.
-    pub(crate) fn answered(&mut self, family: Family, level: Level, bytes: usize) {
+    pub(crate) fn answered(&mut self, family: Family, level: Level, why: usize, bytes: usize) {
         let [v4, v6] = &mut self.answered;
         *(if family == Family::V4 { v4 } else { v6 }) += 1;
         if let Some(count) = self.levels.get_mut(usize::from(level.0)) {
+            *count += 1;
+        }
+        if let Some(count) = self.placed.get_mut(why) {
             *count += 1;
         }
         self.bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
@@ -142,7 +148,7 @@ impl Counters {
         metrics::counter!("atoll_dns_answer_source_total", "why" => why).increment(1);
     }
 
-    /// The fast path's answers to what came then, all of them placed by an RTT.
+    /// The fast path's answers to what came then.
     pub(crate) fn add(&self, now: Instant, tally: &mut Tally) {
         let answered = std::mem::take(&mut tally.answered);
         let total: u64 = answered.iter().sum();
@@ -164,7 +170,11 @@ impl Counters {
             published.seconds.record(now.elapsed().as_secs_f64());
         }
         published.bytes.increment(std::mem::take(&mut tally.bytes));
-        published.placed.increment(total);
+        let placed = tally.placed.iter_mut().zip(&mut published.placed).zip(PLACED_BY);
+        for ((count, metric), why) in placed.filter(|((count, _), _)| **count > 0) {
+            let metric = metric.get_or_insert_with(|| metrics::counter!("atoll_dns_answer_source_total", "why" => why));
+            metric.increment(std::mem::take(count));
+        }
     }
 
     /// A datagram was left unanswered.
@@ -180,7 +190,7 @@ impl Counters {
     }
 
     /// A prefix was measured.
-    pub(crate) fn measured(&self, source: crate::Source) {
+    pub(crate) fn measured(&self, source: Source) {
         let source = source.to_string();
         *self.lock().measured.entry(source.clone()).or_default() += 1;
         metrics::counter!("atoll_dns_measured_total", "source" => source).increment(1);
@@ -234,6 +244,26 @@ fn seconds() -> metrics::Histogram {
 
 /// Of the batches of the fast path one in so many is timed: reading the clock would be felt.
 const TIMED_ONE_IN: u32 = 16;
+
+/// What places who asks, as metrics name it.
+const PLACED_BY: [&str; 10] = [
+    "unknown",
+    "override",
+    "hint",
+    Source::CnameGap.name(),
+    Source::ReferralGap.name(),
+    Source::TcpConnect.name(),
+    Source::Icmp.name(),
+    Source::TcpInfo.name(),
+    Source::Proxy.name(),
+    Source::Neighbour.name(),
+];
+
+/// The number of one of these.
+pub(crate) fn number(why: &str) -> usize {
+    PLACED_BY.iter().position(|one| *one == why).unwrap_or(0)
+}
+
 /// As many levels as there can be: the widest and one for each threshold.
 const LEVELS: usize = 8;
 /// After what time the fast path looks for its metrics again. \[guess\]
@@ -245,13 +275,20 @@ pub(crate) const fn kind_name(kind: RecordType) -> &'static str {
         RecordType::A => "a",
         RecordType::AAAA => "aaaa",
         RecordType::ANY => "any",
+        RecordType::CAA => "caa",
         RecordType::CNAME => "cname",
+        RecordType::DNAME => "dname",
+        RecordType::DNSKEY => "dnskey",
         RecordType::DS => "ds",
         RecordType::HTTPS => "https",
         RecordType::MX => "mx",
+        RecordType::NAPTR => "naptr",
         RecordType::NS => "ns",
+        RecordType::PTR => "ptr",
         RecordType::SOA => "soa",
+        RecordType::SRV => "srv",
         RecordType::SVCB => "svcb",
+        RecordType::TLSA => "tlsa",
         RecordType::TXT => "txt",
         _ => "other",
     }
@@ -266,9 +303,10 @@ mod tests {
         let (counters, mut tally, now) = (Counters::default(), Tally::default(), Instant::now());
         counters.answered(("a", "noerror"), Transport::Udp, 100, now);
         for _ in 0..3 {
-            tally.answered(Family::V4, Level(2), 90);
+            tally.answered(Family::V4, Level(2), number("icmp"), 90);
         }
-        tally.answered(Family::V6, Level(0), 120);
+        tally.answered(Family::V6, Level(0), number("override"), 120);
+        assert_eq!((tally.placed[number("icmp")], tally.placed[number("override")], tally.placed[0]), (3, 1, 0));
         assert_eq!(counters.read().queries.values().sum::<u64>(), 1);
         // A second time there is nothing left to tell, a while later either.
         for later in [Duration::ZERO, Duration::ZERO, FOUND_AGAIN * 2] {
@@ -278,5 +316,6 @@ mod tests {
         let queries: Vec<_> = stats.queries.into_iter().collect();
         assert_eq!(queries, [(("a", "noerror", "udp"), 4), (("aaaa", "noerror", "udp"), 1)]);
         assert_eq!(stats.levels, [1, 0, 3]);
+        assert_eq!(tally.placed, [0; PLACED_BY.len()], "told");
     }
 }

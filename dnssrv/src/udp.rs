@@ -155,3 +155,29 @@ const BATCH: usize = 16;
 const LONGEST_DATAGRAM: usize = 4096;
 /// How often a thread that hears nothing looks whether it is to stop, where it cannot be woken.
 const LOOK_UP: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn d08_ports_that_answer_whatever_comes_are_never_answered() {
+        let redirector = Arc::new(crate::foreign_bytes::redirector());
+        let listener = Listener {
+            redirector: Arc::clone(&redirector),
+            socket: Arc::new(UdpSocket::bind("127.0.0.1:0").unwrap()),
+            stop: Arc::default(),
+            runtime: Handle::current(),
+        };
+        let mut hot = Hot::new(Arc::clone(&redirector));
+        let mut is_answered = |port: u16| {
+            let (mut reply, from) = (Vec::new(), SocketAddr::from(([203, 0, 113, 53], port)));
+            let query = b"\0\x07\0\0\0\x01\0\0\0\0\0\0\x04nyud\x07example\0\0\x06\0\x01";
+            listener.answer(&mut hot, Instant::now(), query, from, &mut reply);
+            !reply.is_empty()
+        };
+        assert!(!NO_CLIENT.into_iter().any(&mut is_answered));
+        assert_eq!(redirector.stats().dropped, 6);
+        assert!([53, 1024, 5353].into_iter().all(is_answered));
+    }
+}

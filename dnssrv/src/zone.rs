@@ -91,6 +91,13 @@ impl Zone {
         };
         zone.add_plain(config)?;
         zone.add_servers(config)?;
+        let longest = zone.plain.longest_ttl().max(zone.soa.ttl);
+        if config.dnssec.key.is_some() && config.dnssec.validity < 4 * Duration::from_secs(longest.into()) {
+            let reason = format!(
+                "four times the longest TTL of a record at least, which is {longest} s, or it outlives its signature"
+            );
+            return Err(ServeError::config("dnssec.validity", reason));
+        }
         Ok(zone)
     }
 

@@ -157,15 +157,6 @@ const KNOWN: &[Known] = &[
         },
     },
     Known {
-        reason: "where not all addresses of hosts fit, each server leaves out others (RFC 2181 9 leaves it to them)",
-        against: &[Kind::Knot, Kind::Bind],
-        when: |_, ours, theirs| {
-            let some = |seen: &Seen| seen.additional.iter().all(|record| record.contains(".of-some-length"));
-            let same = Seen { additional: theirs.additional.clone(), ..ours.clone() } == *theirs;
-            !ours.additional.is_empty() && !theirs.additional.is_empty() && some(ours) && some(theirs) && same
-        },
-    },
-    Known {
         reason: "BIND adds the addresses of an HTTPS record's own name where its target is \".\"; whoever asked for it asks for those, too, \
                  NSD and Knot leave them out",
         against: &[Kind::Bind],

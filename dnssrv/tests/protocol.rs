@@ -529,6 +529,32 @@ async fn several_sockets_share_an_address_and_all_answer() {
 }
 
 #[tokio::test]
+async fn plain_records_are_taken_up_anew_and_bad_ones_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("zone");
+    std::fs::write(&file, "old TXT \"1\"\n").unwrap();
+    let mut config = config(([127, 0, 0, 1], 0).into());
+    config.zone_file = Some(file.clone());
+    let me = node(1, std::net::Ipv4Addr::LOCALHOST, 1, 1);
+    let index = Fake::new(&me, &[&[&me], &[&me], &[&me]], &std::sync::Arc::default());
+    let server = atoll_dnssrv::serve(config.clone(), index, None).await.expect("a free port");
+    let address = server.local_addrs()[0];
+    let has = async |name: &str| {
+        let reply = message(&exchange(address, &query(&format!("{name}.nyud.example"), RecordType::TXT)).await);
+        reply.answers.first().map(|record| record.data.to_string())
+    };
+    assert_eq!((has("old").await, has("more").await), (Some("1".to_owned()), None));
+    std::fs::write(&file, "old TXT \"2\"\n").unwrap();
+    config.records.push(plain_record("more", "\"3\""));
+    server.reload(&config).expect("good records");
+    assert_eq!((has("old").await, has("more").await), (Some("2".to_owned()), Some("3".to_owned())));
+    std::fs::write(&file, "old TXT \"4\n").unwrap();
+    let error = server.reload(&config).expect_err("a quote is not closed").to_string();
+    assert!(error.contains("zone_file") && error.contains("line 1"), "{error}");
+    assert_eq!(has("old").await, Some("2".to_owned()));
+}
+
+#[tokio::test]
 async fn plain_records_are_answered_beside_public_names() {
     let (_server, address) = alone(|config| config.records.push(plain_record("@", "\"here\""))).await;
     let apex = message(&exchange(address, &query("nyud.example", RecordType::TXT)).await);

@@ -124,6 +124,11 @@ impl Node {
         self.look.notify_one();
     }
 
+    /// Takes up the zone's plain records from other settings, if it has a DNS server and they are good.
+    pub fn reload_records(&self, config: &atoll_dnssrv::Config) {
+        self.parts.reload_records(config);
+    }
+
     /// Waits until the operator asks the node to leave, by the admin API.
     pub fn drain_asked(&self) -> impl Future<Output = ()> + Send + use<> {
         let parts = Arc::clone(&self.parts);

@@ -159,6 +159,15 @@ impl Parts {
         }
     }
 
+    /// Has the DNS server take up the zone's plain records from other settings. Bad ones change nothing.
+    pub(super) fn reload_records(&self, config: &atoll_dnssrv::Config) {
+        match self.dns.with(|dns| dns.reload(config)) {
+            Some(Ok(())) => tracing::info!("the zone's records were read again"),
+            Some(Err(error)) => tracing::warn!(%error, "the zone's records stay as they are"),
+            None => {}
+        }
+    }
+
     /// Tells the network how this node is now. One that has used much of its share wants less of the traffic, one that sleeps none.
     pub(super) fn describe(&self) {
         let own = self.overlay.me();
@@ -337,6 +346,7 @@ impl Parts {
             codes,
             levels: stats.levels,
             dropped: stats.dropped,
+            limited: stats.limited.iter().map(|(action, count)| ((*action).to_owned(), *count)).collect(),
             live: stats.live.iter().map(|count| u64::try_from(*count).unwrap_or(u64::MAX)).collect(),
             measured: stats.measured,
             map: stats.map.iter().map(AnswersTo::of).collect(),

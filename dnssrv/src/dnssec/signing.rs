@@ -8,6 +8,7 @@ use crate::{
     answer::Answer,
     question::Query,
     redirector::{self, Redirector},
+    zone::Zone,
 };
 
 /// A question, and what signs its answer.
@@ -37,7 +38,12 @@ impl Redirector {
     }
 
     /// How the answer to a question is signed, if the zone is.
-    pub(crate) fn signing<'a>(&'a self, asked: &redirector::Asked<'_>, query: &'a Query) -> Option<Signing<'a>> {
+    pub(crate) fn signing<'a>(
+        &'a self,
+        zone: &'a Zone,
+        asked: &redirector::Asked<'_>,
+        query: &'a Query,
+    ) -> Option<Signing<'a>> {
         let signer = self.signer.as_ref()?;
         let connected = asked.transport != Transport::Udp;
         // The system's own clock, unlike cookies': resolvers judge by theirs, and a clock that was wrong at the start is set right.
@@ -45,7 +51,7 @@ impl Redirector {
         let occasion = Occasion { now: asked.now, wall: u32::try_from(wall).unwrap_or(u32::MAX), connected };
         let edns = query.edns.filter(|edns| edns.dnssec_ok && edns.version == 0);
         let compact_ok = edns.is_some_and(|edns| edns.compact);
-        let (zone, name) = (self.zone(), &query.name);
+        let name = &query.name;
         Some(Signing {
             signer,
             asked: Asked { zone, name, kind: query.kind, compact_ok, occasion },
