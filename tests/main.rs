@@ -19,6 +19,7 @@ mod manager_page;
 mod manager_shared;
 mod manager_storm;
 mod membership;
+mod metrics;
 mod purge;
 mod redirect;
 mod tidy;
