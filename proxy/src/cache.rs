@@ -11,7 +11,7 @@ use atoll_store::{PurgeNumber, Store};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Mutex, Semaphore, watch},
     time::Instant,
 };
 
@@ -81,6 +81,8 @@ pub(crate) struct Cache {
     pub(crate) unsliced: Memory<Key, ()>,
     /// When variants were last chosen among others of their URL.
     pub(crate) chosen: Memory<Key, Instant>,
+    /// Held while a list of variants is read and written, by the first byte of its key: of two that are added at once none is lost.
+    pub(crate) listing: [Mutex<()>; LISTS],
     /// What hosts said of being Coralized.
     pub(crate) controls: Memory<String, Control>,
     /// Who may have how much.
@@ -330,6 +332,7 @@ impl Cache {
             shunned: Memory::new(remembered),
             unsliced: Memory::new(remembered),
             chosen: Memory::new(remembered),
+            listing: [const { Mutex::const_new(()) }; LISTS],
             controls: Memory::new(remembered),
             fairness: Fairness::new(&config.fairness),
             takedown,
@@ -422,6 +425,13 @@ impl Cache {
             .and_then(|authority| self.sites.find(&authority).map(|(own, _)| Arc::clone(own)))
     }
 
+    /// Where whoever changes the list of variants under this key waits for its turn.
+    pub(crate) fn turn_to_list(&self, place: Key) -> &Mutex<()> {
+        let [first, ..] = place.as_bytes();
+        let [only, ..] = &self.listing;
+        self.listing.get(usize::from(*first) % LISTS).unwrap_or(only)
+    }
+
     /// What this node calls itself in CDN-Loop.
     pub(crate) fn loop_id(&self) -> String {
         format!("atoll-{}", self.config.network)
@@ -465,6 +475,9 @@ pub(crate) fn directory_of(host: &str) -> u64 {
     let key = Key::of(host.as_bytes());
     key.as_bytes().first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first))
 }
+
+/// Lists of variants that are changed at one time, at most.
+const LISTS: usize = 64;
 
 /// Ports beside 80 and 443 that `origins = "any"` allows.
 const ANY_PORTS: std::ops::RangeInclusive<u16> = 8_000..=8_999;

@@ -19,7 +19,10 @@ use atoll_units::{size, span};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use serde::Deserialize;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    task::yield_now,
+    time::{Instant, sleep, sleep_until},
+};
 
 use crate::{
     body::Body,
@@ -162,7 +165,11 @@ impl Stream {
             };
             match due {
                 Some(due) if due <= Instant::now() => return,
-                Some(due) => sleep_until(due).await,
+                Some(due) => {
+                    sleep_until(due).await;
+                    // On a busy machine the connection may have heard from the client and not been asked yet.
+                    yield_now().await;
+                }
                 // What begins to wait meanwhile is noticed after as long at most.
                 None => sleep(self.counts.pace.silence).await,
             }
