@@ -272,7 +272,11 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
         let waited = slot.as_ref().map(|_| Waited::default());
         match redirector.respond(Instant::now(), &query, from, transport, waited) {
             Outcome::Silence => is_over = true,
-            Outcome::Reply(reply) => send(&mut writer, &reply, idle).await?,
+            Outcome::Reply(reply) => {
+                // A client that does not read keeps no place from those who wait.
+                drop(slot);
+                send(&mut writer, &reply, idle).await?;
+            }
             Outcome::Wait(known) => {
                 let redirector = Arc::clone(redirector);
                 later.spawn(async move {
@@ -282,7 +286,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
                 });
             }
         }
-        seat.is_busy(!later.is_empty());
+        seat.is_busy(!later.is_empty() || questions.has_more());
     }
     // TLS says goodbye, so that nobody takes a cut line for the end.
     timeout(idle, writer.shutdown()).await?
@@ -320,6 +324,11 @@ pub(crate) async fn reply(
 struct Questions(BytesMut);
 
 impl Questions {
+    /// Whether bytes of a further one are here.
+    fn has_more(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     /// The next message; none at the end, or if its length is none a message has. Nothing is lost if it is not awaited to its end.
     async fn next<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> io::Result<Option<Vec<u8>>> {
         loop {

@@ -149,7 +149,8 @@ impl Hot {
         let picked = deck.pick(site, want);
         picked.addresses().next()?;
         let alone = self.sheet.others && picked.addresses().nth(1).is_none();
-        let ttl = self.redirector.config.ttl.of_live(level, alone);
+        let farther = level < known.level;
+        let ttl = self.redirector.config.ttl.of_live(level, alone || farther);
         self.write(query, &common, seconds(ttl), picked, reply)?;
         match self.redirector.limiter.check(now, resolver, query.len(), reply.len()) {
             Action::Send => {}

@@ -86,7 +86,10 @@ struct Target {
     live: Option<bool>,
     due: Instant,
     asking: bool,
-    /// When the index last knew of it.
+    /// Of a node that the index knows or knew, which says itself where it is. Of others a pointer says so: what becomes of
+    /// them counts for pointers alone.
+    own: bool,
+    /// When the index or a pointer last named it.
     known: Instant,
 }
 
@@ -185,8 +188,11 @@ impl Watch {
             self.last_good.seen(now, at, &live);
             roster.rings.push(Ring { live, unseen, ..ring.clone() });
         }
-        let dead = self.targets.iter().filter(|(_, target)| target.live == Some(false));
-        roster.dead.extend(dead.map(|(address, _)| address.ip()));
+        let own = || self.targets.iter().filter(|(_, target)| target.own);
+        let is_there = |ip: IpAddr| own().any(|(address, target)| address.ip() == ip && target.live != Some(false));
+        let dead = own().filter(|(_, target)| target.live == Some(false)).map(|(address, _)| address.ip());
+        roster.dead.extend(dead.filter(|ip| !is_there(*ip)));
+        roster.absent = self.absent();
         roster.last_good = self.last_good.proxies();
         roster
     }
@@ -201,14 +207,31 @@ impl Watch {
         live > 0 && asked >= FEW && live * 100 < asked * usize::try_from(self.health.panic).unwrap_or(0)
     }
 
+    /// Those known from pointers that do not answer. Where nearly none does, this server's own sight is the likelier fault.
+    fn absent(&self) -> Vec<SocketAddr> {
+        let of = |is_v4: bool| {
+            let asked = self
+                .targets
+                .iter()
+                .filter(move |(address, target)| !target.own && target.live.is_some() && address.is_ipv4() == is_v4);
+            let gone: Vec<SocketAddr> =
+                asked.clone().filter(|(_, target)| target.live == Some(false)).map(|(address, _)| *address).collect();
+            let (asked, panic) = (asked.count(), usize::try_from(self.health.panic).unwrap_or(0));
+            let blind = asked >= FEW && (asked - gone.len()) * 100 < asked * panic;
+            if blind { Vec::new() } else { gone }
+        };
+        [of(true), of(false)].concat()
+    }
+
     /// Asks the proxies of this server's clusters, and those of others that answers name.
     fn retarget(&mut self, rings: &[(Vec<NodeInfo>, Ring)], foreign: &[SocketAddr]) {
-        let own = rings.iter().flat_map(|(nodes, _)| nodes).flat_map(targets);
-        let wanted: BTreeSet<SocketAddr> = own.chain(foreign.iter().copied()).collect();
+        let own: BTreeSet<SocketAddr> = rings.iter().flat_map(|(nodes, _)| nodes).flat_map(targets).collect();
         let now = Instant::now();
-        for address in wanted {
-            let new = || Target { answers: 0, count: 0, live: None, due: now, asking: false, known: now };
-            self.targets.entry(address).or_insert_with(new).known = now;
+        for address in own.iter().chain(foreign) {
+            let new = || Target { answers: 0, count: 0, live: None, due: now, asking: false, own: false, known: now };
+            let target = self.targets.entry(*address).or_insert_with(new);
+            target.own |= own.contains(address);
+            target.known = now;
         }
         // Those the index forgot, most often because they died, are asked on while pointers may still speak of them.
         let mut gone: Vec<(Instant, SocketAddr)> =
@@ -424,7 +447,26 @@ mod tests {
         assert!(watch.roster(now).dead.is_empty(), "who was not asked yet is believed to be there");
         watch.checked(now, foreign, false);
         let roster = watch.roster(now);
-        assert_eq!((roster.dead, roster.rings[0].live.len()), (vec![foreign.ip()], 0));
+        assert_eq!((&roster.dead[..], &roster.absent[..], roster.rings[0].live.len()), (&[][..], &[foreign][..], 0));
+    }
+
+    #[test]
+    fn a_pointer_that_names_a_wrong_port_makes_no_node_dead_and_blindness_makes_nobody_absent() {
+        let mut watch = watch();
+        let (rings, now) = (watch.seen.rings.clone(), Instant::now());
+        let own = *watch.targets.keys().next().unwrap();
+        let wrong = SocketAddr::new(own.ip(), 1);
+        watch.retarget(&rings, &[wrong]);
+        watch.checked(now, own, true);
+        watch.checked(now, wrong, false);
+        let roster = watch.roster(now);
+        assert_eq!((&roster.dead[..], &roster.absent[..]), (&[][..], &[wrong][..]));
+        let far: Vec<SocketAddr> = (1..=6).map(|last| SocketAddr::from(([127, 0, 9, last], 8080))).collect();
+        watch.retarget(&rings, &far);
+        for target in &far {
+            watch.checked(now, *target, false);
+        }
+        assert!(watch.roster(now).absent.is_empty(), "all at once: this server cannot see them");
     }
 
     #[test]

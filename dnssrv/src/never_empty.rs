@@ -153,6 +153,7 @@ fn redirector(mode: Mode) -> Redirector {
         me: Some(server(1)),
         rings: vec![ring(&[1, 2, 3, 4]), ring(&[1, 2]), ring(&[2])],
         dead: vec![[192, 0, 2, DEAD].into(), v6(DEAD).into(), [192, 0, 2, DEAD_V4].into()],
+        absent: Vec::new(),
         ..Roster::default()
     });
     redirector

@@ -140,8 +140,16 @@ impl Redirector {
     /// measuring would go into this server's own networks (RFC 7871 11).
     pub(crate) fn believed(&self, subnet: Subnet) -> Option<Prefix> {
         let address = subnet.address.filter(|_| subnet.prefix > 0)?;
-        let listed = || self.config.private_subnets.iter().any(|network| network.contains(address));
-        (!is_private(address) || listed()).then(|| Prefix::of(address))
+        self.is_ours_to_measure(address).then(|| Prefix::of(address))
+    }
+
+    fn is_ours_to_measure(&self, address: IpAddr) -> bool {
+        !is_private(address) || self.config.private_subnets.iter().any(|network| network.contains(address))
+    }
+
+    /// Whether a proxy that a pointer names may be looked for: in this server's own networks only if it is itself served there.
+    pub(crate) fn may_dial(&self, address: IpAddr) -> bool {
+        self.is_ours_to_measure(address) || self.config.listen.iter().any(|own| is_private(own.ip()))
     }
 
     /// Has a prefix measured and others asked, if it is time. Says what to wait for, if this question is to wait: `waited` is how it

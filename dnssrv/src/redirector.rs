@@ -307,10 +307,12 @@ impl Redirector {
     /// An answer names proxies of another cluster.
     fn names_foreign(&self, now: Instant, near: &Near) {
         let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
-        for target in near.proxies.iter().flat_map(Proxy::targets) {
-            if foreign.len() < self.config.health.candidates || foreign.contains_key(&target) {
-                foreign.insert(target, now);
+        for target in near.proxies.iter().flat_map(Proxy::targets).filter(|target| self.may_dial(target.ip())) {
+            if foreign.len() >= self.config.health.candidates && !foreign.contains_key(&target) {
+                let oldest = foreign.iter().min_by_key(|(_, named)| **named).map(|(target, _)| *target);
+                oldest.map(|oldest| foreign.remove(&oldest));
             }
+            foreign.insert(target, now);
         }
     }
 

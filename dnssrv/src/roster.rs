@@ -31,6 +31,8 @@ pub(crate) struct Roster {
     pub(crate) last_good: Vec<Vec<Proxy>>,
     /// Addresses that were asked and did not answer.
     pub(crate) dead: Vec<IpAddr>,
+    /// Proxies that are only known from pointers, and that do not answer where these say.
+    pub(crate) absent: Vec<SocketAddr>,
     /// What proxies offer over TLS.
     pub(crate) secure: Offers,
     /// Addresses of every node known.
@@ -170,10 +172,12 @@ impl Roster {
         want: Want,
         nearest: &dyn Fn(Level, &[Proxy]) -> Vec<Proxy>,
     ) -> Option<Choice> {
-        let alive = |address: IpAddr| !self.dead.contains(&address);
+        let alive = |address: IpAddr, port: u16| {
+            !self.dead.contains(&address) && !self.absent.contains(&SocketAddr::new(address, port))
+        };
         let living = |proxy: &Proxy| Proxy {
-            v4: proxy.v4.filter(|v4| alive((*v4).into())),
-            v6: proxy.v6.filter(|v6| alive((*v6).into())),
+            v4: proxy.v4.filter(|v4| alive((*v4).into(), proxy.port)),
+            v6: proxy.v6.filter(|v6| alive((*v6).into(), proxy.port)),
             ..proxy.clone()
         };
         let proxies: Vec<Proxy> =

@@ -83,6 +83,7 @@ fn scene(level: u8) -> Scene {
             rings: vec![ring(&[1, 2, 3, 4, 5, 6], &all), ring(&[1, 2, 3, 4], &region), ring(&[1, 2, 3], &near)],
             last_good: Vec::new(),
             dead: Vec::new(),
+            absent: Vec::new(),
             secure: Offers::new(),
             addresses: (1..=6).map(|n| (server(n, 1).id, (vec![[198, 51, 100, n].into()], Vec::new()))).collect(),
         },
