@@ -11,7 +11,7 @@ use atoll_store::Store;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Mutex, Semaphore, watch},
     time::Instant,
 };
 
@@ -80,6 +80,8 @@ pub(crate) struct Cache {
     pub(crate) unsliced: Memory<Key, ()>,
     /// When variants were last chosen among others of their URL.
     pub(crate) chosen: Memory<Key, Instant>,
+    /// Held while a list of variants is read and written, by the first byte of its key: of two that are added at once none is lost.
+    pub(crate) listing: [Mutex<()>; LISTS],
     /// What hosts said of being Coralized.
     pub(crate) controls: Memory<String, Control>,
     /// Who may have how much.
@@ -301,6 +303,7 @@ impl Cache {
             shunned: Memory::new(remembered),
             unsliced: Memory::new(remembered),
             chosen: Memory::new(remembered),
+            listing: [const { Mutex::const_new(()) }; LISTS],
             controls: Memory::new(remembered),
             fairness: Fairness::new(&config.fairness),
             takedown,
@@ -324,6 +327,13 @@ impl Cache {
     /// Who tells the index of copies. `None`: there is nobody to be told; what somebody asks for once there is, is announced then.
     pub(crate) fn announcer(&self) -> Option<&Announcer> {
         (!self.index.is_alone()).then_some(&self.announces)
+    }
+
+    /// Where whoever changes the list of variants under this key waits for its turn.
+    pub(crate) fn turn_to_list(&self, place: Key) -> &Mutex<()> {
+        let [first, ..] = place.as_bytes();
+        let [only, ..] = &self.listing;
+        self.listing.get(usize::from(*first) % LISTS).unwrap_or(only)
     }
 
     /// A peer was caught: it is left alone for long, and the operator learns of it.
@@ -414,6 +424,9 @@ pub(crate) fn directory_of(host: &str) -> u64 {
     let key = Key::of(host.as_bytes());
     key.as_bytes().first_chunk::<8>().map_or(0, |first| u64::from_be_bytes(*first))
 }
+
+/// Lists of variants that are changed at one time, at most.
+const LISTS: usize = 64;
 
 /// Ports beside 80 and 443 that `origins = "any"` allows.
 const ANY_PORTS: std::ops::RangeInclusive<u16> = 8_000..=8_999;

@@ -5,7 +5,10 @@
 //! never served again, and is removed before its key is listed anew. So giving up the list gives up all variants, also those that
 //! nobody remembers (RFC 9111 4.4). The list lives as long as what it lists. Of too many variants the one least used goes.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use atoll_overlay::Key;
 use http::{HeaderMap, StatusCode};
@@ -101,7 +104,9 @@ impl Fetch {
             return;
         }
         let place = self.wanted.url.key();
-        let known = Listed::of(&self.cache, place).await;
+        let cache = Arc::clone(&self.cache);
+        let _turn = cache.turn_to_list(place).lock().await;
+        let known = Listed::of(&cache, place).await;
         let (known, others) = match known {
             Some(known) if known.names == names => (Some(known), Vec::new()),
             Some(other) => (None, other.keys),

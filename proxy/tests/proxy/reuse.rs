@@ -340,6 +340,37 @@ async fn a_variant_that_is_being_fetched_is_overtaken_by_an_unsafe_method() {
     }
 }
 
+#[tokio::test]
+async fn variants_that_come_at_once_are_all_kept() {
+    let gate = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    let origin = Origin::start(move |_, _| {
+        let mut steps = ok("Cache-Control: max-age=60\r\nVary: Foo\r\n", &Bytes::from_static(b"x"));
+        steps.insert(0, Do::Wait(Arc::clone(&held)));
+        steps
+    })
+    .await;
+    let proxy = Arc::new(alone(config_site(&origin)).await);
+    gate.add_permits(1);
+    let ask = |number: usize| {
+        let proxy = Arc::clone(&proxy);
+        async move { get_with(&proxy, "GET", "a", "/x", &format!("Foo: {number}\r\n")).await.status }
+    };
+    assert_eq!(ask(0).await, 200);
+    let mut clients = tokio::task::JoinSet::new();
+    (1..9).for_each(|number| drop(clients.spawn(ask(number))));
+    until(|| origin.count() == 9).await;
+    gate.add_permits(8);
+    while let Some(status) = soon(clients.join_next()).await {
+        assert_eq!(status.unwrap(), 200);
+    }
+    until(|| proxy.stats().flights == 0).await;
+    for number in 0..9 {
+        assert_eq!(ask(number).await, 200);
+    }
+    assert_eq!(origin.count(), 9);
+}
+
 // C07
 #[tokio::test]
 async fn a_coding_is_sent_to_those_who_take_it_whatever_the_origin_says_it_varies_by() {
