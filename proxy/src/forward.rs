@@ -58,6 +58,7 @@ pub(crate) async fn forward(cache: &Arc<Cache>, mut asked: Asked) -> (Response<B
         target: asked.url.path(),
         fields: &fields,
         body,
+        tab: asked.tab.clone(),
         interim: asked.interim.clone(),
     };
     let mut answer = match cache.origin.ask(&asked.upstream, request).await {

@@ -29,6 +29,7 @@ use tokio_rustls::TlsConnector;
 use crate::{
     breaker::{Breaker, BreakerConfig},
     config::Config,
+    fairness::Tab,
     gated::client_pace,
     interim::Interim,
     patience::{Pace, Patience},
@@ -108,6 +109,8 @@ pub(crate) struct OriginRequest<'a> {
     pub(crate) fields: &'a HeaderMap,
     /// The client's, passed on as it comes; taken by the first who sends it.
     pub(crate) body: Option<Incoming>,
+    /// What the body is charged to.
+    pub(crate) tab: Option<Tab>,
     /// Who wants interim answers.
     pub(crate) interim: Option<Interim>,
 }
@@ -115,7 +118,7 @@ pub(crate) struct OriginRequest<'a> {
 impl<'a> OriginRequest<'a> {
     /// A GET.
     pub(crate) fn get(target: &'a str, fields: &'a HeaderMap) -> Self {
-        Self { method: &Method::GET, target, fields, body: None, interim: None }
+        Self { method: &Method::GET, target, fields, body: None, tab: None, interim: None }
     }
 
     fn is_repeatable(&self) -> bool {
@@ -126,7 +129,7 @@ impl<'a> OriginRequest<'a> {
     fn outgoing(&mut self, pace: Pace) -> Result<(Request<RequestBody>, Option<Watch>), http::Error> {
         let (body, watch) = match self.body.take() {
             Some(incoming) => {
-                let (body, watch) = RequestBody::sent_on(incoming, pace);
+                let (body, watch) = RequestBody::sent_on(incoming, pace, self.tab.take());
                 (body, Some(watch))
             }
             None => (RequestBody::None, None),

@@ -1,5 +1,6 @@
 //! A request's body on its way from its client to an origin, and which of the two is waited for: the client until all of it is here,
-//! the origin while it takes no more of it, and for its answer from the moment that all of it was sent.
+//! the origin while it takes no more of it, and for its answer from the moment that all of it was sent. It is charged to the client's
+//! shares like an answer, and waits where they have a rate.
 
 use std::{
     error::Error as _,
@@ -14,10 +15,11 @@ use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep_until},
+    time::{Instant, Sleep, sleep, sleep_until},
 };
 
 use crate::{
+    fairness::Tab,
     patience::{Pace, Patience},
     reason::Failure,
 };
@@ -33,6 +35,9 @@ pub(crate) struct Sending {
     incoming: Incoming,
     client: Patience,
     stage: watch::Sender<Stage>,
+    tab: Option<Tab>,
+    /// What a rate has the next piece wait for.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 /// Who is waited for, and until when; or that nothing more will come.
@@ -42,6 +47,8 @@ enum Stage {
     Client(Instant),
     /// The origin, to take more, since then.
     Origin(Instant),
+    /// Neither: a share's rate does not let more through now.
+    Paused,
     /// The origin, to answer, since then: all is sent.
     Sent(Instant),
     /// The client, who sends no more.
@@ -54,9 +61,9 @@ pub(crate) struct Watch(watch::Receiver<Stage>);
 
 impl RequestBody {
     /// A client's body, and who watches it.
-    pub(crate) fn sent_on(incoming: Incoming, pace: Pace) -> (Self, Watch) {
+    pub(crate) fn sent_on(incoming: Incoming, pace: Pace, tab: Option<Tab>) -> (Self, Watch) {
         let (stage, watch) = watch::channel(Stage::Origin(Instant::now()));
-        let sending = Sending { incoming, client: Patience::new(pace), stage };
+        let sending = Sending { incoming, client: Patience::new(pace), stage, tab, pause: None };
         (Self::Client(Box::new(sending)), Watch(watch))
     }
 }
@@ -66,8 +73,14 @@ impl Watch {
     /// more of the body.
     pub(crate) async fn late(&mut self, answer: Duration, take: Duration) -> Failure {
         loop {
-            let (due, failure) = match *self.0.borrow_and_update() {
+            let stage = *self.0.borrow_and_update();
+            let (due, failure) = match stage {
                 Stage::Client(due) => (due, Failure::SlowBody),
+                Stage::Paused => {
+                    // Whoever pauses goes on by itself, or is dropped, which is said too.
+                    let _ = self.0.changed().await;
+                    continue;
+                }
                 Stage::Origin(since) => (since + take, Failure::ResponseTimeout),
                 Stage::Sent(since) => (since + answer, Failure::ResponseTimeout),
                 // The connection to the origin says so too, at once.
@@ -85,13 +98,20 @@ impl Watch {
     pub(crate) fn broken(&self) -> Option<Failure> {
         match *self.0.borrow() {
             Stage::Broken(failure) => Some(failure),
-            Stage::Client(_) | Stage::Origin(_) | Stage::Sent(_) => None,
+            Stage::Client(_) | Stage::Origin(_) | Stage::Paused | Stage::Sent(_) => None,
         }
     }
 }
 
 impl Sending {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(pause) = &mut self.pause {
+            if pause.as_mut().poll(cx).is_pending() {
+                self.set(Stage::Paused);
+                return Poll::Pending;
+            }
+            self.pause = None;
+        }
         let polled = Pin::new(&mut self.incoming).poll_frame(cx);
         let now = Instant::now();
         let stage = match &polled {
@@ -99,12 +119,19 @@ impl Sending {
             Poll::Ready(None) => Stage::Sent(now),
             Poll::Ready(Some(Err(error))) => Stage::Broken(why(error)),
             Poll::Ready(Some(Ok(frame))) => {
-                self.client.came(now, frame.data_ref().map_or(0, Bytes::len), 1);
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                self.client.came(now, bytes, 1);
+                let wait = self.tab.as_ref().map_or(Duration::ZERO, |tab| tab.charge(bytes));
+                self.pause = (!wait.is_zero()).then(|| Box::pin(sleep(wait)));
                 if self.incoming.is_end_stream() { Stage::Sent(now) } else { Stage::Origin(now) }
             }
         };
-        self.stage.send_if_modified(|before| std::mem::replace(before, stage) != stage);
+        self.set(stage);
         polled
+    }
+
+    fn set(&self, stage: Stage) {
+        self.stage.send_if_modified(|before| std::mem::replace(before, stage) != stage);
     }
 }
 
@@ -112,7 +139,7 @@ impl Drop for Sending {
     fn drop(&mut self) {
         // Whoever sends it is done with it.
         self.stage.send_if_modified(|stage| match stage {
-            Stage::Client(_) | Stage::Origin(_) => {
+            Stage::Client(_) | Stage::Origin(_) | Stage::Paused => {
                 *stage = Stage::Sent(Instant::now());
                 true
             }

@@ -69,6 +69,23 @@ async fn a_site_that_asked_for_it_has_its_clients_sent_home_and_they_do_not_come
 }
 
 #[tokio::test]
+async fn what_clients_send_counts_like_what_they_are_sent() {
+    let sink = crate::sites::Sink::start().await;
+    let mut config = sink.config();
+    config.fairness.node = Share { monthly: 10_000, rate: 4_000, ..Share::default() };
+    let proxy = alone(config).await;
+    let body = format!("{}END", "x".repeat(4_997));
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: own.test\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = crate::support::exchange(proxy.local_addrs()[0], request.as_bytes()).await;
+    assert!(answer.starts_with(b"HTTP/1.1 201 "), "{}", String::from_utf8_lossy(&answer));
+    // The answer itself is two bytes.
+    assert_eq!(proxy.standing().quota_left, Some(10_000 - 5_000 - 2));
+}
+
+#[tokio::test]
 async fn a_node_near_its_cap_leaves_dns_and_serves_only_what_it_has() {
     let origin = Origin::start(|_, head| {
         let size = if head.starts_with("GET /large ") { 9_500 } else { 5 };
