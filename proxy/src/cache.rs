@@ -358,6 +358,13 @@ impl Cache {
         (!self.index.is_alone()).then_some(&self.announces)
     }
 
+    /// Where whoever changes the list of variants under this key waits for its turn.
+    pub(crate) fn turn_to_list(&self, place: Key) -> &Mutex<()> {
+        let [first, ..] = place.as_bytes();
+        let [only, ..] = &self.listing;
+        self.listing.get(usize::from(*first) % LISTS).unwrap_or(only)
+    }
+
     /// A peer was caught: it is left alone for long, and the operator learns of it.
     pub(crate) fn lied(&self, peer: NodeId, how: &'static str) {
         tracing::warn!(%peer, how, "a peer lies");
