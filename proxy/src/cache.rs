@@ -390,6 +390,11 @@ impl Cache {
         (!purged).then_some(negative)
     }
 
+    /// Repeats an answer for so long, unless what it is of is purged before.
+    pub(crate) fn remember(&self, wanted: &Wanted, born: PurgeNumber, negative: Negative, span: Duration) {
+        self.negative.put(wanted.key, Remembered { negative, url: wanted.url.to_string().into(), born }, span);
+    }
+
     /// Remembers a failure for a while, twice as long as the last time. The origin was asked when the purge number was this.
     pub(crate) fn failed(&self, wanted: &Wanted, born: PurgeNumber, negative: Negative) {
         let key = wanted.key;
@@ -398,7 +403,7 @@ impl Cache {
         self.pauses.put(key, pause, pause + config.negative_most);
         // Up to a quarter shorter, so that many keys of one origin do not ask in step.
         let jitter = pause.mul_f64(rand::random_range(0.0..0.25));
-        self.negative.put(key, Remembered { negative, url: wanted.url.to_string().into(), born }, pause - jitter);
+        self.remember(wanted, born, negative, pause - jitter);
     }
 
     /// Whether a key's origin failed just before; notes that it fails now.
@@ -430,13 +435,6 @@ impl Cache {
         Authority::parse(authority)
             .ok()
             .and_then(|authority| self.sites.find(&authority).map(|(own, _)| Arc::clone(own)))
-    }
-
-    /// Where whoever changes the list of variants under this key waits for its turn.
-    pub(crate) fn turn_to_list(&self, place: Key) -> &Mutex<()> {
-        let [first, ..] = place.as_bytes();
-        let [only, ..] = &self.listing;
-        self.listing.get(usize::from(*first) % LISTS).unwrap_or(only)
     }
 
     /// What this node calls itself in CDN-Loop.

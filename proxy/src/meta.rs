@@ -330,6 +330,17 @@ mod tests {
         }
     }
 
+    // C13: what is stored is held to its limits when it is read again.
+    #[test]
+    fn a_head_of_too_many_fields_is_not_read_back() {
+        for (count, good) in [(FIELDS, true), (FIELDS + 1, false)] {
+            let name = |number: usize| HeaderName::try_from(format!("x-{number}")).unwrap();
+            let fields = (0..count).map(|number| (name(number), HeaderValue::from_static("y"))).collect();
+            let stored = Meta { fields, ..meta(now()) };
+            assert_eq!(Meta::decode_stored(&stored.encode(now())).is_some(), good, "{count}");
+        }
+    }
+
     #[test]
     fn validators_join_only_equal_bytes() {
         let tagged = |tag: &'static str| HeaderMap::from_iter([(header::ETAG, HeaderValue::from_static(tag))]);

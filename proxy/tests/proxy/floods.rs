@@ -2,7 +2,6 @@
 
 use std::{process::Command, time::Duration};
 
-use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -254,7 +253,6 @@ async fn bombed() {
     let origin = Origin::with_body(noise(10)).await;
     let mut config = config_site(&origin);
     config.limits.idle_frames = 10;
-    config.timeouts.keep_alive = Duration::from_millis(300);
     let proxy = alone(config).await;
     let before = resident();
     // One is enough, and more are no more.
@@ -357,16 +355,3 @@ async fn a_busy_client_s_frames_are_no_flood() {
 
 /// Set in the process that is flooded.
 const FLOODED: &str = "ATOLL_TEST_FLOODED";
-
-/// What the tests above say of a proxy that is in order.
-#[tokio::test]
-async fn a_proxy_that_was_left_alone_says_nothing_of_calm() {
-    let origin = Origin::with_body(Bytes::from_static(b"x")).await;
-    let mut config = config_site(&origin);
-    // Nobody answers its last PING.
-    (config.timeouts.keep_alive, config.timeouts.send) = (Duration::from_millis(300), Duration::from_secs(1));
-    let proxy = alone(config).await;
-    let said = flood(&proxy, std::iter::once(request(1, WHOLE, "GET", &[]))).await;
-    assert_eq!(goaways(&said).iter().filter(|error| **error != 0).count(), 0);
-    assert_eq!(count(&said, 1), 1);
-}
