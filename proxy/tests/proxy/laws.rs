@@ -149,7 +149,7 @@ fn sent() -> impl Strategy<Value = Sent> {
     );
     let body = prop_oneof![
         3 => prop::collection::vec(any::<u8>(), 0..3_000),
-        1 => (60_000..200_000usize, any::<u8>()).prop_map(|(length, byte)| (0..length).map(|at| byte.wrapping_add((at % 251) as u8)).collect()),
+        1 => (60_000..200_000usize, any::<u8>()).prop_map(|(length, byte)| (0..length).map(|at| byte.wrapping_add(u8::try_from(at % 251).unwrap())).collect()),
     ];
     let status = prop::sample::select(vec![200, 200, 200, 203, 404, 410]);
     (status, fields, known, body, prop::collection::vec(0..200_000usize, 0..5)).prop_map(
