@@ -220,6 +220,8 @@ pub struct ProxyStatus {
     pub peer_fetches: BTreeMap<String, u64>,
     /// Fetches that went to the origin because no peer made progress.
     pub hedged: u64,
+    /// Times that another peer was faster than one that made no progress.
+    pub hedged_by_peers: u64,
     /// Copies sent to peers, whole or in part.
     pub peer_served: u64,
     /// Copies being sent to peers now.

@@ -178,7 +178,7 @@ async fn the_dashboard_purges_and_shows_who_holds_what() {
     let wanted = format!("http://{host}/news/x");
     let pages = folder.path().join("browser");
     std::fs::create_dir(&pages).unwrap();
-    let edition = Arc::clone(&origin.edition);
+    let (edition, name) = (Arc::clone(&origin.edition), host.clone());
     let looked = tokio::task::spawn_blocking(move || {
         let Some(mut browser) = Browser::start(&pages) else { return false };
         browser.screen(360, 740);
@@ -213,6 +213,21 @@ async fn the_dashboard_purges_and_shows_who_holds_what() {
         browser.eval("document.activeElement.blur()");
         browser.eval("document.querySelector('#purge-list details').open = true");
         browser.until("document.querySelectorAll('#purge-list details[open] li').length === 2");
+        // A directory and a host, by the name under which this page's readers know them.
+        for (kind, which, told) in
+            [("prefix", wanted.as_str(), "Purged prefix www."), ("host", name.as_str(), "Purged host www.")]
+        {
+            browser.eval(&format!("document.getElementById('purge-kind').value = '{kind}'"));
+            browser.eval("document.getElementById('purge-which').value = ''");
+            browser.tab_to("document.activeElement.id === 'purge-which'");
+            browser.write(which);
+            browser.press("Enter");
+            browser.until(&format!("document.getElementById('purge-told').textContent.includes('{told}')"));
+        }
+        for tile in ["Lookups nearby", "Hedged by the origin", "Hedged by peers", "Purged meanwhile", "Caught lying"] {
+            browser.until(&format!("document.getElementById('peers').innerText.includes('{tile}')"));
+        }
+        browser.eval("document.activeElement.blur()");
         assert_eq!(browser.eval("document.documentElement.scrollWidth <= 360"), true, "a phone must scroll sideways");
         true
     });

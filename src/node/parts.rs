@@ -325,6 +325,7 @@ impl Parts {
             near_found: stats.near_found,
             peer_fetches: stats.peer_fetches.into_iter().map(|(what, count)| (what.to_owned(), count)).collect(),
             hedged: stats.hedged,
+            hedged_by_peers: stats.hedged_by_peers,
             peer_served: stats.peer_served,
             peer_streams: stats.peer_streams,
             shares: shares.map(|(period, used, limit)| Share { period: period.to_owned(), used, limit }).collect(),

@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use super::Report;
+use crate::warm::browsers_codings;
 
 /// What is to be traced.
 #[derive(Debug, Clone)]
@@ -78,7 +79,7 @@ pub(crate) async fn ask<D: Fn(&str) -> Option<Led>>(here: Here<'_, D>, wanted: W
         Ok(name) => (name, url.path().to_owned()),
         Err(_) => (address.to_string(), url.manager_path()),
     };
-    let asked = Asked { host, target, pass: here.pass };
+    let asked = Asked { host, target, codings: browsers_codings(&url), pass: here.pass };
     if asked.pass.is_none() {
         report.add(begun.elapsed(), "client", "pass", "this node has no key to sign with: the other tells nothing");
     }
@@ -133,6 +134,8 @@ fn addresses(node: &NodeInfo) -> impl Iterator<Item = IpAddr> {
 struct Asked {
     host: String,
     target: String,
+    /// What browsers take of it.
+    codings: &'static str,
     pass: Option<String>,
 }
 
@@ -192,6 +195,7 @@ impl Asked {
 
     fn request(&self, target: &str) -> Result<Request<Empty<Bytes>>, String> {
         let mut request = Request::get(target).header(header::HOST, &self.host);
+        request = request.header(header::ACCEPT_ENCODING, self.codings);
         if let Some(pass) = &self.pass {
             request = request.header("atoll-trace", pass);
         }

@@ -5,7 +5,7 @@
 //!   node here --/nodes--> who: K of each cluster, the same ones for all files of a site
 //!   each file: one node fetches it, the others then have it from their peer; read to its end here, counted and hashed
 //!   journal: what is done, so that the next run goes on
-//!   at the end: each node is asked what it has, without fetching anything; the node here is told, for its dashboard
+//!   at the end: each node gives what it has, without fetching anything, and it is compared; the node here is told, for its dashboard
 //! ```
 
 mod board;
@@ -16,6 +16,7 @@ mod urls;
 
 pub(crate) use board::Board;
 pub use board::{Warmed, WarmedCopy, Warmth};
+pub(crate) use nodes::browsers_codings;
 pub use nodes::{Nodes, Place};
 pub use run::run;
 pub(crate) use urls::listed;

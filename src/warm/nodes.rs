@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use atoll_overlay::{NodeInfo, Roles};
-use atoll_proxy::{OriginUrl, Zone};
+use atoll_proxy::{OriginUrl, Scheme, Zone};
 use serde::{Deserialize, Serialize};
 
 /// The network as a node tells it.
@@ -68,6 +68,14 @@ impl Nodes {
             Ok(name) => (name, url.path().to_owned()),
             Err(_) => (node.address.to_string(), url.manager_path()),
         }
+    }
+}
+
+/// The content codings that browsers take of a URL: what is put into caches for them is to be what they ask for.
+pub(crate) fn browsers_codings(url: &OriginUrl) -> &'static str {
+    match url.scheme() {
+        Scheme::Http => "gzip, deflate",
+        Scheme::Https => "gzip, deflate, br, zstd",
     }
 }
 

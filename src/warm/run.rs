@@ -1,5 +1,5 @@
 //! The warming itself: each file is read from the first of its nodes, which fetches it, then from the others, which have it from their
-//! peer; then every node is asked what it holds.
+//! peer, each time as a browser asks for it; then every node is to give what it holds, and that is compared with what was read.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,7 +10,7 @@ use std::{
 
 use atoll_proxy::OriginUrl;
 use bytes::Bytes;
-use http::{Method, Request, header};
+use http::{Request, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -23,7 +23,7 @@ use tokio::{
 use super::{
     board::Warmth,
     journal::{Done, Journal},
-    nodes::{Nodes, Place},
+    nodes::{Nodes, Place, browsers_codings},
     urls::{Sitemap, listed, read},
 };
 use crate::{
@@ -71,7 +71,7 @@ async fn warm(socket: &Path, args: &WarmArgs) -> Result<bool, String> {
                 continue;
             }
             bars.begin(place, sent);
-            match fetch(&nodes, url, node, &throttle, |at, length| bars.at(place, at, length)).await {
+            match fetch(&nodes, url, node, As::Browser, &throttle, |at, length| bars.at(place, at, length)).await {
                 Ok(done) => journal.note(done).map_err(|error| format!("{}: {error}", path.display()))?,
                 Err(why) => failures.push(format!("{url} at {}: {why}", node.address)),
             }
@@ -80,7 +80,8 @@ async fn warm(socket: &Path, args: &WarmArgs) -> Result<bool, String> {
     }
     bars.clear();
     failures.iter().for_each(|why| complain(plain(why)));
-    let whole = shown_all(socket, &nodes, &urls, args.copies.max(1), &journal).await && failures.is_empty();
+    let whole =
+        shown_all(socket, (&nodes, &throttle), &urls, args.copies.max(1), &journal).await && failures.is_empty();
     if whole {
         journal.remove().map_err(|error| format!("{}: {error}", path.display()))?;
     } else {
@@ -105,7 +106,7 @@ async fn wanted(nodes: &Nodes, throttle: &Throttle, args: &WarmArgs) -> Result<V
         let url = OriginUrl::parse(&text).map_err(|error| format!("{text}: {error}"))?;
         let node = nodes.homes(&url, 1).into_iter().next().ok_or("no node")?;
         let body = Mutex::new(Vec::new());
-        let got = read_from(nodes, &url, node, Method::GET, throttle, |data, _| {
+        let got = read_from(nodes, &url, node, As::Reader, throttle, |data, _| {
             let mut body = body.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             let room = SITEMAP_LIMIT.saturating_sub(body.len()).min(data.len());
             body.extend_from_slice(data.get(..room).unwrap_or_default());
@@ -117,7 +118,7 @@ async fn wanted(nodes: &Nodes, throttle: &Throttle, args: &WarmArgs) -> Result<V
             Some(Sitemap::Index(more)) => sitemaps.extend(more.into_iter().rev().map(|url| (url, depth + 1))),
             None => {
                 return Err(format!(
-                    "{text} is no sitemap: neither <urlset> nor <sitemapindex> (nor may it be compressed)"
+                    "{text} is no sitemap: neither <urlset> nor <sitemapindex> (nor may the file be compressed)"
                 ));
             }
         }
@@ -125,16 +126,28 @@ async fn wanted(nodes: &Nodes, throttle: &Throttle, args: &WarmArgs) -> Result<V
     read(texts)
 }
 
+/// For whom a node is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum As {
+    /// For this program, which reads what comes.
+    Reader,
+    /// As browsers ask: their variant is to be there for them.
+    Browser,
+    /// The same, if it is there.
+    IfCached,
+}
+
 /// Reads a file to its end from one node.
 async fn fetch(
     nodes: &Nodes,
     url: &OriginUrl,
     node: &Place,
+    how: As,
     throttle: &Throttle,
     show: impl Fn(u64, Option<u64>),
 ) -> Result<Done, String> {
     let counted = Mutex::new((0, blake3::Hasher::new()));
-    read_from(nodes, url, node, Method::GET, throttle, |data, length| {
+    read_from(nodes, url, node, how, throttle, |data, length| {
         let mut counted = counted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         counted.0 += u64::try_from(data.len()).unwrap_or(u64::MAX);
         counted.1.update(data);
@@ -150,11 +163,11 @@ async fn read_from(
     nodes: &Nodes,
     url: &OriginUrl,
     node: &Place,
-    method: Method,
+    how: As,
     throttle: &Throttle,
     take: impl Fn(&[u8], Option<u64>),
 ) -> Result<(), String> {
-    let response = ask(nodes, url, node, method, false).await?;
+    let response = ask(nodes, url, node, how).await?;
     if response.status() != http::StatusCode::OK {
         return Err(format!("it answered {}", response.status()));
     }
@@ -170,13 +183,7 @@ async fn read_from(
     }
 }
 
-async fn ask(
-    nodes: &Nodes,
-    url: &OriginUrl,
-    node: &Place,
-    method: Method,
-    only_if_cached: bool,
-) -> Result<http::Response<Incoming>, String> {
+async fn ask(nodes: &Nodes, url: &OriginUrl, node: &Place, how: As) -> Result<http::Response<Incoming>, String> {
     let exchange = async {
         let stream = TcpStream::connect(node.address).await.map_err(|error| error.to_string())?;
         let (mut sender, connection) =
@@ -186,8 +193,11 @@ async fn ask(
             let _ = connection.await;
         });
         let (host, target) = nodes.form(url, node);
-        let mut request = Request::builder().method(method).uri(target).header(header::HOST, host);
-        if only_if_cached {
+        let mut request = Request::get(target).header(header::HOST, host);
+        if how != As::Reader {
+            request = request.header(header::ACCEPT_ENCODING, browsers_codings(url));
+        }
+        if how == As::IfCached {
             request = request.header(header::CACHE_CONTROL, "only-if-cached");
         }
         let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
@@ -198,7 +208,13 @@ async fn ask(
 
 /// Shows what is cached where, here and on the dashboard of the node here; whether all of it is there, and the copies of each file
 /// are alike.
-async fn shown_all(socket: &Path, nodes: &Nodes, urls: &[OriginUrl], copies: usize, journal: &Journal) -> bool {
+async fn shown_all(
+    socket: &Path,
+    (nodes, throttle): (&Nodes, &Throttle),
+    urls: &[OriginUrl],
+    copies: usize,
+    journal: &Journal,
+) -> bool {
     let mut good = true;
     // Who has read a body to its end has it a moment before the store has, on a busy machine a long one.
     let patience = Instant::now() + STORED;
@@ -208,13 +224,19 @@ async fn shown_all(socket: &Path, nodes: &Nodes, urls: &[OriginUrl], copies: usi
         let mut alike: Option<&str> = None;
         for node in nodes.homes(url, copies) {
             let done = journal.find(&text, &node.id);
-            let cached = is_cached(nodes, url, node, done.map(|_| patience)).await;
-            let verified = done.is_some_and(|done| *alike.get_or_insert(&done.blake3) == done.blake3 && cached);
-            let told = match done {
-                None => "NOT FETCHED".to_owned(),
-                Some(done) if verified => format!("{}  verified, blake3 {}", shown(done.bytes), done.blake3),
-                Some(done) if cached => format!("{}  DIFFERS: blake3 {}", shown(done.bytes), done.blake3),
-                Some(done) => format!("{}  NOT KEPT: it was read, and is not in the cache", shown(done.bytes)),
+            let held = match done {
+                Some(_) => held(nodes, url, node, throttle, patience).await,
+                None => None,
+            };
+            let verified = match done {
+                Some(done) => held.as_ref() == Some(done) && *alike.get_or_insert(&done.blake3) == done.blake3,
+                None => false,
+            };
+            let told = match (done, &held) {
+                (None, _) => "NOT FETCHED".to_owned(),
+                (Some(done), _) if verified => format!("{}  verified, blake3 {}", shown(done.bytes), done.blake3),
+                (Some(_), Some(held)) => format!("{}  DIFFERS: blake3 {}", shown(held.bytes), held.blake3),
+                (Some(done), None) => format!("{}  NOT KEPT: it was read, and is not in the cache", shown(done.bytes)),
             };
             good &= verified;
             let short: String = node.id.chars().take(8).collect();
@@ -230,15 +252,14 @@ async fn shown_all(socket: &Path, nodes: &Nodes, urls: &[OriginUrl], copies: usi
     good
 }
 
-/// Whether a node holds a file; if not yet, it is asked again until then.
-async fn is_cached(nodes: &Nodes, url: &OriginUrl, node: &Place, until: Option<Instant>) -> bool {
+/// What a node holds of a file, read out of its cache to the end; if it holds none yet, it is asked again until then.
+async fn held(nodes: &Nodes, url: &OriginUrl, node: &Place, throttle: &Throttle, until: Instant) -> Option<Done> {
     loop {
-        let answer = ask(nodes, url, node, Method::HEAD, true).await;
-        if answer.is_ok_and(|response| response.status().is_success()) {
-            return true;
+        if let Ok(held) = fetch(nodes, url, node, As::IfCached, throttle, |_, _| {}).await {
+            return Some(held);
         }
-        if until.is_none_or(|until| Instant::now() >= until) {
-            return false;
+        if Instant::now() >= until {
+            return None;
         }
         sleep(AGAIN).await;
     }
@@ -341,3 +362,51 @@ const SITEMAP_LIMIT: usize = 50 << 20;
 
 /// Files whose bars are drawn.
 const DRAWN: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// A node that gives this to browsers that take it compressed, something else to others, and something else again out of its cache.
+    async fn node(cached: &'static str) -> Place {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = vec![0; 4_096];
+                let count = stream.read(&mut head).await.unwrap();
+                let head = String::from_utf8_lossy(&head[..count]).to_ascii_lowercase();
+                let body = match (head.contains("accept-encoding: gzip, deflate\r\n"), head.contains("only-if-cached"))
+                {
+                    (true, false) => "for browsers",
+                    (true, true) => cached,
+                    (false, _) => "for programs",
+                };
+                let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        Place { id: "a".to_owned(), address, cluster: String::new() }
+    }
+
+    #[tokio::test]
+    async fn what_browsers_are_given_is_what_is_read_and_then_compared_with_the_cache() {
+        let url = OriginUrl::parse("http://a.test/x").unwrap();
+        let throttle = Throttle::new(None);
+        for (cached, same) in [("for browsers", true), ("of another version", false), ("", false)] {
+            let place = node(cached).await;
+            let nodes = Nodes { zone: "nyud.example".to_owned(), sites: Vec::new(), nodes: vec![place.clone()] };
+            let read = fetch(&nodes, &url, &place, As::Browser, &throttle, |_, _| {}).await.unwrap();
+            assert_eq!((read.bytes, read.blake3.as_str()), (12, blake3::hash(b"for browsers").to_string().as_str()));
+            let held = held(&nodes, &url, &place, &throttle, Instant::now()).await.unwrap();
+            assert_eq!(held == read, same, "{cached}");
+            let plain = fetch(&nodes, &url, &place, As::Reader, &throttle, |_, _| {}).await.unwrap();
+            assert_eq!(plain.blake3, blake3::hash(b"for programs").to_string());
+        }
+    }
+}
