@@ -127,10 +127,39 @@ async fn under_a_flood_of_three_times_what_it_can_answer_the_admin_api_and_tcp_s
     assert_eq!((reply[5] & 15, reply[9] > 0), (0, true), "the first answer after a kill");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_zones_records_are_read_again_on_sighup_and_bad_ones_change_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (process, dns, _) = node(folder.path()).await;
+    let file = folder.path().join("atoll.toml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let write = |data: &str| {
+        let records =
+            format!("mode = \"direct\"\nrecords = [{{ name = \"host\", type = \"A\", data = \"{data}\" }}]\n");
+        std::fs::write(&file, config.replace("mode = \"direct\"\n", &records)).unwrap();
+    };
+    let answers = async || over_tcp_of(dns, "host.nyud.example").await[9];
+    assert_eq!(answers().await, 0);
+    // Until it takes signals, this one would end it.
+    eventually("the node says where it listens", async || process.log().contains("listening")).await;
+    write("192.0.2.7");
+    process.signal("-HUP");
+    eventually("the new record is there", async || answers().await == 1).await;
+    write("nothing");
+    process.signal("-HUP");
+    eventually("the bad one is told", async || process.log().contains("records stay as they are")).await;
+    assert_eq!(answers().await, 1);
+}
+
 /// The first bytes of a reply over a connection of its own, its length in front.
 async fn over_tcp(dns: SocketAddr) -> [u8; 14] {
+    over_tcp_of(dns, NAME).await
+}
+
+/// The same for another name.
+async fn over_tcp_of(dns: SocketAddr, name: &str) -> [u8; 14] {
     let mut stream = TcpStream::connect(dns).await.unwrap();
-    let bytes = question();
+    let bytes = question_of(name);
     stream.write_all(&[&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], &bytes].concat()).await.unwrap();
     let mut reply = [0; 14];
     tokio::time::timeout(PATIENCE, stream.read_exact(&mut reply)).await.unwrap().unwrap();

@@ -64,7 +64,8 @@ pub(crate) struct Redirector {
     version: AtomicU64,
     /// Of what this server last said of a prefix.
     pub(crate) epoch: AtomicU64,
-    /// Proxies of other clusters that answers lately named, and when: this server looks for itself whether they are there.
+    /// Proxies of other clusters that answers lately named, and when: this server looks for itself whether they are there. As many as
+    /// are looked at per level; past it those named first stay until nobody has named them for as long as a pointer holds.
     foreign: Mutex<BTreeMap<SocketAddr, Instant>>,
     /// When this server started, by both clocks: what wall time it is follows from how long it runs, so that no step of the
     /// system's clock makes a cookie of ours too old or too young.
