@@ -161,6 +161,21 @@ async fn a_purge_reaches_every_node_and_those_that_were_away() {
     assert_eq!(body(network.nodes[0].http, &host, "/a/x").await, "4");
 }
 
+/// A directory and a host, by the name under which the page's readers know them; what that did is counted.
+fn purge_by_place(browser: &mut Browser, url: &str, host: &str) {
+    for (kind, which, told) in [("prefix", url, "Purged prefix www."), ("host", host, "Purged host www.")] {
+        browser.eval(&format!("document.getElementById('purge-kind').value = '{kind}'"));
+        browser.eval("document.getElementById('purge-which').value = ''");
+        browser.tab_to("document.activeElement.id === 'purge-which'");
+        browser.write(which);
+        browser.press("Enter");
+        browser.until(&format!("document.getElementById('purge-told').textContent.includes('{told}')"));
+    }
+    for tile in ["Lookups nearby", "Hedged by the origin", "Hedged by peers", "Purged meanwhile", "Caught lying"] {
+        browser.until(&format!("document.getElementById('peers').innerText.includes('{tile}')"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_dashboard_purges_and_shows_who_holds_what() {
     let folder = tempfile::tempdir().unwrap();
@@ -213,20 +228,7 @@ async fn the_dashboard_purges_and_shows_who_holds_what() {
         browser.eval("document.activeElement.blur()");
         browser.eval("document.querySelector('#purge-list details').open = true");
         browser.until("document.querySelectorAll('#purge-list details[open] li').length === 2");
-        // A directory and a host, by the name under which this page's readers know them.
-        for (kind, which, told) in
-            [("prefix", wanted.as_str(), "Purged prefix www."), ("host", name.as_str(), "Purged host www.")]
-        {
-            browser.eval(&format!("document.getElementById('purge-kind').value = '{kind}'"));
-            browser.eval("document.getElementById('purge-which').value = ''");
-            browser.tab_to("document.activeElement.id === 'purge-which'");
-            browser.write(which);
-            browser.press("Enter");
-            browser.until(&format!("document.getElementById('purge-told').textContent.includes('{told}')"));
-        }
-        for tile in ["Lookups nearby", "Hedged by the origin", "Hedged by peers", "Purged meanwhile", "Caught lying"] {
-            browser.until(&format!("document.getElementById('peers').innerText.includes('{tile}')"));
-        }
+        purge_by_place(&mut browser, &wanted, &name);
         browser.eval("document.activeElement.blur()");
         assert_eq!(browser.eval("document.documentElement.scrollWidth <= 360"), true, "a phone must scroll sideways");
         true
