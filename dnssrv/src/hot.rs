@@ -401,7 +401,10 @@ mod tests {
             ttl: Duration::from_secs(300),
         };
         let records = vec![record("plain", "A", "192.0.2.7"), record("*.wild", "A", "192.0.2.8")];
-        let config = Config { mode, records, hot: 0, ..Config::default() };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "192.0.1.0/24 level 1\n").unwrap();
+        let overrides = Some(file.path().to_owned());
+        let config = Config { mode, records, overrides, hot: 0, ..Config::default() };
         let (redirector, ..) = Redirector::new(config, Arc::new(Alone::new(me))).unwrap();
         let proxy = |last: u8| Proxy {
             v4: Some([192, 0, 2, last].into()),
@@ -424,6 +427,8 @@ mod tests {
 
     const NEAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 53));
     const FAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 53));
+    /// By the operator's word.
+    const PLACED: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 1, 53));
     const STRANGER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 53));
 
     struct Both {
@@ -488,7 +493,7 @@ mod tests {
             (Mode::Direct, "www.Example.com.nyud.EXAMPLE"),
         ] {
             let both = Both::new(mode);
-            for from in [NEAR, FAR] {
+            for from in [NEAR, FAR, PLACED] {
                 for (kind, flags, opt) in [(1, 0, EDNS), (28, 1, EDNS), (1, 1, DO), (28, 0, &[])] {
                     assert!(both.check(&question(name.as_bytes(), kind, flags, opt), from), "{mode:?} {from} {kind}");
                 }

@@ -245,6 +245,50 @@ fn no_such_plain_record_holds_as_long_as_the_operators_soa_says() {
 }
 
 #[test]
+fn what_stands_at_a_wildcard_is_had_by_the_names_it_covers_and_stops_no_start() {
+    let mut scene = scene(2);
+    scene.config.mode = Mode::Plain;
+    for (name, kind, data) in [
+        ("*.renamed", "DNAME", "target.nyud.example."),
+        ("*.cut", "NS", "ns.elsewhere.example."),
+        ("a.target", "A", "192.0.2.9"),
+    ] {
+        let record = StaticRecord { name: name.to_owned(), kind: kind.to_owned(), ..scene.config.records[0].clone() };
+        scene.config.records.push(StaticRecord { data: data.to_owned(), ..record });
+    }
+    check(
+        &scene,
+        "x.cut NS",
+        expect![[r#"
+            NoError aa
+            an x.cut.Z 300 NS ns.elsewhere.example.
+        "#]],
+    );
+    check(
+        &scene,
+        "a.*.renamed A",
+        expect![[r#"
+            NoError aa
+            an *.renamed.Z 300 DNAME BnRhcmdldARueXVkB2V4YW1wbGUA
+            an a.*.renamed.Z 300 CNAME a.target.Z
+            an a.target.Z 300 A 192.0.2.9
+        "#]],
+    );
+    for question in ["x.renamed A", "y.x.renamed A", "x.cut A"] {
+        let text = ask(&scene, question);
+        assert!(text.starts_with("NoError aa\nau Z 3600 SOA "), "{question}: {text}");
+    }
+    check(
+        &scene,
+        "y.*.cut A",
+        expect![[r#"
+            NoError
+            au *.cut.Z 300 NS ns.elsewhere.example.
+        "#]],
+    );
+}
+
+#[test]
 fn without_configured_servers_the_apex_names_those_it_knows() {
     let mut scene = scene(2);
     scene.config.nameservers.clear();
