@@ -391,6 +391,12 @@ impl Cache {
         self.negative.put(key, Remembered { negative, url: wanted.url.to_string().into(), born }, pause - jitter);
     }
 
+    /// Remembers for so long a refusal that is repeated and not stored. The origin was asked when the purge number was this.
+    pub(crate) fn refused(&self, wanted: &Wanted, born: PurgeNumber, answer: Arc<Answer>, span: Duration) {
+        let (negative, url) = (Negative::Answer(answer), wanted.url.to_string().into());
+        self.negative.put(wanted.key, Remembered { negative, url, born }, span);
+    }
+
     /// Whether a key's origin failed just before; notes that it fails now.
     pub(crate) fn failing(&self, key: Key) -> bool {
         let before = self.pauses.get(&key).is_some();

@@ -368,7 +368,7 @@ impl Fetch {
         });
         let for_all = self.mode == Mode::Shared && answer.varies_by.is_empty() && !self.lead.is_overtaken();
         if for_all && !span.is_zero() {
-            self.cache.negative.put(self.wanted.key, Negative::Answer(Arc::clone(&answer)), span);
+            self.cache.refused(&self.wanted, self.born, Arc::clone(&answer), span);
         }
         self.lead.head(answer);
         End::Whole
