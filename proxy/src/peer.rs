@@ -268,7 +268,8 @@ async fn send(streams: Arc<dyn Streams>, to: NodeId, request: &PeerRequest) -> R
     let response = driven(&mut connection, sender.send_request(head(request)?)).await.map_err(|_| PeerError::Lost)?;
     match response.status() {
         StatusCode::OK => Ok(Answering { body: response.into_body(), connection }),
-        StatusCode::NOT_FOUND => Err(PeerError::Absent),
+        // Whoever refuses a question, or cannot answer it, has said nothing of a copy that could be a lie.
+        status if status.is_client_error() || status.is_server_error() => Err(PeerError::Absent),
         _ => Err(PeerError::Misbehaved),
     }
 }

@@ -150,6 +150,25 @@ async fn a_lying_peer_is_found_out_and_another_source_used() {
     assert!(get(&asker, &origin.host(), "/").await.body == body && origin.count() == before);
 }
 
+// What clients may ask a node for, it may ask others for; and who refuses a question has not lied.
+#[tokio::test]
+async fn a_long_url_comes_from_a_peer_and_one_that_refuses_is_no_liar() {
+    let origin = Origin::with_body(noise(1_000)).await;
+    let net = Net::new(Level(1));
+    let holder = net.proxy(1, config_for(&origin)).await;
+    let path = format!("/{}", "x".repeat(12_000));
+    assert_eq!(get(&holder, &origin.host(), &path).await.status, 200);
+    until(|| net.whole_copy(key(&origin, &path), 1).is_some()).await;
+    let asker = net.proxy(2, config_for(&origin)).await;
+    let answer = get(&asker, &origin.host(), &path).await;
+    assert!(answer.complete && answer.cache_status().contains("peer"), "{}", answer.cache_status());
+    assert_eq!((origin.count(), asker.stats().peer_lies), (1, 0));
+    answers(&net, 10, b"HTTP/1.1 431 Too Large\r\nConnection: close\r\n\r\n".to_vec());
+    net.plant(key(&origin, "/y"), 10, REFERENCE);
+    assert!(get(&asker, &origin.host(), "/y").await.complete);
+    assert_eq!((origin.count(), asker.liars()), (2, Vec::new()));
+}
+
 // The bytes before a lie are good and stand; the lie is never seen; the rest comes from elsewhere; the liar is asked no more.
 #[tokio::test]
 async fn a_lie_half_way_costs_a_change_of_source_and_no_client_sees_it() {
