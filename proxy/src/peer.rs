@@ -250,10 +250,11 @@ pub(crate) async fn ask(
 }
 
 /// Whether a copy may be used: no purge has taken it, and a whole one is fresh. What still grows was asked of the origin just now,
-/// however long it may be kept; and of what clients have a part already they are to have the rest.
+/// however long it may be kept; that it does is its sender's word, which its fetcher's on the moment must not contradict. And of what
+/// clients have a part already they are to have the rest.
 fn is_current(cache: &Cache, request: &PeerRequest, meta: &Meta, whole: bool) -> bool {
     let fresh = || !fresh_for(cache, request.site.as_deref(), meta).is_zero();
-    let grows = !whole && meta.digest.is_none();
+    let grows = !whole && meta.digest.is_none() && age_at_least(meta, meta.received).is_zero();
     !cache.purges.outdates(meta) && (grows || request.from.is_some() || fresh())
 }
 
