@@ -218,7 +218,8 @@ where
 {
     let waits = Waits { keep_alive: cache.config.timeouts.head, ..Waits::of(&cache.config) };
     let own = Arc::new(|_: &Authority| false);
-    let gated = Gated::new(stream, Instant::now(), (head_limits(&cache), waits), own, Arc::clone(&cache.counters));
+    let limits = peer_limits(&cache);
+    let gated = Gated::new(stream, Instant::now(), (limits, waits), own, Arc::clone(&cache.counters));
     let fields = cache.config.limits.fields;
     let handle = move |request| serve_peer::handle(Arc::clone(&cache), peer, request);
     serve_one(gated, phases, false, fields, handle).await;
@@ -278,6 +279,13 @@ pub(crate) fn head_limits(cache: &Cache) -> HeadLimits {
         fields: limits.fields.min(PARSER_FIELDS),
         field: size(limits.field),
     }
+}
+
+/// A peer's head holds a whole URL, or purges, in one field: only the head as a whole is bounded. What clients may ask for, nodes must
+/// be able to ask of each other.
+fn peer_limits(cache: &Cache) -> HeadLimits {
+    let limits = head_limits(cache);
+    HeadLimits { field: limits.head, ..limits }
 }
 
 /// Fields the parser behind the gate takes; the gate's limit is never above it.

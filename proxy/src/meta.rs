@@ -183,6 +183,11 @@ pub(crate) fn strip_hop_by_hop(fields: &mut HeaderMap) {
     }
 }
 
+/// Whether a peer wrote this as another version says; what cannot be read at all is of none.
+pub(crate) fn is_of_another_version(bytes: &Bytes) -> bool {
+    Versioned::decode(bytes.clone()).is_ok_and(|it| it.version != 0 && it.version != VERSION)
+}
+
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
@@ -229,6 +234,13 @@ struct Written {
     heads: Bytes,
 }
 
+/// What all versions have in common.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Versioned {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 struct Field {
     #[prost(string, tag = "1")]
@@ -252,7 +264,7 @@ static HOP_BY_HOP: [HeaderName; 10] = [
 ];
 
 /// The version written and read. 2: heads say as of when they are.
-const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 2;
 
 /// Fields of one answer; the same limit as heads have on arrival, and some room.
 const FIELDS: usize = 1_000;

@@ -3,6 +3,7 @@
 //! ```text
 //! GET /KEY HTTP/1.1          KEY: the object's, 40 hexadecimal digits
 //! Host: www.example.com      the origin's authority
+//! Atoll-Version: 2           of heads that the asker reads; whoever says another, or none, gets 404
 //! Atoll-Url: http://...      the URL; a copy of another URL under the same key is not sent
 //! Atoll-From: 65536          bytes the asker has already (left out: none)
 //! Atoll-Validator: HEX       of which copy
@@ -39,7 +40,7 @@ use crate::{
     clock,
     fetch::fresh_for,
     frames::{Abort, Frame, Frames},
-    meta::Meta,
+    meta::{self, Meta},
     reference::Reference,
     site::Own,
     url::OriginUrl,
@@ -219,6 +220,10 @@ pub(crate) async fn ask(
         match next(&mut body, &mut frames, stall).await? {
             Frame::Wait => lives(),
             Frame::Head(bytes) => {
+                // While the network is upgraded there are peers that write others.
+                if meta::is_of_another_version(&bytes) {
+                    return Err(PeerError::Absent);
+                }
                 let mut meta = Meta::decode_received(&bytes, clock::now()).ok_or(PeerError::Misbehaved)?;
                 let same = meta.url == request.url.to_string() && meta.varies_by.is_empty();
                 if !same || request.from.is_some_and(|(_, validator)| validator != meta.validator) {
@@ -245,10 +250,11 @@ pub(crate) async fn ask(
 }
 
 /// Whether a copy may be used: no purge has taken it, and a whole one is fresh. What still grows was asked of the origin just now,
-/// however long it may be kept; and of what clients have a part already they are to have the rest.
+/// however long it may be kept; that it does is its sender's word, which its fetcher's on the moment must not contradict. And of what
+/// clients have a part already they are to have the rest.
 fn is_current(cache: &Cache, request: &PeerRequest, meta: &Meta, whole: bool) -> bool {
     let fresh = || !fresh_for(cache, request.site.as_deref(), meta).is_zero();
-    let grows = !whole && meta.digest.is_none();
+    let grows = !whole && meta.digest.is_none() && age_at_least(meta, meta.received).is_zero();
     !cache.purges.outdates(meta) && (grows || request.from.is_some() || fresh())
 }
 
@@ -268,7 +274,8 @@ async fn send(streams: Arc<dyn Streams>, to: NodeId, request: &PeerRequest) -> R
     let response = driven(&mut connection, sender.send_request(head(request)?)).await.map_err(|_| PeerError::Lost)?;
     match response.status() {
         StatusCode::OK => Ok(Answering { body: response.into_body(), connection }),
-        StatusCode::NOT_FOUND => Err(PeerError::Absent),
+        // Whoever refuses a question, or cannot answer it, has said nothing of a copy that could be a lie.
+        status if status.is_client_error() || status.is_server_error() => Err(PeerError::Absent),
         _ => Err(PeerError::Misbehaved),
     }
 }
@@ -276,6 +283,7 @@ async fn send(streams: Arc<dyn Streams>, to: NodeId, request: &PeerRequest) -> R
 fn head(request: &PeerRequest) -> Result<Request<Empty<Bytes>>, PeerError> {
     let mut head = Request::get(format!("/{}", request.key))
         .header(header::HOST, request.url.authority())
+        .header(ATOLL_VERSION, meta::VERSION)
         .header(ATOLL_URL, request.url.to_string());
     if let Some((from, validator)) = request.from {
         head = head.header(ATOLL_FROM, HeaderValue::from(from)).header(ATOLL_VALIDATOR, hex(&validator));
@@ -399,6 +407,9 @@ pub(crate) fn unhex(text: &str) -> Option<[u8; 16]> {
     }
     u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)
 }
+
+/// The version of heads that the asker reads.
+pub(crate) const ATOLL_VERSION: &str = "atoll-version";
 
 /// The URL asked for.
 pub(crate) const ATOLL_URL: &str = "atoll-url";

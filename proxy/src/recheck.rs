@@ -60,7 +60,8 @@ async fn recheck(cache: &Cache, wanted: &Wanted, after: Duration) {
     let signer = signed.and_then(|(_, entry, _)| copied.signer(cache.streams.as_ref(), &entry.group));
     // This node has had the head confirmed by the origin since, or somebody signed it.
     let head = (!meta.vouched.head.is_empty()).then(|| head_signer(cache.streams.as_ref(), wanted.key, &meta));
-    if let Some(signer) = signer.filter(|signer| head.is_none_or(|head| head == Some(*signer))) {
+    let me = cache.index.me().id;
+    if let Some(signer) = signer.filter(|signer| *signer != me && head.is_none_or(|head| head == Some(*signer))) {
         cache.lied(signer, "it signed what the origin did not say");
     }
     if let Err(error) = cache.store.remove(&store_key(wanted.key)).await {

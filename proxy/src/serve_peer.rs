@@ -19,9 +19,9 @@ use crate::{
     fetch::{fresh_for, groups_key},
     following::following,
     frames::{Abort, Frame, data_head},
-    meta::Meta,
+    meta::{self, Meta},
     metered::metered,
-    peer::{ATOLL_FROM, ATOLL_TO, ATOLL_URL, ATOLL_VALIDATOR, unhex},
+    peer::{ATOLL_FROM, ATOLL_TO, ATOLL_URL, ATOLL_VALIDATOR, ATOLL_VERSION, unhex},
     purge,
     reason::Failure,
     url::OriginUrl,
@@ -36,6 +36,10 @@ pub(crate) async fn handle<B>(cache: Arc<Cache>, peer: NodeId, request: Request<
     }
     if request.uri().path() == copies::PATH {
         return copies::answer(&cache, request.headers()).await;
+    }
+    // To whom a head of ours is noise it would be a lie.
+    if !reads_our_heads(request.headers()) {
+        return text(StatusCode::NOT_FOUND, "no head of this version\n");
     }
     let Some(asked) = Asked::read(request.uri().path(), request.headers()) else {
         return text(StatusCode::BAD_REQUEST, "no request of a peer\n");
@@ -65,6 +69,11 @@ pub(crate) async fn handle<B>(cache: Arc<Cache>, peer: NodeId, request: Request<
     let mut response = Response::new(Body::Stream(frames, None));
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static("application/atoll-frames"));
     metered(response, tab)
+}
+
+fn reads_our_heads(fields: &HeaderMap) -> bool {
+    let version = fields.get(ATOLL_VERSION).and_then(|value| value.to_str().ok());
+    version.and_then(|version| version.parse().ok()) == Some(meta::VERSION)
 }
 
 /// What a peer asked for.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use atoll_overlay::{Level, NodeId, Streams as _};
+use atoll_proxy::Config;
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::{
@@ -160,9 +161,14 @@ async fn a_node_that_was_away_has_all_confirmed_if_what_it_missed_was_forgotten(
 
 /// A network in which node 1 fetched this path and was overheard, and is gone.
 async fn relayed(origin: &Origin, path: &str) -> (Arc<Net>, Vec<Framed>) {
+    relayed_by(quick(origin), origin, path).await
+}
+
+/// The same by a node with these settings.
+async fn relayed_by(config: Config, origin: &Origin, path: &str) -> (Arc<Net>, Vec<Framed>) {
     let net = Net::new(Level(1));
     net.acquainted.store(true, Ordering::SeqCst);
-    let fetcher = net.proxy(1, quick(origin)).await;
+    let fetcher = net.proxy(1, config).await;
     get(&fetcher, &origin.host(), path).await;
     until(|| fetcher.stats().flights == 0).await;
     let frames = frames_of(&overheard(&net, 1, origin, path).await);
@@ -214,6 +220,8 @@ async fn a_copy_is_as_old_as_its_fetcher_signed_and_no_stale_one_is_taken() {
     let origin = Origin::start(move |_, head| {
         let fields = if head.contains("/old") {
             format!("Cache-Control: max-age={}\r\nAge: {}\r\n", 40 * day, 30 * day)
+        } else if head.contains("/stale") {
+            format!("Cache-Control: max-age=60\r\nAge: {}\r\n", 30 * day)
         } else {
             "Cache-Control: max-age=60\r\n".to_owned()
         };
@@ -228,6 +236,19 @@ async fn a_copy_is_as_old_as_its_fetcher_signed_and_no_stale_one_is_taken() {
     let answer = get(&asker, &origin.host(), "/x").await;
     assert!(!answer.cache_status().contains("peer"), "{}", answer.cache_status());
     assert_eq!((origin.count(), asker.stats().peer_bytes, asker.stats().peer_lies), (2, 0, 0));
+    // Thirty days old, and said to be of now, and to grow still: here it would be stale.
+    let mut lasting = quick(&origin);
+    lasting.freshness.minimum = Duration::from_secs(40 * day);
+    let (net, good) = relayed_by(lasting, &origin, "/stale").await;
+    let mut grows = aged(&good, 0);
+    grows[0].1.extend_from_slice(&[0x4a, 0]);
+    answers(&net, 10, wire(&grows));
+    net.plant(key(&origin, "/stale"), 10, REFERENCE);
+    let asker = net.proxy(2, quick(&origin)).await;
+    let before = origin.count();
+    let answer = get(&asker, &origin.host(), "/stale").await;
+    assert!(!answer.cache_status().contains("peer"), "{}", answer.cache_status());
+    assert_eq!((origin.count() - before, asker.stats().peer_bytes, asker.stats().peer_lies), (1, 0, 0));
     // Thirty days old, and said to be of now.
     let (net, good) = relayed(&origin, "/old").await;
     answers(&net, 10, wire(&aged(&good, 0)));

@@ -137,7 +137,8 @@ async fn part_of(net: &Arc<Net>, holder: u8, origin: &Origin, to: u64) -> Vec<Fr
     let mut stream = ear.open(info(holder).id).await.unwrap();
     let port = origin.address.port();
     let request = format!(
-        "GET /{} HTTP/1.1\r\nHost: site.test:{port}\r\nAtoll-Url: http://site.test:{port}/\r\nAtoll-To: {to}\r\n\r\n",
+        "GET /{} HTTP/1.1\r\nHost: site.test:{port}\r\nAtoll-Version: 2\r\nAtoll-Url: http://site.test:{port}/\r\nAtoll-To: \
+         {to}\r\n\r\n",
         key(origin, "/")
     );
     stream.write_all(request.as_bytes()).await.unwrap();

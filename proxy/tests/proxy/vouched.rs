@@ -18,11 +18,16 @@ pub(crate) fn key(origin: &Origin, path: &str) -> Key {
 
 /// What a node answers to a peer's request, as bytes.
 pub(crate) async fn overheard(net: &Arc<Net>, holder: u8, origin: &Origin, path: &str) -> Vec<u8> {
+    overheard_with(net, holder, origin, path, "Atoll-Version: 2\r\n").await
+}
+
+/// The same with these fields beside the URL.
+async fn overheard_with(net: &Arc<Net>, holder: u8, origin: &Origin, path: &str, fields: &str) -> Vec<u8> {
     let ear = net.node(200);
     let mut stream = ear.open(info(holder).id).await.unwrap();
     let port = origin.address.port();
     let request = format!(
-        "GET /{} HTTP/1.1\r\nHost: site.test:{port}\r\nAtoll-Url: http://site.test:{port}{path}\r\n\r\n",
+        "GET /{} HTTP/1.1\r\nHost: site.test:{port}\r\nAtoll-Url: http://site.test:{port}{path}\r\n{fields}\r\n",
         key(origin, path)
     );
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -148,6 +153,43 @@ async fn a_lying_peer_is_found_out_and_another_source_used() {
     net.plant(key(&origin, "/"), 60, REFERENCE);
     let before = origin.count();
     assert!(get(&asker, &origin.host(), "/").await.body == body && origin.count() == before);
+}
+
+// What clients may ask a node for, it may ask others for; and who refuses a question has not lied.
+#[tokio::test]
+async fn a_long_url_comes_from_a_peer_and_one_that_refuses_is_no_liar() {
+    let origin = Origin::with_body(noise(1_000)).await;
+    let net = Net::new(Level(1));
+    let holder = net.proxy(1, config_for(&origin)).await;
+    let path = format!("/{}", "x".repeat(12_000));
+    assert_eq!(get(&holder, &origin.host(), &path).await.status, 200);
+    until(|| net.whole_copy(key(&origin, &path), 1).is_some()).await;
+    let asker = net.proxy(2, config_for(&origin)).await;
+    let answer = get(&asker, &origin.host(), &path).await;
+    assert!(answer.complete && answer.cache_status().contains("peer"), "{}", answer.cache_status());
+    assert_eq!((origin.count(), asker.stats().peer_lies), (1, 0));
+    answers(&net, 10, b"HTTP/1.1 431 Too Large\r\nConnection: close\r\n\r\n".to_vec());
+    net.plant(key(&origin, "/y"), 10, REFERENCE);
+    assert!(get(&asker, &origin.host(), "/y").await.complete);
+    assert_eq!((origin.count(), asker.liars()), (2, Vec::new()));
+}
+
+// A network is upgraded node by node.
+#[tokio::test]
+async fn nodes_of_two_versions_are_no_liars_to_each_other() {
+    let body = noise(1_000);
+    let (origin, net, good) = taught(&body).await;
+    let other = with(&good, b'H', |meta| meta.extend_from_slice(&[8, 1]));
+    answers(&net, 10, wire(&other));
+    net.plant(key(&origin, "/"), 10, REFERENCE);
+    let asker = net.proxy(2, config_for(&origin)).await;
+    assert!(get(&asker, &origin.host(), "/").await.body == body);
+    assert_eq!((origin.count(), asker.stats().peer_lies), (2, 0));
+    until(|| net.whole_copy(key(&origin, "/"), 2).is_some()).await;
+    for fields in ["", "Atoll-Version: 1\r\n", "Atoll-Version: x\r\n"] {
+        let answer = overheard_with(&net, 2, &origin, "/", fields).await;
+        assert!(answer.starts_with(b"HTTP/1.1 404 "), "{fields:?}");
+    }
 }
 
 // The bytes before a lie are good and stand; the lie is never seen; the rest comes from elsewhere; the liar is asked no more.
