@@ -27,12 +27,20 @@ pub(crate) struct Announcer {
     config: Peers,
     told: Arc<Mutex<HashMap<Key, Told>>>,
     /// What is to be withdrawn, or was lately.
-    gone: Arc<Mutex<HashMap<Key, Gone>>>,
+    gone: Arc<Mutex<HashMap<Key, Leaving>>>,
     /// Puts and withdrawals under way; more are not started.
     running: Arc<Semaphore>,
 }
 
 /// A key whose copy is here no more.
+#[derive(Debug, Clone, Copy)]
+struct Leaving {
+    /// Whether this node remembers that it told of it. Else somebody asked in vain, and that may be anybody, for anything.
+    known: bool,
+    state: Gone,
+}
+
+/// How far its withdrawal is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gone {
     /// It is to be withdrawn; so often that was in vain.
@@ -94,21 +102,21 @@ impl Announcer {
 
     /// What stands under a key is here no more: whoever was told so is told again.
     pub(crate) fn withdraw(&self, key: Key) {
-        let known = lock(&self.told).remove(&key).is_some();
+        let known = lock(&self.told).contains_key(&key);
         {
-            let mut gone = lock(&self.gone);
-            if gone.len() >= GONE && !gone.contains_key(&key) {
-                let now = Instant::now();
-                gone.retain(|_, gone| !matches!(gone, Gone::Until(until) if known || *until <= now));
-            }
-            let lately = matches!(gone.get(&key), Some(Gone::Until(until)) if *until > Instant::now());
-            let waits = matches!(gone.get(&key), Some(Gone::Due(_) | Gone::Running(_)));
-            if !known && (lately || waits) || gone.len() >= GONE {
+            let (mut gone, now) = (lock(&self.gone), Instant::now());
+            let waits = gone.get(&key).is_some_and(|leaving| match leaving.state {
+                Gone::Due(_) | Gone::Running(_) => true,
+                Gone::Until(until) => until > now,
+            });
+            // What finds no room stays told of, and is found gone again later.
+            if !known && waits || !gone.contains_key(&key) && !has_room(&mut gone, known, now) {
                 return;
             }
-            gone.insert(key, Gone::Due(0));
+            gone.insert(key, Leaving { known, state: Gone::Due(0) });
         }
         if known {
+            lock(&self.told).remove(&key);
             self.take_back(key);
         }
     }
@@ -118,9 +126,9 @@ impl Announcer {
         let Ok(place) = Arc::clone(&self.running).try_acquire_owned() else { return };
         let tries = {
             let mut gone = lock(&self.gone);
-            let Some(state) = gone.get_mut(&key) else { return };
-            let Gone::Due(before) = *state else { return };
-            *state = Gone::Running(before + 1);
+            let Some(leaving) = gone.get_mut(&key) else { return };
+            let Gone::Due(before) = leaving.state else { return };
+            leaving.state = Gone::Running(before + 1);
             before + 1
         };
         let (index, gone) = (Arc::clone(&self.index), Arc::clone(&self.gone));
@@ -128,8 +136,8 @@ impl Announcer {
             let withdrawn = index.withdraw(key).await;
             let mut gone = lock(&gone);
             // It may be here again by now, and told so.
-            if let Some(state) = gone.get_mut(&key).filter(|state| **state == Gone::Running(tries)) {
-                *state = match &withdrawn {
+            if let Some(leaving) = gone.get_mut(&key).filter(|leaving| leaving.state == Gone::Running(tries)) {
+                leaving.state = match &withdrawn {
                     Err(_) if tries < TRIES => Gone::Due(tries),
                     Ok(()) | Err(_) => Gone::Until(Instant::now() + WITHDRAWN),
                 };
@@ -141,12 +149,15 @@ impl Announcer {
         });
     }
 
-    /// What waits to be withdrawn in this round.
+    /// What waits to be withdrawn in this round: first what this node knows that it told of.
     fn to_take_back(&self, now: Instant) -> Vec<Key> {
         let mut gone = lock(&self.gone);
-        gone.retain(|_, gone| !matches!(gone, Gone::Until(until) if *until <= now));
-        let due = gone.iter().filter(|(_, gone)| matches!(gone, Gone::Due(_))).map(|(key, _)| *key);
-        due.take(usize::try_from(self.config.puts_per_second).unwrap_or(usize::MAX)).collect()
+        gone.retain(|_, leaving| !leaving.is_over(now));
+        let due = |known| {
+            let waits = move |leaving: &Leaving| leaving.known == known && matches!(leaving.state, Gone::Due(_));
+            gone.iter().filter(move |(_, leaving)| waits(leaving)).map(|(key, _)| *key)
+        };
+        due(true).chain(due(false)).take(usize::try_from(self.config.puts_per_second).unwrap_or(usize::MAX)).collect()
     }
 
     /// Withdraws what was evicted or purged since it was announced: a part of the table at a time.
@@ -232,6 +243,32 @@ impl Announcer {
     }
 }
 
+impl Leaving {
+    fn is_over(&self, now: Instant) -> bool {
+        matches!(self.state, Gone::Until(until) if until <= now)
+    }
+}
+
+/// Whether one more may leave; makes room for it. What is not known takes half of it at most, and gives way to what is.
+fn has_room(gone: &mut HashMap<Key, Leaving>, known: bool, now: Instant) -> bool {
+    if gone.len() < GONE / 2 {
+        return true;
+    }
+    if !known {
+        gone.retain(|_, leaving| !leaving.is_over(now));
+        return gone.len() < GONE && gone.values().filter(|leaving| !leaving.known).count() < GONE / 2;
+    }
+    if gone.len() >= GONE {
+        gone.retain(|_, leaving| !matches!(leaving.state, Gone::Until(_)));
+    }
+    if gone.len() >= GONE
+        && let Some(other) = gone.iter().find(|(_, leaving)| !leaving.known).map(|(key, _)| *key)
+    {
+        gone.remove(&other);
+    }
+    gone.len() < GONE
+}
+
 /// Nobody was told of this: it is to be told a moment later, as if it had been asked for.
 fn again(told: &Mutex<HashMap<Key, Told>>, key: Key) {
     if let Some(told) = lock(told).get_mut(&key) {
@@ -312,6 +349,29 @@ mod tests {
         assert!(!announcer.told.lock().unwrap().contains_key(&key(0)), "what nobody asked for has lapsed");
         announcer.hit(key(0), DAY, Reference::fetching);
         assert_eq!(due(3_610), [key(0)]);
+    }
+
+    // Peers may ask for anything: what was announced is withdrawn all the same.
+    #[tokio::test]
+    async fn questions_for_what_never_was_keep_no_withdrawal_from_its_place() {
+        let announcer = announcer(Peers { puts_per_second: 1, ..Peers::default() });
+        let bound = u32::try_from(GONE).unwrap();
+        let count = |known| lock(&announcer.gone).values().filter(|leaving| leaving.known == known).count();
+        // Nothing that is due gets under way.
+        let _busy = announcer.running.clone().try_acquire_many_owned(u32::try_from(PUTS_AT_ONCE).unwrap()).unwrap();
+        (0..bound).for_each(|number| announcer.withdraw(key(number)));
+        assert_eq!((count(false), count(true)), (GONE / 2, 0));
+        let told = bound..2 * bound + 1;
+        for number in told.clone() {
+            announcer.hit(key(number), DAY, Reference::fetching);
+            announcer.withdraw(key(number));
+            let first = lock(&announcer.gone).get(&key(bound)).is_some_and(|leaving| leaving.known);
+            assert!(first && announcer.to_take_back(Instant::now()).len() == 1);
+        }
+        assert_eq!((count(false), count(true)), (0, GONE));
+        // The last finds no place, and is not forgotten for that.
+        let left: Vec<Key> = announcer.told.lock().unwrap().keys().copied().collect();
+        assert_eq!(left, [key(told.end - 1)]);
     }
 
     #[tokio::test]
