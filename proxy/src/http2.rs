@@ -76,12 +76,20 @@ pub(crate) struct Streams(Arc<Counts>);
 struct Counts {
     begun: AtomicU64,
     running: AtomicU32,
+    /// Bytes that the client's system has taken.
+    sent: AtomicU64,
     pace: Pace,
 }
 
 impl Streams {
     pub(crate) fn new(pace: Pace) -> Self {
-        Self(Arc::new(Counts { begun: AtomicU64::new(0), running: AtomicU32::new(0), pace }))
+        let (begun, running, sent) = (AtomicU64::new(0), AtomicU32::new(0), AtomicU64::new(0));
+        Self(Arc::new(Counts { begun, running, sent, pace }))
+    }
+
+    /// So many bytes of the connection have gone out.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.0.sent.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Ready once nothing was asked for a whole span, and nothing is under way.
@@ -90,6 +98,21 @@ impl Streams {
             let before = self.0.begun.load(Ordering::Relaxed);
             sleep(span).await;
             if self.0.running.load(Ordering::Relaxed) == 0 && self.0.begun.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
+
+    /// Ready once nothing is under way, and the client has taken less in a whole span of silence than it has to: what was handed on
+    /// last waits for its window after its task has ended.
+    pub(crate) async fn still(&self) {
+        let Pace { silence, rate, .. } = self.0.pace;
+        let least = rate.saturating_mul(silence.as_secs()).max(1);
+        loop {
+            let before = self.0.sent.load(Ordering::Relaxed);
+            sleep(silence).await;
+            let sent = self.0.sent.load(Ordering::Relaxed).wrapping_sub(before);
+            if self.0.running.load(Ordering::Relaxed) == 0 && sent < least {
                 return;
             }
         }

@@ -66,14 +66,69 @@ async fn an_answer_over_http_2_may_take_longer_than_an_idle_connection_lives() {
     assert!(got == body, "{} bytes", got.len());
 }
 
+#[tokio::test]
+async fn a_connection_that_is_let_go_is_not_cut_while_its_client_takes_what_is_left() {
+    // A machine that is busy elsewhere for too long makes a client late that was not.
+    let (soon, late) = (Duration::from_millis(500), Duration::from_secs(6));
+    assert!(taken_in_steps(soon).await || taken_in_steps(late).await, "it was cut");
+}
+
+/// Whether a client gets all of an answer that it takes for three times as long as any wait may last.
+async fn taken_in_steps(send: Duration) -> bool {
+    const STEPS: usize = 12;
+    let body = noise(10 + 10 * STEPS);
+    let origin = Origin::with_body(body.clone()).await;
+    let mut config = config_site(&origin);
+    (config.timeouts.keep_alive, config.timeouts.send) = (Duration::from_millis(300), send);
+    config.limits.slowest_client = 0;
+    let proxy = alone(config).await;
+    // Stored, it is handed on whole.
+    get(&proxy, "own.test", "/").await;
+    until(|| proxy.stats().flights == 0).await;
+    let mut stream = TcpStream::connect(proxy.local_addrs()[0]).await.unwrap();
+    // A window of ten bytes for each stream.
+    let settings = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(4, 0, 0, &[0, 4, 0, 0, 0, 10])].concat();
+    stream.write_all(&[settings, frame(1, 5, 1, &block(&GET))].concat()).await.unwrap();
+    let (mut got, mut told) = (Vec::new(), false);
+    while got.len() < 10 || !told {
+        match next_frame(&mut stream).await {
+            Some((0, 1, data)) => got.extend(data),
+            Some((7, ..)) => told = true,
+            Some(_) => {}
+            None => return false,
+        }
+    }
+    let mut pace = tokio::time::interval(send / 4);
+    for _ in 0..STEPS {
+        pace.tick().await;
+        if stream.write_all(&frame(8, 0, 1, &10_u32.to_be_bytes())).await.is_err() {
+            return false;
+        }
+        let before = got.len();
+        while got.len() == before {
+            match next_frame(&mut stream).await {
+                Some((0, 1, data)) => got.extend(data),
+                Some(_) => {}
+                None => return false,
+            }
+        }
+    }
+    got == body
+}
+
 /// The next frame: its kind, its stream, what it says.
 async fn read_frame(stream: &mut TcpStream) -> (u8, u32, Vec<u8>) {
+    next_frame(stream).await.expect("the connection ended")
+}
+
+/// The same, unless the connection ends.
+async fn next_frame(stream: &mut TcpStream) -> Option<(u8, u32, Vec<u8>)> {
     let mut head = [0; 9];
-    soon(stream.read_exact(&mut head)).await.unwrap();
+    soon(stream.read_exact(&mut head)).await.ok()?;
     let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
     let mut payload = vec![0; usize::try_from(length).unwrap()];
-    soon(stream.read_exact(&mut payload)).await.unwrap();
-    (head[3], u32::from_be_bytes(head[5..].try_into().unwrap()), payload)
+    soon(stream.read_exact(&mut payload)).await.ok()?;
+    Some((head[3], u32::from_be_bytes(head[5..].try_into().unwrap()), payload))
 }
 
 // H14: the window of one stream stays shut.
