@@ -204,7 +204,7 @@ fn builder(config: &Config, streams: Streams) -> http2::Builder<Streams> {
         .max_concurrent_streams(two.streams)
         .max_header_list_size(bytes(config.limits.head))
         .initial_stream_window_size(bytes(two.window))
-        .initial_connection_window_size(bytes(two.window))
+        .initial_connection_window_size(two.connection_window())
         .max_send_buf_size(usize::try_from(two.send_buffer).unwrap_or(usize::MAX))
         .max_pending_accept_reset_streams(two.resets)
         .max_local_error_reset_streams(two.resets)

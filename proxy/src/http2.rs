@@ -37,8 +37,9 @@ pub struct Http2Config {
     /// Requests of one connection at a time; more are refused. Fewer: pages with many parts load slower, more: one client has more of
     /// the node. [RFC 9113 6.5.2: at least 100]
     pub streams: u32,
-    /// Bytes of request bodies that a client may send before they are taken, of one stream and of all. Less: slow uploads over long
-    /// lines, more: more memory. \[guess\]
+    /// Bytes of request bodies that a client may send before they are taken, of one stream; of all of a connection four times as many,
+    /// so that an origin that takes nothing of one leaves room for others. Less: slow uploads over long lines, more: more memory.
+    /// \[guess\]
     #[serde(with = "size")]
     pub window: u64,
     /// Bytes of one answer that wait for the client's window. Less: slower over long lines, more: more memory. [bad-inputs H14]
@@ -65,6 +66,14 @@ impl Default for Http2Config {
             ping: Duration::from_secs(60),
             pong: Duration::from_secs(20),
         }
+    }
+}
+
+impl Http2Config {
+    /// The window of a whole connection [RFC 9113 6.9.1].
+    pub(crate) fn connection_window(&self) -> u32 {
+        let most = i32::MAX.unsigned_abs();
+        u32::try_from(self.window.saturating_mul(STREAM_WINDOWS)).unwrap_or(most).min(most)
     }
 }
 
@@ -252,6 +261,9 @@ impl http_body::Body for Paced {
         self.body.size_hint()
     }
 }
+
+/// Streams whose windows a connection has room for.
+const STREAM_WINDOWS: u64 = 4;
 
 /// Streams that are taken to share a line at most, so that many that stall together end too.
 const SHARERS: u32 = 16;

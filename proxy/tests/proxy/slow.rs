@@ -178,6 +178,14 @@ async fn what_http_2_clients_may_do_is_as_configured() {
         let setting = [&id.to_be_bytes()[..], &value.to_be_bytes()].concat();
         assert!(settings.chunks(6).any(|found| found == setting), "{id}: {settings:?}");
     }
+    // A connection begins with 65,535 bytes [RFC 9113 6.9.2]; an upload that nobody takes does not fill it.
+    let opened = loop {
+        match read_frame(&mut stream).await {
+            (8, 0, more) => break u32::from_be_bytes(more.try_into().unwrap()),
+            (kind, ..) => assert_ne!(kind, 7, "it ends"),
+        }
+    };
+    assert_eq!(opened + 65_535, 4 * 100_000);
 }
 
 // H14: it takes a byte at a time, always before any wait would be too long.
