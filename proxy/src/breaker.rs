@@ -169,9 +169,11 @@ pub(crate) struct Way {
 }
 
 impl Way {
-    /// Whether it is the one that finds out how the origin is.
-    pub(crate) const fn is_probe(&self) -> bool {
-        self.probe
+    /// It may go on for as long as its client likes: somebody else finds out meanwhile too how the origin is.
+    pub(crate) fn step_aside(&mut self) {
+        if std::mem::take(&mut self.probe) {
+            self.breaker.with(Circuit::unsaid);
+        }
     }
 
     /// What came of it; true if the origin is left alone from now on.
@@ -299,11 +301,16 @@ mod tests {
         assert!(breaker.enter().unwrap().ended(Some(Failure::ConnectRefused)));
         drop(breaker.enter().unwrap());
         assert!(!breaker.enter().unwrap().ended(Some(Failure::Busy)));
+        // One that takes long lets another go, and counts all the same.
+        let mut long = breaker.enter().unwrap();
+        long.step_aside();
+        let other = breaker.enter().unwrap();
+        assert!(!long.ended(None));
+        drop(other);
         let probe = breaker.enter().unwrap();
         assert_eq!(breaker.enter().unwrap_err(), Failure::CircuitOpen);
-        assert!(!probe.ended(None));
         assert!(breaker.is_open());
-        assert!(!breaker.enter().unwrap().ended(None));
+        assert!(!probe.ended(None));
         assert!(!breaker.is_open());
     }
 }

@@ -21,6 +21,8 @@ use tokio::{
     time::{Instant, Sleep, sleep_until},
 };
 
+use crate::http2::Streams;
+
 /// A client's stream of HTTP/2, which ends once [`Calm`] has had enough.
 pub(crate) struct Calmed<S> {
     inner: S,
@@ -30,13 +32,15 @@ pub(crate) struct Calmed<S> {
     ended: bool,
     /// Bytes of the last word that are out.
     said: usize,
+    /// Told of the bytes that go out.
+    streams: Streams,
 }
 
 impl<S> Calmed<S> {
     /// At most so many idle frames at once, and a first request by then.
-    pub(crate) fn new(inner: S, (most, first): (u64, Instant)) -> Self {
+    pub(crate) fn new(inner: S, (most, first): (u64, Instant), streams: Streams) -> Self {
         let first = Some(Box::pin(sleep_until(first)));
-        Self { inner, calm: Calm::new(most), first, ended: false, said: 0 }
+        Self { inner, calm: Calm::new(most), first, ended: false, said: 0, streams }
     }
 }
 
@@ -70,6 +74,7 @@ impl<S: AsyncWrite + Unpin> Calmed<S> {
     fn sent(&mut self, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(count)) = &polled {
             self.calm.sent(*count);
+            self.streams.sent(*count);
         }
         polled
     }

@@ -16,7 +16,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
     sync::watch,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 
@@ -158,7 +158,7 @@ impl Client {
         let pace = client_pace(&cache.config);
         let streams = Streams::new(pace);
         let builder = builder(&cache.config, streams.clone());
-        let (keep_alive, send) = (cache.config.timeouts.keep_alive, cache.config.timeouts.send);
+        let keep_alive = cache.config.timeouts.keep_alive;
         let own = own_sites(&cache);
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(from.clone());
@@ -171,15 +171,17 @@ impl Client {
                 Ok::<_, Infallible>(response.map(Paced::new))
             }
         });
-        let stream = Calmed::new(Rewound::new(stream, before, pace), calm);
+        let stream = Calmed::new(Rewound::new(stream, before, pace), calm, streams.clone());
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         let ended = tokio::select! {
+            // First: what was asked by now counts before it is looked whether anything was.
+            biased;
             ended = connection.as_mut() => ended,
             () = streams.idle(keep_alive) => {
                 connection.as_mut().graceful_shutdown();
-                // What was handed on last may still wait for the client's window; else nothing is owed.
-                timeout(send, connection).await.unwrap_or(Ok(()))
+                // What was handed on last may still wait for the client's window, and what it asked before it knew is under way.
+                unless(streams.still(), connection).await.unwrap_or(Ok(()))
             }
             () = draining(phases) => {
                 connection.as_mut().graceful_shutdown();
@@ -202,7 +204,7 @@ fn builder(config: &Config, streams: Streams) -> http2::Builder<Streams> {
         .max_concurrent_streams(two.streams)
         .max_header_list_size(bytes(config.limits.head))
         .initial_stream_window_size(bytes(two.window))
-        .initial_connection_window_size(bytes(two.window))
+        .initial_connection_window_size(two.connection_window())
         .max_send_buf_size(usize::try_from(two.send_buffer).unwrap_or(usize::MAX))
         .max_pending_accept_reset_streams(two.resets)
         .max_local_error_reset_streams(two.resets)

@@ -37,8 +37,9 @@ pub struct Http2Config {
     /// Requests of one connection at a time; more are refused. Fewer: pages with many parts load slower, more: one client has more of
     /// the node. [RFC 9113 6.5.2: at least 100]
     pub streams: u32,
-    /// Bytes of request bodies that a client may send before they are taken, of one stream and of all. Less: slow uploads over long
-    /// lines, more: more memory. \[guess\]
+    /// Bytes of request bodies that a client may send before they are taken, of one stream; of all of a connection four times as many,
+    /// so that an origin that takes nothing of one leaves room for others. Less: slow uploads over long lines, more: more memory.
+    /// \[guess\]
     #[serde(with = "size")]
     pub window: u64,
     /// Bytes of one answer that wait for the client's window. Less: slower over long lines, more: more memory. [bad-inputs H14]
@@ -68,6 +69,14 @@ impl Default for Http2Config {
     }
 }
 
+impl Http2Config {
+    /// The window of a whole connection [RFC 9113 6.9.1].
+    pub(crate) fn connection_window(&self) -> u32 {
+        let most = i32::MAX.unsigned_abs();
+        u32::try_from(self.window.saturating_mul(STREAM_WINDOWS)).unwrap_or(most).min(most)
+    }
+}
+
 /// The streams of one connection; runs their tasks.
 #[derive(Debug, Clone)]
 pub(crate) struct Streams(Arc<Counts>);
@@ -76,12 +85,20 @@ pub(crate) struct Streams(Arc<Counts>);
 struct Counts {
     begun: AtomicU64,
     running: AtomicU32,
+    /// Bytes that the client's system has taken.
+    sent: AtomicU64,
     pace: Pace,
 }
 
 impl Streams {
     pub(crate) fn new(pace: Pace) -> Self {
-        Self(Arc::new(Counts { begun: AtomicU64::new(0), running: AtomicU32::new(0), pace }))
+        let (begun, running, sent) = (AtomicU64::new(0), AtomicU32::new(0), AtomicU64::new(0));
+        Self(Arc::new(Counts { begun, running, sent, pace }))
+    }
+
+    /// So many bytes of the connection have gone out.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.0.sent.fetch_add(u64::try_from(bytes).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Ready once nothing was asked for a whole span, and nothing is under way.
@@ -90,6 +107,21 @@ impl Streams {
             let before = self.0.begun.load(Ordering::Relaxed);
             sleep(span).await;
             if self.0.running.load(Ordering::Relaxed) == 0 && self.0.begun.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
+
+    /// Ready once nothing is under way, and the client has taken less in a whole span of silence than it has to: what was handed on
+    /// last waits for its window after its task has ended.
+    pub(crate) async fn still(&self) {
+        let Pace { silence, rate, .. } = self.0.pace;
+        let least = rate.saturating_mul(silence.as_secs()).max(1);
+        loop {
+            let before = self.0.sent.load(Ordering::Relaxed);
+            sleep(silence).await;
+            let sent = self.0.sent.load(Ordering::Relaxed).wrapping_sub(before);
+            if self.0.running.load(Ordering::Relaxed) == 0 && sent < least {
                 return;
             }
         }
@@ -229,6 +261,9 @@ impl http_body::Body for Paced {
         self.body.size_hint()
     }
 }
+
+/// Streams whose windows a connection has room for.
+const STREAM_WINDOWS: u64 = 4;
 
 /// Streams that are taken to share a line at most, so that many that stall together end too.
 const SHARERS: u32 = 16;

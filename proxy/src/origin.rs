@@ -27,7 +27,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::{
-    breaker::{Breaker, BreakerConfig},
+    breaker::{Breaker, BreakerConfig, Way},
     config::Config,
     fairness::Tab,
     gated::client_pace,
@@ -214,15 +214,14 @@ impl OriginClient {
 
     async fn ask_in_turn(&self, to: &Upstream, request: &mut OriginRequest<'_>) -> Result<OriginAnswer, Failure> {
         let Ways { places, uploads, waiting, breaker } = self.ways(to);
-        let way = breaker.enter()?;
-        // A body comes as slowly as its client sends it: uploads leave places to others, and none stands for the origin's health.
+        let mut way = breaker.enter()?;
+        // A body comes as slowly as its client sends it: uploads leave places to others.
         let _upload = match request.body.is_some() {
-            true if way.is_probe() => return Err(Failure::CircuitOpen),
             true => Some(self.place(uploads, &waiting).await?),
             false => None,
         };
         let place = self.place(places, &waiting).await?;
-        let answer = self.ask_placed(to, request).await;
+        let answer = self.ask_placed(to, request, &mut way).await;
         if way.ended(answer.as_ref().err().copied()) {
             tracing::warn!(host = to.host, port = to.port, "this origin is left alone for a while");
             metrics::counter!("atoll_origin_circuit_opened_total").increment(1);
@@ -253,7 +252,12 @@ impl OriginClient {
         pools.values().filter(|pool| pool.breaker.is_open()).count()
     }
 
-    async fn ask_placed(&self, to: &Upstream, request: &mut OriginRequest<'_>) -> Result<OriginAnswer, Failure> {
+    async fn ask_placed(
+        &self,
+        to: &Upstream,
+        request: &mut OriginRequest<'_>,
+        way: &mut Way,
+    ) -> Result<OriginAnswer, Failure> {
         if request.is_repeatable()
             && let Some(kept) = self.kept(to)
         {
@@ -263,6 +267,10 @@ impl OriginClient {
             }
         }
         let fresh = self.connect(to).await?;
+        // A probe too, where nothing but uploads comes; but no slow one keeps others out of an origin that is back.
+        if request.body.is_some() {
+            way.step_aside();
+        }
         self.send(fresh, to, request).await.unwrap_or(Err(Failure::ResponseIncomplete))
     }
 

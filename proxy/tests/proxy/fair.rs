@@ -9,12 +9,17 @@ use std::{
 };
 
 use atoll_overlay::Level;
-use atoll_proxy::{Proxy, Share, Standing};
+use atoll_proxy::{Proxy, Share, Site, SiteOrigin, Standing};
 use bytes::Bytes;
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    sync::Semaphore,
+    task::JoinSet,
+};
 
 use crate::support::{
-    Do, Net, Origin, Response, alone, config_for, config_site, get, get_with, noise, ok, raw, soon, until,
+    Do, Net, Origin, Response, alone, config, config_for, config_site, exchange, get, get_with, noise, ok, raw,
+    refusing, soon, until,
 };
 
 async fn landed(proxy: &Proxy) {
@@ -79,7 +84,7 @@ async fn what_clients_send_counts_like_what_they_are_sent() {
         "POST / HTTP/1.1\r\nHost: own.test\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    let answer = crate::support::exchange(proxy.local_addrs()[0], request.as_bytes()).await;
+    let answer = exchange(proxy.local_addrs()[0], request.as_bytes()).await;
     assert!(answer.starts_with(b"HTTP/1.1 201 "), "{}", String::from_utf8_lossy(&answer));
     // The answer itself is two bytes.
     assert_eq!(proxy.standing().quota_left, Some(10_000 - 5_000 - 2));
@@ -176,6 +181,34 @@ async fn an_origin_that_is_gone_is_left_alone_and_found_again() {
     gone.store(false, Ordering::SeqCst);
     soon(async { while get(&proxy, &origin.host(), "/3").await.status != 200 {} }).await;
     assert_eq!(get(&proxy, &origin.host(), "/4").await.status, 200);
+}
+
+#[tokio::test]
+async fn an_origin_that_is_sent_uploads_only_is_found_again() {
+    let (address, taken) = refusing();
+    let mut config = config();
+    let origin = SiteOrigin::One(format!("http://{address}"));
+    config.sites.insert("own.test".to_owned(), Site { origin, ..Site::default() });
+    (config.breaker.failures, config.breaker.successes) = (1, 2);
+    (config.breaker.pause_first, config.breaker.pause_most) = (Duration::from_millis(1), Duration::from_millis(1));
+    let proxy = alone(config).await;
+    let post = async || {
+        let request = b"POST / HTTP/1.1\r\nHost: own.test\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi";
+        let answer = exchange(proxy.local_addrs()[0], request).await;
+        Response::read(&answer, false).status
+    };
+    assert_eq!((post().await, proxy.stats().circuits_open), (502, 1));
+    let listener = taken.listen(64).unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut got = Vec::new();
+            while !got.ends_with(b"hi") && matches!(stream.read_buf(&mut got).await, Ok(1..)) {}
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await;
+        }
+    });
+    soon(async { while post().await != 200 {} }).await;
+    assert_eq!(post().await, 200);
+    assert_eq!(proxy.stats().circuits_open, 0);
 }
 
 #[tokio::test]

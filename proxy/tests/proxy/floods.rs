@@ -1,6 +1,9 @@
 //! Clients that say nothing, or far too much: row H13 on both versions, and row H17 frame by frame.
 
-use std::{process::Command, time::Duration};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -231,14 +234,16 @@ async fn flooded() {
             let mut config = config_site(&origin);
             config.limits.idle_frames = 200;
             let proxy = alone(config).await;
+            let began = Instant::now();
             let errors = goaways(&flood(&proxy, frames).await);
             assert!(
                 errors.iter().any(|error| word.is_none_or(|word| *error == word) && *error != 0),
                 "{name}: {errors:?}"
             );
             until(|| proxy.stats().connections == 0).await;
-            // What was begun before the flood was seen for one.
-            assert!(origin.count() <= 256, "{name}: {} requests", origin.count());
+            // What was begun before the flood was seen for one: time allows more frames, ten a second.
+            let most = 256 + began.elapsed().as_millis() / 100;
+            assert!(origin.count() as u128 <= most, "{name}: {} requests, {most} allowed", origin.count());
             assert_eq!(get(&proxy, "own.test", "/after").await.status, 200, "{name}");
         }
         bombed().await;
@@ -270,29 +275,36 @@ fn resident() -> usize {
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<usize>().ok()).unwrap_or(0) << 10
 }
 
-// H17: one at a time, each taken up before it is given up, so that no queue of the parser's ever fills.
+// H17: each is taken up before it is given up, so that no queue of the parser's ever fills.
 #[tokio::test]
 async fn requests_that_are_given_up_one_by_one_come_to_an_end_too() {
     let origin = Origin::start(|_, _| vec![crate::support::Do::Hang]).await;
     let mut config = config_site(&origin);
     config.limits.idle_frames = 50;
+    config.http2.resets = 1_000;
     let proxy = alone(config).await;
     let mut stream = TcpStream::connect(proxy.local_addrs()[0]).await.unwrap();
     stream.write_all(&[PREFACE, &frame(4, 0, 0, &[])].concat()).await.unwrap();
-    let (mut said, mut begun) = (Vec::new(), 0);
-    for number in streams().take(5_000) {
-        let asked = [frame(1, WHOLE, number, &block(&GET)), frame(6, 0, 0, &u64::from(number).to_be_bytes())].concat();
-        if !soon(exchanged(&mut stream, &mut said, &asked, number)).await {
+    let (mut said, mut rounds, mut numbers) = (Vec::new(), 0, streams());
+    // Twenty are no flood; of sixty the last are too many, however long each round takes.
+    for size in std::iter::once(20).chain(std::iter::repeat_n(60, 100)) {
+        let group: Vec<u32> = numbers.by_ref().take(size).collect();
+        let last = group[size - 1];
+        let mut asked: Vec<u8> = group.iter().flat_map(|number| frame(1, WHOLE, *number, &block(&GET))).collect();
+        asked.extend(frame(6, 0, 0, &u64::from(last).to_be_bytes()));
+        if !soon(exchanged(&mut stream, &mut said, &asked, last)).await {
             break;
         }
-        begun += 1;
-        if stream.write_all(&frame(3, 0, number, &[0, 0, 0, 8])).await.is_err() {
+        until(|| origin.count() == 1).await;
+        rounds += 1;
+        let given_up: Vec<u8> = group.iter().flat_map(|number| frame(3, 0, *number, &[0, 0, 0, 8])).collect();
+        if stream.write_all(&given_up).await.is_err() {
             break;
         }
     }
     let _ = soon(stream.read_to_end(&mut said)).await;
-    assert!(goaways(&said).contains(&11), "{:?} after {begun}", goaways(&said));
-    assert!((10..200).contains(&begun), "{begun}");
+    assert!(goaways(&said).contains(&11), "{:?} after {rounds} rounds", goaways(&said));
+    assert!(rounds >= 2, "{rounds}");
     assert_eq!(origin.count(), 1, "all of them wait for one");
 }
 
