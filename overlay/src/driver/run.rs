@@ -152,7 +152,7 @@ impl Driver {
         outputs.into_iter().for_each(|output| self.perform(output));
     }
 
-    fn perform(&mut self, output: Output) {
+    pub(super) fn perform(&mut self, output: Output) {
         match output {
             Output::Send { to, message } => self.send(to, &message),
             Output::Pin { peer, keep } => {
@@ -186,6 +186,9 @@ impl Driver {
         let asks = matches!(message.body, Body::Request { .. });
         if asks {
             self.note_question(self.clock.now(), to);
+            if self.is_lost(to) {
+                return self.counters.dropped.add();
+            }
         }
         if asks
             && self.roads.is_linked(to)

@@ -45,7 +45,19 @@ pub async fn start(
     info: NodeInfo,
     saved: impl Into<Saved>,
 ) -> Result<Overlay, StartError> {
-    let saved = saved.into();
+    let (overlay, driver) = prepare(config, index, identity, info, saved.into()).await?;
+    tokio::spawn(driver.run());
+    Ok(overlay)
+}
+
+/// A node that listens, and the loop that is to run it.
+pub(super) async fn prepare(
+    config: Config,
+    index: crate::Config,
+    identity: &Identity,
+    info: NodeInfo,
+    saved: Saved,
+) -> Result<(Overlay, Driver), StartError> {
     config.check()?;
     let addresses = Addresses::read(&config)?;
     let names =
@@ -110,8 +122,7 @@ pub async fn start(
     driver.listen(&addresses.listen).await?;
     driver.recall_revocations();
     info!(node = %overlay.id(), peer = %me, at = ?overlay.listen_multiaddrs(), "the overlay listens");
-    tokio::spawn(driver.run());
-    Ok(overlay)
+    Ok((overlay, driver))
 }
 
 /// The configuration's addresses, read.

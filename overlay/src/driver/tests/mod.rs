@@ -12,6 +12,7 @@ use crate::{NodeId, NodeInfo, Roles, StreamError, Streams as _};
 
 mod closed;
 mod network;
+mod silent;
 mod stranger;
 use stranger::Stranger;
 

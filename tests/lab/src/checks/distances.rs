@@ -21,10 +21,12 @@ use crate::{
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let lab = stage.up(|_| ())?;
     // What else a machine does comes and goes, a router that is late does not: at short scale, where nobody answers for the machine,
-    // one quiet measurement of a few is enough.
+    // one quiet measurement of a few is enough. Only of how soon things came: no machine makes a packet overtake another.
     let (mut measured, mut times) = (Measured::of(stage, &lab)?, 1);
-    while !measured.holds(stage) && times < stage.by_scale(MOST_TIMES, 1) {
+    while !measured.is_in_time(stage) && times < stage.by_scale(MOST_TIMES, 1) {
+        let overtaken = measured.flow.overtaken;
         (measured, times) = (Measured::of(stage, &lab)?, times + 1);
+        measured.flow.overtaken = measured.flow.overtaken.max(overtaken);
     }
     measured.claims(stage);
     stage.figure("measured", f64::from(times), "times");
@@ -63,9 +65,10 @@ impl Measured {
         Ok(Self { errors: [v4?, v6?], asked, flow })
     }
 
-    /// Whether all that is claimed of it holds.
-    fn holds(&self, stage: &Stage<'_>) -> bool {
-        self.figures(stage).into_iter().all(|(.., value, _, wanted)| wanted.holds(value))
+    /// Whether what a busy machine may spoil holds.
+    fn is_in_time(&self, stage: &Stage<'_>) -> bool {
+        let timed = |name: &str| TIMED.iter().any(|timed| name.ends_with(timed));
+        self.figures(stage).into_iter().all(|(name, value, _, wanted)| !timed(&name) || wanted.holds(value))
     }
 
     fn claims(&self, stage: &mut Stage<'_>) {
@@ -203,5 +206,7 @@ fn receive(socket: &UdpSocket) -> Received {
 const PAIRS: [(&str, &str); 4] = [("a", "b"), ("c", "a"), ("e", "b"), ("d", "e")];
 /// Bytes in a datagram of the stream.
 const LENGTH: usize = 1400;
+/// The ends of the names of figures for which all is measured again.
+const TIMED: [&str; 2] = ["rtt_error_p95", "stream_received"];
 /// How often it is measured at most at short scale.
 const MOST_TIMES: u32 = 4;

@@ -32,17 +32,20 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
             "ms",
         );
         let mut told = Told::of(&lab, resolver, NAMES.iter().map(|name| (*name).to_owned()));
-        // Whole names are also what is tried, by the book, when an answer is late: on a busy machine that happens. Whoever tells them
-        // every time does not minimise.
-        for again in 0..AGAIN {
+        // Whole names are also what is tried, by the book, when an answer is late: on a busy machine, where short scale runs, that
+        // happens. Whoever tells some every time does not minimise.
+        for again in 0..stage.by_scale(AGAIN, 0) {
             if told.whole == 0 {
                 break;
             }
             lab.kill(&resolver.name, Signal::SIGTERM)?;
             lab.start(&resolver.name)?;
-            let fresh = format!("again{again}.{WILD}");
-            let _ = look_up(&lab, &client, &fresh);
-            told = Told::of(&lab, resolver, [fresh].into_iter());
+            let fresh = NAMES.map(|name| format!("{name}again{again}.{WILD}"));
+            let right = |name: &String| look_up(&lab, &client, name).is_ok_and(|found| !found.addresses.is_empty());
+            // Of what was not asked nothing can be told.
+            if fresh.iter().filter(|name| right(name)).count() == NAMES.len() {
+                told = Told::of(&lab, resolver, fresh.into_iter());
+            }
         }
         stage.claim(format!("{}/told_the_tld", resolver.name), told.parts as f64, "", Wanted::AtLeast(1.0));
         stage.claim(format!("{}/told_the_tld_whole", resolver.name), told.whole as f64, "", Wanted::Exactly(0.0));
@@ -84,5 +87,5 @@ const NAMES: [&str; 4] = ["www.static.test.", "deep.er.static.test.", "www.site.
 const DELEGATED: &str = "static.test.";
 /// Under it every name has an address.
 const WILD: &str = "wild.static.test.";
-/// How often a resolver is tried again.
+/// How often a resolver is tried again at most at short scale, with an empty cache and as many names that it never heard.
 const AGAIN: usize = 3;

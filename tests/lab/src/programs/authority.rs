@@ -32,7 +32,7 @@ fn nsd(host: &Host, zones: &[Zone], folder: &Path) -> String {
     let mut text = format!(
         "server:\n  ip-address: {v4}\n  ip-address: {v6}\n  server-count: 1\n  username: \"\"\n  chroot: \"\"\n  database: \"\"\n  \
          zonesdir: \"{folder}\"\n  zonelistfile: \"{folder}/zone.list\"\n  xfrdfile: \"{folder}/xfrd.state\"\n  \
-         xfrdir: \"{folder}\"\n  pidfile: \"{folder}/nsd.pid\"\n  rrl-ratelimit: 0\n\
+         xfrdir: \"{folder}\"\n  pidfile: \"\"\n  rrl-ratelimit: 0\n\
          remote-control:\n  control-enable: no\n"
     );
     for zone in zones {

@@ -58,7 +58,7 @@ fn unbound(host: &Host, ecs: bool, folder: &Path) -> String {
     };
     format!(
         "server:\n  interface: {v4}\n  interface: {v6}\n  username: \"\"\n  chroot: \"\"\n  directory: \"{at}\"\n  \
-         pidfile: \"{at}/unbound.pid\"\n  use-syslog: no\n  logfile: \"\"\n  verbosity: 1\n  num-threads: 1\n  access-control: 0.0.0.0/0 allow\n  \
+         pidfile: \"\"\n  use-syslog: no\n  logfile: \"\"\n  verbosity: 1\n  num-threads: 1\n  access-control: 0.0.0.0/0 allow\n  \
          access-control: ::/0 allow\n  root-hints: \"{at}/root.hints\"\n  module-config: \"{modules}\"\n  \
          local-zone: \"test.\" nodefault\n  qname-minimisation: yes\n{subnet}\
          remote-control:\n  control-enable: no\n"
