@@ -326,14 +326,14 @@ impl Purges {
         talk::fitting(self.ledger().lacking(heads).map(|entry| entry.signed.clone()))
     }
 
-    /// Whether a peer has forgotten what this node missed, by their signers' own words, or by its own if it knows no others. Until that is found, or given up with
+    /// Whether a peer has forgotten what this node missed, by their signers' own words. Until that is found, or given up with
     /// everything revalidated, the peer's answer is none.
     fn is_behind(&self, told: &Told) -> bool {
         let now = unix_millis(clock::now());
         let read = told.floors.iter().take(self.config.signers).filter_map(|signed| self.read(signed).ok());
         let floors: Vec<_> = read.map(|(signer, purge)| (signer, purge.number)).collect();
         let ledger = self.ledger();
-        floors.iter().chain(&told.unsigned).any(|(signer, floor)| ledger.misses(*signer, *floor, now))
+        floors.iter().any(|(signer, floor)| ledger.misses(*signer, *floor, now))
     }
 
     /// The proxies this node knows, itself left out.

@@ -8,8 +8,7 @@
 //!
 //! The answer is 200 with protobuf: { 1: chains { 1: signer, 2: head }, 2: signed purges that the asker lacks, 3: whether there are
 //! more, 4: floors }, as of after it took the asker's. A floor is what the answerer forgot before its time and the asker never knew:
-//! the newest such purge of a signer, signed by it like any other. Nodes of before say no more than its number, in the chain (3): that is
-//! nobody's word, and makes such an answer none as long as it is above what is here.
+//! the newest such purge of a signer, signed by it like any other.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,8 +30,6 @@ pub(super) struct Told {
     pub(super) heads: Heads,
     /// Signed purges that were forgotten before their time.
     pub(super) floors: Vec<Bytes>,
-    /// The same as nodes of before said it: only up to which number of a signer's.
-    pub(super) unsigned: Vec<(NodeId, u64)>,
     /// Signed purges.
     pub(super) records: Vec<Bytes>,
     pub(super) more: bool,
@@ -76,7 +73,7 @@ pub(crate) async fn get(
 
 /// The answer to somebody with these heads.
 pub(super) fn answer(ledger: &Ledger, heads: &Heads) -> Response<Body> {
-    let chain = |(signer, head): (&NodeId, &u64)| ChainWire { signer: id_bytes(*signer), head: *head, floor: 0 };
+    let chain = |(signer, head): (&NodeId, &u64)| ChainWire { signer: id_bytes(*signer), head: *head };
     let mut wire = ToldWire { chains: ledger.heads().iter().map(chain).collect(), ..ToldWire::default() };
     let mut room = RECORDS;
     let mut fits = |signed: &Bytes| {
@@ -140,11 +137,7 @@ impl Told {
         let wire = ToldWire::decode(bytes).ok()?;
         let mut told = Self { records: wire.records, floors: wire.floors, more: wire.more, ..Self::default() };
         for chain in wire.chains.iter().take(SIGNERS) {
-            let signer = id(&chain.signer)?;
-            told.heads.insert(signer, chain.head);
-            if chain.floor > 0 && told.floors.is_empty() {
-                told.unsigned.push((signer, chain.floor));
-            }
+            told.heads.insert(id(&chain.signer)?, chain.head);
         }
         Some(told)
     }
@@ -184,9 +177,6 @@ struct ChainWire {
     signer: Bytes,
     #[prost(uint64, tag = "2")]
     head: u64,
-    /// Where floors stood before they were signed; read, and never written.
-    #[prost(uint64, tag = "3")]
-    floor: u64,
 }
 
 /// Where peers ask for purges; no object's key looks so.

@@ -128,30 +128,6 @@ async fn what_was_forgotten_counts_in_its_signer_s_words_only() {
     assert_eq!(edition(&one, &origin, "/b/x", "*/*").await, "2");
 }
 
-// A network is upgraded node by node.
-#[tokio::test]
-async fn a_node_that_only_hears_unsigned_words_of_what_it_missed_is_in_doubt() {
-    let now = Arc::new(AtomicUsize::new(1));
-    let origin = editions(&now).await;
-    let net = Net::new(Level(1));
-    net.acquainted.store(true, Ordering::SeqCst);
-    let mut config = quick(&origin);
-    config.purges.unheard = Duration::ZERO;
-    let one = net.proxy(1, quick(&origin)).await;
-    let two = net.proxy(2, config).await;
-    assert_eq!(edition(&two, &origin, "/a/x", "*/*").await, "1");
-    // It has been in step with somebody.
-    soon(one.purge(tag("z"), true, Duration::from_secs(30))).await.unwrap();
-    net.kill(1);
-    one.stop().await;
-    let signer = Bytes::copy_from_slice(info(1).id.key().as_bytes());
-    let chains = vec![Chain { signer, head: millis() + 9, floor: millis() + 9 }];
-    let asked = tells(net.node(9), &Told { chains, ..Told::default() });
-    until(|| asked.lock().unwrap().len() > 2).await;
-    now.store(2, Ordering::SeqCst);
-    soon(async { while edition(&two, &origin, "/a/x", "*/*").await != "2" {} }).await;
-}
-
 // P03: else one peer could have all that is stored asked for again at each purge of anything.
 #[tokio::test]
 async fn a_purge_that_is_told_of_as_forgotten_is_a_purge_and_no_more() {
