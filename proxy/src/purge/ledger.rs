@@ -154,6 +154,20 @@ impl Ledger {
         floor > self.head(signer) && floor.saturating_add(millis(self.bounds.keep)) >= now && self.has_room(signer)
     }
 
+    /// Goes on above what a peer has forgotten before its time and this node never knew, which it has found signed by that signer.
+    /// Whoever calls this has everything revalidated. False if nothing was missed; `now` in milliseconds.
+    pub(crate) fn miss(&mut self, floors: &[(NodeId, Floor)], now: u64) -> bool {
+        let mut missed = false;
+        for (signer, floor) in floors {
+            if self.misses(*signer, floor.number, now) {
+                missed = true;
+                self.chains.insert(*signer, Chain { head: floor.number, floor: Some(floor.clone()) });
+                self.advance(*signer);
+            }
+        }
+        missed
+    }
+
     /// Whether a signer's purge is missing between others of it.
     pub(crate) fn has_gap(&self) -> bool {
         !self.gaps().is_empty()
@@ -456,13 +470,14 @@ mod tests {
         let told: Vec<_> = full.floors(&Heads::new()).cloned().collect();
         assert_eq!((full.iter().count(), &told[..]), (BOUNDS.records, &[floors[0].1.clone(), floors[1].1.clone()][..]));
         assert_eq!(full.floors(&heads(&[(1, 22), (2, 10)])).count(), 1, "who knew it needs no telling");
-        // Who knew less has missed some, who knew all of it has not.
-        let misses = |ledger: &Ledger, now| floors.each_ref().map(|(by, floor)| ledger.misses(*by, floor.number, now));
-        assert_eq!(misses(&ledger(&[(1, 22, 0), (2, 11, 0)]), 100), [false, false]);
-        assert_eq!(misses(&ledger(&[(1, 21, 0)]), 100), [true, true]);
+        // A node that knew 21 and nothing of the other has missed some; one that knew all of it has not.
+        assert!(!ledger(&[(1, 22, 0), (2, 11, 0)]).miss(&floors, 100));
+        let mut behind = ledger(&[(1, 21, 0)]);
+        assert!(behind.miss(&floors, 100) && !behind.miss(&floors, 100));
+        assert_eq!(behind.heads(), heads(&[(1, 22), (2, 11)]));
         // Whose purges find no room here has no floor here either, and what is too old to be taken is not missed.
-        assert!(!full.misses(signer(3), 50, 100));
-        assert_eq!(misses(&ledger(&[]), 100 + 31 * DAY), [false, false]);
+        assert!(!full.miss(&[(signer(3), floor(3, 50, 0))], 100));
+        assert!(!ledger(&[]).miss(&floors, 100 + 31 * DAY));
         // What is forgotten in time is no floor.
         full.add(entry(1, 40 * DAY, 30), 40 * DAY);
         assert_eq!(

@@ -28,9 +28,9 @@ use tokio::{
 
 use super::{
     config::Purging,
-    ledger::{Heads, Ledger},
+    ledger::{Floor, Heads, Ledger},
     purges::{Purges, unix_millis},
-    talk::{self, Told},
+    talk,
 };
 use crate::clock;
 
@@ -303,20 +303,20 @@ impl Purges {
                 return false;
             };
             self.step.note(peer, told.heads.clone(), self.config.nodes);
+            if !self.take_floors(&told.floors).await {
+                return false;
+            }
             let came = !(told.records.is_empty() && told.floors.is_empty());
-            // What a peer has forgotten is a purge like any other; what lies before it, and is not here, shows as a gap.
-            let floors = told.floors.iter().take(self.config.signers);
-            for record in floors.chain(&told.records) {
+            for record in &told.records {
                 self.hear(record).await;
             }
-            let behind = self.is_behind(&told);
             let unmoved = theirs.as_ref() == Some(&told.heads);
             let lacking = !self.lacked_by(&told.heads).is_empty();
             theirs = Some(told.heads);
             // What the other does not take once, it does not take twice.
             let push = lacking && (pushed.is_empty() || !unmoved);
             if !(push || (told.more && came && self.heads() != heads)) {
-                return !behind;
+                return true;
             }
         }
         true
@@ -326,14 +326,27 @@ impl Purges {
         talk::fitting(self.ledger().lacking(heads).map(|entry| entry.signed.clone()))
     }
 
-    /// Whether a peer has forgotten what this node missed, by their signers' own words. Until that is found, or given up with
-    /// everything revalidated, the peer's answer is none.
-    fn is_behind(&self, told: &Told) -> bool {
+    /// A peer has forgotten what this node never knew, if their signers' own words show that these were made. False if what is stored
+    /// could not be marked.
+    async fn take_floors(&self, floors: &[Bytes]) -> bool {
         let now = unix_millis(clock::now());
-        let read = told.floors.iter().take(self.config.signers).filter_map(|signed| self.read(signed).ok());
-        let floors: Vec<_> = read.map(|(signer, purge)| (signer, purge.number)).collect();
-        let ledger = self.ledger();
-        floors.iter().any(|(signer, floor)| ledger.misses(*signer, *floor, now))
+        let mut missed = Vec::new();
+        for signed in floors.iter().take(self.config.signers) {
+            match self.read(signed) {
+                Ok((signer, purge)) if self.ledger().misses(signer, purge.number, now) => {
+                    missed.push((signer, Floor { number: purge.number, signed: signed.clone() }));
+                }
+                Ok(_) => {}
+                Err(error) => Self::refuse(&error),
+            }
+        }
+        if missed.is_empty() {
+            return true;
+        }
+        let done = self.revalidate("peers have forgotten purges that this node never heard of", |ledger| {
+            ledger.miss(&missed, now);
+        });
+        done.await.inspect_err(|error| tracing::warn!(%error, "what is stored could not be marked")).is_ok()
     }
 
     /// The proxies this node knows, itself left out.
