@@ -25,8 +25,6 @@ mod join;
 
 mod expulsion;
 
-mod fair;
-
 mod voice;
 
 mod dialback;

@@ -30,7 +30,6 @@ use tracing::warn;
 
 use super::{
     address::{self, Carrier},
-    fair::Fair,
     identity::Identity,
 };
 
@@ -55,7 +54,6 @@ pub(super) fn build(identity: &Identity, settings: &Settings) -> Result<Boxed<(P
     let both = || {
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
         let tcp = Tcp { inner: tcp, source: settings.source }
-            .map(|stream, _| Fair::new(stream))
             .upgrade(Version::V1Lazy)
             .authenticate(noise.clone())
             .multiplex(yamux.clone())
