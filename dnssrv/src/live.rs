@@ -203,8 +203,12 @@ impl Watch {
         let asked = nodes
             .iter()
             .filter(|node| self.proxy(node, Some(true)).is_some() || self.proxy(node, Some(false)).is_some());
-        let asked = asked.count();
-        live > 0 && asked >= FEW && live * 100 < asked * usize::try_from(self.health.panic).unwrap_or(0)
+        live > 0 && self.is_blind(live, asked.count())
+    }
+
+    /// Whether fewer of those asked are live than can be believed.
+    fn is_blind(&self, live: usize, asked: usize) -> bool {
+        asked >= FEW && live * 100 < asked * usize::try_from(self.health.panic).unwrap_or(0)
     }
 
     /// Those known from pointers that do not answer. Where nearly none does, this server's own sight is the likelier fault.
@@ -216,9 +220,8 @@ impl Watch {
                 .filter(move |(address, target)| !target.own && target.live.is_some() && address.is_ipv4() == is_v4);
             let gone: Vec<SocketAddr> =
                 asked.clone().filter(|(_, target)| target.live == Some(false)).map(|(address, _)| *address).collect();
-            let (asked, panic) = (asked.count(), usize::try_from(self.health.panic).unwrap_or(0));
-            let blind = asked >= FEW && (asked - gone.len()) * 100 < asked * panic;
-            if blind { Vec::new() } else { gone }
+            let asked = asked.count();
+            if self.is_blind(asked - gone.len(), asked) { Vec::new() } else { gone }
         };
         [of(true), of(false)].concat()
     }
