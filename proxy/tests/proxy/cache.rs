@@ -453,13 +453,7 @@ async fn an_object_larger_than_the_memory_for_fills_streams_to_all() {
 async fn requests_and_flights_have_ceilings_that_answer_503() {
     for flights in [true, false] {
         let gate = Arc::new(Semaphore::new(0));
-        let held = Arc::clone(&gate);
-        let origin = Origin::start(move |_, _| {
-            let mut steps = ok("Cache-Control: max-age=60\r\n", &Bytes::from_static(b"x"));
-            steps.insert(0, Do::Wait(Arc::clone(&held)));
-            steps
-        })
-        .await;
+        let origin = Origin::behind(&gate, "Cache-Control: max-age=60\r\n", b"x").await;
         let mut config = config_for(&origin);
         if flights {
             config.limits.flights = 1

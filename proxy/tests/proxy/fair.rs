@@ -214,13 +214,7 @@ async fn an_origin_that_is_sent_uploads_only_is_found_again() {
 #[tokio::test]
 async fn so_many_wait_for_one_origin_and_no_more() {
     let gate = Arc::new(Semaphore::new(0));
-    let held = Arc::clone(&gate);
-    let origin = Origin::start(move |_, _| {
-        let mut steps = ok("Cache-Control: max-age=60\r\n", &Bytes::from_static(b"x"));
-        steps.insert(0, Do::Wait(Arc::clone(&held)));
-        steps
-    })
-    .await;
+    let origin = Origin::behind(&gate, "Cache-Control: max-age=60\r\n", b"x").await;
     let mut config = config_for(&origin);
     (config.limits.origin_connections, config.limits.origin_queue) = (1, 1);
     let proxy = Arc::new(alone(config).await);

@@ -111,13 +111,7 @@ async fn a_lone_node_asks_no_index_and_shares_what_it_fetches_once_somebody_come
 #[tokio::test]
 async fn waiting_on_a_slow_origin_starts_no_second_fetch() {
     let gate = Arc::new(Semaphore::new(0));
-    let held = Arc::clone(&gate);
-    let origin = Origin::start(move |_, _| {
-        let mut steps = ok("Cache-Control: max-age=60\r\n", &Bytes::from_static(b"late"));
-        steps.insert(0, Do::Wait(Arc::clone(&held)));
-        steps
-    })
-    .await;
+    let origin = Origin::behind(&gate, "Cache-Control: max-age=60\r\n", b"late").await;
     let net = Net::new(Level(1));
     let fast = |origin: &Origin| {
         let mut config = config_for(origin);

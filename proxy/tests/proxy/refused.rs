@@ -11,7 +11,7 @@ use tokio::{
     sync::Semaphore,
 };
 
-use crate::support::{Do, Origin, alone, config_for, config_site, exchange, get, get_with, noise, ok, soon, until};
+use crate::support::{Origin, alone, config_for, config_site, exchange, get, get_with, noise, ok, soon, until};
 
 /// Bytes that parsers are known to disagree about.
 const ODD: [u8; 13] = [0x01, 0x04, 0x08, 0x09, 0x0a, 0x0b, 0x0c, 0x0d, 0x1f, 0x20, 0x7f, 0xa0, 0xff];
@@ -234,13 +234,7 @@ async fn every_refusal_is_a_line_in_the_access_log_in_every_format() {
 #[tokio::test]
 async fn what_is_turned_away_for_want_of_room_or_by_the_other_version_is_logged_too() {
     let gate = Arc::new(Semaphore::new(0));
-    let held = Arc::clone(&gate);
-    let origin = Origin::start(move |_, _| {
-        let mut steps = ok("Cache-Control: max-age=60\r\n", &Bytes::from_static(b"x"));
-        steps.insert(0, Do::Wait(Arc::clone(&held)));
-        steps
-    })
-    .await;
+    let origin = Origin::behind(&gate, "Cache-Control: max-age=60\r\n", b"x").await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("log");
     let mut config = config_site(&origin);

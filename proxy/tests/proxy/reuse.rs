@@ -343,13 +343,7 @@ async fn a_variant_that_is_being_fetched_is_overtaken_by_an_unsafe_method() {
 #[tokio::test]
 async fn variants_that_come_at_once_are_all_kept() {
     let gate = Arc::new(Semaphore::new(0));
-    let held = Arc::clone(&gate);
-    let origin = Origin::start(move |_, _| {
-        let mut steps = ok("Cache-Control: max-age=60\r\nVary: Foo\r\n", &Bytes::from_static(b"x"));
-        steps.insert(0, Do::Wait(Arc::clone(&held)));
-        steps
-    })
-    .await;
+    let origin = Origin::behind(&gate, "Cache-Control: max-age=60\r\nVary: Foo\r\n", b"x").await;
     let proxy = Arc::new(alone(config_site(&origin)).await);
     gate.add_permits(1);
     let ask = |number: usize| {

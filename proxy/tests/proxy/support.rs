@@ -76,7 +76,18 @@ impl Origin {
         Self::start_at(([127, 0, 0, 1], 0).into(), script).await
     }
 
-    /// The same at this address.
+    /// An origin whose answers, all with these fields and this body, wait for a permit each before their head.
+    pub(crate) async fn behind(gate: &Arc<Semaphore>, fields: &'static str, body: &'static [u8]) -> Self {
+        let held = Arc::clone(gate);
+        Self::start(move |_, _| {
+            let mut steps = ok(fields, &Bytes::from_static(body));
+            steps.insert(0, Do::Wait(Arc::clone(&held)));
+            steps
+        })
+        .await
+    }
+
+    /// One with a script, at this address.
     pub(crate) async fn start_at(
         at: SocketAddr,
         script: impl Fn(usize, &str) -> Vec<Do> + Send + Sync + 'static,
