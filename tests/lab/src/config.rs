@@ -31,6 +31,9 @@ pub struct Config {
     pub most_control: usize,
     /// Longest control message in bytes. `[guess]`
     pub longest_control: usize,
+    /// Have nodes log every question, which takes all of them off the fast path, so that scenarios can say why a client was sent
+    /// where it was.
+    pub questions: bool,
 }
 
 impl Default for Config {
@@ -45,6 +48,7 @@ impl Default for Config {
             most_under_way: 65_536,
             most_control: 8,
             longest_control: 65_536,
+            questions: false,
         }
     }
 }

@@ -34,6 +34,9 @@ pub(crate) struct Common {
     /// At full scale: more hosts, longer runs.
     #[arg(long, global = true)]
     pub(crate) long: bool,
+    /// Have nodes log every question, and say of clients that were sent too far how that came about.
+    #[arg(long, global = true)]
+    pub(crate) questions: bool,
 }
 
 impl Common {

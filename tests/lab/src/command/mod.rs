@@ -48,7 +48,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(common: &Common, command: Command) -> Result<ExitCode, Error> {
-    let config = Config { atoll: common.atoll.clone(), ..Config::default() };
+    let config = Config { atoll: common.atoll.clone(), questions: common.questions, ..Config::default() };
     let ask = |request| ask(common, &request);
     match command {
         Command::Up { foreground: false, detached: false, .. } if userns::is_needed() => {
