@@ -80,7 +80,7 @@ impl Answers {
                 "  {of}: {} sent to {} for {} at {to} ms, one is at {best} ms",
                 sent.client, sent.node, sent.site
             ));
-            if lab.config().questions && number < EXPLAINED {
+            if number < EXPLAINED {
                 why::say(lab, &sent.client, &sent.site);
             }
         }

@@ -9,6 +9,9 @@ use crate::{address::HostId, lab::Lab, measure::fetch_locally, programs::node::Q
 /// Says on stderr how a client's resolver came to its answer about a site: the last questions about it, of all nodes, in the order
 /// of their time, and what the nodes that were asked know of the resolver's prefixes.
 pub(super) fn say(lab: &Lab, client: &str, site: &str) {
+    if !lab.config().questions {
+        return;
+    }
     let resolver = lab.scenario().host(client).ok().and_then(|client| client.resolver);
     let Some(resolver) = resolver else { return };
     let target = nodes(lab).first().and_then(|node| target(lab, &node.name, resolver, site));
