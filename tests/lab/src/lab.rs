@@ -238,7 +238,13 @@ impl Lab {
                 pids: pids[index].iter().map(|pid| pid.as_raw()).collect(),
             }
         });
-        Status { lab: self.scenario.name.clone(), pid: std::process::id(), hosts: hosts.collect(), wan: self.report() }
+        Status {
+            lab: self.scenario.name.clone(),
+            pid: std::process::id(),
+            init: self.family.as_ref().map_or(0, Family::first),
+            hosts: hosts.collect(),
+            wan: self.report(),
+        }
     }
 
     fn running(&self) -> MutexGuard<'_, Vec<Option<Child>>> {
