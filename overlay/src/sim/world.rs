@@ -293,8 +293,13 @@ impl Sim {
 
     fn happen(&mut self, event: Event) {
         let node = event.node();
-        if let Some(until) = self.places.get(usize_of(node)).map(|one| one.frozen).filter(|until| *until > self.now) {
-            return self.queue.push(until, event);
+        let at = self.now;
+        if let Some(place) = self.places.get_mut(usize_of(node)).filter(|place| place.frozen > at) {
+            // It wakes as soon as it can, unless it has been told of an earlier time meanwhile.
+            if matches!(event, Event::Wake { .. }) && place.wake == at {
+                place.wake = place.frozen;
+            }
+            return self.queue.push(place.frozen, event);
         }
         match event {
             Event::Wake { node } => self.wake(node),

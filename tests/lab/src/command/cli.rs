@@ -140,4 +140,13 @@ pub(crate) enum Command {
     /// Be the first process of a lab's PID namespace.
     #[command(hide = true)]
     Init,
+    /// Become a command in a host of the lab that `--lab` names.
+    #[command(hide = true)]
+    Become {
+        /// The host.
+        host: String,
+        /// The command and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
 }
