@@ -126,7 +126,7 @@ fn questions(views: &[Vec<LevelInfo>], random: &mut StdRng, gets: usize) -> Vec<
     questions
 }
 
-/// Two rows a level, of the gets that both sides answered there, and one of how many were answered at all.
+/// Two rows a level, of the gets that both sides answered there; how many were answered at all, and how many by the same pointers.
 fn rows_of(report: &mut Report, questions: &[Question], real: &[Answer], simulated: &[Answer]) {
     let mut levels: Vec<Level> = questions.iter().map(|question| question.level).collect();
     levels.sort_unstable();
@@ -142,11 +142,11 @@ fn rows_of(report: &mut Report, questions: &[Question], real: &[Answer], simulat
             report.add(row.against("simulator", percentile(&mut simulated, share)));
         }
     }
-    let found = |answers: &[Answer]| {
-        let found = answers.iter().filter(|answer| answer.level.is_some()).count();
-        100.0 * found as f64 / answers.len().max(1) as f64
-    };
+    let percent = |count: usize| 100.0 * count as f64 / questions.len().max(1) as f64;
+    let found = |answers: &[Answer]| percent(answers.iter().filter(|answer| answer.level.is_some()).count());
     report.add(Row::new("swarms_found", found(real), "%").against("simulator", found(simulated)));
+    let alike = real.iter().zip(simulated).filter(|(real, simulated)| real.holders == simulated.holders).count();
+    report.add(Row::new("swarms_alike", percent(alike), "%"));
 }
 
 fn millis(span: Duration) -> f64 {
