@@ -147,7 +147,7 @@ impl Membership {
 
 /// Whether a cluster is better than another: larger by the margin; if neither is, the lower id. Of two small ones always the lower
 /// id: their sizes change faster than news of them travels, and by size two would change places.
-fn is_better(one: (u32, Key), other: (u32, Key), margin_percent: u32) -> bool {
+pub(super) fn is_better(one: (u32, Key), other: (u32, Key), margin_percent: u32) -> bool {
     let scale = |size: u32, percent: u32| u64::from(size) * u64::from(percent);
     if one.0 <= SMALL && other.0 <= SMALL {
         one.1 < other.1

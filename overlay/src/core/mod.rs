@@ -48,6 +48,8 @@ mod glance;
 pub(crate) mod warm;
 
 #[cfg(test)]
+mod laws;
+#[cfg(test)]
 mod tests;
 
 use bytes::Bytes;
