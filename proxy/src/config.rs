@@ -452,6 +452,12 @@ pub struct Peers {
     pub puts_per_second: u32,
     /// Announced keys remembered, for renewal. Past it the rest lapses and is announced at its next hit. \[guess\]
     pub announced: usize,
+    /// Announcements and withdrawals under way at a time; each holds a task and an RPC. Fewer: what is new is told of later, more:
+    /// memory and traffic in a burst. \[guess\]
+    pub puts_at_once: usize,
+    /// Keys remembered that are to be withdrawn, or were in the last 30 s; what peers merely asked for in vain takes half of them at
+    /// most. Fewer: references stand until they lapse, more: memory, 64 bytes or so each. \[guess\]
+    pub withdrawn: usize,
     /// A peer that failed is not asked for so long. [users C6]
     #[serde(with = "span")]
     pub shun: Duration,
@@ -499,6 +505,8 @@ impl Default for Peers {
             reference_whole: Duration::from_secs(3600),
             puts_per_second: 20,
             announced: 65_536,
+            puts_at_once: 256,
+            withdrawn: 4_096,
             shun: Duration::from_secs(30),
             liar: Duration::from_secs(3_600),
             uploads: 32,
