@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    absence::Absence,
     announce::Announcer,
     company::Company,
     config::{Any, Config, Origins},
@@ -143,7 +144,14 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// What peers are asked for it.
     pub(crate) fn of_peers(&self) -> PeerRequest {
-        PeerRequest { key: self.key, url: self.url.clone(), site: self.site.clone(), from: None, to: None }
+        PeerRequest {
+            key: self.key,
+            url: self.url.clone(),
+            site: self.site.clone(),
+            from: None,
+            to: None,
+            absence: Absence::default(),
+        }
     }
 
     /// The key of the variant that this request selects.

@@ -96,6 +96,7 @@ pub use purge::{NodeAck, PurgeError, PurgeReport, PurgeTarget, Purging};
 mod trace;
 pub use trace::{Traced, TracedStep, trace_pass};
 
+mod absence;
 mod announce;
 mod checked;
 mod company;

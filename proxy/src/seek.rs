@@ -199,8 +199,9 @@ impl Seek {
         }
     }
 
-    /// One more holder of this very copy, as near as the one that sends it, once there is one. Nothing is lost if it is not waited for.
-    pub(crate) async fn another(&mut self, like: &Candidate) -> Candidate {
+    /// One more holder of this very copy, as near as the one that sends it, once there is one and it is wanted; what is answered meanwhile
+    /// is taken in, wanted or not: it may be a lease. Nothing is lost if it is not waited for.
+    pub(crate) async fn another(&mut self, like: &Candidate, wanted: bool) -> Candidate {
         let cache = Arc::clone(&self.cache);
         let is_one = |other: &Candidate| {
             let (this, that) = (&other.reference, &like.reference);
@@ -211,7 +212,7 @@ impl Seek {
                 && this.validator == that.validator
         };
         loop {
-            let place = self.queue.iter().position(is_one);
+            let place = self.queue.iter().position(is_one).filter(|_| wanted);
             if let Some(candidate) = place.and_then(|place| self.queue.remove(place)) {
                 self.tried.push(candidate.value.holder);
                 return candidate;
