@@ -465,6 +465,10 @@ pub struct Peers {
     /// punished long after. \[guess\]
     #[serde(with = "span")]
     pub liar: Duration,
+    /// A peer whose signed copies the origins of so many sites contradict lied everywhere; of fewer, for these hosts alone, since an
+    /// origin may answer each asker differently. Fewer: origins have honest peers accused, more: a peer that lies is found out for
+    /// one host after the other. \[guess\]
+    pub contradicted: usize,
     /// Peers that one growing copy over 1 MiB is given to at a time: to half of them at once, to the others as long as those keep up; 0:
     /// to all that ask. Fewer: longer chains of peers, and more of them to begin anew when one dies; more: the line is shared among
     /// many. [bad-inputs P13] \[guess\]
@@ -509,6 +513,7 @@ impl Default for Peers {
             withdrawn: 4_096,
             shun: Duration::from_secs(30),
             liar: Duration::from_secs(3_600),
+            contradicted: 3,
             uploads: 32,
             sources: 4,
             ahead: 128 << 20,

@@ -109,6 +109,7 @@ mod frames;
 mod from_origin;
 mod keeper;
 mod ledger;
+mod liars;
 mod memory;
 mod peer;
 mod recheck;

@@ -134,6 +134,8 @@ impl From<NotSigned> for PeerError {
 pub(crate) struct PeerFill {
     pub(crate) holder: Candidate,
     pub(crate) meta: Meta,
+    /// Of the URL.
+    host: String,
     cache: Arc<Cache>,
     copied: Copied,
     checked: Checked,
@@ -235,7 +237,7 @@ pub(crate) async fn ask(
                     return Err(PeerError::Misbehaved);
                 }
                 let signer = head_signer(cache.streams.as_ref(), request.key, &meta).ok_or(PeerError::Misbehaved)?;
-                if cache.liars.get(&signer).is_some() {
+                if !cache.liars.believes(signer, request.url.host()) {
                     return Err(PeerError::Absent);
                 }
                 meta.initial_age = meta.initial_age.max(age_at_least(&meta, meta.received));
@@ -246,7 +248,8 @@ pub(crate) async fn ask(
                 let checked = Checked::from(request.from.map_or(0, |(from, _)| from));
                 let pace = whole.then(|| Pace::of(&cache, &holder));
                 let stall = cache.config.peers.stall;
-                return Ok(PeerFill { holder, meta, cache, copied, checked, body, frames, stall, pace, absence });
+                let host = request.url.host().to_owned();
+                return Ok(PeerFill { holder, meta, host, cache, copied, checked, body, frames, stall, pace, absence });
             }
             Frame::Abort(abort) => return Err(PeerError::Aborted(abort)),
             Frame::Signed(_) | Frame::Data(_) | Frame::End(_) => return Err(PeerError::Misbehaved),
@@ -308,7 +311,7 @@ impl PeerFill {
                 let group = Group::decode(bytes).ok_or(PeerError::Misbehaved)?;
                 let streams = self.cache.streams.as_ref();
                 let signer = self.copied.signer(streams, &group).ok_or(PeerError::Misbehaved)?;
-                if self.cache.liars.get(&signer).is_some() {
+                if !self.cache.liars.believes(signer, &self.host) {
                     return Err(PeerError::Absent);
                 }
                 self.checked.promised(&group)?;
