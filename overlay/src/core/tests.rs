@@ -177,6 +177,7 @@ fn every_operation_ends_once_by_its_deadline_though_nobody_answers() {
         Command::Withdraw(key(3)),
         Command::Acquire(Acquire { key: key(2), reference: reference.clone(), ttl: TTL, failed: Vec::new() }),
         Command::Beat(lease, reference.clone()),
+        Command::Release(lease),
         Command::Pass(lease, Marker::Pass(TTL)),
         Command::Spread(reference),
     ];

@@ -121,6 +121,14 @@ pub(super) fn beat(sim: &mut Sim, node: usize, lease: Lease) -> Result<Beat, Ind
     }
 }
 
+pub(super) fn release(sim: &mut Sim, node: usize, lease: Lease) -> Result<Beat, IndexError> {
+    let op = sim.command(node, Command::Release(lease));
+    match sim.wait(op, secs(10)) {
+        Some((_, Outcome::Beat(result))) => result,
+        other => panic!("a release ends in a beat's outcome, not {other:?}"),
+    }
+}
+
 pub(super) fn pass(sim: &mut Sim, node: usize, lease: Lease, marker: Marker) -> Result<(), IndexError> {
     let op = sim.command(node, Command::Pass(lease, marker));
     match sim.wait(op, secs(10)) {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail a test by panicking")]
 
 mod counted;
+mod crowds;
 mod hot;
 mod lost;
 mod net;
