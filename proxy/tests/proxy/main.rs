@@ -4,8 +4,11 @@
 
 mod counted;
 mod hot;
+mod invalid;
 mod lost;
 mod net;
+mod parts;
+mod posted;
 mod reuse;
 mod script;
 mod sites;
@@ -15,6 +18,7 @@ mod support;
 mod swarm;
 mod told;
 mod trace;
+mod variants;
 
 mod cache;
 mod differ;
