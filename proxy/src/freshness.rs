@@ -304,9 +304,9 @@ fn heuristic(
         .map_or(silent, |since| (since / 10).min(most).max(silent.min(config.default)))
 }
 
-/// Heuristically cacheable [RFC 9110 15.1]; partial content apart, which is kept as a part.
+/// Heuristically cacheable [RFC 9110 15.1].
 fn is_heuristic(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
+    matches!(status.as_u16(), 200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
 /// What their caching requires is done here: what `must-understand` asks for.
