@@ -408,9 +408,9 @@ fn same_entity(stored: &HeaderMap, update: &HeaderMap) -> bool {
         || changed(update).is_some() && changed(update) == changed(stored)
 }
 
-/// An answer without a date is of the moment it came [RFC 9110 6.6.1].
+/// An answer without a date, or with one that is none, is of the moment it came [RFC 9110 6.6.1].
 pub(crate) fn dated(fields: &mut HeaderMap, received: SystemTime) {
-    if !fields.contains_key(header::DATE)
+    if freshness::date(fields, &header::DATE).is_none()
         && let Ok(date) = httpdate::fmt_http_date(received).try_into()
     {
         fields.insert(header::DATE, date);
