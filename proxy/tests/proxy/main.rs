@@ -21,6 +21,7 @@ mod trace;
 mod variants;
 
 mod cache;
+mod clauses;
 mod differ;
 mod fair;
 mod faults;
