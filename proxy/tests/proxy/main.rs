@@ -5,8 +5,11 @@
 mod counted;
 mod crowds;
 mod hot;
+mod invalid;
 mod lost;
 mod net;
+mod parts;
+mod posted;
 mod reuse;
 mod script;
 mod sites;
@@ -16,8 +19,10 @@ mod support;
 mod swarm;
 mod told;
 mod trace;
+mod variants;
 
 mod cache;
+mod clauses;
 mod differ;
 mod fair;
 mod faults;
