@@ -20,9 +20,9 @@ use hickory_proto::{
 
 use crate::{
     Config, Mode, chain,
-    client::Placement,
     deck::Want,
     gap::Sent,
+    placement::Placement,
     plain::holds,
     redirector::turn,
     roster::{Choice, Family, Proxy, Roster, Server, Standing},

@@ -9,7 +9,7 @@ use std::{
 
 use atoll_overlay::{Key, Level, Prefix};
 
-use crate::{client::Placement, redirector::Redirector};
+use crate::{placement::Placement, redirector::Redirector, roster::Roster};
 
 /// Where the answers for one prefix lead.
 #[derive(Debug, Clone, PartialEq, Eq)]

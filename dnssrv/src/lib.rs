@@ -60,7 +60,6 @@ mod dnssec;
 pub use dnssec::{Dnssec, ZoneKey, ZoneKeyError};
 
 mod client;
-pub use client::Source;
 mod distances;
 mod gap;
 mod hints;
@@ -70,8 +69,11 @@ mod near;
 mod overrides;
 mod placing;
 mod probe;
+mod minima;
+pub use minima::Source;
 mod scout;
 mod waiters;
+mod placement;
 
 mod atlas;
 pub use atlas::Destination;

@@ -13,9 +13,10 @@ use hickory_proto::rr::{Name, RecordType};
 use crate::{
     Explanation, Probes, Source,
     answer::Answer,
-    client::{Placement, Scouts, TOLD_FOR},
+    client::{Scouts, TOLD_FOR},
     gap::{Followed, Sent},
     near::Near,
+    placement::Placement,
     question::{Query, Subnet},
     redirector::{Errand, Probe, Quest, Redirector, Resolved},
     roster::{Roster, Server},

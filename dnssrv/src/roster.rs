@@ -11,9 +11,9 @@ use atoll_overlay::{Key, Level, NodeId, Prefix};
 use siphasher::sip::SipHasher24;
 
 use crate::{
-    client::Placement,
     deck::{Deck, Want},
     near::Near,
+    placement::Placement,
     service::Offers,
     site::Site,
 };

@@ -13,10 +13,10 @@ use hickory_proto::rr::{Name, Record, RecordType};
 use crate::{
     Config, Mode, StaticRecord,
     answer::{View, answer},
-    client::Placement,
     config::ApexServer,
     distances::Distances,
     near::Near,
+    placement::Placement,
     roster::{Proxy, Ring, Roster, Server},
     service::Offers,
     zone::Zone,
