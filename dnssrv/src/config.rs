@@ -166,6 +166,9 @@ impl Config {
             return wrong("health", "of is 1 to 32, up and down are 1 to of");
         }
         if !self.cookie_secret.is_empty() && secret(&self.cookie_secret).is_none() {
+        if health.panic > 100 || health.doubt > 100 {
+            return wrong("health", "panic and doubt are percentages, 0 to 100");
+        }
             return wrong("cookie_secret", "32 hexadecimal digits");
         }
         if !(1..=64).contains(&self.limits.aliases) {
@@ -264,6 +267,10 @@ pub struct Ttls {
     #[serde(with = "span")]
     pub unknown: Duration,
     /// Of a delegation after a measurement. Longer: a resolver stays longer with a cluster it has moved away from. \[design: 1 h\]
+    /// Of addresses while less than `health.doubt` percent of the level's proxies are seen alive, if that is less than their level's.
+    /// Longer: those named now may be dead by then, too; shorter: more questions while things are bad. \[guess\]
+    #[serde(with = "span")]
+    pub doubtful: Duration,
     #[serde(with = "span")]
     pub delegation: Duration,
     /// Of a delegation before a measurement. \[design: 30 s\]
@@ -280,9 +287,11 @@ pub struct Ttls {
 
 impl Ttls {
     /// Of addresses of live proxies of a level; `alone`: of one address, although there are other proxies, but too far, or of proxies
-    /// that stand in for nearer ones. The sooner these are asked for if that one dies, or those are back, the better.
-    pub(crate) fn of_live(&self, level: Level, alone: bool) -> Duration {
-        match (level, alone) {
+    /// that stand in for nearer ones. The sooner these are asked for if that one dies, or those are back, the better. `doubtful`: of
+    /// a level too few of whose proxies are seen alive.
+    pub(crate) fn of_live(&self, level: Level, alone: bool, doubtful: bool) -> Duration {
+        let most = if doubtful { self.doubtful } else { Duration::MAX };
+        most.min(match (level, alone) {
             (_, true) => self.near.min(self.unknown.saturating_mul(2)),
             (Level::GLOBAL, false) => self.global,
             (_, false) => self.near,
@@ -298,6 +307,7 @@ impl Default for Ttls {
             global: Duration::from_secs(60),
             unknown: Duration::from_secs(5),
             delegation: an_hour(),
+            doubtful: Duration::from_secs(5),
             delegation_unknown: Duration::from_secs(30),
             delegation_far: Duration::from_secs(300),
             negative: an_hour(),
@@ -376,6 +386,10 @@ pub struct Health {
     /// Of five proxies or more. Lower: the last few are overrun; higher: the dead are named. 0: never. \[guess\]
     pub panic: u32,
     /// Checks at a time. \[guess\]
+    /// Percent of a level's proxies, those known and those seen alive within the last two minutes, that must be seen alive now for
+    /// answers to be kept as long as the level's are; below it they are kept for `ttl.doubtful`. Lower: resolvers keep what a cut or
+    /// an outage is taking away; higher: more questions while some are down. 0: never. \[guess\]
+    pub doubt: u32,
     pub concurrent: usize,
     /// Proxies and servers looked at per level. More: more checks; fewer: less choice. \[guess\]
     pub candidates: usize,
@@ -394,6 +408,7 @@ impl Default for Health {
             of: 3,
             panic: 20,
             concurrent: 16,
+            doubt: 50,
             candidates: 64,
             refresh: Duration::from_millis(250),
         }

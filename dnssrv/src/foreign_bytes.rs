@@ -129,6 +129,7 @@ fn a_client_subnet_goes_ahead_of_the_resolver_and_comes_back_with_its_scope() {
     let mut roster = crate::roster::Roster::clone(&redirector.roster());
     roster.rings.iter_mut().for_each(|ring| ring.live = ring.unseen.clone());
     redirector.set_roster(roster);
+    roster.doubtful.clear();
     let client = Prefix::of([198, 51, 100, 7].into());
     let ask = |prefix: u8, octets: &[u8]| {
         let mut bytes =

@@ -150,7 +150,10 @@ impl Hot {
         picked.addresses().next()?;
         let alone = self.sheet.others && picked.addresses().nth(1).is_none();
         let farther = level < known.level;
-        let ttl = self.redirector.config.ttl.of_live(level, alone || farther);
+        let ttl = {
+            let doubtful = self.redirector.roster().is_doubtful(level);
+            self.redirector.config.ttl.of_live(level, alone || farther, doubtful)
+        };
         self.write(query, &common, seconds(ttl), picked, reply)?;
         match self.redirector.limiter.check(now, resolver, query.len(), reply.len()) {
             Action::Send => {}

@@ -65,6 +65,7 @@ mod gap;
 mod hints;
 mod last_good;
 mod live;
+mod health_check;
 mod near;
 mod overrides;
 mod placing;

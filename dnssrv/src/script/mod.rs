@@ -84,6 +84,8 @@ fn scene(level: u8) -> Scene {
             last_good: Vec::new(),
             dead: Vec::new(),
             absent: Vec::new(),
+            doubt: 50,
+            doubtful: Vec::new(),
             secure: Offers::new(),
             addresses: (1..=6).map(|n| (server(n, 1).id, (vec![[198, 51, 100, n].into()], Vec::new()))).collect(),
         },
