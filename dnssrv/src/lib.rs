@@ -30,6 +30,7 @@ pub use server::{Server, serve};
 mod connection;
 mod doh;
 
+mod glance;
 mod hot;
 mod redirector;
 pub use redirector::Explanation;
@@ -87,3 +88,8 @@ mod foreign_bytes;
 mod never_empty;
 #[cfg(test)]
 mod script;
+
+/// Tests count what they ask of the heap.
+#[cfg(test)]
+#[global_allocator]
+static HEAP: atoll_sys::heap::Counted = atoll_sys::heap::Counted;

@@ -134,7 +134,7 @@ impl Roster {
     ) -> Option<Choice> {
         let (deck, standing, level) = self.deck_of(level, family, nearest)?;
         let doubtful = self.is_doubtful(level);
-        Some(Choice { addresses: deck.pick(site, want).addresses().collect(), standing, level, deck, doubtful })
+        Some(Choice { addresses: deck.pick(site, want).addresses().to_vec(), standing, level, deck, doubtful })
     }
 
     /// Whether too few of a level's proxies are seen alive for answers to be kept long.
@@ -198,7 +198,7 @@ impl Roster {
         let doubtful = self.are_too_few(proxies.len(), named);
         let proxies = nearest(near.level, &proxies);
         let deck = Deck::of(&proxies, family);
-        let addresses: Vec<IpAddr> = deck.pick(site, want).addresses().collect();
+        let addresses: Vec<IpAddr> = deck.pick(site, want).addresses().to_vec();
         let lacks_v6 = family == Family::V6 && near.proxies.iter().all(|proxy| proxy.v6.is_none());
         let is_left = near.proxies.iter().any(|proxy| living(proxy).v4.is_some());
         let found = !addresses.is_empty() || (lacks_v6 && is_left);
