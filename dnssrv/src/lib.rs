@@ -35,6 +35,8 @@ mod hot;
 mod redirector;
 pub use redirector::Explanation;
 mod explain;
+mod guide;
+pub use guide::{Guide, Lead};
 mod query_log;
 
 mod cookie;
