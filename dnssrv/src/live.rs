@@ -30,17 +30,22 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut watch: Watch) {
     each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut checks: JoinSet<(SocketAddr, bool)> = JoinSet::new();
     loop {
-        tokio::select! {
-            _ = each.tick() => {}
-            () = redirector.refresh.notified() => {}
+        let looks = tokio::select! {
+            _ = each.tick() => true,
+            () = redirector.refresh.notified() => true,
             Some(done) = checks.join_next() => {
                 // A check that panicked is ours to repair, and its target is asked again.
-                if let Ok((target, good)) = done {
-                    watch.checked(Instant::now(), target, good);
+                let changed = done.is_ok_and(|(target, good)| watch.checked(Instant::now(), target, good));
+                if changed {
+                    redirector.set_roster(watch.roster(Instant::now()));
                 }
+                false
             }
+        };
+        if looks {
+            watch.look(&redirector);
+            redirector.set_roster(watch.roster(Instant::now()));
         }
-        watch.look(&redirector);
         let now = Instant::now();
         while checks.len() < health.concurrent.max(1)
             && let Some(target) = watch.next_due(now)
@@ -48,7 +53,6 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut watch: Watch) {
             let limit = health.timeout;
             checks.spawn(async move { (target, matches!(timeout(limit, is_there(target)).await, Ok(Ok(true)))) });
         }
-        redirector.set_roster(watch.roster(Instant::now()));
     }
 }
 
@@ -142,10 +146,11 @@ impl Watch {
         self.seen = Seen { me: myself, rings, roster };
     }
 
-    /// A target was asked.
-    fn checked(&mut self, now: Instant, target: SocketAddr, good: bool) {
+    /// A target was asked. Says whether it counts otherwise than before.
+    fn checked(&mut self, now: Instant, target: SocketAddr, good: bool) -> bool {
         let health = &self.health;
-        let Some(target) = self.targets.get_mut(&target) else { return };
+        let Some(target) = self.targets.get_mut(&target) else { return false };
+        let before = target.live;
         target.asking = false;
         target.answers = target.answers << 1 | u32::from(good);
         target.count = (target.count + 1).min(health.of);
@@ -158,6 +163,7 @@ impl Watch {
         });
         let pause = if good { health.interval } else { health.interval / 4 };
         target.due = now + pause.mul_f64(rand::rng().random_range(0.8..1.2));
+        target.live != before
     }
 
     /// A target that is to be asked now; it counts as being asked.
