@@ -78,6 +78,9 @@ struct Output {
     /// Also write the rows as a JSON list of {"name","value","unit","against":{PEER:VALUE}}
     #[arg(long, value_name = "FILE", global = true)]
     json: Option<PathBuf>,
+    /// Also write the rows as a Markdown table, a column a peer
+    #[arg(long, value_name = "FILE", global = true)]
+    table: Option<PathBuf>,
     /// Also draw the rows as an SVG bar chart
     #[arg(long, value_name = "FILE", global = true)]
     plot: Option<PathBuf>,

@@ -1,6 +1,11 @@
-//! Rows of figures, Atoll's beside its peers', and the three ways they are delivered: a table, a JSON list, a bar chart.
+//! Rows of figures, Atoll's beside its peers', and the ways they are delivered: a table, as text and as Markdown, a JSON list, a bar
+//! chart.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use plotters::prelude::*;
 use serde::Serialize;
@@ -56,6 +61,9 @@ impl Report {
             let text = serde_json::to_string_pretty(&self.rows).map_err(|error| error.to_string())?;
             fs::write(path, text + "\n").map_err(|error| format!("{}: {error}", path.display()))?;
         }
+        if let Some(path) = &output.table {
+            fs::write(path, self.markdown()).map_err(|error| format!("{}: {error}", path.display()))?;
+        }
         if let Some(path) = &output.plot {
             self.plot(path).map_err(|error| format!("{}: {error}", path.display()))?;
         }
@@ -77,6 +85,23 @@ impl Report {
             text += &format!("  note: {note}\n");
         }
         text.trim_end().to_owned()
+    }
+
+    /// As documentation shows them: a line a row, a column each for us and for every peer.
+    fn markdown(&self) -> String {
+        let peers: BTreeSet<&String> = self.rows.iter().flat_map(|row| row.against.keys()).collect();
+        let mut text = "| row | Atoll |".to_owned();
+        text.extend(peers.iter().map(|peer| format!(" {peer} |")));
+        text += "\n|---|---|";
+        text.extend(peers.iter().map(|_| "---|"));
+        for row in &self.rows {
+            text += &format!("\n| {}, {} | {} |", row.name.replace('_', " "), row.unit, shown(row.value));
+            let of = |peer: &&String| {
+                row.against.get(*peer).map_or(" |".to_owned(), |value| format!(" {} |", shown(*value)))
+            };
+            text.extend(peers.iter().map(of));
+        }
+        text + "\n"
     }
 
     /// A bar a figure, each scaled to the greatest of its row, so that rows of different units stand in one picture.
@@ -132,6 +157,16 @@ mod tests {
         let mut report = Report::new("t");
         report.add(Row::new("hit_1k", 9.0, "us").against("nginx", 12.0));
         assert_eq!(report.table(), "t\n  hit_1k         9.000 us      nginx 12.0 (0.75 x)");
+    }
+
+    #[test]
+    fn a_markdown_table_has_a_column_for_every_peer_of_any_row() {
+        let mut report = Report::new("t");
+        report.add(Row::new("hit_1k", 9.0, "us").against("nginx", 12.0));
+        report.add(Row::new("start", 1500.0, "ms").against("knot", 0.5));
+        let expected = "| row | Atoll | knot | nginx |\n|---|---|---|---|\n| hit 1k, us | 9.000 | | 12.0 |\n\
+                        | start, ms | 1500 | 0.500 | |\n";
+        assert_eq!(report.markdown(), expected);
     }
 
     #[test]

@@ -20,9 +20,9 @@ use hickory_proto::{
 
 use crate::{
     Config, Mode, chain,
-    client::Placement,
     deck::Want,
     gap::Sent,
+    placement::Placement,
     plain::holds,
     redirector::turn,
     roster::{Choice, Family, Proxy, Roster, Server, Standing},
@@ -317,8 +317,10 @@ impl Asked<'_> {
             Standing::LastGood | Standing::Unseen => ttl.unknown,
             Standing::Live if !self.view.placement.settled => ttl.unknown,
             // Farther away than whoever asks belongs, for as long as nobody there is seen alive: not to be kept beyond that.
-            Standing::Live if choice.level < self.view.placement.level => ttl.of_live(choice.level, true),
-            Standing::Live => ttl.of_live(choice.level, others && choice.addresses.len() == 1),
+            Standing::Live if choice.level < self.view.placement.level => {
+                ttl.of_live(choice.level, true, choice.doubtful)
+            }
+            Standing::Live => ttl.of_live(choice.level, others && choice.addresses.len() == 1, choice.doubtful),
         }
     }
 

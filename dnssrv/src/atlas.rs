@@ -9,7 +9,7 @@ use std::{
 
 use atoll_overlay::{Key, Level, Prefix};
 
-use crate::{client::Placement, redirector::Redirector};
+use crate::{placement::Placement, redirector::Redirector, roster::Roster};
 
 /// Where the answers for one prefix lead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,14 +79,24 @@ impl Redirector {
         }
     }
 
-    /// An answer led somewhere. Says what placed who asked.
-    pub(crate) fn note_destination(
+    /// Somebody is led to proxies or servers of a level: what follows for others. Says what placed who asked.
+    pub(crate) fn noted(
         &self,
         now: Instant,
         prefix: Prefix,
         level: Level,
         placement: &Placement,
+        roster: &Roster,
     ) -> &'static str {
+        if let Some(near) = placement.near.as_ref().filter(|_| !placement.placed) {
+            self.names_foreign(now, near);
+        }
+        let why = self.note_destination(now, prefix, level, placement);
+        self.tell(now, prefix, placement, roster);
+        why
+    }
+
+    fn note_destination(&self, now: Instant, prefix: Prefix, level: Level, placement: &Placement) -> &'static str {
         let source = self.placed_by(now, prefix, placement);
         let own = || self.roster().rings.get(usize::from(level.0)).map_or(Key::ZERO, |ring| ring.cluster);
         let cluster = placement.near.as_ref().filter(|near| near.level == level).map_or_else(own, |near| near.cluster);

@@ -1,11 +1,8 @@
-//! Who is asking: the prefix of a resolver or its client, how far it is from here and who is near it. Time is told.
-//!
-//! RTTs are kept as minima per prefix and source, over two windows, so that an old minimum lapses after one to two of them.
-//! What other servers said in the index stands beside them.
+//! Who is asking: the prefix of a resolver or its client, how far it is from here (`minima.rs`) and who is near it, by what other
+//! servers said in the index; where it belongs follows (`placement.rs`). Bounded in prefixes. Time is told.
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fmt,
     net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
@@ -13,50 +10,9 @@ use std::{
 
 use atoll_overlay::{Key, Level, Prefix};
 
-use crate::{Probes, distances::Distances, near::Near, overrides::Overrides};
-
-/// What measured an RTT.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Source {
-    /// The query that followed a CNAME.
-    CnameGap,
-    /// The query that followed a referral.
-    ReferralGap,
-    /// A TCP connect to the resolver.
-    TcpConnect,
-    /// An ICMP echo.
-    Icmp,
-    /// The handshake of a connection it opened.
-    TcpInfo,
-    /// The connections of clients, as this node's proxy saw them.
-    Proxy,
-    /// A node of one of this server's clusters, by the index.
-    Neighbour,
-}
-
-/// Where a prefix belongs.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Placement {
-    /// The level at which it is served: of this server's cluster there, or of `near`.
-    pub(crate) level: Level,
-    /// The RTT from here, if measured.
-    pub(crate) rtt: Option<Duration>,
-    /// A foreign cluster that is nearer to it than this server's.
-    pub(crate) near: Option<Arc<Near>>,
-    /// Whether this is known well enough to be kept: measured, and others asked unless nothing could be nearer.
-    pub(crate) settled: bool,
-    /// How far nodes are from it, this one included.
-    pub(crate) distances: Distances,
-    /// Whether the operator's file says so. It holds for this server's answers and is no measurement, so nobody else is told.
-    pub(crate) placed: bool,
-}
-
-impl Placement {
-    /// Whether anything says where this prefix belongs.
-    pub(crate) const fn is_known(&self) -> bool {
-        self.rtt.is_some() || self.near.is_some() || self.placed
-    }
-}
+use crate::{
+    Probes, Source, distances::Distances, minima::Minima, near::Near, overrides::Overrides, placement::Placement,
+};
 
 /// What is known of prefixes.
 #[derive(Debug)]
@@ -78,7 +34,7 @@ struct Known {
     since: Instant,
     /// Whether it was asked for since its place was last looked at.
     used: bool,
-    minima: BTreeMap<Source, Minimum>,
+    minima: Minima,
     near: Option<Nearby>,
     /// When the index was last asked about it, and answered.
     asked: Option<Instant>,
@@ -108,14 +64,6 @@ pub(crate) enum Scouts {
     Back,
 }
 
-/// The least of the current and the last window.
-#[derive(Debug, Clone, Copy)]
-struct Minimum {
-    began: Instant,
-    current: Option<Duration>,
-    last: Option<Duration>,
-}
-
 impl Clients {
     /// Nothing known yet; thresholds and times as in the configuration.
     pub(crate) fn new(thresholds: Vec<Duration>, probe: Probes, limit: usize) -> Self {
@@ -141,10 +89,7 @@ impl Clients {
     /// An RTT was measured from here.
     pub(crate) fn measured(&mut self, now: Instant, prefix: Prefix, source: Source, rtt: Duration) {
         let window = self.probe.window;
-        let minimum =
-            self.entry(now, prefix).minima.entry(source).or_insert(Minimum { began: now, current: None, last: None });
-        minimum.turn(now, window);
-        minimum.current = Some(minimum.current.map_or(rtt, |known| known.min(rtt)));
+        self.entry(now, prefix).minima.measured(now, source, rtt, window);
     }
 
     /// The index was asked who is near a prefix.
@@ -263,15 +208,12 @@ impl Clients {
 
     /// The least RTT from here to a prefix, and what measured it.
     pub(crate) fn rtt(&self, now: Instant, prefix: Prefix) -> Option<(Duration, Source)> {
-        let known = self.known.get(&prefix)?;
-        known.minima.iter().filter_map(|(source, minimum)| Some((minimum.at(now, self.probe.window)?, *source))).min()
+        self.known.get(&prefix)?.minima.least(now, self.probe.window)
     }
 
     /// Every source's minimum for a prefix.
     pub(crate) fn minima(&self, now: Instant, prefix: Prefix) -> Vec<(Source, Duration)> {
-        let minima = self.known.get(&prefix).map(|known| &known.minima);
-        let each = minima.into_iter().flatten();
-        each.filter_map(|(source, minimum)| Some((*source, minimum.at(now, self.probe.window)?))).collect()
+        self.known.get(&prefix).map(|known| known.minima.each(now, self.probe.window).collect()).unwrap_or_default()
     }
 
     /// Where a prefix belongs. `hints` says whether the index is asked at all.
@@ -357,7 +299,7 @@ impl Clients {
         self.known.entry(prefix).or_insert_with(|| Known {
             since: now,
             used: false,
-            minima: BTreeMap::new(),
+            minima: Minima::default(),
             near: None,
             asked: None,
             distances: Distances::default(),
@@ -388,50 +330,12 @@ impl Known {
     }
 }
 
-impl Minimum {
-    fn turn(&mut self, now: Instant, window: Duration) {
-        let age = now.saturating_duration_since(self.began);
-        if age >= window {
-            self.last = if age < window * 2 { self.current } else { None };
-            self.current = None;
-            self.began = now;
-        }
-    }
-
-    fn at(mut self, now: Instant, window: Duration) -> Option<Duration> {
-        self.turn(now, window);
-        [self.current, self.last].into_iter().flatten().min()
-    }
-}
-
 impl Near {
     fn says_the_same(&self, other: &Self) -> bool {
         self.level == other.level
             && self.cluster == other.cluster
             && self.servers == other.servers
             && self.proxies == other.proxies
-    }
-}
-
-impl Source {
-    /// Its word in metrics and explanations.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::CnameGap => "cname_gap",
-            Self::ReferralGap => "referral_gap",
-            Self::TcpConnect => "tcp_connect",
-            Self::Icmp => "icmp",
-            Self::TcpInfo => "tcp_info",
-            Self::Proxy => "proxy",
-            Self::Neighbour => "neighbour",
-        }
-    }
-}
-
-impl fmt::Display for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 
@@ -479,17 +383,6 @@ mod tests {
             clients.measured(now, prefix(), Source::CnameGap, ms(rtt));
             assert_eq!(clients.placement(now, prefix(), false).level, Level(level), "{rtt} ms");
         }
-    }
-
-    #[test]
-    fn a_minimum_not_confirmed_lapses_within_two_windows() {
-        let start = Instant::now();
-        let mut clients = clients();
-        clients.measured(start, prefix(), Source::Icmp, ms(10));
-        clients.measured(start + HOUR, prefix(), Source::Icmp, ms(90));
-        assert_eq!(clients.rtt(start + HOUR, prefix()), Some((ms(10), Source::Icmp)));
-        assert_eq!(clients.rtt(start + HOUR * 2, prefix()), Some((ms(90), Source::Icmp)));
-        assert_eq!(clients.rtt(start + HOUR * 4, prefix()), None);
     }
 
     #[test]

@@ -58,7 +58,8 @@ pub struct Config {
     pub overrides: Option<PathBuf>,
     /// Networks that a client subnet is believed of although they are private (loopback, link-local, RFC 1918 and their like in IPv6):
     /// where this server answers such clients. With others of these a question is answered as if it had no client subnet, and
-    /// nothing is measured there: whoever asks could have this server connect inside its own network. \[RFC 7871 11\]
+    /// nothing is measured there, nor for another server that asks how far they are: whoever asks could have this server connect
+    /// inside its own network. \[RFC 7871 11\]
     pub private_subnets: Vec<Network>,
     /// Bounds of active measurement.
     pub probe: Probes,
@@ -165,6 +166,9 @@ impl Config {
         {
             return wrong("health", "of is 1 to 32, up and down are 1 to of");
         }
+        if health.panic > 100 || health.doubt > 100 {
+            return wrong("health", "panic and doubt are percentages, 0 to 100");
+        }
         if !self.cookie_secret.is_empty() && secret(&self.cookie_secret).is_none() {
             return wrong("cookie_secret", "32 hexadecimal digits");
         }
@@ -263,6 +267,10 @@ pub struct Ttls {
     /// Of addresses while the distance of the resolver is unknown. \[design: 5 s\]
     #[serde(with = "span")]
     pub unknown: Duration,
+    /// Of addresses while less than `health.doubt` percent of the level's proxies are seen alive, if that is less than their level's.
+    /// Longer: those named now may be dead by then, too; shorter: more questions while things are bad. \[guess\]
+    #[serde(with = "span")]
+    pub doubtful: Duration,
     /// Of a delegation after a measurement. Longer: a resolver stays longer with a cluster it has moved away from. \[design: 1 h\]
     #[serde(with = "span")]
     pub delegation: Duration,
@@ -280,13 +288,15 @@ pub struct Ttls {
 
 impl Ttls {
     /// Of addresses of live proxies of a level; `alone`: of one address, although there are other proxies, but too far, or of proxies
-    /// that stand in for nearer ones. The sooner these are asked for if that one dies, or those are back, the better.
-    pub(crate) fn of_live(&self, level: Level, alone: bool) -> Duration {
-        match (level, alone) {
+    /// that stand in for nearer ones. The sooner these are asked for if that one dies, or those are back, the better. `doubtful`: of
+    /// a level too few of whose proxies are seen alive.
+    pub(crate) fn of_live(&self, level: Level, alone: bool, doubtful: bool) -> Duration {
+        let most = if doubtful { self.doubtful } else { Duration::MAX };
+        most.min(match (level, alone) {
             (_, true) => self.near.min(self.unknown.saturating_mul(2)),
             (Level::GLOBAL, false) => self.global,
             (_, false) => self.near,
-        }
+        })
     }
 }
 
@@ -297,6 +307,7 @@ impl Default for Ttls {
             near: Duration::from_secs(30),
             global: Duration::from_secs(60),
             unknown: Duration::from_secs(5),
+            doubtful: Duration::from_secs(5),
             delegation: an_hour(),
             delegation_unknown: Duration::from_secs(30),
             delegation_far: Duration::from_secs(300),
@@ -375,6 +386,10 @@ pub struct Health {
     /// Percent of a level's proxies that must be live for health to count; below it all are named, unless none is live at all.
     /// Of five proxies or more. Lower: the last few are overrun; higher: the dead are named. 0: never. \[guess\]
     pub panic: u32,
+    /// Percent of a level's proxies, those known and those seen alive within the last two minutes, that must be seen alive now for
+    /// answers to be kept as long as the level's are; below it they are kept for `ttl.doubtful`. Lower: resolvers keep what a cut or
+    /// an outage is taking away; higher: more questions while some are down. 0: never. \[guess\]
+    pub doubt: u32,
     /// Checks at a time. \[guess\]
     pub concurrent: usize,
     /// Proxies and servers looked at per level. More: more checks; fewer: less choice. \[guess\]
@@ -393,6 +408,7 @@ impl Default for Health {
             down: 2,
             of: 3,
             panic: 20,
+            doubt: 50,
             concurrent: 16,
             candidates: 64,
             refresh: Duration::from_millis(250),

@@ -91,6 +91,8 @@ struct Taken {
     prefix: Prefix,
     /// Since when it has nothing to be answered.
     idle: Option<Instant>,
+    /// Questions over HTTP that are being answered.
+    under_way: usize,
     leave: Arc<Notify>,
 }
 
@@ -116,7 +118,7 @@ impl Connections {
         }
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let leave = Arc::new(Notify::new());
-        open.insert(number, Taken { prefix, idle: Some(Instant::now()), leave: Arc::clone(&leave) });
+        open.insert(number, Taken { prefix, idle: Some(Instant::now()), under_way: 0, leave: Arc::clone(&leave) });
         Some(Seat { connections: Arc::clone(self), number, leave })
     }
 
@@ -133,9 +135,32 @@ impl Seat {
         }
     }
 
+    /// A question over HTTP is being answered, beside others or alone, until this is dropped.
+    pub(crate) fn answers(self: &Arc<Self>) -> Answering {
+        self.count(|under_way| under_way + 1);
+        Answering(Arc::clone(self))
+    }
+
+    fn count(&self, change: impl FnOnce(usize) -> usize) {
+        if let Some(taken) = self.connections.open().get_mut(&self.number) {
+            taken.under_way = change(taken.under_way);
+            taken.idle = Some(Instant::now()).filter(|_| taken.under_way == 0);
+        }
+    }
+
     /// Once its place is given to another.
-    async fn lost(&self) {
+    pub(crate) async fn lost(&self) {
         self.leave.notified().await;
+        metrics::counter!("atoll_dns_connections_evicted_total").increment(1);
+    }
+}
+
+/// One of a connection's questions that is being answered.
+pub(crate) struct Answering(Arc<Seat>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.count(|under_way| under_way.saturating_sub(1));
     }
 }
 
@@ -164,12 +189,8 @@ pub(crate) async fn accept(
                 if let Some(seat) = connections.seat(from, limits.tcp_connections, most_here) {
                     let (redirector, way) = (Arc::clone(&redirector), way.clone());
                     open.spawn(async move {
-                        tokio::select! {
-                            ended = serve(&redirector, stream, from, way, &seat) => {
-                                tracing::trace!(%from, ?ended, "a DNS connection ended");
-                            }
-                            () = seat.lost() => metrics::counter!("atoll_dns_connections_evicted_total").increment(1),
-                        }
+                        let ended = serve(&redirector, stream, from, way, Arc::new(seat)).await;
+                        tracing::trace!(%from, ?ended, "a DNS connection ended");
                     });
                 } else {
                     metrics::counter!("atoll_dns_connections_refused_total").increment(1);
@@ -189,24 +210,34 @@ async fn serve(
     stream: TcpStream,
     from: SocketAddr,
     way: Way,
-    seat: &Seat,
+    seat: Arc<Seat>,
 ) -> io::Result<()> {
     let idle = redirector.config.limits.tcp_idle;
     stream.set_nodelay(true)?;
     measure(redirector, &stream, from);
     match way {
-        Way::Clear => converse(redirector, stream, from, Transport::Tcp, seat).await,
+        Way::Clear => unless_lost(&seat, converse(redirector, stream, from, Transport::Tcp, &seat)).await,
         Way::Tls(acceptor) => {
-            let stream = timeout(idle, acceptor.accept(stream)).await??;
-            converse(redirector, stream, from, Transport::Tls, seat).await
+            let spoken = async {
+                let stream = timeout(idle, acceptor.accept(stream)).await??;
+                converse(redirector, stream, from, Transport::Tls, &seat).await
+            };
+            unless_lost(&seat, spoken).await
         }
         Way::Https(acceptor) => {
-            let stream = timeout(idle, acceptor.accept(stream)).await??;
-            // Requests come as they will; it ends by itself after as long a silence.
-            seat.is_busy(true);
-            doh::serve(redirector, stream, from).await;
+            let shaken = async { timeout(idle, acceptor.accept(stream)).await? };
+            let stream = unless_lost(&seat, shaken).await?;
+            doh::serve(redirector, stream, from, seat).await;
             Ok(())
         }
+    }
+}
+
+/// What is done on a connection, for as long as its place is not given to another.
+async fn unless_lost<T>(seat: &Seat, done: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::select! {
+        done = done => done,
+        () = seat.lost() => Err(io::ErrorKind::ConnectionAborted.into()),
     }
 }
 
@@ -286,7 +317,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
                 });
             }
         }
-        seat.is_busy(!later.is_empty() || questions.has_more());
+        seat.is_busy(!later.is_empty() || questions.has_next());
     }
     // TLS says goodbye, so that nobody takes a cut line for the end.
     timeout(idle, writer.shutdown()).await?
@@ -324,9 +355,9 @@ pub(crate) async fn reply(
 struct Questions(BytesMut);
 
 impl Questions {
-    /// Whether bytes of a further one are here.
-    fn has_more(&self) -> bool {
-        !self.0.is_empty()
+    /// Whether a further one is here, not a part of it alone.
+    fn has_next(&self) -> bool {
+        self.0.split_first_chunk::<2>().is_some_and(|(length, rest)| rest.len() >= u16::from_be_bytes(*length).into())
     }
 
     /// The next message; none at the end, or if its length is none a message has. Nothing is lost if it is not awaited to its end.

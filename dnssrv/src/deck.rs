@@ -57,7 +57,8 @@ pub(crate) struct Want {
 /// The addresses chosen, best first.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Picked {
-    addresses: [Option<IpAddr>; MOST],
+    addresses: [IpAddr; MOST],
+    count: usize,
 }
 
 impl Deck {
@@ -87,6 +88,10 @@ impl Deck {
     /// The proxies a site's requests go to: the highest scores win (weighted rendezvous hashing), the busiest stand back.
     pub(crate) fn pick(&self, site: Site, want: Want) -> Picked {
         let count = want.count.clamp(1, MOST);
+        // As most are: of a site that is not hot, by proxies that are not busy.
+        if want.width == 1 && !self.busy && count <= USUAL {
+            return Picked::of(self.best::<USUAL>(site).iter().take(count).filter_map(|rank| self.card(*rank)));
+        }
         let width = want.width.clamp(1, WIDEST / count).min(self.cards.len().div_ceil(count).max(1));
         let room = (count * width).max(if self.busy { (count * 2).min(MOST) } else { count });
         let how = (count, width, want.turn);
@@ -105,7 +110,7 @@ impl Deck {
         let mut best = [0; N];
         if self.even {
             for mark in &self.marks {
-                sink(&mut best, mark.fixed | u64::from(mark.bits(site)) << SCORE);
+                sink(&mut best, mark.fixed | mark.bits(site));
             }
         } else {
             for (mark, card) in self.marks.iter().zip(&self.cards) {
@@ -116,16 +121,20 @@ impl Deck {
     }
 
     fn choose(&self, best: &[u64], room: usize, (count, width, turn): (usize, usize, u64)) -> Picked {
-        let card = |rank: &u64| self.cards.get(usize::try_from(!*rank & NUMBER).ok()?);
+        let card = |rank: &u64| self.card(*rank);
         let held = best.iter().take(room).take_while(|rank| **rank > 0).count();
         let first = usize::try_from(turn).unwrap_or(0) % width * count;
         let mut firsts = best.iter().take(held.min(count)).filter(|rank| **rank & CALM != 0).filter_map(card);
         let crowded = width == 1 && firsts.any(|card| card.load > BUSY);
         let wanted = if crowded { (count * 2).min(MOST) } else { count };
         let chosen = best.iter().take(held).skip(first).chain(best.iter().take(held.min(first))).filter_map(card);
-        let mut addresses = [None; MOST];
-        addresses.iter_mut().zip(chosen.take(wanted)).for_each(|(to, card)| *to = Some(card.address));
-        Picked { addresses }
+        Picked::of(chosen.take(wanted))
+    }
+
+    /// Whose rank this is; nobody's, if it is 0.
+    fn card(&self, rank: u64) -> Option<&Card> {
+        let number = usize::try_from(!rank & NUMBER).ok()?;
+        self.cards.get(number).filter(|_| rank > 0)
     }
 
     /// Every proxy with its load and weight.
@@ -135,17 +144,19 @@ impl Deck {
 }
 
 impl Mark {
-    /// 32 bits that depend on the site and the proxy.
-    fn bits(self, site: Site) -> u32 {
-        u32::try_from(mix(site.0 ^ self.seed) >> 32).unwrap_or(u32::MAX)
+    /// The score's bits, which depend on the site and the proxy. Both are hashes already, so that one multiplication mixes them.
+    const fn bits(self, site: Site) -> u64 {
+        (site.0 ^ self.seed).wrapping_mul(SPREAD) & SCORE
     }
 }
 
 /// The score of a proxy among some that do not all weigh the same: weight / -ln(u), u uniform in (0, 1). Among equals u alone orders
 /// the same way.
-fn weighted(weight: f64, bits: u32) -> u64 {
+fn weighted(weight: f64, bits: u64) -> u64 {
+    #[expect(clippy::cast_precision_loss, reason = "47 bits, which a double holds")]
+    let wide = |bits: u64| (bits >> SCORE.trailing_zeros()) as f64;
     // Moved off both ends of the interval.
-    let uniform = (f64::from(bits) + 0.5) / (f64::from(u32::MAX) + 1.0);
+    let uniform = (wide(bits) + 0.5) / (wide(SCORE) + 1.0);
     // The bits of numbers that are not negative are in the numbers' order; the first is zero.
     (weight / -uniform.ln()).to_bits() & !NUMBER
 }
@@ -158,9 +169,18 @@ fn sink<const N: usize>(best: &mut [u64; N], mut rank: u64) {
 }
 
 impl Picked {
+    fn of<'c>(cards: impl Iterator<Item = &'c Card>) -> Self {
+        let mut picked = Self { addresses: [NOBODY; MOST], count: 0 };
+        for (to, card) in picked.addresses.iter_mut().zip(cards) {
+            *to = card.address;
+            picked.count += 1;
+        }
+        picked
+    }
+
     /// The addresses, best first.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.addresses.into_iter().flatten()
+    pub(crate) fn addresses(&self) -> &[IpAddr] {
+        self.addresses.get(..self.count).unwrap_or_default()
     }
 }
 
@@ -175,21 +195,18 @@ fn seed(proxy: &Proxy) -> u64 {
     hash.finish()
 }
 
-/// Spreads a number over all 64 bits (the finalizer of MurmurHash3, by Austin Appleby).
-const fn mix(mut bits: u64) -> u64 {
-    bits = (bits ^ (bits >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    bits = (bits ^ (bits >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    bits ^ (bits >> 33)
-}
-
 /// See [`Mark`].
 const CALM: u64 = 1 << 63;
 /// See [`Mark`].
-const SCORE: u32 = 16;
+const SCORE: u64 = !(CALM | NUMBER);
 /// See [`Mark`].
-const NUMBER: u64 = (1 << SCORE) - 1;
+const NUMBER: u64 = 0xffff;
 /// As many as have a number.
-const MOST_CARDS: usize = 1 << SCORE;
+const MOST_CARDS: usize = 1 << 16;
+/// An odd number without pattern: 2^64 over the golden ratio.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+/// What stands where no address is.
+const NOBODY: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
 /// Addresses an answer has most often.
 const USUAL: usize = 2;
 /// Addresses an answer has at most. \[design\]
@@ -211,7 +228,7 @@ mod tests {
 
     fn pick(proxies: &[Proxy], site: u64, width: usize, turn: u64) -> Vec<IpAddr> {
         let want = Want { count: 2, width, turn };
-        Deck::of(proxies, Family::V4).pick(Site(site), want).addresses().collect()
+        Deck::of(proxies, Family::V4).pick(Site::of(&site.to_string(), 80), want).addresses().to_vec()
     }
 
     #[test]

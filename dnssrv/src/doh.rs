@@ -1,9 +1,11 @@
 //! Questions over HTTPS (RFC 8484): GET with the message in `dns`, POST with it as body, HTTP/2 or 1.1 as the handshake says. The
-//! path is `/dns-query`. How long a reply may be kept follows from the least TTL in it.
+//! path is `/dns-query`. How long a reply may be kept follows from the least TTL in it. A connection that is to end is told so first, by
+//! GOAWAY or `Connection: close`, so that its client asks again what was not answered (RFC 9113 6.8).
 
 use std::{
     convert::Infallible,
     net::SocketAddr,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -26,41 +28,60 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use crate::{Transport, connection, question::least_ttl, redirector::Redirector};
+use crate::{
+    Transport,
+    connection::{self, Seat},
+    question::least_ttl,
+    redirector::Redirector,
+};
 
-/// Serves one connection to its end, or until nothing was asked for too long.
-pub(crate) async fn serve(redirector: &Arc<Redirector>, stream: TlsStream<TcpStream>, from: SocketAddr) {
+/// Serves one connection to its end, until nothing was asked for too long, or until its place is given to another.
+pub(crate) async fn serve(
+    redirector: &Arc<Redirector>,
+    stream: TlsStream<TcpStream>,
+    from: SocketAddr,
+    seat: Arc<Seat>,
+) {
     let idle = redirector.config.limits.tcp_idle;
     let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let requests = Arc::new(AtomicU64::new(0));
     let service = {
-        let (redirector, requests) = (Arc::clone(redirector), Arc::clone(&requests));
+        let (redirector, requests, seat) = (Arc::clone(redirector), Arc::clone(&requests), Arc::clone(&seat));
         service_fn(move |request| {
             requests.fetch_add(1, Ordering::Relaxed);
-            let redirector = Arc::clone(&redirector);
-            async move { Ok::<_, Infallible>(answer(&redirector, request, from).await) }
+            let (redirector, seat) = (Arc::clone(&redirector), Arc::clone(&seat));
+            async move { Ok::<_, Infallible>(answer(&redirector, request, from, &seat).await) }
         })
     };
     let stream = TokioIo::new(stream);
-    let served = async {
-        if two {
-            let mut builder = http2::Builder::new(TokioExecutor::new());
-            builder.timer(TokioTimer::new()).max_concurrent_streams(STREAMS).max_header_list_size(HEAD);
-            builder.max_pending_accept_reset_streams(RESETS).max_local_error_reset_streams(RESETS);
-            builder.serve_connection(stream, service).await
-        } else {
-            let mut builder = http1::Builder::new();
-            builder
-                .timer(TokioTimer::new())
-                .header_read_timeout(idle)
-                .max_buf_size(usize::try_from(HEAD).unwrap_or(8192));
-            builder.serve_connection(stream, service).await
+    let over = async {
+        tokio::select! {
+            () = silence(&requests, idle) => {}
+            () = seat.lost() => {}
         }
     };
-    tokio::select! {
-        ended = served => tracing::trace!(%from, ?ended, "an HTTPS connection ended"),
-        () = silence(&requests, idle) => {}
+    if two {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).max_concurrent_streams(STREAMS).max_header_list_size(HEAD);
+        builder.max_pending_accept_reset_streams(RESETS).max_local_error_reset_streams(RESETS);
+        until(over, builder.serve_connection(stream, service), http2::Connection::graceful_shutdown).await;
+    } else {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(usize::try_from(HEAD).unwrap_or(8192));
+        until(over, builder.serve_connection(stream, service), http1::Connection::graceful_shutdown).await;
     }
+}
+
+/// Serves a connection to its end, or until it is over; then its client is told, and what is under way may end.
+async fn until<C: Future>(over: impl Future<Output = ()>, connection: C, tell: impl FnOnce(Pin<&mut C>)) {
+    let mut connection = pin!(connection);
+    tokio::select! {
+        _ = &mut connection => return,
+        () = over => {}
+    }
+    tell(connection.as_mut());
+    // One that does not listen is cut.
+    let _ = timeout(LAST_WORDS, connection).await;
 }
 
 /// Ready once nothing was asked for a whole span.
@@ -74,7 +95,12 @@ async fn silence(requests: &AtomicU64, span: Duration) {
     }
 }
 
-async fn answer(redirector: &Redirector, request: Request<Incoming>, from: SocketAddr) -> Response<Full<Bytes>> {
+async fn answer(
+    redirector: &Redirector,
+    request: Request<Incoming>,
+    from: SocketAddr,
+    seat: &Arc<Seat>,
+) -> Response<Full<Bytes>> {
     if request.uri().path() != PATH {
         return refuse(StatusCode::NOT_FOUND);
     }
@@ -91,6 +117,8 @@ async fn answer(redirector: &Redirector, request: Request<Incoming>, from: Socke
         Ok(query) => query,
         Err(status) => return refuse(status),
     };
+    // One whose question is still to come idles, however slowly it comes.
+    let _answering = seat.answers();
     let Some(reply) = connection::reply(redirector, &query, from, Transport::Https).await else {
         return refuse(StatusCode::BAD_REQUEST);
     };
@@ -157,6 +185,8 @@ const LONGEST: usize = 65_535;
 const STREAMS: u32 = 100;
 /// Bytes of a request's head: a message in a query has half as many more digits than bytes, and few are longer than 1 KiB.
 const HEAD: u32 = 16 << 10;
+/// How long a client may take to end what it has under way, once it is told that the connection ends. \[guess\]
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Streams that a client may reset before the connection ends.
 const RESETS: usize = 32;
 

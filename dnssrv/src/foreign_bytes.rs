@@ -8,6 +8,7 @@ use std::{
 };
 
 use atoll_overlay::{Alone, Key, NodeId, NodeInfo, Prefix, Roles};
+use atoll_sys::heap::used;
 use hickory_proto::{op::Message, rr::RData};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
@@ -128,6 +129,7 @@ fn a_client_subnet_goes_ahead_of_the_resolver_and_comes_back_with_its_scope() {
     let redirector = redirector();
     let mut roster = crate::roster::Roster::clone(&redirector.roster());
     roster.rings.iter_mut().for_each(|ring| ring.live = ring.unseen.clone());
+    roster.doubtful.clear();
     redirector.set_roster(roster);
     let client = Prefix::of([198, 51, 100, 7].into());
     let ask = |prefix: u8, octets: &[u8]| {
@@ -218,9 +220,33 @@ fn d09_random_names_leave_nothing_behind() {
         };
         // As many as the gaps of one resolver are remembered by.
         (0..64).for_each(ask);
-        let before = redirector.kept();
+        let (before, held) = (redirector.kept(), used());
         (64..20_000).for_each(ask);
         assert_eq!(redirector.kept(), before, "{mode:?}");
+        assert_eq!(used().since(held).bytes, 0, "{mode:?}: whatever was asked for was given back");
+    }
+}
+
+/// What keeps the answer to a cold prefix quick: nothing is waited for.
+#[test]
+fn a_prefix_nobody_knows_is_answered_while_its_measurement_is_still_to_begin() {
+    for mode in [crate::Mode::Levels, crate::Mode::Direct] {
+        let config = Config { mode, wait: false, ..Config::default() };
+        let (redirector, mut probes, mut errands) =
+            Redirector::new(config, Arc::new(Alone::new(lone_node()))).expect("defaults are good");
+        let mut watch = crate::live::Watch::new(redirector.config.health.clone(), 3, [192, 0, 2, 1].into(), None);
+        watch.look(&redirector);
+        redirector.set_roster(watch.roster(Instant::now()));
+        for third in 0..100 {
+            let from = SocketAddr::from(([203, 0, third, 53], 5353));
+            let mut bytes = vec![0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+            bytes.extend(b"\x03www\x07example\x03com\x04nyud\x07example\0\0\x01\0\x01");
+            let outcome = redirector.respond(Instant::now(), &bytes, from, Transport::Udp, Some(Waited::default()));
+            assert!(matches!(outcome, Outcome::Reply(reply) if reply[7] > 0), "{mode:?}: answered at once");
+            // Both wishes are where they were left: nobody has taken them up.
+            assert_eq!(probes.try_recv().expect("a probe is wished for").address, from.ip());
+            assert!(errands.try_recv().is_ok(), "the index is to be asked");
+        }
     }
 }
 

@@ -27,8 +27,17 @@ impl Heat {
 
     /// A site was asked for: how many times its usual set its proxies are now to be, 1 to 8.
     pub(crate) fn asked(&self, now: Instant, site: Site) -> usize {
+        self.asked_in(self.second(now), site)
+    }
+
+    /// The second that a moment lies in, as the table counts them.
+    pub(crate) fn second(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.began).as_secs() & SECONDS
+    }
+
+    /// As [`Self::asked`], in a second.
+    pub(crate) fn asked_in(&self, second: u64, site: Site) -> usize {
         let Some(slot) = self.slot(site) else { return 1 };
-        let second = now.saturating_duration_since(self.began).as_secs() & SECONDS;
         let tag = site.0 >> 48;
         let (old_tag, mut count, mut last) = counts(slot.load(Ordering::Relaxed), second);
         if old_tag != tag {
@@ -45,8 +54,7 @@ impl Heat {
     /// The same without counting.
     pub(crate) fn width(&self, now: Instant, site: Site) -> usize {
         let Some(slot) = self.slot(site) else { return 1 };
-        let second = now.saturating_duration_since(self.began).as_secs() & SECONDS;
-        let (tag, count, last) = counts(slot.load(Ordering::Relaxed), second);
+        let (tag, count, last) = counts(slot.load(Ordering::Relaxed), self.second(now));
         if tag == site.0 >> 48 { self.times(count.max(last)) } else { 1 }
     }
 
@@ -55,6 +63,10 @@ impl Heat {
     }
 
     fn times(&self, rate: u64) -> usize {
+        // Most are far from it.
+        if rate < u64::from(self.per_second) {
+            return 1;
+        }
         let rate = u32::try_from(rate).unwrap_or(u32::MAX);
         usize::try_from(rate / self.per_second).unwrap_or(0).clamp(1, WIDEST)
     }

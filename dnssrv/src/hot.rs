@@ -11,7 +11,6 @@
 )]
 
 use std::{
-    hash::Hasher as _,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -19,16 +18,16 @@ use std::{
 
 use atoll_overlay::{Level, Prefix};
 use hickory_proto::rr::RecordType;
-use siphasher::sip::SipHasher24;
 
 use crate::{
     Mode, Transport,
-    deck::{Deck, Picked, Want},
-    limit::Action,
+    deck::{Deck, Want},
+    glance::{Common, Glance},
+    limit::{Action, Charge},
     question::{HEADER, OPT},
     redirector::{Redirector, turn},
-    roster::{Family, Standing},
-    site::{self, Site},
+    roster::{Family, Roster, Standing},
+    site::Site,
     stats::{self, Tally},
     zone::{Zone, seconds},
 };
@@ -43,9 +42,9 @@ pub(crate) struct Hot {
     depth: usize,
     sheet: Sheet,
     places: Vec<Option<Known>>,
-    /// The question's name in lower case, and where its labels begin.
-    lower: [u8; 256],
-    starts: [u8; 128],
+    glance: Glance,
+    /// What time it was at the last question.
+    moment: Option<(Instant, Moment)>,
     tally: Tally,
 }
 
@@ -65,6 +64,7 @@ struct Sheet {
     decks: Vec<[Option<(Deck, Level)>; 2]>,
     /// Whether there is more than one live proxy.
     others: bool,
+    roster: Arc<Roster>,
 }
 
 /// Where a prefix is served.
@@ -77,20 +77,20 @@ struct Known {
     near: Option<Box<[Deck; 2]>>,
     /// What placed it there, by its number among the counters.
     why: usize,
+    /// Which part of a hot site's proxies it is given.
+    turn: u64,
+    /// What the rate limit charges.
+    charge: Charge,
     until: Instant,
     /// Questions answered here since.
     answers: u64,
 }
 
-/// A question of the common form.
+/// A moment as the tables count it.
 #[derive(Clone, Copy)]
-struct Common {
-    /// Bytes of the name, the root's included.
-    name: usize,
-    labels: usize,
-    family: Family,
-    /// Whether there is an OPT, and its flag DO.
-    edns: Option<bool>,
+struct Moment {
+    second: u64,
+    micros: u64,
 }
 
 impl Hot {
@@ -102,10 +102,10 @@ impl Hot {
             zone,
             targets,
             depth: whole.origin().iter().count(),
-            sheet: Sheet { version: 0, decks: Vec::new(), others: false, zone: whole },
+            sheet: Sheet { version: 0, decks: Vec::new(), others: false, roster: Arc::default(), zone: whole },
             places: vec![None; PLACES],
-            lower: [0; 256],
-            starts: [0; 128],
+            glance: Glance::new(),
+            moment: None,
             tally: Tally::default(),
         }
     }
@@ -124,7 +124,7 @@ impl Hot {
         if self.redirector.is_sampled(query, from) {
             return None;
         }
-        let common = self.parse(query)?;
+        let common = self.glance.read(query)?;
         // Signatures are the whole path's.
         if common.edns == Some(true) && self.redirector.signs() {
             return None;
@@ -136,9 +136,10 @@ impl Hot {
         if self.redirector.config.mode == Mode::Levels && self.redirector.is_expecting(now, resolver, site) {
             return None;
         }
-        let width = self.redirector.heat.asked(now, site);
-        let want = Want { count: self.redirector.config.answers, width, turn: turn(Prefix::of(resolver)) };
+        let moment = self.moment(now);
+        let width = self.redirector.heat.asked_in(moment.second, site);
         let known = self.places.get(slot)?.as_ref()?;
+        let want = Want { count: self.redirector.config.answers, width, turn: known.turn };
         let ([v4, v6], level, why) = (self.sheet.decks.get(usize::from(known.level.0))?, known.level, known.why);
         let of_level = if common.family == Family::V4 { v4 } else { v6 };
         let (deck, level) = match (&known.near, of_level) {
@@ -147,12 +148,16 @@ impl Hot {
             (None, None) => return None,
         };
         let picked = deck.pick(site, want);
-        picked.addresses().next()?;
-        let alone = self.sheet.others && picked.addresses().nth(1).is_none();
-        let farther = level < known.level;
-        let ttl = self.redirector.config.ttl.of_live(level, alone || farther);
-        self.write(query, &common, seconds(ttl), picked, reply)?;
-        match self.redirector.limiter.check(now, resolver, query.len(), reply.len()) {
+        let alone = match picked.addresses() {
+            [] => return None,
+            [_] => self.sheet.others,
+            _ => false,
+        };
+        let is_worse = alone || level < known.level;
+        let ttl = self.redirector.config.ttl.of_live(level, is_worse, self.sheet.roster.is_doubtful(level));
+        let charge = known.charge;
+        self.write(query, &common, seconds(ttl), picked.addresses(), reply)?;
+        match self.redirector.limiter.take(moment.micros, charge, resolver, (query.len(), reply.len())) {
             Action::Send => {}
             Action::Slip => {
                 self.redirector.counters.limited(Action::Slip.name());
@@ -168,88 +173,31 @@ impl Hot {
         Some(())
     }
 
-    /// Reads a question, unless it has anything about it that is not common.
-    fn parse(&mut self, query: &[u8]) -> Option<Common> {
-        let (header, rest) = query.split_first_chunk::<HEADER>()?;
-        let edns = match header {
-            [_, _, flags, _, 0, 1, 0, 0, 0, 0, 0, edns @ (0 | 1)] if flags & 0xf8 == 0 => *edns == 1,
-            _ => return None,
-        };
-        let (mut name, mut labels) = (0, 0);
-        loop {
-            let length = usize::from(*rest.get(name)?);
-            if length == 0 {
-                break;
-            }
-            if length > 63 {
-                return None;
-            }
-            *self.starts.get_mut(labels)? = u8::try_from(name).ok()?;
-            labels += 1;
-            name += 1 + length;
-        }
-        name += 1;
-        if name > 255 {
-            return None;
-        }
-        // Lengths are less than any letter and stay as they are. Whole blocks take one turn each; what stands behind the name is
-        // nobody's.
-        self.lower.get_mut(..name)?.copy_from_slice(rest.get(..name)?);
-        let (blocks, _) = self.lower.as_chunks_mut::<BLOCK>();
-        blocks.iter_mut().take(name.div_ceil(BLOCK)).for_each(|block| block.make_ascii_lowercase());
-        let (fixed, rest) = rest.get(name..)?.split_first_chunk::<4>()?;
-        let family = match fixed {
-            [0, 1, 0, 1] => Family::V4,
-            [0, 28, 0, 1] => Family::V6,
-            _ => return None,
-        };
-        let edns = match (edns, rest) {
-            (false, []) => None,
-            // The root, OPT, any size, version 0, no options.
-            (true, [0, 0, 41, _, _, _, 0, flags, _, 0, 0]) => Some(flags & 0x80 != 0),
-            _ => return None,
-        };
-        Some(Common { name, labels, family, edns })
-    }
-
     /// The site a name stands for, if it does so by itself and for everybody.
     fn site(&mut self, common: &Common) -> Option<Site> {
-        let relative = common.name.checked_sub(self.zone.len())?;
-        if self.lower.get(relative..common.name)? != self.zone {
-            return None;
-        }
-        let starts = self.starts.get(..common.labels)?;
-        let count = common.labels.checked_sub(self.depth)?;
-        // The zone's first label begins where a label does.
-        if usize::from(*starts.get(count)?) != relative {
-            return None;
-        }
+        let within = self.glance.within(common, &self.zone, self.depth)?;
         match self.redirector.config.mode {
-            Mode::Levels => {
-                let name = self.lower.get(..relative)?;
-                let label = self.targets.iter().find_map(|end| name.strip_suffix(end.as_slice()))?;
-                label.split_first().filter(|(length, _)| **length == 13).and_then(|(_, label)| Site::of_label(label))
-            }
-            Mode::Direct if count >= 2 => {
-                let last = usize::from(*starts.get(count - 1)?);
-                let first_of_zone = self.lower.get(last..relative)?;
-                if !self.sheet.zone.is_common(first_of_zone) {
+            Mode::Levels => self.glance.target(within.1, &self.targets),
+            Mode::Direct if within.0 >= 2 => {
+                if !self.sheet.zone.is_common(self.glance.last(within)?) {
                     return None;
                 }
-                for start in starts.get(1..count)? {
-                    *self.lower.get_mut(usize::from(*start))? = b'.';
-                }
-                if !site::is_host(self.lower.get(1..relative)?) {
-                    return None;
-                }
-                // Hashed at once, the port in the zone's place, which was looked at above.
-                let port = b":80";
-                self.lower.get_mut(relative..relative + port.len())?.copy_from_slice(port);
-                let mut hash = SipHasher24::new();
-                hash.write(self.lower.get(1..relative + port.len())?);
-                Some(Site(hash.finish()))
+                self.glance.host(within)
             }
             Mode::Direct | Mode::Plain => None,
+        }
+    }
+
+    /// Now, as the tables of rates reckon it: once for all questions of a batch.
+    fn moment(&mut self, now: Instant) -> Moment {
+        match self.moment {
+            Some((known, moment)) if known == now => moment,
+            _ => {
+                let (heat, limiter) = (&self.redirector.heat, &self.redirector.limiter);
+                let moment = Moment { second: heat.second(now), micros: limiter.micros(now) };
+                self.moment = Some((now, moment));
+                moment
+            }
         }
     }
 
@@ -271,15 +219,16 @@ impl Hot {
         let whole = Prefix::of(resolver);
         let (level, near, why) = self.redirector.own_place(now, whole)?;
         let (near, why) = (near.map(Box::new), stats::number(why));
-        *self.places.get_mut(slot)? = Some(Known { prefix, whole, level, near, why, until: now + KEPT, answers: 0 });
+        let (turn, charge) = (turn(whole), self.redirector.limiter.charge(whole));
+        let until = now + KEPT;
+        *self.places.get_mut(slot)? = Some(Known { prefix, whole, level, near, why, turn, charge, until, answers: 0 });
         None
     }
 
-    fn write(&self, query: &[u8], common: &Common, ttl: u32, picked: Picked, reply: &mut Vec<u8>) -> Option<()> {
-        let count = u8::try_from(picked.addresses().count()).ok()?;
-        self.head(query, common, AA, count, reply)?;
+    fn write(&self, query: &[u8], common: &Common, ttl: u32, addresses: &[IpAddr], reply: &mut Vec<u8>) -> Option<()> {
+        self.head(query, common, AA, u8::try_from(addresses.len()).ok()?, reply)?;
         let [t0, t1, t2, t3] = ttl.to_be_bytes();
-        for address in picked.addresses() {
+        for address in addresses {
             // The name is the question's. Each record is written by one step.
             match address {
                 IpAddr::V4(v4) => {
@@ -338,6 +287,7 @@ impl Sheet {
         let levels = 0..roster.rings.len();
         self.decks = levels.map(|level| [live(level, Family::V4), live(level, Family::V6)]).collect();
         self.others = roster.rings.first().is_some_and(|ring| ring.live.len() > 1);
+        self.roster = roster;
         self.version = version;
     }
 }
@@ -367,8 +317,6 @@ const TC: u8 = 0x02;
 const RD: u8 = 0x01;
 /// Prefixes kept per thread. \[guess\]
 const PLACES: usize = 1024;
-/// Bytes of a name that are put into lower case by one step: as wide as the machine's registers, or some of them.
-const BLOCK: usize = 32;
 /// How long. \[guess\]
 const KEPT: Duration = Duration::from_millis(100);
 /// An odd number without pattern: 2^128 over the golden ratio.
@@ -379,6 +327,7 @@ mod tests {
     use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Mutex};
 
     use atoll_overlay::{Alone, Key, NodeId, NodeInfo, Roles};
+    use atoll_sys::heap::{Used, used};
 
     use super::*;
     use crate::{
@@ -520,12 +469,63 @@ mod tests {
     }
 
     #[test]
+    fn what_is_named_of_a_level_that_is_doubted_is_kept_for_a_moment_on_both_paths() {
+        let ttl = |reply: &[u8], question: usize| u32::from_be_bytes(*reply[question + 6..].first_chunk().unwrap());
+        for (doubtful, from, expected) in
+            [(false, FAR, 60), (true, FAR, 5), (false, NEAR, 30), (true, NEAR, 5), (true, PLACED, 5)]
+        {
+            let both = Both::new(Mode::Direct);
+            let roster = Roster { doubtful: vec![doubtful; 3], ..Roster::clone(&both.redirector.roster()) };
+            both.redirector.set_roster(roster);
+            let query = question(b"www.example.com.nyud.example", 1, 0, &[]);
+            assert!(both.check(&query, from), "{from}");
+            let mut reply = Vec::new();
+            both.hot.lock().unwrap().answer(both.now, &query, SocketAddr::new(from, 5353), &mut reply);
+            assert_eq!(ttl(&reply, query.len()), expected, "{from}, doubtful: {doubtful}");
+        }
+    }
+
+    #[test]
+    fn an_answer_from_here_asks_the_heap_for_nothing_whatever_the_name() {
+        for mode in [Mode::Levels, Mode::Direct] {
+            let redirector = redirector(mode);
+            let (mut hot, now) = (Hot::new(Arc::clone(&redirector)), Instant::now());
+            let questions: Vec<Vec<u8>> = (0..900)
+                .map(|number: u64| match mode {
+                    Mode::Levels => format!("{}.http.l2.l1.l0.nyud.example", Site(number << 40 | number).label()),
+                    _ => format!("www.site{number}.com.nyud.example"),
+                })
+                .map(|name| question(name.as_bytes(), 1, 0, EDNS))
+                .collect();
+            let mut reply = Vec::with_capacity(512);
+            let mut ask = |query: &[u8]| {
+                reply.clear();
+                hot.answer(now, query, SocketAddr::new(NEAR, 5353), &mut reply) == Hit::Done && reply[7] == 2
+            };
+            // The first question of a prefix is passed on, to the whole path.
+            assert!(!ask(&questions[0]) && ask(&questions[0]));
+            let before = used();
+            assert!(questions.iter().all(|query| ask(query)), "{mode:?}");
+            assert_eq!(used().since(before), Used::default(), "{mode:?}");
+        }
+    }
+
+    #[test]
+    fn a_dot_inside_a_label_is_no_dot_between_two() {
+        let both = Both::new(Mode::Direct);
+        let mut query = question(b"a_b.com.nyud.example", 1, 0, EDNS);
+        assert!(both.check(&query, NEAR));
+        query[14] = b'.';
+        assert!(!both.check(&query, NEAR));
+    }
+
+    #[test]
     fn both_paths_answer_alike_byte_for_byte() {
         for mode in [Mode::Direct, Mode::Levels] {
             let both = AssertUnwindSafe(Both::new(mode));
             bolero::check!().with_type::<(Vec<(u8, u8)>, u8, u8, u8, bool)>().for_each(
                 |(labels, kind, flags, opt, near)| {
-                    let words: [&[u8]; 14] = [
+                    let words: [&[u8]; 15] = [
                         b"www",
                         b"example",
                         b"com",
@@ -540,12 +540,14 @@ mod tests {
                         b"eo7uvoilv2uwg",
                         b"n-0",
                         b"\xff",
+                        b"a+b",
                     ];
                     let mut name = Vec::new();
                     for (word, twist) in labels.iter().take(6) {
                         let word = words[usize::from(*word) % words.len()];
                         let twist = twist.is_multiple_of(5);
-                        name.extend(word.iter().map(|byte| if twist { byte.to_ascii_uppercase() } else { *byte }));
+                        let upper = |byte: &u8| if twist { byte.to_ascii_uppercase() } else { *byte };
+                        name.extend(word.iter().map(upper));
                         name.push(b'.');
                     }
                     if mode == Mode::Levels && !opt.is_multiple_of(3) {
@@ -554,7 +556,10 @@ mod tests {
                     name.extend(b"nyud.example");
                     let kind = [1, 28, 1, 28, 1, 16, 65, 2][usize::from(*kind) % 8];
                     let opt = [EDNS, DO, &[][..]][usize::from(*opt) % 3];
-                    both.check(&question(&name, kind, *flags, opt), if *near { NEAR } else { FAR });
+                    let mut query = question(&name, kind, *flags, opt);
+                    // A dot that stands inside a label.
+                    query.iter_mut().filter(|byte| **byte == b'+').for_each(|byte| *byte = b'.');
+                    both.check(&query, if *near { NEAR } else { FAR });
                 },
             );
         }

@@ -52,6 +52,11 @@ impl LastGood {
         }
     }
 
+    /// Those of a level.
+    pub(crate) fn of(&self, level: usize) -> impl Iterator<Item = &Proxy> {
+        self.levels.get(level).into_iter().flatten().map(|(proxy, _)| proxy)
+    }
+
     /// The set, by level.
     pub(crate) fn proxies(&self) -> Vec<Vec<Proxy>> {
         self.levels.iter().map(|known| known.iter().map(|(proxy, _)| proxy.clone()).collect()).collect()

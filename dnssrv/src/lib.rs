@@ -30,10 +30,13 @@ pub use server::{Server, serve};
 mod connection;
 mod doh;
 
+mod glance;
 mod hot;
 mod redirector;
 pub use redirector::Explanation;
 mod explain;
+mod guide;
+pub use guide::{Guide, Lead};
 mod query_log;
 
 mod cookie;
@@ -60,14 +63,17 @@ mod dnssec;
 pub use dnssec::{Dnssec, ZoneKey, ZoneKeyError};
 
 mod client;
-pub use client::Source;
 mod distances;
 mod gap;
+mod health_check;
 mod hints;
 mod last_good;
 mod live;
+mod minima;
+pub use minima::Source;
 mod near;
 mod overrides;
+mod placement;
 mod placing;
 mod probe;
 mod scout;
@@ -84,3 +90,8 @@ mod foreign_bytes;
 mod never_empty;
 #[cfg(test)]
 mod script;
+
+/// Tests count what they ask of the heap.
+#[cfg(test)]
+#[global_allocator]
+static HEAP: atoll_sys::heap::Counted = atoll_sys::heap::Counted;

@@ -4,6 +4,8 @@
 //!
 //! A reply costs one unit for each two times the question's bytes it has, begun ones whole: so whatever the names asked for, a
 //! flood from one (forged) prefix is answered by at most twice its bytes once it has used up a second's units.
+//!
+//! What a prefix is charged follows from it alone, so that who answers many of its questions finds it out once.
 
 use std::{
     hash::Hasher as _,
@@ -13,6 +15,8 @@ use std::{
 };
 
 use siphasher::sip::SipHasher13;
+
+use atoll_overlay::Prefix;
 
 use crate::config::RateLimit;
 
@@ -24,7 +28,20 @@ pub(crate) struct Limiter {
     key: [u8; 16],
     /// A tag of 16 bits, and until when a prefix has used up its units, in microseconds since the start, 48 bits.
     slots: Vec<AtomicU64>,
+    /// Microseconds that one unit uses up.
+    unit: u64,
     limited: AtomicU64,
+}
+
+/// What replies to a prefix are charged to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Charge {
+    /// Nothing: all of it is exempt.
+    Free,
+    /// Its place in the table and its tag there.
+    Slot(usize, u64),
+    /// The same, but for some addresses in it, which are exempt.
+    ButExempt(usize, u64),
 }
 
 /// What becomes of a reply.
@@ -43,28 +60,52 @@ impl Limiter {
     pub(crate) fn new(config: RateLimit, began: Instant, key: [u8; 16]) -> Self {
         let count = if config.per_second == 0 { 0 } else { config.prefixes.max(1) };
         let slots = (0..count).map(|_| AtomicU64::new(0)).collect();
-        Self { config, began, key, slots, limited: AtomicU64::new(0) }
+        let unit = SECOND / u64::from(config.per_second.max(1));
+        Self { config, began, key, slots, unit, limited: AtomicU64::new(0) }
     }
 
     /// Whether a reply of so many bytes to a question of so many may be sent.
     pub(crate) fn check(&self, now: Instant, to: IpAddr, question: usize, reply: usize) -> Action {
-        if self.slots.is_empty() || self.config.exempt.iter().any(|network| network.contains(to)) {
-            return Action::Send;
+        self.take(self.micros(now), self.charge(Prefix::of(to)), to, (question, reply))
+    }
+
+    /// What replies to a prefix are charged to.
+    pub(crate) fn charge(&self, to: Prefix) -> Charge {
+        let Ok(count @ 1..) = u64::try_from(self.slots.len()) else { return Charge::Free };
+        let bits = if to.address().is_ipv4() { 24 } else { 48 };
+        let exempt = self.config.exempt.iter().map(|network| network.holds(to.address(), bits));
+        let (all, some) =
+            exempt.fold((false, false), |(all, some), one| (all || one == Some(true), some || one.is_none()));
+        if all {
+            return Charge::Free;
         }
         let mut hash = SipHasher13::new_with_key(&self.key);
-        match to {
+        match to.address() {
             IpAddr::V4(v4) => hash.write_u32(v4.to_bits() >> 8),
             IpAddr::V6(v6) => hash.write_u128(v6.to_bits() >> 80),
         }
         let hash = hash.finish();
-        let count = u64::try_from(self.slots.len()).unwrap_or(u64::MAX);
-        let Some(slot) = usize::try_from(hash % count).ok().and_then(|at| self.slots.get(at)) else {
-            return Action::Send;
+        let (at, tag) = (usize::try_from(hash % count).unwrap_or(0), hash >> 48);
+        if some { Charge::ButExempt(at, tag) } else { Charge::Slot(at, tag) }
+    }
+
+    /// A moment in microseconds since the start.
+    pub(crate) fn micros(&self, now: Instant) -> u64 {
+        micros(now.saturating_duration_since(self.began))
+    }
+
+    /// As [`Self::check`], of a prefix whose charge is known.
+    pub(crate) fn take(&self, now: u64, charge: Charge, to: IpAddr, (question, reply): (usize, usize)) -> Action {
+        let (at, tag) = match charge {
+            Charge::Free => return Action::Send,
+            Charge::ButExempt(..) if self.config.exempt.iter().any(|network| network.contains(to)) => {
+                return Action::Send;
+            }
+            Charge::Slot(at, tag) | Charge::ButExempt(at, tag) => (at, tag),
         };
-        let tag = hash >> 48;
-        let now = micros(now.saturating_duration_since(self.began));
+        let Some(slot) = self.slots.get(at) else { return Action::Send };
         let units = u64::try_from(reply.div_ceil(question.max(1) * 2)).unwrap_or(u64::MAX).max(1);
-        let cost = units.saturating_mul(SECOND / u64::from(self.config.per_second));
+        let cost = units.saturating_mul(self.unit);
         let known = slot.load(Ordering::Relaxed);
         let used_until = if known >> 48 == tag { (known & TIME).max(now) } else { now };
         let until = used_until.saturating_add(cost);
@@ -156,6 +197,33 @@ mod tests {
         }
         assert_ne!(limiter.check(began, [198, 51, 100, 9].into(), 60, 110), Action::Send, "the same /24");
         assert_eq!(limiter.check(began, [203, 0, 113, 1].into(), 60, 110), Action::Send);
+    }
+
+    #[test]
+    fn what_a_prefix_is_charged_says_of_each_of_its_addresses_whether_it_is_exempt() {
+        let began = Instant::now();
+        let exempt = |networks: &[&str]| {
+            let exempt = networks.iter().map(|network| network.parse().unwrap()).collect();
+            Limiter::new(RateLimit { per_second: 1, slip: 0, exempt, prefixes: 64 }, began, [3; 16])
+        };
+        let address = |last| IpAddr::from([192, 0, 2, last]);
+        let actions = |limiter: &Limiter, last| {
+            let charge = limiter.charge(Prefix::of(address(last)));
+            let mut each = (0..3).map(|_| limiter.take(0, charge, address(last), (60, 60)));
+            each.all(|action| action == Action::Send)
+        };
+        for (networks, first, second) in [
+            (&["192.0.2.0/24"][..], true, true),
+            (&["192.0.0.0/16", "192.0.2.9/32"], true, true),
+            (&["192.0.2.1/32"], true, false),
+            (&["192.0.3.0/24", "192.0.3.1/32", "2001:db8::/32"], false, false),
+            (&[], false, false),
+        ] {
+            let limiter = exempt(networks);
+            assert_eq!((actions(&limiter, 1), actions(&limiter, 2)), (first, second), "{networks:?}");
+        }
+        let off = Limiter::new(RateLimit { per_second: 0, ..RateLimit::default() }, began, [3; 16]);
+        assert!(actions(&off, 1));
     }
 
     #[test]

@@ -1,9 +1,8 @@
-//! Proxies this server has itself seen answer, lately: a HEAD over a plain socket, k of n with hysteresis, jittered, so many at
-//! a time. From these and from what the index says (who is there, who drains, whose quota is spent) it makes the [`Roster`].
+//! Proxies this server has itself seen answer, lately: asked by `health_check.rs`, k of n with hysteresis, jittered, so many at a
+//! time. From these and from what the index says (who is there, who drains, whose quota is spent) it makes the [`Roster`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -12,16 +11,12 @@ use std::{
 use atoll_overlay::{Key, Level, NodeInfo, NodesQuery, Roles};
 use bytes::Bytes;
 use rand::RngExt as _;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-    task::JoinSet,
-    time::timeout,
-};
+use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     client::TOLD_FOR,
     config::Health,
+    health_check::is_there,
     last_good::LastGood,
     redirector::Redirector,
     roster::{Proxy, Ring, Roster, Server},
@@ -35,25 +30,29 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut watch: Watch) {
     each.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut checks: JoinSet<(SocketAddr, bool)> = JoinSet::new();
     loop {
-        tokio::select! {
-            _ = each.tick() => {}
-            () = redirector.refresh.notified() => {}
+        let looks = tokio::select! {
+            _ = each.tick() => true,
+            () = redirector.refresh.notified() => true,
             Some(done) = checks.join_next() => {
                 // A check that panicked is ours to repair, and its target is asked again.
-                if let Ok((target, good)) = done {
-                    watch.checked(Instant::now(), target, good);
+                let changed = done.is_ok_and(|(target, good)| watch.checked(Instant::now(), target, good));
+                if changed {
+                    redirector.set_roster(watch.roster(Instant::now()));
                 }
+                false
             }
+        };
+        if looks {
+            watch.look(&redirector);
+            redirector.set_roster(watch.roster(Instant::now()));
         }
-        watch.look(&redirector);
         let now = Instant::now();
         while checks.len() < health.concurrent.max(1)
             && let Some(target) = watch.next_due(now)
         {
             let limit = health.timeout;
-            checks.spawn(async move { (target, matches!(timeout(limit, ask(target)).await, Ok(Ok(true)))) });
+            checks.spawn(async move { (target, matches!(timeout(limit, is_there(target)).await, Ok(Ok(true)))) });
         }
-        redirector.set_roster(watch.roster(Instant::now()));
     }
 }
 
@@ -147,10 +146,11 @@ impl Watch {
         self.seen = Seen { me: myself, rings, roster };
     }
 
-    /// A target was asked.
-    fn checked(&mut self, now: Instant, target: SocketAddr, good: bool) {
+    /// A target was asked. Says whether it counts otherwise than before.
+    fn checked(&mut self, now: Instant, target: SocketAddr, good: bool) -> bool {
         let health = &self.health;
-        let Some(target) = self.targets.get_mut(&target) else { return };
+        let Some(target) = self.targets.get_mut(&target) else { return false };
+        let before = target.live;
         target.asking = false;
         target.answers = target.answers << 1 | u32::from(good);
         target.count = (target.count + 1).min(health.of);
@@ -163,6 +163,7 @@ impl Watch {
         });
         let pause = if good { health.interval } else { health.interval / 4 };
         target.due = now + pause.mul_f64(rand::rng().random_range(0.8..1.2));
+        target.live != before
     }
 
     /// A target that is to be asked now; it counts as being asked.
@@ -177,6 +178,7 @@ impl Watch {
     pub(crate) fn roster(&mut self, now: Instant) -> Roster {
         let mut roster = self.seen.roster.clone();
         self.epoch += 1;
+        roster.doubt = u8::try_from(self.health.doubt).unwrap_or(100);
         roster.epoch = self.epoch;
         roster.me.clone_from(&self.seen.me);
         for (at, (nodes, ring)) in self.seen.rings.iter().enumerate() {
@@ -184,8 +186,10 @@ impl Watch {
             if self.is_panic(live.len(), nodes) {
                 live = nodes.iter().filter_map(|node| self.proxy(node, None)).collect();
             }
-            let unseen = nodes.iter().filter_map(|node| self.proxy(node, None)).collect();
+            let unseen: Vec<Proxy> = nodes.iter().filter_map(|node| self.proxy(node, None)).collect();
             self.last_good.seen(now, at, &live);
+            let (seen, known) = self.seen_of(unseen.iter().chain(self.last_good.of(at)));
+            roster.doubtful.push(roster.are_too_few(seen, known));
             roster.rings.push(Ring { live, unseen, ..ring.clone() });
         }
         let own = || self.targets.iter().filter(|(_, target)| target.own);
@@ -195,6 +199,21 @@ impl Watch {
         roster.absent = self.absent();
         roster.last_good = self.last_good.proxies();
         roster
+    }
+
+    /// How many of these proxies answer, and how many they are. With those that did lately: the index forgets the dead, and those
+    /// that a cut parts from it.
+    fn seen_of<'p>(&self, proxies: impl Iterator<Item = &'p Proxy>) -> (usize, usize) {
+        let answering = self.targets.iter().filter(|(_, target)| target.live == Some(true));
+        let answering: BTreeSet<IpAddr> = answering.map(|(address, _)| address.ip()).collect();
+        let mut known: BTreeMap<IpAddr, bool> = BTreeMap::new();
+        for proxy in proxies {
+            let addresses = || proxy.v4.map(IpAddr::V4).into_iter().chain(proxy.v6.map(IpAddr::V6));
+            if let Some(first) = addresses().next() {
+                *known.entry(first).or_default() |= addresses().any(|address| answering.contains(&address));
+            }
+        }
+        (known.values().filter(|answers| **answers).count(), known.len())
     }
 
     /// Whether so few are live that this server's own sight is the likelier fault: then all are named again, for to send
@@ -275,34 +294,6 @@ impl Watch {
     }
 }
 
-/// Asks a proxy whether it is there: any HTTP/1.1 answer of an Atoll proxy will do.
-async fn ask(target: SocketAddr) -> io::Result<bool> {
-    let mut stream = TcpStream::connect(target).await?;
-    let request =
-        format!("HEAD {PATH} HTTP/1.1\r\nHost: {target}\r\nUser-Agent: atoll-dnssrv\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await?;
-    let mut head = Vec::new();
-    let mut chunk = [0; 1024];
-    while head.len() < HEAD {
-        let length = stream.read(&mut chunk).await?;
-        head.extend(chunk.get(..length).unwrap_or_default());
-        if length == 0 || head.windows(4).any(|end| end == b"\r\n\r\n") {
-            break;
-        }
-    }
-    Ok(is_ours(&head))
-}
-
-fn is_ours(head: &[u8]) -> bool {
-    let head = String::from_utf8_lossy(head);
-    let mut lines = head.split("\r\n");
-    let http = lines.next().is_some_and(|status| status.starts_with("HTTP/1.1 "));
-    let server = lines.filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("server"));
-    http && server.is_some_and(|(_, value)| {
-        value.trim().split(['/', ' ']).next().is_some_and(|word| word.eq_ignore_ascii_case("atoll"))
-    })
-}
-
 /// Where a node's proxy is asked: its first address of each family, its cleartext port.
 fn targets(node: &NodeInfo) -> impl Iterator<Item = SocketAddr> + use<> {
     let port = node.http_ports.first().copied().unwrap_or(80);
@@ -333,9 +324,6 @@ fn server(node: &NodeInfo) -> Server {
 const LITTLE: u64 = 8 << 30;
 /// Proxies of a level from which on a share of them means anything. \[guess\]
 const FEW: usize = 5;
-const PATH: &str = "/.well-known/atoll/health";
-/// Bytes of a response's head that are read.
-const HEAD: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -496,6 +484,38 @@ mod tests {
     }
 
     #[test]
+    fn a_level_whose_proxies_mostly_stopped_answering_is_doubted_even_if_the_index_forgot_them() {
+        let mut watch = watch();
+        let nodes: Vec<NodeInfo> = (1..=6).map(node).collect();
+        watch.seen.rings[0].0 = nodes.clone();
+        let rings = watch.seen.rings.clone();
+        watch.retarget(&rings, &[]);
+        let now = Instant::now();
+        let answers = |watch: &mut Watch, all: std::ops::RangeInclusive<u8>, good| {
+            for last in all {
+                (0..3).for_each(|_| watch.checked(now, SocketAddr::from(([127, 0, 0, last], 8080)), good));
+            }
+        };
+        answers(&mut watch, 1..=2, true);
+        assert_eq!(watch.roster(now).doubtful, [true], "few are seen alive yet");
+        answers(&mut watch, 3..=6, true);
+        assert_eq!(watch.roster(now).doubtful, [false]);
+        // A cut: the index knows two, the others do not answer any more.
+        watch.seen.rings[0].0.truncate(2);
+        let rings = watch.seen.rings.clone();
+        watch.retarget(&rings, &[]);
+        answers(&mut watch, 4..=6, false);
+        assert_eq!(watch.roster(now).doubtful, [false], "half is not less than half");
+        answers(&mut watch, 3..=3, false);
+        let roster = watch.roster(now);
+        assert_eq!((&roster.doubtful[..], roster.rings[0].live.len()), (&[true][..], 2));
+        let later = now + Duration::from_secs(600);
+        assert_eq!(watch.roster(later).doubtful, [false], "long dead, they are nobody's hope");
+        watch.health.doubt = 0;
+        assert_eq!(watch.roster(now).doubtful, [false], "switched off");
+    }
+
+    #[test]
     fn a_busy_proxy_and_one_whose_quota_runs_out_have_a_smaller_share_but_never_none() {
         let of = |weight, load, quota_left| share(&NodeInfo { weight, load, quota_left, ..node(1) });
         assert_eq!([0, 50, 75, 100].map(|load| of(100, load, None)), [100, 100, 62, 25]);
@@ -509,14 +529,5 @@ mod tests {
         let now = Instant::now();
         let epochs: Vec<u64> = (0..3).map(|_| watch.roster(now).epoch).collect();
         assert_eq!(epochs, [1, 2, 3]);
-    }
-
-    #[test]
-    fn only_an_atoll_proxy_counts_as_one() {
-        assert!(is_ours(b"HTTP/1.1 404 Not Found\r\nserver: Atoll/0.1\r\n\r\n"));
-        assert!(is_ours(b"HTTP/1.1 200 OK\r\nDate: x\r\nServer:atoll\r\n\r\n"));
-        assert!(!is_ours(b"HTTP/1.1 200 OK\r\nServer: nginx\r\n\r\n"));
-        assert!(!is_ours(b"SSH-2.0 server: atoll\r\n\r\n"));
-        assert!(!is_ours(b""));
     }
 }

@@ -12,6 +12,12 @@ pub struct Network {
 }
 
 impl Network {
+    /// Whether all addresses that share so many bits with this one lie in it, or none does. None: some do.
+    pub(crate) fn holds(&self, address: IpAddr, bits: u8) -> Option<bool> {
+        let first = Self { bits: self.bits.min(bits), ..*self }.contains(address);
+        (!first || self.bits <= bits).then_some(first)
+    }
+
     /// Whether an address lies in it. An IPv4 address mapped into IPv6 counts as itself.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {

@@ -21,7 +21,7 @@ use std::{
 
 use atoll_overlay::{Key, Level, Prefix};
 
-use crate::{ServeError, client::Placement, distances::Distances, near::Near, roster::Proxy};
+use crate::{ServeError, distances::Distances, near::Near, placement::Placement, roster::Proxy};
 
 /// The overrides in force.
 #[derive(Debug, Default)]

@@ -13,9 +13,10 @@ use hickory_proto::rr::{Name, RecordType};
 use crate::{
     Explanation, Probes, Source,
     answer::Answer,
-    client::{Placement, Scouts, TOLD_FOR},
+    client::{Scouts, TOLD_FOR},
     gap::{Followed, Sent},
     near::Near,
+    placement::Placement,
     question::{Query, Subnet},
     redirector::{Errand, Probe, Quest, Redirector, Resolved},
     roster::{Roster, Server},
@@ -152,6 +153,13 @@ impl Redirector {
         self.is_ours_to_measure(address) || self.config.listen.iter().any(|own| is_private(own.ip()))
     }
 
+    /// Whether an address that another server names may be measured. A datagram's sender can be forged, so inside this server's own
+    /// networks only what its operator lists; and the loopback, where it is itself served there.
+    fn may_scout(&self, address: IpAddr) -> bool {
+        let is_served_there = || self.config.listen.iter().any(|own| own.ip().to_canonical().is_loopback());
+        self.is_ours_to_measure(address) || (address.to_canonical().is_loopback() && is_served_there())
+    }
+
     /// Has a prefix measured and others asked, if it is time. Says what to wait for, if this question is to wait: `waited` is how it
     /// has so far, none if it may not.
     pub(crate) fn find_out(&self, now: Instant, asked_for: &AskedFor, waited: Option<Waited>) -> Option<Patience> {
@@ -277,6 +285,10 @@ impl Redirector {
         });
         if !known {
             return None;
+        }
+        if !self.may_scout(address) {
+            // As one who cannot tell.
+            return Some(Resolved::Answer(scout_answer(&query.name, &Report { rtt: None, near: None }), 0));
         }
         let prefix = Prefix::of(address);
         let wait = self.config.probe.wait;
@@ -509,6 +521,44 @@ mod tests {
         let report = scout::read_answer(&answer).expect("well formed");
         assert_eq!((report.rtt, report.near), (Some(Duration::from_millis(5)), None));
         assert!(errands.try_recv().is_err(), "and nobody is told");
+    }
+
+    #[test]
+    fn a_scout_goes_into_its_own_networks_only_where_its_operator_lets_it() {
+        let me = || NodeInfo::new(NodeId::from(Key::ZERO), Roles::DNSSRV.with(Roles::PROXY));
+        let probed = |config: Config, address: IpAddr| {
+            let (redirector, mut probes, mut errands) = Redirector::new(config, Arc::new(Alone::new(me()))).unwrap();
+            let addresses = [(NodeId::from(Key::ZERO), (vec![[192, 0, 2, 1].into()], Vec::new()))].into();
+            redirector.set_roster(Roster { addresses, ..Roster::default() });
+            let name = scout::question(redirector.zone().origin(), 1, address, false).unwrap();
+            let query = Query {
+                header: crate::question::Header::default(),
+                name,
+                kind: RecordType::TXT,
+                class: hickory_proto::rr::DNSClass::IN,
+                edns: None,
+            };
+            let resolved = redirector.report(Instant::now(), &query, [192, 0, 2, 1].into(), true);
+            let went = probes.try_recv().is_ok();
+            assert_eq!(matches!(resolved, Some(Resolved::Wait(_))), went);
+            if let Some(Resolved::Answer(answer, _)) = resolved {
+                let report = scout::read_answer(&answer).expect("well formed");
+                assert_eq!((report.rtt, report.near), (None, None));
+                assert!(errands.try_recv().is_err(), "and nobody is asked");
+            }
+            went
+        };
+        let inside: [IpAddr; 6] = ["10.0.0.7", "192.168.1.1", "169.254.169.254", "fd00::1", "fe80::1", "127.0.0.1"]
+            .map(|text| text.parse().unwrap());
+        let public = Config { listen: vec!["192.0.2.1:53".parse().unwrap()], ..Config::default() };
+        for address in inside {
+            assert!(!probed(public.clone(), address), "{address}");
+        }
+        assert!(probed(public.clone(), RESOLVER));
+        let ours = Config { private_subnets: vec!["10.0.0.0/8".parse().unwrap()], ..public };
+        assert!(probed(ours.clone(), inside[0]) && !probed(ours, inside[1]));
+        let local = Config { listen: vec!["127.0.0.1:53".parse().unwrap()], ..Config::default() };
+        assert!(probed(local.clone(), inside[5]) && !probed(local, inside[0]));
     }
 
     #[test]

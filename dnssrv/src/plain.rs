@@ -22,6 +22,8 @@ pub(crate) struct Plain {
     origin: Name,
     /// Every name that exists, those without records (empty non-terminals) included; the zone itself under the empty key.
     names: HashMap<Box<[u8]>, Vec<Record>>,
+    /// A bit for each label right below the zone, which others may share: without it there is no such label.
+    tops: [u64; 4],
 }
 
 /// Where a search ends.
@@ -44,7 +46,7 @@ pub(crate) enum Found<'z> {
 impl Plain {
     /// No records yet.
     pub(crate) fn new(origin: Name) -> Self {
-        Self { origin, names: HashMap::from([(Box::default(), Vec::new())]) }
+        Self { origin, names: HashMap::from([(Box::default(), Vec::new())]), tops: [0; 4] }
     }
 
     /// Adds a record whose owner lies in the zone. One there already is passed over.
@@ -59,6 +61,11 @@ impl Plain {
             tracing::warn!(name = %record.name, %kind, "what this means at a wildcard is not defined (RFC 4592 4)");
         }
         let relative = Relative::new(&record.name, &self.origin);
+        if let Some((word, bit)) = relative.suffixes_from_the_zone().nth(1).and_then(spot)
+            && let Some(word) = self.tops.get_mut(word)
+        {
+            *word |= bit;
+        }
         for above in relative.suffixes().skip(1) {
             if !self.names.contains_key(above) {
                 self.names.insert(above.into(), Vec::new());
@@ -76,6 +83,10 @@ impl Plain {
         }
         if kind == DNAME && records.iter().any(|known| known.record_type() == DNAME) {
             return Err(format!("{} has two DNAMEs", record.name));
+        }
+        if records.is_empty() {
+            // Most names have one.
+            records.reserve_exact(1);
         }
         records.push(Record::from_rdata(record.name, ttl, record.data));
         Ok(())
@@ -115,7 +126,8 @@ impl Plain {
 
     /// Whether nothing exists under a label right below the zone, given as in a key.
     pub(crate) fn leaves_open(&self, label: &[u8]) -> bool {
-        self.names.len() == 1 || !self.names.contains_key(label)
+        let may_be = spot(label).and_then(|(word, bit)| Some(self.tops.get(word)? & bit != 0));
+        may_be == Some(false) || !self.names.contains_key(label)
     }
 
     fn wildcard(&self, closest: &[u8]) -> Found<'_> {
@@ -128,6 +140,13 @@ impl Plain {
             None => Found::Missing,
         }
     }
+}
+
+/// Which bit is a label's, by its length and its edges: a word and the bit in it.
+fn spot(label: &[u8]) -> Option<(usize, u64)> {
+    let ([length, first, ..], Some(last)) = (label, label.last()) else { return None };
+    let number = length.wrapping_mul(7).wrapping_add(first.wrapping_mul(31)).wrapping_add(last.wrapping_mul(131));
+    Some((usize::from(number >> 6), 1 << (number & 63)))
 }
 
 /// A name relative to the zone: its labels in lower case, each after its length, the leftmost first.
@@ -193,5 +212,62 @@ pub(crate) fn host(data: &RData) -> Option<&Name> {
         RData::HTTPS(https) if https.0.svc_priority > 0 => Some(&https.0.target_name),
         RData::SVCB(svcb) if svcb.svc_priority > 0 => Some(&svcb.target_name),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fmt::Write as _, net::Ipv4Addr};
+
+    use atoll_sys::heap::used;
+
+    use super::*;
+    use crate::{Config, Mode, zone::Zone};
+
+    /// What keeps a start short, however many records there are.
+    #[test]
+    fn a_zone_ten_times_as_large_asks_ten_times_as_often_for_memory_to_be_loaded() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let config = Config { mode: Mode::Plain, zone_file: Some(file.path().to_owned()), ..Config::default() };
+        let load = |records: u32| {
+            let mut text =
+                "$TTL 300\n@ SOA ns1 hostmaster 1 14400 3600 1209600 300\n@ NS ns1\nns1 A 127.0.0.1\n".to_owned();
+            for at in 0..records {
+                writeln!(text, "h{at} A {}", Ipv4Addr::from(0x0a00_0000 + at)).unwrap();
+            }
+            std::fs::write(file.path(), text).unwrap();
+            let before = used();
+            let zone = Zone::new(&config).unwrap();
+            let used = used().since(before);
+            drop(zone);
+            (used.times, used.bytes)
+        };
+        let (small, large) = (load(2_000), load(20_000));
+        assert!(large.0 <= small.0 * 11 && large.0 <= 20 * 20_000, "{small:?}, {large:?}");
+        assert!(large.1 <= 600 * 20_000, "{} bytes a record", large.1 / 20_000);
+    }
+
+    #[test]
+    fn a_label_is_open_exactly_if_no_name_is_at_or_below_it() {
+        let origin = Name::from_ascii("nyud.example.").unwrap();
+        bolero::check!().with_type::<Vec<Vec<u8>>>().for_each(|names| {
+            let alphabet = b"abcxyz";
+            let label = |bytes: &[u8]| -> String {
+                bytes.iter().take(3).map(|byte| char::from(alphabet[usize::from(byte % 6)])).collect()
+            };
+            let labels: Vec<String> = names.iter().map(|name| label(name)).filter(|label| !label.is_empty()).collect();
+            let mut plain = Plain::new(origin.clone());
+            let (held, asked) = labels.split_at(labels.len() / 2);
+            for (at, label) in held.iter().enumerate() {
+                let inner = if at % 2 == 0 { "" } else { "www." };
+                let name = Name::from_ascii(format!("{inner}{label}.nyud.example.")).unwrap();
+                let record = Record::from_rdata(name, 300, RData::A(Ipv4Addr::LOCALHOST.into()));
+                plain.add(record).unwrap();
+            }
+            for label in asked.iter().chain(held) {
+                let key = [&[u8::try_from(label.len()).unwrap()][..], label.as_bytes()].concat();
+                assert_eq!(plain.leaves_open(&key), !held.contains(label), "{label} beside {held:?}");
+            }
+        });
     }
 }

@@ -306,7 +306,7 @@ impl Redirector {
     }
 
     /// An answer names proxies of another cluster.
-    fn names_foreign(&self, now: Instant, near: &Near) {
+    pub(crate) fn names_foreign(&self, now: Instant, near: &Near) {
         let mut foreign = self.foreign.lock().unwrap_or_else(PoisonError::into_inner);
         for target in near.proxies.iter().flat_map(Proxy::targets).filter(|target| self.may_dial(target.ip())) {
             if foreign.len() >= self.config.health.candidates && !foreign.contains_key(&target) {
@@ -421,11 +421,7 @@ impl Redirector {
         }
         match answer.level {
             Some(level) => {
-                if let Some(near) = placement.near.as_ref().filter(|_| !placement.placed) {
-                    self.names_foreign(now, near);
-                }
-                let why = self.note_destination(now, prefix, level, &placement);
-                self.tell(now, prefix, &placement, &roster);
+                let why = self.noted(now, prefix, level, &placement, &roster);
                 Resolved::Answer(Answer { why: Some(why), ..answer }, scope)
             }
             // What depends on nobody holds for everybody.

@@ -11,9 +11,9 @@ use atoll_overlay::{Key, Level, NodeId, Prefix};
 use siphasher::sip::SipHasher24;
 
 use crate::{
-    client::Placement,
     deck::{Deck, Want},
     near::Near,
+    placement::Placement,
     service::Offers,
     site::Site,
 };
@@ -33,6 +33,10 @@ pub(crate) struct Roster {
     pub(crate) dead: Vec<IpAddr>,
     /// Proxies that are only known from pointers, and that do not answer where these say.
     pub(crate) absent: Vec<SocketAddr>,
+    /// Percent of proxies that must be seen alive for answers that name them to be kept long.
+    pub(crate) doubt: u8,
+    /// Of each level, whether fewer are.
+    pub(crate) doubtful: Vec<bool>,
     /// What proxies offer over TLS.
     pub(crate) secure: Offers,
     /// Addresses of every node known.
@@ -113,6 +117,8 @@ pub(crate) struct Choice {
     pub(crate) level: Level,
     /// All that they were chosen from.
     pub(crate) deck: Deck,
+    /// Whether so many like them are dead that these may soon be, too.
+    pub(crate) doubtful: bool,
 }
 
 impl Roster {
@@ -127,7 +133,13 @@ impl Roster {
         nearest: &dyn Fn(Level, &[Proxy]) -> Vec<Proxy>,
     ) -> Option<Choice> {
         let (deck, standing, level) = self.deck_of(level, family, nearest)?;
-        Some(Choice { addresses: deck.pick(site, want).addresses().collect(), standing, level, deck })
+        let doubtful = self.is_doubtful(level);
+        Some(Choice { addresses: deck.pick(site, want).addresses().to_vec(), standing, level, deck, doubtful })
+    }
+
+    /// Whether too few of a level's proxies are seen alive for answers to be kept long.
+    pub(crate) fn is_doubtful(&self, level: Level) -> bool {
+        self.doubtful.get(usize::from(level.0)).copied().unwrap_or(false)
     }
 
     /// What there is to choose from at a level, for those who are near to all of it.
@@ -182,13 +194,20 @@ impl Roster {
         };
         let proxies: Vec<Proxy> =
             near.proxies.iter().map(living).filter(|proxy| proxy.address(family).is_some()).collect();
+        let named = near.proxies.iter().filter(|proxy| proxy.address(family).is_some()).count();
+        let doubtful = self.are_too_few(proxies.len(), named);
         let proxies = nearest(near.level, &proxies);
         let deck = Deck::of(&proxies, family);
-        let addresses: Vec<IpAddr> = deck.pick(site, want).addresses().collect();
+        let addresses: Vec<IpAddr> = deck.pick(site, want).addresses().to_vec();
         let lacks_v6 = family == Family::V6 && near.proxies.iter().all(|proxy| proxy.v6.is_none());
         let is_left = near.proxies.iter().any(|proxy| living(proxy).v4.is_some());
         let found = !addresses.is_empty() || (lacks_v6 && is_left);
-        found.then_some(Choice { addresses, standing: Standing::Live, level: near.level, deck })
+        found.then_some(Choice { addresses, standing: Standing::Live, level: near.level, deck, doubtful })
+    }
+
+    /// Whether so many of so many are too few for answers that name them to be kept long.
+    pub(crate) fn are_too_few(&self, live: usize, known: usize) -> bool {
+        live * 100 < known * usize::from(self.doubt)
     }
 
     /// The servers of a level that tell this one how far they are from prefixes near all of them, as many at most: neighbours at the

@@ -19,7 +19,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 
 use crate::{
-    Config, Explanation, ServeError, Stats, Transport,
+    Config, Explanation, Guide, ServeError, Stats, Transport,
     connection::{self, Connections, Way},
     hints, last_good,
     live::{self, Watch},
@@ -143,6 +143,12 @@ impl Server {
         let Ok(mut name) = Name::from_ascii(name) else { return Vec::new() };
         name.set_fqdn(true);
         self.redirector.chosen(Instant::now(), &name, from)
+    }
+
+    /// What leads clients by other means than answers to where answers lead them.
+    #[must_use]
+    pub fn guide(&self) -> Guide {
+        Guide::new(Arc::clone(&self.redirector))
     }
 
     /// What is to survive a restart: the last good set of proxies. At most 90 KiB.

@@ -47,18 +47,19 @@ impl Site {
 
     /// The site of a label in lower case, read without allocation.
     pub(crate) fn of_label(label: &[u8]) -> Option<Self> {
-        let mut bits = 0_u128;
+        let digit = |byte: &u8| match byte {
+            b'a'..=b'z' => Some(u64::from(byte - b'a')),
+            b'2'..=b'7' => Some(u64::from(byte - b'2' + 26)),
+            _ => None,
+        };
+        let (last, label) = label.split_last().filter(|(_, label)| label.len() + 1 == LABEL_LENGTH)?;
+        let mut bits = 0;
         for byte in label {
-            let digit = match byte {
-                b'a'..=b'z' => byte - b'a',
-                b'2'..=b'7' => byte - b'2' + 26,
-                _ => return None,
-            };
-            bits = bits << 5 | u128::from(digit);
+            bits = bits << 5 | digit(byte)?;
         }
-        // 13 digits of 5 bits; the one that is spare is zero, or the label is another way to write a site.
-        let site = (label.len() == LABEL_LENGTH && bits & 1 == 0).then_some(bits >> 1)?;
-        u64::try_from(site).ok().map(Self)
+        // 12 digits of 5 bits, and 4 of the last one's; the one that is spare is zero, or the label is another way to write a site.
+        let last = digit(last).filter(|last| last & 1 == 0)?;
+        Some(Self(bits << 4 | last >> 1))
     }
 
     /// Its label.

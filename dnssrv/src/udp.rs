@@ -116,7 +116,8 @@ impl Listener {
     }
 
     fn answer(&self, hot: &mut Hot, now: Instant, query: &[u8], from: SocketAddr, reply: &mut Vec<u8>) {
-        if NO_CLIENT.contains(&from.port()) {
+        // Hardly a port is so low.
+        if from.port() < 64 && NO_CLIENT.contains(&from.port()) {
             self.redirector.counters.dropped();
             return;
         }

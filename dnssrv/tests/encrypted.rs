@@ -221,6 +221,50 @@ async fn all_ways_to_connect_share_one_limit() {
     assert!(matches!(ended, Ok(0) | Err(_)));
 }
 
+#[tokio::test]
+async fn an_idle_connection_over_https_makes_room_like_any_other_and_is_told_so() {
+    for protocol in ["h2", "http/1.1"] {
+        let stage = stage(|config| {
+            config.limits.tcp_idle = 10 * DEADLINE;
+            config.limits.tcp_connections = 2;
+        })
+        .await;
+        let to = stage.server.https_addrs()[0];
+        let bytes = query(NAME, RecordType::A);
+        let uri = format!("?dns={}", base64url(&bytes));
+        let stream = TokioIo::new(stage.connect(to, protocol).await);
+        // It has been answered once and idles from then on, its client listening.
+        let ended = if protocol == "h2" {
+            let (mut sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+            let ended = tokio::spawn(connection);
+            let answer = timeout(DEADLINE, sender.send_request(get(&uri))).await.unwrap().unwrap();
+            assert_eq!(answer.status(), StatusCode::OK);
+            answer.into_body().collect().await.unwrap();
+            (ended, Box::new(sender) as Box<dyn std::any::Any>)
+        } else {
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+            let ended = tokio::spawn(connection);
+            let answer = timeout(DEADLINE, sender.send_request(get(&uri))).await.unwrap().unwrap();
+            assert_eq!(answer.status(), StatusCode::OK);
+            answer.into_body().collect().await.unwrap();
+            (ended, Box::new(sender) as Box<dyn std::any::Any>)
+        };
+        // The second and the third both find a place, and are answered.
+        let mut others =
+            [TcpStream::connect(stage.clear).await.unwrap(), TcpStream::connect(stage.clear).await.unwrap()];
+        for other in &mut others {
+            other.write_all(&[&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], &bytes].concat()).await.unwrap();
+            let mut length = [0; 2];
+            timeout(DEADLINE, other.read_exact(&mut length)).await.expect("a reply in time").expect("a reply");
+            other.read_exact(&mut vec![0; u16::from_be_bytes(length).into()]).await.unwrap();
+        }
+        let (ended, _sender) = ended;
+        let ended = timeout(DEADLINE, ended).await.expect("it is closed in time").unwrap();
+        assert!(ended.is_ok(), "{protocol}: it was told, not cut: {ended:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dig_asks_over_tls_and_https() {
     let stage = stage(|_| {}).await;

@@ -415,6 +415,31 @@ async fn past_the_limit_the_connection_that_idled_longest_makes_room_and_who_is_
     }
 }
 
+#[tokio::test]
+async fn a_connection_with_a_part_of_a_question_idles_like_any_other() {
+    let (_server, address) = alone(|config| {
+        config.limits.tcp_per_prefix = 1;
+        config.limits.tcp_idle = std::time::Duration::from_secs(600);
+        config.rate_limit.exempt.clear();
+    })
+    .await;
+    let mut slow = TcpStream::connect(address).await.unwrap();
+    let bytes = query(NAME, RecordType::A);
+    let length = u16::try_from(bytes.len()).unwrap().to_be_bytes();
+    // A whole one and the beginning of the next come together.
+    slow.write_all(&[&length[..], &bytes, &length, &bytes[..5]].concat()).await.unwrap();
+    let mut answered = [0; 2];
+    timeout(DEADLINE, slow.read_exact(&mut answered)).await.expect("in time").unwrap();
+    slow.read_exact(&mut vec![0; u16::from_be_bytes(answered).into()]).await.unwrap();
+    until("the next one finds a place", async || {
+        let mut next = TcpStream::connect(address).await.unwrap();
+        is_answered(&mut next).await
+    })
+    .await;
+    let ended = timeout(DEADLINE, slow.read(&mut [0; 1])).await.expect("it is closed in time");
+    assert!(matches!(ended, Ok(0) | Err(_)));
+}
+
 /// Whether a question over a connection is answered.
 async fn is_answered(stream: &mut TcpStream) -> bool {
     let bytes = query(NAME, RecordType::A);

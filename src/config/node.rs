@@ -120,7 +120,8 @@ pub struct ManagerConfig {
     /// hold a connection. `[guess]`
     #[serde(with = "span")]
     pub head_timeout: Duration,
-    /// How many of the nearest proxies share a site's requests, 1 to 16. Fewer meet in fuller caches, more spread the load. `[guess]`
+    /// How many of the nearest proxies share a site's requests, 1 to 16. Fewer meet in fuller caches, more spread the load. In a node
+    /// that runs dnssrv, too, its answers say which they are. `[guess]`
     pub spread: usize,
     /// Whether redirects name proxies as `HOST.n-ID.ZONE` instead of by address. Only where the zone is delegated: a page then keeps an
     /// origin of its own, as browsers see it; else nobody finds the name. `[guess]`

@@ -37,17 +37,17 @@ struct Mirror {
     load: u8,
     weight: f64,
     score: f64,
-    /// Whether it is one of the few nearest, which share the site's requests.
+    /// Whether it is one of the few that share the site's requests.
     shares: bool,
     /// Whether it is busier than its share, and stands back.
     busy: bool,
 }
 
 impl Mirrors {
-    /// All that is known of a choice. `names`: see [`at`].
-    pub(super) fn new(url: &OriginUrl, client: String, order: &[Near], names: Option<&Zone>) -> Self {
+    /// All that is known of a choice. `by_dns`: whether it is that of DNS answers. `names`: see [`at`].
+    pub(super) fn new(url: &OriginUrl, (client, by_dns): (String, bool), order: &[Near], names: Option<&Zone>) -> Self {
         let mirror = |near: &Near| Mirror {
-            node: near.id.to_string(),
+            node: near.id.map_or_else(String::new, |id| id.to_string()),
             url: at(near, url, names),
             level: near.level.0,
             load: near.load,
@@ -58,6 +58,11 @@ impl Mirrors {
         };
         let because = match order.first() {
             None => "no proxy is alive, or this client refuses all".to_owned(),
+            Some(first) if by_dns && first.shares => format!(
+                "it is the first of the {} that DNS answers name to this network for this site (level {}); `atoll explain` says why",
+                order.iter().filter(|near| near.shares).count(),
+                first.level
+            ),
             Some(first) => format!(
                 "of the {} nearest proxies that take clients (level {}) it has the highest score for this site among those that \
                  are not too busy",
@@ -105,7 +110,7 @@ impl Mirrors {
 /// A URL as a proxy serves it: by its address, or, given a zone that is delegated, by the name that the URL has at this one node. A URL
 /// that has no such name goes by the address.
 pub(super) fn at(near: &Near, url: &OriginUrl, names: Option<&Zone>) -> String {
-    let Some(Ok(name)) = names.map(|zone| zone.at_node(url, near.id)) else {
+    let Some(Ok(name)) = names.zip(near.id).map(|(zone, id)| zone.at_node(url, id)) else {
         return format!("http://{}{}", near.address, url.manager_path());
     };
     let port = near.address.port();

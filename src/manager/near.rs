@@ -1,11 +1,15 @@
 //! Which proxies of a network a client of role manager is led to, in order: those of the nearest level first, and there the few
 //! nearest by weighted rendezvous of the site, the busy standing back. Pure.
 //!
+//! Where the node runs dnssrv, too, whose word on who is near a client goes before the index's, the proxies that its answers name for
+//! the same client are put first.
+//!
 //! Beside `choose`, which spreads downloads that the manager itself counts: here nodes tell how busy they are, and nobody stands back
 //! who is not busy at all, so that a site stays in its few caches.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
+use atoll_dnssrv::Lead;
 use atoll_overlay::{Level, NodeId, NodeInfo};
 
 use super::choose;
@@ -13,7 +17,8 @@ use super::choose;
 /// A proxy that a client may be led to.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Near {
-    pub(super) id: NodeId,
+    /// None of one that is known by its address alone: of a cluster far from here.
+    pub(super) id: Option<NodeId>,
     pub(super) address: SocketAddr,
     pub(super) level: Level,
     /// How busy it says that it is, 0 to 100.
@@ -61,17 +66,50 @@ pub(super) fn order(levels: &[(Level, Vec<(NodeInfo, SocketAddr)>)], wanted: Wan
     all
 }
 
+/// The same, those that DNS answers lead this client to first.
+pub(super) fn led(levels: &[(Level, Vec<(NodeInfo, SocketAddr)>)], leads: &[Lead], wanted: Wanted<'_>) -> Vec<Near> {
+    let mut order = order(levels, wanted);
+    let is_known = |lead: &Lead| levels.iter().flat_map(|(_, nodes)| nodes).any(|(_, at)| at.ip() == lead.address);
+    let mut first: Vec<Near> = Vec::new();
+    for lead in leads {
+        match order.iter().position(|near| near.address.ip() == lead.address) {
+            Some(at) => first.push(order.remove(at)),
+            // It takes no clients, or has failed this one.
+            None if is_known(lead) => {}
+            None => first.extend(Near::at(*lead).filter(|near| !wanted.not.iter().any(|not| is_at(not, near.address)))),
+        }
+    }
+    // Where all that answers name have failed this client, those in reserve are as they were.
+    if !first.is_empty() {
+        order.iter_mut().for_each(|near| near.shares = false);
+        first.iter_mut().for_each(|near| near.shares = true);
+    }
+    first.append(&mut order);
+    first
+}
+
 /// Whether a text names a node.
 pub(super) fn is_meant(said: &str, id: NodeId, address: SocketAddr) -> bool {
-    said.strip_prefix("http://").unwrap_or(said) == address.to_string() || said == id.to_string()
+    is_at(said, address) || said == id.to_string()
+}
+
+fn is_at(said: &str, address: SocketAddr) -> bool {
+    said.strip_prefix("http://").unwrap_or(said) == address.to_string()
 }
 
 impl Near {
+    /// One that the index does not tell of; none if nobody says at which port it is.
+    fn at(lead: Lead) -> Option<Self> {
+        let address = SocketAddr::new(lead.address, lead.port?);
+        let (load, weight, score) = (0, 1.0, 0.0);
+        Some(Self { id: None, address, level: lead.level, load, weight, score, calm: true, shares: true })
+    }
+
     fn of(node: &NodeInfo, address: SocketAddr, level: Level, site: &str) -> Self {
         let weight = f64::from(node.weight) / NORMAL_WEIGHT;
         let seed = choose::seed(&node.id.to_string());
         let score = choose::score(choose::seed(site), seed, weight);
-        Self { id: node.id, address, level, load: node.load, weight, score, calm: true, shares: false }
+        Self { id: Some(node.id), address, level, load: node.load, weight, score, calm: true, shares: false }
     }
 }
 

@@ -1,5 +1,5 @@
 //! Role manager: the redirector for those who cannot have a zone delegated to them. It sends a client to a near, live proxy by
-//! HTTP where dnssrv does so by DNS.
+//! HTTP where dnssrv does so by DNS: in a node that runs both, to the very proxies that answers name to the client's network.
 //!
 //! | asked for | answer |
 //! |---|---|
@@ -14,15 +14,19 @@
 //! Path and query, less what is the manager's, are handed on byte for byte. A redirect is for one client now: nobody may keep it.
 //! Its `Link: rel=duplicate` names two more proxies.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
+use atoll_dnssrv::Guide;
 use atoll_overlay::{Index, Key, Level, NodeInfo, NodesQuery, Roles};
 use atoll_proxy::{Authority, OriginUrl, Scheme, UrlError, Zone};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 
 use super::{
     desk::{Asked, ListForm, NODE},
@@ -30,7 +34,7 @@ use super::{
     near::{self, Wanted},
 };
 use crate::{
-    accept::{self, Answer, Limits},
+    accept::{self, Accept, Answer, Limits},
     config::ManagerConfig,
     front::record::truncated,
     port_holder::{Protocol, bind_error},
@@ -44,10 +48,16 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// Opens the addresses of the configuration, or none of them. The zone may be "": then only the `/~/` form is known.
-    pub async fn start(config: &ManagerConfig, zone: &str, index: Arc<dyn Index>) -> Result<Self, ManagerError> {
+    /// Opens the addresses of the configuration, or none of them. The zone may be "": then only the `/~/` form is known. With a guide,
+    /// clients are led as DNS answers lead them; else by what the index says of their networks.
+    pub async fn start(
+        config: &ManagerConfig,
+        zone: &str,
+        index: Arc<dyn Index>,
+        guide: Option<Guide>,
+    ) -> Result<Self, ManagerError> {
         let zone = if zone.is_empty() { None } else { Some(Zone::new(zone).map_err(ManagerError::Zone)?) };
-        let redirector = Redirector { index, zone: Arc::new(zone), config: Arc::new(config.clone()) };
+        let redirector = Redirector { index, zone: Arc::new(zone), config: Arc::new(config.clone()), guide };
         let limits = Limits { connections: config.connections, head_timeout: config.head_timeout };
         let mut manager = Self { addresses: Vec::new(), tasks: JoinSet::new() };
         for address in &config.listen {
@@ -55,6 +65,7 @@ impl Manager {
             let listener =
                 listener.map_err(|error| ManagerError::Listen(bind_error(&error, *address, Protocol::Tcp)))?;
             manager.addresses.push(listener.local_addr().map_err(|error| ManagerError::Listen(error.to_string()))?);
+            let listener = Door { listener, guide: redirector.guide.clone() };
             manager.tasks.spawn(accept::serve(listener, limits, redirector.clone()));
         }
         Ok(manager)
@@ -89,6 +100,28 @@ struct Redirector {
     index: Arc<dyn Index>,
     zone: Arc<Option<Zone>>,
     config: Arc<ManagerConfig>,
+    guide: Option<Guide>,
+}
+
+/// Where clients come in; how long their handshakes took is told to the guide.
+struct Door {
+    listener: TcpListener,
+    guide: Option<Guide>,
+}
+
+impl Accept for Door {
+    type Stream = TcpStream;
+    type Client = SocketAddr;
+
+    async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (stream, client) = self.listener.accept().await?;
+        if let Some(guide) = &self.guide
+            && let Ok(Some(handshake)) = atoll_sys::tcp::round_trip(&stream)
+        {
+            guide.handshake(client.ip(), handshake.smoothed);
+        }
+        Ok((stream, client))
+    }
 }
 
 impl Answer<SocketAddr> for Redirector {
@@ -122,16 +155,21 @@ impl Redirector {
     ) -> (&'static str, Response<Full<Bytes>>) {
         let site = url.authority();
         let wanted = Wanted { site: &site, spread: self.config.spread, not: &asked.not };
-        let order = near::order(&self.near(client), wanted);
+        let levels = self.near(client);
+        let order = match &self.guide {
+            Some(guide) => near::led(&levels, &guide.lead(url.host(), url.port(), client.ip()), wanted),
+            None => near::order(&levels, wanted),
+        };
         let names = self.zone.as_ref().as_ref().filter(|_| self.config.names);
         if let Some(form) = asked.list {
-            let mirrors = Mirrors::new(url, truncated(client.ip()).to_string(), &order, names);
+            let client = (truncated(client.ip()).to_string(), self.guide.is_some());
+            let mirrors = Mirrors::new(url, client, &order, names);
             return ("mirrorlist", mirror_list(&mirrors, form, &head.headers));
         }
         let Some(first) = order.first() else { return ("no_proxy", self.nobody()) };
         let mut answer = found(&mirrors::at(first, url, names));
         let headers = answer.headers_mut();
-        if let Ok(id) = HeaderValue::try_from(first.id.to_string()) {
+        if let Some(Ok(id)) = first.id.map(|id| HeaderValue::try_from(id.to_string())) {
             headers.insert(NODE, id);
         }
         if let Some(Ok(links)) = mirrors::duplicates(url, &order, names).map(HeaderValue::try_from) {
@@ -142,8 +180,9 @@ impl Redirector {
 
     /// The proxies near a client, level by level, the inmost first, each with the address at which it reaches them.
     fn near(&self, client: SocketAddr) -> Vec<(Level, Vec<(NodeInfo, SocketAddr)>)> {
+        let count = if self.guide.is_some() { GUIDED } else { CANDIDATES };
         let nodes = |level: Level| {
-            let query = NodesQuery { level, count: CANDIDATES, target: Some(client.ip()), services: Roles::PROXY };
+            let query = NodesQuery { level, count, target: Some(client.ip()), services: Roles::PROXY };
             let nodes = self.index.nodes(&query).into_iter();
             nodes.filter_map(|node| address_for(client, &node).map(|address| (node, address))).collect()
         };
@@ -153,7 +192,10 @@ impl Redirector {
     /// Whether a text names a node: any id does, also of one that has gone since; an address only of one that is known.
     fn names(&self, client: SocketAddr, said: &str) -> bool {
         let is_one = |(node, address): &(NodeInfo, SocketAddr)| near::is_meant(said, node.id, *address);
-        said.parse::<Key>().is_ok() || self.near(client).iter().any(|(_, nodes)| nodes.iter().any(is_one))
+        let is_led_to = |guide: &Guide| said.parse().is_ok_and(|address| guide.names(address));
+        said.parse::<Key>().is_ok()
+            || self.near(client).iter().any(|(_, nodes)| nodes.iter().any(is_one))
+            || self.guide.as_ref().is_some_and(is_led_to)
     }
 
     fn nobody(&self) -> Response<Full<Bytes>> {
@@ -265,6 +307,8 @@ fn told(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
 
 /// Proxies looked at per level.
 const CANDIDATES: usize = 16;
+/// The same where answers may name any of as many as dnssrv looks at by default.
+const GUIDED: usize = 64;
 
 #[cfg(test)]
 #[path = "redirector_tests.rs"]

@@ -35,8 +35,8 @@ fn knows(levels: Vec<Vec<NodeInfo>>) -> Arc<dyn Index> {
 #[async_trait]
 impl Index for Knows {
     fn nodes(&self, query: &NodesQuery) -> Vec<NodeInfo> {
-        assert_eq!(query.services, Roles::PROXY);
-        self.1[usize::from(query.level.0)].iter().take(query.count).cloned().collect()
+        let serves = |node: &&NodeInfo| node.roles.contain(query.services);
+        self.1[usize::from(query.level.0)].iter().filter(serves).take(query.count).cloned().collect()
     }
     fn levels(&self) -> Vec<LevelInfo> {
         let level = |at: usize| LevelInfo {
@@ -86,7 +86,7 @@ impl Index for Knows {
 /// What a manager of zone nyud.example answers a client at 127.0.0.9: status and Location.
 fn ask(index: Arc<dyn Index>, request: Builder) -> (u16, String) {
     let zone = Arc::new(Some(Zone::new("nyud.example").unwrap()));
-    let redirector = Redirector { index, zone, config: Arc::new(ManagerConfig::default()) };
+    let redirector = Redirector { index, zone, config: Arc::new(ManagerConfig::default()), guide: None };
     let (head, ()) = request.body(()).unwrap().into_parts();
     let answer = redirector.redirect(([127, 0, 0, 9], 1).into(), &head);
     assert_eq!(answer.headers()[header::CACHE_CONTROL], "no-store");
@@ -97,7 +97,7 @@ fn ask(index: Arc<dyn Index>, request: Builder) -> (u16, String) {
 /// The whole answer.
 fn answer(index: Arc<dyn Index>, path: &str, accept: &str) -> Response<Full<Bytes>> {
     let zone = Arc::new(Some(Zone::new("nyud.example").unwrap()));
-    let redirector = Redirector { index, zone, config: Arc::new(ManagerConfig::default()) };
+    let redirector = Redirector { index, zone, config: Arc::new(ManagerConfig::default()), guide: None };
     let request = Request::get(path).header("host", "a.test.nyud.example").header("accept", accept);
     let (head, ()) = request.body(()).unwrap().into_parts();
     redirector.redirect(([127, 0, 0, 9], 1).into(), &head)
@@ -224,7 +224,7 @@ fn where_the_zone_is_delegated_a_proxy_goes_by_the_urls_name_there() {
     let led = |path: &str| {
         let config = Arc::new(ManagerConfig { names: true, ..ManagerConfig::default() });
         let zone = Arc::new(Some(Zone::new("nyud.example").unwrap()));
-        let redirector = Redirector { index: knows(vec![vec![node.clone()]]), zone, config };
+        let redirector = Redirector { index: knows(vec![vec![node.clone()]]), zone, config, guide: None };
         let (head, ()) = Request::get(path).header("host", "m.test").body(()).unwrap().into_parts();
         let answer = redirector.redirect(([127, 0, 0, 9], 1).into(), &head);
         answer.headers()[header::LOCATION].to_str().unwrap().to_owned()
@@ -303,7 +303,7 @@ fn what_is_no_name_of_an_origin_is_refused() {
 #[tokio::test]
 async fn only_get_and_head_are_led_on_and_a_lone_manager_says_when_to_come_back() {
     let config = ManagerConfig { listen: vec![([127, 0, 0, 1], 0).into()], ..ManagerConfig::default() };
-    let manager = Manager::start(&config, "", knows(vec![Vec::new()])).await.unwrap();
+    let manager = Manager::start(&config, "", knows(vec![Vec::new()]), None).await.unwrap();
     let exchange = async |request: &str| {
         let mut stream = TcpStream::connect(manager.addresses()[0]).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -323,4 +323,98 @@ async fn only_get_and_head_are_led_on_and_a_lone_manager_says_when_to_come_back(
     let connect = exchange("CONNECT a.test:80 HTTP/1.1\r\nHost: a.test:80\r\nConnection: close\r\n\r\n").await;
     assert!(connect.starts_with("http/1.1 405"), "{connect}");
     manager.stop().await;
+}
+
+/// A dnssrv beside the manager, on the same index; and the file it places networks by.
+async fn beside(levels: &[Vec<NodeInfo>], overrides: &str) -> (atoll_dnssrv::Server, tempfile::NamedTempFile) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), overrides).unwrap();
+    let config = atoll_dnssrv::Config {
+        listen: vec![([127, 0, 0, 1], 0).into()],
+        mode: atoll_dnssrv::Mode::Direct,
+        overrides: Some(file.path().to_owned()),
+        sources: atoll_dnssrv::Sources { tcp_connect: false, icmp: false, ..atoll_dnssrv::Sources::default() },
+        ..atoll_dnssrv::Config::default()
+    };
+    (atoll_dnssrv::serve(config, knows(levels.to_vec()), None).await.unwrap(), file)
+}
+
+/// The addresses that DNS names for a host under the zone to clients of a /24.
+async fn named(server: SocketAddr, host: &str, [a, b, c]: [u8; 3]) -> Vec<std::net::Ipv4Addr> {
+    let mut query = vec![0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 1];
+    for label in host.split('.').chain(["nyud", "example"]) {
+        query.push(u8::try_from(label.len()).unwrap());
+        query.extend(label.as_bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    let question = query.len();
+    // EDNS with a client subnet.
+    query.extend([0, 0, 41, 4, 0xd0, 0, 0, 0, 0, 0, 11, 0, 8, 0, 7, 0, 1, 24, 0, a, b, c]);
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket.connect(server).await.unwrap();
+    socket.send(&query).await.unwrap();
+    let mut reply = [0; 1232];
+    tokio::time::timeout(Duration::from_secs(30), socket.recv(&mut reply)).await.expect("a reply in time").unwrap();
+    let records = reply[question..].chunks_exact(16).take(reply[7].into());
+    records.map(|record| <[u8; 4]>::try_from(&record[12..]).unwrap().into()).collect()
+}
+
+#[tokio::test]
+async fn beside_a_dnssrv_a_redirect_leads_to_the_proxies_that_dns_names_to_the_same_network() {
+    // Bound and not listening: whoever looks whether proxies are there is refused.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind("0.0.0.0:0".parse().unwrap()).unwrap();
+    let port = held.local_addr().unwrap().port();
+    let some = |numbers: std::ops::Range<u8>| -> Vec<NodeInfo> {
+        numbers.map(|n| NodeInfo { http_ports: vec![port], ..proxy(&format!("p{n}"), [127, 0, 0, n]) }).collect()
+    };
+    let levels = vec![some(2..12), some(4..9), some(5..8)];
+    let overrides = "203.0.113.0/24 level 2\n198.51.100.0/24 level 1\n192.0.2.0/24 level 0\n";
+    let (server, _file) = beside(&levels, overrides).await;
+    let zone = Arc::new(Some(Zone::new("nyud.example").unwrap()));
+    let config = Arc::new(ManagerConfig::default());
+    let redirector = Redirector { index: knows(levels), zone, config, guide: Some(server.guide()) };
+    let lead = |path: &str, [a, b, c]: [u8; 3]| {
+        let (head, ()) = Request::get(path).header("host", "m.test").body(()).unwrap().into_parts();
+        redirector.redirect(([a, b, c, 77], 1).into(), &head)
+    };
+    let field = |answer: &Response<Full<Bytes>>, name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+    let mut used = std::collections::BTreeMap::new();
+    for network in [[203, 0, 113], [198, 51, 100], [192, 0, 2]] {
+        for site in 0..24 {
+            let host = format!("s{site}.test");
+            let names = named(server.local_addrs()[0], &host, network).await;
+            assert_eq!(names.len(), 2);
+            let led = lead(&format!("/~/http/{host}/x"), network);
+            assert_eq!(field(&led, "location"), format!("http://{}:{port}/~/http/{host}/x", names[0]));
+            let links = field(&led, "link");
+            assert!(links.starts_with(&format!("<http://{}:{port}/", names[1])), "{links}");
+            // Whoever failed this client is left out, by its name as by its address; then comes the next.
+            for failed in [field(&led, "atoll-node"), format!("{}:{port}", names[0])] {
+                let again = lead(&format!("/~/http/{host}/x?not={failed}"), network);
+                assert_eq!(field(&again, "location"), format!("http://{}:{port}/~/http/{host}/x", names[1]));
+            }
+            used.entry(network).or_insert_with(std::collections::BTreeSet::new).extend(names);
+        }
+    }
+    // Each network has the proxies of its level, and all of them are used.
+    assert_eq!(used.values().map(std::collections::BTreeSet::len).collect::<Vec<_>>(), [10, 5, 3]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_clients_handshake_with_the_manager_measures_its_network_for_the_dnssrv_beside_it() {
+    let levels = vec![vec![proxy("p", [127, 0, 0, 2])]; 3];
+    let (server, _file) = beside(&levels, "").await;
+    let config = ManagerConfig { listen: vec![([127, 0, 0, 1], 0).into()], ..ManagerConfig::default() };
+    let manager = Manager::start(&config, "", knows(levels), Some(server.guide())).await.unwrap();
+    let mut stream = TcpStream::connect(manager.addresses()[0]).await.unwrap();
+    stream.write_all(b"GET /~/http/a.test/ HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 302"), "{}", String::from_utf8_lossy(&answer));
+    let measured = server.explain(Prefix::of([127, 0, 0, 1].into())).measured;
+    assert!(measured.iter().any(|(source, _)| *source == atoll_dnssrv::Source::TcpInfo), "{measured:?}");
+    manager.stop().await;
+    server.stop().await;
 }

@@ -109,7 +109,8 @@ impl Parts {
             self.dns.fill(server.await.map_err(dns_failed)?);
         }
         if self.config.node.runs(Role::Manager) {
-            let manager = Manager::start(&self.config.manager, &self.config.node.zone, self.index());
+            let guide = self.dns.with(atoll_dnssrv::Server::guide);
+            let manager = Manager::start(&self.config.manager, &self.config.node.zone, self.index(), guide);
             self.manager.fill(manager.await.map_err(|error| part("manager", error))?);
         }
         Ok(())

@@ -3,12 +3,13 @@
 //! ```text
 //!   store --> file: preallocate, lock, read_at, write_at        dnssrv, proxy --> tcp: round_trip
 //!                                                             dnssrv        --> datagrams: Batch
-//!   src   --> limits: raise_open_files, open_files
+//!   src   --> limits: raise_open_files, open_files            tests         --> heap: Counted, used
 //! ```
 //!
 //! A caller never asks which system it is on: what a system cannot tell is `None`. Read [`mod@file`] first.
 
 pub mod datagrams;
 pub mod file;
+pub mod heap;
 pub mod limits;
 pub mod tcp;

@@ -55,7 +55,10 @@ pub(crate) fn run(options: &Options) -> Result<Report, String> {
             crate::report::print(&format!("round {round}: {} {}", contender.name(), figures.last()));
         }
     }
+    // Before medians put the rounds out of their order.
+    let cheapest = against_the_cheapest(&contenders, &figures);
     add(&mut report, &contenders, &mut figures, "cpu_per_query", "us", |figures| &mut figures.cpu);
+    cheapest.into_iter().for_each(|row| report.add(row));
     add(&mut report, &contenders, &mut figures, "queries_per_second", "1/s", |figures| &mut figures.rate);
     add(&mut report, &contenders, &mut figures, "p50_at_half_rate", "us", |figures| &mut figures.p50);
     add(&mut report, &contenders, &mut figures, "p99_at_half_rate", "us", |figures| &mut figures.p99);
@@ -127,6 +130,27 @@ fn add(
         row = row.against(contender.name(), value);
     }
     report.add(row);
+}
+
+/// Our CPU a query over that of the cheapest authority beside it, round by round, so that the machine's own drift falls out.
+fn against_the_cheapest(contenders: &[Contender], figures: &[Figures]) -> Option<Row> {
+    let cpu = |wanted: Contender| {
+        let at = contenders.iter().position(|contender| *contender == wanted)?;
+        figures.get(at).map(|figures| figures.cpu.as_slice())
+    };
+    let ours = cpu(Contender::Atoll)?;
+    let ratios = |peer: &[f64]| {
+        let mut ratios: Vec<f64> = ours.iter().zip(peer).map(|(ours, theirs)| ours / theirs).collect();
+        median(&mut ratios)
+    };
+    let peers = [Contender::Nsd, Contender::Knot, Contender::Gdnsd].into_iter();
+    let each: Vec<(Contender, f64)> = peers.filter_map(|peer| Some((peer, ratios(cpu(peer)?)))).collect();
+    let worst = each.iter().map(|(_, ratio)| *ratio).max_by(f64::total_cmp)?;
+    let mut row = Row::new("cpu_over_the_cheapest", worst, "x");
+    for (peer, ratio) in each {
+        row = row.against(peer.name(), ratio);
+    }
+    Some(row)
 }
 
 /// What signatures cost: answers whose signatures are kept, and denials that are each signed anew, beside the same server

@@ -340,7 +340,7 @@ fn in_direct_mode_a_public_name_has_addresses_at_once() {
         "www.example.com A",
         expect![[r#"
             NoError aa
-            an www.example.com.Z 30 A 192.0.2.1
+            an www.example.com.Z 30 A 192.0.2.2
             an www.example.com.Z 30 A 192.0.2.3
         "#]],
     );
@@ -357,7 +357,7 @@ fn in_direct_mode_a_public_name_has_addresses_at_once() {
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
             NoError aa
-            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.1
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.2
             an SITE.http.l2.l1.l0.Z 30 A 192.0.2.3
         "#]],
     );

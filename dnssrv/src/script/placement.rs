@@ -64,7 +64,7 @@ fn a_resolver_of_level_2_is_delegated_all_the_way_by_servers_of_level_2_and_one_
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
             NoError aa
-            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.1
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.2
             an SITE.http.l2.l1.l0.Z 30 A 192.0.2.3
         "#]],
     );
@@ -121,8 +121,8 @@ fn below_a_resolvers_level_the_labels_are_empty_and_the_full_name_is_answered() 
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
             NoError aa
-            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.4
-            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.1
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.2
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.3
         "#]],
     );
     check(
@@ -157,8 +157,8 @@ fn a_far_resolver_is_referred_to_servers_of_other_clusters() {
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
             NoError aa
-            an SITE.http.l2.l1.l0.Z 60 A 192.0.2.6
-            an SITE.http.l2.l1.l0.Z 60 A 192.0.2.5
+            an SITE.http.l2.l1.l0.Z 60 A 192.0.2.2
+            an SITE.http.l2.l1.l0.Z 60 A 192.0.2.3
         "#]],
     );
 }
@@ -194,8 +194,8 @@ fn an_unknown_resolver_gets_short_answers() {
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
             NoError aa
-            an SITE.http.l2.l1.l0.Z 5 A 192.0.2.6
-            an SITE.http.l2.l1.l0.Z 5 A 192.0.2.5
+            an SITE.http.l2.l1.l0.Z 5 A 192.0.2.2
+            an SITE.http.l2.l1.l0.Z 5 A 192.0.2.3
         "#]],
     );
 }
@@ -244,7 +244,7 @@ fn a_full_name_is_never_referred_to_a_level_it_may_come_from_below() {
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
             NoError aa
-            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.1
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.2
             an SITE.http.l2.l1.l0.Z 30 A 192.0.2.3
         "#]],
     );
@@ -259,8 +259,8 @@ fn an_answer_is_never_empty_while_a_proxy_is_known() {
         "SITE.http.l2.l1.l0 A",
         expect![[r#"
             NoError aa
-            an SITE.http.l2.l1.l0.Z 10 A 192.0.2.4
-            an SITE.http.l2.l1.l0.Z 10 A 192.0.2.1
+            an SITE.http.l2.l1.l0.Z 10 A 192.0.2.2
+            an SITE.http.l2.l1.l0.Z 10 A 192.0.2.3
         "#]],
     );
     scene.roster.rings.iter_mut().for_each(|ring| ring.live.clear());
