@@ -56,7 +56,9 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     world.claim_while_cut(stage, &before, cut)?;
     stage.wait(stage.by_scale(SHORT_CUT, LONG_CUT).saturating_sub(cut.elapsed()))?;
     lab.change(Change::HealAll);
-    world.claim_after(stage, &answers, &clusters, Instant::now())
+    world.claim_after(stage, &answers, &clusters, Instant::now())?;
+    stage.leave(lab);
+    Ok(())
 }
 
 /// Who asked for which file, by its place in the list, and the node that served it.
