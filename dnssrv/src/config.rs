@@ -370,8 +370,8 @@ impl Default for RateLimit {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Health {
-    /// Time between two checks of one proxy, jittered by a fifth; a quarter of it after a failure. Shorter: more traffic; longer:
-    /// clients are sent to the dead. \[guess\]
+    /// Time between two checks of one proxy, jittered by a fifth; a quarter of it after a failure and while it is dead. Shorter: more traffic;
+    /// longer: clients are sent to the dead. \[guess\]
     #[serde(with = "span")]
     pub interval: Duration,
     /// When a check is given up. \[guess\]

@@ -161,7 +161,7 @@ impl Watch {
             Some(false) => good_ones >= health.up,
             Some(true) => target.count - good_ones < health.down,
         });
-        let pause = if good { health.interval } else { health.interval / 4 };
+        let pause = if good && target.live == Some(true) { health.interval } else { health.interval / 4 };
         target.due = now + pause.mul_f64(rand::rng().random_range(0.8..1.2));
         target.live != before
     }
@@ -383,6 +383,17 @@ mod tests {
         check("+--", "++-");
         check("+-+-", "+++-");
         check("+--++", "++--+");
+    }
+
+    #[test]
+    fn a_dead_proxy_that_answers_again_is_asked_once_more_soon() {
+        let (mut watch, now, soon) = (watch(), Instant::now(), Health::default().interval / 2);
+        let target = SocketAddr::from(([127, 0, 0, 1], 8080));
+        let mut due = |good| {
+            watch.checked(now, target, good);
+            (watch.targets[&target].live, watch.targets[&target].due < now + soon)
+        };
+        assert_eq!([due(false), due(true), due(true)], [(Some(false), true), (Some(false), true), (Some(true), false)]);
     }
 
     #[test]

@@ -20,24 +20,30 @@ use crate::{
 };
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
-    let lab = stage.up(|_| ())?;
+    let lab = stage.go_on()?;
+    show_in(stage, &lab)?;
+    stage.leave(lab);
+    Ok(())
+}
+
+fn show_in(stage: &mut Stage<'_>, lab: &Lab) -> Result<(), Error> {
     let (seeds, others): (Vec<&Host>, Vec<&Host>) =
-        nodes(&lab).into_iter().partition(|node| matches!(node.role, Role::Node { seed: true, .. }));
+        nodes(lab).into_iter().partition(|node| matches!(node.role, Role::Node { seed: true, .. }));
     // A whole network is what is restarted: each node has heard of others, which a restart must not need.
-    stage.whole_within(&lab, stage.by_scale(Duration::from_secs(20), Duration::from_secs(90)))?;
-    restart(&lab, &[&seeds[..], &others].concat(), &others)?;
-    claim_alone(stage, &lab, "", &others);
+    stage.whole_within(lab, stage.by_scale(Duration::from_secs(20), Duration::from_secs(90)))?;
+    restart(lab, &[&seeds[..], &others].concat(), &others)?;
+    claim_alone(stage, lab, "", &others);
     lab.start_together(&seeds)?;
-    claim_whole(stage, &lab, "", Instant::now())?;
+    claim_whole(stage, lab, "", Instant::now())?;
 
     let everybody_else = lab.scenario().hosts.iter().filter(|host| !seeds.iter().any(|seed| seed.id == host.id));
     let from = seeds.iter().map(|seed| seed.id).collect();
     lab.change(Change::Cut { from, to: everybody_else.map(|host| host.id).collect(), one_way: false });
     let all = [&seeds[..], &others].concat();
-    restart(&lab, &all, &all)?;
-    claim_alone(stage, &lab, SILENT, &others);
+    restart(lab, &all, &all)?;
+    claim_alone(stage, lab, SILENT, &others);
     lab.change(Change::HealAll);
-    claim_whole(stage, &lab, SILENT, Instant::now())
+    claim_whole(stage, lab, SILENT, Instant::now())
 }
 
 /// Ends nodes as a power cut does, and starts some of them with nothing remembered: what each knew of the others is gone, so that the

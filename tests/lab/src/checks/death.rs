@@ -15,18 +15,25 @@ use hickory_proto::rr::Name;
 use nix::sys::signal::Signal;
 
 use super::{
-    flash_crowd::{crowd, explain, failed, figures, origin, origin_log},
+    flash_crowd::{crowd, explain, failed, figures, origin, requests_for},
     load::{Crowd, Request, run},
     outcome::Wanted,
     stage::{Stage, nodes, say_aside},
 };
-use crate::{address::HostId, error::Error, lab::Lab, scenario::Host};
+use crate::{
+    address::HostId,
+    error::Error,
+    lab::Lab,
+    scenario::{Host, Role},
+};
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
-    let lab = stage.up(|_| ())?;
+    let lab = stage.go_on()?;
     stage.wait_for_clusters(&lab)?;
     let (origin, files) = origin(&lab)?;
-    let name = format!("www.site.test.{}", lab.scenario().zone);
+    // A site of which no node has heard, also where another crowd has been.
+    let site = last_name(origin);
+    let name = format!("{site}.{}", lab.scenario().zone);
     let crowd = crowd(stage, &name, files, None);
     let killed_at = crowd.duration / 3;
     let crowd = Crowd { duration: crowd.duration + stage.longest_ttl(), ..crowd };
@@ -40,7 +47,7 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
         all_dead = start.elapsed();
         Ok(())
     })?;
-    let fetched = origin_log(&lab, origin)?.len();
+    let fetched = requests_for(&lab, origin, site)?;
     stage.claim("origin_requests", fetched as f64, "", Wanted::AtMost(2.0 * files.len() as f64));
     let ttls = own_ttls(&requests, killed_at);
     let shown = Shown {
@@ -58,8 +65,15 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     explain(&worse);
     explain(&rest);
     explain_unresolved(&lab, &requests, &victims);
-    figures(stage, &requests, Duration::ZERO);
+    figures(stage, &requests, files.len());
     Ok(())
+}
+
+fn last_name(origin: &Host) -> &str {
+    match &origin.role {
+        Role::Origin { names, .. } => names.last().map_or("", String::as_str),
+        _ => "",
+    }
 }
 
 /// Of clients that got no answer: whom their resolvers had been referred to, and who of these had died.

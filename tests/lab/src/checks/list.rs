@@ -18,6 +18,9 @@ pub(super) struct Definition {
     pub(super) about: &'static str,
     /// What may run at the same time.
     pub(super) beside: Beside,
+    /// Whether, at short scale, it goes on in the network that the one before it has left: what it claims does not hang on what was
+    /// done there.
+    pub(super) goes_on: bool,
     /// Makes its claims; an error is the claim `ran` failing.
     pub(super) show: fn(&mut Stage<'_>) -> Result<(), Error>,
 }
@@ -41,6 +44,7 @@ pub(super) const ALL: [Definition; 13] = [
         name: "distances",
         file: "distances",
         beside: Beside::Nothing,
+        goes_on: false,
         about: "the lab's own distances under load",
         show: distances::show,
     },
@@ -48,6 +52,7 @@ pub(super) const ALL: [Definition; 13] = [
         name: "names",
         file: "names",
         beside: Beside::Nothing,
+        goes_on: false,
         about: "four resolvers, a delegation chain, a thin origin",
         show: names::show,
     },
@@ -55,6 +60,7 @@ pub(super) const ALL: [Definition; 13] = [
         name: "cities",
         file: "cities",
         beside: Beside::OthersAtShortScale,
+        goes_on: false,
         about: "a first look: curl finds its city's node",
         show: cities::show,
     },
@@ -62,6 +68,7 @@ pub(super) const ALL: [Definition; 13] = [
         name: "right-place",
         file: "right-place",
         beside: Beside::OneAtShortScale,
+        goes_on: false,
         about: "clients are sent to near proxies",
         show: right_place::show,
     },
@@ -69,6 +76,7 @@ pub(super) const ALL: [Definition; 13] = [
         name: "locked-in",
         file: "right-place",
         beside: Beside::OneAtShortScale,
+        goes_on: true,
         about: "refreshes stay with the near cluster",
         show: locked_in::show,
     },
@@ -76,6 +84,7 @@ pub(super) const ALL: [Definition; 13] = [
         name: "flash-crowd",
         file: "flash-crowd",
         beside: Beside::Nothing,
+        goes_on: false,
         about: "a crowd, one origin fetch per object",
         show: flash_crowd::show,
     },
@@ -83,6 +92,7 @@ pub(super) const ALL: [Definition; 13] = [
         name: "death",
         file: "flash-crowd",
         beside: Beside::Nothing,
+        goes_on: true,
         about: "a third of the nodes die in a crowd",
         show: death::show,
     },
@@ -90,6 +100,7 @@ pub(super) const ALL: [Definition; 13] = [
         name: "partition",
         file: "flash-crowd",
         beside: Beside::Others,
+        goes_on: false,
         about: "the world in two, and whole again",
         show: partition::show,
     },
@@ -97,6 +108,7 @@ pub(super) const ALL: [Definition; 13] = [
         name: "far-resolver",
         file: "far-resolver",
         beside: Beside::OneAtShortScale,
+        goes_on: false,
         about: "ECS finds the client, not its resolver",
         show: far_resolver::show,
     },
@@ -104,6 +116,7 @@ pub(super) const ALL: [Definition; 13] = [
         name: "cold-start",
         file: "flash-crowd",
         beside: Beside::Others,
+        goes_on: true,
         about: "no seed reachable, and a restart of all",
         show: cold_start::show,
     },
@@ -111,6 +124,7 @@ pub(super) const ALL: [Definition; 13] = [
         name: "purge",
         file: "purge",
         beside: Beside::Others,
+        goes_on: true,
         about: "a tag is purged while a node is away",
         show: purge::show,
     },
@@ -118,6 +132,7 @@ pub(super) const ALL: [Definition; 13] = [
         name: "bad-peers",
         file: "bad-peers",
         beside: Beside::OthersAtShortScale,
+        goes_on: false,
         about: "a peer with copies is slow, cut off, dead",
         show: bad_peers::show,
     },
@@ -125,6 +140,7 @@ pub(super) const ALL: [Definition; 13] = [
         name: "large-file",
         file: "large-file",
         beside: Beside::OneAtShortScale,
+        goes_on: false,
         about: "a large file for nodes behind thin lines",
         show: large_file::show,
     },
@@ -135,6 +151,7 @@ pub(super) const VISIT: Definition = Definition {
     name: "visit",
     file: "cities",
     beside: Beside::Nothing,
+    goes_on: false,
     about: "clients find and get what origins have",
     show: visit::show,
 };
@@ -205,5 +222,24 @@ mod tests {
             // Those that bear one other follow each other.
             assert!(beside(|one| one.beside == Beside::OneAtShortScale) <= 1);
         }
+    }
+
+    #[test]
+    fn who_goes_on_in_a_network_comes_right_after_one_that_leaves_it() {
+        let schedule = schedule(ALL.iter(), Scale::Short);
+        let sequences = schedule.iter().flatten();
+        let mut pairs: Vec<[&str; 2]> = sequences
+            .flat_map(|sequence| sequence.windows(2))
+            .filter(|pair| pair[1].goes_on)
+            .map(|pair| [pair[0].name, pair[1].name])
+            .collect();
+        pairs.sort_unstable();
+        let expected = [
+            ["cold-start", "purge"],
+            ["flash-crowd", "death"],
+            ["partition", "cold-start"],
+            ["right-place", "locked-in"],
+        ];
+        assert_eq!(pairs, expected);
     }
 }

@@ -28,7 +28,7 @@ struct Delegation {
 }
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
-    let lab = stage.up(|_| ())?;
+    let lab = stage.go_on()?;
     stage.wait_for_clusters(&lab)?;
     let name = format!("www.site.test.{}.", lab.scenario().zone);
     let mut then = Clusters::default();

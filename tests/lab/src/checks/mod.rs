@@ -43,6 +43,7 @@ use self::{
 };
 use crate::{
     error::Error,
+    lab::Lab,
     scenario::{Scale, Scenario},
 };
 
@@ -73,7 +74,7 @@ pub(crate) fn all(only: &[String], setting: &Setting, say: &mut dyn FnMut(&str))
     rows.sort_by_key(|row| ALL.iter().position(|definition| definition.name == row.definition.name));
     for row in rows.iter_mut().filter(|row| setting.scale == Scale::Short && row.fails()) {
         say(&format!("{} has failed; once more, by itself", row.definition.name));
-        let outcome = run(row.definition, row.definition.name, &row.definition.path(), setting);
+        let (outcome, _) = run(row.definition, row.definition.name, &row.definition.path(), (setting, None));
         stopped(setting)?;
         say(outcome.to_string().trim_end());
         row.add(judge(&outcome, &known, say), outcome.seconds);
@@ -94,8 +95,14 @@ fn side_by_side(sequences: &[Sequence], setting: &Setting, mut note: impl FnMut(
         for sequence in sequences {
             let sender = sender.clone();
             scope.spawn(move || {
-                for definition in sequence {
-                    let outcome = run(definition, definition.name, &definition.path(), setting);
+                let mut left = None;
+                let nexts = sequence.iter().skip(1).map(Some).chain([None]);
+                for (definition, next) in sequence.iter().zip(nexts) {
+                    let (outcome, network) =
+                        run(definition, definition.name, &definition.path(), (setting, left.take()));
+                    // After a failure nobody knows what is left.
+                    let goes_on = setting.scale == Scale::Short && next.is_some_and(|next| next.goes_on);
+                    left = network.filter(|_| goes_on && outcome.holds());
                     // Who was interrupted has nothing to say, and nobody to say it to.
                     if stopped(setting).is_err() || sender.send((*definition, outcome)).is_err() {
                         return;
@@ -145,18 +152,20 @@ pub(crate) fn choose(what: &str, matrix: Option<&Path>, scale: Scale) -> Result<
 
 /// Runs it.
 pub(crate) fn one(chosen: &Chosen, setting: &Setting) -> Outcome {
-    run(chosen.definition, &chosen.name, &chosen.file, setting)
+    run(chosen.definition, &chosen.name, &chosen.file, (setting, None)).0
 }
 
-/// Runs a scenario under a name with the hosts of a file.
-fn run(definition: &Definition, name: &str, file: &Path, setting: &Setting) -> Outcome {
+/// Runs a scenario under a name with the hosts of a file, or in the network that another has left. Returns also the network that it leaves.
+fn run(
+    definition: &Definition,
+    name: &str,
+    file: &Path,
+    (setting, left): (&Setting, Option<Lab>),
+) -> (Outcome, Option<Lab>) {
     let start = Instant::now();
-    let mut stage = Stage::new(name, file, setting);
+    let mut stage = Stage::new(name, file, setting, left);
     let shown = (definition.show)(&mut stage);
-    Outcome {
-        scenario: name.into(),
-        claims: stage.claims(),
-        error: shown.err().map(|error| error.to_string()),
-        seconds: start.elapsed().as_secs_f64(),
-    }
+    let (claims, left) = stage.end();
+    let (error, seconds) = (shown.err().map(|error| error.to_string()), start.elapsed().as_secs_f64());
+    (Outcome { scenario: name.into(), claims, error, seconds }, left)
 }

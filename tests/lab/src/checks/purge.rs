@@ -29,7 +29,7 @@ use crate::{
 };
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
-    let lab = stage.up(|_| ())?;
+    let lab = stage.go_on()?;
     stage.whole_within(&lab, Duration::from_secs(stage.by_scale(20, 90)))?;
     for (name, one_way) in stage.by_scale(&ROUNDS[..1], &ROUNDS[..]) {
         round(stage, &lab, name, *one_way)?;

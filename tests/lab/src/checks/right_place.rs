@@ -11,16 +11,19 @@ use super::{
 use crate::{error::Error, lab::Lab, scenario::DnsMode};
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
-    for mode in [DnsMode::Levels, DnsMode::Direct] {
-        let lab = bring_up(stage, mode)?;
-        let settled = stage.wait_for_clusters(&lab)?;
-        stage.figure(format!("{}/clusters_after", mode.word()), settled, "s");
-        show_mode(stage, &lab, mode)?;
-        if mode == DnsMode::Levels {
-            page::show(stage, &lab, mode.word())?;
-        }
-    }
+    drop(show_in(stage, DnsMode::Direct)?);
+    let lab = show_in(stage, DnsMode::Levels)?;
+    page::show(stage, &lab, DnsMode::Levels.word())?;
+    stage.leave(lab);
     Ok(())
+}
+
+fn show_in(stage: &mut Stage<'_>, mode: DnsMode) -> Result<Lab, Error> {
+    let lab = bring_up(stage, mode)?;
+    let settled = stage.wait_for_clusters(&lab)?;
+    stage.figure(format!("{}/clusters_after", mode.word()), settled, "s");
+    show_mode(stage, &lab, mode)?;
+    Ok(lab)
 }
 
 /// The largest lab of all, so the one to say how long it takes until all hosts are there.

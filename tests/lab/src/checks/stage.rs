@@ -39,12 +39,24 @@ pub(crate) struct Stage<'s> {
     file: &'s Path,
     setting: &'s Setting,
     claims: Vec<Claim>,
+    /// The network of the scenario before, at first; later that of this one, for the next.
+    left: Option<Lab>,
 }
 
 impl<'s> Stage<'s> {
-    /// The hosts of a file, as labs of this name.
-    pub(crate) fn new(name: &'s str, file: &'s Path, setting: &'s Setting) -> Self {
-        Self { name, file, setting, claims: Vec::new() }
+    /// The hosts of a file, as labs of this name, or the network that another scenario has left.
+    pub(crate) fn new(name: &'s str, file: &'s Path, setting: &'s Setting, left: Option<Lab>) -> Self {
+        Self { name, file, setting, claims: Vec::new(), left }
+    }
+
+    /// The network that the scenario before has left, or one brought up from the file.
+    pub(crate) fn go_on(&mut self) -> Result<Lab, Error> {
+        self.left.take().map_or_else(|| self.up(|_| ()), Ok)
+    }
+
+    /// Leaves a network, whole and as its file says, to a scenario that goes on in it.
+    pub(crate) fn leave(&mut self, lab: Lab) {
+        self.left = Some(lab);
     }
 
     /// Brings up the file's hosts, with changes. Labs of one scenario follow each other: they share a name.
@@ -97,8 +109,8 @@ impl<'s> Stage<'s> {
         Ok(path.doing(|| format!("make {}", folder.display()))?.join(format!("{}-{name}", self.name)))
     }
 
-    pub(crate) fn claims(self) -> Vec<Claim> {
-        self.claims
+    pub(crate) fn end(self) -> (Vec<Claim>, Option<Lab>) {
+        (self.claims, self.left)
     }
 
     /// Lets time pass, unless the run is interrupted.
