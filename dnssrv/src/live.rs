@@ -493,7 +493,9 @@ mod tests {
         let now = Instant::now();
         let answers = |watch: &mut Watch, all: std::ops::RangeInclusive<u8>, good| {
             for last in all {
-                (0..3).for_each(|_| watch.checked(now, SocketAddr::from(([127, 0, 0, last], 8080)), good));
+                for _ in 0..3 {
+                    watch.checked(now, SocketAddr::from(([127, 0, 0, last], 8080)), good);
+                }
             }
         };
         answers(&mut watch, 1..=2, true);
