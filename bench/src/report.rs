@@ -97,7 +97,7 @@ impl Report {
         for row in &self.rows {
             text += &format!("\n| {}, {} | {} |", row.name.replace('_', " "), row.unit, shown(row.value));
             let of = |peer: &&String| {
-                row.against.get(*peer).map_or(" |".to_owned(), |value| format!(" {} |", shown(*value)))
+                row.against.get(*peer).map_or_else(|| " |".to_owned(), |value| format!(" {} |", shown(*value)))
             };
             text.extend(peers.iter().map(of));
         }
