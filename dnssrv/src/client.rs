@@ -310,14 +310,19 @@ impl Clients {
 }
 
 impl Known {
-    /// Takes up a cluster near the prefix, with the time it is good for, unless a nearer one was heard of lately.
+    /// Takes up a cluster near the prefix, with the time it is good for, unless a nearer one was heard of lately. A get need not
+    /// hear all that was put: that it brought a wider cluster only is no word against a nearer one, unless who named that says so.
     fn take_near(&mut self, now: Instant, near: Option<(Near, Duration)>) {
         let Some((near, ttl)) = near else { return };
         if self.near.as_ref().is_some_and(|known| now < known.until && near.is_before(&known.near)) {
             metrics::counter!("atoll_dns_pointers_refused_total").increment(1);
             return;
         }
-        let lately = |known: &&Nearby| now < known.until.min(known.heard + SAID_BY_THEN);
+        let lately = |known: &&Nearby| {
+            let is_wider = near.level < known.near.level && !near.is_by_who_said(&known.near);
+            let holds = if is_wider { TOLD_FOR / 2 } else { SAID_BY_THEN };
+            now < known.until.min(known.heard + holds)
+        };
         let better = self.near.as_ref().filter(lately);
         if better.is_none_or(|known| (near.level, known.near.rtt) >= (known.near.level, near.rtt)) {
             self.near = Some(Nearby { near: Arc::new(near), heard: now, until: now + ttl });
@@ -464,6 +469,24 @@ mod tests {
         assert_eq!(cluster(&clients, now + ms(11_000)), Some(Key::ZERO), "nobody says otherwise");
         clients.asked(now + ms(11_000), prefix(), Some((moved, HOUR)));
         assert_eq!(cluster(&clients, now + ms(11_000)), Some(Key::from_bytes([1; 20])));
+    }
+
+    #[test]
+    fn a_wider_cluster_displaces_a_nearer_one_only_by_the_word_of_who_named_that() {
+        let now = Instant::now();
+        let mut clients = clients();
+        let server = |last| Server { id: Key::from_bytes([last; 20]).into(), v4: None, v6: None, cluster: None };
+        let by = |last, level, epoch| Near { servers: vec![server(last)], epoch, ..near(level) };
+        let level = |clients: &Clients, at| clients.placement(at, prefix(), true).level;
+        clients.asked(now, prefix(), Some((by(1, 2, 1), HOUR)));
+        clients.asked(now + ms(60_000), prefix(), Some((by(2, 1, 9), HOUR)));
+        assert_eq!(level(&clients, now + ms(60_000)), Level(2), "the get did not hear of it, no more");
+        clients.asked(now + ms(61_000), prefix(), Some((by(1, 1, 2), HOUR)));
+        assert_eq!(level(&clients, now + ms(61_000)), Level(1), "it says so itself");
+        clients.asked(now + ms(62_000), prefix(), Some((by(1, 2, 3), HOUR)));
+        let later = now + ms(62_000) + TOLD_FOR / 2;
+        clients.asked(later, prefix(), Some((by(2, 1, 9), HOUR)));
+        assert_eq!(level(&clients, later), Level(1), "nobody has repeated it for long");
     }
 
     #[test]

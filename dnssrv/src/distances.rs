@@ -36,8 +36,8 @@ impl Distances {
     }
 
     /// The proxies of a cluster of a level that clients of the prefix are best sent to: all that are under the innermost threshold,
-    /// if some are; else, farther out, those nearly as near as the nearest; in place of missing measurements, those nobody
-    /// measured, but for `asked` ones, who are still to say. All of them if nothing was measured; never none.
+    /// if some are; else, farther out, those nearly as near as the nearest; in place of missing measurements, unless one
+    /// is nearer than a wide cluster is wide, those nobody measured, but for `asked` ones, who are still to say. All of them if nothing was measured; never none.
     pub(crate) fn nearest(
         &self,
         level: Level,
@@ -64,8 +64,9 @@ impl Distances {
         let (measured, unknown): (Vec<&Proxy>, Vec<&Proxy>) = proxies.iter().partition(|proxy| rtt(proxy).is_some());
         let near: Vec<&Proxy> =
             measured.into_iter().filter(|proxy| rtt(proxy).is_some_and(|rtt| rtt <= limit)).collect();
-        // Of a wider cluster those are most likely farther than one that is known to be this near.
-        let is_sure = !near.is_empty() && (self.awaited || (innermost.is_some() && !is_innermost));
+        // Of a wider cluster those are most likely farther than one that is known to be nearer than it is wide.
+        let is_near = thresholds.first().is_some_and(|outermost| best < *outermost);
+        let is_sure = !near.is_empty() && (self.awaited || (is_near && !is_innermost));
         let is_asked = |proxy: &&Proxy| {
             let is = |server: &Server| server.addresses().any(|address| proxy.has(address));
             !near.is_empty() && asked.iter().any(is)
@@ -161,6 +162,9 @@ mod tests {
     fn those_of_unknown_distance_stand_in_for_near_ones_only() {
         check(2, &[(1, 3), (3, 30)], &[1, 2, 4]);
         check(2, &[(1, 3), (2, 4)], &[1, 2]);
+        check(1, &[(1, 24), (3, 64)], &[1]);
+        check(0, &[(1, 24), (3, 64)], &[1]);
+        check(0, &[(1, 90), (3, 200)], &[1, 2, 4]);
     }
 
     #[test]

@@ -118,7 +118,8 @@ fn hint(value: &[u8]) -> Option<Duration> {
 }
 
 async fn tell(redirector: &Redirector, prefix: Prefix, near: &Near) {
-    let put = Put { key: Near::key(prefix), value: near.encode(), ttl: TOLD_FOR, levels: Levels::All };
+    // Asked of everybody, so told to everybody: a copy in a near cluster would answer alone for all that was said.
+    let put = Put { key: Near::key(prefix), value: near.encode(), ttl: TOLD_FOR, levels: Levels::Only(Level::GLOBAL) };
     if let Err(error) = redirector.index.put(put).await {
         tracing::debug!(%prefix, %error, "the index did not take who is near");
     }

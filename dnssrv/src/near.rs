@@ -57,10 +57,15 @@ impl Near {
         self.level > level || (self.level == level && rtt.is_some_and(|rtt| self.rtt + slack < rtt))
     }
 
+    /// Whether the same server says this.
+    pub(crate) fn is_by_who_said(&self, other: &Self) -> bool {
+        let who = |near: &Self| near.servers.first().map(|server| server.id);
+        who(self).is_some() && who(self) == who(other)
+    }
+
     /// Whether this is an earlier word of the same server.
     pub(crate) fn is_before(&self, other: &Self) -> bool {
-        let who = |near: &Self| near.servers.first().map(|server| server.id);
-        who(self).is_some() && who(self) == who(other) && self.epoch < other.epoch
+        self.is_by_who_said(other) && self.epoch < other.epoch
     }
 
     /// The pointer's bytes.

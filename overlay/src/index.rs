@@ -1,5 +1,5 @@
 //! [`Index`], the seam behind which the DSHT lives: Coral's `put`, `get`, `nodes` and `levels`, and ours: `acquire` with
-//! `beat` and `pass`, `withdraw`, `observe` and `spread`.
+//! `beat`, `release` and `pass`, `withdraw`, `observe` and `spread`.
 //!
 //! Everything is soft state: nothing is deleted but by expiry, by eviction under the rules, or by a withdrawal.
 
@@ -44,6 +44,13 @@ pub trait Index: Send + Sync {
 
     /// Says that the fetch under this lease goes on (every 300 ms), with a newer reference: more bytes, a digest.
     async fn beat(&self, lease: &Lease, reference: Bytes) -> Result<Beat, IndexError>;
+
+    /// Gives a lease back: the fetch has ended and left nothing for others, so whoever asks next is granted it. An index that cannot lets
+    /// it lapse.
+    async fn release(&self, lease: Lease) -> Result<(), IndexError> {
+        let _ = lease;
+        Ok(())
+    }
 
     /// Replaces a lease by a marker: what was fetched cannot be shared, or varies.
     async fn pass(&self, lease: Lease, marker: Marker) -> Result<(), IndexError>;

@@ -7,6 +7,7 @@ mod scenarios {
     mod faults;
     mod figures;
     mod hot_key;
+    mod laws;
     mod levels;
     mod support;
 }

@@ -66,7 +66,7 @@ struct Told {
 
 impl Announcer {
     pub(crate) fn new(index: Arc<dyn Index>, config: Peers) -> Self {
-        let running = Arc::new(Semaphore::new(PUTS_AT_ONCE));
+        let running = Arc::new(Semaphore::new(config.puts_at_once.clamp(1, Semaphore::MAX_PERMITS)));
         Self { index, config, told: Arc::default(), gone: Arc::default(), running }
     }
 
@@ -110,7 +110,7 @@ impl Announcer {
                 Gone::Until(until) => until > now,
             });
             // What finds no room stays told of, and is found gone again later.
-            if !known && waits || !gone.contains_key(&key) && !has_room(&mut gone, known, now) {
+            if !known && waits || !gone.contains_key(&key) && !has_room(&mut gone, self.config.withdrawn, known, now) {
                 return;
             }
             gone.insert(key, Leaving { known, state: Gone::Due(0) });
@@ -249,24 +249,24 @@ impl Leaving {
     }
 }
 
-/// Whether one more may leave; makes room for it. What is not known takes half of it at most, and gives way to what is.
-fn has_room(gone: &mut HashMap<Key, Leaving>, known: bool, now: Instant) -> bool {
-    if gone.len() < GONE / 2 {
+/// Whether one more may leave, of `most`; makes room for it. What is not known takes half of it at most, and gives way to what is.
+fn has_room(gone: &mut HashMap<Key, Leaving>, most: usize, known: bool, now: Instant) -> bool {
+    if gone.len() < most / 2 {
         return true;
     }
     if !known {
         gone.retain(|_, leaving| !leaving.is_over(now));
-        return gone.len() < GONE && gone.values().filter(|leaving| !leaving.known).count() < GONE / 2;
+        return gone.len() < most && gone.values().filter(|leaving| !leaving.known).count() < most / 2;
     }
-    if gone.len() >= GONE {
+    if gone.len() >= most {
         gone.retain(|_, leaving| !matches!(leaving.state, Gone::Until(_)));
     }
-    if gone.len() >= GONE
+    if gone.len() >= most
         && let Some(other) = gone.iter().find(|(_, leaving)| !leaving.known).map(|(key, _)| *key)
     {
         gone.remove(&other);
     }
-    gone.len() < GONE
+    gone.len() < most
 }
 
 /// Nobody was told of this: it is to be told a moment later, as if it had been asked for.
@@ -281,9 +281,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Puts under way at one time; each holds a task and one RPC.
-const PUTS_AT_ONCE: usize = 256;
-
 /// Announced keys looked at a round: a full table takes four minutes.
 const LOOKED_AT: usize = 256;
 
@@ -292,9 +289,6 @@ const AGAIN: Duration = Duration::from_secs(2);
 
 /// How often a withdrawal is tried; after that the reference lapses by itself.
 const TRIES: u32 = 3;
-
-/// Keys that are to be withdrawn, or were lately.
-const GONE: usize = 4_096;
 
 /// Who asks in vain within this of a withdrawal was told of the copy before.
 const WITHDRAWN: Duration = Duration::from_secs(30);
@@ -354,13 +348,14 @@ mod tests {
     // Peers may ask for anything: what was announced is withdrawn all the same.
     #[tokio::test]
     async fn questions_for_what_never_was_keep_no_withdrawal_from_its_place() {
-        let announcer = announcer(Peers { puts_per_second: 1, ..Peers::default() });
-        let bound = u32::try_from(GONE).unwrap();
+        const MOST: usize = 1_024;
+        let announcer = announcer(Peers { puts_per_second: 1, puts_at_once: 3, withdrawn: MOST, ..Peers::default() });
+        let bound = u32::try_from(MOST).unwrap();
         let count = |known| lock(&announcer.gone).values().filter(|leaving| leaving.known == known).count();
         // Nothing that is due gets under way.
-        let _busy = announcer.running.clone().try_acquire_many_owned(u32::try_from(PUTS_AT_ONCE).unwrap()).unwrap();
+        let _busy = announcer.running.clone().try_acquire_many_owned(3).unwrap();
         (0..bound).for_each(|number| announcer.withdraw(key(number)));
-        assert_eq!((count(false), count(true)), (GONE / 2, 0));
+        assert_eq!((count(false), count(true)), (MOST / 2, 0));
         let told = bound..2 * bound + 1;
         for number in told.clone() {
             announcer.hit(key(number), DAY, Reference::fetching);
@@ -368,7 +363,7 @@ mod tests {
             let first = lock(&announcer.gone).get(&key(bound)).is_some_and(|leaving| leaving.known);
             assert!(first);
         }
-        assert_eq!((count(false), count(true)), (0, GONE));
+        assert_eq!((count(false), count(true)), (0, MOST));
         let next = announcer.to_take_back(Instant::now());
         assert!(next.len() == 1 && lock(&announcer.gone)[&next[0]].known);
         // The last finds no place, and is not forgotten for that.

@@ -140,7 +140,12 @@ impl Body {
                 // A part may be sent before the whole is there, but all of it only once it was found whole.
                 return if part.from == 0 { waiter.read(&partial, at, PIECE).await.map(|_| None) } else { Ok(None) };
             }
-            let max = PIECE.min(usize::try_from(left).unwrap_or(PIECE));
+            // A crowd wakes at once: each gets a little before anybody gets much.
+            let is_first = at == part.from;
+            if at == part.from + FIRST as u64 {
+                tokio::task::yield_now().await;
+            }
+            let max = if is_first { FIRST } else { PIECE }.min(usize::try_from(left).unwrap_or(PIECE));
             let Some(bytes) = waiter.read(&partial, at, max).await? else {
                 return if part.to.is_none() { Ok(None) } else { Err(Failure::ResponseIncomplete) };
             };
@@ -206,6 +211,8 @@ impl http_body::Body for Body {
 
 /// Bytes handed over at a time: enough to keep a socket busy, little for a slow client to hold.
 pub(crate) const PIECE: usize = 64 << 10;
+/// Bytes of a flight that a waiter gets before all others have had their turn. \[guess\]
+const FIRST: usize = 16 << 10;
 
 /// Bodies up to this go out in one piece.
 pub(crate) const SMALL: u64 = 64 << 10;

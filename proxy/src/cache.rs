@@ -16,6 +16,7 @@ use tokio::{
 };
 
 use crate::{
+    absence::Absence,
     announce::Announcer,
     company::Company,
     config::{Any, Config, Origins},
@@ -24,6 +25,7 @@ use crate::{
     freshness::Lifetime,
     home::{self, Control},
     interim::Interim,
+    liars::Liars,
     log::AccessLog,
     memory::Memory,
     meta::Meta,
@@ -92,7 +94,7 @@ pub(crate) struct Cache {
     /// What this network calls itself to origins of Coralized names.
     pub(crate) agent: HeaderValue,
     /// Peers that lied: nothing of theirs is asked for, nor believed second hand.
-    pub(crate) liars: Memory<NodeId, ()>,
+    pub(crate) liars: Liars,
     /// Copies of peers that are compared with the origin's.
     pub(crate) rechecks: Arc<Semaphore>,
     /// Whole copies, or parts of them, that are being given to peers.
@@ -143,7 +145,14 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// What peers are asked for it.
     pub(crate) fn of_peers(&self) -> PeerRequest {
-        PeerRequest { key: self.key, url: self.url.clone(), site: self.site.clone(), from: None, to: None }
+        PeerRequest {
+            key: self.key,
+            url: self.url.clone(),
+            site: self.site.clone(),
+            from: None,
+            to: None,
+            absence: Absence::default(),
+        }
     }
 
     /// The key of the variant that this request selects.
@@ -337,7 +346,7 @@ impl Cache {
             fairness: Fairness::new(&config.fairness),
             takedown,
             agent: home::agent(&config.network, &config.contact),
-            liars: Memory::new(remembered),
+            liars: Liars::new(remembered, &config.peers),
             rechecks: Arc::new(Semaphore::new(RECHECKS)),
             parts: Arc::new(Semaphore::new(config.peers.parts)),
             ahead: Arc::new(Semaphore::new(swarm::places(&config))),
@@ -369,12 +378,19 @@ impl Cache {
     pub(crate) fn lied(&self, peer: NodeId, how: &'static str) {
         tracing::warn!(%peer, how, "a peer lies");
         self.counters.liar();
-        self.liars.put(peer, (), self.config.peers.liar);
+        self.liars.lied(peer);
     }
 
-    /// Whether a peer is to be asked at all.
-    pub(crate) fn trusts(&self, peer: NodeId) -> bool {
-        self.shunned.get(&peer).is_none() && self.liars.get(&peer).is_none()
+    /// The origin of a URL says otherwise than what a peer signed.
+    pub(crate) fn contradicted(&self, peer: NodeId, url: &OriginUrl) {
+        tracing::warn!(%peer, %url, "a peer signed what the origin did not say to this node");
+        self.counters.liar();
+        self.liars.contradicted(peer, url.host());
+    }
+
+    /// Whether a peer is to be asked for a URL at all.
+    pub(crate) fn trusts(&self, peer: NodeId, url: &OriginUrl) -> bool {
+        self.shunned.get(&peer).is_none() && self.liars.believes(peer, url.host())
     }
 
     /// What to answer while the origin is spared, if it failed a moment ago and no purge means that.

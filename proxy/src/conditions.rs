@@ -197,7 +197,7 @@ fn strong_equal(one: &[u8], other: &[u8]) -> bool {
     one == other && one.starts_with(b"\"")
 }
 
-fn weak_equal(one: &[u8], other: &[u8]) -> bool {
+pub(crate) fn weak_equal(one: &[u8], other: &[u8]) -> bool {
     one.strip_prefix(b"W/").unwrap_or(one) == other.strip_prefix(b"W/").unwrap_or(other)
 }
 

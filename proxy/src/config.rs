@@ -452,6 +452,12 @@ pub struct Peers {
     pub puts_per_second: u32,
     /// Announced keys remembered, for renewal. Past it the rest lapses and is announced at its next hit. \[guess\]
     pub announced: usize,
+    /// Announcements and withdrawals under way at a time; each holds a task and an RPC. Fewer: what is new is told of later, more:
+    /// memory and traffic in a burst. \[guess\]
+    pub puts_at_once: usize,
+    /// Keys remembered that are to be withdrawn, or were in the last 30 s; what peers merely asked for in vain takes half of them at
+    /// most. Fewer: references stand until they lapse, more: memory, 64 bytes or so each. \[guess\]
+    pub withdrawn: usize,
     /// A peer that failed is not asked for so long. [users C6]
     #[serde(with = "span")]
     pub shun: Duration,
@@ -459,6 +465,10 @@ pub struct Peers {
     /// punished long after. \[guess\]
     #[serde(with = "span")]
     pub liar: Duration,
+    /// A peer whose signed copies the origins of so many sites contradict lied everywhere; of fewer, for these hosts alone, since an
+    /// origin may answer each asker differently. Fewer: origins have honest peers accused, more: a peer that lies is found out for
+    /// one host after the other. \[guess\]
+    pub contradicted: usize,
     /// Peers that one growing copy over 1 MiB is given to at a time: to half of them at once, to the others as long as those keep up; 0:
     /// to all that ask. Fewer: longer chains of peers, and more of them to begin anew when one dies; more: the line is shared among
     /// many. [bad-inputs P13] \[guess\]
@@ -499,8 +509,11 @@ impl Default for Peers {
             reference_whole: Duration::from_secs(3600),
             puts_per_second: 20,
             announced: 65_536,
+            puts_at_once: 256,
+            withdrawn: 4_096,
             shun: Duration::from_secs(30),
             liar: Duration::from_secs(3_600),
+            contradicted: 3,
             uploads: 32,
             sources: 4,
             ahead: 128 << 20,

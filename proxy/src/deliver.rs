@@ -81,8 +81,11 @@ pub(crate) async fn deliver(
         Given::Bytes(bytes) => Some(bytes.len() as u64),
         Given::Flight(..) | Given::Slices(_) | Given::Feed(_) | Given::Relayed(_) => meta.length,
     };
-    let ok = meta.status == StatusCode::OK && !matches!(given, Given::Relayed(_));
-    match if ok { conditions(&client.fields, meta) } else { Verdict::Send } {
+    let relayed = matches!(given, Given::Relayed(_));
+    let ok = meta.status == StatusCode::OK && !relayed;
+    // Of errors and redirects they say nothing [RFC 9110 13.2.1].
+    let judged = meta.status.is_success() && meta.status != StatusCode::PARTIAL_CONTENT && !relayed;
+    match if judged { conditions(&client.fields, meta) } else { Verdict::Send } {
         Verdict::Send => {}
         Verdict::NotModified => {
             for name in DESCRIBES_BODY {

@@ -74,6 +74,9 @@ pub(crate) async fn lead(cache: Arc<Cache>, mut lead: Lead, wanted: Wanted, stal
     {
         fetch.cache.failed(&fetch.wanted, fetch.born, Negative::Failure(failure));
     }
+    if end == End::Whole {
+        fetch.keeper.release();
+    }
     fetch.wanted.trace.note("flight", || format!("ended: {}", end.in_words()));
     fetch.lead.finish(end);
 }

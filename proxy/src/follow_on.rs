@@ -165,8 +165,8 @@ impl Fetch {
         if short { Err(Spilt::Broken(Failure::ResponseIncomplete)) } else { Ok(()) }
     }
 
-    /// Whoever signed what is here at this place lied: the origin says otherwise. This node had its own part from the origin: then that
-    /// said both.
+    /// Whoever signed what is here at this place lied, or the origin answers each asker differently. This node had its own part from the
+    /// origin: then that said both.
     fn blame(&self, at: u64) {
         let Some(filling) = &self.filling else { return };
         let copied = Copied { key: self.wanted.key, validator: filling.answer.meta.validator };
@@ -174,7 +174,7 @@ impl Fetch {
         let signer = group.and_then(|group| copied.signer(self.cache.streams.as_ref(), &group));
         let me = self.cache.index.me().id;
         if let Some(signer) = signer.filter(|signer| *signer != me) {
-            self.cache.lied(signer, "it signed what the origin did not say");
+            self.cache.contradicted(signer, &self.wanted.url);
         }
     }
 

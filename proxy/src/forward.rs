@@ -14,7 +14,7 @@ use crate::{
     cache::{Cache, store_key},
     clock,
     deliver::{Given, deliver, refuse, text},
-    freshness,
+    freshness::{self, Asker},
     from_origin::dated,
     meta::{Meta, strip_hop_by_hop, validator},
     origin::{OriginAnswer, OriginBody, OriginRequest},
@@ -187,7 +187,7 @@ async fn give_up(cache: &Cache, key: Key) {
 /// What a HEAD says of the copy that is stored: renewed if they agree, given up if not.
 async fn confirm(
     cache: &Cache,
-    Asked { url, fields, site, .. }: &Asked,
+    Asked { url, fields: sent, site, .. }: &Asked,
     answer: &OriginAnswer,
     (began, received): (SystemTime, SystemTime),
     (applied, born): (Heads, PurgeNumber),
@@ -199,7 +199,7 @@ async fn confirm(
     let mut found = cache.store.get(&store_key(key)).await;
     let mut meta = found.as_ref().and_then(|object| Meta::decode_stored(&object.head().metadata));
     if let Some(list) = meta.as_ref().filter(|meta| !meta.varies_by.is_empty()) {
-        key = crate::cache::variant(url, fields, &list.varies_by);
+        key = crate::cache::variant(url, sent, &list.varies_by);
         if !list.variants.contains(&key) {
             return;
         }
@@ -215,9 +215,10 @@ async fn confirm(
         .iter()
         .all(|name| answer.fields.get(name).is_none_or(|new| meta.fields.get(name) == Some(new)))
         && length.is_none_or(|length| length == object.len().to_string());
-    let changed = if agrees {
+    let fields = freshness::freshened(&meta.fields, &answer.fields);
+    let stays = agrees && freshness::storable(meta.status, &fields, Asker::of(sent, site.as_deref())).is_ok();
+    let changed = if stays {
         let initial_age = freshness::initial_age(&answer.fields, began, received);
-        let fields = freshness::freshened(&meta.fields, &answer.fields);
         let vouched = meta.vouched.confirmed(applied);
         let mut renewed = Meta { fields, received, initial_age, vouched, ..meta };
         renewed.withhold_private();

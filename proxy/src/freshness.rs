@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
-use crate::{config::FreshnessConfig, date as dates, directives::Directives, reason::Reason};
+use crate::{config::FreshnessConfig, date as dates, directives::Directives, reason::Reason, site::Own};
 
 /// How long an answer may be used in which way, counted from the origin's own moment (age zero).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -79,6 +79,17 @@ pub(crate) struct Asker {
     pub(crate) cookies: bool,
     /// Answers that set cookies may be stored where the origin states how long: an own site's, by its rules.
     pub(crate) stores_cookies: bool,
+}
+
+impl Asker {
+    /// By what is sent to the origin.
+    pub(crate) fn of(sent: &HeaderMap, site: Option<&Own>) -> Self {
+        Self {
+            authorised: sent.contains_key(header::AUTHORIZATION),
+            cookies: sent.contains_key(header::COOKIE),
+            stores_cookies: site.is_some_and(Own::stores_cookies),
+        }
+    }
 }
 
 /// Whether a shared cache may store the answer to a GET [RFC 9111 3]; why not otherwise.
@@ -293,9 +304,9 @@ fn heuristic(
         .map_or(silent, |since| (since / 10).min(most).max(silent.min(config.default)))
 }
 
-/// Heuristically cacheable [RFC 9110 15.1]; partial content apart, which is kept as a part.
+/// Heuristically cacheable [RFC 9110 15.1].
 fn is_heuristic(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
+    matches!(status.as_u16(), 200 | 203 | 204 | 206 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501)
 }
 
 /// What their caching requires is done here: what `must-understand` asks for.

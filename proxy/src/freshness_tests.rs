@@ -36,6 +36,7 @@ fn the_origins_word_comes_in_order() {
     assert_eq!(fresh(&[expires, ("date", "Sun, 06 Nov 1994 08:50:07 GMT")]), seconds(30));
     assert_eq!(fresh(&[("expires", "0")]), seconds(0));
     assert_eq!(fresh(&[("last-modified", "Sun, 06 Nov 1994 08:32:57 GMT")]), seconds(100));
+    assert_eq!(lifetime(206, &[("last-modified", "Sun, 06 Nov 1994 08:32:57 GMT")]).fresh, seconds(100));
     assert_eq!(fresh(&[]), seconds(0));
     assert_eq!(fresh(&[("cache-control", "no-cache, max-age=10")]), seconds(0));
     assert_eq!(lifetime(404, &[]).fresh, seconds(30));

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use crate::{
     cache::{Negative, store_key},
     clock,
-    conditions::{if_changed, is_changed_strong},
+    conditions::{if_changed, is_changed_strong, weak_equal},
     fetch::{Fetch, Mode, Outcome, wide},
     flight::{Answer, Content, End},
     freshness::{self, Asker, Vary},
@@ -26,7 +26,6 @@ use crate::{
     reason::{Failure, Reason, Source},
     receive::CONDITIONS,
     reference::Reference,
-    site::Own,
     variants::Listed,
     vouch::{Groups, Vouched},
 };
@@ -117,6 +116,8 @@ impl Fetch {
     /// What becomes of an answer: stored, or told to one, or to everybody for a moment.
     async fn judged(&mut self, meta: Meta, body: OriginBody) -> End {
         let storable = freshness::storable(meta.status, &meta.fields, self.asker());
+        let conditional = CONDITIONS.iter().any(|name| self.wanted.fields.contains_key(name));
+        let ranged = self.wanted.fields.contains_key(header::RANGE);
         match meta.status {
             StatusCode::NOT_MODIFIED => return self.unshared(meta, body, Reason::Conditional),
             _ if self.mode == Mode::Unstored => return self.unshared(meta, body, Reason::RequestNoStore),
@@ -134,6 +135,12 @@ impl Fetch {
             status if status.is_server_error() && (storable.is_err() || self.replaces_good()) => {
                 return self.origin_error(meta, body).await;
             }
+            _ => {}
+        }
+        // What is said of a condition or a range is not said of all of it.
+        match meta.status {
+            StatusCode::PRECONDITION_FAILED if conditional => return self.unshared(meta, body, Reason::Conditional),
+            StatusCode::RANGE_NOT_SATISFIABLE if ranged => return self.unshared(meta, body, Reason::Partial),
             _ => {}
         }
         if meta.status.is_client_error() && self.replaces_good() {
@@ -157,11 +164,7 @@ impl Fetch {
 
     /// What of the request bears on storing its answer.
     pub(crate) fn asker(&self) -> Asker {
-        Asker {
-            authorised: self.wanted.fields.contains_key(header::AUTHORIZATION),
-            cookies: self.wanted.fields.contains_key(header::COOKIE),
-            stores_cookies: self.wanted.site.as_deref().is_some_and(Own::stores_cookies),
-        }
+        Asker::of(&self.wanted.fields, self.wanted.site.as_deref())
     }
 
     /// Whether a success is stored, which this answer would replace.
@@ -241,6 +244,9 @@ impl Fetch {
         // This node has the head from the origin now, whoever vouches for the body.
         let vouched = stale.meta.vouched.confirmed(self.applied.clone());
         let meta = Meta { fields, received, initial_age, vouched, ..stale.meta };
+        if self.mode == Mode::Unstored {
+            return self.confirmed_unshared(meta, stale.key, Reason::RequestNoStore).await;
+        }
         // It may say now that it is for nobody else.
         if let Err(reason) = freshness::storable(meta.status, &meta.fields, self.asker()) {
             return self.confirmed_unshared(meta, stale.key, reason).await;
@@ -281,11 +287,11 @@ impl Fetch {
         End::Whole
     }
 
-    /// The stale copy is good for this once; the next request finds none, unless it was this request that forbids sharing.
+    /// The stale copy is good for this once; the next request finds none, unless it was this request that forbids sharing or storing.
     async fn confirmed_unshared(&mut self, meta: Meta, key: Key, reason: Reason) -> End {
         let Some(object) = self.cache.store.get(&store_key(key)).await else { return End::Again };
         self.wanted.trace.note("kept", || format!("the stored copy was confirmed, for this once: {}", reason.word()));
-        let asker = matches!(reason, Reason::Authorization | Reason::Cookie);
+        let asker = matches!(reason, Reason::Authorization | Reason::Cookie | Reason::RequestNoStore);
         if !asker && let Err(error) = self.cache.store.remove(&store_key(key)).await {
             tracing::warn!(%error, "an answer that is private now could not be removed");
         }
@@ -392,19 +398,19 @@ impl Fetch {
     }
 }
 
-/// Whether a 304 is about the answer that is stored: a strong tag that differs says that it is not, unless the date of change is a
-/// strong validator too, and the same [RFC 9111 4.3.4].
+/// Whether a 304 is about the answer that is stored: a tag that differs says that it is not, unless the date of change is a strong
+/// validator, and the same [RFC 9111 4.3.4].
 fn same_entity(stored: &HeaderMap, update: &HeaderMap) -> bool {
-    let tag = |fields: &HeaderMap| fields.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\"")).cloned();
     let changed =
         |fields: &HeaderMap| freshness::date(fields, &header::LAST_MODIFIED).filter(|_| is_changed_strong(update));
-    tag(update).zip(tag(stored)).is_none_or(|(new, old)| new == old)
+    let tags = update.get(header::ETAG).zip(stored.get(header::ETAG));
+    tags.is_none_or(|(new, old)| weak_equal(new.as_bytes(), old.as_bytes()))
         || changed(update).is_some() && changed(update) == changed(stored)
 }
 
-/// An answer without a date is of the moment it came [RFC 9110 6.6.1].
+/// An answer without a date, or with one that is none, is of the moment it came [RFC 9110 6.6.1].
 pub(crate) fn dated(fields: &mut HeaderMap, received: SystemTime) {
-    if !fields.contains_key(header::DATE)
+    if freshness::date(fields, &header::DATE).is_none()
         && let Ok(date) = httpdate::fmt_http_date(received).try_into()
     {
         fields.insert(header::DATE, date);

@@ -121,9 +121,9 @@ impl Keeper {
 
     /// The copy is whole: the lease ends with its reference, which stands for as long as the copy is fresh.
     pub(crate) fn whole(&self, key: Key, reference: Reference, fresh: Duration) {
-        let lease = self.held.state().lease.take();
-        // A lease that nobody beats any more ends by itself, and its reference with it.
-        if let Some(lease) = lease.filter(|_| !self.held.cache.config.peers.upstream_only) {
+        // A node that gives nothing away has nothing to say; its lease is given back when the flight ends.
+        let lease = if self.held.cache.config.peers.upstream_only { None } else { self.held.state().lease.take() };
+        if let Some(lease) = lease {
             let (held, value) = (Arc::clone(&self.held), reference.value());
             tokio::spawn(async move {
                 if let Err(error) = held.cache.index.beat(&lease, value).await {
@@ -136,6 +136,15 @@ impl Keeper {
             && let Some(announcer) = self.held.cache.announcer()
         {
             announcer.whole(key, reference, fresh);
+        }
+    }
+
+    /// The flight ended well. A lease that is held still has nothing to show for it: whoever asks next is to be granted one at once, and
+    /// not to wait until it lapses.
+    pub(crate) fn release(&self) {
+        if let Some(lease) = self.held.state().lease.take() {
+            let held = Arc::clone(&self.held);
+            tokio::spawn(async move { held.release(lease).await });
         }
     }
 
@@ -194,6 +203,13 @@ impl Held {
         }
     }
 
+    /// The index has its own time-out, after which the lease lapses.
+    async fn release(&self, lease: Lease) {
+        if let Err(error) = self.cache.index.release(lease).await {
+            tracing::debug!(%error, "a lease could not be given back");
+        }
+    }
+
     /// The index has its own time-out.
     async fn mark(&self, lease: Lease, marker: Marker) {
         if let Err(error) = self.cache.index.pass(lease, marker).await {
@@ -212,16 +228,19 @@ async fn keep(held: Arc<Held>, superseded: watch::Sender<Option<Value>>) {
     let mut told = Instant::now();
     loop {
         sleep(peers.beat).await;
-        let (lease, announced, due, key, leaseless) = {
+        let (lease, announced, due, key, leaseless, ended) = {
             let mut state = held.state();
-            if held.flight.is_for_few() {
-                // Nobody else may have it: its lease lapses, and whoever asks next fetches anew.
-                (state.lease, state.leaseless) = (None, false);
-                state.announced = false;
-            }
+            let few = held.flight.is_for_few();
+            // Nobody else may have it: whoever asks next fetches anew.
+            let ended = if few { state.lease.take() } else { None };
+            state.leaseless &= !few;
+            state.announced &= !few;
             let due = std::mem::take(&mut state.due);
-            (state.lease, state.announced, due, state.key, state.leaseless)
+            (state.lease, state.announced, due, state.key, state.leaseless, ended)
         };
+        if let Some(ended) = ended {
+            held.release(ended).await;
+        }
         let reference = held.flight.reference();
         if announced && (due || told.elapsed() >= peers.reference_fill / 2) {
             told = Instant::now();

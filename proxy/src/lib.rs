@@ -96,6 +96,7 @@ pub use purge::{NodeAck, PurgeError, PurgeReport, PurgeTarget, Purging};
 mod trace;
 pub use trace::{Traced, TracedStep, trace_pass};
 
+mod absence;
 mod announce;
 mod checked;
 mod company;
@@ -108,6 +109,7 @@ mod frames;
 mod from_origin;
 mod keeper;
 mod ledger;
+mod liars;
 mod memory;
 mod peer;
 mod recheck;

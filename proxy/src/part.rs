@@ -27,13 +27,26 @@ use crate::{
     wish::Use,
 };
 
-/// Which bytes of how many.
+/// Which bytes of a whole; the total says of how many it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Span {
+pub(crate) struct Within<T> {
     pub(crate) first: u64,
     pub(crate) last: u64,
     /// Bytes of the whole.
-    pub(crate) total: u64,
+    pub(crate) total: T,
+}
+
+/// Which bytes of how many.
+pub(crate) type Span = Within<u64>;
+
+/// Which bytes, of how many if that is known.
+pub(crate) type Stretch = Within<Option<u64>>;
+
+impl<T> Within<T> {
+    /// How many bytes.
+    pub(crate) fn length(self) -> u64 {
+        self.last - self.first + 1
+    }
 }
 
 impl Span {
@@ -48,20 +61,6 @@ impl Span {
         let text = format!("bytes={}-{}", self.first, self.last);
         HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("bytes=0-"))
     }
-
-    /// How many bytes.
-    pub(crate) const fn length(self) -> u64 {
-        self.last - self.first + 1
-    }
-}
-
-/// Which bytes, of how many if that is known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Stretch {
-    pub(crate) first: u64,
-    pub(crate) last: u64,
-    /// Bytes of the whole.
-    pub(crate) total: Option<u64>,
 }
 
 impl Stretch {
@@ -81,11 +80,6 @@ impl Stretch {
         // One more than the last is a number too.
         let within = found.last < total.unwrap_or(u64::MAX);
         (unit.eq_ignore_ascii_case("bytes") && found.first <= found.last && within).then_some(found)
-    }
-
-    /// How many bytes.
-    pub(crate) const fn length(self) -> u64 {
-        self.last - self.first + 1
     }
 
     /// Whether it can be of a whole of so many bytes.

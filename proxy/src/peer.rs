@@ -32,9 +32,10 @@ use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::{
+    absence::Absence,
     cache::Cache,
     checked::{Checked, Good, NotSigned},
     clock,
@@ -75,6 +76,8 @@ pub(crate) struct PeerRequest {
     pub(crate) from: Option<(u64, [u8; 16])>,
     /// No more is needed than up to this byte; unset: all of it.
     pub(crate) to: Option<u64>,
+    /// When nobody looks at what comes.
+    pub(crate) absence: Absence,
 }
 
 /// When something last came from any peer: tells a slow fill from a dead peer.
@@ -131,6 +134,8 @@ impl From<NotSigned> for PeerError {
 pub(crate) struct PeerFill {
     pub(crate) holder: Candidate,
     pub(crate) meta: Meta,
+    /// Of the URL.
+    host: String,
     cache: Arc<Cache>,
     copied: Copied,
     checked: Checked,
@@ -139,6 +144,7 @@ pub(crate) struct PeerFill {
     stall: Duration,
     /// Of a copy that the peer has whole: how it comes.
     pace: Option<Pace>,
+    pub(crate) absence: Absence,
 }
 
 /// What comes of a copy after its head.
@@ -205,7 +211,8 @@ pub(crate) async fn ask(
     life: Life,
     stall: Duration,
 ) -> Result<PeerFill, PeerError> {
-    let response = timeout(stall, send(Arc::clone(&cache.streams), holder.value.holder, &request));
+    let absence = request.absence.clone();
+    let response = absence.within(stall, send(Arc::clone(&cache.streams), holder.value.holder, &request));
     let mut body = response.await.map_err(|_| PeerError::Lost)??;
     // Who has the whole copy has nothing to wait for: its words without bytes are no progress.
     let whole = holder.reference.whole().is_some();
@@ -217,7 +224,7 @@ pub(crate) async fn ask(
     lives();
     let mut frames = Frames::default();
     loop {
-        match next(&mut body, &mut frames, stall).await? {
+        match next(&mut body, &mut frames, (stall, &absence)).await? {
             Frame::Wait => lives(),
             Frame::Head(bytes) => {
                 // While the network is upgraded there are peers that write others.
@@ -230,7 +237,7 @@ pub(crate) async fn ask(
                     return Err(PeerError::Misbehaved);
                 }
                 let signer = head_signer(cache.streams.as_ref(), request.key, &meta).ok_or(PeerError::Misbehaved)?;
-                if cache.liars.get(&signer).is_some() {
+                if !cache.liars.believes(signer, request.url.host()) {
                     return Err(PeerError::Absent);
                 }
                 meta.initial_age = meta.initial_age.max(age_at_least(&meta, meta.received));
@@ -241,7 +248,8 @@ pub(crate) async fn ask(
                 let checked = Checked::from(request.from.map_or(0, |(from, _)| from));
                 let pace = whole.then(|| Pace::of(&cache, &holder));
                 let stall = cache.config.peers.stall;
-                return Ok(PeerFill { holder, meta, cache, copied, checked, body, frames, stall, pace });
+                let host = request.url.host().to_owned();
+                return Ok(PeerFill { holder, meta, host, cache, copied, checked, body, frames, stall, pace, absence });
             }
             Frame::Abort(abort) => return Err(PeerError::Aborted(abort)),
             Frame::Signed(_) | Frame::Data(_) | Frame::End(_) => return Err(PeerError::Misbehaved),
@@ -303,7 +311,7 @@ impl PeerFill {
                 let group = Group::decode(bytes).ok_or(PeerError::Misbehaved)?;
                 let streams = self.cache.streams.as_ref();
                 let signer = self.copied.signer(streams, &group).ok_or(PeerError::Misbehaved)?;
-                if self.cache.liars.get(&signer).is_some() {
+                if !self.cache.liars.believes(signer, &self.host) {
                     return Err(PeerError::Absent);
                 }
                 self.checked.promised(&group)?;
@@ -318,14 +326,16 @@ impl PeerFill {
 
     /// The next frame of a body.
     async fn frame(&mut self) -> Result<Frame, PeerError> {
-        let Some(pace) = &mut self.pace else { return next(&mut self.body, &mut self.frames, self.stall).await };
+        let Some(pace) = &mut self.pace else {
+            return next(&mut self.body, &mut self.frames, (self.stall, &self.absence)).await;
+        };
         loop {
             if let Some(frame) = self.frames.next().map_err(|_| PeerError::Misbehaved)? {
                 return Ok(frame);
             }
-            let (began, left) = (Instant::now(), pace.left());
-            let came = timeout(left.min(self.stall), self.body.next()).await;
-            pace.waited += began.elapsed();
+            let (began, absent, left) = (Instant::now(), self.absence.total(), pace.left());
+            let came = self.absence.within(left.min(self.stall), self.body.next()).await;
+            pace.waited += began.elapsed().saturating_sub(self.absence.total().saturating_sub(absent));
             match came {
                 Err(_) if left > self.stall => return Err(PeerError::Lost),
                 Err(_) => {}
@@ -381,13 +391,17 @@ impl Pace {
     }
 }
 
-async fn next(body: &mut Answering, frames: &mut Frames, stall: Duration) -> Result<Frame, PeerError> {
+async fn next(
+    body: &mut Answering,
+    frames: &mut Frames,
+    (stall, absence): (Duration, &Absence),
+) -> Result<Frame, PeerError> {
     loop {
         if let Some(frame) = frames.next().map_err(|_| PeerError::Misbehaved)? {
             return Ok(frame);
         }
         // An end without `E` is no end.
-        let Ok(Some(data)) = timeout(stall, body.next()).await else { return Err(PeerError::Lost) };
+        let Ok(Some(data)) = absence.within(stall, body.next()).await else { return Err(PeerError::Lost) };
         frames.feed(data);
     }
 }

@@ -75,11 +75,7 @@ impl Posted<'_> {
 
     fn is_for_get(&self, meta: &Meta) -> bool {
         let named = meta.fields.get(header::CONTENT_LOCATION).and_then(|value| value.to_str().ok());
-        let asker = Asker {
-            authorised: self.fields.contains_key(header::AUTHORIZATION),
-            cookies: self.fields.contains_key(header::COOKIE),
-            stores_cookies: self.site.is_some_and(Own::stores_cookies),
-        };
+        let asker = Asker::of(self.fields, self.site);
         meta.status == StatusCode::OK
             && named.and_then(|named| self.url.joined(named)).is_some_and(|named| named == *self.url)
             && freshness::is_timed(&meta.fields)

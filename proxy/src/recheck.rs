@@ -1,5 +1,6 @@
 //! Sampled re-fetch: a fetcher may lie about what the origin said, and sign it. Of the copies that came from peers a few are asked of
-//! the origin again, a while later, and compared byte by byte. Who signed a chunk that differs is a liar.
+//! the origin again, a while later, and compared byte by byte. Who signed a chunk that differs is a liar, as far as
+//! this origin can say ([`crate::liars`]).
 //!
 //! The while keeps these requests out of the crowd that a peer's copy was meant to spare the origin. What says nothing of its version
 //! (no strong ETag, no Last-Modified that is one), or has another one by now, proves nothing. Nor does a head of one and bytes of
@@ -62,7 +63,7 @@ async fn recheck(cache: &Cache, wanted: &Wanted, after: Duration) {
     let head = (!meta.vouched.head.is_empty()).then(|| head_signer(cache.streams.as_ref(), wanted.key, &meta));
     let me = cache.index.me().id;
     if let Some(signer) = signer.filter(|signer| *signer != me && head.is_none_or(|head| head == Some(*signer))) {
-        cache.lied(signer, "it signed what the origin did not say");
+        cache.contradicted(signer, &wanted.url);
     }
     if let Err(error) = cache.store.remove(&store_key(wanted.key)).await {
         tracing::warn!(%error, url = %wanted.url, "a copy that is not the origin's could not be removed");

@@ -199,19 +199,20 @@ impl Seek {
         }
     }
 
-    /// One more holder of this very copy, as near as the one that sends it, once there is one. Nothing is lost if it is not waited for.
-    pub(crate) async fn another(&mut self, like: &Candidate) -> Candidate {
-        let cache = Arc::clone(&self.cache);
+    /// One more holder of this very copy, as near as the one that sends it, once there is one and it is wanted; what is answered meanwhile
+    /// is taken in, wanted or not: it may be a lease. Nothing is lost if it is not waited for.
+    pub(crate) async fn another(&mut self, like: &Candidate, wanted: bool) -> Candidate {
+        let (cache, url) = (Arc::clone(&self.cache), &self.request.url.clone());
         let is_one = |other: &Candidate| {
             let (this, that) = (&other.reference, &like.reference);
             // Others may have found it wanting since it was named.
-            cache.trusts(other.value.holder)
+            cache.trusts(other.value.holder, url)
                 && other.value.level >= like.value.level
                 && this.digest == that.digest
                 && this.validator == that.validator
         };
         loop {
-            let place = self.queue.iter().position(is_one);
+            let place = self.queue.iter().position(is_one).filter(|_| wanted);
             if let Some(candidate) = place.and_then(|place| self.queue.remove(place)) {
                 self.tried.push(candidate.value.holder);
                 return candidate;
@@ -417,8 +418,9 @@ impl Seek {
     }
 
     fn enqueue(&mut self, values: Vec<Value>) {
+        let url = &self.request.url;
         // Whoever is not asked, for what it did before, is no source either: the root is to name others.
-        for value in values.iter().filter(|value| value.holder != self.me && !self.cache.trusts(value.holder)) {
+        for value in values.iter().filter(|value| value.holder != self.me && !self.cache.trusts(value.holder, url)) {
             if self.untrusted.len() < FAILED_NAMED && !self.untrusted.contains(&value.holder) {
                 self.untrusted.push(value.holder);
             }
@@ -427,7 +429,7 @@ impl Seek {
         let known: Vec<_> = values
             .into_iter()
             .filter(|value| value.holder != self.me && !self.tried.contains(&value.holder))
-            .filter(|value| self.cache.trusts(value.holder))
+            .filter(|value| self.cache.trusts(value.holder, url))
             .filter_map(Candidate::of)
             .filter(|candidate| {
                 let held = &candidate.reference.validator;

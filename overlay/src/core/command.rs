@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::{
     Command, Contact, Node, Op, Outcome,
     joint::Flight,
@@ -60,6 +62,12 @@ impl Node {
                 }
                 let time = self.config.acquire_deadline;
                 let kind = ErrandKind::Beat { lease, reference, ttl: self.config.reference_ttl };
+                (Task::Errand(Errand::new(self.contact, kind, time)), time, Outcome::Beat(Err(refused)))
+            }
+            Command::Release(lease) => {
+                let time = self.config.acquire_deadline;
+                // A beat whose reference is over at once; who keeps beats alone understands that too.
+                let kind = ErrandKind::Beat { lease, reference: Bytes::new(), ttl: Duration::ZERO };
                 (Task::Errand(Errand::new(self.contact, kind, time)), time, Outcome::Beat(Err(refused)))
             }
             Command::Pass(lease, marker) => {

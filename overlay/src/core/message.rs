@@ -163,7 +163,7 @@ pub enum Request {
         lease: Lease,
         /// The newer reference.
         reference: Bytes,
-        /// How long it stays.
+        /// How long it stays; zero: the fetch has ended and leaves nothing, so the lease is given back.
         ttl: Duration,
         /// Nodes nearer the key that the fetcher could not reach.
         unreached: Vec<NodeId>,

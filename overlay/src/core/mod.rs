@@ -48,6 +48,8 @@ mod glance;
 pub(crate) mod warm;
 
 #[cfg(test)]
+mod laws;
+#[cfg(test)]
 mod tests;
 
 use bytes::Bytes;
@@ -136,6 +138,8 @@ pub enum Command {
     Acquire(Acquire),
     /// The fetch goes on.
     Beat(Lease, Bytes),
+    /// The fetch has ended, and there is nothing to share. Its outcome is a beat's.
+    Release(Lease),
     /// The fetch cannot be shared.
     Pass(Lease, Marker),
     /// Tell every node.

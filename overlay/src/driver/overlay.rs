@@ -274,6 +274,13 @@ impl Index for Overlay {
         }
     }
 
+    async fn release(&self, lease: Lease) -> Result<(), IndexError> {
+        match self.command(Command::Release(lease)).await? {
+            Outcome::Beat(beat) => beat.map(drop),
+            other => unreachable!("a release came out as {other:?}"),
+        }
+    }
+
     async fn pass(&self, lease: Lease, marker: Marker) -> Result<(), IndexError> {
         match self.command(Command::Pass(lease, marker)).await? {
             Outcome::Pass(done) => done,

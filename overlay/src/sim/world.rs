@@ -293,7 +293,16 @@ impl Sim {
 
     fn happen(&mut self, event: Event) {
         let node = event.node();
-        if let Some(until) = self.places.get(usize_of(node)).map(|one| one.frozen).filter(|until| *until > self.now) {
+        let now = self.now;
+        if let Some(place) = self.places.get_mut(usize_of(node)).filter(|place| place.frozen > now) {
+            let until = place.frozen;
+            if matches!(event, Event::Wake { .. }) {
+                // One that another has replaced stays of no use.
+                if place.wake != now {
+                    return;
+                }
+                place.wake = until;
+            }
             return self.queue.push(until, event);
         }
         match event {

@@ -6,7 +6,7 @@ use atoll_overlay::{
     sim::{Death, Sim},
 };
 
-use super::support::{acquire, acquire_command, beat, beat_for, get, id, ms, pass, put, secs, three_regions};
+use super::support::{acquire, acquire_command, beat, beat_for, get, id, ms, pass, put, release, secs, three_regions};
 
 /// Who was granted a fetch, and its lease.
 type Grant = (usize, Lease);
@@ -111,6 +111,30 @@ fn a_fetch_that_ended_a_moment_ago_is_no_reason_for_another_until_its_holder_fai
     // It was no copy after all: who found out fetches.
     let failed = [id(&sim, holder)];
     assert!(matches!(acquire(&mut sim, (holder + 1) % 30, key, &failed), Ok(Acquired::Granted(_))));
+}
+
+#[test]
+fn a_lease_that_is_given_back_is_granted_to_who_asks_next_and_giving_it_back_twice_takes_it_from_nobody() {
+    for (seed, nodes) in [(11, 30), (12, 30), (13, 2)] {
+        let mut sim = three_regions(seed, nodes);
+        sim.run_for(secs(20));
+        let key = Key::of(b"for nobody else");
+        let (granted, _) = ask_all(&mut sim, 0..nodes, key);
+        let (holder, lease) = granted[0];
+        beat_for(&mut sim, holder, lease, secs(3));
+        assert_eq!(release(&mut sim, holder, lease), Ok(Beat::Kept));
+        let next = (holder + 1) % nodes;
+        let Ok(Acquired::Granted(second)) = acquire(&mut sim, next, key, &[]) else {
+            panic!("not granted, seed {seed}")
+        };
+        assert!(second > lease, "{second:?} after {lease:?}");
+        assert_eq!(release(&mut sim, holder, lease), Ok(Beat::Kept));
+        // Nor may another give back what it does not hold.
+        assert_eq!(release(&mut sim, holder, second), Ok(Beat::Kept));
+        let rest = (0..nodes).filter(|node| *node != next);
+        assert_eq!(ask_all(&mut sim, rest, key).0.len(), 0, "seed {seed}");
+        assert_eq!(beat(&mut sim, next, second), Ok(Beat::Kept));
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use atoll_overlay::{
     sim::{Network, Sim},
 };
 
-use super::support::{at, cluster, ms, planetlab, regions, started, three_regions};
+use super::support::{at, cluster, ms, planetlab, regions, secs, stall, started, three_regions};
 
 /// Whether the nodes' clusters at a level are exactly the groups that `region` makes.
 fn are_grouped(sim: &Sim, level: u8, region: impl Fn(usize) -> usize) -> bool {
@@ -94,6 +94,46 @@ fn when_all_delays_change_all_clusters_follow_within_thirty_seconds() {
         for level in [1, 2] {
             assert!(are_grouped(&sim, level, |node| node / 3), "level {level} at seed {seed}");
         }
+    }
+}
+
+/// Nine hosts of the matrix: three by three within 17 ms, of which the first two groups are within 51 ms of each other and the third is
+/// 100 ms away from both.
+fn three_groups(seed: u64) -> Sim {
+    let mut sim = Sim::new(Config::default(), planetlab(), seed);
+    for row in [439, 179, 436, 407, 476, 378, 46, 216, 479] {
+        sim.add(row, ms(0));
+    }
+    (1..9).for_each(|node| sim.seeds(node, &[0]));
+    sim
+}
+
+/// Whether its clusters are what they should be.
+fn are_three_groups(sim: &Sim) -> bool {
+    are_grouped(sim, 1, |node| node / 6) && are_grouped(sim, 2, |node| node / 3)
+}
+
+#[test]
+fn processes_that_stand_still_for_moments_part_no_cluster() {
+    for seed in 0..8 {
+        let mut sim = three_groups(seed);
+        sim.run_until(at(30));
+        assert!(are_three_groups(&sim), "seed {seed}");
+        for second in 0..120 {
+            stall(&mut sim, ms(1_000 + second), 10, ms(150));
+            assert!(are_three_groups(&sim), "seed {seed}, after {second} s");
+        }
+    }
+}
+
+#[test]
+fn clusters_are_whole_soon_after_processes_stood_still_more_often_than_not() {
+    for seed in 0..8 {
+        let mut sim = three_groups(seed);
+        stall(&mut sim, secs(60), 60, ms(200));
+        assert!(!are_three_groups(&sim), "seed {seed}: whatever is measured then is far");
+        sim.run_for(secs(30));
+        assert!(are_three_groups(&sim), "seed {seed}");
     }
 }
 

@@ -37,6 +37,25 @@ pub(super) fn started(mut sim: Sim, nodes: usize) -> Sim {
     sim
 }
 
+/// Lets this much time pass, in which every 50 ms so many nodes in a hundred begin to stand still for a while, `longest` at most: as
+/// processes do where others want the same cores.
+pub(super) fn stall(sim: &mut Sim, span: Duration, percent: u64, longest: Duration) {
+    let mut state = u64::try_from(span.as_millis()).unwrap_or(0);
+    let mut below = |bound: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % bound
+    };
+    let longest = u64::try_from(longest.as_millis()).unwrap_or(0);
+    for _ in 0..span.as_millis() / 50 {
+        for node in 0..sim.len() {
+            if below(100) < percent {
+                sim.freeze(node, ms(below(longest)));
+            }
+        }
+        sim.run_for(ms(50));
+    }
+}
+
 pub(super) fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
@@ -99,6 +118,14 @@ pub(super) fn beat(sim: &mut Sim, node: usize, lease: Lease) -> Result<Beat, Ind
     match sim.wait(op, secs(10)) {
         Some((_, Outcome::Beat(result))) => result,
         other => panic!("a beat ends in a beat's outcome, not {other:?}"),
+    }
+}
+
+pub(super) fn release(sim: &mut Sim, node: usize, lease: Lease) -> Result<Beat, IndexError> {
+    let op = sim.command(node, Command::Release(lease));
+    match sim.wait(op, secs(10)) {
+        Some((_, Outcome::Beat(result))) => result,
+        other => panic!("a release ends in a beat's outcome, not {other:?}"),
     }
 }
 

@@ -1,26 +1,14 @@
 //! RFC 9111 4.2, 5.1-5.3 and RFC 9213 as conversations: what is fresh, how old it is, and what an origin's or a client's directives
 //! make of it.
 
-use crate::script::{Ask, check, get};
-
-/// Two requests: the second gets the first's answer, or its own.
-fn twice(answer: &[&str], stored: bool) -> Vec<Ask> {
-    let second = get(answer);
-    vec![get(answer), if stored { second.stored(0) } else { second }]
-}
-
-async fn rows(rows: &[(&[&str], bool)]) {
-    let names: Vec<_> = rows.iter().map(|(answer, _)| answer.join(" | ")).collect();
-    let cases = rows.iter().zip(&names).map(|((answer, stored), name)| (name.as_str(), twice(answer, *stored)));
-    check(cases.collect()).await;
-}
+use crate::script::{check, check_rows, get};
 
 const FUTURE: &str = "Expires: Thu, 18 Aug 2050 02:01:18 GMT";
 const PAST: &str = "Expires: Thu, 18 Aug 2005 02:01:18 GMT";
 
 #[tokio::test]
 async fn explicit_freshness_is_as_the_origin_says() {
-    rows(&[
+    check_rows(&[
         (&[], false),
         (&["Cache-Control: max-age=3600"], true),
         (&["Cache-Control: max-age=0"], false),
@@ -49,7 +37,7 @@ async fn explicit_freshness_is_as_the_origin_says() {
 
 #[tokio::test]
 async fn directives_are_read_by_their_grammar() {
-    rows(&[
+    check_rows(&[
         (&["Cache-Control: MaX-aGe=3600"], true),
         (&["Cache-Control: max-age=\"3600\""], true),
         (&["Cache-Control: max-age=003600"], true),
@@ -88,7 +76,7 @@ async fn directives_are_read_by_their_grammar() {
 #[tokio::test]
 async fn ages_and_dates_are_read_by_their_grammar() {
     let hour = "Cache-Control: max-age=3600";
-    rows(&[
+    check_rows(&[
         (&[hour, "Age: 1800"], true),
         (&[hour, "Age: abc"], true),
         (&[hour, "Age: 7200a"], true),
@@ -148,7 +136,7 @@ async fn statuses_are_stored_where_they_may_be() {
 #[tokio::test]
 async fn targeted_directives_take_the_place_of_all_others_if_they_are_well_formed() {
     let hour = "Cache-Control: max-age=3600";
-    rows(&[
+    check_rows(&[
         (&["CDN-Cache-Control: max-age=3600"], true),
         (&["CDN-Cache-Control: max-age=0", hour], false),
         (&["CDN-Cache-Control: max-age=3600", "Age: 7200", hour], false),

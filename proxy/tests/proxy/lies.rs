@@ -283,7 +283,9 @@ async fn who_contradicts_a_liar_is_not_taken_for_one_and_the_origin_names_it() {
     let (asked, host) = (Arc::clone(&liar), origin.host());
     let first = tokio::spawn(async move { get(&asked, &host, "/").await });
     until(|| evil.count() == 1 && liar.stats().origin_bytes == 10).await;
-    let asker = Arc::new(net.proxy(2, quick(&origin)).await);
+    let mut config = quick(&origin);
+    config.peers.contradicted = 1;
+    let asker = Arc::new(net.proxy(2, config).await);
     let (asked, host) = (Arc::clone(&asker), origin.host());
     let client = tokio::spawn(async move { get(&asked, &host, "/").await });
     until(|| asker.stats().peer_bytes == 10).await;

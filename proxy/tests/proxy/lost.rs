@@ -10,7 +10,7 @@ use std::{
 };
 
 use atoll_overlay::{Level, Streams as _};
-use atoll_proxy::{Config, Proxy};
+use atoll_proxy::{Config, Origins, Proxy};
 use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -253,6 +253,55 @@ async fn whoever_follows_a_node_that_goes_on_elsewhere_gets_every_byte_signed() 
     assert!(proxies[1..].iter().all(|proxy| proxy.liars().is_empty()), "an honest node was taken for a liar");
     let ear = overheard(&net, 3, &origin, "/").await;
     assert!(ear.starts_with(b"HTTP/1.1 200 "), "what it kept is good for others");
+}
+
+// An origin that has something else for each asker under one tag: the fetcher passed on what it was given, and is no liar for that.
+#[tokio::test]
+async fn an_origin_that_answers_each_node_differently_has_no_fetcher_taken_for_a_liar() {
+    let (theirs, mine) = (noise(41_000), noise(41_001).slice(..41_000));
+    let (gate, fields) = (Arc::new(Semaphore::new(0)), "ETag: \"v1\"\r\nCache-Control: max-age=60\r\n");
+    let (served, held) = (theirs.clone(), Arc::clone(&gate));
+    let origin = Origin::start(move |number, _| match number {
+        0 | 1 => ok(fields, &served),
+        2 => {
+            let mut steps = ok(fields, &served);
+            steps.pop();
+            steps.extend([Do::Send(served.slice(..20_000)), Do::Wait(Arc::clone(&held))]);
+            steps
+        }
+        _ => ok(fields, &mine),
+    })
+    .await;
+    let port = origin.address.port();
+    let two_hosts = || {
+        let mut config = patient(&origin);
+        config.origins = Origins::Listed(["site", "other"].map(|host| format!("{host}.test:{port}")).to_vec());
+        config.hosts.insert("other.test".to_owned(), vec![origin.address.ip()]);
+        config
+    };
+    let net = Net::new(Level(1));
+    let fetcher = Arc::new(net.proxy(1, two_hosts()).await);
+    let relay = net.proxy(3, two_hosts()).await;
+    let (same, other) = (origin.host(), format!("other.test.{port}.nyud.example"));
+    for host in [&same, &other] {
+        for proxy in [fetcher.as_ref(), &relay] {
+            assert!(get(proxy, host, "/before").await.body == theirs);
+            until(|| proxy.stats().flights == 0).await;
+        }
+    }
+    let _first = ask(&fetcher, &origin);
+    until(|| fetcher.stats().origin_bytes >= 102_000).await;
+    let asker = Arc::new(net.proxy(2, two_hosts()).await);
+    let second = ask(&asker, &origin);
+    until(|| asker.stats().peer_bytes >= 20_000).await;
+    net.kill(1);
+    fetcher.stop().await;
+    assert!(!soon(second).await.unwrap().complete, "of two bodies none is made");
+    assert_eq!((asker.liars(), asker.stats().peer_lies, origin.count()), (Vec::new(), 1, 4));
+    assert!(get(&asker, &other, "/before").await.body == theirs);
+    assert_eq!(origin.count(), 4, "what it signed of another host is believed");
+    assert!(get(&asker, &same, "/before").await.body != theirs);
+    assert_eq!((origin.count(), asker.stats().origin_ungranted), (5, 0), "of this host the origin is believed");
 }
 
 // P07: a peer that sends half of a copy and then nothing, or is gone: with what it said of its copy, growing or whole.

@@ -3,9 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail a test by panicking")]
 
 mod counted;
+mod crowds;
 mod hot;
+mod invalid;
 mod lost;
 mod net;
+mod parts;
+mod posted;
 mod reuse;
 mod script;
 mod sites;
@@ -15,8 +19,10 @@ mod support;
 mod swarm;
 mod told;
 mod trace;
+mod variants;
 
 mod cache;
+mod clauses;
 mod differ;
 mod fair;
 mod faults;

@@ -186,6 +186,11 @@ impl Net {
         self.state.lock().unwrap().leases.insert(key, (info(number).id, lease, reference));
     }
 
+    /// Whether somebody holds the right to fetch a key.
+    pub(crate) fn is_leased(&self, key: Key) -> bool {
+        self.state.lock().unwrap().leases.contains_key(&key)
+    }
+
     fn is_dead(&self, id: NodeId) -> bool {
         self.dead.lock().unwrap().contains(&id)
     }
@@ -285,6 +290,11 @@ impl Index for Node {
             *known = reference;
         }
         Ok(self.net.lower.lock().unwrap().clone().map_or(Beat::Kept, Beat::Superseded))
+    }
+
+    async fn release(&self, lease: Lease) -> Result<(), IndexError> {
+        self.net.state.lock().unwrap().leases.remove(&lease.key);
+        Ok(())
     }
 
     async fn pass(&self, lease: Lease, marker: Marker) -> Result<(), IndexError> {

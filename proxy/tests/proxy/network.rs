@@ -539,6 +539,24 @@ async fn an_upstream_only_node_takes_from_peers_and_gives_only_what_it_fetches_u
     assert!(overheard(&net, 2, &origin, "/taken").await.starts_with(b"HTTP/1.1 404 "));
 }
 
+#[tokio::test]
+async fn a_lease_whose_fetch_left_nothing_for_others_is_given_back() {
+    let body = noise(50_000);
+    let origin = Origin::with_body(body.clone()).await;
+    let net = Net::new(Level(1));
+    let mut config = config_for(&origin);
+    config.peers.upstream_only = true;
+    let thin = net.proxy(1, config).await;
+    assert!(get(&thin, &origin.host(), "/").await.body == body);
+    until(|| !net.is_leased(key(&origin, "/"))).await;
+    let other = net.proxy(2, config_for(&origin)).await;
+    assert!(get(&other, &origin.host(), "/").await.body == body);
+    let stats = other.stats();
+    assert_eq!((net.granted(), stats.origin_requests, stats.origin_ungranted), (2, 1, 0), "granted at once");
+    until(|| other.stats().flights == 0).await;
+    assert!(net.is_leased(key(&origin, "/")), "what is there for others keeps its lease");
+}
+
 // C11: ten thousand at once want one cold object of five nodes; the first of them hangs up.
 #[tokio::test]
 async fn ten_thousand_simultaneous_misses_on_five_nodes_cost_one_request() {

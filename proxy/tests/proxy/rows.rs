@@ -19,7 +19,8 @@ use tokio::{
 };
 
 use crate::support::{
-    Do, Origin, alone, config, config_any, config_for, config_site, get, get_with, ok, raw, refusing, soon, until,
+    Do, Origin, alone, config, config_any, config_for, config_site, get, get_with, noise, ok, raw, refusing, soon,
+    until,
 };
 
 // RFC 9110 6.5.1: trailers may be left out, and never become fields of the head.
@@ -68,6 +69,27 @@ async fn heads_of_origins_that_nobody_should_send_are_bad_gateways() {
         let shown: String = head.chars().take(60).collect();
         assert_eq!(response.status, 502, "{shown:?} {:?}", response.fields);
         assert!(response.field("x").is_none() && response.field("set-cookie").is_none());
+    }
+}
+
+// C12
+#[tokio::test]
+async fn a_body_whose_connection_is_reset_is_never_stored_nor_ended_for_its_client() {
+    let origin = Origin::start(|_, _| {
+        let [head, body] = <[Do; 2]>::try_from(ok("Cache-Control: max-age=60\r\n", &noise(100_000))).ok().unwrap();
+        let Do::Send(mut body) = body else { panic!("a body") };
+        body.truncate(50_000);
+        vec![head, Do::Send(body), Do::Reset]
+    })
+    .await;
+    let mut config = config_site(&origin);
+    config.freshness.negative_first = Duration::ZERO;
+    let proxy = alone(config).await;
+    for turn in 1..=3 {
+        let response = get(&proxy, "any.test", "/").await;
+        assert!(!response.complete || response.status == 502, "{} bytes of {}", response.body.len(), response.status);
+        until(|| proxy.stats().flights == 0).await;
+        assert_eq!(origin.count(), turn);
     }
 }
 

@@ -20,7 +20,10 @@ pub(crate) struct Ask {
     body: &'static str,
     cut: bool,
     chunked: bool,
+    short: bool,
     expect: Expect,
+    code: Option<u16>,
+    aged: Option<u64>,
     has: Vec<(&'static str, &'static str)>,
     lacks: Vec<&'static str>,
     saw: Vec<&'static str>,
@@ -36,6 +39,8 @@ enum Expect {
     Stored(usize),
     /// This status, whoever made it.
     Status(u16),
+    /// An error, or a body that breaks off.
+    Broken,
 }
 
 /// A request whose answer has these fields, lines without their ends.
@@ -48,7 +53,10 @@ pub(crate) fn get(answer: &[&str]) -> Ask {
         body: "0123456789",
         cut: false,
         chunked: false,
+        short: false,
         expect: Expect::Own,
+        code: None,
+        aged: None,
         has: Vec::new(),
         lacks: Vec::new(),
         saw: Vec::new(),
@@ -98,6 +106,21 @@ impl Ask {
         Self { chunked: true, ..self }
     }
 
+    /// The origin closes before its answer is as long as it says, or before its last chunk, and the client must see that.
+    pub(crate) fn short(self) -> Self {
+        Self { short: true, expect: Expect::Broken, ..self }
+    }
+
+    /// Whose it ever is, the response must have this status.
+    pub(crate) fn code(self, status: u16) -> Self {
+        Self { code: Some(status), ..self }
+    }
+
+    /// The response's Age must be this, or what it has become meanwhile.
+    pub(crate) fn aged(self, seconds: u64) -> Self {
+        Self { aged: Some(seconds), ..self }
+    }
+
     /// The answer to an earlier request must come.
     pub(crate) fn stored(self, number: usize) -> Self {
         Self { expect: Expect::Stored(number), ..self }
@@ -142,6 +165,26 @@ pub(crate) async fn check(cases: Vec<(&str, Vec<Ask>)>) {
     check_with(cases, |_| {}).await;
 }
 
+/// The same where every host is one site, and where a site has a name to itself.
+pub(crate) async fn check_sites(cases: Vec<(&str, Vec<Ask>)>) {
+    check(cases.clone()).await;
+    check_with(cases, |config| {
+        let site = config.sites.remove("*").unwrap();
+        config.sites.insert(OWN.to_owned(), site);
+    })
+    .await;
+}
+
+/// Pairs of requests, by the fields of their answers: the second gets the first's answer, or its own.
+pub(crate) async fn check_rows(rows: &[(&[&str], bool)]) {
+    let names: Vec<_> = rows.iter().map(|(answer, _)| answer.join(" | ")).collect();
+    let cases = rows.iter().zip(&names).map(|((answer, stored), name)| {
+        let second = get(answer);
+        (name.as_str(), vec![get(answer), if *stored { second.stored(0) } else { second }])
+    });
+    check_sites(cases.collect()).await;
+}
+
 pub(crate) async fn check_with(cases: Vec<(&str, Vec<Ask>)>, settings: impl Fn(&mut Config)) {
     let mut wrong = Vec::new();
     for (name, asks) in cases {
@@ -150,9 +193,10 @@ pub(crate) async fn check_with(cases: Vec<(&str, Vec<Ask>)>, settings: impl Fn(&
         let mut config = config_site(&origin);
         config.timeouts.posted = SOON;
         settings(&mut config);
+        let host = if config.sites.contains_key(OWN) { OWN.to_owned() } else { origin.address.to_string() };
         let proxy = alone(config).await;
         for (number, ask) in asks.iter().enumerate() {
-            let response = play(&proxy, &origin, number, ask).await;
+            let response = play(&proxy, &host, number, ask).await;
             let heads = origin.heads();
             let head = heads.iter().rev().find(|head| asked(head) == Some(number)).cloned();
             if let Err(why) = judge(number, ask, &response, head.as_deref()) {
@@ -175,20 +219,20 @@ fn answer(script: &[Ask], head: &str) -> Vec<Do> {
     let length = match ask.chunked {
         _ if bodiless => String::new(),
         true => "Transfer-Encoding: chunked\r\n".to_owned(),
-        false => format!("Content-Length: {}\r\n", ask.body.len()),
+        false => format!("Content-Length: {}\r\n", ask.body.len() + if ask.short { 1 } else { 0 }),
     };
     let body = match ask.chunked {
         _ if bodiless || head.starts_with("HEAD ") => String::new(),
-        true => format!("{:x}\r\n{}\r\n0\r\n\r\n", ask.body.len(), ask.body),
+        true => format!("{:x}\r\n{}\r\n{}", ask.body.len(), ask.body, if ask.short { "" } else { "0\r\n\r\n" }),
         false => ask.body.to_owned(),
     };
     let answer = format!("{}Served: {number}\r\n{length}\r\n{body}", ask.answer);
-    vec![Do::Send(Bytes::from(answer))]
+    let all = Do::Send(Bytes::from(answer));
+    if ask.short { vec![all, Do::Close] } else { vec![all] }
 }
 
-async fn play(proxy: &Proxy, origin: &Origin, number: usize, ask: &Ask) -> Response {
+async fn play(proxy: &Proxy, host: &str, number: usize, ask: &Ask) -> Response {
     let Ask { method, path, fields, .. } = ask;
-    let host = origin.address;
     let request =
         format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nNumber: {number}\r\n{fields}\r\n");
     Response::read(&exchange(proxy.local_addrs()[0], request.as_bytes()).await, *method == "HEAD")
@@ -202,8 +246,18 @@ fn judge(number: usize, ask: &Ask, response: &Response, head: Option<&str>) -> R
             return Err(format!("served {served:?}, not stored {from}"));
         }
         Expect::Status(status) if response.status != status => return Err(format!("not {status}")),
+        Expect::Broken if response.complete && response.status < 500 => return Err("it is whole".to_owned()),
         Expect::Stored(_) if response.field("age").is_none() && head.is_none() => return Err("no Age".to_owned()),
-        Expect::Own | Expect::Stored(_) | Expect::Status(_) => {}
+        Expect::Own | Expect::Stored(_) | Expect::Status(_) | Expect::Broken => {}
+    }
+    if ask.code.is_some_and(|code| code != response.status) {
+        return Err(format!("not {:?}", ask.code));
+    }
+    if let Some(least) = ask.aged {
+        let age = response.field("age").and_then(|age| age.parse::<u64>().ok());
+        if age.is_none_or(|age| age < least || age > least + SOON.as_secs()) {
+            return Err(format!("the age is {age:?}, not {least}"));
+        }
     }
     for (name, value) in &ask.has {
         if response.field(name).as_deref() != Some(value) {
@@ -235,3 +289,6 @@ fn judge(number: usize, ask: &Ask, response: &Response, head: Option<&str>) -> R
     }
     Ok(())
 }
+
+/// A site with a name to itself.
+const OWN: &str = "own.test";

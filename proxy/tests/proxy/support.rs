@@ -57,6 +57,8 @@ pub(crate) enum Do {
     Wait(Arc<Semaphore>),
     /// Closes the connection.
     Close,
+    /// Breaks it off: what was sent may not arrive.
+    Reset,
     /// Waits for ever.
     Hang,
 }
@@ -135,6 +137,7 @@ impl Origin {
                     }
                     Do::Wait(gate) => gate.acquire().await.unwrap().forget(),
                     Do::Close => return,
+                    Do::Reset => return stream.set_zero_linger().unwrap(),
                     Do::Hang => std::future::pending().await,
                 }
             }

@@ -191,6 +191,26 @@ async fn malformed_heads_are_stream_errors_and_never_reach_the_origin() {
     assert!(answer.windows(9).any(|it| it[3] == 3) || !goaways(&answer).is_empty(), "an error was said");
 }
 
+// H18: a path without a leading slash is none, or somebody else's authority once it is written into an HTTP/1 head.
+#[tokio::test]
+async fn paths_that_begin_with_no_slash_are_refused_and_never_reach_the_origin() {
+    let body = noise(1_000);
+    let origin = Origin::with_body(body.clone()).await;
+    let mut config = config_site(&origin);
+    config.timeouts.keep_alive = Duration::from_millis(300);
+    config.timeouts.send = Duration::from_millis(300);
+    let proxy = alone(config).await;
+    for path in ["x", "", "*", "?a", ".evil.test/", "@evil.test/", ":80/", "http://evil.test/", "\\x", " /x", "/x y"] {
+        let mut fields = GET;
+        fields[3].1 = path;
+        let answer = flood(&proxy, std::iter::once(frame(1, 5, 1, &block(&fields)))).await;
+        assert_eq!(origin.count(), 0, "{path:?}: {}", origin.heads().join(""));
+        assert!(!answer.windows(body.len()).any(|bytes| bytes == body), "{path:?}");
+    }
+    let answer = flood(&proxy, std::iter::once(frame(1, 5, 1, &block(&GET)))).await;
+    assert!(answer.windows(body.len()).any(|bytes| bytes == body), "a good one is served");
+}
+
 /// A certificate for a name, in files.
 pub(crate) fn certificate(folder: &std::path::Path, name: &str) -> (Certificate, CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();

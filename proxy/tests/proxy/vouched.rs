@@ -324,6 +324,7 @@ async fn a_fetcher_that_lies_is_found_out_by_a_sampled_fetch_and_its_copy_goes()
     until(|| liar.stats().flights == 0).await;
     let mut config = config_for(&origin);
     (config.peers.recheck_one_in, config.peers.recheck_after) = (1, Duration::from_millis(1));
+    config.peers.contradicted = 1;
     let asker = net.proxy(2, config).await;
     assert!(get(&asker, &origin.host(), "/").await.body == wrong);
     until(|| asker.stats().peer_lies == 1).await;

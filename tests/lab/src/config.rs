@@ -18,9 +18,6 @@ pub struct Config {
     /// How long each host's program may take until it answers, once those before it do. Shorter fails on a busy machine, longer
     /// hides a program that hangs. `[guess]`
     pub start_deadline: Duration,
-    /// How long programs get between SIGTERM and SIGKILL. Shorter loses their last log lines, longer makes `lab down` slow.
-    /// `[guess]`
-    pub stop_grace: Duration,
     /// Queue before a link whose rate the scenario limits and whose queue it does not: 50 full packets. Smaller loses
     /// bursts, larger delays everything behind them. `[guess]`
     pub queue: Size,
@@ -31,6 +28,9 @@ pub struct Config {
     pub most_control: usize,
     /// Longest control message in bytes. `[guess]`
     pub longest_control: usize,
+    /// Have nodes log every question, which takes all of them off the fast path, so that scenarios can say why a client was sent
+    /// where it was.
+    pub questions: bool,
 }
 
 impl Default for Config {
@@ -40,11 +40,11 @@ impl Default for Config {
             program: None,
             realtime: true,
             start_deadline: Duration::from_secs(20),
-            stop_grace: Duration::from_millis(1500),
             queue: Size(75_000),
             most_under_way: 65_536,
             most_control: 8,
             longest_control: 65_536,
+            questions: false,
         }
     }
 }

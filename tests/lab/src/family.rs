@@ -2,7 +2,8 @@
 //! then kills all the others in it, so that not even kill -9 of the lab leaves a program running.
 //!
 //! The first process is this program again, as `atoll-lab init`. It takes in orphans, and waits until its stdin, a pipe of which the
-//! lab alone has the other end, is closed. `/proc` stays the machine's: there every program has the pid by which the lab knows it.
+//! lab alone has the other end, is closed. `/proc` stays the machine's for the lab's own programs: there each has the pid by which the lab
+//! knows it. Commands of `lab exec` are of the family too, and see its pids (`exec`).
 
 use std::{
     fs::File,
@@ -62,8 +63,24 @@ impl Family {
 
     /// From here on the calling thread's children are of this family. It can make no more threads.
     pub(crate) fn adopt(&self) -> Result<(), Error> {
-        setns(&self.namespace, CloneFlags::CLONE_NEWPID).doing(|| "enter the lab's PID namespace".into())
+        enter(&self.namespace)
     }
+
+    /// The pid of the first process, by which processes that the lab did not start can [`join`].
+    pub(crate) fn first(&self) -> u32 {
+        self.first.id()
+    }
+}
+
+/// From here on the calling thread's children are of the family of a running lab; `first` is the pid of its first process. It can make
+/// no more threads.
+pub(crate) fn join(first: u32) -> Result<(), Error> {
+    let path = format!("/proc/{first}/ns/pid");
+    enter(&File::open(&path).doing(|| format!("open {path}"))?)
+}
+
+fn enter(namespace: &File) -> Result<(), Error> {
+    setns(namespace, CloneFlags::CLONE_NEWPID).doing(|| "enter the lab's PID namespace".into())
 }
 
 impl Drop for Family {

@@ -238,7 +238,13 @@ impl Lab {
                 pids: pids[index].iter().map(|pid| pid.as_raw()).collect(),
             }
         });
-        Status { lab: self.scenario.name.clone(), pid: std::process::id(), hosts: hosts.collect(), wan: self.report() }
+        Status {
+            lab: self.scenario.name.clone(),
+            pid: std::process::id(),
+            init: self.family.as_ref().map_or(0, Family::first),
+            hosts: hosts.collect(),
+            wan: self.report(),
+        }
     }
 
     fn running(&self) -> MutexGuard<'_, Vec<Option<Child>>> {
@@ -362,23 +368,9 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        // At once: what they would write on their way out is removed with their folders.
         let mut running: Vec<Child> = self.running().iter_mut().filter_map(Option::take).collect();
-        let signal_all = |running: &[Child], signal| {
-            for child in running {
-                // One that has ended but was not waited for keeps its pid, so this never meets a stranger.
-                let _ = i32::try_from(child.id()).map(|pid| kill(Pid::from_raw(pid), signal));
-            }
-        };
-        signal_all(&running, Signal::SIGTERM);
-        let deadline = Instant::now() + self.config.stop_grace;
-        loop {
-            running.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
-            if running.is_empty() || Instant::now() > deadline {
-                break;
-            }
-            sleep(POLL);
-        }
-        signal_all(&running, Signal::SIGKILL);
+        running.iter_mut().for_each(|child| drop(child.kill()));
         let left = netns::empty(&self.namespaces);
         running.iter_mut().for_each(|child| drop(child.wait()));
         self.family = None;

@@ -18,6 +18,7 @@ mod control;
 mod draw;
 mod error;
 mod escape;
+mod exec;
 mod family;
 mod lab;
 mod matrix;

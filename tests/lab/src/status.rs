@@ -16,6 +16,8 @@ pub struct Status {
     pub lab: String,
     /// The process that owns it.
     pub pid: u32,
+    /// The first process of the PID namespace that its programs share.
+    pub init: u32,
     /// Its hosts in scenario order.
     pub hosts: Vec<HostStatus>,
     /// What the router has done.

@@ -87,6 +87,10 @@ impl Node {
                 self.look_at_failed(now, &key, &waiter.failed);
                 self.decide(now, key, waiter);
             }
+            Errand::Beat { lease, ttl, .. } if ttl.is_zero() => {
+                self.on_release(now, from, lease);
+                self.reply(now, from, id, arrived, Reply::Beaten(Beaten::Kept));
+            }
             Errand::Beat { lease, reference, ttl } => {
                 let pointer = self.pointer_of(from, reference, ttl.min(self.config.reference_ttl));
                 let beaten = self.on_beat(now, lease, pointer);
@@ -425,6 +429,18 @@ impl Node {
         }
         self.decide_all(now, lease.key);
         Reply::Beaten(Beaten::Kept)
+    }
+
+    /// The fetch under a lease has ended and left nothing: who waits, or asks next, is granted it. One said late, or twice, takes
+    /// nothing from who was granted it since.
+    fn on_release(&mut self, now: Instant, from: Contact, lease: Lease) {
+        let Some(entry) = self.leases.get_mut(&lease.key) else { return };
+        let theirs =
+            matches!(&entry.state, State::Leased(live) if live.lease == lease && live.holder.pointer.holder == from);
+        if theirs {
+            (entry.state, entry.touched) = (State::Idle, now);
+            self.decide_all(now, lease.key);
+        }
     }
 
     fn on_pass(&mut self, now: Instant, from: Contact, lease: Lease, marker: Marker) -> Reply {

@@ -12,6 +12,6 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     look_up_all(&lab, &format!("www.site.test.{}.", lab.scenario().zone));
     // Until what was answered to strangers has lapsed.
     stage.wait(stage.refresh())?;
-    Answers::about(stage.by_scale(5, 10), stage, &lab).claim(stage, "ecs");
+    Answers::about(stage.by_scale(5, 10), stage, &lab).claim(stage, &lab, "ecs");
     Ok(())
 }

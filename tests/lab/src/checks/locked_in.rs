@@ -14,6 +14,7 @@ use hickory_proto::rr::Name;
 use super::{
     outcome::{Wanted, percent},
     stage::{Clusters, Stage, clients, look_up_all, named, nodes, say_aside},
+    why,
 };
 use crate::{address::HostId, error::Error, lab::Lab, router::Watch, scenario::Host};
 
@@ -59,6 +60,7 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
                 let (named, level) = (named.iter().map(node).collect::<Vec<_>>(), delegation.deepest.1);
                 let servers: Vec<&str> = delegation.deepest.0.iter().map(node).collect();
                 say_aside(&format!("  {}: {named:?} are not of the level-{level} cluster of {servers:?}", client.name));
+                why::say(&lab, &client.name, "site");
             }
         }
     }

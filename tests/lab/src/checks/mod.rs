@@ -25,6 +25,7 @@ mod right_place;
 mod stage;
 mod table;
 mod visit;
+mod why;
 
 use std::{
     path::{Path, PathBuf},

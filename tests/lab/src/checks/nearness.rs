@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     outcome::{Wanted, percent, quantile},
     stage::{MIDDLE, NEAR, Stage, http, look_up_each, ms, named, nodes, say_aside},
+    why,
 };
 use crate::{
     address::HostId,
@@ -17,6 +18,7 @@ use crate::{
 /// One answer as a client sees it.
 pub(super) struct Sent {
     client: String,
+    site: String,
     node: String,
     /// The client's resolver.
     pub(super) program: &'static str,
@@ -41,14 +43,15 @@ impl Answers {
         let names: Vec<String> =
             (0..sites).map(|site| format!("www.site{site}.test.{}.", lab.scenario().zone)).collect();
         let mut answers = Self::default();
-        for (client, answer) in names.chunks(stage.by_scale(sites, 1)).flat_map(|names| look_up_each(lab, names)) {
+        let asked = names.chunks(stage.by_scale(sites, 1)).flat_map(|names| look_up_each(lab, names));
+        for (client, name, answer) in asked {
             answers.asked += 1;
             match answer {
                 Ok(answer) => {
                     let first = named(&answer).first().copied();
                     match first.and_then(|first| nodes(lab).into_iter().find(|node| node.id == first)) {
                         Some(node) if serves(lab, client, node, &mut answers.lives) => {
-                            answers.sent.push(judge(lab, client, node));
+                            answers.sent.push(judge(lab, client, &name, node));
                         }
                         Some(node) => answers.wrong.push(format!("{}: {} does not serve", client.name, node.name)),
                         None => answers.wrong.push(format!("{} got {} without a node", client.name, answer.code)),
@@ -61,24 +64,27 @@ impl Answers {
     }
 
     /// Claims that all were answered, and how near.
-    pub(super) fn claim(&self, stage: &mut Stage<'_>, of: &str) {
+    pub(super) fn claim(&self, stage: &mut Stage<'_>, lab: &Lab, of: &str) {
         stage.claim(format!("{of}/answered"), percent(self.sent.len(), self.asked), "%", Wanted::Exactly(100.0));
         claims(stage, of, &self.sent.iter().collect::<Vec<_>>());
-        self.explain(of);
+        self.explain(lab, of);
     }
 
-    /// Who was sent too far, and who got nothing.
-    fn explain(&self, of: &str) {
+    /// Who was sent too far, and why; and who got nothing.
+    fn explain(&self, lab: &Lab, of: &str) {
         let limit = |sent: &Sent| if sent.best < NEAR { NEAR } else { MIDDLE };
-        let far = self.sent.iter().filter(|sent| sent.best < MIDDLE && sent.to >= limit(sent)).map(|sent| {
+        let is_far = |sent: &&Sent| sent.best < MIDDLE && sent.to >= limit(sent);
+        for (number, sent) in self.sent.iter().filter(is_far).enumerate() {
             let (to, best) = (millis(sent.to), millis(sent.best));
-            format!("  {of}: {} sent to {} at {to} ms, one is at {best} ms", sent.client, sent.node)
-        });
-        let mut lines: Vec<String> = far.collect();
-        lines.sort();
-        lines.dedup();
-        lines.extend(self.wrong.iter().map(|line| format!("  {of}: {line}")));
-        lines.iter().for_each(|line| say_aside(line));
+            say_aside(&format!(
+                "  {of}: {} sent to {} for {} at {to} ms, one is at {best} ms",
+                sent.client, sent.node, sent.site
+            ));
+            if number < EXPLAINED {
+                why::say(lab, &sent.client, &sent.site);
+            }
+        }
+        self.wrong.iter().for_each(|line| say_aside(&format!("  {of}: {line}")));
     }
 }
 
@@ -91,11 +97,12 @@ fn serves(lab: &Lab, client: &Host, node: &Host, lives: &mut BTreeMap<(HostId, H
     })
 }
 
-fn judge(lab: &Lab, client: &Host, to: &Host) -> Sent {
+fn judge(lab: &Lab, client: &Host, name: &str, to: &Host) -> Sent {
     let scenario = lab.scenario();
     let best = nodes(lab).iter().map(|node| scenario.rtt(client.id, node.id)).min().unwrap_or_default();
     let (node, to) = (to.name.clone(), scenario.rtt(client.id, to.id));
-    Sent { client: client.name.clone(), node, program: program(lab, client), to, best }
+    let site = name.split('.').nth(1).unwrap_or_default().to_owned();
+    Sent { client: client.name.clone(), site, node, program: program(lab, client), to, best }
 }
 
 /// As the issue of the lab has them: near where there is a near one, in the middle where that is the best there is, and in the
@@ -137,3 +144,5 @@ pub(super) fn program(lab: &Lab, client: &Host) -> &'static str {
 
 /// How long a client waits for a sign of life.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Answers that are led back to the questions behind them.
+const EXPLAINED: usize = 6;

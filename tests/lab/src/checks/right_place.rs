@@ -52,7 +52,7 @@ fn show_mode(stage: &mut Stage<'_>, lab: &Lab, mode: DnsMode) -> Result<(), Erro
     // Until what was answered to strangers has lapsed.
     stage.wait(stage.refresh())?;
     let answers = Answers::about(stage.by_scale(4, 12), stage, lab);
-    answers.claim(stage, mode);
+    answers.claim(stage, lab, mode);
     for program in first.keys() {
         let of: Vec<&Sent> = answers.sent.iter().filter(|sent| sent.program == *program).collect();
         // At short scale a program has two resolvers: too few to judge it alone.

@@ -298,17 +298,20 @@ pub(crate) fn look_up(lab: &Lab, client: &Host, name: &str) -> Result<Answer, St
 
 /// The same of all clients at once, each with its outcome.
 pub(crate) fn look_up_all<'l>(lab: &'l Lab, name: &str) -> Vec<(&'l Host, Result<Answer, String>)> {
-    look_up_each(lab, &[name.to_owned()])
+    look_up_each(lab, &[name.to_owned()]).into_iter().map(|(client, _, answer)| (client, answer)).collect()
 }
 
-/// All clients ask for all of these names at once.
-pub(crate) fn look_up_each<'l>(lab: &'l Lab, names: &[String]) -> Vec<(&'l Host, Result<Answer, String>)> {
+/// All clients ask for all of these names at once: who asked, for which, and what came of it.
+pub(crate) fn look_up_each<'l>(lab: &'l Lab, names: &[String]) -> Vec<(&'l Host, String, Result<Answer, String>)> {
     std::thread::scope(|scope| {
         let pairs = names.iter().flat_map(|name| clients(lab).into_iter().map(move |client| (client, name)));
         let asked: Vec<_> =
-            pairs.map(|(client, name)| (client, scope.spawn(move || look_up(lab, client, name)))).collect();
+            pairs.map(|(client, name)| (client, name, scope.spawn(move || look_up(lab, client, name)))).collect();
         let died = |_| Err("its thread died".to_owned());
-        asked.into_iter().map(|(client, thread)| (client, thread.join().unwrap_or_else(died))).collect()
+        let come = |(client, name, thread): (_, &String, std::thread::ScopedJoinHandle<'_, _>)| {
+            (client, name.clone(), thread.join().unwrap_or_else(died))
+        };
+        asked.into_iter().map(come).collect()
     })
 }
 

@@ -34,6 +34,9 @@ pub(crate) struct Common {
     /// At full scale: more hosts, longer runs.
     #[arg(long, global = true)]
     pub(crate) long: bool,
+    /// Have nodes log every question, and say of clients that were sent too far how that came about.
+    #[arg(long, global = true)]
+    pub(crate) questions: bool,
 }
 
 impl Common {
@@ -137,4 +140,13 @@ pub(crate) enum Command {
     /// Be the first process of a lab's PID namespace.
     #[command(hide = true)]
     Init,
+    /// Become a command in a host of the lab that `--lab` names.
+    #[command(hide = true)]
+    Become {
+        /// The host.
+        host: String,
+        /// The command and its arguments.
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
 }

@@ -5,7 +5,6 @@ mod cli;
 
 use std::{
     io::{BufRead, BufReader, Write},
-    os::unix::process::CommandExt,
     path::Path,
     process::{Command as Process, ExitCode, Stdio},
     sync::{Arc, atomic::Ordering},
@@ -26,9 +25,9 @@ use crate::{
     control::{self, Reply, Request, Server},
     draw::draw,
     error::{Doing, Error},
-    family,
+    exec, family,
     lab::{Lab, Stop},
-    netns::{self, Namespace},
+    netns,
     scenario::Scenario,
     state, userns,
 };
@@ -48,7 +47,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(common: &Common, command: Command) -> Result<ExitCode, Error> {
-    let config = Config { atoll: common.atoll.clone(), ..Config::default() };
+    let config = Config { atoll: common.atoll.clone(), questions: common.questions, ..Config::default() };
     let ask = |request| ask(common, &request);
     match command {
         Command::Up { foreground: false, detached: false, .. } if userns::is_needed() => {
@@ -65,7 +64,7 @@ fn run(common: &Common, command: Command) -> Result<ExitCode, Error> {
             let text = if json { serde_json::to_string(&status) } else { Ok(status.to_string()) };
             say(text.doing(|| "write the status".into())?.trim_end());
         }
-        Command::Exec { host, command } => exec(common, &host, &command)?,
+        Command::Exec { host, command } => return exec::run(&which(common)?, &host, &command),
         Command::Cut { from, to, one_way } => drop(ask(Request::Cut { from, to, one_way })?),
         Command::Heal { from, to } => drop(ask(Request::Heal { from, to })?),
         Command::Slow { host, extra } => drop(ask(Request::Slow { host, extra })?),
@@ -94,6 +93,7 @@ fn run(common: &Common, command: Command) -> Result<ExitCode, Error> {
             return Ok(if outcome.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Init => family::first_process(),
+        Command::Become { host, command } => match exec::become_it(&which(common)?, &host, &command)? {},
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -170,18 +170,6 @@ fn up_detached(common: &Common, file: &Path) -> Result<ExitCode, Error> {
     let output = child.wait_with_output().doing(|| "wait for the lab's own process".into())?;
     let _ = std::io::stderr().write_all(&output.stderr);
     Ok(ExitCode::from(u8::try_from(output.status.code().unwrap_or(1)).unwrap_or(1)))
-}
-
-fn exec(common: &Common, host: &str, command: &[String]) -> Result<(), Error> {
-    let lab = which(common)?;
-    let status = control::ask(&state::socket(&lab), &Request::Status)?.status;
-    if !status.is_some_and(|status| status.hosts.iter().any(|known| known.name == host)) {
-        return Err(Error::NoHost { name: host.into() });
-    }
-    let (program, arguments) = command.split_first().ok_or_else(|| Error::Refused { message: "no command".into() })?;
-    Namespace::existing(&lab, host).enter()?;
-    netns::hide_resolvers(&state::host_folder(&lab, host).join("resolv.conf"))?;
-    Err(Process::new(program).args(arguments).exec()).doing(|| format!("run {program}"))
 }
 
 fn down(common: &Common, config: &Config, all: bool) -> Result<(), Error> {

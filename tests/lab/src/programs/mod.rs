@@ -6,7 +6,7 @@
 
 mod authority;
 mod browser;
-mod node;
+pub(crate) mod node;
 mod origin;
 mod resolver;
 

@@ -2,7 +2,7 @@
 //!
 //! In the template `{{name}}`, `{{v4}}`, `{{v6}}`, `{{zone}}`, `{{folder}}`, `{{port}}` stand for the host's own, `{{roles}}` for the
 //! list of its roles, `{{seeds}}` for the list of `ADDRESS:PORT` of the other seeds, `{{apex}}` for the zone's nameservers, `{{mode}}` for
-//! how dnssrv answers and `{{ttls}}` for its TTLs where they are not the defaults.
+//! how dnssrv answers, `{{ttls}}` for its TTLs where they are not the defaults, and `{{questions}}` for the query log if there is one.
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ pub(super) fn program(scenario: &Scenario, host: &Host, folder: &Path, config: &
         Some(file) => std::fs::read_to_string(file)
             .map_err(|error| Error::File { file: file.clone(), message: format!("cannot be read: {error}") })?,
     };
-    let text = fill(&template, scenario, host, *dns, folder);
+    let text = fill(&template, scenario, host, *dns, (folder, config));
     if let Some(left) = text.lines().find(|line| line.contains("{{")) {
         let file = host_template(host);
         return Err(Error::File { file, message: format!("`{}`: no such word to fill in", left.trim()) });
@@ -30,13 +30,15 @@ pub(super) fn program(scenario: &Scenario, host: &Host, folder: &Path, config: &
     Ok(Program { name: "atoll", command: binary(host, config)?, arguments, files, ready: Ready::Http, stage: 2 })
 }
 
-fn fill(template: &str, scenario: &Scenario, host: &Host, dns: bool, folder: &Path) -> String {
+fn fill(template: &str, scenario: &Scenario, host: &Host, dns: bool, (folder, config): (&Path, &Config)) -> String {
     let seeds = scenario.with_role(|role| matches!(role, Role::Node { seed: true, .. }));
     let seeds = seeds.filter(|seed| seed.id != host.id).map(|seed| format!("\"{}:{PORT}\"", seed.id.v4()));
     let servers = scenario.with_role(|role| matches!(role, Role::Node { apex: true, .. })).map(|server| {
         format!("{{ name = \"{}\", addresses = [\"{}\", \"{}\"] }}", server.name, server.id.v4(), server.id.v6())
     });
     let roles = if dns { "[\"dnssrv\", \"proxy\"]" } else { "[\"proxy\"]" };
+    let log = || format!("file = \"{}/{QUESTIONS}\"\none_in = 1", folder.display());
+    let questions = if config.questions { log() } else { String::new() };
     let words = [
         ("{{name}}", host.name.clone()),
         ("{{v4}}", host.id.v4().to_string()),
@@ -49,6 +51,7 @@ fn fill(template: &str, scenario: &Scenario, host: &Host, dns: bool, folder: &Pa
         ("{{apex}}", list(servers)),
         ("{{mode}}", scenario.dns_mode.word().into()),
         ("{{ttls}}", ttls(scenario.scale).into()),
+        ("{{questions}}", questions),
     ];
     words.iter().fold(template.to_owned(), |text, (word, value)| text.replace(word, value))
 }
@@ -96,5 +99,7 @@ fn binary(host: &Host, config: &Config) -> Result<PathBuf, Error> {
 }
 
 const OWN_TEMPLATE: &str = include_str!("../../templates/node.toml");
+/// Where nodes that log questions write them, in their folder.
+pub(crate) const QUESTIONS: &str = "queries.json";
 /// Where nodes listen for each other.
 const PORT: u16 = 7400;

@@ -9,6 +9,7 @@ mod bench;
 mod change;
 mod command;
 mod distance;
+mod exec;
 mod names;
 mod run;
 mod several;
