@@ -9,6 +9,7 @@
 //!                                               |
 //!      gap.rs, probe.rs, scout.rs: how far? -> placing.rs, client.rs ---> near.rs, hints.rs <---> Index: who is near?
 //!      live.rs: who answers over HTTP? ---> roster.rs          dnssec/: proofs and signatures
+//!      hot.rs: the common question, by itself                  guide.rs: the same choice for redirects
 //! ```
 //!
 //! Read [`serve`] and [`Server`] first, then `answer.rs`, where the design is.

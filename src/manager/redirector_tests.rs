@@ -418,3 +418,19 @@ async fn a_clients_handshake_with_the_manager_measures_its_network_for_the_dnssr
     manager.stop().await;
     server.stop().await;
 }
+
+#[test]
+fn a_proxy_that_only_dns_knows_of_is_led_to_by_its_address_and_left_out_by_it() {
+    let levels = vec![(Level(0), vec![(proxy("p", [127, 0, 0, 2]), "127.0.0.2:8080".parse().unwrap())])];
+    let lead = |last, port| atoll_dnssrv::Lead { address: [192, 0, 2, last].into(), port, level: Level(2) };
+    let order = |leads: &[atoll_dnssrv::Lead], not: &[&str]| {
+        let not: Vec<String> = not.iter().map(|not| (*not).to_owned()).collect();
+        let order = near::led(&levels, leads, Wanted { site: "a.test", spread: 2, not: &not });
+        order.iter().map(|near| (near.address.to_string(), near.id.is_some(), near.shares)).collect::<Vec<_>>()
+    };
+    let (far, own) = (("192.0.2.7:81".to_owned(), false, true), |shares| ("127.0.0.2:8080".to_owned(), true, shares));
+    assert_eq!(order(&[lead(7, Some(81))], &[]), [far, own(false)]);
+    assert_eq!(order(&[lead(7, Some(81))], &["192.0.2.7:81"]), [own(true)]);
+    assert_eq!(order(&[lead(7, None)], &[]), [own(true)], "nobody says at which port it is");
+    assert_eq!(order(&[lead(7, Some(81))], &["127.0.0.2:8080"]).len(), 1);
+}
