@@ -216,8 +216,12 @@ async fn confirm(
         .all(|name| answer.fields.get(name).is_none_or(|new| meta.fields.get(name) == Some(new)))
         && length.is_none_or(|length| length == object.len().to_string());
     let fields = freshness::freshened(&meta.fields, &answer.fields);
-    let stays = agrees && freshness::storable(meta.status, &fields, Asker::of(sent, site.as_deref())).is_ok();
-    let changed = if stays {
+    let shared = freshness::storable(meta.status, &fields, Asker::of(sent, site.as_deref()));
+    if agrees && matches!(shared, Err(Reason::Authorization | Reason::Cookie)) {
+        // It was said to one client alone: others' copy is as good as before.
+        return;
+    }
+    let changed = if agrees && shared.is_ok() {
         let initial_age = freshness::initial_age(&answer.fields, began, received);
         let vouched = meta.vouched.confirmed(applied);
         let mut renewed = Meta { fields, received, initial_age, vouched, ..meta };
