@@ -373,7 +373,8 @@ pub struct FreshnessConfig {
     /// Least freshness of anything stored. Coral: 5 min. Above zero the origin's word is overruled. \[design\]
     #[serde(with = "span")]
     pub minimum: Duration,
-    /// Most heuristic freshness: a tenth of the age since Last-Modified, at most this. [RFC 9111 4.2.2]
+    /// Most heuristic freshness: a tenth of the age since Last-Modified, at most this. Zero: nothing is guessed, nor are refusals that say
+    /// nothing kept for `negative_most`. [RFC 9111 4.2.2]
     #[serde(with = "span")]
     pub heuristic: Duration,
     /// A stale copy may stand in for a failing origin this long, unless the answer forbids it. Coral: 24 h. [Coral C.4]

@@ -61,6 +61,7 @@ pub(crate) async fn lead(cache: Arc<Cache>, mut lead: Lead, wanted: Wanted, stal
         keeper,
         filling: None,
         all_anew: false,
+        unconditional: false,
         born: PurgeNumber(0),
         applied: Heads::new(),
     };
@@ -109,6 +110,8 @@ pub(crate) struct Fetch {
     pub(crate) filling: Option<Filling>,
     /// The origin's answer to a question for the rest was of no use: all is asked for.
     pub(crate) all_anew: bool,
+    /// The origin confirmed something else than what is stored: it is asked for all, without conditions.
+    pub(crate) unconditional: bool,
     pub(crate) born: PurgeNumber,
     /// The purges that had been applied by then.
     pub(crate) applied: Heads,

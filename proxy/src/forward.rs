@@ -76,7 +76,7 @@ pub(crate) async fn forward(cache: &Arc<Cache>, mut asked: Asked) -> (Response<B
     if asked.client.head {
         confirm(cache, &asked, &answer, (began, received), (applied.clone(), born)).await;
     } else if !is_safe(&asked.method) && (answer.status.is_success() || answer.status.is_redirection()) {
-        invalidate_all(cache, &asked.url, &answer.fields).await;
+        invalidate_all(cache, &asked, &answer.fields).await;
     }
     let url = asked.url.to_string();
     let meta = Meta {
@@ -113,7 +113,8 @@ async fn passed_back(cache: &Cache, relay: Relay) -> (Response<Body>, Option<Tol
     let told = Told { source: Some(Source::Origin), passed: true, ..Told::default() };
     let mut client = asked.client;
     let kept = if asked.method == Method::POST {
-        let posted = Posted { url: &asked.url, fields: &asked.fields, site: asked.site.as_deref(), born };
+        let host = client.fields.get(header::HOST);
+        let posted = Posted { url: &asked.url, host, fields: &asked.fields, site: asked.site.as_deref(), born };
         posted.keep(cache, &meta, body).await
     } else {
         Ok(Kept::Not(body))
@@ -143,14 +144,33 @@ fn is_safe(method: &Method) -> bool {
 }
 
 /// What the URL and those that the answer names have in store is no longer good. Others' URLs are not ours to touch.
-async fn invalidate_all(cache: &Cache, url: &OriginUrl, answer: &HeaderMap) {
-    invalidate(cache, url).await;
+async fn invalidate_all(cache: &Cache, asked: &Asked, answer: &HeaderMap) {
+    invalidate(cache, &asked.url).await;
     for name in [header::LOCATION, header::CONTENT_LOCATION] {
-        let named = answer.get(&name).and_then(|value| value.to_str().ok()).and_then(|target| url.joined(target));
-        if let Some(named) = named.filter(|named| named != url) {
+        let reference = answer.get(&name).and_then(|value| value.to_str().ok());
+        let named = reference.and_then(|reference| named(&asked.url, asked.client.fields.get(header::HOST), reference));
+        if let Some(named) = named.filter(|named| *named != asked.url) {
             invalidate(cache, &named).await;
         }
     }
+}
+
+/// The URL of the same site that an answer names: by the port of ours that its client named too, which a site with a name to itself
+/// does not tell apart.
+pub(crate) fn named(url: &OriginUrl, host: Option<&HeaderValue>, reference: &str) -> Option<OriginUrl> {
+    url.joined(reference).or_else(|| {
+        let (scheme, rest) = reference.split_once("//")?;
+        let same = scheme.is_empty() || scheme.strip_suffix(':')?.eq_ignore_ascii_case(url.scheme().name());
+        let host = host?.to_str().ok()?;
+        let (authority, path) = rest.split_at_checked(host.len())?;
+        let same = same && authority.eq_ignore_ascii_case(host);
+        match path.bytes().next() {
+            _ if !same => None,
+            None => url.joined("/"),
+            Some(b'/' | b'?' | b'#') => url.joined(path),
+            Some(_) => None,
+        }
+    })
 }
 
 /// Gives up every variant and part of a URL, under either scheme of an own host, and what is being fetched of it. Variants that are
@@ -216,8 +236,12 @@ async fn confirm(
         .all(|name| answer.fields.get(name).is_none_or(|new| meta.fields.get(name) == Some(new)))
         && length.is_none_or(|length| length == object.len().to_string());
     let fields = freshness::freshened(&meta.fields, &answer.fields);
-    let stays = agrees && freshness::storable(meta.status, &fields, Asker::of(sent, site.as_deref())).is_ok();
-    let changed = if stays {
+    let shared = freshness::storable(meta.status, &fields, Asker::of(sent, site.as_deref()));
+    if agrees && matches!(shared, Err(Reason::Authorization | Reason::Cookie)) {
+        // It was said to one client alone: others' copy is as good as before.
+        return;
+    }
+    let changed = if agrees && shared.is_ok() {
         let initial_age = freshness::initial_age(&answer.fields, began, received);
         let vouched = meta.vouched.confirmed(applied);
         let mut renewed = Meta { fields, received, initial_age, vouched, ..meta };

@@ -295,9 +295,12 @@ fn heuristic(
     }
     // Answers that say no are remembered for a short time.
     let refusal = status.is_client_error() || status.is_server_error();
-    let silent = if refusal { config.negative_most } else { config.default };
-    // For longer only if the origin says so itself [bad-inputs C03].
-    let most = if refusal { config.negative_most } else { config.heuristic };
+    let (silent, most) = match refusal {
+        false => (config.default, config.heuristic),
+        true if config.heuristic.is_zero() => (config.negative_most.min(config.default), Duration::ZERO),
+        // For longer only if the origin says so itself [bad-inputs C03].
+        true => (config.negative_most, config.negative_most),
+    };
     let from = date(headers, &header::DATE).unwrap_or(received);
     date(headers, &header::LAST_MODIFIED)
         .and_then(|changed| from.duration_since(changed).ok())

@@ -44,6 +44,18 @@ fn the_origins_word_comes_in_order() {
 }
 
 #[test]
+fn nothing_is_guessed_where_the_operator_wants_no_guess() {
+    let config = FreshnessConfig { heuristic: Duration::ZERO, ..FreshnessConfig::default() };
+    let old = ("last-modified", "Sun, 06 Nov 1994 08:32:57 GMT");
+    for status in [200, 206, 301, 404, 410, 501] {
+        for fields in [&[][..], &[old], &[old, ("cache-control", "public")]] {
+            let life = Lifetime::of(StatusCode::from_u16(status).unwrap(), &headers(fields), now(), &config);
+            assert_eq!(life.fresh, Duration::ZERO, "{status} {fields:?}");
+        }
+    }
+}
+
+#[test]
 fn targeted_directives_replace_the_general_ones() {
     assert_eq!(fresh(&[("cache-control", "no-store"), ("cdn-cache-control", "max-age=9")]), seconds(9));
     assert!(

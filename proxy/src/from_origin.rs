@@ -36,7 +36,7 @@ impl Fetch {
         let mut fields = self.wanted.fields.clone();
         if let Some(filling) = &self.filling {
             self.ask_what_follows(filling, &mut fields);
-        } else if let Some(stale) = &self.stale {
+        } else if let Some(stale) = self.stale.as_ref().filter(|_| !self.unconditional) {
             if_changed(&mut fields, &stale.meta.fields);
         }
         let begun = if self.filling.is_none() { self.begun().await } else { None };
@@ -65,8 +65,24 @@ impl Fetch {
         }
         match begun {
             Some(begun) => self.rest(begun, answer, asked).await,
+            None if !self.unconditional && self.confirms_another(&answer) => {
+                // Nothing may be made of it [RFC 9111 4.3.4], and the client is still without an answer.
+                self.unconditional = true;
+                drop(answer);
+                Box::pin(self.ask_origin()).await
+            }
             None => Outcome::End(self.answered(answer, asked).await),
         }
+    }
+
+    /// Whether an answer says that something else is still good than what was asked about.
+    fn confirms_another(&self, answer: &OriginAnswer) -> bool {
+        let Some(stale) = self.stale.as_ref().filter(|_| answer.status == StatusCode::NOT_MODIFIED) else {
+            return false;
+        };
+        let mut fields = answer.fields.clone();
+        dated(&mut fields, clock::now());
+        !same_entity(&stale.meta.fields, &fields)
     }
 
     /// The origin answered a whole or conditional request.

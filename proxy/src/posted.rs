@@ -4,7 +4,7 @@
 
 use atoll_store::{Head, PurgeNumber};
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     clock,
     fetch::{fresh_for, wide},
     flight::{End, Joined, Lead},
+    forward::named as named_of,
     freshness::{self, Asker, Vary},
     meta::Meta,
     origin::OriginBody,
@@ -24,6 +25,8 @@ use crate::{
 /// What was posted, and when.
 pub(crate) struct Posted<'a> {
     pub(crate) url: &'a OriginUrl,
+    /// The host that its client named.
+    pub(crate) host: Option<&'a HeaderValue>,
     pub(crate) fields: &'a HeaderMap,
     pub(crate) site: Option<&'a Own>,
     pub(crate) born: PurgeNumber,
@@ -77,7 +80,7 @@ impl Posted<'_> {
         let named = meta.fields.get(header::CONTENT_LOCATION).and_then(|value| value.to_str().ok());
         let asker = Asker::of(self.fields, self.site);
         meta.status == StatusCode::OK
-            && named.and_then(|named| self.url.joined(named)).is_some_and(|named| named == *self.url)
+            && named.and_then(|it| named_of(self.url, self.host, it)).is_some_and(|named| named == *self.url)
             && freshness::is_timed(&meta.fields)
             && freshness::storable(meta.status, &meta.fields, asker).is_ok()
             && Vary::of(&meta.fields) == Vary::Nothing

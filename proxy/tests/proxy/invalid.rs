@@ -45,6 +45,39 @@ async fn unsafe_methods_make_stored_answers_invalid_unless_they_fail() {
     check(cases).await;
 }
 
+// RFC 9111 4.4: a site with a name to itself is the same at every port of ours, and answers name the one that the client knows.
+#[tokio::test]
+async fn what_an_answer_names_is_found_at_the_port_that_its_client_named() {
+    let origin = Origin::start(|number, head| {
+        let named =
+            head.to_ascii_lowercase().split("named: ").nth(1).unwrap_or("\r").split('\r').next().unwrap().to_owned();
+        ok(&format!("Cache-Control: max-age=60\r\nLocation: {named}\r\n"), &Bytes::from(number.to_string()))
+    })
+    .await;
+    let mut config = config_site(&origin);
+    let site = config.sites.remove("*").unwrap();
+    config.sites.insert("own.test".to_owned(), site);
+    let proxy = alone(config).await;
+    for (named, found) in [
+        ("http://own.test:8080/y", true),
+        ("//OWN.test:8080/y", true),
+        ("http://own.test/y", true),
+        ("http://own.test:8080", false),
+        ("http://own.test:8081/y", false),
+        ("http://own.test:80801/y", false),
+        ("https://own.test:8080/y", false),
+        ("http://other.test:8080/y", false),
+    ] {
+        let before = get_with(&proxy, "GET", "own.test:8080", "/y", "").await.body;
+        until(|| proxy.stats().flights == 0).await;
+        let change = format!("Content-Length: 0\r\nNamed: {named}\r\n");
+        assert_eq!(get_with(&proxy, "PUT", "own.test:8080", "/x", &change).await.status, 200);
+        let after = get_with(&proxy, "GET", "own.test:8080", "/y", "").await.body;
+        until(|| proxy.stats().flights == 0).await;
+        assert_eq!(before != after, found, "{named}");
+    }
+}
+
 // RFC 9111 4.4: also variants that nobody lists any more.
 #[tokio::test]
 async fn no_variant_outlives_an_unsafe_method_whatever_is_remembered_of_it() {

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use crate::script::{Ask, check, check_with, get};
+use bytes::Bytes;
+
+use crate::{
+    script::{Ask, check, check_with, get},
+    support::{Do, Origin, alone, config_site, get as get_from, ok, until},
+};
 
 const HOUR: &str = "Cache-Control: max-age=3600";
 const MINUTE: &str = "Cache-Control: max-age=60";
@@ -183,6 +188,28 @@ async fn stale_answers_are_validated_with_what_they_have() {
         ),
     ])
     .await;
+}
+
+// RFC 9111 4.3.4: such a 304 confirms nothing that is stored, so all is asked for, also where nothing stale may be used.
+#[tokio::test]
+async fn what_a_304_about_something_else_leaves_open_is_asked_for_without_conditions() {
+    for another in ["\"b\"", "W/\"b\""] {
+        let origin = Origin::start(move |number, head| {
+            if head.contains("\r\nif-none-match: \"a\"\r\n") {
+                return vec![Do::Send(format!("HTTP/1.1 304 X\r\nETag: {another}\r\n\r\n").into())];
+            }
+            let (tag, age) = if number == 0 { ("\"a\"", 120) } else { (another, 0) };
+            let fields = format!("Cache-Control: max-age=60, must-revalidate\r\nETag: {tag}\r\nAge: {age}\r\n");
+            ok(&fields, &Bytes::from(number.to_string()))
+        })
+        .await;
+        let proxy = alone(config_site(&origin)).await;
+        for (body, asked) in [(b"0", 1), (b"2", 3), (b"2", 3)] {
+            let response = get_from(&proxy, "a", "/x").await;
+            assert_eq!((response.status, &response.body[..], origin.count()), (200, &body[..], asked), "{another}");
+            until(|| proxy.stats().flights == 0).await;
+        }
+    }
 }
 
 // RFC 9111 4.3.5

@@ -1,7 +1,9 @@
 //! RFC 9111 4.2, 5.1 and 5.3, RFC 9110 5.6.7: Expires, Date and Age as they are spelled, the age of what is stored, and guesses.
 
+use std::time::Duration;
+
 use super::{FUTURE, HOUR, MINUTE, OLD, PAST};
-use crate::script::{check_rows, check_sites, get};
+use crate::script::{check_rows, check_sites, check_with, get};
 
 #[tokio::test]
 async fn what_is_no_date_has_expired() {
@@ -210,4 +212,19 @@ async fn guesses_are_made_only_where_nothing_is_said() {
         ("with a slash at the end", vec![asked("/x/"), asked("/x/").stored(0), asked("/x")]),
     ])
     .await;
+}
+
+// An operator may want nothing used again of which the origin does not say how long.
+#[tokio::test]
+async fn no_guess_is_made_where_the_operator_wants_none() {
+    let mut cases = Vec::new();
+    for status in ["200 X", "203 X", "204 X", "300 X", "301 X", "308 X", "404 X", "405 X", "410 X", "414 X", "501 X"] {
+        for fields in [&[][..], &[OLD], &[OLD, "Cache-Control: public"]] {
+            let ask = || get(fields).status(status);
+            cases.push((status, vec![ask(), ask()]));
+        }
+        cases.push((status, vec![get(&[HOUR]).status(status), get(&[]).stored(0)]));
+        cases.push((status, vec![get(&[FUTURE]).status(status), get(&[]).stored(0)]));
+    }
+    check_with(cases, |config| config.freshness.heuristic = Duration::ZERO).await;
 }

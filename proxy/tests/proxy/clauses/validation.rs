@@ -258,6 +258,14 @@ async fn a_head_renews_what_it_agrees_with() {
         ("not to be stored", vec![stale(&[TAG]), head(&[TAG, "Cache-Control: no-store, max-age=60"]), get(&[HOUR])]),
         ("for one alone", vec![stale(&[TAG]), head(&[TAG, "Cache-Control: private, max-age=60"]), get(&[HOUR])]),
         (
+            "said to one with credentials",
+            vec![
+                stale(&[TAG, "X: old"]),
+                head(&[HOUR, TAG, "X: new"]).with(&["Authorization: x"]),
+                confirmed(&[]).saw("If-None-Match: \"a\"").has("x", "old"),
+            ],
+        ),
+        (
             "one that failed",
             vec![
                 get(&["Cache-Control: max-age=60, stale-while-revalidate=3600", STALE, TAG]),
