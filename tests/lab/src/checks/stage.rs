@@ -176,7 +176,7 @@ impl<'s> Stage<'s> {
         self.clusters_within(lab, self.by_scale(Duration::from_secs(20), Duration::from_secs(90)))
     }
 
-    /// Waits until the nodes have found each other and stay together: every node that has another clearly within 20 ms knows a
+    /// Waits until the nodes have found each other and stay together: every node for which there is one, clearly within 20 ms, knows a
     /// level-2 cluster of two or more, all know some at level 0, and none moves for a while. Returns the seconds until they had,
     /// or not a number if they had not within `patience`.
     pub(crate) fn clusters_within(&self, lab: &Lab, patience: Duration) -> Result<f64, Error> {
@@ -251,14 +251,26 @@ impl Clusters {
             })
     }
 
-    /// Whether every node knows a near cluster where it has near nodes, and some others anyway.
+    /// Whether every node knows a near cluster where there is one for it, and some others anyway.
     fn are_settled(&self, lab: &Lab) -> bool {
         let living = nodes(lab);
         living.iter().all(|node| {
             let [all, _, near] = self.sizes(node.id);
             self.0.contains_key(&node.id)
                 && (living.len() == 1 || all > 1)
-                && (near_to(lab, node).is_empty() || near > 1)
+                && (near > 1 || !self.could_join(lab.scenario(), node.id))
+        })
+    }
+
+    /// Whether there is a cluster at level 2 for a node that is alone: that of a node clearly near it, most of which is near enough to
+    /// be joined. Of three nodes in a row of which only the middle one is near both others, one may well stay alone.
+    fn could_join(&self, scenario: &Scenario, node: HostId) -> bool {
+        let is_within = |other: HostId, limit| scenario.rtt(node, other) < limit;
+        let near = self.nodes().filter(|other| *other != node && is_within(*other, SURELY_NEAR));
+        let mut clusters = near.filter_map(|near| self.at(near, 2));
+        clusters.any(|cluster| {
+            let members = || self.nodes().filter(|other| *other != node && self.at(*other, 2) == Some(cluster));
+            members().filter(|member| is_within(*member, JOINED)).count() * 100 >= members().count() * MOST
         })
     }
 
@@ -346,6 +358,9 @@ pub(crate) fn http(address: IpAddr) -> SocketAddr {
 pub(crate) const NEAR: Duration = Duration::from_millis(20);
 /// Nodes this near find each other whatever the machine's haste adds.
 const SURELY_NEAR: Duration = Duration::from_millis(15);
+/// Nodes so near are joined, where so many per cent of a cluster are: as the overlay's settings have it.
+const JOINED: Duration = Duration::from_millis(19);
+const MOST: usize = 85;
 /// Level 1.
 pub(crate) const MIDDLE: Duration = Duration::from_millis(60);
 /// The share of answers, in per cent, that must be right at short scale: among four groups of nodes chance gives 25.
@@ -353,3 +368,24 @@ const LOOSE: f64 = 60.0;
 /// How long clusters must stay as they are to be taken for settled, and how often they are looked at.
 const CALM: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(800);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_near_one_of_a_pair_and_not_the_other_has_no_cluster_to_join() {
+        // 13.8, 17.1 and 19.1 ms apart.
+        let host = |name: &str, row| format!("[[host]]\nname = \"{name}\"\nrole = \"plain\"\nat = {row}\n");
+        let text = ["name = \"t\"\n".into(), host("a", 17), host("b", 270), host("c", 394)].concat();
+        let scenario = Scenario::parse(&text, Path::new("x.toml"), None, Scale::Short).unwrap();
+        let b = scenario.hosts[1].id;
+        let could_join = |ids: [&str; 3]| {
+            let levels = |id: &str| vec![("0".into(), 3), ("1".into(), 3), (id.into(), 1)];
+            let clusters: Clusters = scenario.hosts.iter().zip(ids).map(|(host, id)| (host.id, levels(id))).collect();
+            clusters.could_join(&scenario, b)
+        };
+        assert!(could_join(["x", "y", "z"]), "c is alone as well");
+        assert!(!could_join(["x", "y", "x"]), "a is too far");
+    }
+}
