@@ -131,6 +131,11 @@ impl Membership {
             })
     }
 
+    /// For how long this node has been in it.
+    pub(super) fn since(&self, now: Instant) -> Duration {
+        now.since(self.moved)
+    }
+
     /// How old its cluster is.
     pub(super) fn age(&self, now: Instant) -> Duration {
         self.age.0 + now.since(self.age.1)

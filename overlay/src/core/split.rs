@@ -47,7 +47,7 @@ impl Parts {
     const fn are_clear(&self) -> bool {
         let company = self.near.len() - 1;
         company * 100 >= self.all * PART_PERCENT
-            && company > 0
+            && company >= PART_LEAST
             && company < self.all
             && self.between * 100 <= self.all * BETWEEN_PERCENT
     }
@@ -81,12 +81,12 @@ impl Node {
 
     /// Where this node's part of its cluster at a level goes: to the part's cluster of which most are near, or to one that nobody is
     /// in yet. None if there are no parts, or it was there before.
-    fn own_part(&self, level: Level) -> Option<ClusterTag> {
+    fn own_part(&self, now: Instant, level: Level) -> Option<ClusterTag> {
         let (limit, membership) = (self.config.threshold(level)?, self.membership(level)?);
         let members = self.peers.members(level);
         let measured = members.filter_map(|known| Some((known.contact.id, known.distance()?)));
         let parts = Parts::of(self.contact.id, measured, limit);
-        if !parts.are_clear() {
+        if !parts.are_clear() || membership.since(now) < GROWN {
             return None;
         }
         let named = parts.named(&membership.id);
@@ -103,7 +103,7 @@ impl Node {
     /// A cluster is too wide: whether that is because it is in parts. Then all members known are measured anew, since minima are
     /// slow to forget, and if it is still so after that, this node goes with its part.
     pub(super) fn splits(&mut self, now: Instant, level: Level) -> bool {
-        let Some(part) = self.own_part(level) else { return false };
+        let Some(part) = self.own_part(now, level) else { return false };
         let Some(membership) = self.membership_mut(level) else { return false };
         match membership.parting {
             None => {
@@ -146,6 +146,11 @@ const FAR_PERCENT: u32 = 150;
 
 /// A part has so many percent of the members at least. `[guess]`
 const PART_PERCENT: usize = 15;
+
+/// And as many other nodes at least, in a cluster that this node was in for so long: while clusters form, and for one or two nodes
+/// between others, it is enough to leave. \[measured: of 490 nodes' clusters at eight seeds, one got too wide without\]
+const PART_LEAST: usize = 2;
+const GROWN: Duration = Duration::from_secs(60);
 
 /// So many percent of the members may stand between near and far. `[guess]`
 const BETWEEN_PERCENT: usize = 10;
