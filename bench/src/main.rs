@@ -18,6 +18,7 @@ mod process;
 mod report;
 mod rounds;
 mod store;
+mod swarms;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
             Ok(()) => return ExitCode::SUCCESS,
             Err(error) => Err(error),
         },
-        What::Overlay => overlay::run(),
+        What::Overlay(options) => overlay::run(&options),
         What::Http(options) => http::run(&options),
         What::HttpServe(serve) => match http::serve(&serve) {
             Ok(()) => return ExitCode::SUCCESS,
@@ -105,8 +106,8 @@ enum What {
     HttpServe(http::Serve),
     /// The proxies as one: peer fetches, lookups beside bulk, a flash crowd, bad peers, copies in a cluster
     Network(network::Options),
-    /// The index: messages to bytes and back, RPCs over loopback by TCP and QUIC
-    Overlay,
+    /// The index: messages to bytes and back, RPCs over loopback by TCP and QUIC, a hundred drivers beside the simulator
+    Overlay(overlay::Options),
 }
 
 /// The machine itself: one core hashing with the standard hasher, and one round trip through a pipe to a child.

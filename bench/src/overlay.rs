@@ -1,5 +1,6 @@
 //! What the index costs on this machine: the simulator's events a second and bytes a node, messages to bytes and back, and RPCs of
 //! the driver between two nodes over loopback, by TCP and by QUIC. An RPC is one lookup step: a question and its answer on a warm link.
+//! At the end many drivers are held against the simulator (`swarms`).
 
 use std::{
     io,
@@ -16,22 +17,56 @@ use atoll_overlay::{
     driver::{self, Config, Identity, Overlay},
     sim::{Matrix, Network, Sim},
 };
+use clap::{Args, ValueEnum};
 use nix::sys::resource::{UsageWho, getrusage};
 
-use crate::{process, report, rounds};
+use crate::{process, report, rounds, swarms};
 
-/// All of it.
-pub(crate) fn run() -> Result<report::Report, String> {
+/// What is measured, and how large.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Measure only this; may be given again
+    #[arg(long, value_name = "PART")]
+    only: Vec<Part>,
+    /// Drivers that are held against the simulator
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(2..=490))]
+    swarms: u16,
+}
+
+/// The parts of the bench.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    Sim,
+    Wire,
+    Rpc,
+    Swarms,
+}
+
+/// All of it, or what `--only` names.
+pub(crate) fn run(options: &Options) -> Result<report::Report, String> {
     let mut report = report::Report::new("overlay: the index over loopback");
     report.note(
         "medians of 5 interleaved rounds; CPU is of both ends together; a node of each pair is in this process"
             .to_owned(),
     );
-    simulator(&mut report)?;
-    codec(&mut report)?;
+    let wanted = |part| options.only.is_empty() || options.only.contains(&part);
+    if wanted(Part::Sim) {
+        simulator(&mut report)?;
+    }
+    if wanted(Part::Wire) {
+        codec(&mut report)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    runtime.block_on(rpc(&mut report))?;
+    runtime.block_on(async {
+        if wanted(Part::Rpc) {
+            rpc(&mut report).await?;
+        }
+        if wanted(Part::Swarms) {
+            swarms::measure(&mut report, usize::from(options.swarms)).await?;
+        }
+        Ok::<_, String>(())
+    })?;
     Ok(report)
 }
 

@@ -63,7 +63,7 @@ impl Report {
     }
 
     /// One line a row: the figure, then each peer's and the ratio of ours to it.
-    fn table(&self) -> String {
+    pub(crate) fn table(&self) -> String {
         let mut text = format!("{}\n", self.title);
         let width = self.rows.iter().map(|row| row.name.len()).max().unwrap_or(0);
         for row in &self.rows {

@@ -12,9 +12,24 @@ pub(crate) fn median(figures: &mut [f64]) -> f64 {
     figures.get(figures.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// A figure of which a share of the figures is no greater; not a number if there is none.
+pub(crate) fn percentile(figures: &mut [f64], share: f64) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a list")]
+    let place = (share * (figures.len().max(1) - 1) as f64).round() as usize;
+    figures.get(place).copied().unwrap_or(f64::NAN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_percentile_is_one_of_the_figures() {
+        let mut figures: Vec<f64> = (0..=100).rev().map(f64::from).collect();
+        assert_eq!((percentile(&mut figures, 0.5), percentile(&mut figures, 0.99)), (50.0, 99.0));
+        assert!(percentile(&mut [], 0.5).is_nan());
+    }
 
     #[test]
     fn the_median_is_the_middle_one() {

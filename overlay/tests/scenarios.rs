@@ -7,6 +7,8 @@ mod scenarios {
     mod faults;
     mod figures;
     mod hot_key;
+    mod laws;
     mod levels;
+    mod split;
     mod support;
 }

@@ -17,7 +17,7 @@ mod rpc;
 
 use clap::{Args, ValueEnum};
 
-use crate::report::Report;
+use crate::{report::Report, rounds::percentile};
 
 /// What is measured, and how large.
 #[derive(Args)]
@@ -73,24 +73,4 @@ pub(crate) fn run(options: &Options) -> Result<Report, String> {
 /// A setting up that fails, told.
 fn told(error: impl std::fmt::Display) -> String {
     error.to_string()
-}
-
-/// A value of which a share of the figures is no greater.
-fn percentile(figures: &mut [f64], share: f64) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a place in a list")]
-    let place = (share * (figures.len().max(1) - 1) as f64).round() as usize;
-    figures.get(place).copied().unwrap_or(f64::NAN)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::percentile;
-
-    #[test]
-    fn a_percentile_is_one_of_the_figures() {
-        let mut figures: Vec<f64> = (0..=100).rev().map(f64::from).collect();
-        assert_eq!((percentile(&mut figures, 0.5), percentile(&mut figures, 0.99)), (50.0, 99.0));
-        assert!(percentile(&mut [], 0.5).is_nan());
-    }
 }

@@ -41,12 +41,15 @@ pub(crate) mod rng;
 mod routing;
 mod rtt;
 mod search;
+mod split;
 
 #[cfg(feature = "sim")]
 mod glance;
 #[cfg(feature = "sim")]
 pub(crate) mod warm;
 
+#[cfg(test)]
+mod laws;
 #[cfg(test)]
 mod tests;
 

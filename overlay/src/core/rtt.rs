@@ -117,7 +117,25 @@ const HALF: u8 = 2;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Law 9.
+        #[test]
+        fn within_its_window_the_minimum_never_rises_and_is_the_least_of_the_samples(
+            samples in prop::collection::vec((0_u64..400, 1_u64..500), 1..50),
+        ) {
+            let (mut rtt, mut now, mut least) = (Rtt::NONE, Instant::START, Duration::MAX);
+            for (after, millis) in samples {
+                // A window far longer than all of them take together.
+                (now, least) = (now + Duration::from_millis(after), least.min(Duration::from_millis(millis)));
+                rtt.sample(now, Duration::from_millis(millis), Duration::from_secs(3_600));
+                prop_assert_eq!(rtt.minimum(), Some(least));
+            }
+        }
+    }
 
     const WINDOW: Duration = Duration::from_secs(10);
 

@@ -10,24 +10,24 @@ use super::{
 use crate::{Config, Level, Roles};
 
 /// A node, and what it says.
-struct Alone {
-    node: Node,
-    now: Instant,
+pub(super) struct Alone {
+    pub(super) node: Node,
+    pub(super) now: Instant,
 }
 
 impl Alone {
-    fn new(config: Config) -> Self {
+    pub(super) fn new(config: Config) -> Self {
         let me = stranger(u32::MAX);
         Self { node: Node::new(config, me.peer, info(me.id), 1), now: Instant::START }
     }
 
-    fn give(&mut self, input: Input) -> Vec<Output> {
+    pub(super) fn give(&mut self, input: Input) -> Vec<Output> {
         self.node.handle_input(self.now, input);
         std::iter::from_fn(|| self.node.poll_output()).collect()
     }
 
     /// A message from a stranger.
-    fn hear(&mut self, from: u32, body: Body) -> Vec<Output> {
+    pub(super) fn hear(&mut self, from: u32, body: Body) -> Vec<Output> {
         let message = Message { header: std::sync::Arc::default(), body };
         self.give(Input::Received { from: stranger(from), message: Box::new(message) })
     }
@@ -46,7 +46,7 @@ impl Alone {
     }
 
     /// Lets time pass; what it wants done meanwhile.
-    fn pass(&mut self, span: Duration) -> Vec<Output> {
+    pub(super) fn pass(&mut self, span: Duration) -> Vec<Output> {
         let until = self.now + span;
         let mut outputs = Vec::new();
         while let Some(at) = self.node.poll_timeout().filter(|at| *at <= until) {
@@ -63,19 +63,19 @@ impl Alone {
     }
 }
 
-fn stranger(number: u32) -> Contact {
+pub(super) fn stranger(number: u32) -> Contact {
     Contact { peer: Peer(number), id: NodeId::of("test", 0, &number.to_be_bytes()) }
 }
 
-fn info(id: NodeId) -> NodeInfo {
+pub(super) fn info(id: NodeId) -> NodeInfo {
     NodeInfo::new(id, Roles::PROXY)
 }
 
-fn key(number: u32) -> Key {
+pub(super) fn key(number: u32) -> Key {
     Key::of(&number.to_be_bytes())
 }
 
-const TTL: Duration = Duration::from_secs(20);
+pub(super) const TTL: Duration = Duration::from_secs(20);
 
 #[test]
 fn ten_thousand_strangers_fill_no_more_than_the_caps() {
@@ -125,14 +125,14 @@ fn askers_beyond_the_waiters_a_grant_may_have_are_refused() {
 }
 
 /// Whom a ping goes to, and its number.
-fn ping(output: &Output) -> Option<(Peer, u64)> {
+pub(super) fn ping(output: &Output) -> Option<(Peer, u64)> {
     let Output::Send { to, message } = output else { return None };
     let Body::Request { id, request: Request::Ping } = message.body else { return None };
     Some((*to, id))
 }
 
 /// Answers what the node asks of one neighbour, for a second.
-fn answer_pings(node: &mut Alone, peer: u32) {
+pub(super) fn answer_pings(node: &mut Alone, peer: u32) {
     for _ in 0..20 {
         for output in node.pass(Duration::from_millis(50)) {
             if let Some((to, id)) = ping(&output)

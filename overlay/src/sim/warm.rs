@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::Sim;
 use crate::{
-    Key, Level,
+    Key, Level, LevelInfo, NodeId,
     core::{
         Contact,
         message::{ClusterTag, Header},
@@ -32,7 +32,7 @@ impl Sim {
                     let cluster = clusters[level][self.site_of(node)];
                     let size = members[level + 1].get(&cluster).map_or(1, Vec::len);
                     let size = u32::try_from(size).unwrap_or(u32::MAX);
-                    ClusterTag { id: ids[level][cluster], age: Duration::from_secs(86_400), size }
+                    ClusterTag { id: ids[level][cluster], age: GROWN, size }
                 };
                 Arc::new(Header { clusters: (0..levels).map(tag).collect() })
             })
@@ -62,6 +62,40 @@ impl Sim {
                 }
             }
         }
+        self.introduce(now, me, chosen, headers);
+    }
+
+    /// Makes the network, just added and not yet run, one in which each node has these levels, widest first, and the neighbours
+    /// in them, all linked; views are in the order of the nodes' numbers. For networks that grew elsewhere: neighbours that are not
+    /// among the nodes are left out, and distances are the simulator's own.
+    pub fn resume(&mut self, views: &[Vec<LevelInfo>]) {
+        let now = self.now();
+        let contacts: BTreeMap<NodeId, Contact> =
+            (0..self.len()).filter_map(|node| self.contact(node)).map(|one| (one.id, one)).collect();
+        let headers: Vec<Arc<Header>> = views.iter().map(|view| Arc::new(header(view))).collect();
+        for (node, view) in views.iter().enumerate().take(self.len()) {
+            let Some(me) = self.contact(node) else { continue };
+            let mut chosen: BTreeMap<Contact, (Duration, Vec<Level>)> = BTreeMap::new();
+            for info in view {
+                let known = info.neighbours.iter().filter_map(|neighbour| contacts.get(&neighbour.id));
+                for contact in known.filter(|contact| **contact != me) {
+                    let rtt = self.rtt(me.peer.0, contact.peer.0);
+                    chosen.entry(*contact).or_insert((rtt, Vec::new())).1.push(info.level);
+                }
+            }
+            self.introduce(now, me, chosen, &headers);
+        }
+    }
+
+    /// Puts a node among its neighbours, with the levels whose tables they are in.
+    fn introduce(
+        &mut self,
+        now: Instant,
+        me: Contact,
+        chosen: BTreeMap<Contact, (Duration, Vec<Level>)>,
+        headers: &[Arc<Header>],
+    ) {
+        let node = usize::try_from(me.peer.0).unwrap_or(usize::MAX);
         let description = self.nodes[node].core.description();
         for (contact, (rtt, _)) in &chosen {
             // A link has two ends.
@@ -79,7 +113,7 @@ impl Sim {
         if let Some(one) = self.nodes.get_mut(node) {
             one.core.warm(now, &headers[node].clusters, neighbours);
         }
-        self.rearm(u32::try_from(node).unwrap_or(u32::MAX));
+        self.rearm(me.peer.0);
     }
 
     /// The nearest few of a bucket's candidates.
@@ -149,6 +183,13 @@ impl Sim {
     }
 }
 
+/// What a node with these levels says of its clusters.
+fn header(view: &[LevelInfo]) -> Header {
+    let clusters = view.iter().filter(|info| info.level != Level::GLOBAL);
+    let tag = |info: &LevelInfo| ClusterTag { id: info.cluster, age: GROWN, size: info.size };
+    Header { clusters: clusters.map(tag).collect() }
+}
+
 /// The stretches of a cluster, in the order of ids, that share exactly 0, 1, 2 ... bits with a node.
 fn buckets(all: &[Contact], me: Contact) -> Vec<&[Contact]> {
     let mut buckets = Vec::new();
@@ -165,6 +206,9 @@ fn buckets(all: &[Contact], me: Contact) -> Vec<&[Contact]> {
     }
     buckets
 }
+
+/// The age of clusters that were not grown here.
+const GROWN: Duration = Duration::from_secs(86_400);
 
 /// Candidates for each place in a bucket.
 const CANDIDATES: usize = 4;

@@ -293,13 +293,17 @@ impl Sim {
 
     fn happen(&mut self, event: Event) {
         let node = event.node();
-        let at = self.now;
-        if let Some(place) = self.places.get_mut(usize_of(node)).filter(|place| place.frozen > at) {
-            // It wakes as soon as it can, unless it has been told of an earlier time meanwhile.
-            if matches!(event, Event::Wake { .. }) && place.wake == at {
-                place.wake = place.frozen;
+        let now = self.now;
+        if let Some(place) = self.places.get_mut(usize_of(node)).filter(|place| place.frozen > now) {
+            let until = place.frozen;
+            if matches!(event, Event::Wake { .. }) {
+                // One that another has replaced stays of no use.
+                if place.wake != now {
+                    return;
+                }
+                place.wake = until;
             }
-            return self.queue.push(place.frozen, event);
+            return self.queue.push(until, event);
         }
         match event {
             Event::Wake { node } => self.wake(node),

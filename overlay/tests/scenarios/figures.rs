@@ -27,6 +27,21 @@ fn a_flash_crowd_fetches_each_file_once() {
 }
 
 #[test]
+fn under_churn_a_flash_crowd_fetches_once_for_each_fetcher_that_died() {
+    for seed in [1, 2] {
+        let setup = Setup { nodes: Some(30), minutes: Some(1), seed, churn: true, ..Setup::default() };
+        let report = Scenario::FlashCrowd.run(&setup, &mut |_, _| {});
+        let value = |name: &str| report.metrics.iter().find(|metric| metric.name == name).unwrap().value;
+        assert!(value("origin_fetches") <= 12.0 + value("died_fetching"), "seed {seed}: {:?}", report.metrics);
+    }
+}
+
+#[test]
+fn with_a_fifth_of_the_members_doing_harm_gets_find_what_was_put() {
+    check(Scenario::Adversary, 100, 1, &[]);
+}
+
+#[test]
 fn under_churn_what_can_be_found_is_found() {
     check(Scenario::Churn, 80, 1, &[]);
 }

@@ -1,5 +1,7 @@
 //! Full and loaded as the paper defines them, and what is over a cap.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::NodeId;
 
@@ -183,4 +185,50 @@ fn of_a_crowd_within_moments_half_of_beta_go_on() {
         (0..100).filter(|peer| !values.room(at(second), L0, KEY, best(*peer)).loaded).count()
     };
     assert_eq!([0, 1, 5, 10].map(|second| gone_on(&mut values, second)), [6, 0, 6, 0], "beta a minute in all");
+}
+
+proptest! {
+    /// Law 4.
+    #[test]
+    fn a_store_never_passes_its_caps_and_returns_nothing_that_has_expired(
+        stores in prop::collection::vec((0_u32..6, 0_u32..6, 0_u8..3, 0_u64..40, 0_u64..15, 0_usize..=Pointer::LIMIT), 0..200),
+    ) {
+        let caps = Config { values_per_key: 2, keys: 5, value_bytes: 1_500, values_per_peer: 4, ..Config::default() };
+        let (mut values, mut now) = (Values::new(&caps), 0);
+        for (peer, name, level, seconds, pause, length) in stores {
+            now += pause;
+            let value = Bytes::from(vec![7; length]);
+            let _ = values.store(at(now), Level(level), key(name), Pointer { value, ..pointer(peer, seconds) });
+            let mut bytes = 0;
+            for slot in values.page(None, usize::MAX) {
+                let kept = values.get(at(now), slot.1, slot.0);
+                prop_assert!(kept.len() <= 2 && kept.iter().all(|one| !one.ttl.is_zero()));
+                bytes += kept.iter().map(|one| one.value.len()).sum::<usize>();
+            }
+            prop_assert!(values.keys() <= 5 && bytes <= 1_500 && values.bytes <= 1_500, "{} keys, {bytes} bytes", values.keys());
+            prop_assert!(values.per_peer.values().all(|count| *count <= 4));
+        }
+        values.sweep(at(now + 100));
+        prop_assert_eq!((values.keys(), values.len(), values.bytes), (0, 0, 0));
+    }
+
+    /// Law 5: of one node; that of a network follows, since only so many nodes differ from the root in one digit.
+    #[test]
+    fn in_any_minute_at_most_beta_store_intents_for_a_key_are_let_go_on(
+        pauses in prop::collection::vec(0_u64..20_000, 0..300),
+        promise in any::<bool>(),
+    ) {
+        let (mut values, mut now, mut gone_on) = (Values::new(&Config::default()), Duration::ZERO, Vec::new());
+        for (number, pause) in (0_u32..).zip(pauses) {
+            now += Duration::from_millis(pause);
+            let intent = Intent { from: Peer(number), promise, ..PUBLISHED };
+            if !values.room(Instant::at(now), L0, KEY, intent).loaded {
+                gone_on.push(now);
+            }
+        }
+        for from in &gone_on {
+            let within = gone_on.iter().filter(|at| *at >= from && **at - *from < MINUTE).count();
+            prop_assert!(within <= Config::default().leak_per_minute, "{within} within a minute");
+        }
+    }
 }

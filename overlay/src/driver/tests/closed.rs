@@ -175,12 +175,22 @@ async fn an_outsider_that_dials_gets_no_byte_and_is_cut() {
 async fn an_outsider_that_is_dialled_gets_no_byte_and_is_cut() {
     for carrier in BOTH {
         let keys = Keys::new();
-        for (what, identity, papers) in outsiders(&keys) {
+        let (taken_back, crowd) = (Identity::generate(), outsiders(&keys));
+        let papers = Papers::Signed(keys.member(&taken_back, Term::from(now(), HOUR)).certificate);
+        let what = Revoked::Node { key: taken_back.public_key(), serial: 7 };
+        let witness = keys.node(carrier, &[]).await;
+        witness.revoke(keys.network.revoke(what, now())).await.unwrap();
+        let revocations = witness.save_revocations();
+        for (what, identity, papers) in crowd.into_iter().chain([("is revoked", taken_back, Some(papers))]) {
             let (told, place) = oneshot::channel();
             let prologue = keys.prologue();
             let posing = Stranger::pose(&identity, &prologue, carrier, papers, told);
             let dialling = async {
-                let member = keys.node(carrier, &[place.await.unwrap().to_string()]).await;
+                let own = Identity::generate();
+                let (membership, seeds) =
+                    (keys.member(&own, Term::from(now(), HOUR)), [place.await.unwrap().to_string()]);
+                let saved = Saved { revocations: revocations.clone(), ..Saved::default() };
+                let member = start_with(&own, membership, carrier, &seeds, saved).await.unwrap();
                 until("an end of the dial", || member.counts().dials_failed > 0).await;
                 member
             };
