@@ -57,8 +57,9 @@ pub struct Config {
     /// looks like death. `[guess]`
     #[serde(with = "span")]
     pub lost_min: Duration,
-    /// A get handed on from node to node that has no answer by then goes on hop by hop, beside it. Shorter: more messages on long
-    /// paths; longer: a silent node on the way is noticed later. [overlay model: p99 504 ms]
+    /// A get handed on from node to node that has no answer by then goes on hop by hop, beside it; on its way through nearer levels it
+    /// is handed on once more after half of that, straight at the widest. Shorter: more messages on long paths; longer: a silent
+    /// node on the way is noticed later. [overlay model: p99 504 ms]
     #[serde(with = "span")]
     pub seek_patience: Duration,
     /// A `get` that has not ended by then is answered with a time-out. `[guess]`

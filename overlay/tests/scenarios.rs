@@ -9,5 +9,6 @@ mod scenarios {
     mod hot_key;
     mod laws;
     mod levels;
+    mod split;
     mod support;
 }

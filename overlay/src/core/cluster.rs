@@ -4,7 +4,8 @@
 //!
 //! Departures from the paper: the order of clusters is total (larger, then the lower id) with a margin and a dwell time that
 //! doubles per move, instead of an hourly square wave; a foreign cluster's header is an event that triggers the check; a small
-//! cluster may be left sooner, so that a young network settles in seconds, and who is alone joins one all of which is near.
+//! cluster may be left sooner, so that a young network settles in seconds, and who is alone joins one all of which is near; a cluster
+//! that falls into parts splits (`split.rs`).
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -37,6 +38,8 @@ pub(super) struct Membership {
     check: Option<Check>,
     /// Since when its members are too far, if they are.
     far_since: Option<Instant>,
+    /// Since when its members are measured anew, to see whether it is in parts.
+    pub(super) parting: Option<Instant>,
     /// Clusters found too far.
     rejected: Vec<Rejected>,
     /// Clusters this node was in, oldest first.
@@ -60,6 +63,8 @@ struct Left {
     at: Instant,
     /// How often it was left before.
     times: u32,
+    /// It fell into parts: until then it is not joined again whatever has changed.
+    parted_until: Option<Instant>,
 }
 
 /// A cluster found too far.
@@ -85,6 +90,7 @@ impl Membership {
             said: 1,
             check: None,
             far_since: None,
+            parting: None,
             rejected: Vec::new(),
             left: VecDeque::new(),
             moves: 0,
@@ -121,7 +127,33 @@ impl Membership {
     /// Whether a cluster was found too far lately, or was left less than this long ago; each time it was left doubles that.
     fn rejects(&self, now: Instant, cluster: &Key, hold_down: Duration) -> bool {
         self.rejected.iter().any(|one| one.cluster == *cluster && one.until > now)
-            || self.left.iter().any(|one| one.cluster == *cluster && now.since(one.at) < hold_down * (1 << one.times))
+            || self.left.iter().any(|one| {
+                one.cluster == *cluster
+                    && (now.since(one.at) < hold_down * (1 << one.times)
+                        || one.parted_until.is_some_and(|end| end > now))
+            })
+    }
+
+    /// For how long this node has been in it.
+    pub(super) fn since(&self, now: Instant) -> Duration {
+        now.since(self.moved)
+    }
+
+    /// How old its cluster is.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        self.age.0 + now.since(self.age.1)
+    }
+
+    /// Whether this node is or was in a cluster, as far as it remembers.
+    pub(super) fn was_in(&self, cluster: &Key) -> bool {
+        self.id == *cluster || self.left.iter().any(|one| one.cluster == *cluster)
+    }
+
+    /// The cluster that was just left fell into parts.
+    pub(super) fn note_parted(&mut self, until: Instant) {
+        if let Some(left) = self.left.back_mut() {
+            left.parted_until = Some(until);
+        }
     }
 
     /// Remembers the cluster that is being left.
@@ -130,8 +162,9 @@ impl Membership {
         if self.left.len() >= REJECTED {
             self.left.pop_front();
         }
-        let times = before.map_or(0, |before| (before.times + 1).min(LEFT_MOST));
-        self.left.push_back(Left { cluster: self.id, at: now, times });
+        let times = before.as_ref().map_or(0, |before| (before.times + 1).min(LEFT_MOST));
+        let parted_until = before.and_then(|before| before.parted_until);
+        self.left.push_back(Left { cluster: self.id, at: now, times, parted_until });
     }
 
     fn reject(&mut self, now: Instant, cluster: Key, first: Duration, longest: Duration) {
@@ -203,13 +236,17 @@ impl Node {
     pub(super) fn check_clusters(&mut self, now: Instant) {
         for at in 0..self.memberships.len() {
             let Some(level) = self.memberships.get(at).map(|membership| membership.level) else { continue };
-            if self.stays_too_far(now, level) || self.is_left_behind(now, level) {
+            let too_far = self.stays_too_far(now, level);
+            if let Some(membership) = self.membership_mut(level).filter(|_| !too_far) {
+                membership.parting = None;
+            }
+            if !(too_far && self.splits(now, level)) && (too_far || self.is_left_behind(now, level)) {
                 self.leave_cluster(now, level);
             }
             self.finish_check(now, level);
             self.begin_check(now, level);
         }
-        let busy = self.memberships.iter().any(|membership| membership.check.is_some());
+        let busy = self.memberships.iter().any(|one| one.check.is_some() || one.parting.is_some());
         let pause = if busy {
             CHECK_PAUSE
         } else if now < self.unrest_until {
@@ -278,7 +315,8 @@ impl Node {
         for known in self.peers.iter().filter(|known| known.live()) {
             let near = known.distance().is_some_and(|distance| distance < limit);
             let Some(tag) = known.tag(level).filter(|_| near) else { continue };
-            let better = is_better((tag.size, tag.id), (own, membership.id), margin);
+            let better =
+                is_better((tag.size, tag.id), (own, membership.id), margin) || self.is_own_part(now, membership, tag);
             let best_so_far = best.is_none_or(|(one, _)| is_better((tag.size, tag.id), (one.size, one.id), 0));
             if tag.id != membership.id && better && best_so_far && !membership.rejects(now, &tag.id, hold_down) {
                 best = Some((*tag, known.contact));
@@ -352,7 +390,11 @@ impl Node {
             membership.check = None;
         }
         if all > 0 && (fits || near * 100 >= all * self.config.join_percent) {
+            let parts = self.membership(level).is_some_and(|own| self.is_own_part(now, own, &cluster));
             self.enter_cluster(now, level, cluster, true);
+            if parts {
+                self.note_parted(now, level);
+            }
         } else if all > 0
             && let Some(membership) = self.membership_mut(level)
         {
@@ -388,11 +430,11 @@ impl Node {
 
     /// This node itself has moved, or much of the network was lost and is back: what was left may be near again.
     pub(super) fn forget_departures(&mut self) {
-        self.memberships.iter_mut().for_each(|membership| membership.left.clear());
+        self.memberships.iter_mut().for_each(|membership| membership.left.retain(|one| one.parted_until.is_some()));
     }
 
     /// Moves to a cluster, fills its table with those known to be in it, and shows the new header to all who are near.
-    fn enter_cluster(&mut self, now: Instant, level: Level, cluster: ClusterTag, joins: bool) {
+    pub(super) fn enter_cluster(&mut self, now: Instant, level: Level, cluster: ClusterTag, joins: bool) {
         let (first, last) = (self.config.dwell, self.config.dwell_max);
         let seen = self.seen(level);
         let Some(membership) = self.membership_mut(level) else { return };
@@ -405,6 +447,7 @@ impl Node {
         membership.moved = now;
         membership.check = None;
         membership.far_since = None;
+        (membership.check, membership.parting) = (None, None);
         if from_company {
             membership.moves += 1;
             // Who had to leave has not swung.
@@ -485,7 +528,7 @@ impl Node {
         self.memberships.iter().find(|membership| membership.level == level)
     }
 
-    fn membership_mut(&mut self, level: Level) -> Option<&mut Membership> {
+    pub(super) fn membership_mut(&mut self, level: Level) -> Option<&mut Membership> {
         self.memberships.iter_mut().find(|membership| membership.level == level)
     }
 

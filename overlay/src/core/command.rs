@@ -143,16 +143,23 @@ impl Node {
         let plan = match self.config.mode {
             Mode::Paper => {
                 let way = Way { bits: Some(self.config.bits), closest: 1, window };
-                Plan { way, insist: 1, hand: Vec::new(), thorough: false, deadline }
+                Plan { way, insist: 1, hand: Vec::new(), wide: Vec::new(), thorough: false, deadline }
             }
             Mode::Best => {
                 let thorough = self.is_repeated(now, key);
                 let hand = if thorough { Vec::new() } else { self.hand_to(now, key, &levels) };
+                // Who begins at the widest level has no nearer ones to pass by.
+                let through = hand.first().is_some_and(|(_, request)| request.is_through_levels());
+                let wide = if through {
+                    self.hand_to(now, key, levels.last().map_or(&[][..], std::slice::from_ref))
+                } else {
+                    Vec::new()
+                };
                 // Those that lie name each other, and some of them are nearer than the honest ones this node knows: to get past
                 // them takes many answers.
                 let insist = self.config.copies() * if thorough { THOROUGH_NODES } else { 2 };
                 let closest = if thorough { insist } else { self.config.copies() };
-                Plan { way: Way { bits: None, closest, window }, insist, hand, thorough, deadline }
+                Plan { way: Way { bits: None, closest, window }, insist, hand, wide, thorough, deadline }
             }
         };
         Task::Get(Get::new(self.contact, key, &levels, plan))

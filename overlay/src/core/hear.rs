@@ -79,9 +79,15 @@ impl Node {
     /// Asks a node something. False if too many questions are under way.
     pub(super) fn ask(&mut self, now: Instant, to: Contact, request: Request, purpose: Purpose) -> bool {
         let handed = matches!(request, Request::Seek { .. });
-        let due = now + if handed { self.config.seek_patience } else { self.patience(to, purpose) };
+        let early = request.is_through_levels();
+        let due = match (handed, self.config.seek_patience) {
+            (true, patience) if early => now + patience / 2,
+            (true, patience) => now + patience,
+            (false, _) => now + self.patience(to, purpose),
+        };
         let linked = self.peers.get(to).is_some_and(|known| known.linked);
-        let Some(id) = self.exchanges.open(Pending { to, sent: now, due, late: false, linked, handed, purpose }) else {
+        let Some(id) = self.exchanges.open(Pending { to, sent: now, due, late: false, early, linked, handed, purpose })
+        else {
             return false;
         };
         self.arm_new(due, Timer::Exchange(id));
@@ -121,6 +127,16 @@ impl Node {
                     self.miss(now, pending.to);
                 }
                 self.on_lost(now, pending);
+            }
+            return;
+        }
+        if pending.early {
+            pending.early = false;
+            pending.due = pending.sent + now.since(pending.sent) * 2;
+            let (to, purpose, due) = (pending.to, pending.purpose, pending.due);
+            self.arm_new(due, Timer::Exchange(id));
+            if let Purpose::Task(task) = purpose {
+                self.feed(now, task, |task| task.on_late(to));
             }
             return;
         }

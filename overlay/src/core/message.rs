@@ -398,6 +398,11 @@ impl Pointer {
 }
 
 impl Request {
+    /// Whether it is handed on through nearer levels before the widest.
+    pub(super) fn is_through_levels(&self) -> bool {
+        matches!(self, Self::Seek { level, widest, .. } if level != widest)
+    }
+
     /// The level it is about, the widest where it is about none, and whether whoever is asked hands it on.
     pub(super) const fn reach(&self) -> (Level, bool) {
         match self {

@@ -41,6 +41,7 @@ pub(crate) mod rng;
 mod routing;
 mod rtt;
 mod search;
+mod split;
 
 #[cfg(feature = "sim")]
 mod glance;

@@ -3,6 +3,7 @@
 //!
 //! - **Handed on** (mode `best`): the question goes from node to node over links that stand, each nearer the key, and the answer
 //!   comes back the same way. On the PlanetLab matrix that costs half the time and half the messages of asking every hop oneself.
+//!   If the way through nearer levels is late, it is handed on once more, by another node and straight at the widest level.
 //! - **Asked hop by hop** (mode `paper`, and once the first way is late or fails): slower, and in this node's own hands.
 //! - **Thoroughly**: a get repeated at once says that the answer was of no use, so that some node on the way lied or was out of
 //!   date. Then no single answer ends the search: all that have values are heard, and what most of them say comes first.
@@ -27,6 +28,10 @@ pub(in crate::core) struct Get {
     insist: usize,
     /// A question handed on was late.
     hurried: bool,
+    /// The question goes through levels: at its first delay it is handed on once more, at its second it is late.
+    patient: bool,
+    /// It is to be handed on a second time.
+    again: bool,
     /// One word that there is nothing is enough.
     content: bool,
     /// That word was heard.
@@ -36,6 +41,8 @@ pub(in crate::core) struct Get {
     lookup: Lookup,
     /// Nodes to hand the question to, best last, and those that have it.
     handed: Vec<(Contact, Request)>,
+    /// The same at the widest level, for when the way through the nearer ones takes long.
+    wide: Vec<(Contact, Request)>,
     waiting: Vec<Contact>,
     found: Option<(Level, Vec<Pointer>)>,
     thorough: Option<Heard>,
@@ -58,6 +65,8 @@ pub(in crate::core) struct Plan {
     pub(in crate::core) insist: usize,
     /// Nodes to hand the question to, best first, with what they are asked; none to ask hop by hop.
     pub(in crate::core) hand: Vec<(Contact, Request)>,
+    /// The same at the widest level, to be handed on a second time; none if that is where the first begins.
+    pub(in crate::core) wide: Vec<(Contact, Request)>,
     pub(in crate::core) thorough: bool,
     pub(in crate::core) deadline: Duration,
 }
@@ -67,18 +76,22 @@ impl Get {
     pub(in crate::core) fn new(me: Contact, key: Key, levels: &[Level], plan: Plan) -> Self {
         let mut wider: Vec<Level> = levels.iter().rev().copied().collect();
         let level = wider.pop().unwrap_or(Level::GLOBAL);
-        let Plan { way, insist, hand: mut handed, thorough, deadline } = plan;
+        let Plan { way, insist, hand: mut handed, wide, thorough, deadline } = plan;
         handed.reverse();
+        let patient = handed.last().is_some_and(|(_, request)| request.is_through_levels());
         let mut get = Self {
             me,
             way,
             insist,
             hurried: false,
+            patient,
+            again: false,
             content: false,
             denied: false,
             wider,
             lookup: Lookup::new(me, level, key, way),
             handed,
+            wide,
             waiting: Vec::new(),
             found: None,
             thorough: thorough.then(Heard::default),
@@ -97,6 +110,10 @@ impl Get {
             }
             if self.denied {
                 return Step::Done(Ending::Outcome(Outcome::Get(Ok(Found::Nothing))));
+            }
+            if let Some((to, request)) = self.second() {
+                self.waiting.push(to);
+                return Step::Ask(to, request);
             }
             if self.waiting.is_empty()
                 && let Some((to, request)) = self.handed.pop()
@@ -143,6 +160,17 @@ impl Get {
         self.lookup.hurry(self.way.window);
     }
 
+    /// The question once more, once the first way is late: straight at the widest level, by another node.
+    fn second(&mut self) -> Option<(Contact, Request)> {
+        if !self.again {
+            return None;
+        }
+        self.again = false;
+        let first = &self.waiting;
+        let at = self.wide.iter().position(|(to, _)| !first.contains(to))?;
+        Some(std::mem::take(&mut self.wide).swap_remove(at))
+    }
+
     /// From now on one word that there is nothing is enough.
     pub(super) const fn be_content(&mut self) {
         self.content = true;
@@ -166,8 +194,7 @@ impl Get {
                     self.found = Some((level, values));
                 } else if self.waiting.contains(&from) {
                     // One word for it is not enough that there is nothing: this node looks for itself.
-                    self.waiting.clear();
-                    self.handed.clear();
+                    self.take_back();
                     self.denied = self.content;
                 }
             }
@@ -192,11 +219,14 @@ impl Get {
         }
     }
 
-    /// A question handed on is late: this node goes on by itself, and takes whatever comes first.
+    /// A question handed on is late: it is handed on once more, then this node goes on by itself, and takes whatever comes first.
     pub(super) fn on_late(&mut self, from: Contact) {
         if self.waiting.contains(&from) {
-            self.waiting.clear();
-            self.handed.clear();
+            if std::mem::take(&mut self.patient) {
+                self.again = true;
+                return;
+            }
+            self.take_back();
             // Somebody on the way is dead: others may be as well, and there is no time to find that out one after the other.
             self.hurry();
         } else {
@@ -206,10 +236,17 @@ impl Get {
 
     pub(super) fn on_failure(&mut self, from: Contact) {
         if self.waiting.contains(&from) {
-            self.waiting.clear();
+            self.waiting.retain(|one| *one != from);
         } else {
             self.lookup.on_failure(from);
         }
+    }
+
+    /// Waits for no question handed on any more.
+    fn take_back(&mut self) {
+        self.waiting.clear();
+        self.handed.clear();
+        self.wide.clear();
     }
 
     pub(super) fn expire(mut self) -> Ending {
