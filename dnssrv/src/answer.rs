@@ -390,8 +390,9 @@ impl View<'_> {
         let View { placement, roster, width, prefix, .. } = *self;
         let want = Want { count: config.answers, width, turn: turn(prefix) };
         let asked = |level| roster.asked_at(level, config.fellows());
-        let nearest =
-            |level, proxies: &[Proxy]| placement.distances.nearest(level, &config.thresholds, proxies, asked(level));
+        let nearest = |level, proxies: &[Proxy]| {
+            placement.distances.nearest(level, &config.thresholds, proxies, asked(level), &roster.mute)
+        };
         let anywhere = |level| roster.choose(site, level, family, want, &nearest);
         match &placement.near {
             Some(near) => roster.choose_near(site, near, family, want, &nearest).or_else(|| anywhere(Level::GLOBAL)),

@@ -129,6 +129,7 @@ impl Watch {
             for (node, secure) in proxies.iter().filter_map(|node| Some((node, Secure::of(node, wall)?))) {
                 roster.secure.extend(targets(node).map(|target| (target.ip(), secure.clone())));
             }
+            roster.mute.extend(mute_of(&proxies));
             let members = proxies.iter().chain(&servers).map(|node| node.id).collect();
             let servers = servers.iter().filter(|node| node.id != me.id && !node.draining).map(server).collect();
             let cluster = clusters.iter().find(|info| info.level == level).map_or(Key::ZERO, |info| info.cluster);
@@ -139,6 +140,10 @@ impl Watch {
             rings.push((proxies, ring));
         }
         let myself = Some(self.myself(&me)).filter(|_| !leaving || last_server);
+        let asked = || index.nodes(&query(Level::GLOBAL, Roles::DNSSRV)).into_iter().chain([me.clone()]);
+        asked().flat_map(|node| targets(&node)).for_each(|target| {
+            roster.mute.remove(&target.ip());
+        });
         self.last_good.forget(&unwilling);
         // Pointers in the index may still name them.
         roster.dead = unwilling;
@@ -300,6 +305,12 @@ fn targets(node: &NodeInfo) -> impl Iterator<Item = SocketAddr> + use<> {
     let v4 = node.v4.first().copied().map(IpAddr::V4);
     let v6 = node.v6.first().copied().map(IpAddr::V6);
     v4.into_iter().chain(v6).map(move |address| SocketAddr::new(address, port))
+}
+
+/// The addresses of those of these proxies that are no servers of the zone.
+fn mute_of(proxies: &[NodeInfo]) -> impl Iterator<Item = IpAddr> {
+    let mute = proxies.iter().filter(|node| !node.roles.contain(Roles::DNSSRV));
+    mute.flat_map(targets).map(|target| target.ip())
 }
 
 /// A proxy's share against others: what it wants, less the busier it is past half of what it can, and less as its quota runs out.

@@ -346,7 +346,8 @@ impl Redirector {
         let own = placement.level > Level::GLOBAL && placement.near.is_none() && !placement.placed;
         let (rtt, ring) = (placement.rtt?, roster.rings.get(usize::from(placement.level.0)).filter(|_| own)?);
         let asked = self.asked_at(roster, placement);
-        let proxies = placement.distances.nearest(placement.level, &self.config.thresholds, &ring.live, asked);
+        let proxies =
+            placement.distances.nearest(placement.level, &self.config.thresholds, &ring.live, asked, &roster.mute);
         let servers: Vec<_> = roster.me.iter().chain(&ring.servers).take(3).cloned().collect();
         let named = !proxies.is_empty() && !servers.is_empty();
         named.then_some(Near {
@@ -565,6 +566,8 @@ mod tests {
     fn what_a_busy_moment_made_look_far_is_told_as_near_once_a_quieter_one_measured_it() {
         let (redirector, mut errands) = redirector();
         let (now, prefix) = (Instant::now(), Prefix::of(RESOLVER));
+        let mute = [[192, 0, 2, 2].into()].into();
+        redirector.set_roster(Roster { mute, ..Roster::clone(&redirector.roster()) });
         let mut told = || {
             redirector.came_nearer(prefix);
             match errands.try_recv() {
@@ -573,7 +576,7 @@ mod tests {
             }
         };
         redirector.measured(now, prefix, Source::TcpConnect, Duration::from_millis(41));
-        assert_eq!(told(), Some((1, 2)), "nobody knows how far the other is");
+        assert_eq!(told(), Some((1, 2)), "nobody asks how far the other is");
         redirector.measured(now, prefix, Source::TcpConnect, Duration::from_millis(17));
         redirector.clients().heard(now, prefix, [(IpAddr::from([192, 0, 2, 2]), Duration::from_millis(24))]);
         assert_eq!(told(), Some((2, 1)), "and the other is not");

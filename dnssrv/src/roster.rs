@@ -33,6 +33,8 @@ pub(crate) struct Roster {
     pub(crate) dead: Vec<IpAddr>,
     /// Proxies that are only known from pointers, and that do not answer where these say.
     pub(crate) absent: Vec<SocketAddr>,
+    /// Addresses of proxies that are no servers of the zone: nobody asks them how far they are from anyone.
+    pub(crate) mute: BTreeSet<IpAddr>,
     /// Percent of proxies that must be seen alive for answers that name them to be kept long.
     pub(crate) doubt: u8,
     /// Of each level, whether fewer are.

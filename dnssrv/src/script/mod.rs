@@ -84,6 +84,7 @@ fn scene(level: u8) -> Scene {
             last_good: Vec::new(),
             dead: Vec::new(),
             absent: Vec::new(),
+            mute: BTreeSet::new(),
             doubt: 50,
             doubtful: Vec::new(),
             secure: Offers::new(),
