@@ -77,6 +77,7 @@ impl Redirector {
             let least = self.config.thresholds.get(shared).copied().unwrap_or_default();
             clients.measured(now, prefix, Source::Neighbour, rtt.max(least));
         }
+        let near = clients.prefer_living(now, prefix, near, |near| roster.lives(near));
         clients.asked(now, prefix, near);
         let placement = clients.placement(now, prefix, self.config.sources.hints);
         drop(clients);
@@ -263,10 +264,12 @@ impl Redirector {
 
     /// The nearest cluster that scouts found, if it is nearer than this server's, and how far they are.
     pub(crate) fn scouts_found(&self, prefix: Prefix, near: Option<Near>, scouts: Scouts) {
-        let now = Instant::now();
+        let (now, roster) = (Instant::now(), self.roster());
         let mut clients = self.clients();
         let found = near.as_ref().is_some_and(|near| near.level == self.zone().innermost());
-        clients.scouted(now, prefix, near.map(|near| (near, TOLD_FOR)), scouts);
+        let near = near.map(|near| (near, TOLD_FOR));
+        let near = clients.prefer_living(now, prefix, near, |near| roster.lives(near));
+        clients.scouted(now, prefix, near, scouts);
         drop(clients);
         if found || scouts > Scouts::Out {
             self.waiters().release(prefix);
@@ -560,6 +563,39 @@ mod tests {
         assert!(probed(ours.clone(), inside[0]) && !probed(ours, inside[1]));
         let local = Config { listen: vec!["127.0.0.1:53".parse().unwrap()], ..Config::default() };
         assert!(probed(local.clone(), inside[5]) && !probed(local, inside[0]));
+    }
+
+    #[test]
+    fn a_nearer_cluster_whose_proxies_are_dead_gives_way_to_a_wider_one_that_lives() {
+        let (redirector, _errands) = redirector();
+        let (now, prefix, hour) = (Instant::now(), Prefix::of(RESOLVER), Duration::from_secs(3600));
+        let near = |level, last| Near {
+            level: Level(level),
+            rtt: Duration::from_millis(4),
+            cluster: Key::from_bytes([last; 20]),
+            servers: vec![Server { id: Key::from_bytes([last; 20]).into(), v4: None, v6: None, cluster: None }],
+            proxies: vec![Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100, port: 80 }],
+            epoch: 1,
+        };
+        let die = |dead: &[u8]| {
+            let dead = dead.iter().map(|last| IpAddr::from([192, 0, 2, *last])).collect();
+            redirector.set_roster(Roster { dead, ..Roster::clone(&redirector.roster()) });
+        };
+        let level = |at, heard| {
+            let at = now + Duration::from_secs(at);
+            redirector.asked(at, prefix, Some((heard, hour)), Vec::new());
+            redirector.clients().placement(at, prefix, true).level.0
+        };
+        assert_eq!([level(0, near(2, 70)), level(60, near(1, 80))], [2, 2], "the get did not hear of it, no more");
+        die(&[70]);
+        assert_eq!([level(61, near(1, 80)), level(62, near(2, 70))], [1, 1]);
+        die(&[70, 80]);
+        assert_eq!(level(63, near(2, 70)), 2, "neither is better");
+        die(&[70]);
+        redirector.scouts_found(prefix, Some(near(1, 80)), Scouts::Back);
+        assert_eq!(redirector.clients().placement(now, prefix, true).level.0, 1);
+        die(&[]);
+        assert_eq!(level(64, near(2, 70)), 2);
     }
 
     #[test]
