@@ -8,7 +8,10 @@ use std::{
 };
 
 use atoll_overlay::{Level, NodeId, NodeInfo, Prefix};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{Name, RecordType},
+};
 
 use crate::{
     Explanation, Probes, Source,
@@ -154,9 +157,9 @@ impl Redirector {
         self.is_ours_to_measure(address) || self.config.listen.iter().any(|own| is_private(own.ip()))
     }
 
-    /// Whether an address that another server names may be measured. A datagram's sender can be forged, so inside this server's own
-    /// networks only what its operator lists; and the loopback, where it is itself served there.
-    fn may_scout(&self, address: IpAddr) -> bool {
+    /// Whether an address that another server names may be measured, and others asked to measure it. A datagram's sender can be forged,
+    /// so inside this server's own networks only what its operator lists; and the loopback, where it is itself served there.
+    pub(crate) fn may_scout(&self, address: IpAddr) -> bool {
         let is_served_there = || self.config.listen.iter().any(|own| own.ip().to_canonical().is_loopback());
         self.is_ours_to_measure(address) || (address.to_canonical().is_loopback() && is_served_there())
     }
@@ -233,6 +236,10 @@ impl Redirector {
 
     /// Sends scouts if it is time.
     fn send_scouts(&self, now: Instant, quest: Quest) {
+        // What is private to others is another machine to each, and they refuse it.
+        if !self.may_scout(quest.address) {
+            return;
+        }
         let (prefix, roster) = (Prefix::of(quest.address), self.roster());
         let lacks = |placement: &Placement| {
             placement.near.is_none() && placement.distances.lack(self.asked_at(&roster, placement))
@@ -290,8 +297,8 @@ impl Redirector {
             return None;
         }
         if !self.may_scout(address) {
-            // As one who cannot tell.
-            return Some(Resolved::Answer(scout_answer(&query.name, &Report { rtt: None, near: None }), 0));
+            // No report: one without a distance would say that it is too far to tell.
+            return Some(Resolved::Answer(Answer::of(ResponseCode::Refused), 0));
         }
         let prefix = Prefix::of(address);
         let wait = self.config.probe.wait;
@@ -546,10 +553,14 @@ mod tests {
             let went = probes.try_recv().is_ok();
             assert_eq!(matches!(resolved, Some(Resolved::Wait(_))), went);
             if let Some(Resolved::Answer(answer, _)) = resolved {
-                let report = scout::read_answer(&answer).expect("well formed");
-                assert_eq!((report.rtt, report.near), (None, None));
+                assert_eq!((answer.code, scout::read_answer(&answer)), (ResponseCode::Refused, None));
                 assert!(errands.try_recv().is_err(), "and nobody is asked");
             }
+            // The same of one who asks here: others are sent where this server would go.
+            let prefix = Prefix::of(address);
+            redirector.measured(Instant::now(), prefix, Source::TcpConnect, Duration::from_millis(70));
+            redirector.probed(address, true);
+            assert_eq!(matches!(errands.try_recv(), Ok(Errand::Search(_))), went, "{address}");
             went
         };
         let inside: [IpAddr; 6] = ["10.0.0.7", "192.168.1.1", "169.254.169.254", "fd00::1", "fe80::1", "127.0.0.1"]
