@@ -315,6 +315,7 @@ impl Asked<'_> {
         let others = self.view.roster.rings.first().is_some_and(|ring| ring.live.len() > 1);
         match choice.standing {
             Standing::LastGood | Standing::Unseen => ttl.unknown,
+            Standing::Live if !self.view.placement.settled && choice.doubtful => ttl.unknown.min(ttl.doubtful),
             Standing::Live if !self.view.placement.settled => ttl.unknown,
             // Farther away than whoever asks belongs, for as long as nobody there is seen alive: not to be kept beyond that.
             Standing::Live if choice.level < self.view.placement.level => {

@@ -146,7 +146,8 @@ impl Watch {
         });
         self.last_good.forget(&unwilling);
         // Pointers in the index may still name them.
-        roster.dead = unwilling;
+        roster.dead.clone_from(&unwilling);
+        roster.unwilling = unwilling;
         self.retarget(&rings, &redirector.foreign(Instant::now()));
         self.seen = Seen { me: myself, rings, roster };
     }

@@ -29,15 +29,17 @@ pub(crate) struct Roster {
     pub(crate) rings: Vec<Ring>,
     /// Live proxies as they last were, by level: for the day when none is left.
     pub(crate) last_good: Vec<Vec<Proxy>>,
-    /// Addresses that were asked and did not answer.
+    /// Addresses that no answer names: they were asked and did not answer, or are `unwilling`.
     pub(crate) dead: Vec<IpAddr>,
+    /// Those of them whose nodes want no clients: they drain, say, and are no sign that anything is wrong.
+    pub(crate) unwilling: Vec<IpAddr>,
     /// Proxies that are only known from pointers, and that do not answer where these say.
     pub(crate) absent: Vec<SocketAddr>,
     /// Addresses of proxies that are no servers of the zone: nobody asks them how far they are from anyone.
     pub(crate) mute: BTreeSet<IpAddr>,
     /// Percent of proxies that must be seen alive for answers that name them to be kept long.
     pub(crate) doubt: u8,
-    /// Of each level, whether fewer are.
+    /// Of each level, whether fewer are. Of a foreign cluster see [`Self::choose_near`].
     pub(crate) doubtful: Vec<bool>,
     /// What proxies offer over TLS.
     pub(crate) secure: Offers,
@@ -188,7 +190,10 @@ impl Roster {
     ) -> Option<Choice> {
         let proxies: Vec<Proxy> =
             near.proxies.iter().map(|proxy| self.living(proxy)).filter(|proxy| proxy.address(family).is_some()).collect();
-        let named = near.proxies.iter().filter(|proxy| proxy.address(family).is_some()).count();
+        // Of a foreign cluster this server knows what the pointer names, and looks at no more: of these so many must live. One that is
+        // not looked at yet counts as alive, and one that drains does not count.
+        let is_willing = |address: &IpAddr| !self.unwilling.contains(address);
+        let named = near.proxies.iter().filter_map(|proxy| proxy.address(family)).filter(is_willing).count();
         let doubtful = self.are_too_few(proxies.len(), named);
         let proxies = nearest(near.level, &proxies);
         let deck = Deck::of(&proxies, family);

@@ -83,6 +83,7 @@ fn scene(level: u8) -> Scene {
             rings: vec![ring(&[1, 2, 3, 4, 5, 6], &all), ring(&[1, 2, 3, 4], &region), ring(&[1, 2, 3], &near)],
             last_good: Vec::new(),
             dead: Vec::new(),
+            unwilling: Vec::new(),
             absent: Vec::new(),
             mute: BTreeSet::new(),
             doubt: 50,
