@@ -199,12 +199,15 @@ impl Clients {
         let Some(known) = known.filter(|known| known.as_ref().is_some_and(|known| now < known.until)) else {
             return Some(near);
         };
+        // Of what the same server says the later word goes first, whatever it is.
+        if known.as_ref().is_some_and(|known| near.0.is_by_who_said(&known.near)) {
+            return Some(near);
+        }
         let known_lives = known.as_ref().is_some_and(|known| lives(&known.near));
         match (known_lives, lives(&near.0)) {
             (false, true) => *known = None,
-            // Of what the same server says the later word goes first, whatever it is.
-            (true, false) if !known.as_ref().is_some_and(|known| near.0.is_by_who_said(&known.near)) => return None,
-            (true, _) | (false, false) => {}
+            (true, false) => return None,
+            (true, true) | (false, false) => {}
         }
         Some(near)
     }

@@ -599,6 +599,8 @@ mod tests {
         };
         assert_eq!([level(0, near(2, 70)), level(60, near(1, 80))], [2, 2], "the get did not hear of it, no more");
         die(&[70]);
+        let earlier = Near { epoch: 0, proxies: near(1, 80).proxies, ..near(1, 70) };
+        assert_eq!(level(60, earlier), 2, "not even where it lives");
         assert_eq!([level(61, near(1, 80)), level(62, near(2, 70))], [1, 1]);
         die(&[70, 80]);
         assert_eq!(level(63, near(2, 70)), 2, "neither is better");

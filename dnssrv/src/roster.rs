@@ -188,8 +188,8 @@ impl Roster {
         want: Want,
         nearest: &dyn Fn(Level, &[Proxy]) -> Vec<Proxy>,
     ) -> Option<Choice> {
-        let proxies: Vec<Proxy> =
-            near.proxies.iter().map(|proxy| self.living(proxy)).filter(|proxy| proxy.address(family).is_some()).collect();
+        let living = near.proxies.iter().map(|proxy| self.living(proxy));
+        let proxies: Vec<Proxy> = living.filter(|proxy| proxy.address(family).is_some()).collect();
         // Of a foreign cluster this server knows what the pointer names, and looks at no more: of these so many must live. One that is
         // not looked at yet counts as alive, and one that drains does not count.
         let is_willing = |address: &IpAddr| !self.unwilling.contains(address);
