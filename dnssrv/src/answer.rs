@@ -315,6 +315,7 @@ impl Asked<'_> {
         let others = self.view.roster.rings.first().is_some_and(|ring| ring.live.len() > 1);
         match choice.standing {
             Standing::LastGood | Standing::Unseen => ttl.unknown,
+            Standing::Live if !self.view.placement.settled && choice.doubtful => ttl.unknown.min(ttl.doubtful),
             Standing::Live if !self.view.placement.settled => ttl.unknown,
             // Farther away than whoever asks belongs, for as long as nobody there is seen alive: not to be kept beyond that.
             Standing::Live if choice.level < self.view.placement.level => {
@@ -390,8 +391,9 @@ impl View<'_> {
         let View { placement, roster, width, prefix, .. } = *self;
         let want = Want { count: config.answers, width, turn: turn(prefix) };
         let asked = |level| roster.asked_at(level, config.fellows());
-        let nearest =
-            |level, proxies: &[Proxy]| placement.distances.nearest(level, &config.thresholds, proxies, asked(level));
+        let nearest = |level, proxies: &[Proxy]| {
+            placement.distances.nearest(level, &config.thresholds, proxies, asked(level), &roster.mute)
+        };
         let anywhere = |level| roster.choose(site, level, family, want, &nearest);
         match &placement.near {
             Some(near) => roster.choose_near(site, near, family, want, &nearest).or_else(|| anywhere(Level::GLOBAL)),

@@ -97,7 +97,6 @@ impl Clients {
         let near = near.filter(|(near, _)| self.is_possible(near));
         let known = self.entry(now, prefix);
         known.asked = Some(now);
-        // What scouts brought is newer than what the index may not have yet. Later the index has the last word: clusters move.
         known.take_near(now, near);
     }
 
@@ -184,6 +183,33 @@ impl Clients {
         };
         // Another search may have found a nearer one.
         known.take_near(now, near);
+    }
+
+    /// A cluster that was heard of, unless all its proxies are dead while one that is known lives. One that is known and dead is
+    /// forgotten for one that lives: it would be held against a wider one for long.
+    pub(crate) fn prefer_living(
+        &mut self,
+        now: Instant,
+        prefix: Prefix,
+        near: Option<(Near, Duration)>,
+        lives: impl Fn(&Near) -> bool,
+    ) -> Option<(Near, Duration)> {
+        let near = near.filter(|(near, _)| self.is_possible(near))?;
+        let known = self.known.get_mut(&prefix).map(|known| &mut known.near);
+        let Some(known) = known.filter(|known| known.as_ref().is_some_and(|known| now < known.until)) else {
+            return Some(near);
+        };
+        // Of what the same server says the later word goes first, whatever it is.
+        if known.as_ref().is_some_and(|known| near.0.is_by_who_said(&known.near)) {
+            return Some(near);
+        }
+        let known_lives = known.as_ref().is_some_and(|known| lives(&known.near));
+        match (known_lives, lives(&near.0)) {
+            (false, true) => *known = None,
+            (true, false) => return None,
+            (true, true) | (false, false) => {}
+        }
+        Some(near)
     }
 
     /// Whether there is such a level here: a pointer that speaks of a deeper one would go before all that is true.
@@ -312,6 +338,7 @@ impl Clients {
 impl Known {
     /// Takes up a cluster near the prefix, with the time it is good for, unless a nearer one was heard of lately. A get need not
     /// hear all that was put: that it brought a wider cluster only is no word against a nearer one, unless who named that says so.
+    /// The later word of the same server counts at once.
     fn take_near(&mut self, now: Instant, near: Option<(Near, Duration)>) {
         let Some((near, ttl)) = near else { return };
         if self.near.as_ref().is_some_and(|known| now < known.until && near.is_before(&known.near)) {
@@ -323,7 +350,8 @@ impl Known {
             let holds = if is_wider { TOLD_FOR / 2 } else { SAID_BY_THEN };
             now < known.until.min(known.heard + holds)
         };
-        let better = self.near.as_ref().filter(lately);
+        let is_outdated = |known: &&Nearby| near.is_by_who_said(&known.near) && near.epoch > known.near.epoch;
+        let better = self.near.as_ref().filter(lately).filter(|known| !is_outdated(known));
         if better.is_none_or(|known| (near.level, known.near.rtt) >= (known.near.level, near.rtt)) {
             self.near = Some(Nearby { near: Arc::new(near), heard: now, until: now + ttl });
         }
@@ -503,6 +531,9 @@ mod tests {
         assert_eq!(rtt(&clients), Some(ms(9)));
         clients.asked(now + ms(20_000), prefix(), Some((word(8, 12), HOUR)));
         assert_eq!(rtt(&clients), Some(ms(12)));
+        // Soon after, and of a wider cluster: it may have moved.
+        clients.asked(now + ms(23_000), prefix(), Some((Near { level: Level(1), ..word(9, 15) }, HOUR)));
+        assert_eq!(clients.placement(now + ms(23_000), prefix(), true).level, Level(1));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! 9210 4). The handshake of a connection in clear tells the distance of whoever opened it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io,
     net::SocketAddr,
     sync::{
@@ -81,9 +81,17 @@ pub(crate) async fn look_at(certificates: Arc<Certificates>) {
 /// Connections under way, by number.
 #[derive(Default)]
 pub(crate) struct Connections {
-    open: Mutex<BTreeMap<u64, Taken>>,
+    open: Mutex<Places>,
     /// How many there have been.
     count: AtomicU64,
+}
+
+/// Who has a place, and who lost it.
+#[derive(Default)]
+struct Places {
+    taken: BTreeMap<u64, Taken>,
+    /// Those whose place was given to another and that have not ended yet, and what ends each at once. The first first.
+    leaving: VecDeque<(u64, Arc<Notify>)>,
 }
 
 /// One of them, as the others see it.
@@ -94,6 +102,7 @@ struct Taken {
     /// Questions over HTTP that are being answered.
     under_way: usize,
     leave: Arc<Notify>,
+    end: Arc<Notify>,
 }
 
 /// One connection's place among them.
@@ -101,28 +110,38 @@ pub(crate) struct Seat {
     connections: Arc<Connections>,
     number: u64,
     leave: Arc<Notify>,
+    end: Arc<Notify>,
 }
 
 impl Connections {
     /// A place for one more, if the bounds allow, or if one that idles can make room: the one that has for longest (RFC 7766 6.2.3).
+    /// That one may linger to say goodbye; of more than [`LINGERING`] the first is cut, so that what is open stays bounded.
     fn seat(self: &Arc<Self>, from: SocketAddr, most: usize, most_per_prefix: usize) -> Option<Seat> {
         let prefix = Prefix::of(from.ip().to_canonical());
-        let mut open = self.open();
+        let mut places = self.open();
+        let Places { taken: open, leaving } = &mut *places;
         let is_here = |taken: &Taken| taken.prefix == prefix;
         let crowded_here = open.values().filter(|taken| is_here(taken)).count() >= most_per_prefix;
         if crowded_here || open.len() >= most {
             let candidates = open.iter().filter(|(_, taken)| !crowded_here || is_here(taken));
             let longest = candidates.filter_map(|(number, taken)| Some((taken.idle?, *number))).min();
-            let gone = longest.and_then(|(_, number)| open.remove(&number))?;
+            let (number, gone) = longest.and_then(|(_, number)| open.remove_entry(&number))?;
             gone.leave.notify_one();
+            leaving.push_back((number, gone.end));
+            if leaving.len() > LINGERING
+                && let Some((_, first)) = leaving.pop_front()
+            {
+                first.notify_one();
+            }
         }
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let leave = Arc::new(Notify::new());
-        open.insert(number, Taken { prefix, idle: Some(Instant::now()), under_way: 0, leave: Arc::clone(&leave) });
-        Some(Seat { connections: Arc::clone(self), number, leave })
+        let (leave, end) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (idle, seen) = (Some(Instant::now()), (Arc::clone(&leave), Arc::clone(&end)));
+        open.insert(number, Taken { prefix, idle, under_way: 0, leave: seen.0, end: seen.1 });
+        Some(Seat { connections: Arc::clone(self), number, leave, end })
     }
 
-    fn open(&self) -> MutexGuard<'_, BTreeMap<u64, Taken>> {
+    fn open(&self) -> MutexGuard<'_, Places> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -130,7 +149,7 @@ impl Connections {
 impl Seat {
     /// It has questions to be answered from now on, or none any more.
     fn is_busy(&self, busy: bool) {
-        if let Some(taken) = self.connections.open().get_mut(&self.number) {
+        if let Some(taken) = self.connections.open().taken.get_mut(&self.number) {
             taken.idle = Some(Instant::now()).filter(|_| !busy);
         }
     }
@@ -142,7 +161,7 @@ impl Seat {
     }
 
     fn count(&self, change: impl FnOnce(usize) -> usize) {
-        if let Some(taken) = self.connections.open().get_mut(&self.number) {
+        if let Some(taken) = self.connections.open().taken.get_mut(&self.number) {
             taken.under_way = change(taken.under_way);
             taken.idle = Some(Instant::now()).filter(|_| taken.under_way == 0);
         }
@@ -152,6 +171,11 @@ impl Seat {
     pub(crate) async fn lost(&self) {
         self.leave.notified().await;
         metrics::counter!("atoll_dns_connections_evicted_total").increment(1);
+    }
+
+    /// Once it has lost its place and too many others have since: it may not even say goodbye.
+    pub(crate) async fn ended(&self) {
+        self.end.notified().await;
     }
 }
 
@@ -166,7 +190,9 @@ impl Drop for Answering {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.connections.open().remove(&self.number);
+        let mut places = self.connections.open();
+        places.taken.remove(&self.number);
+        places.leaving.retain(|(number, _)| *number != self.number);
     }
 }
 
@@ -384,3 +410,32 @@ impl Questions {
 
 /// Bytes that there is room for when more is read.
 const CHUNK: usize = 512;
+/// Connections beyond the bounds that may take a moment to end. \[guess\]
+const LINGERING: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Waker},
+    };
+
+    use super::*;
+
+    #[test]
+    fn of_those_whose_place_was_given_away_no_more_linger_than_the_bound() {
+        let connections = Arc::new(Connections::default());
+        let seat = |_| connections.seat(([192, 0, 2, 1], 1).into(), 1, 1).expect("the one before idles");
+        let mut seats: Vec<Seat> = (0..LINGERING + 2).map(seat).collect();
+        let is_cut = |seat: &Seat| pin!(seat.ended()).poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        assert_eq!(seats.iter().map(is_cut).filter(|cut| *cut).count(), 1, "the last sits, as many linger");
+        assert_eq!(connections.open().leaving.len(), LINGERING);
+        // One that has ended makes room for another to linger.
+        seats.remove(1);
+        seats.push(seat(0));
+        assert!(!seats.iter().any(is_cut));
+        drop(seats);
+        let places = connections.open();
+        assert!(places.taken.is_empty() && places.leaving.is_empty());
+    }
+}

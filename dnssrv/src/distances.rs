@@ -1,7 +1,12 @@
 //! How far the network's nodes are from one prefix, each as it measured it itself, and which proxies are near enough for clients
 //! there. A cluster's threshold bounds the distance between its nodes; from outside it, one may be near some of them only.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use atoll_overlay::Level;
 
@@ -36,14 +41,16 @@ impl Distances {
     }
 
     /// The proxies of a cluster of a level that clients of the prefix are best sent to: all that are under the innermost threshold,
-    /// if some are; else, farther out, those nearly as near as the nearest; in place of missing measurements, unless one
-    /// is nearer than a wide cluster is wide, those nobody measured, but for `asked` ones, who are still to say. All of them if nothing was measured; never none.
+    /// if some are; else, farther out, those nearly as near as the nearest. Too few of them are filled up with those nobody measured:
+    /// not with `asked` ones, who are still to say, and in a wide cluster, where one is nearer than it is wide, only with `mute` ones,
+    /// whom nobody asks. All of them if nothing was measured; never none.
     pub(crate) fn nearest(
         &self,
         level: Level,
         thresholds: &[Duration],
         proxies: &[Proxy],
         asked: &[Server],
+        mute: &BTreeSet<IpAddr>,
     ) -> Vec<Proxy> {
         let rtt = |proxy: &Proxy| {
             let addresses = [proxy.v4.map(IpAddr::V4), proxy.v6.map(IpAddr::V6)];
@@ -71,8 +78,11 @@ impl Distances {
             let is = |server: &Server| server.addresses().any(|address| proxy.has(address));
             !near.is_empty() && asked.iter().any(is)
         };
-        let unknown = unknown.into_iter().filter(|proxy| !is_asked(proxy));
-        let fill: Vec<&Proxy> = if near.len() < ENOUGH && !is_sure { unknown.collect() } else { Vec::new() };
+        // They share a cluster with this server; at level 0 nothing says that they are any nearer than the rest of the world.
+        let is_mute =
+            |proxy: &Proxy| level > Level::GLOBAL && !self.awaited && mute.iter().any(|address| proxy.has(*address));
+        let fills = |proxy: &&Proxy| near.len() < ENOUGH && !is_asked(proxy) && (!is_sure || is_mute(proxy));
+        let fill: Vec<&Proxy> = unknown.into_iter().filter(fills).collect();
         near.into_iter().chain(fill).cloned().collect()
     }
 
@@ -115,7 +125,7 @@ mod tests {
             distances.insert(address(*last).into(), Duration::from_millis(*millis));
         }
         let thresholds = [60, 20].map(Duration::from_millis);
-        let near = distances.nearest(Level(level), &thresholds, &proxies, &[]);
+        let near = distances.nearest(Level(level), &thresholds, &proxies, &[], &BTreeSet::new());
         let lasts: Vec<u8> = near.iter().map(|proxy| proxy.v4.unwrap().octets()[3]).collect();
         assert_eq!(lasts, expected, "{measured:?} at level {level}");
     }
@@ -145,7 +155,8 @@ mod tests {
             .collect();
         let thresholds = [60, 20].map(Duration::from_millis);
         let mut distances = Distances::default();
-        let named = |distances: &Distances| distances.nearest(Level(2), &thresholds, &proxies, &[]).len();
+        let named =
+            |distances: &Distances| distances.nearest(Level(2), &thresholds, &proxies, &[], &BTreeSet::new()).len();
         assert_eq!(named(&distances.awaiting(true)), 2, "never none");
         distances.insert([192, 0, 2, 1].into(), Duration::from_millis(17));
         assert_eq!([true, false].map(|awaited| named(&distances.awaiting(awaited))), [1, 2]);
@@ -182,7 +193,7 @@ mod tests {
         let mut distances = Distances::default();
         // The third serves no DNS: nobody can ask it.
         let named = |distances: &Distances| {
-            let near = distances.nearest(Level(2), &thresholds, &proxies, &[server(2)]);
+            let near = distances.nearest(Level(2), &thresholds, &proxies, &[server(2)], &BTreeSet::new());
             near.iter().map(|proxy| proxy.v4.unwrap().octets()[3]).collect::<Vec<_>>()
         };
         assert_eq!(named(&distances), [1, 2, 3]);
@@ -190,6 +201,29 @@ mod tests {
         assert_eq!((named(&distances), distances.lack(&[server(2)])), (vec![1, 3], true));
         distances.insert([192, 0, 2, 2].into(), Duration::from_millis(12));
         assert_eq!((named(&distances), distances.lack(&[server(2)])), (vec![1, 2], false));
+    }
+
+    #[test]
+    fn a_wide_clusters_few_near_ones_are_filled_up_with_those_nobody_asks_and_no_others() {
+        let proxies: Vec<Proxy> = (1..=6)
+            .map(|last| Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100, port: 0 })
+            .collect();
+        // The second is a server of DNS that was not asked, or did not say.
+        let mute: BTreeSet<IpAddr> = (3..=6).map(|last| IpAddr::from([192, 0, 2, last])).collect();
+        let thresholds = [60, 20].map(Duration::from_millis);
+        let mut distances = Distances::default();
+        let named = |distances: &Distances, level| {
+            let near = distances.nearest(Level(level), &thresholds, &proxies, &[], &mute);
+            near.iter().map(|proxy| proxy.v4.unwrap().octets()[3]).collect::<Vec<_>>()
+        };
+        distances.insert([192, 0, 2, 1].into(), Duration::from_millis(30));
+        assert_eq!(named(&distances, 1), [1, 3, 4, 5, 6]);
+        assert_eq!(named(&distances, 0), [1], "they may be anywhere");
+        assert_eq!(named(&distances.awaiting(true), 1), [1], "others may turn out to be near in a moment");
+        distances.insert([192, 0, 2, 4].into(), Duration::from_millis(90));
+        assert_eq!(named(&distances, 1), [1, 3, 5, 6], "its clients' connections told");
+        distances.insert([192, 0, 2, 2].into(), Duration::from_millis(33));
+        assert_eq!(named(&distances, 1), [1, 2], "enough are known");
     }
 
     #[test]

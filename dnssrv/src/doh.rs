@@ -64,16 +64,23 @@ pub(crate) async fn serve(
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).max_concurrent_streams(STREAMS).max_header_list_size(HEAD);
         builder.max_pending_accept_reset_streams(RESETS).max_local_error_reset_streams(RESETS);
-        until(over, builder.serve_connection(stream, service), http2::Connection::graceful_shutdown).await;
+        let connection = builder.serve_connection(stream, service);
+        until((over, seat.ended()), connection, http2::Connection::graceful_shutdown).await;
     } else {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(usize::try_from(HEAD).unwrap_or(8192));
-        until(over, builder.serve_connection(stream, service), http1::Connection::graceful_shutdown).await;
+        let connection = builder.serve_connection(stream, service);
+        until((over, seat.ended()), connection, http1::Connection::graceful_shutdown).await;
     }
 }
 
-/// Serves a connection to its end, or until it is over; then its client is told, and what is under way may end.
-async fn until<C: Future>(over: impl Future<Output = ()>, connection: C, tell: impl FnOnce(Pin<&mut C>)) {
+/// Serves a connection to its end, or until it is over; then its client is told, and what is under way may end, unless it is to end at
+/// once.
+async fn until<C: Future>(
+    (over, ended): (impl Future<Output = ()>, impl Future<Output = ()>),
+    connection: C,
+    tell: impl FnOnce(Pin<&mut C>),
+) {
     let mut connection = pin!(connection);
     tokio::select! {
         _ = &mut connection => return,
@@ -81,7 +88,10 @@ async fn until<C: Future>(over: impl Future<Output = ()>, connection: C, tell: i
     }
     tell(connection.as_mut());
     // One that does not listen is cut.
-    let _ = timeout(LAST_WORDS, connection).await;
+    tokio::select! {
+        _ = timeout(LAST_WORDS, connection) => {}
+        () = ended => {}
+    }
 }
 
 /// Ready once nothing was asked for a whole span.

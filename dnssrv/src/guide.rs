@@ -49,10 +49,11 @@ impl Guide {
         self.redirector.lead(now, Site::of(host, port), client.to_canonical())
     }
 
-    /// Whether this is a proxy of another cluster that clients were led to lately.
+    /// Whether this is a proxy that clients may be led to: one known here, or one of another cluster that some were led to lately.
     #[must_use]
     pub fn names(&self, proxy: SocketAddr) -> bool {
-        self.redirector.foreign(Instant::now()).contains(&proxy)
+        let is_it = |known: &Proxy| known.targets().any(|target| target == proxy);
+        self.redirector.roster().proxies().any(is_it) || self.redirector.foreign(Instant::now()).contains(&proxy)
     }
 
     /// A client's connection was made within this time, as the system saw it.

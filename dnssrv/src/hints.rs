@@ -98,8 +98,10 @@ async fn ask(redirector: &Redirector, prefix: Prefix) {
     let near: Vec<(Near, Duration)> =
         near.iter().filter_map(|value| Some((Near::decode(&value.value)?, value.ttl))).collect();
     let is_latest = |(one, _): &&(Near, Duration)| !near.iter().any(|(other, _)| one.is_before(other));
-    // The innermost cluster, then the nearest.
-    let near = near.iter().filter(is_latest).max_by_key(|(near, _)| (near.level, std::cmp::Reverse(near.rtt)));
+    // One that is not known to be dead, of these the innermost cluster, then the nearest.
+    let roster = redirector.roster();
+    let rank = |near: &Near| (roster.lives(near), near.level, std::cmp::Reverse(near.rtt));
+    let near = near.iter().filter(is_latest).max_by_key(|(near, _)| rank(near));
     let near = near.cloned();
     let seen = seen.iter().filter_map(|value| Some((value.holder, hint(&value.value)?)));
     redirector.asked(Instant::now(), prefix, near, seen.collect());

@@ -338,6 +338,11 @@ mod tests {
 
     /// A redirector with nine proxies at each level, of them four with IPv6, and a client near, one far and one unknown.
     fn redirector(mode: Mode) -> Arc<Redirector> {
+        redirector_of(mode, 0)
+    }
+
+    /// The same; a site is hot from so many questions a second.
+    fn redirector_of(mode: Mode, hot: u32) -> Arc<Redirector> {
         let me = NodeInfo {
             v4: vec![[192, 0, 2, 1].into()],
             http_ports: vec![80],
@@ -353,7 +358,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "192.0.1.0/24 level 1\n").unwrap();
         let overrides = Some(file.path().to_owned());
-        let config = Config { mode, records, overrides, hot: 0, ..Config::default() };
+        let config = Config { mode, records, overrides, hot, ..Config::default() };
         let (redirector, ..) = Redirector::new(config, Arc::new(Alone::new(me))).unwrap();
         let proxy = |last: u8| Proxy {
             v4: Some([192, 0, 2, last].into()),
@@ -388,9 +393,20 @@ mod tests {
 
     impl Both {
         fn new(mode: Mode) -> Self {
-            let redirector = redirector(mode);
+            Self::of(redirector(mode))
+        }
+
+        fn of(redirector: Arc<Redirector>) -> Self {
             let hot = Mutex::new(Hot::new(Arc::clone(&redirector)));
             Self { redirector, hot, now: Instant::now() }
+        }
+
+        /// The fast path's answer, to whom it knows.
+        fn reply(&self, query: &[u8], from: IpAddr) -> Vec<u8> {
+            let mut reply = Vec::new();
+            let hit = self.hot.lock().unwrap().answer(self.now, query, SocketAddr::new(from, 5353), &mut reply);
+            assert_eq!(hit, Hit::Done);
+            reply
         }
 
         /// Asks both paths; what the fast one answers is what the whole one does. Says whether it answered.
@@ -482,6 +498,49 @@ mod tests {
             let mut reply = Vec::new();
             both.hot.lock().unwrap().answer(both.now, &query, SocketAddr::new(from, 5353), &mut reply);
             assert_eq!(ttl(&reply, query.len()), expected, "{from}, doubtful: {doubtful}");
+        }
+    }
+
+    #[test]
+    fn a_hot_sites_questions_are_answered_alike_whatever_part_of_its_proxies_a_prefix_is_given() {
+        let both = Both::of(redirector_of(Mode::Direct, 1));
+        let then = both.now.checked_sub(Duration::from_secs(90)).unwrap();
+        let query = question(b"www.example.com.nyud.example", 1, 0, &[]);
+        // Until its set is as wide as it gets: both paths count the questions of a second.
+        for _ in 0..64 {
+            both.redirector.respond(both.now, &query, SocketAddr::new(NEAR, 5353), Transport::Tcp, None);
+        }
+        let mut replies = BTreeSet::new();
+        for third in 0..16 {
+            let from = IpAddr::from([203, 0, third, 53]);
+            both.redirector.measured(then, Prefix::of(from), Source::TcpConnect, Duration::from_millis(5));
+            both.redirector.asked(then, Prefix::of(from), None, Vec::new());
+            for _ in 0..3 {
+                assert!(both.check(&query, from), "{from}");
+            }
+            replies.insert(both.reply(&query, from));
+        }
+        assert!(replies.len() > 1, "each prefix has its turn");
+    }
+
+    #[test]
+    fn of_a_level_only_the_near_ones_are_named_on_both_paths() {
+        let both = Both::new(Mode::Direct);
+        let address = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let me =
+            crate::roster::Server { id: Key::ZERO.into(), v4: Some([192, 0, 2, 1].into()), v6: None, cluster: None };
+        both.redirector.set_roster(Roster { me: Some(me), ..Roster::clone(&both.redirector.roster()) });
+        both.redirector.measured(both.now, Prefix::of(NEAR), Source::TcpConnect, Duration::from_millis(5));
+        let heard = [(3, 9), (4, 12), (5, 40)].map(|(last, rtt)| (address(last), Duration::from_millis(rtt)));
+        both.redirector.clients().heard(both.now, Prefix::of(NEAR), heard);
+        for (kind, answers) in [(1, 2), (28, 1)] {
+            let query = question(b"www.example.com.nyud.example", kind, 0, &[]);
+            assert!(both.check(&query, NEAR), "{kind}");
+            let reply = both.reply(&query, NEAR);
+            assert_eq!(reply[7], answers, "{kind}");
+            let last = |at: usize| *reply[..reply.len() - at * 16].last().unwrap();
+            let named: Vec<u8> = if kind == 1 { vec![last(0), last(1)] } else { vec![last(0)] };
+            assert!(named.iter().all(|named| [1, 3, 4].contains(named)), "{named:?}");
         }
     }
 

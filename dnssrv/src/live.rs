@@ -129,6 +129,7 @@ impl Watch {
             for (node, secure) in proxies.iter().filter_map(|node| Some((node, Secure::of(node, wall)?))) {
                 roster.secure.extend(targets(node).map(|target| (target.ip(), secure.clone())));
             }
+            roster.mute.extend(mute_of(&proxies));
             let members = proxies.iter().chain(&servers).map(|node| node.id).collect();
             let servers = servers.iter().filter(|node| node.id != me.id && !node.draining).map(server).collect();
             let cluster = clusters.iter().find(|info| info.level == level).map_or(Key::ZERO, |info| info.cluster);
@@ -139,9 +140,14 @@ impl Watch {
             rings.push((proxies, ring));
         }
         let myself = Some(self.myself(&me)).filter(|_| !leaving || last_server);
+        let asked = || index.nodes(&query(Level::GLOBAL, Roles::DNSSRV)).into_iter().chain([me.clone()]);
+        asked().flat_map(|node| targets(&node)).for_each(|target| {
+            roster.mute.remove(&target.ip());
+        });
         self.last_good.forget(&unwilling);
         // Pointers in the index may still name them.
-        roster.dead = unwilling;
+        roster.dead.clone_from(&unwilling);
+        roster.unwilling = unwilling;
         self.retarget(&rings, &redirector.foreign(Instant::now()));
         self.seen = Seen { me: myself, rings, roster };
     }
@@ -206,14 +212,21 @@ impl Watch {
     fn seen_of<'p>(&self, proxies: impl Iterator<Item = &'p Proxy>) -> (usize, usize) {
         let answering = self.targets.iter().filter(|(_, target)| target.live == Some(true));
         let answering: BTreeSet<IpAddr> = answering.map(|(address, _)| address.ip()).collect();
-        let mut known: BTreeMap<IpAddr, bool> = BTreeMap::new();
+        // One may have been seen over either family alone, or over both: those first, so that these find them.
+        let mut proxies: Vec<&Proxy> = proxies.collect();
+        proxies.sort_by_key(|proxy| proxy.v4.is_none() || proxy.v6.is_none());
+        let (mut numbers, mut answers) = (BTreeMap::new(), Vec::new());
         for proxy in proxies {
             let addresses = || proxy.v4.map(IpAddr::V4).into_iter().chain(proxy.v6.map(IpAddr::V6));
-            if let Some(first) = addresses().next() {
-                *known.entry(first).or_default() |= addresses().any(|address| answering.contains(&address));
+            let number = addresses().find_map(|address| numbers.get(&address).copied()).unwrap_or(answers.len());
+            numbers.extend(addresses().map(|address| (address, number)));
+            let good = addresses().any(|address| answering.contains(&address));
+            match answers.get_mut(number) {
+                Some(answers) => *answers |= good,
+                None => answers.push(good),
             }
         }
-        (known.values().filter(|answers| **answers).count(), known.len())
+        (answers.iter().filter(|answers| **answers).count(), answers.len())
     }
 
     /// Whether so few are live that this server's own sight is the likelier fault: then all are named again, for to send
@@ -300,6 +313,12 @@ fn targets(node: &NodeInfo) -> impl Iterator<Item = SocketAddr> + use<> {
     let v4 = node.v4.first().copied().map(IpAddr::V4);
     let v6 = node.v6.first().copied().map(IpAddr::V6);
     v4.into_iter().chain(v6).map(move |address| SocketAddr::new(address, port))
+}
+
+/// The addresses of those of these proxies that are no servers of the zone.
+fn mute_of(proxies: &[NodeInfo]) -> impl Iterator<Item = IpAddr> {
+    let mute = proxies.iter().filter(|node| !node.roles.contain(Roles::DNSSRV));
+    mute.flat_map(targets).map(|target| target.ip())
 }
 
 /// A proxy's share against others: what it wants, less the busier it is past half of what it can, and less as its quota runs out.
@@ -526,6 +545,25 @@ mod tests {
         assert_eq!(watch.roster(later).doubtful, [false], "long dead, they are nobody's hope");
         watch.health.doubt = 0;
         assert_eq!(watch.roster(now).doubtful, [false], "switched off");
+    }
+
+    #[test]
+    fn a_proxy_of_two_families_is_one_whichever_of_them_it_was_seen_over() {
+        let watch = watch();
+        let proxy = |v4: Option<u8>, v6: Option<u16>| Proxy {
+            v4: v4.map(|last| [127, 0, 0, last].into()),
+            v6: v6.map(|last| [0x2001, 0xdb8, 0, 0, 0, 0, 0, last].into()),
+            load: 0,
+            weight: 100,
+            port: 8080,
+        };
+        for proxies in [
+            [proxy(Some(1), None), proxy(None, Some(1)), proxy(Some(1), Some(1))],
+            [proxy(None, Some(1)), proxy(Some(1), Some(1)), proxy(Some(1), None)],
+        ] {
+            assert_eq!(watch.seen_of(proxies.iter()), (0, 1), "{proxies:?}");
+        }
+        assert_eq!(watch.seen_of([proxy(Some(1), Some(1)), proxy(Some(2), None)].iter()), (0, 2));
     }
 
     #[test]

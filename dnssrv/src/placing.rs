@@ -8,7 +8,10 @@ use std::{
 };
 
 use atoll_overlay::{Level, NodeId, NodeInfo, Prefix};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{Name, RecordType},
+};
 
 use crate::{
     Explanation, Probes, Source,
@@ -77,6 +80,7 @@ impl Redirector {
             let least = self.config.thresholds.get(shared).copied().unwrap_or_default();
             clients.measured(now, prefix, Source::Neighbour, rtt.max(least));
         }
+        let near = clients.prefer_living(now, prefix, near, |near| roster.lives(near));
         clients.asked(now, prefix, near);
         let placement = clients.placement(now, prefix, self.config.sources.hints);
         drop(clients);
@@ -153,9 +157,9 @@ impl Redirector {
         self.is_ours_to_measure(address) || self.config.listen.iter().any(|own| is_private(own.ip()))
     }
 
-    /// Whether an address that another server names may be measured. A datagram's sender can be forged, so inside this server's own
-    /// networks only what its operator lists; and the loopback, where it is itself served there.
-    fn may_scout(&self, address: IpAddr) -> bool {
+    /// Whether an address that another server names may be measured, and others asked to measure it. A datagram's sender can be forged,
+    /// so inside this server's own networks only what its operator lists; and the loopback, where it is itself served there.
+    pub(crate) fn may_scout(&self, address: IpAddr) -> bool {
         let is_served_there = || self.config.listen.iter().any(|own| own.ip().to_canonical().is_loopback());
         self.is_ours_to_measure(address) || (address.to_canonical().is_loopback() && is_served_there())
     }
@@ -232,6 +236,10 @@ impl Redirector {
 
     /// Sends scouts if it is time.
     fn send_scouts(&self, now: Instant, quest: Quest) {
+        // What is private to others is another machine to each, and they refuse it.
+        if !self.may_scout(quest.address) {
+            return;
+        }
         let (prefix, roster) = (Prefix::of(quest.address), self.roster());
         let lacks = |placement: &Placement| {
             placement.near.is_none() && placement.distances.lack(self.asked_at(&roster, placement))
@@ -263,10 +271,12 @@ impl Redirector {
 
     /// The nearest cluster that scouts found, if it is nearer than this server's, and how far they are.
     pub(crate) fn scouts_found(&self, prefix: Prefix, near: Option<Near>, scouts: Scouts) {
-        let now = Instant::now();
+        let (now, roster) = (Instant::now(), self.roster());
         let mut clients = self.clients();
         let found = near.as_ref().is_some_and(|near| near.level == self.zone().innermost());
-        clients.scouted(now, prefix, near.map(|near| (near, TOLD_FOR)), scouts);
+        let near = near.map(|near| (near, TOLD_FOR));
+        let near = clients.prefer_living(now, prefix, near, |near| roster.lives(near));
+        clients.scouted(now, prefix, near, scouts);
         drop(clients);
         if found || scouts > Scouts::Out {
             self.waiters().release(prefix);
@@ -287,8 +297,8 @@ impl Redirector {
             return None;
         }
         if !self.may_scout(address) {
-            // As one who cannot tell.
-            return Some(Resolved::Answer(scout_answer(&query.name, &Report { rtt: None, near: None }), 0));
+            // No report: one without a distance would say that it is too far to tell.
+            return Some(Resolved::Answer(Answer::of(ResponseCode::Refused), 0));
         }
         let prefix = Prefix::of(address);
         let wait = self.config.probe.wait;
@@ -346,7 +356,8 @@ impl Redirector {
         let own = placement.level > Level::GLOBAL && placement.near.is_none() && !placement.placed;
         let (rtt, ring) = (placement.rtt?, roster.rings.get(usize::from(placement.level.0)).filter(|_| own)?);
         let asked = self.asked_at(roster, placement);
-        let proxies = placement.distances.nearest(placement.level, &self.config.thresholds, &ring.live, asked);
+        let proxies =
+            placement.distances.nearest(placement.level, &self.config.thresholds, &ring.live, asked, &roster.mute);
         let servers: Vec<_> = roster.me.iter().chain(&ring.servers).take(3).cloned().collect();
         let named = !proxies.is_empty() && !servers.is_empty();
         named.then_some(Near {
@@ -542,10 +553,14 @@ mod tests {
             let went = probes.try_recv().is_ok();
             assert_eq!(matches!(resolved, Some(Resolved::Wait(_))), went);
             if let Some(Resolved::Answer(answer, _)) = resolved {
-                let report = scout::read_answer(&answer).expect("well formed");
-                assert_eq!((report.rtt, report.near), (None, None));
+                assert_eq!((answer.code, scout::read_answer(&answer)), (ResponseCode::Refused, None));
                 assert!(errands.try_recv().is_err(), "and nobody is asked");
             }
+            // The same of one who asks here: others are sent where this server would go.
+            let prefix = Prefix::of(address);
+            redirector.measured(Instant::now(), prefix, Source::TcpConnect, Duration::from_millis(70));
+            redirector.probed(address, true);
+            assert_eq!(matches!(errands.try_recv(), Ok(Errand::Search(_))), went, "{address}");
             went
         };
         let inside: [IpAddr; 6] = ["10.0.0.7", "192.168.1.1", "169.254.169.254", "fd00::1", "fe80::1", "127.0.0.1"]
@@ -562,9 +577,46 @@ mod tests {
     }
 
     #[test]
+    fn a_nearer_cluster_whose_proxies_are_dead_gives_way_to_a_wider_one_that_lives() {
+        let (redirector, _errands) = redirector();
+        let (now, prefix, hour) = (Instant::now(), Prefix::of(RESOLVER), Duration::from_secs(3600));
+        let near = |level, last| Near {
+            level: Level(level),
+            rtt: Duration::from_millis(4),
+            cluster: Key::from_bytes([last; 20]),
+            servers: vec![Server { id: Key::from_bytes([last; 20]).into(), v4: None, v6: None, cluster: None }],
+            proxies: vec![Proxy { v4: Some([192, 0, 2, last].into()), v6: None, load: 0, weight: 100, port: 80 }],
+            epoch: 1,
+        };
+        let die = |dead: &[u8]| {
+            let dead = dead.iter().map(|last| IpAddr::from([192, 0, 2, *last])).collect();
+            redirector.set_roster(Roster { dead, ..Roster::clone(&redirector.roster()) });
+        };
+        let level = |at, heard| {
+            let at = now + Duration::from_secs(at);
+            redirector.asked(at, prefix, Some((heard, hour)), Vec::new());
+            redirector.clients().placement(at, prefix, true).level.0
+        };
+        assert_eq!([level(0, near(2, 70)), level(60, near(1, 80))], [2, 2], "the get did not hear of it, no more");
+        die(&[70]);
+        let earlier = Near { epoch: 0, proxies: near(1, 80).proxies, ..near(1, 70) };
+        assert_eq!(level(60, earlier), 2, "not even where it lives");
+        assert_eq!([level(61, near(1, 80)), level(62, near(2, 70))], [1, 1]);
+        die(&[70, 80]);
+        assert_eq!(level(63, near(2, 70)), 2, "neither is better");
+        die(&[70]);
+        redirector.scouts_found(prefix, Some(near(1, 80)), Scouts::Back);
+        assert_eq!(redirector.clients().placement(now, prefix, true).level.0, 1);
+        die(&[]);
+        assert_eq!(level(64, near(2, 70)), 2);
+    }
+
+    #[test]
     fn what_a_busy_moment_made_look_far_is_told_as_near_once_a_quieter_one_measured_it() {
         let (redirector, mut errands) = redirector();
         let (now, prefix) = (Instant::now(), Prefix::of(RESOLVER));
+        let mute = [[192, 0, 2, 2].into()].into();
+        redirector.set_roster(Roster { mute, ..Roster::clone(&redirector.roster()) });
         let mut told = || {
             redirector.came_nearer(prefix);
             match errands.try_recv() {
@@ -573,7 +625,7 @@ mod tests {
             }
         };
         redirector.measured(now, prefix, Source::TcpConnect, Duration::from_millis(41));
-        assert_eq!(told(), Some((1, 2)), "nobody knows how far the other is");
+        assert_eq!(told(), Some((1, 2)), "nobody asks how far the other is");
         redirector.measured(now, prefix, Source::TcpConnect, Duration::from_millis(17));
         redirector.clients().heard(now, prefix, [(IpAddr::from([192, 0, 2, 2]), Duration::from_millis(24))]);
         assert_eq!(told(), Some((2, 1)), "and the other is not");

@@ -50,7 +50,7 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut wishes: mpsc::Receiver<
         if !turn.is_zero() {
             tokio::time::sleep(turn).await;
         }
-        if search && redirector.config.probe.sends_scouts() {
+        if search && redirector.config.probe.sends_scouts() && redirector.may_scout(address) {
             // Others look while this server does; without room for that it is found out a little later.
             redirector.errand(Errand::Ahead(address));
         }

@@ -358,7 +358,7 @@ impl Redirector {
             return None;
         }
         let asked = self.asked_at(&roster, &placement);
-        let near = placement.distances.nearest(placement.level, &self.config.thresholds, live, asked);
+        let near = placement.distances.nearest(placement.level, &self.config.thresholds, live, asked, &roster.mute);
         let all = near.len() == live.len();
         let decks = (!all).then(|| [Family::V4, Family::V6].map(|family| Deck::of(&near, family)));
         Some((placement.level, decks, self.placed_by(now, prefix, &placement)))

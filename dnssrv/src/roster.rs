@@ -29,13 +29,17 @@ pub(crate) struct Roster {
     pub(crate) rings: Vec<Ring>,
     /// Live proxies as they last were, by level: for the day when none is left.
     pub(crate) last_good: Vec<Vec<Proxy>>,
-    /// Addresses that were asked and did not answer.
+    /// Addresses that no answer names: they were asked and did not answer, or are `unwilling`.
     pub(crate) dead: Vec<IpAddr>,
+    /// Those of them whose nodes want no clients: they drain, say, and are no sign that anything is wrong.
+    pub(crate) unwilling: Vec<IpAddr>,
     /// Proxies that are only known from pointers, and that do not answer where these say.
     pub(crate) absent: Vec<SocketAddr>,
+    /// Addresses of proxies that are no servers of the zone: nobody asks them how far they are from anyone.
+    pub(crate) mute: BTreeSet<IpAddr>,
     /// Percent of proxies that must be seen alive for answers that name them to be kept long.
     pub(crate) doubt: u8,
-    /// Of each level, whether fewer are.
+    /// Of each level, whether fewer are. Of a foreign cluster see [`Self::choose_near`].
     pub(crate) doubtful: Vec<bool>,
     /// What proxies offer over TLS.
     pub(crate) secure: Offers,
@@ -184,25 +188,38 @@ impl Roster {
         want: Want,
         nearest: &dyn Fn(Level, &[Proxy]) -> Vec<Proxy>,
     ) -> Option<Choice> {
-        let alive = |address: IpAddr, port: u16| {
-            !self.dead.contains(&address) && !self.absent.contains(&SocketAddr::new(address, port))
-        };
-        let living = |proxy: &Proxy| Proxy {
-            v4: proxy.v4.filter(|v4| alive((*v4).into(), proxy.port)),
-            v6: proxy.v6.filter(|v6| alive((*v6).into(), proxy.port)),
-            ..proxy.clone()
-        };
-        let proxies: Vec<Proxy> =
-            near.proxies.iter().map(living).filter(|proxy| proxy.address(family).is_some()).collect();
-        let named = near.proxies.iter().filter(|proxy| proxy.address(family).is_some()).count();
+        let living = near.proxies.iter().map(|proxy| self.living(proxy));
+        let proxies: Vec<Proxy> = living.filter(|proxy| proxy.address(family).is_some()).collect();
+        // Of a foreign cluster this server knows what the pointer names, and looks at no more: of these so many must live. One that is
+        // not looked at yet counts as alive, and one that drains does not count.
+        let is_willing = |address: &IpAddr| !self.unwilling.contains(address);
+        let named = near.proxies.iter().filter_map(|proxy| proxy.address(family)).filter(is_willing).count();
         let doubtful = self.are_too_few(proxies.len(), named);
         let proxies = nearest(near.level, &proxies);
         let deck = Deck::of(&proxies, family);
         let addresses: Vec<IpAddr> = deck.pick(site, want).addresses().to_vec();
         let lacks_v6 = family == Family::V6 && near.proxies.iter().all(|proxy| proxy.v6.is_none());
-        let is_left = near.proxies.iter().any(|proxy| living(proxy).v4.is_some());
+        let is_left = near.proxies.iter().any(|proxy| self.living(proxy).v4.is_some());
         let found = !addresses.is_empty() || (lacks_v6 && is_left);
         found.then_some(Choice { addresses, standing: Standing::Live, level: near.level, deck, doubtful })
+    }
+
+    /// Whether some proxy of a foreign cluster was not found dead here.
+    pub(crate) fn lives(&self, near: &Near) -> bool {
+        let is_alive = |proxy: Proxy| proxy.v4.is_some() || proxy.v6.is_some();
+        near.proxies.iter().any(|proxy| is_alive(self.living(proxy)))
+    }
+
+    /// A foreign proxy with those of its addresses that were not found dead here.
+    fn living(&self, proxy: &Proxy) -> Proxy {
+        let alive = |address: IpAddr| {
+            !self.dead.contains(&address) && !self.absent.contains(&SocketAddr::new(address, proxy.port))
+        };
+        Proxy {
+            v4: proxy.v4.filter(|v4| alive((*v4).into())),
+            v6: proxy.v6.filter(|v6| alive((*v6).into())),
+            ..proxy.clone()
+        }
     }
 
     /// Whether so many of so many are too few for answers that name them to be kept long.

@@ -39,6 +39,7 @@ use crate::{
     client::Scouts,
     near::{Near, Reader},
     redirector::{Quest, Redirector},
+    roster::Roster,
     zone::Zone,
 };
 
@@ -127,7 +128,7 @@ impl Search {
             if report.near.is_some() || report.rtt.is_none() {
                 again.push(node);
             }
-            self.near = better(self.near.take(), report.near);
+            self.near = better(&self.redirector.roster(), self.near.take(), report.near);
             self.redirector.scouts_found(prefix, self.nearer(), Scouts::Out);
         }
         again
@@ -256,8 +257,8 @@ fn rounds(zone: &Zone, servers: &[NodeId], mut chosen: Vec<NodeInfo>, scouts: us
     rounds
 }
 
-fn better(one: Option<Near>, other: Option<Near>) -> Option<Near> {
-    one.into_iter().chain(other).max_by_key(|near| (near.level, std::cmp::Reverse(near.rtt)))
+fn better(roster: &Roster, one: Option<Near>, other: Option<Near>) -> Option<Near> {
+    one.into_iter().chain(other).max_by_key(|near| (roster.lives(near), near.level, std::cmp::Reverse(near.rtt)))
 }
 
 /// The name a scout is asked by.

@@ -208,15 +208,21 @@ impl ListForm {
 
 impl Asked {
     /// Reads a target. `not=X` is the manager's only if X names a peer, and `mirrorlist` only as it stands in the manual: all else
-    /// is the backend's, byte for byte.
+    /// is the backend's, byte for byte. Of many `not=` the first 16 are looked at.
     pub(crate) fn read(target: &str, names: impl Fn(&str) -> bool) -> Self {
         let whole = || Self { file: target.to_owned(), not: Vec::new(), list: None };
         let Some((path, query)) = target.split_once('?') else { return whole() };
         let mut asked = whole();
-        let mut kept = Vec::new();
+        let (mut kept, mut looks) = (Vec::new(), NOTS);
+        // Each costs a look at all who are known.
+        let mut is_named = |said: &str| {
+            let left = looks > 0;
+            looks = looks.saturating_sub(1);
+            left && names(said)
+        };
         for part in query.split('&') {
             match part.split_once('=') {
-                Some(("not", said)) if names(said) => asked.not.push(said.to_owned()),
+                Some(("not", said)) if is_named(said) => asked.not.push(said.to_owned()),
                 None if part == "mirrorlist" => asked.list = Some(ListForm::Page),
                 Some(("mirrorlist", "json")) => asked.list = Some(ListForm::Json),
                 _ => kept.push(part),
@@ -225,7 +231,6 @@ impl Asked {
         if asked.not.is_empty() && asked.list.is_none() {
             return asked;
         }
-        asked.not.truncate(NOTS);
         asked.file = if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) };
         asked
     }
@@ -240,7 +245,7 @@ pub(crate) const HEALTH: &str = "/.well-known/atoll/health";
 /// The name of the peer a client is led to, for `?not=`.
 pub(crate) const NODE: HeaderName = HeaderName::from_static("atoll-node");
 
-/// Peers a client may refuse at once.
+/// Peers a client may refuse at once: so many `not=` are looked at.
 const NOTS: usize = 16;
 
 #[cfg(test)]
@@ -250,6 +255,18 @@ mod tests {
     fn read(target: &str) -> (String, Vec<String>, Option<ListForm>) {
         let asked = Asked::read(target, |said| said == "0123456789abcdef" || said == "10.0.0.1:5001");
         (asked.file, asked.not, asked.list)
+    }
+
+    #[test]
+    fn so_many_peers_may_be_refused_at_once_and_no_more_are_looked_for() {
+        let looks = std::cell::Cell::new(0);
+        let nots = vec!["not=10.0.0.1:5001"; 2_700].join("&");
+        let asked = Asked::read(&format!("/a?{nots}"), |_| {
+            looks.set(looks.get() + 1);
+            true
+        });
+        assert_eq!((asked.not.len(), looks.get()), (NOTS, NOTS));
+        assert_eq!(asked.file.matches("not=").count(), 2_700 - NOTS, "the rest is the backend's");
     }
 
     #[test]

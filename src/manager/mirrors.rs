@@ -44,8 +44,8 @@ struct Mirror {
 }
 
 impl Mirrors {
-    /// All that is known of a choice. `by_dns`: whether it is that of DNS answers. `names`: see [`at`].
-    pub(super) fn new(url: &OriginUrl, (client, by_dns): (String, bool), order: &[Near], names: Option<&Zone>) -> Self {
+    /// All that is known of a choice. `names`: see [`at`].
+    pub(super) fn new(url: &OriginUrl, client: String, order: &[Near], names: Option<&Zone>) -> Self {
         let mirror = |near: &Near| Mirror {
             node: near.id.map_or_else(String::new, |id| id.to_string()),
             url: at(near, url, names),
@@ -58,9 +58,9 @@ impl Mirrors {
         };
         let because = match order.first() {
             None => "no proxy is alive, or this client refuses all".to_owned(),
-            Some(first) if by_dns && first.shares => format!(
+            Some(first) if first.named => format!(
                 "it is the first of the {} that DNS answers name to this network for this site (level {}); `atoll explain` says why",
-                order.iter().filter(|near| near.shares).count(),
+                order.iter().filter(|near| near.named).count(),
                 first.level
             ),
             Some(first) => format!(

@@ -7,7 +7,10 @@
 //! Beside `choose`, which spreads downloads that the manager itself counts: here nodes tell how busy they are, and nobody stands back
 //! who is not busy at all, so that a site stays in its few caches.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use atoll_dnssrv::Lead;
 use atoll_overlay::{Level, NodeId, NodeInfo};
@@ -31,7 +34,12 @@ pub(super) struct Near {
     pub(super) calm: bool,
     /// Whether it is one of the few nearest, which share the site's requests.
     pub(super) shares: bool,
+    /// Whether DNS answers name it to this client.
+    pub(super) named: bool,
 }
+
+/// The nodes of one level, the nearest first, with the address at which a client reaches each.
+pub(super) type Nodes = (Level, Vec<(NodeInfo, SocketAddr)>);
 
 /// What a choice is made for.
 #[derive(Debug, Clone, Copy)]
@@ -44,9 +52,8 @@ pub(super) struct Wanted<'w> {
     pub(super) not: &'w [String],
 }
 
-/// All that take clients, best first, each once. `levels` are the nodes of each level, the inmost first, the nearest first, with the
-/// address at which this client reaches them.
-pub(super) fn order(levels: &[(Level, Vec<(NodeInfo, SocketAddr)>)], wanted: Wanted<'_>) -> Vec<Near> {
+/// All that take clients, best first, each once. `levels` are those of each level, the inmost first.
+pub(super) fn order(levels: &[Nodes], wanted: Wanted<'_>) -> Vec<Near> {
     let mut seen = BTreeSet::new();
     let mut all = Vec::new();
     for (level, nodes) in levels {
@@ -67,16 +74,25 @@ pub(super) fn order(levels: &[(Level, Vec<(NodeInfo, SocketAddr)>)], wanted: Wan
 }
 
 /// The same, those that DNS answers lead this client to first.
-pub(super) fn led(levels: &[(Level, Vec<(NodeInfo, SocketAddr)>)], leads: &[Lead], wanted: Wanted<'_>) -> Vec<Near> {
+pub(super) fn led(levels: &[Nodes], leads: &[Lead], wanted: Wanted<'_>) -> Vec<Near> {
     let mut order = order(levels, wanted);
-    let is_known = |lead: &Lead| levels.iter().flat_map(|(_, nodes)| nodes).any(|(_, at)| at.ip() == lead.address);
     let mut first: Vec<Near> = Vec::new();
     for lead in leads {
-        match order.iter().position(|near| near.address.ip() == lead.address) {
-            Some(at) => first.push(order.remove(at)),
-            // It takes no clients, or has failed this one.
-            None if is_known(lead) => {}
-            None => first.extend(Near::at(*lead).filter(|near| !wanted.not.iter().any(|not| is_at(not, near.address)))),
+        let known =
+            levels.iter().flat_map(|(_, nodes)| nodes).find_map(|(node, _)| Some((node.id, reached(node, lead)?)));
+        let Some(address) = known.map(|(_, address)| address).or_else(|| Some((lead.address, lead.port?).into()))
+        else {
+            // Nobody says at which port it is.
+            continue;
+        };
+        let has_failed = wanted.not.iter().any(|not| is_at(not, address));
+        let at = known.and_then(|(id, _)| order.iter().position(|near| near.id == Some(id)));
+        match at.map(|at| order.remove(at)) {
+            _ if has_failed => {}
+            Some(near) => first.push(Near { address, named: true, ..near }),
+            None if known.is_none() => first.push(Near::at(address, lead.level)),
+            // It takes no clients, or has failed this one, or stands here already by another address.
+            None => {}
         }
     }
     // Where all that answers name have failed this client, those in reserve are as they were.
@@ -86,6 +102,16 @@ pub(super) fn led(levels: &[(Level, Vec<(NodeInfo, SocketAddr)>)], leads: &[Lead
     }
     first.append(&mut order);
     first
+}
+
+/// Where a node answers, if it is the one a lead speaks of: by whichever of its addresses, at its cleartext port.
+fn reached(node: &NodeInfo, lead: &Lead) -> Option<SocketAddr> {
+    let is_its = match lead.address {
+        IpAddr::V4(v4) => node.v4.contains(&v4),
+        IpAddr::V6(v6) => node.v6.contains(&v6),
+    };
+    let port = *node.http_ports.first().filter(|_| is_its)?;
+    lead.port.is_none_or(|said| said == port).then_some(SocketAddr::new(lead.address, port))
 }
 
 /// Whether a text names a node.
@@ -98,18 +124,18 @@ fn is_at(said: &str, address: SocketAddr) -> bool {
 }
 
 impl Near {
-    /// One that the index does not tell of; none if nobody says at which port it is.
-    fn at(lead: Lead) -> Option<Self> {
-        let address = SocketAddr::new(lead.address, lead.port?);
+    /// One that the index does not tell of.
+    const fn at(address: SocketAddr, level: Level) -> Self {
         let (load, weight, score) = (0, 1.0, 0.0);
-        Some(Self { id: None, address, level: lead.level, load, weight, score, calm: true, shares: true })
+        Self { id: None, address, level, load, weight, score, calm: true, shares: true, named: true }
     }
 
     fn of(node: &NodeInfo, address: SocketAddr, level: Level, site: &str) -> Self {
         let weight = f64::from(node.weight) / NORMAL_WEIGHT;
         let seed = choose::seed(&node.id.to_string());
         let score = choose::score(choose::seed(site), seed, weight);
-        Self { id: Some(node.id), address, level, load: node.load, weight, score, calm: true, shares: false }
+        let (id, load) = (Some(node.id), node.load);
+        Self { id, address, level, load, weight, score, calm: true, shares: false, named: false }
     }
 }
 

@@ -14,7 +14,7 @@
 //! Path and query, less what is the manager's, are handed on byte for byte. A redirect is for one client now: nobody may keep it.
 //! Its `Link: rel=duplicate` names two more proxies.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{cell::OnceCell, io, net::SocketAddr, sync::Arc};
 
 use atoll_dnssrv::Guide;
 use atoll_overlay::{Index, Key, Level, NodeInfo, NodesQuery, Roles};
@@ -31,7 +31,7 @@ use tokio::{
 use super::{
     desk::{Asked, ListForm, NODE},
     mirrors::{self, Mirrors},
-    near::{self, Wanted},
+    near::{self, Nodes, Wanted},
 };
 use crate::{
     accept::{self, Accept, Answer, Limits},
@@ -135,9 +135,11 @@ impl Answer<SocketAddr> for Redirector {
 impl Redirector {
     fn redirect(&self, client: SocketAddr, head: &request::Parts) -> Response<Full<Bytes>> {
         let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        let asked = Asked::read(target, |said| self.names(client, said));
+        let near = OnceCell::new();
+        let levels = || near.get_or_init(|| self.near(client)).as_slice();
+        let asked = Asked::read(target, |said| self.names(levels(), said));
         let (result, answer) = match destination(self.zone.as_ref().as_ref(), head, &asked.file) {
-            Destination::Origin(url) => self.lead(client, &url, &asked, head),
+            Destination::Origin(url) => self.lead((client, levels()), &url, &asked, head),
             Destination::Here(page) => ("referer", found(&format!("{page}{target}"))),
             Destination::Refused(status, why) => ("refused", told(status, &why)),
         };
@@ -148,22 +150,20 @@ impl Redirector {
     /// To the best proxy for a URL, or the choice explained; with a word for the metrics.
     fn lead(
         &self,
-        client: SocketAddr,
+        (client, levels): (SocketAddr, &[Nodes]),
         url: &OriginUrl,
         asked: &Asked,
         head: &request::Parts,
     ) -> (&'static str, Response<Full<Bytes>>) {
         let site = url.authority();
         let wanted = Wanted { site: &site, spread: self.config.spread, not: &asked.not };
-        let levels = self.near(client);
         let order = match &self.guide {
-            Some(guide) => near::led(&levels, &guide.lead(url.host(), url.port(), client.ip()), wanted),
-            None => near::order(&levels, wanted),
+            Some(guide) => near::led(levels, &guide.lead(url.host(), url.port(), client.ip()), wanted),
+            None => near::order(levels, wanted),
         };
         let names = self.zone.as_ref().as_ref().filter(|_| self.config.names);
         if let Some(form) = asked.list {
-            let client = (truncated(client.ip()).to_string(), self.guide.is_some());
-            let mirrors = Mirrors::new(url, client, &order, names);
+            let mirrors = Mirrors::new(url, truncated(client.ip()).to_string(), &order, names);
             return ("mirrorlist", mirror_list(&mirrors, form, &head.headers));
         }
         let Some(first) = order.first() else { return ("no_proxy", self.nobody()) };
@@ -179,7 +179,7 @@ impl Redirector {
     }
 
     /// The proxies near a client, level by level, the inmost first, each with the address at which it reaches them.
-    fn near(&self, client: SocketAddr) -> Vec<(Level, Vec<(NodeInfo, SocketAddr)>)> {
+    fn near(&self, client: SocketAddr) -> Vec<Nodes> {
         let count = if self.guide.is_some() { GUIDED } else { CANDIDATES };
         let nodes = |level: Level| {
             let query = NodesQuery { level, count, target: Some(client.ip()), services: Roles::PROXY };
@@ -190,11 +190,12 @@ impl Redirector {
     }
 
     /// Whether a text names a node: any id does, also of one that has gone since; an address only of one that is known.
-    fn names(&self, client: SocketAddr, said: &str) -> bool {
+    fn names(&self, levels: &[Nodes], said: &str) -> bool {
         let is_one = |(node, address): &(NodeInfo, SocketAddr)| near::is_meant(said, node.id, *address);
-        let is_led_to = |guide: &Guide| said.parse().is_ok_and(|address| guide.names(address));
+        let address = said.strip_prefix("http://").unwrap_or(said);
+        let is_led_to = |guide: &Guide| address.parse().is_ok_and(|address| guide.names(address));
         said.parse::<Key>().is_ok()
-            || self.near(client).iter().any(|(_, nodes)| nodes.iter().any(is_one))
+            || levels.iter().any(|(_, nodes)| nodes.iter().any(is_one))
             || self.guide.as_ref().is_some_and(is_led_to)
     }
 

@@ -434,3 +434,37 @@ fn a_proxy_that_only_dns_knows_of_is_led_to_by_its_address_and_left_out_by_it() 
     assert_eq!(order(&[lead(7, None)], &[]), [own(true)], "nobody says at which port it is");
     assert_eq!(order(&[lead(7, Some(81))], &["127.0.0.2:8080"]).len(), 1);
 }
+
+#[test]
+fn a_lead_is_a_known_node_by_any_address_and_its_port_and_another_at_another_port() {
+    let both = NodeInfo { v6: vec!["2001:db8::1".parse().unwrap()], ..proxy("p", [192, 0, 2, 1]) };
+    let levels = vec![(Level(1), vec![(both, "[2001:db8::1]:8080".parse().unwrap())])];
+    let lead = |address: &str, port| atoll_dnssrv::Lead { address: address.parse().unwrap(), port, level: Level(1) };
+    let order = |leads: &[atoll_dnssrv::Lead], not: &[&str]| {
+        let not: Vec<String> = not.iter().map(|not| (*not).to_owned()).collect();
+        let order = near::led(&levels, leads, Wanted { site: "a.test", spread: 2, not: &not });
+        order.iter().map(|near| (near.address.to_string(), near.id.is_some(), near.named)).collect::<Vec<_>>()
+    };
+    let one = |address: &str, known, named| (address.to_owned(), known, named);
+    let (v4, v6) = ("192.0.2.1:8080", "[2001:db8::1]:8080");
+    // A client of IPv6 that answers lead over IPv4: the same node, once.
+    assert_eq!(order(&[lead("192.0.2.1", Some(8080))], &[]), [one(v4, true, true)]);
+    assert_eq!(order(&[lead("192.0.2.1", None)], &[]), [one(v4, true, true)]);
+    assert_eq!(order(&[lead("2001:db8::1", Some(8080)), lead("192.0.2.1", Some(8080))], &[]), [one(v6, true, true)]);
+    assert_eq!(order(&[lead("192.0.2.1", Some(8080))], &[v4]), [], "it failed by whichever address");
+    assert_eq!(order(&[lead("192.0.2.1", Some(81))], &[]), [one("192.0.2.1:81", false, true), one(v6, true, false)]);
+    assert_eq!(order(&[lead("192.0.2.1", Some(81))], &["192.0.2.1:81"]), [one(v6, true, false)]);
+}
+
+#[test]
+fn the_page_says_that_dns_answers_name_a_proxy_only_where_they_do() {
+    let url = OriginUrl::from_manager_path("/~/http/a.test/x").unwrap().unwrap();
+    let levels = vec![(Level(0), vec![(proxy("p", [127, 0, 0, 2]), "127.0.0.2:8080".parse().unwrap())])];
+    let lead = atoll_dnssrv::Lead { address: [127, 0, 0, 2].into(), port: Some(8080), level: Level(0) };
+    let page = |leads: &[atoll_dnssrv::Lead]| {
+        let order = near::led(&levels, leads, Wanted { site: "a.test", spread: 2, not: &[] });
+        Mirrors::new(&url, "127.0.0.0".to_owned(), &order, None).page()
+    };
+    assert!(page(&[lead]).contains("the first of the 1 that DNS answers name"));
+    assert!(!page(&[]).contains("DNS answers"));
+}

@@ -251,6 +251,61 @@ fn a_full_name_is_never_referred_to_a_level_it_may_come_from_below() {
 }
 
 #[test]
+fn what_is_doubted_is_kept_for_the_lesser_time_also_while_the_placement_is_not_settled() {
+    let mut scene = scene(2);
+    scene.config.ttl.doubtful = Duration::from_secs(2);
+    scene.roster.doubtful = vec![true; 3];
+    scene.placement.settled = false;
+    check(
+        &scene,
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+            NoError aa
+            an SITE.http.l2.l1.l0.Z 2 A 192.0.2.2
+            an SITE.http.l2.l1.l0.Z 2 A 192.0.2.3
+        "#]],
+    );
+    scene.config.ttl.doubtful = Duration::from_secs(9);
+    check(
+        &scene,
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+            NoError aa
+            an SITE.http.l2.l1.l0.Z 5 A 192.0.2.2
+            an SITE.http.l2.l1.l0.Z 5 A 192.0.2.3
+        "#]],
+    );
+}
+
+#[test]
+fn of_a_foreign_cluster_those_that_drain_raise_no_doubt() {
+    let mut scene = handed_over();
+    let near = scene.placement.near.as_mut().map(Arc::make_mut).expect("it is handed over");
+    near.proxies = (50..=54).map(proxy).collect();
+    let gone = |last: std::ops::RangeInclusive<u8>| last.map(|last| [192, 0, 2, last].into()).collect::<Vec<_>>();
+    scene.roster.dead = gone(50..=52);
+    check(
+        &scene,
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+            NoError aa
+            an SITE.http.l2.l1.l0.Z 5 A 192.0.2.54
+            an SITE.http.l2.l1.l0.Z 5 A 192.0.2.53
+        "#]],
+    );
+    scene.roster.unwilling = gone(50..=51);
+    check(
+        &scene,
+        "SITE.http.l2.l1.l0 A",
+        expect![[r#"
+            NoError aa
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.54
+            an SITE.http.l2.l1.l0.Z 30 A 192.0.2.53
+        "#]],
+    );
+}
+
+#[test]
 fn an_answer_is_never_empty_while_a_proxy_is_known() {
     let mut scene = scene(2);
     scene.roster.rings[2].live.clear();
