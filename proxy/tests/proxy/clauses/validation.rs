@@ -266,6 +266,38 @@ async fn a_head_renews_what_it_agrees_with() {
             ],
         ),
         (
+            "another, said to one with credentials",
+            vec![
+                stale(&[TAG, "X: old"]),
+                head(&[HOUR, "ETag: \"b\""]).with(&["Authorization: x"]),
+                confirmed(&[]).saw("If-None-Match: \"a\"").has("x", "old"),
+            ],
+        ),
+        (
+            "another and private, said to one with cookies",
+            vec![
+                stale(&[TAG, "X: old"]),
+                head(&["Cache-Control: private, max-age=60", "ETag: \"b\""]).with(&["Cookie: a=b"]),
+                confirmed(&[]).saw("If-None-Match: \"a\"").has("x", "old"),
+            ],
+        ),
+        (
+            "said to one who wants nothing stored",
+            vec![
+                stale(&[TAG, "X: old"]),
+                head(&[HOUR, TAG, "X: new"]).with(&["Cache-Control: no-store"]),
+                confirmed(&[]).saw("If-None-Match: \"a\"").has("x", "old"),
+            ],
+        ),
+        (
+            "another, said to one who wants nothing stored",
+            vec![
+                stale(&[TAG, "X: old"]),
+                head(&[HOUR, "ETag: \"b\""]).with(&["Cache-Control: no-store"]),
+                confirmed(&[]).saw("If-None-Match: \"a\"").has("x", "old"),
+            ],
+        ),
+        (
             "one that failed",
             vec![
                 get(&["Cache-Control: max-age=60, stale-while-revalidate=3600", STALE, TAG]),
