@@ -193,7 +193,7 @@ const BEYOND_ALL: u64 = u64::MAX >> 1;
 /// About what each part of several costs beside its bytes.
 const PART_HEAD: u64 = 128;
 
-fn strong_equal(one: &[u8], other: &[u8]) -> bool {
+pub(crate) fn strong_equal(one: &[u8], other: &[u8]) -> bool {
     one == other && one.starts_with(b"\"")
 }
 

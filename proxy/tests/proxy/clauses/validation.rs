@@ -200,6 +200,9 @@ async fn a_304_with_another_tag_renews_nothing() {
         ("weak", vec![stale(&[TAG, "X: old"]), other("ETag: W/\"b\""), again()]),
         ("strong of a weak one", vec![stale(&["ETag: W/\"a\"", "X: old"]), other("ETag: \"b\""), again()]),
         ("weak of a weak one", vec![stale(&["ETag: W/\"a\"", "X: old"]), other("ETag: W/\"b\""), again()]),
+        ("the same, but strong", vec![stale(&["ETag: W/\"a\"", "X: old"]), other("ETag: \"a\""), again()]),
+        ("strong where there was none", vec![stale(&[OLD, "X: old"]), other("ETag: \"b\""), again()]),
+        ("weak where there was none", vec![stale(&[OLD, "X: old"]), other("ETag: W/\"b\""), again()]),
         (
             "the same, weak",
             vec![stale(&[TAG, "X: old"]), confirmed(&["ETag: W/\"a\"", "X: new"]), get(&[]).stored(1).has("x", "new")],
