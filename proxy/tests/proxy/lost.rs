@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    support::{Do, Net, Origin, Response, config_for, get, noise, ok, soon, until},
+    support::{Do, Net, Origin, Response, config_for, get, info, noise, ok, soon, until},
     vouched::{key, overheard},
 };
 
