@@ -232,6 +232,10 @@ pub struct ProxyStatus {
     pub peer_lies: u64,
     /// The ids of those that were, and are left alone for now.
     pub liars: Vec<String>,
+    /// Times that an origin said otherwise than what a peer had signed.
+    pub peer_contradictions: u64,
+    /// The ids of those that were contradicted, each with the host of whose copies it is not believed for now.
+    pub doubted: Vec<String>,
     /// Fetches under way now.
     pub flights: u64,
     /// Client connections open now.
@@ -415,11 +419,21 @@ impl fmt::Display for ProxyStatus {
             f,
             "  origins: {origin_requests} requests ({origin_ungranted} ungranted), {origin_bytes} bytes; peers: {peer_bytes} bytes"
         )?;
-        if *peer_lies == 0 {
-            return Ok(());
+        if *peer_lies > 0 {
+            let liars: Vec<String> = liars.iter().map(|liar| short(liar)).collect();
+            writeln!(f, "  peers caught lying: {peer_lies} times; left alone for it: {}", words(&liars))?;
         }
-        let liars: Vec<String> = liars.iter().map(|liar| short(liar)).collect();
-        writeln!(f, "  caught lying {peer_lies} times; left alone for it: {}", words(&liars))
+        let Self { peer_contradictions, doubted, .. } = self;
+        if *peer_contradictions > 0 {
+            let doubted = doubted.iter().filter_map(|one| one.split_once(' '));
+            let doubted: Vec<String> = doubted.map(|(peer, host)| format!("{} of {host}", short(peer))).collect();
+            writeln!(
+                f,
+                "  peers contradicted by origins: {peer_contradictions} times; not believed: {}",
+                words(&doubted)
+            )?;
+        }
+        Ok(())
     }
 }
 

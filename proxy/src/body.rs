@@ -140,12 +140,13 @@ impl Body {
                 // A part may be sent before the whole is there, but all of it only once it was found whole.
                 return if part.from == 0 { waiter.read(&partial, at, PIECE).await.map(|_| None) } else { Ok(None) };
             }
-            // A crowd wakes at once: each gets a little before anybody gets much.
-            let is_first = at == part.from;
-            if at == part.from + FIRST as u64 {
+            // A crowd wakes at once: each gets a little of what is much before anybody gets more.
+            let in_crowd = waiter.is_in_company();
+            if in_crowd && at == part.from + FIRST as u64 {
                 tokio::task::yield_now().await;
             }
-            let max = if is_first { FIRST } else { PIECE }.min(usize::try_from(left).unwrap_or(PIECE));
+            let takes_turns = in_crowd && at == part.from && left > SMALL;
+            let max = if takes_turns { FIRST } else { PIECE }.min(usize::try_from(left).unwrap_or(PIECE));
             let Some(bytes) = waiter.read(&partial, at, max).await? else {
                 return if part.to.is_none() { Ok(None) } else { Err(Failure::ResponseIncomplete) };
             };
@@ -211,7 +212,8 @@ impl http_body::Body for Body {
 
 /// Bytes handed over at a time: enough to keep a socket busy, little for a slow client to hold.
 pub(crate) const PIECE: usize = 64 << 10;
-/// Bytes of a flight that a waiter gets before all others have had their turn. \[guess\]
+/// Bytes of a flight, of which more than [`SMALL`] are left, that a waiter gets before all others have had their turn. No setting, as
+/// [`PIECE`] is none: it bounds nothing, and says only in which order those are served who are all served anyway. \[guess\]
 const FIRST: usize = 16 << 10;
 
 /// Bodies up to this go out in one piece.

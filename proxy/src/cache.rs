@@ -381,11 +381,14 @@ impl Cache {
         self.liars.lied(peer);
     }
 
-    /// The origin of a URL says otherwise than what a peer signed.
-    pub(crate) fn contradicted(&self, peer: NodeId, url: &OriginUrl) {
-        tracing::warn!(%peer, %url, "a peer signed what the origin did not say to this node");
-        self.counters.liar();
-        self.liars.contradicted(peer, url.host());
+    /// The origin says otherwise than what a peer signed.
+    pub(crate) fn contradicted(&self, peer: NodeId, wanted: &Wanted) {
+        tracing::warn!(%peer, url = %wanted.url, "a peer signed what the origin did not say to this node");
+        self.counters.contradicted();
+        if self.liars.contradicted(peer, wanted.url.host(), &wanted.upstream.host) {
+            tracing::warn!(%peer, "the origins of several sites contradict a peer: nothing of it is believed");
+            self.counters.liar();
+        }
     }
 
     /// Whether a peer is to be asked for a URL at all.

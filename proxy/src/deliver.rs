@@ -93,7 +93,6 @@ pub(crate) async fn deliver(
             }
             return Ok(respond(StatusCode::NOT_MODIFIED, fields, Body::empty()));
         }
-        Verdict::Failed => return Ok(bodiless(StatusCode::PRECONDITION_FAILED, fields)),
     }
     // Range is defined for GET alone [RFC 9110 14.2].
     let ranged = if ok && !client.head { range(&client.fields, &meta.fields, length) } else { Ranged::Whole };

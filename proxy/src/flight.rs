@@ -366,6 +366,11 @@ impl Waiter {
         Arc::clone(&self.flight)
     }
 
+    /// Whether somebody else waits too.
+    pub(crate) fn is_in_company(&self) -> bool {
+        self.flight.waiters.load(Ordering::Relaxed) > 1
+    }
+
     /// Waits for the head, or for the end if there is none.
     pub(crate) async fn answer(&mut self) -> Result<Arc<Answer>, End> {
         let found = self.progress.wait_for(|progress| progress.answer.is_some() || progress.end.is_some()).await;

@@ -174,7 +174,7 @@ impl Fetch {
         let signer = group.and_then(|group| copied.signer(self.cache.streams.as_ref(), &group));
         let me = self.cache.index.me().id;
         if let Some(signer) = signer.filter(|signer| *signer != me) {
-            self.cache.contradicted(signer, &self.wanted.url);
+            self.cache.contradicted(signer, &self.wanted);
         }
     }
 

@@ -73,7 +73,7 @@ pub(crate) async fn forward(cache: &Arc<Cache>, mut asked: Asked) -> (Response<B
     let received = clock::now();
     strip_hop_by_hop(&mut answer.fields);
     dated(&mut answer.fields, received);
-    if asked.client.head {
+    if asked.client.head && !asked.wish.no_store {
         confirm(cache, &asked, &answer, (began, received), (applied.clone(), born)).await;
     } else if !is_safe(&asked.method) && (answer.status.is_success() || answer.status.is_redirection()) {
         invalidate_all(cache, &asked, &answer.fields).await;
@@ -236,12 +236,14 @@ async fn confirm(
         .all(|name| answer.fields.get(name).is_none_or(|new| meta.fields.get(name) == Some(new)))
         && length.is_none_or(|length| length == object.len().to_string());
     let fields = freshness::freshened(&meta.fields, &answer.fields);
-    let shared = freshness::storable(meta.status, &fields, Asker::of(sent, site.as_deref()));
-    if agrees && matches!(shared, Err(Reason::Authorization | Reason::Cookie)) {
+    let asker = Asker::of(sent, site.as_deref());
+    let said = if agrees { &fields } else { &answer.fields };
+    let is_shared = freshness::storable(meta.status, said, asker).is_ok();
+    if (asker.authorised || asker.cookies) && !is_shared {
         // It was said to one client alone: others' copy is as good as before.
         return;
     }
-    let changed = if agrees && shared.is_ok() {
+    let changed = if agrees && is_shared {
         let initial_age = freshness::initial_age(&answer.fields, began, received);
         let vouched = meta.vouched.confirmed(applied);
         let mut renewed = Meta { fields, received, initial_age, vouched, ..meta };

@@ -5,15 +5,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use atoll_overlay::{Key, Marker};
+use atoll_overlay::Marker;
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use crate::{
     cache::{Negative, store_key},
     clock,
-    conditions::{if_changed, is_changed_strong, weak_equal},
-    fetch::{Fetch, Mode, Outcome, wide},
+    conditions::{if_changed, is_changed_strong, strong_equal, weak_equal},
+    fetch::{Fetch, Mode, Outcome, Stale, wide},
     flight::{Answer, Content, End},
     freshness::{self, Asker, Vary},
     home,
@@ -258,14 +258,14 @@ impl Fetch {
         let fields = freshness::freshened(&stale.meta.fields, &answer.fields);
         let initial_age = freshness::initial_age(&answer.fields, asked, received);
         // This node has the head from the origin now, whoever vouches for the body.
-        let vouched = stale.meta.vouched.confirmed(self.applied.clone());
-        let meta = Meta { fields, received, initial_age, vouched, ..stale.meta };
+        let vouched = stale.meta.vouched.clone().confirmed(self.applied.clone());
+        let meta = Meta { fields, received, initial_age, vouched, ..stale.meta.clone() };
         if self.mode == Mode::Unstored {
-            return self.confirmed_unshared(meta, stale.key, Reason::RequestNoStore).await;
+            return self.confirmed_unshared(meta, stale, Reason::RequestNoStore).await;
         }
         // It may say now that it is for nobody else.
         if let Err(reason) = freshness::storable(meta.status, &meta.fields, self.asker()) {
-            return self.confirmed_unshared(meta, stale.key, reason).await;
+            return self.confirmed_unshared(meta, stale, reason).await;
         }
         let mut kept = meta.clone();
         kept.withhold_private();
@@ -304,8 +304,13 @@ impl Fetch {
     }
 
     /// The stale copy is good for this once; the next request finds none, unless it was this request that forbids sharing or storing.
-    async fn confirmed_unshared(&mut self, meta: Meta, key: Key, reason: Reason) -> End {
+    async fn confirmed_unshared(&mut self, meta: Meta, stale: Stale, reason: Reason) -> End {
+        let key = stale.key;
         let Some(object) = self.cache.store.get(&store_key(key)).await else { return End::Again };
+        if Meta::decode_stored(&object.head().metadata).is_none_or(|now| now != stale.meta) {
+            // Another took its place meanwhile, which was not asked about.
+            return End::Again;
+        }
         self.wanted.trace.note("kept", || format!("the stored copy was confirmed, for this once: {}", reason.word()));
         let asker = matches!(reason, Reason::Authorization | Reason::Cookie | Reason::RequestNoStore);
         if !asker && let Err(error) = self.cache.store.remove(&store_key(key)).await {
@@ -401,27 +406,33 @@ impl Fetch {
         self.wanted.trace.note("kept", || format!("not stored: {}", reason.word()));
         self.cache.counters.not_stored(reason);
         let span = self.cache.config.freshness.pass;
-        // These say something about this request, the others about the thing asked for.
-        if !matches!(reason, Reason::Conditional | Reason::RequestNoStore | Reason::Partial | Reason::KeptGood) {
+        // These say something about this request, the others about the thing asked for. A lease that is held still is given back.
+        let about_it =
+            !matches!(reason, Reason::Conditional | Reason::RequestNoStore | Reason::Partial | Reason::KeptGood);
+        if about_it {
             self.cache.passing.put(self.wanted.key, (), span);
         }
         let content = Content::Direct(std::sync::Mutex::new(Some(body)));
         let (key, source) = (self.wanted.key, Source::Origin);
         let answer = Answer { meta, key, varies_by: Vec::new(), source, reason: Some(reason), content };
         self.lead.head(Arc::new(answer));
-        self.keeper.pass(Marker::Pass(span));
+        if about_it {
+            self.keeper.pass(Marker::Pass(span));
+        }
         End::Whole
     }
 }
 
-/// Whether a 304 is about the answer that is stored: a tag that differs says that it is not, unless the date of change is a strong
-/// validator, and the same [RFC 9111 4.3.4].
+/// Whether a 304 is about the answer that is stored: a tag that is not stored says that it is not, unless the date of change is a strong
+/// validator, and the same. A weak tag may be of what a strong one was stored with, not the other way round [RFC 9111 4.3.4].
 fn same_entity(stored: &HeaderMap, update: &HeaderMap) -> bool {
     let changed =
         |fields: &HeaderMap| freshness::date(fields, &header::LAST_MODIFIED).filter(|_| is_changed_strong(update));
-    let tags = update.get(header::ETAG).zip(stored.get(header::ETAG));
-    tags.is_none_or(|(new, old)| weak_equal(new.as_bytes(), old.as_bytes()))
-        || changed(update).is_some() && changed(update) == changed(stored)
+    let is_stored = |new: &HeaderValue| {
+        let equal = if new.as_bytes().starts_with(b"\"") { strong_equal } else { weak_equal };
+        stored.get(header::ETAG).is_some_and(|old| equal(new.as_bytes(), old.as_bytes()))
+    };
+    update.get(header::ETAG).is_none_or(is_stored) || changed(update).is_some() && changed(update) == changed(stored)
 }
 
 /// An answer without a date, or with one that is none, is of the moment it came [RFC 9110 6.6.1].

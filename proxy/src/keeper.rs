@@ -8,6 +8,7 @@ use std::{
 };
 
 use atoll_overlay::{Acquire, Acquired, Beat, Key, Lease, Marker, Value};
+use bytes::Bytes;
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -43,6 +44,19 @@ struct State {
     announced: bool,
     /// The next beat is to announce it.
     due: bool,
+    /// What a lease that is granted after all is for.
+    late: Late,
+}
+
+/// What becomes of a lease that is granted while the flight ends.
+#[derive(Clone)]
+enum Late {
+    /// It is beaten while the flight goes on.
+    Held,
+    /// The copy is whole: this is where.
+    Told(Bytes),
+    /// There is nothing to show for it.
+    GivenBack,
 }
 
 /// What waiting under a lease came to.
@@ -53,7 +67,8 @@ pub(crate) enum Kept<T> {
 
 impl Keeper {
     pub(crate) fn start(cache: &Arc<Cache>, lead: &Lead, key: Key) -> Self {
-        let state = Mutex::new(State { key, lease: None, leaseless: false, announced: false, due: false });
+        let state = State { key, lease: None, leaseless: false, announced: false, due: false, late: Late::Held };
+        let state = Mutex::new(state);
         let held = Arc::new(Held { cache: Arc::clone(cache), flight: lead.flight(), state });
         let (tell, superseded) = watch::channel(None);
         let task = tokio::spawn(keep(Arc::clone(&held), tell));
@@ -111,7 +126,7 @@ impl Keeper {
         let held = Arc::clone(&self.held);
         tokio::spawn(async move {
             if let Ok(Acquired::Granted(granted)) = held.cache.index.acquire(acquire).await {
-                held.state().lease = Some(granted);
+                held.granted(granted).await;
             }
             if let Some(lease) = lease {
                 held.mark(lease, Marker::Vary(names)).await;
@@ -122,14 +137,16 @@ impl Keeper {
     /// The copy is whole: the lease ends with its reference, which stands for as long as the copy is fresh.
     pub(crate) fn whole(&self, key: Key, reference: Reference, fresh: Duration) {
         // A node that gives nothing away has nothing to say; its lease is given back when the flight ends.
-        let lease = if self.held.cache.config.peers.upstream_only { None } else { self.held.state().lease.take() };
+        let lease = if self.held.cache.config.peers.upstream_only {
+            None
+        } else {
+            let mut state = self.held.state();
+            state.late = Late::Told(reference.value());
+            state.lease.take()
+        };
         if let Some(lease) = lease {
             let (held, value) = (Arc::clone(&self.held), reference.value());
-            tokio::spawn(async move {
-                if let Err(error) = held.cache.index.beat(&lease, value).await {
-                    tracing::debug!(%error, "a last beat was lost; the announcement says the same");
-                }
-            });
+            tokio::spawn(async move { held.tell(lease, value).await });
         }
         // Peers are given fresh copies only.
         if !fresh.is_zero()
@@ -142,7 +159,14 @@ impl Keeper {
     /// The flight ended well. A lease that is held still has nothing to show for it: whoever asks next is to be granted one at once, and
     /// not to wait until it lapses.
     pub(crate) fn release(&self) {
-        if let Some(lease) = self.held.state().lease.take() {
+        let lease = {
+            let mut state = self.held.state();
+            if matches!(state.late, Late::Held) {
+                state.late = Late::GivenBack;
+            }
+            state.lease.take()
+        };
+        if let Some(lease) = lease {
             let held = Arc::clone(&self.held);
             tokio::spawn(async move { held.release(lease).await });
         }
@@ -200,6 +224,29 @@ impl Held {
             }
             Ok(Acquired::References(values)) => values.into_iter().next(),
             Ok(Acquired::Marked(_)) | Err(_) => None,
+        }
+    }
+
+    /// A lease is granted, be it late.
+    async fn granted(&self, lease: Lease) {
+        let late = {
+            let mut state = self.state();
+            if matches!(state.late, Late::Held) {
+                state.lease = Some(lease);
+            }
+            state.late.clone()
+        };
+        match late {
+            Late::Held => {}
+            Late::Told(value) => self.tell(lease, value).await,
+            Late::GivenBack => self.release(lease).await,
+        }
+    }
+
+    /// A last beat, which says where the copy is.
+    async fn tell(&self, lease: Lease, value: Bytes) {
+        if let Err(error) = self.cache.index.beat(&lease, value).await {
+            tracing::debug!(%error, "a last beat was lost; the announcement says the same");
         }
     }
 

@@ -4,9 +4,10 @@
 //! alone: it may answer each asker differently, and so have honest fetchers accused. So its word counts for copies of its own host;
 //! a peer that the origins of several sites contradict is the liar itself.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use atoll_overlay::NodeId;
+use tokio::time::Instant;
 
 use crate::{config::Peers, memory::Memory};
 
@@ -16,6 +17,8 @@ pub(crate) struct Liars {
     everywhere: Memory<NodeId, ()>,
     /// By the host of the copies that its origin says are none.
     of_host: Memory<(NodeId, String), ()>,
+    /// By whom they were contradicted, of origins that are likely somebody's together, and until when that counts.
+    by_sites: Memory<NodeId, BTreeMap<String, Instant>>,
     span: Duration,
     sites: usize,
 }
@@ -24,7 +27,9 @@ impl Liars {
     /// Of each kind so many are remembered.
     pub(crate) fn new(remembered: usize, config: &Peers) -> Self {
         let (span, sites) = (config.liar, config.contradicted);
-        Self { everywhere: Memory::new(remembered), of_host: Memory::new(remembered), span, sites }
+        let (everywhere, of_host, by_sites) =
+            (Memory::new(remembered), Memory::new(remembered), Memory::new(remembered));
+        Self { everywhere, of_host, by_sites, span, sites }
     }
 
     /// It was seen to lie.
@@ -32,13 +37,22 @@ impl Liars {
         self.everywhere.put(peer, (), self.span);
     }
 
-    /// The origin of this host says otherwise than what the peer signed.
-    pub(crate) fn contradicted(&self, peer: NodeId, host: &str) {
+    /// This origin says otherwise than what the peer signed of the host. Clients choose the names of hosts that one site serves: so
+    /// origins are counted. Whether there are enough of them now for nothing of the peer's to be believed.
+    pub(crate) fn contradicted(&self, peer: NodeId, host: &str, origin: &str) -> bool {
         self.of_host.put((peer, host.to_owned()), (), self.span);
-        let hosts = self.of_host.keys().into_iter().filter(|(other, _)| *other == peer);
-        if hosts.map(|(_, host)| site(&host).to_owned()).collect::<BTreeSet<_>>().len() >= self.sites {
+        let now = Instant::now();
+        let mut sites = self.by_sites.get(&peer).unwrap_or_default();
+        sites.retain(|_, until| *until > now);
+        sites.insert(site(origin).to_owned(), now + self.span);
+        let is_enough = sites.len() >= self.sites;
+        if is_enough {
+            self.by_sites.forget(&peer);
             self.lied(peer);
+        } else {
+            self.by_sites.put(peer, sites, self.span);
         }
+        is_enough
     }
 
     /// Whether what a peer says or signed of a host's URLs counts.
@@ -50,6 +64,11 @@ impl Liars {
     /// Those of whom nothing counts, in no order.
     pub(crate) fn all(&self) -> Vec<NodeId> {
         self.everywhere.keys()
+    }
+
+    /// Those who are not believed about a host, in no order.
+    pub(crate) fn doubted(&self) -> Vec<(NodeId, String)> {
+        self.of_host.keys()
     }
 }
 
@@ -71,13 +90,17 @@ mod tests {
         let liars = Liars::new(100, &Peers { contradicted: 3, ..Peers::default() });
         let [peer, other] = [1, 2].map(|number: u8| NodeId::from(Key::of(&[number])));
         let believed = |peer| ["a.evil.test", "b.evil.test", "good.test"].map(|host| liars.believes(peer, host));
-        liars.contradicted(peer, "a.evil.test");
+        assert!(!liars.contradicted(peer, "a.evil.test", "a.evil.test"));
         assert_eq!((believed(peer), believed(other)), ([false, true, true], [true; 3]));
         for host in ["b.evil.test", "c.d.evil.test", "evil.test", "192.0.2.1"] {
-            liars.contradicted(peer, host);
+            assert!(!liars.contradicted(peer, host, host), "{host}");
+        }
+        for host in ["one.test", "two.test", "three.test"] {
+            assert!(!liars.contradicted(peer, host, "192.0.2.1"), "{host} is a name for what another name was for");
         }
         assert_eq!((believed(peer), liars.all()), ([false, false, true], Vec::new()));
-        liars.contradicted(peer, "192.0.2.2");
+        assert_eq!(liars.doubted().len(), 8);
+        assert!(liars.contradicted(peer, "192.0.2.2", "192.0.2.2"));
         assert_eq!((believed(peer), believed(other), liars.all()), ([false; 3], [true; 3], vec![peer]));
         liars.lied(other);
         assert_eq!(believed(other), [false; 3]);

@@ -452,4 +452,18 @@ mod tests {
             assert_eq!(unhex(wrong), None, "{wrong}");
         }
     }
+
+    #[test]
+    fn a_peer_s_pace_is_what_came_in_the_time_that_it_was_waited_for() {
+        let window = Duration::from_millis(250);
+        let mut pace = Pace { window, least: 1_000, waited: Duration::ZERO, bytes: 0 };
+        assert!(pace.keeps() && pace.left() == window, "time in which nobody waited is none");
+        for (waited, bytes, left, keeps) in
+            [(100, 0, 150, true), (149, 0, 1, true), (1, 1_000, 250, true), (250, 999, 250, false), (249, 0, 1, true)]
+        {
+            pace.waited += Duration::from_millis(waited);
+            pace.bytes += bytes;
+            assert_eq!((pace.keeps(), pace.left()), (keeps, Duration::from_millis(left)), "{waited} ms, {bytes} bytes");
+        }
+    }
 }

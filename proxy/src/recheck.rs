@@ -63,7 +63,7 @@ async fn recheck(cache: &Cache, wanted: &Wanted, after: Duration) {
     let head = (!meta.vouched.head.is_empty()).then(|| head_signer(cache.streams.as_ref(), wanted.key, &meta));
     let me = cache.index.me().id;
     if let Some(signer) = signer.filter(|signer| *signer != me && head.is_none_or(|head| head == Some(*signer))) {
-        cache.contradicted(signer, &wanted.url);
+        cache.contradicted(signer, wanted);
     }
     if let Err(error) = cache.store.remove(&store_key(wanted.key)).await {
         tracing::warn!(%error, url = %wanted.url, "a copy that is not the origin's could not be removed");

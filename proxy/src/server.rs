@@ -222,6 +222,12 @@ impl Proxy {
         self.cache.liars.all()
     }
 
+    /// The peers that an origin contradicted, each with a host of whose copies nothing of theirs is believed for now.
+    #[must_use]
+    pub fn doubted(&self) -> Vec<(NodeId, String)> {
+        self.cache.liars.doubted()
+    }
+
     /// Answers one request without a body as the listeners would, for a front with listeners of its own. The request is to come
     /// through [`Self::behind_gate`]. A body that breaks ends in its error: the connection is then to be cut.
     pub async fn answer<B>(

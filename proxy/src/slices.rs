@@ -74,25 +74,33 @@ pub(crate) async fn serve(cache: &Arc<Cache>, asked: &Asked, wanted: &Wanted, fi
     if first_round { contact(cache, asked, wanted, begin).await } else { Served::No }
 }
 
-/// Where the range begins that may be served out of slices, or that it is the last bytes; none if it may not.
+/// Where the lowest of the ranges begins that may be served out of slices, or that it is the last bytes; none if they may not.
 fn eligible(cache: &Cache, asked: &Asked) -> Option<Option<u64>> {
     let mut ranges = asked.client.fields.get_all(header::RANGE).iter();
     let (value, None) = (ranges.next()?, ranges.next()) else { return None };
     let parts = asked.site.as_ref().is_none_or(|site| site.rules.ranges == Ranges::Part);
     let wish = &asked.wish;
-    if !parts || asked.client.head || asked.personal || wish.no_store || wish.no_cache {
+    if !parts || asked.client.head || asked.personal || wish.no_store || wish.no_cache || wish.origin_judges {
         return None;
     }
     let (unit, set) = value.to_str().ok()?.split_once('=')?;
-    let (first, last) = set.split(',').next()?.trim().split_once('-')?;
     if !unit.trim().eq_ignore_ascii_case("bytes") {
         return None;
     }
     // All of it is better had in one request.
-    if first == "0" && last.is_empty() && !set.contains(',') || cache.unsliced.get(&asked.url.key()).is_some() {
+    if set.trim() == "0-" || cache.unsliced.get(&asked.url.key()).is_some() {
         return None;
     }
-    if first.is_empty() { Some(None) } else { first.parse().ok().map(Some) }
+    // If there is nothing at the lowest place, there is nothing at the others.
+    let mut lowest: Option<u64> = None;
+    for range in set.split(',') {
+        let (first, _) = range.trim().split_once('-')?;
+        if !first.is_empty() {
+            let first = first.parse().ok()?;
+            lowest = Some(lowest.map_or(first, |lowest| lowest.min(first)));
+        }
+    }
+    Some(lowest)
 }
 
 /// Asks for the slice around the range's first byte, to learn what it is a slice of.
@@ -127,10 +135,19 @@ async fn contact(cache: &Arc<Cache>, asked: &Asked, wanted: &Wanted, begin: Opti
     };
     match waiter.answer().await {
         Ok(answer) if answer.meta.status == StatusCode::PARTIAL_CONTENT => Served::Again,
+        // Nothing is there, but the last bytes may be asked for too.
+        Ok(answer) if answer.meta.status == StatusCode::RANGE_NOT_SATISFIABLE && is_list(&asked.client.fields) => {
+            Served::No
+        }
         Ok(answer) => Served::Flown(waiter, answer),
         Err(End::Again | End::Whole) => Served::Again,
         Err(End::Failed(failure)) => Served::Failed(failure),
     }
+}
+
+/// Whether several ranges are asked for.
+fn is_list(fields: &HeaderMap) -> bool {
+    fields.get(header::RANGE).is_some_and(|value| value.as_bytes().contains(&b','))
 }
 
 /// Whether a range names no more than so many bytes.

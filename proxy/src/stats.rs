@@ -56,6 +56,8 @@ pub struct Stats {
     pub peer_mismatches: u64,
     /// Times that a peer was caught lying.
     pub peer_lies: u64,
+    /// Times that an origin said otherwise than what a peer had signed.
+    pub peer_contradictions: u64,
     /// Requests and heads refused: by the gate, by policy, by a ceiling.
     pub refused: u64,
     /// Objects being fetched now.
@@ -109,6 +111,7 @@ pub(crate) struct Counters {
     peer_served: AtomicU64,
     peer_mismatches: AtomicU64,
     peer_lies: AtomicU64,
+    peer_contradictions: AtomicU64,
     refused: AtomicU64,
     reloads: AtomicU64,
     h1: AtomicU64,
@@ -270,6 +273,12 @@ impl Counters {
         metrics::counter!("atoll_peer_lies_total").increment(1);
     }
 
+    /// An origin said otherwise than what a peer had signed.
+    pub(crate) fn contradicted(&self) {
+        add(&self.peer_contradictions, 1);
+        metrics::counter!("atoll_peer_contradictions_total").increment(1);
+    }
+
     /// A lookup among the near came back.
     pub(crate) fn near_lookup(&self, found: bool) {
         add(&self.near_lookups, 1);
@@ -330,6 +339,7 @@ impl Counters {
             peer_served: get(&self.peer_served),
             peer_mismatches: get(&self.peer_mismatches),
             peer_lies: get(&self.peer_lies),
+            peer_contradictions: get(&self.peer_contradictions),
             refused: get(&self.refused),
             reloads: get(&self.reloads),
             flights: 0,

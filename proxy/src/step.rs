@@ -309,7 +309,7 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
                 wanted.fields.insert(header::HOST, host);
             }
         }
-        let stocked = stock(cache, &wanted).await;
+        let mut stocked = stock(cache, &wanted).await;
         wanted.key = stocked.key;
         asked.trace.note("store", || stocked.described(cache, &wanted));
         let mut forwarded = match (&stocked.copy, stocked.varies) {
@@ -317,6 +317,9 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
             (None, true) => Forwarded::VaryMiss,
             (None, false) => Forwarded::UriMiss,
         };
+        if asked.wish.origin_judges && stocked.copy.take().is_some() {
+            forwarded = Forwarded::Request;
+        }
         let stale = match stocked.copy {
             Some((object, meta)) => match hit(cache, asked, &wanted, object, meta) {
                 Hit::Found(found) => return found,
@@ -329,7 +332,10 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
             None => None,
         };
         let parts = asked.site.as_ref().is_some_and(|site| site.rules.ranges == Ranges::Part) && stale.is_none();
-        if parts && let Some(found) = part::stored(cache, asked, wanted.key).await {
+        if parts
+            && !asked.wish.origin_judges
+            && let Some(found) = part::stored(cache, asked, wanted.key).await
+        {
             return found;
         }
         if asked.wish.only_if_cached {
@@ -452,8 +458,9 @@ impl Turn<'_> {
             }
         }
         // What may be for one alone is shared with nobody before its answer says that it may be.
-        let alone =
-            part || self.asked.personal || self.asked.wish.no_store || cache.passing.get(&self.wanted.key).is_some();
+        let wish = &self.asked.wish;
+        let own = part || self.asked.personal || wish.no_store || wish.origin_judges;
+        let alone = own || cache.passing.get(&self.wanted.key).is_some();
         let (waiter, collapsed) = if alone {
             self.asked.trace.note("flight", || "one of its own: the answer may be for this client alone".to_owned());
             let lead = cache.flights.solo();

@@ -28,6 +28,9 @@ pub(crate) struct Wish {
     pub(crate) stale_if_error: Option<Duration>,
     /// No origin is to be asked.
     pub(crate) only_if_cached: bool,
+    /// It has a condition that none but the origin is to judge [RFC 9111 4.3.2]. Where clients' wishes are not heeded, it is ignored
+    /// [RFC 9110 13.1.1].
+    pub(crate) origin_judges: bool,
 }
 
 /// What to do with a stored answer.
@@ -53,23 +56,27 @@ impl Wish {
         for value in request.get_all(header::CACHE_CONTROL) {
             for (name, argument) in members(value.as_bytes()) {
                 let span = || argument.and_then(delta);
+                // Of several the stricter counts.
+                let least = |other: Option<Duration>| {
+                    let most = span().unwrap_or_default();
+                    Some(other.map_or(most, |other| other.min(most)))
+                };
                 match name.as_slice() {
                     b"no-cache" => wish.no_cache = true,
                     b"no-store" => wish.no_store = true,
                     b"only-if-cached" => wish.only_if_cached = true,
-                    // Of several the stricter counts.
-                    b"max-age" => {
-                        let most = span().unwrap_or_default();
-                        wish.max_age = Some(wish.max_age.map_or(most, |other| other.min(most)));
-                    }
+                    b"max-age" => wish.max_age = least(wish.max_age),
                     b"min-fresh" => wish.min_fresh = wish.min_fresh.max(span()),
-                    b"stale-if-error" => wish.stale_if_error = span(),
-                    b"max-stale" if argument.is_none() => wish.max_stale = Some(Duration::MAX),
-                    b"max-stale" => wish.max_stale = span(),
+                    b"stale-if-error" => wish.stale_if_error = least(wish.stale_if_error),
+                    b"max-stale" if argument.is_none() => {
+                        wish.max_stale.get_or_insert(Duration::MAX);
+                    }
+                    b"max-stale" => wish.max_stale = least(wish.max_stale),
                     _ => {}
                 }
             }
         }
+        wish.origin_judges = [header::IF_MATCH, header::IF_UNMODIFIED_SINCE].iter().any(|it| request.contains_key(it));
         if !request.contains_key(header::CACHE_CONTROL) {
             let pragma = request.get_all(header::PRAGMA).iter().flat_map(|value| members(value.as_bytes()));
             wish.no_cache = pragma.map(|(name, _)| name).any(|name| name == b"no-cache");
@@ -148,6 +155,16 @@ mod tests {
             ("max-age=40, max-age=60", 50, asked),
             ("max-age=60, max-age=40", 50, asked),
             ("min-fresh=60, min-fresh=40", 50, asked),
+            ("max-stale=20, max-stale=19", 120, stale),
+            ("max-stale=19, max-stale=20", 120, stale),
+            ("max-stale, max-stale=19", 120, stale),
+            ("max-stale=19, max-stale", 120, stale),
+            ("max-stale=x", 120, stale),
+            ("max-stale=20, max-stale", 120, Use::Send(Some(Reason::MaxStale))),
+            ("max-stale, max-stale=20", 120, Use::Send(Some(Reason::MaxStale))),
+            ("stale-if-error=51, stale-if-error=50", 150, Use::Renew { if_error: false, asked_for: false }),
+            ("stale-if-error=50, stale-if-error=51", 150, Use::Renew { if_error: false, asked_for: false }),
+            ("stale-if-error=x, stale-if-error=51", 150, Use::Renew { if_error: false, asked_for: false }),
             ("stale-if-error=51", 150, stale),
             ("stale-if-error=50", 150, Use::Renew { if_error: false, asked_for: false }),
         ] {

@@ -332,6 +332,8 @@ impl Parts {
             shares: shares.map(|(period, used, limit)| Share { period: period.to_owned(), used, limit }).collect(),
             peer_lies: stats.peer_lies,
             liars: proxy.liars().iter().map(ToString::to_string).collect(),
+            peer_contradictions: stats.peer_contradictions,
+            doubted: proxy.doubted().iter().map(|(peer, host)| format!("{peer} {host}")).collect(),
             flights: stats.flights,
             connections: stats.connections,
         }

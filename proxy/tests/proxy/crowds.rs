@@ -10,9 +10,10 @@ use std::{
 use atoll_overlay::Level;
 use atoll_proxy::{Config, Proxy};
 use bytes::Bytes;
-use tokio::task::JoinSet;
+use http_body_util::BodyExt as _;
+use tokio::{sync::Semaphore, task::JoinSet};
 
-use crate::support::{Net, Origin, config_for, get, noise, soon, until};
+use crate::support::{Do, Net, Origin, alone, config_for, get, noise, ok, soon, until};
 
 /// Peers are waited for, however busy the machine is.
 fn patient(origin: &Origin) -> Config {
@@ -104,5 +105,42 @@ async fn while_a_third_of_the_nodes_comes_and_goes_the_origin_is_asked_once_for_
             net.kill(number);
             proxy.stop().await;
         }
+    }
+}
+
+// A lone client is given all that is short in one frame; in a crowd everybody has a first piece of what is long before anybody has two.
+#[tokio::test]
+async fn a_lone_client_has_large_pieces_and_a_crowd_takes_turns() {
+    for (length, crowd, first) in
+        [(40_000, 1, 40_000), (100_000, 1, 64 << 10), (40_000, 3, 40_000), (100_000, 3, 16 << 10)]
+    {
+        let gate = Arc::new(Semaphore::new(0));
+        let (body, held) = (noise(length), Arc::clone(&gate));
+        let origin = Origin::start(move |_, _| {
+            let mut steps = ok("Cache-Control: max-age=60\r\n", &body);
+            steps.insert(1, Do::Wait(Arc::clone(&held)));
+            steps
+        })
+        .await;
+        let proxy = alone(config_for(&origin)).await;
+        let ask = async || {
+            let request = http::Request::get("/").header("host", origin.host()).body(()).unwrap();
+            proxy.answer(request).await.into_body()
+        };
+        let together = futures::future::join_all((0..crowd).map(|_| ask()));
+        // What is short waits for its first bytes; of what is long all have the head before there are any.
+        let (mut bodies, ()) = tokio::join!(together, async {
+            until(|| origin.count() == 1).await;
+            if length <= 64 << 10 {
+                gate.add_permits(1);
+            }
+        });
+        gate.add_permits(1);
+        until(|| proxy.stats().flights == 0).await;
+        let mut pieces = Vec::new();
+        for body in &mut bodies {
+            pieces.push(body.frame().await.unwrap().unwrap().into_data().unwrap().len());
+        }
+        assert_eq!(pieces, vec![first; pieces.len()], "{length} bytes for {crowd}");
     }
 }

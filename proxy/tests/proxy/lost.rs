@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    support::{Do, Net, Origin, Response, config_for, get, noise, ok, soon, until},
+    support::{Do, Net, Origin, Response, config_for, get, info, noise, ok, soon, until},
     vouched::{key, overheard},
 };
 
@@ -297,7 +297,8 @@ async fn an_origin_that_answers_each_node_differently_has_no_fetcher_taken_for_a
     net.kill(1);
     fetcher.stop().await;
     assert!(!soon(second).await.unwrap().complete, "of two bodies none is made");
-    assert_eq!((asker.liars(), asker.stats().peer_lies, origin.count()), (Vec::new(), 1, 4));
+    assert_eq!((asker.liars(), asker.stats().peer_contradictions, origin.count()), (Vec::new(), 1, 4));
+    assert_eq!((asker.stats().peer_lies, asker.doubted()), (0, vec![(info(1).id, "site.test".to_owned())]));
     assert!(get(&asker, &other, "/before").await.body == theirs);
     assert_eq!(origin.count(), 4, "what it signed of another host is believed");
     assert!(get(&asker, &same, "/before").await.body != theirs);

@@ -191,6 +191,12 @@ impl Net {
         self.state.lock().unwrap().leases.contains_key(&key)
     }
 
+    /// How many leases and markers stand.
+    pub(crate) fn standing(&self) -> (usize, usize) {
+        let state = self.state.lock().unwrap();
+        (state.leases.len(), state.markers.len())
+    }
+
     fn is_dead(&self, id: NodeId) -> bool {
         self.dead.lock().unwrap().contains(&id)
     }

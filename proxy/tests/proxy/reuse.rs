@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use atoll_overlay::Level;
 use bytes::Bytes;
 
 use crate::{
     script::{Ask, check, check_with, get},
-    support::{Do, Origin, alone, config_site, get as get_from, ok, until},
+    support::{Do, Net, Origin, alone, config_site, get as get_from, get_with, ok, until},
 };
 
 const HOUR: &str = "Cache-Control: max-age=3600";
@@ -210,6 +211,23 @@ async fn what_a_304_about_something_else_leaves_open_is_asked_for_without_condit
             until(|| proxy.stats().flights == 0).await;
         }
     }
+}
+
+// RFC 9110 13.1: it is about one request, and the next to ask is granted the fetch at once.
+#[tokio::test]
+async fn what_one_client_s_condition_comes_to_passes_nothing_by_in_the_network() {
+    let origin = Origin::start(|_, head| {
+        if head.contains("\r\nif-none-match: ") {
+            return vec![Do::Send("HTTP/1.1 304 X\r\nETag: \"a\"\r\n\r\n".into())];
+        }
+        ok("Cache-Control: max-age=60\r\nETag: \"a\"\r\n", &Bytes::from_static(b"all"))
+    })
+    .await;
+    let net = Net::new(Level(1));
+    let (one, _other) = (net.proxy(1, config_site(&origin)).await, net.proxy(2, config_site(&origin)).await);
+    assert_eq!(get_with(&one, "GET", "a", "/x", "If-None-Match: \"a\"\r\n").await.status, 304);
+    until(|| one.stats().flights == 0 && net.standing() == (0, 0)).await;
+    assert_eq!((net.granted(), origin.count()), (1, 1));
 }
 
 // RFC 9111 4.3.5

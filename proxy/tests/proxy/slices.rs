@@ -374,3 +374,23 @@ async fn several_ranges_of_a_large_object_are_parts_out_of_slices() {
     landed(&proxy).await;
     assert!(proxy.stats().origin_bytes <= 6 * SLICE, "{}", proxy.stats().origin_bytes);
 }
+
+// RFC 9110 14.1.2, 15.5.17: one that can be had is enough.
+#[tokio::test]
+async fn of_several_ranges_those_that_are_there_are_served_whatever_comes_first() {
+    let body = noise(200_000);
+    let origin = large(&body).await;
+    for (asked, first, last) in
+        [("999999999-,0-4", 0, 4), ("999999999-,-5", 199_995, 199_999), ("-5,999999999-", 199_995, 199_999)]
+    {
+        let proxy = alone(sliced(config_for(&origin))).await;
+        let response = range(&proxy, &origin.host(), asked).await;
+        assert_eq!((response.status, &response.body[..]), (206, &body[first..=last]), "{asked}");
+        assert_eq!(response.field("content-range"), Some(format!("bytes {first}-{last}/200000")), "{asked}");
+        landed(&proxy).await;
+        assert_eq!(range(&proxy, &origin.host(), "999999999-,200000-").await.status, 416, "{asked}");
+    }
+    let proxy = alone(sliced(config_for(&origin))).await;
+    let none = range(&proxy, &origin.host(), "999999999-,200000-").await;
+    assert_eq!((none.status, none.field("content-range").as_deref()), (416, Some("bytes */200000")));
+}

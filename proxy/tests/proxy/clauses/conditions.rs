@@ -196,6 +196,67 @@ async fn what_the_origin_makes_of_a_client_s_condition_is_for_that_client() {
     .await;
 }
 
+// RFC 9110 13.1.1, 13.1.4, RFC 9111 4.3.2: these are the origin's to judge, whatever is stored.
+#[tokio::test]
+async fn whether_a_client_s_answer_is_still_the_one_only_the_origin_knows() {
+    let old = || get(&[HOUR, TAG, OLD]);
+    let asked = |answer: &[&str], field: &'static str| get(answer).with(&[field]).saw(field);
+    check_sites(vec![
+        (
+            "in vain",
+            vec![
+                old(),
+                asked(&[HOUR, "ETag: \"b\""], "If-Match: \"a\"").status("412 X").code(412),
+                get(&[]).stored(0).has("etag", "\"a\""),
+            ],
+        ),
+        (
+            "with what came after the stored one",
+            vec![
+                old(),
+                asked(&[HOUR, "ETag: \"b\""], "If-Match: \"b\"").body("abc").given("abc"),
+                get(&[]).stored(1).given("abc"),
+            ],
+        ),
+        (
+            "by date",
+            vec![old(), asked(&[], "If-Unmodified-Since: Thu, 18 Aug 2005 02:01:18 GMT").status("412 X").code(412)],
+        ),
+        (
+            "with a range",
+            vec![
+                old(),
+                get(&[HOUR, TAG])
+                    .with(&["If-Match: \"a\"", "Range: bytes=2-4"])
+                    .saw("If-Match: \"a\"")
+                    .code(206)
+                    .given("234"),
+            ],
+        ),
+        (
+            "beside one for caches",
+            vec![
+                old(),
+                get(&[HOUR, TAG])
+                    .with(&["If-Match: \"a\"", "If-None-Match: \"a\""])
+                    .saw("If-None-Match: \"a\"")
+                    .status("304 X")
+                    .code(304),
+                get(&[]).stored(0),
+            ],
+        ),
+        ("on a HEAD", vec![old(), asked(&[HOUR, TAG], "If-Match: \"b\"").method("HEAD").status("412 X").code(412)]),
+        (
+            "of what is stale",
+            vec![
+                get(&["Cache-Control: max-age=60", "Age: 120", TAG]),
+                asked(&[], "If-Match: \"c\"").unseen("If-None-Match").status("412 X").code(412),
+            ],
+        ),
+    ])
+    .await;
+}
+
 // RFC 9110 13.1.2, RFC 9111 4.3: what is stale is asked about by its own tag, and the client's is compared after that.
 #[tokio::test]
 async fn a_client_s_condition_on_what_is_stale_is_judged_when_it_is_known() {
