@@ -516,6 +516,7 @@ mod tests {
     #[test]
     fn a_level_whose_proxies_mostly_stopped_answering_is_doubted_even_if_the_index_forgot_them() {
         let mut watch = watch();
+        watch.health.doubt = 50;
         let nodes: Vec<NodeInfo> = (1..=6).map(node).collect();
         watch.seen.rings[0].0 = nodes.clone();
         let rings = watch.seen.rings.clone();
