@@ -248,6 +248,16 @@ struct Stocked {
 }
 
 impl Stocked {
+    /// Why the origin is asked, if it is.
+    const fn forwarded(&self, asked: &Asked) -> Forwarded {
+        match (&self.copy, self.varies) {
+            (Some(_), _) if asked.wish.origin_judges => Forwarded::Request,
+            (Some(_), _) => Forwarded::Stale,
+            (None, true) => Forwarded::VaryMiss,
+            (None, false) => Forwarded::UriMiss,
+        }
+    }
+
     /// For a trace.
     fn described(&self, cache: &Cache, wanted: &Wanted) -> String {
         let variant = if self.varies { ", of the variant that these fields select" } else { "" };
@@ -309,18 +319,11 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
                 wanted.fields.insert(header::HOST, host);
             }
         }
-        let mut stocked = stock(cache, &wanted).await;
+        let stocked = stock(cache, &wanted).await;
         wanted.key = stocked.key;
         asked.trace.note("store", || stocked.described(cache, &wanted));
-        let mut forwarded = match (&stocked.copy, stocked.varies) {
-            (Some(_), _) => Forwarded::Stale,
-            (None, true) => Forwarded::VaryMiss,
-            (None, false) => Forwarded::UriMiss,
-        };
-        if asked.wish.origin_judges && stocked.copy.take().is_some() {
-            forwarded = Forwarded::Request;
-        }
-        let stale = match stocked.copy {
+        let mut forwarded = stocked.forwarded(asked);
+        let stale = match stocked.copy.filter(|_| !asked.wish.origin_judges) {
             Some((object, meta)) => match hit(cache, asked, &wanted, object, meta) {
                 Hit::Found(found) => return found,
                 Hit::Stale(stale, true) => {
@@ -332,10 +335,8 @@ async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
             None => None,
         };
         let parts = asked.site.as_ref().is_some_and(|site| site.rules.ranges == Ranges::Part) && stale.is_none();
-        if parts
-            && !asked.wish.origin_judges
-            && let Some(found) = part::stored(cache, asked, wanted.key).await
-        {
+        let parts = parts && !asked.wish.origin_judges;
+        if parts && let Some(found) = part::stored(cache, asked, wanted.key).await {
             return found;
         }
         if asked.wish.only_if_cached {
