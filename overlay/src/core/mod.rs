@@ -34,6 +34,7 @@ mod site;
 mod tend;
 
 mod cluster;
+mod far;
 mod peers;
 mod pins;
 mod pointers;
