@@ -93,6 +93,10 @@ impl Index for Fake {
         Err(IndexError::Stopped)
     }
 
+    async fn release(&self, _: Lease) -> Result<(), IndexError> {
+        Err(IndexError::Stopped)
+    }
+
     async fn pass(&self, _: Lease, _: Marker) -> Result<(), IndexError> {
         Err(IndexError::Stopped)
     }

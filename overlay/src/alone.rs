@@ -71,6 +71,10 @@ impl Index for Alone {
         Ok(Beat::Kept)
     }
 
+    async fn release(&self, _: Lease) -> Result<(), IndexError> {
+        Ok(())
+    }
+
     async fn pass(&self, lease: Lease, marker: Marker) -> Result<(), IndexError> {
         let ttl = match &marker {
             Marker::Pass(ttl) => *ttl,

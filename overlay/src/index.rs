@@ -45,12 +45,8 @@ pub trait Index: Send + Sync {
     /// Says that the fetch under this lease goes on (every 300 ms), with a newer reference: more bytes, a digest.
     async fn beat(&self, lease: &Lease, reference: Bytes) -> Result<Beat, IndexError>;
 
-    /// Gives a lease back: the fetch has ended and left nothing for others, so whoever asks next is granted it. An index that cannot lets
-    /// it lapse.
-    async fn release(&self, lease: Lease) -> Result<(), IndexError> {
-        let _ = lease;
-        Ok(())
-    }
+    /// Gives a lease back: the fetch has ended and left nothing for others, so whoever asks next is granted it.
+    async fn release(&self, lease: Lease) -> Result<(), IndexError>;
 
     /// Replaces a lease by a marker: what was fetched cannot be shared, or varies.
     async fn pass(&self, lease: Lease, marker: Marker) -> Result<(), IndexError>;

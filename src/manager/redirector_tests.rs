@@ -63,6 +63,9 @@ impl Index for Knows {
     async fn beat(&self, lease: &Lease, reference: Bytes) -> Result<Beat, IndexError> {
         self.0.beat(lease, reference).await
     }
+    async fn release(&self, lease: Lease) -> Result<(), IndexError> {
+        self.0.release(lease).await
+    }
     async fn pass(&self, lease: Lease, marker: Marker) -> Result<(), IndexError> {
         self.0.pass(lease, marker).await
     }

@@ -46,6 +46,10 @@ impl<I: Index> Index for Watched<I> {
         noted("beat", self.0.beat(lease, reference).await, |_| "ok")
     }
 
+    async fn release(&self, lease: Lease) -> Result<(), IndexError> {
+        noted("release", self.0.release(lease).await, |()| "ok")
+    }
+
     async fn pass(&self, lease: Lease, marker: Marker) -> Result<(), IndexError> {
         noted("pass", self.0.pass(lease, marker).await, |()| "ok")
     }
@@ -126,7 +130,69 @@ fn acquired(outcome: Result<Acquired, IndexError>) -> Result<Acquired, IndexErro
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use atoll_overlay::Alone;
+
     use super::*;
+
+    /// An index that knows nobody, and notes the leases it is given back.
+    struct Noting(Alone, Mutex<Vec<Lease>>);
+
+    #[async_trait]
+    impl Index for Noting {
+        async fn release(&self, lease: Lease) -> Result<(), IndexError> {
+            self.1.lock().unwrap().push(lease);
+            Err(IndexError::Stopped)
+        }
+        async fn put(&self, put: Put) -> Result<Stored, IndexError> {
+            self.0.put(put).await
+        }
+        async fn get(&self, key: Key, levels: Levels) -> Result<Found, IndexError> {
+            self.0.get(key, levels).await
+        }
+        async fn withdraw(&self, key: Key) -> Result<(), IndexError> {
+            self.0.withdraw(key).await
+        }
+        async fn acquire(&self, acquire: Acquire) -> Result<Acquired, IndexError> {
+            self.0.acquire(acquire).await
+        }
+        async fn beat(&self, lease: &Lease, reference: Bytes) -> Result<Beat, IndexError> {
+            self.0.beat(lease, reference).await
+        }
+        async fn pass(&self, lease: Lease, marker: Marker) -> Result<(), IndexError> {
+            self.0.pass(lease, marker).await
+        }
+        fn nodes(&self, query: &NodesQuery) -> Vec<NodeInfo> {
+            self.0.nodes(query)
+        }
+        fn me(&self) -> NodeInfo {
+            self.0.me()
+        }
+        fn describe(&self, info: NodeInfo) {
+            self.0.describe(info);
+        }
+        fn levels(&self) -> Vec<LevelInfo> {
+            self.0.levels()
+        }
+        fn observe(&self, prefix: Prefix, rtt: Duration) {
+            self.0.observe(prefix, rtt);
+        }
+        async fn spread(&self, record: Bytes) -> Result<(), IndexError> {
+            self.0.spread(record).await
+        }
+        fn spreads(&self) -> tokio::sync::broadcast::Receiver<Spread> {
+            self.0.spreads()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_given_back_reaches_the_index() {
+        let index = Watched(Noting(Alone::new(NodeInfo::new(Key::of(b"me").into(), Roles::PROXY)), Mutex::default()));
+        let lease = Lease { epoch: 1, counter: 5, key: Key::of(b"fetched for nobody") };
+        assert_eq!(index.release(lease).await, Err(IndexError::Stopped));
+        assert_eq!(*index.0.1.lock().unwrap(), [lease]);
+    }
 
     #[test]
     fn what_came_of_a_question_is_said_on_unchanged() {

@@ -98,8 +98,8 @@ impl Fill {
     /// The next slice, if one is due. Reclaiming spares it from now on.
     fn next(&self) -> Option<Slice> {
         let mut state = self.state();
-        if state.aborted || state.stay.is_some() || state.refused.is_some() || !self.is_due(&state) {
-            state.writing = false;
+        if state.aborted || state.failed || !self.is_due(&state) {
+            state.end_turn();
             return None;
         }
         let whole = usize::try_from(self.tiers.config.slice_bytes() / crate::config::PIECE).unwrap_or(usize::MAX);
@@ -109,6 +109,7 @@ impl Fill {
         let number = state.slices.len() as u64;
         let key = slice_key(&self.head.key, self.generation, number);
         state.begun = number + 1;
+        state.under_way = pieces.len();
         if let Some(engine) = self.engine() {
             engine.begin_slice(&key);
         }
@@ -117,24 +118,35 @@ impl Fill {
 
     async fn write(&self, Slice { key, pieces, sums }: Slice) -> Result<(), StoreError> {
         let (head, length, count) = (self.head.clone(), pieces.len(), pieces.list().len());
-        let put = self.tiers.write(move |tiers| tiers.put_slice(key, &head, pieces, &sums)).await;
+        let permit = tokio::select! {
+            biased;
+            // It holds its slice no longer than it must.
+            () = self.gone.notified() => return Ok(()),
+            permit = self.tiers.pool.begin_write() => permit.map_err(StoreError::Disk)?,
+        };
+        let put = self.tiers.write_with(permit, move |tiers| tiers.put_slice(key, &head, pieces, &sums)).await;
         put.map_err(StoreError::Disk)??;
         let mut state = self.state();
+        state.under_way = 0;
+        if state.aborted {
+            if let Some(engine) = self.engine() {
+                // Whoever gave up saw nothing of it in the index.
+                engine.done(std::iter::once(key), true);
+            }
+            return Ok(());
+        }
         state.slices.push(key);
         state.flushed += length;
         state.pieces.drain(..count);
         state.sums.drain(..count);
         state.in_ram.give_back(length);
-        if let Some(engine) = self.engine().filter(|_| state.aborted) {
-            // Whoever gave up saw nothing of it in the index.
-            engine.done(std::iter::once(key), true);
-        }
         Ok(())
     }
 
     /// The disk refused a slice.
     fn refuse(&self, error: StoreError) {
         let mut state = self.state();
+        (state.failed, state.under_way) = (true, 0);
         match error {
             StoreError::Disk(error) if state.slices.is_empty() => state.stay = Some(error),
             other => state.refused = Some(other),
@@ -160,10 +172,33 @@ impl Drop for Turn {
     fn drop(&mut self) {
         if !self.over {
             let mut state = self.fill.state();
-            state.writing = false;
+            (state.failed, state.under_way) = (true, 0);
+            state.end_turn();
             state.refused.get_or_insert_with(|| StoreError::Disk(io::Error::other("nobody writes any more")));
             drop(state);
             self.fill.moved.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::behind_tests::{SLICE, bytes, config, head, open, run};
+    use crate::double::Double;
+
+    #[test]
+    fn after_a_refusal_no_slice_is_written_though_the_writer_was_told_of_it() {
+        run(async {
+            let store = open(&Double::default(), config()).await;
+            let fill = Arc::new(Fill::new(Arc::clone(&store.tiers), head(&store, 1)));
+            fill.state().append(bytes(0, 3 * SLICE));
+            // Somebody writes, and the writer is told of the refusal before the next slice is looked for.
+            fill.state().writing = true;
+            fill.refuse(StoreError::Broken);
+            assert!(matches!(fill.flush(false).await, Err(StoreError::Broken)));
+            assert!(fill.next().is_none());
+            assert!(!fill.state().writing);
+        });
     }
 }

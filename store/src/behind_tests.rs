@@ -12,9 +12,9 @@ use crate::double::{Double, Plan};
 use crate::key::{Head, Key, Tags};
 use crate::{ByteSize, Config, Partial, Store, StoreError, Writer};
 
-const SLICE: usize = 256 << 10;
+pub(crate) const SLICE: usize = 256 << 10;
 
-fn config() -> Config {
+pub(crate) fn config() -> Config {
     Config {
         directory: Some("double".into()),
         capacity: ByteSize::mib(16),
@@ -26,21 +26,25 @@ fn config() -> Config {
     }
 }
 
-async fn open(disk: &Double, config: Config) -> Store {
+pub(crate) async fn open(disk: &Double, config: Config) -> Store {
     Store::open_on(vec![("double".into(), Arc::new(disk.clone()))], config).await.unwrap()
 }
 
-fn writer(store: &Store, n: u8) -> Writer {
+pub(crate) fn head(store: &Store, n: u8) -> Head {
     let (tags, born, key) = (Tags::default(), store.purge_number(), Key::from_bytes([n; 20]));
-    store.writer(Head { key, directory: 1, tags, expires: None, metadata: Bytes::new(), length: None, born }).unwrap()
+    Head { key, directory: 1, tags, expires: None, metadata: Bytes::new(), length: None, born }
 }
 
-fn run<T>(scenario: impl Future<Output = T>) -> T {
+fn writer(store: &Store, n: u8) -> Writer {
+    store.writer(head(store, n)).unwrap()
+}
+
+pub(crate) fn run<T>(scenario: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(scenario)
 }
 
 /// Bytes of a body, from this one on.
-fn bytes(from: usize, count: usize) -> Bytes {
+pub(crate) fn bytes(from: usize, count: usize) -> Bytes {
     (from..from + count).map(|at| u8::try_from((at * 7 + at / 251) % 256).unwrap()).collect()
 }
 
@@ -170,5 +174,36 @@ fn fills_that_hold_half_of_what_they_may_wait_for_the_disk_as_if_nothing_could_w
         assert!(poll_fn(|cx| Poll::Ready(over.as_mut().poll(cx).is_pending())).await);
         disk.hang(false);
         over.await.unwrap();
+    });
+}
+
+#[test]
+fn what_is_given_up_while_the_disk_hangs_counts_until_it_is_written_and_what_waits_behind_it_does_not() {
+    let disk = Double::default();
+    run(async {
+        // One call at a time: the others wait for their right to one.
+        let limit = 8 * SLICE as u64;
+        let store = open(&disk, Config { io_depth: 1, fill_memory: ByteSize(limit), ..config() }).await;
+        disk.hang(true);
+        for round in 0..40 {
+            let mut writer = writer(&store, round);
+            assert!(at_once(writer.append(bytes(0, 2 * SLICE))).await, "round {round}");
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            writer.abort();
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(store.stats().fill_bytes, SLICE as u64, "the slice that hangs, round {round}");
+        }
+        // What is held is refused to others, also while nobody but the disk has it.
+        let mut last = writer(&store, 100);
+        let held =
+            |error| matches!(error, StoreError::NoRoom { held, limit: of } if held == SLICE as u64 && of == limit);
+        assert!(last.append(bytes(0, 8 * SLICE)).await.is_err_and(held));
+        drop(last);
+        disk.hang(false);
+        until("all is given back", async || store.stats().fill_bytes == 0).await;
     });
 }

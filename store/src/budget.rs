@@ -65,6 +65,11 @@ impl Charge {
         Self { tiers: Arc::clone(&self.tiers), budget: self.budget, bytes }
     }
 
+    /// Holds no more than this.
+    pub(crate) fn keep(&mut self, bytes: u64) {
+        self.give_back(self.bytes.saturating_sub(bytes));
+    }
+
     /// Holds so many less.
     pub(crate) fn give_back(&mut self, bytes: u64) {
         let bytes = bytes.min(self.bytes);

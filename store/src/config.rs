@@ -41,8 +41,8 @@ pub struct Config {
     pub metadata_limit: ByteSize,
     /// Bytes that fills under way may hold in RAM, all together. Less: fills refused in a burst. More: RAM. \[guess\]
     pub fill_memory: ByteSize,
-    /// Bytes of one large body that may wait in RAM for the disk while more of it comes, beyond one slice; none while fills hold half
-    /// of `fill_memory`. Less: the network and the disk take turns. More: RAM for each fill. \[measured: docs/store.md\]
+    /// Bytes of one large body that may wait in RAM for the disk while more of it comes, beyond one slice, 0 to 1 GiB; none while fills
+    /// hold half of `fill_memory`. Less: the network and the disk take turns. More: RAM for each fill. \[guess\]
     pub write_behind: ByteSize,
     /// Who leaves the RAM tier first.
     pub eviction: Eviction,
@@ -109,6 +109,9 @@ impl Config {
         }
         if self.metadata_limit.0 > ByteSize::mib(1).0 {
             return refuse("metadata_limit", "is over 1 MiB");
+        }
+        if self.write_behind.0 > ByteSize::gib(1).0 {
+            return refuse("write_behind", "is over 1 GiB");
         }
         if !(1..=50).contains(&self.small_queue_percent) {
             return refuse("small_queue_percent", "is not within 1 to 50");
@@ -181,6 +184,7 @@ mod tests {
             ("segment", Config { segment: ByteSize::kib(1), ..disk.clone() }),
             ("capacity", Config { capacity: ByteSize::mib(255), ..disk.clone() }),
             ("metadata_limit", Config { metadata_limit: ByteSize::mib(2), ..disk.clone() }),
+            ("write_behind", Config { write_behind: ByteSize::gib(2), ..disk.clone() }),
             ("purge_limit", Config { purge_limit: 1, ..disk.clone() }),
             ("io_depth", Config { io_depth: 0, ..disk.clone() }),
             ("admission", Config { admission: 0, ..disk.clone() }),

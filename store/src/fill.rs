@@ -33,6 +33,8 @@ pub(crate) struct Fill {
     state: Mutex<State>,
     /// Told to the writer, when a slice went to disk or was refused.
     pub(crate) moved: Notify,
+    /// Told to who writes slices, when the writer gave up.
+    pub(crate) gone: Notify,
 }
 
 /// How far it is.
@@ -56,12 +58,16 @@ pub(crate) struct State {
     pub(crate) placed: u64,
     /// Somebody is writing slices.
     pub(crate) writing: bool,
+    /// Bytes of the slice that is being written, which stay in RAM until that has ended.
+    pub(crate) under_way: u64,
     /// All is there: what is less than a slice goes to disk too.
     pub(crate) last: bool,
     /// Why the disk refused the first slice: the body stays in RAM if it fits.
     pub(crate) stay: Option<io::Error>,
     /// Why a later one was refused: the fill has failed.
     pub(crate) refused: Option<StoreError>,
+    /// The disk refused a slice, whether the writer was told yet or not: no more are written.
+    pub(crate) failed: bool,
     pub(crate) aborted: bool,
     pub(crate) in_ram: Charge,
     pub(crate) on_disk: Charge,
@@ -92,14 +98,16 @@ impl Fill {
             begun: 0,
             placed: 0,
             writing: false,
+            under_way: 0,
             last: false,
             stay: None,
             refused: None,
+            failed: false,
             aborted: false,
             in_ram: Charge::new(&tiers, |tiers| &tiers.budget),
             on_disk: Charge::new(&tiers, |tiers| &tiers.disk_budget),
         };
-        Self { tiers, head, disk, generation, state: Mutex::new(state), moved: Notify::new() }
+        Self { tiers, head, disk, generation, state: Mutex::new(state), moved: Notify::new(), gone: Notify::new() }
     }
 
     pub(crate) fn engine(&self) -> Option<&Engine> {
@@ -151,6 +159,30 @@ impl State {
             self.sums.push(crc32fast::hash(&piece));
         }
         self.pieces.push(piece);
+    }
+
+    /// Its writer gave up: nothing is read any more. What is on its way to disk counts until it is there.
+    pub(crate) fn abort(&mut self, metadata: u64) {
+        self.aborted = true;
+        (self.pieces, self.sums, self.tail) = (Vec::new(), Vec::new(), Vec::new());
+        if self.writing {
+            self.in_ram.keep(self.under_way + metadata);
+        } else {
+            self.give_back();
+        }
+    }
+
+    /// Nobody writes slices any more.
+    pub(crate) fn end_turn(&mut self) {
+        self.writing = false;
+        if self.aborted {
+            self.give_back();
+        }
+    }
+
+    /// Readers may keep what is shared for longer than it counts.
+    pub(crate) fn give_back(&mut self) {
+        drop((self.in_ram.hand_over(), self.on_disk.hand_over()));
     }
 
     pub(crate) fn at(&self, offset: u64, max: usize, slice: u64) -> At {

@@ -5,7 +5,7 @@
 use std::io;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
 
 use crate::tiers::Tiers;
@@ -25,12 +25,17 @@ impl Pool {
 
     /// Runs what reads the disk. Once begun it ends, also if nobody waits for it any more.
     pub(crate) async fn read<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-        run(&self.reads, work).await
+        run(begin(&self.reads).await?, work).await
     }
 
     /// Runs what writes the disk, likewise.
     pub(crate) async fn write<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-        run(&self.writes, work).await
+        run(self.begin_write().await?, work).await
+    }
+
+    /// Waits for the right to one call that writes the disk.
+    pub(crate) async fn begin_write(&self) -> io::Result<OwnedSemaphorePermit> {
+        begin(&self.writes).await
     }
 }
 
@@ -40,13 +45,22 @@ impl Tiers {
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Self>) -> T + Send + 'static,
     ) -> io::Result<T> {
+        self.write_with(self.pool.begin_write().await?, work).await
+    }
+
+    /// The same for who has the right to it.
+    pub(crate) async fn write_with<T: Send + 'static>(
+        self: &Arc<Self>,
+        permit: OwnedSemaphorePermit,
+        work: impl FnOnce(&Arc<Self>) -> T + Send + 'static,
+    ) -> io::Result<T> {
         let tiers = Arc::clone(self);
         let work = move || {
             let answer = work(&tiers);
             tiers.tidy();
             answer
         };
-        self.pool.write(work).await
+        run(permit, work).await
     }
 
     /// Leaves what is due after writing to a thread of its own; if that is much, it is waited for. Blocks then.
@@ -68,8 +82,14 @@ impl Tiers {
     }
 }
 
-async fn run<T: Send + 'static>(permits: &Arc<Semaphore>, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-    let permit = Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)?;
+async fn begin(permits: &Arc<Semaphore>) -> io::Result<OwnedSemaphorePermit> {
+    Arc::clone(permits).acquire_owned().await.map_err(io::Error::other)
+}
+
+async fn run<T: Send + 'static>(
+    permit: OwnedSemaphorePermit,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<T> {
     let done = spawn_blocking(move || {
         let answer = work();
         drop(permit);

@@ -138,11 +138,14 @@ impl Drop for Writer {
     fn drop(&mut self) {
         let begun = {
             let mut state = self.fill.state();
-            state.aborted = !self.committed;
-            // Readers may keep what is shared for longer.
-            drop((state.in_ram.hand_over(), state.on_disk.hand_over()));
+            if self.committed {
+                state.give_back();
+            } else {
+                state.abort(self.fill.head.metadata.len() as u64);
+            }
             state.begun
         };
+        self.fill.gone.notify_one();
         if let Some(engine) = self.fill.engine() {
             let slices = (0..begun).map(|number| slice_key(&self.head.key, self.fill.generation, number));
             engine.done(slices, !self.committed);

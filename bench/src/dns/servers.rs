@@ -272,6 +272,10 @@ impl Index for Many {
         self.alone.beat(lease, progress).await
     }
 
+    async fn release(&self, lease: Lease) -> Result<(), IndexError> {
+        self.alone.release(lease).await
+    }
+
     async fn pass(&self, lease: Lease, marker: Marker) -> Result<(), IndexError> {
         self.alone.pass(lease, marker).await
     }

@@ -7,8 +7,11 @@
 //! ```
 //!
 //! The scenario is that of `atoll sim lookup`: a value kept by the nodes closest to its key in one level only, asked for by a node
-//! that shares that cluster with its holder. Both sides start from the tables that the drivers grew, so what differs is what carries
-//! messages.
+//! that shares that cluster with its holder. Both sides start from the tables that the drivers grew, and run the same core. What differs:
+//! the drivers' messages are encrypted, go through a relay and wait for a processor that all nodes share; drivers know what their tables
+//! do not show, and measured how far others are, jitter included, where the simulator's nodes are told, are linked to all in their
+//! tables, and have long been where they are; and the drivers' nodes draw other numbers. Times are of gets that both sides answered at
+//! the level: how many, and how many each side found there or lost to the deadline, stands beside them; what was lost is not in them.
 
 mod real;
 mod relay;
@@ -48,6 +51,8 @@ struct Answer {
     level: Option<Level>,
     holders: BTreeSet<NodeId>,
     took: Duration,
+    /// It came to no answer by its deadline.
+    lost: bool,
 }
 
 /// Measures so many nodes.
@@ -61,13 +66,14 @@ pub(crate) async fn measure(report: &mut Report, nodes: usize) -> Result<(), Str
     let (nodes, config) = (rows.len(), Config::default());
     let both = Both::new(config, Network::Matrix(matrix), rows);
     let swarms = both.start().await?;
-    let settled = swarms.settle(CALM).await;
+    let grown = swarms.settle(CALM).await;
     let views = swarms.views();
     let connections = swarms.connections();
     report.note(format!(
-        "swarms: {nodes} drivers over TCP, grown from one seed for {:.0} s, {connections} connections, {} files open of {}; \
+        "swarms: {nodes} drivers over TCP, grown from one seed for {:.0} s, {}, {connections} connections, {} files open of {}; \
          against the simulator from the same tables, without loss and jitter",
-        settled.as_secs_f64(),
+        grown.took.as_secs_f64(),
+        if grown.settled { "settled" } else { "not settled" },
         atoll_sys::limits::open_files().unwrap_or(0),
         limit.unwrap_or(0),
     ));
@@ -76,8 +82,7 @@ pub(crate) async fn measure(report: &mut Report, nodes: usize) -> Result<(), Str
     let real = swarms.ask(&questions, PAUSE).await?;
     swarms.stop().await;
     let simulated = simulated::replay(both.sim, &views, &questions, PAUSE)?;
-    rows_of(report, &questions, &real, &simulated);
-    Ok(())
+    rows_of(report, &questions, &real, &simulated)
 }
 
 /// What both sides have in common.
@@ -126,27 +131,47 @@ fn questions(views: &[Vec<LevelInfo>], random: &mut StdRng, gets: usize) -> Vec<
     questions
 }
 
-/// Two rows a level, of the gets that both sides answered there; how many were answered at all, and how many by the same pointers.
-fn rows_of(report: &mut Report, questions: &[Question], real: &[Answer], simulated: &[Answer]) {
+/// For each level what both sides found there and what they lost, and the times of the gets that both answered there; then how many were
+/// answered at all, and how many by the same pointers. An error if there is a level that has no such get.
+fn rows_of(report: &mut Report, questions: &[Question], real: &[Answer], simulated: &[Answer]) -> Result<(), String> {
     let mut levels: Vec<Level> = questions.iter().map(|question| question.level).collect();
     levels.sort_unstable();
     levels.dedup();
+    if levels.is_empty() {
+        return Err(
+            "swarms: no node has company at any level, so nothing was asked; give them longer to grow".to_owned()
+        );
+    }
     for level in levels {
         let of = questions.iter().zip(real.iter().zip(simulated)).filter(|(question, _)| question.level == level);
-        let both = of.map(|(_, answers)| answers);
-        let both = both.filter(|(real, simulated)| real.level == Some(level) && simulated.level == Some(level));
-        let (mut real, mut simulated): (Vec<f64>, Vec<f64>) =
+        let (real, simulated): (Vec<&Answer>, Vec<&Answer>) = of.map(|(_, answers)| answers).unzip();
+        let row = |what: &str, value: f64, unit: &str| Row::new(&format!("swarms_l{}_{what}", level.0), value, unit);
+        let found = |side: &[&Answer]| side.iter().filter(|one| one.level == Some(level)).count();
+        let lost = |side: &[&Answer]| side.iter().filter(|one| one.lost).count();
+        let share = |count: usize| 100.0 * count as f64 / real.len() as f64;
+        report.add(row("found", share(found(&real)), "%").against("simulator", share(found(&simulated))));
+        // Apart, as of none there is no multiple.
+        report.add(row("lost", lost(&real) as f64, "gets"));
+        report.add(row("lost_simulated", lost(&simulated) as f64, "gets"));
+        let both = real.iter().zip(&simulated).filter(|(real, other)| [real.level, other.level] == [Some(level); 2]);
+        let (mut ours, mut theirs): (Vec<f64>, Vec<f64>) =
             both.map(|(real, simulated)| (millis(real.took), millis(simulated.took))).unzip();
+        if ours.is_empty() {
+            let asked = real.len();
+            return Err(format!("swarms: of {asked} gets at level {} none was answered there by both sides", level.0));
+        }
+        report.add(row("compared", ours.len() as f64, "gets"));
         for (name, share) in [("p50", 0.5), ("p95", 0.95)] {
-            let row = Row::new(&format!("swarms_l{}_{name}", level.0), percentile(&mut real, share), "ms");
-            report.add(row.against("simulator", percentile(&mut simulated, share)));
+            let timed = row(name, percentile(&mut ours, share), "ms");
+            report.add(timed.against("simulator", percentile(&mut theirs, share)));
         }
     }
-    let percent = |count: usize| 100.0 * count as f64 / questions.len().max(1) as f64;
+    let percent = |count: usize| 100.0 * count as f64 / questions.len() as f64;
     let found = |answers: &[Answer]| percent(answers.iter().filter(|answer| answer.level.is_some()).count());
     report.add(Row::new("swarms_found", found(real), "%").against("simulator", found(simulated)));
     let alike = real.iter().zip(simulated).filter(|(real, simulated)| real.holders == simulated.holders).count();
     report.add(Row::new("swarms_alike", percent(alike), "%"));
+    Ok(())
 }
 
 fn millis(span: Duration) -> f64 {
@@ -224,14 +249,25 @@ mod tests {
             level: level.map(Level),
             holders: BTreeSet::new(),
             took: Duration::from_millis(millis),
+            lost: millis >= 4_000,
         };
         let question = Question { key: Key::ZERO, level: Level(0), holder: 0, asker: 1 };
         let mut report = Report::new("t");
         let real = [answer(Some(0), 110), answer(None, 4_000), answer(Some(0), 500)];
         let simulated = [answer(Some(0), 100), answer(Some(0), 90), answer(Some(1), 20)];
-        rows_of(&mut report, &vec![question; 3], &real, &simulated);
+        rows_of(&mut report, &vec![question.clone(); 3], &real, &simulated).unwrap();
         let table = report.table();
         assert!(table.contains("swarms_l0_p50") && table.contains("simulator 100.0 (1.10 x)"), "{table}");
         assert!(table.contains("66.7") && table.contains("simulator 100.0 (0.67 x)"), "{table}");
+        let values = |name: &str| {
+            let row = table.lines().find(|line| line.contains(name)).unwrap_or_else(|| panic!("{name} in {table}"));
+            row.split_whitespace().filter_map(|word| word.parse().ok()).collect::<Vec<f64>>()
+        };
+        assert_eq!((values("swarms_l0_lost "), values("swarms_l0_lost_simulated")), (vec![1.0], vec![0.0]));
+        assert_eq!(values("swarms_l0_compared"), [1.0]);
+        // Nothing to compare is no figure.
+        let missed = rows_of(&mut report, &vec![question; 3], &vec![real[1].clone(); 3], &simulated);
+        assert!(missed.is_err_and(|error| error.contains("of 3 gets at level 0 none")));
+        assert!(rows_of(&mut report, &[], &[], &[]).is_err());
     }
 }

@@ -24,6 +24,13 @@ pub(super) struct Swarms {
     _relay: Relay,
 }
 
+/// How long the nodes grew.
+pub(super) struct Grown {
+    pub(super) took: Duration,
+    /// Their clusters stayed the same in the end.
+    pub(super) settled: bool,
+}
+
 impl Swarms {
     /// Starts a node for each identity, one after the other.
     pub(super) async fn start(
@@ -57,8 +64,9 @@ impl Swarms {
     }
 
     /// Waits until all have neighbours and the clusters have been the same for so long; at most as long again and again eight times.
-    pub(super) async fn settle(&self, calm: Duration) -> Duration {
+    pub(super) async fn settle(&self, calm: Duration) -> Grown {
         let began = Instant::now();
+        let mut settled = false;
         let (mut before, mut since) = (Vec::new(), Instant::now());
         while began.elapsed() < calm * 8 {
             sleep(Duration::from_millis(200)).await;
@@ -70,10 +78,11 @@ impl Swarms {
             if lonely || clusters != before {
                 (before, since) = (clusters, Instant::now());
             } else if since.elapsed() >= calm {
+                settled = true;
                 break;
             }
         }
-        began.elapsed()
+        Grown { took: began.elapsed(), settled }
     }
 
     /// What each node says of its levels.
@@ -140,13 +149,14 @@ impl Swarms {
 
 /// What a get came to.
 pub(super) fn answer(found: Result<Found, IndexError>, took: Duration) -> Answer {
-    let none = Answer { level: None, holders: BTreeSet::new(), took };
+    let none = |lost| Answer { level: None, holders: BTreeSet::new(), took, lost };
     match found {
         Ok(Found::Values { level, values }) => {
             let holders: BTreeSet<NodeId> = values.iter().map(|value| value.holder).collect();
-            Answer { level: Some(level), holders, took }
+            Answer { level: Some(level), holders, took, lost: false }
         }
-        Ok(Found::Nothing) | Err(_) => none,
+        Ok(Found::Nothing) => none(false),
+        Err(_) => none(true),
     }
 }
 

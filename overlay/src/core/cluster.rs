@@ -3,16 +3,19 @@
 //! their neighbours along, by the headers of their messages.
 //!
 //! Departures from the paper: the order of clusters is total (larger, then the lower id) with a margin and a dwell time that
-//! doubles per move, instead of an hourly square wave; a foreign cluster's header is an event that triggers the check; a small
-//! cluster may be left sooner, so that a young network settles in seconds, and who is alone joins one all of which is near; a cluster
-//! that falls into parts splits (`split.rs`).
+//! doubles per move from company to company, instead of an hourly square wave; a cluster that was left is not joined again for a time
+//! that doubles too; a foreign cluster's header is an event that triggers the check; a small cluster may be left sooner, so that a young
+//! network settles in seconds, and who is alone joins one all of which is near; members must be too far for a while before they are
+//! left (`far.rs`); a cluster that falls into parts splits (`split.rs`).
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
     Contact, Node,
+    far::Far,
     message::{Body, ClusterTag, Header, Reply, Request},
     node::Timer,
+    order::is_better,
     peers::Known,
     rng::Rng,
     routing::{Insertion, bit_of},
@@ -36,8 +39,8 @@ pub(super) struct Membership {
     /// The size others said it has, believed until this node has had time to see for itself.
     said: u32,
     check: Option<Check>,
-    /// Since when its members are too far, if they are.
-    far_since: Option<Instant>,
+    /// How far its members are, over time.
+    far: Far,
     /// Since when its members are measured anew, to see whether it is in parts.
     pub(super) parting: Option<Instant>,
     /// Clusters found too far.
@@ -89,7 +92,7 @@ impl Membership {
             dwell: config.dwell,
             said: 1,
             check: None,
-            far_since: None,
+            far: Far::never(now),
             parting: None,
             rejected: Vec::new(),
             left: VecDeque::new(),
@@ -178,21 +181,6 @@ impl Membership {
     }
 }
 
-/// Whether a cluster is better than another: larger by the margin; if neither is, the lower id. Of two small ones always the lower
-/// id: their sizes change faster than news of them travels, and by size two would change places.
-pub(super) fn is_better(one: (u32, Key), other: (u32, Key), margin_percent: u32) -> bool {
-    let scale = |size: u32, percent: u32| u64::from(size) * u64::from(percent);
-    if one.0 <= SMALL && other.0 <= SMALL {
-        one.1 < other.1
-    } else if scale(one.0, 100) > scale(other.0, 100 + margin_percent) {
-        true
-    } else if scale(other.0, 100) > scale(one.0, 100 + margin_percent) {
-        false
-    } else {
-        one.1 < other.1
-    }
-}
-
 impl Node {
     /// This node's clusters as every message carries them. The same until a cluster or its size changes, so that those who keep
     /// it can share it; its ages are renewed every minute.
@@ -252,7 +240,10 @@ impl Node {
         } else if now < self.unrest_until {
             RESTLESS_PAUSE
         } else {
-            self.config.check_every
+            // None is kept too far for longer than it must be, however quiet it is.
+            let far = self.memberships.iter().filter(|membership| membership.far.now);
+            let holds = far.map(|membership| self.config.far_holds.saturating_sub(membership.far.time));
+            holds.min().unwrap_or(self.config.check_every).min(self.config.check_every)
         };
         self.arm(now + pause, Timer::Check);
     }
@@ -260,17 +251,15 @@ impl Node {
     /// Whether the members have been too far for a while: a process or a machine that stood still looks far to all for as long as a
     /// sample of a moment counts.
     fn stays_too_far(&mut self, now: Instant, level: Level) -> bool {
-        let far = self.is_too_far(level);
+        let (far, holds) = (self.is_too_far(level), self.config.far_holds);
         let Some(membership) = self.membership_mut(level) else { return false };
-        let before = membership.far_since;
-        membership.far_since = far.then(|| before.unwrap_or(now));
-        let Some(since) = membership.far_since else { return false };
-        if before.is_none() {
+        let begins = membership.far.look(now, far);
+        let stays = far && membership.far.time >= holds;
+        if begins {
             // Measured anew meanwhile.
             self.unrest(now);
         }
-        self.arm_sooner(since + FAR_HOLDS, Timer::Check);
-        now.since(since) >= FAR_HOLDS
+        stays
     }
 
     /// Coral's leave rule: more than half of the members are over the threshold, with a margin.
@@ -445,12 +434,11 @@ impl Node {
         membership.joined = joins;
         membership.said = if joins { cluster.size.saturating_add(1) } else { 1 };
         membership.moved = now;
-        membership.check = None;
-        membership.far_since = None;
         (membership.check, membership.parting) = (None, None);
+        membership.far = Far::never(now);
         if from_company {
             membership.moves += 1;
-            // Who had to leave has not swung.
+            // Who had to leave has not swung; what it left is held down for longer each time.
             if joins {
                 membership.dwell = (membership.dwell * 2).clamp(first, last);
             }
@@ -541,10 +529,6 @@ impl Node {
     }
 }
 
-/// How long a cluster's members must be too far before it is left. \[measured: of nine nodes that each stand still for up to 150 ms a tenth
-/// of the time, moves in three minutes fall from 20 to 3\]
-const FAR_HOLDS: Duration = Duration::from_secs(3);
-
 /// How long the ages in a header are taken for true.
 const HEADER_KEPT: Duration = Duration::from_secs(60);
 
@@ -562,9 +546,6 @@ const FEW: u32 = 64;
 
 /// A cluster that was left doubles its hold-down so often at most.
 const LEFT_MOST: u32 = 8;
-
-/// Clusters of up to so many are small.
-const SMALL: u32 = 3;
 
 /// From this size on the dwell time applies in full.
 const DWELL_FULL: u32 = 8;

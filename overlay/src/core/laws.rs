@@ -7,9 +7,9 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{
-    cluster::is_better,
-    message::{Acquisition, Beaten, Body, Held, Hello, Refusal, Reply, Request, Room, Seen, Verdict},
+    message::{Acquisition, Beaten, Body, Held, Hello, LeaseState, Refusal, Reply, Request, Room, Seen, Verdict},
     node::Timer,
+    order::is_better,
     tests::{Alone, TTL, answer_pings, info, key, ping, stranger},
     time::Instant,
     *,
@@ -40,10 +40,10 @@ enum Happens {
 fn happens() -> impl Strategy<Value = Happens> {
     let who = 1_u32..24;
     prop_oneof![
-        3 => (0_u8..7, 0_u32..4).prop_map(|(what, key)| Happens::Wants(what, key)),
+        3 => (0_u8..8, 0_u32..4).prop_map(|(what, key)| Happens::Wants(what, key)),
         4 => (0_u64..3_000).prop_map(Happens::Passes),
         8 => (any::<prop::sample::Index>(), 0_u8..16, any::<bool>()).prop_map(|(at, how, twice)| Happens::Answered(at, how, twice)),
-        4 => (who.clone(), 0_u8..8, 0_u32..4).prop_map(|(who, what, key)| Happens::Asks(who, what, key)),
+        5 => (who.clone(), 0_u8..14, 0_u32..4).prop_map(|(who, what, key)| Happens::Asks(who, what, key)),
         1 => who.clone().prop_map(Happens::Greets),
         3 => who.clone().prop_map(Happens::Connected),
         1 => who.clone().prop_map(Happens::Disconnected),
@@ -135,6 +135,7 @@ fn command(what: u8, about: u32) -> Command {
         3 => Command::Acquire(Acquire { key, reference: value, ttl: TTL, failed: Vec::new() }),
         4 => Command::Beat(lease, value),
         5 => Command::Pass(lease, Marker::Pass(TTL)),
+        6 => Command::Release(lease),
         _ => Command::Spread(value),
     }
 }
@@ -178,9 +179,28 @@ fn request(what: u8, who: u32, about: u32) -> Request {
         4 => Request::Copy { level, key, values: vec![pointer(who)] },
         5 => Request::Step { level, key, aim: key, want: message::Want::Room { ttl: TTL } },
         6 => Request::Neighbours { level, nearest: true },
-        _ => Request::Withdraw { key },
+        7 => Request::Withdraw { key },
+        _ => of_a_lease(what - 8, who, Lease { epoch: 1, counter: u64::from(about), key }),
     }
 }
+
+/// Questions about a lease.
+fn of_a_lease(what: u8, who: u32, lease: Lease) -> Request {
+    let (reference, unreached, key) = (Bytes::from_static(b"v"), Vec::new(), lease.key);
+    let held = |ttl| LeaseState::Leased { lease, holder: message::Pointer { ttl, ..pointer(who) } };
+    match what {
+        0 => Request::Acquire { key, reference, ttl: TTL, failed: Vec::new(), unreached },
+        1 => Request::Beat { lease, reference, ttl: TTL, unreached },
+        RELEASE => Request::Beat { lease, reference, ttl: Duration::ZERO, unreached },
+        3 => Request::Hold { key, state: held(TTL) },
+        4 => Request::Hold { key, state: held(Duration::ZERO) },
+        5 => Request::Pass { lease, marker: Marker::Pass(TTL) },
+        _ => Request::Hold { key, state: LeaseState::Marked { marker: Marker::Pass(TTL), ttl: TTL } },
+    }
+}
+
+/// The number of the question by which a lease is given back.
+const RELEASE: u8 = 2;
 
 fn hello(who: u32) -> Body {
     Body::Hello(Box::new(Hello { info: std::sync::Arc::new(info(stranger(who).id)), spreads: 0 }))
@@ -303,6 +323,28 @@ proptest! {
         let once: std::collections::BTreeSet<Timer> = upkeep.iter().copied().collect();
         prop_assert_eq!(once.len(), upkeep.len());
         prop_assert!(node.timers.iter().all(|(at, _)| *at >= node.now));
+    }
+
+    /// Law 11.
+    #[test]
+    fn a_lease_given_back_is_never_live_again_in_whatever_order_messages_come(
+        life in prop::collection::vec((1_u32..4, prop_oneof![9 => 0_u8..5, 1 => 5_u8..7], 1_u64..3, 0_u64..500), 0..60),
+    ) {
+        let mut node = Alone::new(Config::default());
+        for peer in 1..4 {
+            node.give(Input::Connected(stranger(peer)));
+        }
+        let mut released = std::collections::BTreeSet::new();
+        for (who, what, counter, millis) in life {
+            let lease = Lease { epoch: 1, counter, key: key(0) };
+            node.pass(Duration::from_millis(millis));
+            node.hear(who, Body::Request { id: 7, request: of_a_lease(what, who, lease) });
+            if what == RELEASE {
+                released.insert((lease, stranger(who).id));
+            }
+            let live = node.node.live_lease(node.now, &lease.key);
+            prop_assert!(live.is_none_or(|live| !released.contains(&live)), "{:?} lives again", live);
+        }
     }
 
     /// Law 7.

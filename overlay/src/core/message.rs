@@ -329,7 +329,7 @@ pub enum LeaseState {
     Leased {
         /// Epoch and counter.
         lease: Lease,
-        /// Who, with its reference.
+        /// Who, with its reference; with one that stays no longer: it gave the lease back.
         holder: Pointer,
     },
     /// The last fetch could not be shared.

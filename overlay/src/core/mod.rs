@@ -21,6 +21,7 @@ pub mod wire;
 pub use wire::{Book, DecodeError};
 
 mod node;
+mod order;
 pub use node::Node;
 
 mod views;
@@ -34,6 +35,7 @@ mod site;
 mod tend;
 
 mod cluster;
+mod far;
 mod peers;
 mod pins;
 mod pointers;

@@ -138,6 +138,47 @@ fn a_lease_that_is_given_back_is_granted_to_who_asks_next_and_giving_it_back_twi
 }
 
 #[test]
+fn a_beat_that_comes_after_its_lease_was_given_back_takes_nothing_from_who_was_granted_it_since() {
+    for (seed, nodes) in [(14, 30), (15, 9), (16, 2)] {
+        let mut sim = three_regions(seed, nodes);
+        sim.run_for(secs(20));
+        let key = Key::of(b"late beat");
+        let (granted, _) = ask_all(&mut sim, 0..nodes, key);
+        let (holder, lease) = granted[0];
+        assert_eq!(release(&mut sim, holder, lease), Ok(Beat::Kept));
+        assert_eq!(beat(&mut sim, holder, lease), Ok(Beat::Kept), "nobody else fetches");
+        let next = (holder + 1) % nodes;
+        let Ok(Acquired::Granted(second)) = acquire(&mut sim, next, key, &[]) else {
+            panic!("a late beat brought a lease back, seed {seed}")
+        };
+        let Ok(Beat::Superseded(by)) = beat(&mut sim, holder, lease) else { panic!("it lives again, seed {seed}") };
+        assert_eq!(by.holder, id(&sim, next));
+        assert_eq!(beat(&mut sim, next, second), Ok(Beat::Kept), "seed {seed}");
+    }
+}
+
+#[test]
+fn after_the_root_dies_nobody_is_sent_to_who_gave_its_lease_back() {
+    for seed in [8, 9, 10] {
+        let mut sim = three_regions(seed, 30);
+        sim.run_for(secs(20));
+        let key = Key::of(b"root");
+        let mut order: Vec<usize> = (0..30).collect();
+        order.sort_by_key(|node| id(&sim, *node).key().distance(&key));
+        let (root, holder) = (order[0], order[20]);
+        let Ok(Acquired::Granted(lease)) = acquire(&mut sim, holder, key, &[]) else { panic!("granted") };
+        beat_for(&mut sim, holder, lease, secs(1));
+        assert_eq!(release(&mut sim, holder, lease), Ok(Beat::Kept));
+        sim.run_for(ms(200));
+        sim.kill(root, Death::Process);
+        sim.run_for(secs(1));
+        let next = order[10];
+        let answer = acquire(&mut sim, next, key, &[]);
+        assert!(matches!(answer, Ok(Acquired::Granted(_))), "{answer:?}, seed {seed}");
+    }
+}
+
+#[test]
 fn a_holder_that_lives_though_an_asker_says_it_failed_keeps_its_lease() {
     let mut sim = three_regions(7, 9);
     sim.run_for(secs(20));

@@ -127,6 +127,30 @@ fn processes_that_stand_still_for_moments_part_no_cluster() {
 }
 
 #[test]
+fn a_cluster_that_is_too_far_is_left_by_then_also_where_unrest_is_short() {
+    let unrest = Config { unrest: ms(500), ..Config::default() };
+    for seed in 0..5 {
+        let mut sim = started(Sim::new(unrest.clone(), regions(), seed), 9);
+        sim.run_until(at(120));
+        let before = cluster(&sim, 0, 2);
+        sim.relocate(0, 1);
+        // Probes are idle, and a minimum counts for ten seconds; the next check by itself is up to a minute away.
+        let (far, mut since) =
+            (|sim: &Sim| sim.node(0).unwrap().levels()[2].neighbours.iter().all(|one| one.rtt > Some(ms(20))), None);
+        while cluster(&sim, 0, 2) == before {
+            sim.run_for(ms(100));
+            let is_far = far(&sim) && cluster(&sim, 0, 2) == before;
+            since = is_far.then(|| since.unwrap_or_else(|| sim.now()));
+            assert!(
+                since.is_none_or(|since| sim.now().since(since) < secs(10)),
+                "seed {seed}: too far for ten seconds"
+            );
+            assert!(sim.now() < at(300), "seed {seed}: never measured");
+        }
+    }
+}
+
+#[test]
 fn clusters_are_whole_soon_after_processes_stood_still_more_often_than_not() {
     for seed in 0..8 {
         let mut sim = three_groups(seed);

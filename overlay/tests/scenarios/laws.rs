@@ -4,10 +4,11 @@
 use std::time::Duration;
 
 use atoll_overlay::{
-    Config, Found, Key, Level, Levels, Mode, NodeId,
+    Config, Found, Key, Lease, Level, Levels, Marker, Mode, NodeId,
     core::{Command, Op},
     sim::{Death, Network, Sim},
 };
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::support::{acquire_command, at, get, id, ms, put, put_command, regions, secs, started};
@@ -34,7 +35,7 @@ enum Befalls {
 fn befalls() -> impl Strategy<Value = Befalls> {
     let (who, rate) = (0_usize..12, 0_u32..200_000);
     prop_oneof![
-        8 => (who.clone(), 0_u8..4, 0_u8..6).prop_map(|(who, what, key)| Befalls::Want(who, what, key)),
+        8 => (who.clone(), 0_u8..8, 0_u8..6).prop_map(|(who, what, key)| Befalls::Want(who, what, key)),
         6 => (0_u64..3_000).prop_map(Befalls::Pass),
         1 => [rate.clone(), rate.clone(), rate.clone(), rate].prop_map(Befalls::Faults),
         1 => (who.clone(), any::<bool>()).prop_map(|(who, gone)| Befalls::Restart(who, gone)),
@@ -62,10 +63,15 @@ fn live(seed: u64, nodes: usize, life: &[Befalls]) -> Life {
         match *event {
             Befalls::Want(who, what, about) => {
                 let (node, key) = (one(&sim, who), Key::of(&[about]));
+                // As a root grants it first: where it has, this is a late, a foreign or a true holder's.
+                let lease = Lease { epoch: 1, counter: 1, key };
                 let command = match what {
                     0 => put_command(key, b"here", secs(30), Levels::All),
                     1 => Command::Get(key, Levels::All),
                     2 => Command::Withdraw(key),
+                    3 => Command::Beat(lease, Bytes::from_static(b"further")),
+                    4 => Command::Release(lease),
+                    5 => Command::Pass(lease, Marker::Pass(secs(30))),
                     _ => acquire_command(key, &[]),
                 };
                 asked.push((node, sim.command(node, command)));

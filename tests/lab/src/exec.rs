@@ -7,6 +7,7 @@
 
 use std::{
     convert::Infallible,
+    io::{self, Write},
     os::unix::process::{CommandExt, ExitStatusExt},
     process::{Child, Command, ExitCode, ExitStatus},
 };
@@ -52,8 +53,11 @@ pub(crate) fn become_it(lab: &str, host: &str, command: &[String]) -> Result<Inf
     Namespace::existing(lab, host).enter()?;
     netns::hide_resolvers(&state::host_folder(lab, host).join("resolv.conf"))?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    // Some containers refuse it to user namespaces: then it stays the machine's.
-    let _ = mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>);
+    if let Err(error) = mount(Some("proc"), "/proc", Some("proc"), flags, None::<&str>) {
+        // Some containers refuse it to user namespaces.
+        let _ =
+            writeln!(io::stderr(), "lab: {error} to mount a /proc of the lab's own: the pids in it are the machine's");
+    }
     SigSet::empty().thread_set_mask().doing(|| "let signals through".into())?;
     let (program, arguments) = command.split_first().ok_or_else(|| Error::Refused { message: "no command".into() })?;
     Err(Command::new(program).args(arguments).exec()).doing(|| format!("run {program}"))

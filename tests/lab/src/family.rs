@@ -6,9 +6,13 @@
 //! knows it. Commands of `lab exec` are of the family too, and see its pids (`exec`).
 
 use std::{
-    fs::File,
+    collections::BTreeSet,
+    fs::{self, File},
     io::{self, BufRead, BufReader, Read, Write},
-    os::{fd::AsFd, unix::process::CommandExt},
+    os::{
+        fd::AsFd,
+        unix::{fs::MetadataExt, process::CommandExt},
+    },
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -17,7 +21,10 @@ use std::{
 use nix::{
     poll::{PollFd, PollFlags, poll},
     sched::{CloneFlags, setns, unshare},
-    sys::wait::{WaitPidFlag, WaitStatus, waitpid},
+    sys::{
+        signal::{Signal, kill},
+        wait::{WaitPidFlag, WaitStatus, waitpid},
+    },
     unistd::Pid,
 };
 
@@ -66,6 +73,18 @@ impl Family {
         enter(&self.namespace)
     }
 
+    /// Processes outside of the family, other than this one, with children in it: those of `lab exec`.
+    fn parents(&self) -> Vec<Pid> {
+        let Ok(family) = self.namespace.metadata().map(|namespace| namespace.ino()) else { return Vec::new() };
+        let is_in = |pid: Pid| fs::metadata(format!("/proc/{pid}/ns/pid")).is_ok_and(|its| its.ino() == family);
+        let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let all = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok().map(Pid::from_raw));
+        let parents = all.filter(|pid| is_in(*pid)).filter_map(|pid| stat_of(pid).map(|(_, parent)| parent));
+        let outside: BTreeSet<Pid> =
+            parents.filter(|pid| pid.as_raw() > 1 && *pid != Pid::this() && !is_in(*pid)).collect();
+        outside.into_iter().collect()
+    }
+
     /// The pid of the first process, by which processes that the lab did not start can [`join`].
     pub(crate) fn first(&self) -> u32 {
         self.first.id()
@@ -85,13 +104,27 @@ fn enter(namespace: &File) -> Result<(), Error> {
 
 impl Drop for Family {
     fn drop(&mut self) {
+        let parents = self.parents();
         let _ = self.first.kill();
-        // It is gone when all others are, and those started by this process have been waited for.
+        // It is gone when all others are, and have been waited for: by this process, and by those outside that started some.
         let deadline = Instant::now() + GONE;
         while matches!(self.first.try_wait(), Ok(None)) && Instant::now() < deadline {
+            for parent in parents.iter().filter(|parent| stat_of(**parent).is_some_and(|(state, _)| state == 'T')) {
+                // Stopped in a terminal, it would wait for nobody.
+                let _ = kill(*parent, Signal::SIGCONT);
+            }
             std::thread::sleep(Duration::from_millis(2));
         }
     }
+}
+
+/// A process's state, one letter, and its parent.
+fn stat_of(pid: Pid) -> Option<(char, Pid)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // Its name stands in brackets, and may have any in it.
+    let (_, rest) = stat.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    Some((fields.next()?.chars().next()?, Pid::from_raw(fields.next()?.parse().ok()?)))
 }
 
 /// What `atoll-lab init` does, as the first process of a namespace.

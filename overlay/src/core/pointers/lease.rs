@@ -4,7 +4,7 @@
 //! A root grants only after its next-closest nodes hold the lease. So when it dies, or a nearer node joins, the new root finds the
 //! old lease either in its own copy or in the answer to its own first question for copies, and goes on with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::{
     Key, Lease, Marker, NodeId,
@@ -30,6 +30,8 @@ pub(super) struct Entry {
     /// The highest counter granted or seen within it.
     pub(super) counter: u64,
     pub(super) state: State,
+    /// Leases that were given back, each with who held it, oldest first: beats of them that come late count for nothing.
+    released: VecDeque<(Lease, NodeId)>,
     /// For whom this copy is kept; none if this node is the root.
     pub(super) root: Option<Contact>,
     /// Askers that wait for a grant or a probe to end.
@@ -139,7 +141,15 @@ impl Leases {
 
 impl Entry {
     const fn new(now: Instant) -> Self {
-        Self { epoch: 1, counter: 0, state: State::Idle, root: None, waiters: Vec::new(), touched: now }
+        Self {
+            epoch: 1,
+            counter: 0,
+            state: State::Idle,
+            released: VecDeque::new(),
+            root: None,
+            waiters: Vec::new(),
+            touched: now,
+        }
     }
 
     /// The lease, while its holder is heard of. A copy lives as long as its reference: only the root hears the beats.
@@ -201,6 +211,28 @@ impl Entry {
         }
     }
 
+    /// Takes a lease back, if this node holds it; whether it was the one that lived. It is never taken on again.
+    pub(super) fn release(&mut self, now: Instant, lease: Lease, holder: NodeId) -> bool {
+        if !self.is_released(&lease, holder) {
+            if self.released.len() >= RELEASED {
+                self.released.pop_front();
+            }
+            self.released.push_back((lease, holder));
+        }
+        self.saw(&lease);
+        self.touched = now;
+        let current = matches!(&self.state, State::Leased(live) if live.lease == lease && live.holder.pointer.holder.id == holder);
+        if current {
+            self.state = State::Idle;
+        }
+        current
+    }
+
+    /// Whether this node gave this lease back.
+    pub(super) fn is_released(&self, lease: &Lease, holder: NodeId) -> bool {
+        self.released.contains(&(*lease, holder))
+    }
+
     /// Remembers the highest term seen.
     pub(super) fn saw(&mut self, lease: &Lease) {
         if (lease.epoch, lease.counter) > (self.epoch, self.counter) {
@@ -230,6 +262,9 @@ pub(super) fn rank(lease: &Lease, holder: NodeId) -> (u64, u64, NodeId) {
 
 /// A holder is still named for so many times the limit of silence, to all that do not say it failed them.
 const LAPSED: u32 = 5;
+
+/// Leases given back that an entry remembers. A beat is on its way for less than a second, in which no key is granted as often.
+const RELEASED: usize = 8;
 
 /// How long the term of a key is remembered after its lease ended.
 const TERM_KEPT: std::time::Duration = std::time::Duration::from_secs(60);

@@ -132,6 +132,11 @@ impl Node {
     /// A next-closest node was asked to hold a copy.
     pub(in crate::core) fn on_hold(&mut self, now: Instant, from: Contact, key: Key, state: LeaseState) -> Reply {
         let limit = self.config.beat_limit;
+        if let LeaseState::Leased { lease, holder } = &state
+            && self.on_hold_ended(now, key, *lease, holder)
+        {
+            return Reply::Held(Held::Yes(Vec::new()));
+        }
         let Some(entry) = self.leases.entry(now, key) else { return Reply::Refused(Refusal::Keys) };
         let same_root = entry.root.is_some_and(|root| root == from);
         let granting = matches!(entry.state, State::Granting(_));
@@ -174,9 +179,26 @@ impl Node {
         Reply::Held(Held::Yes(values))
     }
 
+    /// Whether a lease to be held has ended: its reference is over, so it was given back and is forgotten; or it was before.
+    fn on_hold_ended(&mut self, now: Instant, key: Key, lease: Lease, holder: &Pointer) -> bool {
+        let over = holder.ttl.is_zero();
+        let Some(entry) = self.leases.get_mut(&key) else { return over };
+        // A root hears of it from the holder alone.
+        if over && entry.root.is_some() {
+            entry.release(now, lease, holder.holder.id);
+        }
+        over || entry.is_released(&lease, holder.holder.id)
+    }
+
     /// A next-closest node has answered.
     pub(in crate::core) fn on_held(&mut self, now: Instant, from: Contact, key: Key, held: Held) {
         let Some(entry) = self.leases.get_mut(&key) else { return };
+        if let Held::Other(LeaseState::Leased { lease, holder }) = &held
+            && entry.is_released(lease, holder.holder.id)
+        {
+            // It has not heard of the end.
+            return self.on_hold_failure(now, from, key);
+        }
         match (&mut entry.state, held) {
             (State::Granting(granting), Held::Yes(values)) => {
                 granting.asked.retain(|peer| *peer != from.peer);
@@ -406,6 +428,11 @@ impl Node {
             return Reply::Beaten(Beaten::Kept);
         }
         let holder = pointer.holder.id;
+        if entry.is_released(&lease, holder) {
+            // It was on its way while the lease was given back.
+            let other = entry.live(now, limit).filter(|live| live.holder.pointer.holder.id != holder);
+            return Reply::Beaten(other.map_or(Beaten::Kept, |live| Beaten::Superseded(live.holder.told(now))));
+        }
         if let Some(live) = entry.live(now, limit) {
             let theirs = rank(&live.lease, live.holder.pointer.holder.id);
             if theirs < rank(&lease, holder) {
@@ -434,13 +461,17 @@ impl Node {
     /// The fetch under a lease has ended and left nothing: who waits, or asks next, is granted it. One said late, or twice, takes
     /// nothing from who was granted it since.
     fn on_release(&mut self, now: Instant, from: Contact, lease: Lease) {
-        let Some(entry) = self.leases.get_mut(&lease.key) else { return };
-        let theirs =
-            matches!(&entry.state, State::Leased(live) if live.lease == lease && live.holder.pointer.holder == from);
-        if theirs {
-            (entry.state, entry.touched) = (State::Idle, now);
-            self.decide_all(now, lease.key);
+        let Some(entry) = self.leases.entry(now, lease.key) else { return };
+        entry.take_over(now);
+        if !entry.release(now, lease, from.id) {
+            return;
         }
+        let state = LeaseState::Leased { lease, holder: self.pointer_of(from, Bytes::new(), Duration::ZERO) };
+        // All that may have been asked to hold it, also where another was late. Their answers must not count for the next grant's.
+        for node in self.peers.closest(Level::GLOBAL, &lease.key, COPY_TRIES) {
+            self.ask(now, node, Request::Hold { key: lease.key, state: state.clone() }, Purpose::Probe);
+        }
+        self.decide_all(now, lease.key);
     }
 
     fn on_pass(&mut self, now: Instant, from: Contact, lease: Lease, marker: Marker) -> Reply {
@@ -488,6 +519,13 @@ impl Node {
         }
         stored.truncate(Reply::VALUES);
         stored
+    }
+
+    /// The lease that lives here, and who holds it.
+    #[cfg(test)]
+    pub(in crate::core) fn live_lease(&self, now: Instant, key: &Key) -> Option<(Lease, NodeId)> {
+        let live = self.leases.get(key)?.live(now, self.config.beat_limit)?;
+        Some((live.lease, live.holder.pointer.holder.id))
     }
 
     /// A pointer to a node as it is known here.

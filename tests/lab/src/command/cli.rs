@@ -1,6 +1,6 @@
 //! The lab's subcommands and flags, and nothing else.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -42,6 +42,15 @@ pub(crate) struct Common {
 impl Common {
     pub(crate) fn scale(&self) -> Scale {
         if self.long { Scale::Long } else { Scale::Short }
+    }
+
+    /// The flags that say what lab is brought up, as they would be typed.
+    pub(crate) fn of_a_lab(&self) -> Vec<OsString> {
+        let Self { lab: _, atoll, matrix, artefacts: _, long, questions } = self;
+        let named = [("--atoll", atoll), ("--matrix", matrix)];
+        let named = named.into_iter().filter_map(|(flag, path)| Some([flag.into(), path.clone()?.into()]));
+        let set = [("--long", *long), ("--questions", *questions)].into_iter().filter(|(_, set)| *set);
+        named.flatten().chain(set.map(|(flag, _)| flag.into())).collect()
     }
 }
 
@@ -149,4 +158,18 @@ pub(crate) enum Command {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_labs_own_process_is_told_all_that_says_what_lab_it_is() {
+        let flags = ["--atoll", "/a/atoll", "--matrix", "m.csv", "--long", "--questions"];
+        let typed = Cli::try_parse_from(["lab", "up", "file.toml"].iter().chain(&flags)).unwrap().common;
+        assert_eq!(typed.of_a_lab(), flags.map(OsString::from));
+        let plain = Cli::try_parse_from(["lab", "up", "file.toml"]).unwrap().common;
+        assert_eq!(plain.of_a_lab(), Vec::<OsString>::new());
+    }
 }

@@ -138,16 +138,7 @@ fn up_detached(common: &Common, file: &Path) -> Result<ExitCode, Error> {
     netns::check_privilege()?;
     let own = std::env::current_exe().doing(|| "find this program".into())?;
     let mut process = Process::new(own);
-    process.arg("up").arg(file).arg("--detached");
-    if let Some(matrix) = &common.matrix {
-        process.arg("--matrix").arg(matrix);
-    }
-    if common.long {
-        process.arg("--long");
-    }
-    if let Some(atoll) = &common.atoll {
-        process.arg("--atoll").arg(atoll);
-    }
+    process.arg("up").arg(file).arg("--detached").args(common.of_a_lab());
     process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let start = Instant::now();
     let mut child = process.spawn().doing(|| "start the lab's own process".into())?;

@@ -86,6 +86,33 @@ fn commands_in_hosts_end_with_their_lab_however_it_ends() {
 }
 
 #[test]
+fn a_command_that_was_stopped_in_its_terminal_ends_with_its_lab_too() {
+    if skipped("that a stopped `lab exec` ends with the lab") {
+        return;
+    }
+    let _alone = alone();
+    let bench = Bench::up(SMALL);
+    let marker = marker(6);
+    let (mut asked, pid) = begin(&bench, &["sleep", &marker], &marker);
+    send(i32::try_from(asked.id()).unwrap(), Signal::SIGSTOP);
+    bench.say(&["down"]);
+    await_end(&[pid]);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let ended = loop {
+        if let Some(ended) = asked.try_wait().unwrap() {
+            break ended;
+        }
+        if Instant::now() > deadline {
+            asked.kill().unwrap();
+            panic!("it is stopped still");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(ended.code(), Some(137));
+    bench.assert_nothing_left(&[pid]);
+}
+
+#[test]
 fn a_command_in_a_host_sees_the_pids_that_its_programs_write_down_and_nobody_elses() {
     if skipped("the pids inside `lab exec`") {
         return;
