@@ -165,6 +165,8 @@ impl State {
     pub(crate) fn abort(&mut self, metadata: u64) {
         self.aborted = true;
         (self.pieces, self.sums, self.tail) = (Vec::new(), Vec::new(), Vec::new());
+        // Its slices make room for others' on disk from now on.
+        drop(self.on_disk.hand_over());
         if self.writing {
             self.in_ram.keep(self.under_way + metadata);
         } else {
