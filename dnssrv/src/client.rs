@@ -237,6 +237,12 @@ impl Clients {
         self.known.get(&prefix)?.minima.least(now, self.probe.window)
     }
 
+    /// The same from here alone, whatever neighbours saw: how far this node itself is.
+    pub(crate) fn rtt_from_here(&self, now: Instant, prefix: Prefix) -> Option<Duration> {
+        let minima = self.minima(now, prefix).into_iter();
+        minima.filter(|(source, _)| *source != Source::Neighbour).map(|(_, rtt)| rtt).min()
+    }
+
     /// Every source's minimum for a prefix.
     pub(crate) fn minima(&self, now: Instant, prefix: Prefix) -> Vec<(Source, Duration)> {
         self.known.get(&prefix).map(|known| known.minima.each(now, self.probe.window).collect()).unwrap_or_default()

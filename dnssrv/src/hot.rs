@@ -332,6 +332,7 @@ mod tests {
     use super::*;
     use crate::{
         Config, Source,
+        config::RateLimit,
         redirector::Outcome,
         roster::{Proxy, Ring, Roster},
     };
@@ -358,7 +359,9 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "192.0.1.0/24 level 1\n").unwrap();
         let overrides = Some(file.path().to_owned());
-        let config = Config { mode, records, overrides, hot, ..Config::default() };
+        // Of however many answers a second.
+        let rate_limit = RateLimit { per_second: 0, ..RateLimit::default() };
+        let config = Config { mode, records, overrides, hot, rate_limit, ..Config::default() };
         let (redirector, ..) = Redirector::new(config, Arc::new(Alone::new(me))).unwrap();
         let proxy = |last: u8| Proxy {
             v4: Some([192, 0, 2, last].into()),
@@ -417,7 +420,6 @@ mod tests {
             // The first question of a prefix is always passed on.
             for _ in 0..2 {
                 reply.clear();
-                // A second of units is used up soon; what is compared is the answers.
                 let now = self.now;
                 if hot.answer(now, query, from, &mut reply) == Hit::Passed {
                     continue;

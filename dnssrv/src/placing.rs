@@ -46,7 +46,7 @@ impl Redirector {
         let me = self.roster().me.clone();
         let mut clients = self.clients();
         clients.measured(now, prefix, source, rtt);
-        let least = clients.rtt(now, prefix).map_or(rtt, |(least, _)| least);
+        let least = clients.rtt_from_here(now, prefix).unwrap_or(rtt);
         clients.heard(now, prefix, me.iter().flat_map(Server::addresses).map(|address| (address, least)));
         drop(clients);
         self.counters.measured(source);
@@ -316,7 +316,8 @@ impl Redirector {
             self.send_scouts(now, Quest { address, resolver: prefix, first: false });
             self.tell(now, prefix, &placement, &roster);
         }
-        if self.is_worth_a_moment(address, &placement, looks_on)
+        let rtt = self.clients().rtt_from_here(now, prefix);
+        if self.is_worth_a_moment(address, (&placement, rtt), looks_on)
             && let Some(patience) = known
         {
             return Some(Resolved::Wait(patience));
@@ -326,13 +327,18 @@ impl Redirector {
             self.errand(Errand::AskSoon(prefix));
         }
         let near = placement.near.as_deref().cloned().or(own).filter(|_| !placement.placed);
-        Some(Resolved::Answer(scout_answer(&query.name, &Report { rtt: placement.rtt, near }), 0))
+        Some(Resolved::Answer(scout_answer(&query.name, &Report { rtt, near }), 0))
     }
 
     /// Whether more will be known of a prefix in a moment than a scout could report of it now: its distance, which is measured from
     /// now on, or a nearer cluster, if this server's scouts are on their way.
-    fn is_worth_a_moment(&self, address: IpAddr, placement: &Placement, looks_on: bool) -> bool {
-        if placement.rtt.is_none() && self.config.probes() {
+    fn is_worth_a_moment(
+        &self,
+        address: IpAddr,
+        (placement, rtt): (&Placement, Option<Duration>),
+        looks_on: bool,
+    ) -> bool {
+        if rtt.is_none() && self.config.probes() {
             return self.probes().try_send(Probe { address, search: false }).is_ok();
         }
         let is_near = placement.level > Level::GLOBAL && placement.near.is_none();
@@ -609,6 +615,19 @@ mod tests {
         assert_eq!(redirector.clients().placement(now, prefix, true).level.0, 1);
         die(&[]);
         assert_eq!(level(64, near(2, 70)), 2);
+    }
+
+    #[test]
+    fn what_a_neighbour_saw_is_not_taken_for_this_servers_own_distance() {
+        let (redirector, _errands) = redirector();
+        let (now, prefix) = (Instant::now(), Prefix::of(RESOLVER));
+        let me = redirector.roster().me.clone().and_then(|me| me.addresses().next()).unwrap();
+        redirector.clients().measured(now, prefix, Source::Neighbour, Duration::from_millis(17));
+        assert_eq!(redirector.clients().rtt_from_here(now, prefix), None);
+        redirector.measured(now, prefix, Source::TcpConnect, Duration::from_millis(29));
+        let placement = redirector.clients().placement(now, prefix, true);
+        assert_eq!(placement.rtt, Some(Duration::from_millis(17)), "some node of the cluster is as near");
+        assert_eq!(placement.distances.get(me), Some(Duration::from_millis(29)), "but not this one");
     }
 
     #[test]
