@@ -147,21 +147,37 @@ impl World<'_> {
         let most = |most: Duration| Wanted::AtMost(most.as_secs_f64());
         let seconds = as_before.map_or(f64::NAN, |after| after.as_secs_f64());
         stage.claim("answers_as_before_after", seconds, "s", most(in_answers));
-        let since = |holds: bool| if holds { healed.elapsed().as_secs_f64() } else { f64::NAN };
-        let known = || clusters.all_know_as_many(&Clusters::of(self.lab));
-        let whole = stage.wait_until(in_clusters.saturating_sub(healed.elapsed()), known)?;
-        stage.claim("whole_after", since(whole), "s", most(in_clusters));
+        self.claim_clusters(stage, clusters, (healed, in_clusters))
+    }
+
+    /// Claims that every node knows as many others as before, and that clusters are as before: each as soon as it was so.
+    fn claim_clusters(
+        &self,
+        stage: &mut Stage<'_>,
+        then: &Clusters,
+        (healed, patience): (Instant, Duration),
+    ) -> Result<(), Error> {
         let (mut now, mut share) = (Clusters::default(), f64::NAN);
-        let as_before = stage.wait_until(in_clusters.saturating_sub(healed.elapsed()), || {
+        let (mut whole, mut as_before) = (None, None);
+        stage.wait_until(patience.saturating_sub(healed.elapsed()), || {
             now = Clusters::of(self.lab);
-            share = clusters.regained_by(&now);
-            share >= REGAINED
+            share = then.regained_by(&now);
+            let at = healed.elapsed();
+            whole = whole.or_else(|| then.all_know_as_many(&now).then_some(at));
+            as_before = as_before.filter(|_| share >= REGAINED).or_else(|| (share >= REGAINED).then_some(at));
+            whole.is_some() && as_before.is_some()
         })?;
-        if !as_before {
-            self.explain_clusters(clusters, &now);
+        if whole.is_none() {
+            self.explain_strangers(then, &now);
         }
+        if as_before.is_none() {
+            self.explain_clusters(then, &now);
+        }
+        let seconds = |at: Option<Duration>| at.map_or(f64::NAN, |at| at.as_secs_f64());
+        let wanted = Wanted::AtMost(patience.as_secs_f64());
+        stage.claim("whole_after", seconds(whole), "s", wanted);
         stage.figure("clusters_regained", share, "%");
-        stage.claim("clusters_as_before_after", since(as_before), "s", most(in_clusters));
+        stage.claim("clusters_as_before_after", seconds(as_before), "s", Wanted::AtMost(patience.as_secs_f64()));
         Ok(())
     }
 
@@ -223,6 +239,16 @@ impl World<'_> {
             for (cut, servers) in client.resolver.map(|one| self.lab.watch().held(one, &zone)).unwrap_or_default() {
                 let servers: Vec<String> = servers.iter().map(name).collect();
                 say_aside(&format!("    {cut} is served by {servers:?}"));
+            }
+        }
+    }
+
+    /// Which nodes know fewer others than before.
+    fn explain_strangers(&self, then: &Clusters, now: &Clusters) {
+        for node in nodes(self.lab) {
+            let [before, after] = [then, now].map(|clusters| clusters.sizes(node.id)[0]);
+            if after < before {
+                say_aside(&format!("  {} takes the network for {after} nodes, {before} before", node.name));
             }
         }
     }
