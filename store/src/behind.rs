@@ -28,7 +28,7 @@ struct Turn {
 
 impl Fill {
     /// Sends whole slices to disk while there is more than one slice in RAM; with `all` also the last one, and waits for all. Else it
-    /// waits only while more than `write_behind` waits behind them, or fills hold half of what they may.
+    /// waits only while more than `write_behind` waits behind them, or fills hold half of what they may, in RAM or on disk.
     pub(crate) async fn flush(self: &Arc<Self>, all: bool) -> Result<(), StoreError> {
         if self.disk.is_none() {
             return Ok(());
@@ -84,7 +84,9 @@ impl Fill {
     fn must_wait(&self, state: &State) -> bool {
         let behind = self.tiers.config.write_behind.0;
         let much = state.in_ram().saturating_sub(self.tiers.config.slice_bytes()) > behind;
-        state.writing && (state.last || much || self.is_due(state) && self.tiers.budget.is_half_held())
+        // Where room is scarce, who is refused has nothing on its way to disk that would take it from the others.
+        let scarce = self.tiers.budget.is_half_held() || self.tiers.disk_budget.is_half_held();
+        state.writing && (state.last || much || self.is_due(state) && scarce)
     }
 
     /// The object is none too large: it is the disk that is missing.

@@ -42,7 +42,8 @@ pub struct Config {
     /// Bytes that fills under way may hold in RAM, all together. Less: fills refused in a burst. More: RAM. \[guess\]
     pub fill_memory: ByteSize,
     /// Bytes of one large body that may wait in RAM for the disk while more of it comes, beyond one slice, 0 to 1 GiB; none while fills
-    /// hold half of `fill_memory`. Less: the network and the disk take turns. More: RAM for each fill. \[guess\]
+    /// hold half of `fill_memory`, or half of what they may on disk. Less: the network and the disk take turns. More: RAM for each
+    /// fill. \[guess\]
     pub write_behind: ByteSize,
     /// Who leaves the RAM tier first.
     pub eviction: Eviction,
