@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     /// Lower this with the list, never raise it: it was set by the first runs at full scale.
-    const ENTRIES: usize = 3;
+    const ENTRIES: usize = 0;
 
     #[test]
     fn the_list_is_sound_and_only_shrinks() {
