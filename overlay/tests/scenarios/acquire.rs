@@ -157,17 +157,24 @@ fn a_beat_that_comes_after_its_lease_was_given_back_takes_nothing_from_who_was_g
     }
 }
 
+/// Thirty nodes in the order of their distance to a key, the first its root; the twenty-first was granted its lease and has beaten it
+/// for a second.
+fn held_under_a_root(seed: u64) -> (Sim, Key, Vec<usize>, Lease) {
+    let mut sim = three_regions(seed, 30);
+    sim.run_for(secs(20));
+    let key = Key::of(b"root");
+    let mut order: Vec<usize> = (0..30).collect();
+    order.sort_by_key(|node| id(&sim, *node).key().distance(&key));
+    let Ok(Acquired::Granted(lease)) = acquire(&mut sim, order[20], key, &[]) else { panic!("granted") };
+    beat_for(&mut sim, order[20], lease, secs(1));
+    (sim, key, order, lease)
+}
+
 #[test]
 fn after_the_root_dies_nobody_is_sent_to_who_gave_its_lease_back() {
     for seed in [8, 9, 10] {
-        let mut sim = three_regions(seed, 30);
-        sim.run_for(secs(20));
-        let key = Key::of(b"root");
-        let mut order: Vec<usize> = (0..30).collect();
-        order.sort_by_key(|node| id(&sim, *node).key().distance(&key));
+        let (mut sim, key, order, lease) = held_under_a_root(seed);
         let (root, holder) = (order[0], order[20]);
-        let Ok(Acquired::Granted(lease)) = acquire(&mut sim, holder, key, &[]) else { panic!("granted") };
-        beat_for(&mut sim, holder, lease, secs(1));
         assert_eq!(release(&mut sim, holder, lease), Ok(Beat::Kept));
         sim.run_for(ms(200));
         sim.kill(root, Death::Process);
@@ -195,14 +202,8 @@ fn a_holder_that_lives_though_an_asker_says_it_failed_keeps_its_lease() {
 #[test]
 fn when_the_root_dies_its_next_closest_node_knows_the_lease() {
     for seed in [8, 9, 10] {
-        let mut sim = three_regions(seed, 30);
-        sim.run_for(secs(20));
-        let key = Key::of(b"root");
-        let mut order: Vec<usize> = (0..30).collect();
-        order.sort_by_key(|node| id(&sim, *node).key().distance(&key));
+        let (mut sim, key, order, lease) = held_under_a_root(seed);
         let (root, holder) = (order[0], order[20]);
-        let Ok(Acquired::Granted(lease)) = acquire(&mut sim, holder, key, &[]) else { panic!("granted") };
-        beat_for(&mut sim, holder, lease, secs(1));
         sim.kill(root, Death::Process);
         beat_for(&mut sim, holder, lease, secs(1));
         let rest = order.iter().copied().filter(|node| *node != root && *node != holder);
