@@ -313,16 +313,14 @@ impl Asked<'_> {
     fn lifetime(&self, choice: &Choice) -> Duration {
         let ttl = &self.config.ttl;
         let others = self.view.roster.rings.first().is_some_and(|ring| ring.live.len() > 1);
-        match choice.standing {
-            Standing::LastGood | Standing::Unseen => ttl.unknown,
-            Standing::Live if !self.view.placement.settled && choice.doubtful => ttl.unknown.min(ttl.doubtful),
+        let kept = match choice.standing {
+            Standing::LastGood | Standing::Unseen => return ttl.unknown,
             Standing::Live if !self.view.placement.settled => ttl.unknown,
             // Farther away than whoever asks belongs, for as long as nobody there is seen alive: not to be kept beyond that.
-            Standing::Live if choice.level < self.view.placement.level => {
-                ttl.of_live(choice.level, true, choice.doubtful)
-            }
-            Standing::Live => ttl.of_live(choice.level, others && choice.addresses.len() == 1, choice.doubtful),
-        }
+            Standing::Live if choice.level < self.view.placement.level => ttl.of_live(choice.level, true),
+            Standing::Live => ttl.of_live(choice.level, others && choice.addresses.len() == 1),
+        };
+        ttl.while_doubtful(kept, choice.doubtful)
     }
 
     /// The servers of the cluster of whoever asks.

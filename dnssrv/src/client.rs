@@ -239,7 +239,7 @@ impl Clients {
 
     /// The same from here alone, whatever neighbours saw: how far this node itself is.
     pub(crate) fn rtt_from_here(&self, now: Instant, prefix: Prefix) -> Option<Duration> {
-        let minima = self.minima(now, prefix).into_iter();
+        let minima = self.known.get(&prefix)?.minima.each(now, self.probe.window);
         minima.filter(|(source, _)| *source != Source::Neighbour).map(|(_, rtt)| rtt).min()
     }
 

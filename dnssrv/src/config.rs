@@ -288,15 +288,18 @@ pub struct Ttls {
 
 impl Ttls {
     /// Of addresses of live proxies of a level; `alone`: of one address, although there are other proxies, but too far, or of proxies
-    /// that stand in for nearer ones. The sooner these are asked for if that one dies, or those are back, the better. `doubtful`: of
-    /// a level too few of whose proxies are seen alive.
-    pub(crate) fn of_live(&self, level: Level, alone: bool, doubtful: bool) -> Duration {
-        let most = if doubtful { self.doubtful } else { Duration::MAX };
-        most.min(match (level, alone) {
+    /// that stand in for nearer ones. The sooner these are asked for if that one dies, or those are back, the better.
+    pub(crate) fn of_live(&self, level: Level, alone: bool) -> Duration {
+        match (level, alone) {
             (_, true) => self.near.min(self.unknown.saturating_mul(2)),
             (Level::GLOBAL, false) => self.global,
             (_, false) => self.near,
-        })
+        }
+    }
+
+    /// What would be kept for so long: for less if it is `doubtful`, of a level too few of whose proxies are seen alive.
+    pub(crate) fn while_doubtful(&self, kept: Duration, doubtful: bool) -> Duration {
+        if doubtful { kept.min(self.doubtful) } else { kept }
     }
 }
 
@@ -370,8 +373,8 @@ impl Default for RateLimit {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Health {
-    /// Time between two checks of one proxy, jittered by a fifth; a quarter of it after a failure and while it is dead. Shorter: more traffic;
-    /// longer: clients are sent to the dead. \[guess\]
+    /// Time between two checks of one proxy, jittered by a fifth; a quarter of it after a failure and while it is dead. Shorter: more
+    /// traffic; longer: clients are sent to the dead. \[guess\]
     #[serde(with = "span")]
     pub interval: Duration,
     /// When a check is given up. \[guess\]
@@ -388,8 +391,8 @@ pub struct Health {
     pub panic: u32,
     /// Percent of a level's proxies, those known and those seen alive within the last two minutes, that must be seen alive now for
     /// answers to be kept as long as the level's are; below it they are kept for `ttl.doubtful`. Lower: resolvers keep what a cut or
-    /// an outage is taking away; higher: more questions while some are down. 0: never. \[measured: after a cut of 20 nodes into 12 and 8, at
-    /// 50 what the larger side had answered outlived the cut\]
+    /// an outage is taking away; higher: more questions while some are down. 0: never. \[measured: after a cut of 20 nodes into 12 and 8,
+    /// at 50 what the larger side had answered outlived the cut\]
     pub doubt: u32,
     /// Checks at a time. \[guess\]
     pub concurrent: usize,

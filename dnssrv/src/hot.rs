@@ -154,7 +154,8 @@ impl Hot {
             _ => false,
         };
         let is_worse = alone || level < known.level;
-        let ttl = self.redirector.config.ttl.of_live(level, is_worse, self.sheet.roster.is_doubtful(level));
+        let ttl = &self.redirector.config.ttl;
+        let ttl = ttl.while_doubtful(ttl.of_live(level, is_worse), self.sheet.roster.is_doubtful(level));
         let charge = known.charge;
         self.write(query, &common, seconds(ttl), picked.addresses(), reply)?;
         match self.redirector.limiter.take(moment.micros, charge, resolver, (query.len(), reply.len())) {
