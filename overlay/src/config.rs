@@ -137,7 +137,8 @@ pub struct Config {
     pub leave_margin_percent: u32,
     /// How long that share of a cluster's members must be too far before it is left; 0 to 10 min. The time in which it is not is taken
     /// back. Longer: nodes that moved away stay for longer; shorter: processes that stand still for a moment part clusters.
-    /// [measured: of nine nodes that each stand still for up to 150 ms a tenth of the time, moves in three minutes fall from 20 to 3 at 3 s]
+    /// [measured: of nine nodes that each stand still for up to 150 ms a tenth of the time, moves in three minutes fall from 20 to 3 at
+    /// 3 s]
     #[serde(with = "span")]
     pub far_holds: Duration,
     /// Members sampled before joining. `[guess]`

@@ -227,7 +227,8 @@ pub struct Site {
     pub ignore_query: Vec<String>,
     /// Whether answers that set cookies are stored. [RFC 9111 7.3]
     pub set_cookie: SetCookie,
-    /// Whether Cache-Control, If-Match and If-Unmodified-Since of requests count. Off: no client can make the origin be asked. [RFC 9111 4.3.2, 5.2.1]
+    /// Whether Cache-Control, If-Match and If-Unmodified-Since of requests count. Off: no client can make the origin be asked.
+    /// [RFC 9111 4.3.2, 5.2.1]
     pub client_directives: bool,
     /// What a range costs the origin that is not here yet.
     pub ranges: Ranges,

@@ -64,7 +64,8 @@ pub struct Limits {
     pub origin_idle: usize,
     /// Streams of peers being served; past it they are closed unanswered. \[guess\]
     pub peer_streams: usize,
-    /// Failures, pass marks, scheme upgrades, peers that lied, and what origins contradicted of peers remembered, each. Past it the oldest is forgotten. \[guess\]
+    /// Failures, pass marks, scheme upgrades, peers that lied, and what origins contradicted of peers remembered, each. Past it the
+    /// oldest is forgotten. \[guess\]
     pub remembered: usize,
 }
 
