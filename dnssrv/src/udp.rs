@@ -1,6 +1,7 @@
 //! Datagrams: one thread for each socket, which waits, takes what is there in a batch, answers it and sends the replies in a
 //! batch. A thread of its own, not a task, because under a flood the work is in the system's calls: the threads of TCP and of the
-//! rest of the node then get their share from the scheduler.
+//! rest of the node then get their share from the scheduler. While questions come so close together that falling asleep and
+//! being woken would take longer than the wait, it stays awake between two batches (`Alert`).
 
 use std::{
     io,
@@ -98,10 +99,13 @@ impl Listener {
     fn listen(&self) {
         let mut batch = Batch::new(BATCH, LONGEST_DATAGRAM);
         let mut hot = Hot::new(Arc::clone(&self.redirector));
+        let mut alert = Alert::new(self.redirector.config.limits.udp_awake);
         while !self.stop.load(Ordering::Relaxed) {
-            match batch.receive(&self.socket) {
+            let idle = Instant::now();
+            match batch.receive(&self.socket, alert.awake()) {
                 Ok(_) => {
                     let now = Instant::now();
+                    alert.waited(now.saturating_duration_since(idle));
                     batch.answer(&self.socket, |query, from, reply| self.answer(&mut hot, now, query, from, reply));
                     hot.flush(now);
                 }
@@ -147,6 +151,32 @@ impl Listener {
     }
 }
 
+/// Whether to stay awake for the next datagram: while most waits are short.
+struct Alert {
+    longest: Duration,
+    /// How many of the last waits were short, a long one taking back two.
+    short: u8,
+}
+
+impl Alert {
+    const fn new(longest: Duration) -> Self {
+        Self { longest, short: 0 }
+    }
+
+    /// How long to stay awake now.
+    const fn awake(&self) -> Duration {
+        if self.short < CONVINCED { Duration::ZERO } else { self.longest }
+    }
+
+    /// So long was the wait for the last datagram, awake or asleep.
+    fn waited(&mut self, wait: Duration) {
+        let is_short = wait <= self.longest;
+        self.short = if is_short { (self.short + 1).min(2 * CONVINCED) } else { self.short.saturating_sub(2) };
+    }
+}
+
+/// Short waits in a row after which a thread stays awake. \[guess\]
+const CONVINCED: u8 = 8;
 /// Ports no resolver asks from: nobody's, and those of services that answer whatever comes (echo, daytime, quote, chargen, time),
 /// with which a forged source would have us talk for ever.
 const NO_CLIENT: [u16; 6] = [0, 7, 13, 17, 19, 37];
@@ -180,5 +210,26 @@ mod tests {
         assert!(!NO_CLIENT.into_iter().any(&mut is_answered));
         assert_eq!(redirector.stats().dropped, 6);
         assert!([53, 1024, 5353].into_iter().all(is_answered));
+    }
+
+    #[test]
+    fn a_thread_stays_awake_while_most_waits_are_short_and_never_if_it_is_not_to() {
+        let (short, long) = (Duration::from_micros(5), Duration::from_micros(6));
+        let mut alert = Alert::new(short);
+        assert_eq!(alert.awake(), Duration::ZERO);
+        (0..100).for_each(|_| alert.waited(short));
+        assert_eq!(alert.awake(), short);
+        // One pause in a stream of questions does not put it to sleep, questions that are far apart do.
+        alert.waited(long);
+        assert_eq!(alert.awake(), short);
+        (0..4).for_each(|_| alert.waited(long));
+        assert_eq!(alert.awake(), Duration::ZERO);
+        for wait in [short, long].repeat(50) {
+            alert.waited(wait);
+            assert_eq!(alert.awake(), Duration::ZERO, "every second wait is long");
+        }
+        let mut never = Alert::new(Duration::ZERO);
+        (0..100).for_each(|_| never.waited(Duration::from_nanos(1)));
+        assert_eq!(never.awake(), Duration::ZERO);
     }
 }

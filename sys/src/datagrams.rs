@@ -4,6 +4,7 @@
 use std::{
     io,
     net::{SocketAddr, UdpSocket},
+    time::Duration,
 };
 
 /// Room for a batch of datagrams and the replies to them, used over and over.
@@ -18,12 +19,13 @@ impl Batch {
         Self { inner: imp::Batch::new(datagrams.clamp(1, 1024), bytes.max(1)) }
     }
 
-    /// Waits for a datagram, then takes those that are there already, as many as fit. Says how many.
+    /// Waits for a datagram, then takes those that are there already, as many as fit. Says how many. For the first `awake` it
+    /// asks again and again before it sleeps (on Linux), which spares what falling asleep and being woken take.
     ///
     /// # Errors
     /// The system's; `WouldBlock` or `TimedOut` if the socket has a time-out that passed.
-    pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
-        self.inner.receive(socket)
+    pub fn receive(&mut self, socket: &UdpSocket, awake: Duration) -> io::Result<usize> {
+        self.inner.receive(socket, awake)
     }
 
     /// Hands each datagram received, with where it came from, to `answer`, which leaves a reply in the vector, or leaves it empty;
@@ -39,6 +41,7 @@ mod imp {
         io,
         net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket},
         os::fd::AsRawFd as _,
+        time::{Duration, Instant},
     };
 
     use nix::libc;
@@ -84,7 +87,7 @@ mod imp {
             }
         }
 
-        pub(super) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+        pub(super) fn receive(&mut self, socket: &UdpSocket, awake: Duration) -> io::Result<usize> {
             self.headers.clear();
             self.parts.clear();
             for chunk in self.bytes.chunks_exact_mut(self.stride) {
@@ -94,26 +97,41 @@ mod imp {
                 let room = libc::socklen_t::try_from(size_of::<libc::sockaddr_storage>()).unwrap_or(0);
                 self.headers.push(header(&raw mut received.from, room, part));
             }
-            let count = libc::c_uint::try_from(self.headers.len()).unwrap_or(libc::c_uint::MAX);
-            #[expect(unsafe_code, reason = "nix's wrapper allocates for every call")]
-            // SAFETY: each header points to room of the stated size in fields that outlive the call; the descriptor is open
-            // while `socket` lives.
-            let taken = unsafe {
-                libc::recvmmsg(
-                    socket.as_raw_fd(),
-                    self.headers.as_mut_ptr(),
-                    count,
-                    libc::MSG_WAITFORONE,
-                    std::ptr::null_mut(),
-                )
-            };
-            let taken = usize::try_from(taken).map_err(|_| io::Error::last_os_error())?;
+            let taken = self.take_awake(socket, awake)?;
             for (received, header) in self.received.iter_mut().zip(&self.headers) {
                 received.length = usize::try_from(header.msg_len).unwrap_or(0).min(self.each);
                 received.from_length = header.msg_hdr.msg_namelen;
             }
             self.received.iter_mut().skip(taken).for_each(|received| received.from_length = 0);
             Ok(taken)
+        }
+
+        /// Fills the headers with what is there, asking for so long before it sleeps.
+        fn take_awake(&mut self, socket: &UdpSocket, awake: Duration) -> io::Result<usize> {
+            if awake.is_zero() {
+                return self.take(socket, libc::MSG_WAITFORONE);
+            }
+            let began = Instant::now();
+            loop {
+                match self.take(socket, libc::MSG_WAITFORONE | libc::MSG_DONTWAIT) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    taken => return taken,
+                }
+                if began.elapsed() >= awake {
+                    return self.take(socket, libc::MSG_WAITFORONE);
+                }
+            }
+        }
+
+        fn take(&mut self, socket: &UdpSocket, flags: libc::c_int) -> io::Result<usize> {
+            let count = libc::c_uint::try_from(self.headers.len()).unwrap_or(libc::c_uint::MAX);
+            #[expect(unsafe_code, reason = "nix's wrapper allocates for every call")]
+            // SAFETY: each header points to room of the stated size in fields that outlive the call; the descriptor is open
+            // while `socket` lives.
+            let taken = unsafe {
+                libc::recvmmsg(socket.as_raw_fd(), self.headers.as_mut_ptr(), count, flags, std::ptr::null_mut())
+            };
+            usize::try_from(taken).map_err(|_| io::Error::last_os_error())
         }
 
         pub(super) fn answer(
@@ -208,6 +226,7 @@ mod imp {
     use std::{
         io,
         net::{SocketAddr, UdpSocket},
+        time::Duration,
     };
 
     /// One datagram at a time.
@@ -222,7 +241,7 @@ mod imp {
             Self { bytes: vec![0; bytes], received: None, reply: Vec::with_capacity(512) }
         }
 
-        pub(super) fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+        pub(super) fn receive(&mut self, socket: &UdpSocket, _awake: Duration) -> io::Result<usize> {
             self.received = Some(socket.recv_from(&mut self.bytes)?);
             Ok(1)
         }
@@ -256,7 +275,7 @@ mod tests {
         socket
     }
 
-    fn echo_back(address: &str) {
+    fn echo_back(address: &str, awake: Duration) {
         let server = socket(address);
         let client = socket(address);
         client.connect(server.local_addr().unwrap()).unwrap();
@@ -267,7 +286,7 @@ mod tests {
         }
         let mut sent = 0;
         while seen < 20 {
-            let taken = batch.receive(&server).unwrap();
+            let taken = batch.receive(&server, awake).unwrap();
             assert!((1..=8).contains(&taken));
             let mut each = 0;
             sent += batch.answer(&server, |bytes, from, reply| {
@@ -292,13 +311,14 @@ mod tests {
 
     #[test]
     fn batches_carry_datagrams_and_replies_in_order() {
-        echo_back("127.0.0.1:0");
+        echo_back("127.0.0.1:0", Duration::ZERO);
+        echo_back("127.0.0.1:0", DEADLINE);
     }
 
     #[test]
     fn an_ipv6_client_is_answered_too() {
         if UdpSocket::bind("[::1]:0").is_ok() {
-            echo_back("[::1]:0");
+            echo_back("[::1]:0", Duration::ZERO);
         }
     }
 
@@ -307,8 +327,26 @@ mod tests {
         let server = UdpSocket::bind("127.0.0.1:0").unwrap();
         server.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         let mut batch = Batch::new(4, 64);
-        let error = batch.receive(&server).unwrap_err();
-        assert!(matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut));
-        assert_eq!(batch.answer(&server, |_, _, _| panic!("nothing was received")), 0);
+        for awake in [Duration::ZERO, Duration::from_micros(5)] {
+            let error = batch.receive(&server, awake).unwrap_err();
+            assert!(matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut));
+            assert_eq!(batch.answer(&server, |_, _, _| panic!("nothing was received")), 0);
+        }
+    }
+
+    #[test]
+    fn a_datagram_that_comes_after_it_fell_asleep_wakes_it() {
+        let server = socket("127.0.0.1:0");
+        let client = socket("127.0.0.1:0");
+        let address = server.local_addr().unwrap();
+        let mut batch = Batch::new(4, 64);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| batch.receive(&server, Duration::from_nanos(1)));
+            client.send_to(b"now", address).unwrap();
+            assert_eq!(waiting.join().unwrap().unwrap(), 1);
+        });
+        assert_eq!(batch.answer(&server, |bytes, _, reply| reply.extend(bytes)), 1);
+        let mut buffer = [0; 16];
+        assert_eq!(client.recv(&mut buffer).unwrap(), 3);
     }
 }

@@ -190,7 +190,7 @@ fn bare(address: SocketAddr) -> Result<(), String> {
     let socket = UdpSocket::bind(address).map_err(|error| error.to_string())?;
     let mut batch = Batch::new(16, 512);
     loop {
-        batch.receive(&socket).map_err(|error| error.to_string())?;
+        batch.receive(&socket, Duration::ZERO).map_err(|error| error.to_string())?;
         batch.answer(&socket, |query, _, reply| {
             let mut at = 12;
             while let Some(length) = query.get(at).filter(|length| **length > 0) {
