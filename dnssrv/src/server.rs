@@ -235,6 +235,8 @@ fn datagram_socket(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     if shared {
         share(&socket)?;
     }
+    // Replies fit any path. A kernel that knows no such option fragments as it likes.
+    let _ = atoll_sys::datagrams::heed_no_path_mtu(&socket, address);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())

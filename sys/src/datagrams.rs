@@ -7,6 +7,20 @@ use std::{
     time::Duration,
 };
 
+use socket2::SockRef;
+
+/// Has a socket's datagrams sent whole whatever the path is said to carry (on Linux): a forged "too big" then neither has them
+/// sent in fragments, which others can swap, nor keeps them from being sent \[RFC 9715 3.1\]. They must be small for that.
+///
+/// # Errors
+/// The system's.
+pub fn heed_no_path_mtu<'s, S>(socket: &'s S, address: SocketAddr) -> io::Result<()>
+where
+    SockRef<'s>: From<&'s S>,
+{
+    imp::heed_no_path_mtu(&SockRef::from(socket), address)
+}
+
 /// Room for a batch of datagrams and the replies to them, used over and over.
 pub struct Batch {
     inner: imp::Batch,
@@ -45,6 +59,22 @@ mod imp {
     };
 
     use nix::libc;
+    use socket2::SockRef;
+
+    pub(super) fn heed_no_path_mtu(socket: &SockRef<'_>, address: SocketAddr) -> io::Result<()> {
+        let (level, name, value) = match address {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT),
+        };
+        let length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
+        #[expect(
+            unsafe_code,
+            reason = "neither std, socket2 nor nix wraps these options; the kernel reads `length` bytes"
+        )]
+        // SAFETY: `value` is an integer of `length` bytes that outlives the call; the descriptor is open while `socket` lives.
+        let answer = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
+        if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
 
     pub(super) struct Batch {
         /// All datagrams' bytes, one after another, `stride` apart.
@@ -229,6 +259,12 @@ mod imp {
         time::Duration,
     };
 
+    use socket2::SockRef;
+
+    pub(super) fn heed_no_path_mtu(_socket: &SockRef<'_>, _address: SocketAddr) -> io::Result<()> {
+        Ok(())
+    }
+
     /// One datagram at a time.
     pub(super) struct Batch {
         bytes: Vec<u8>,
@@ -331,6 +367,27 @@ mod tests {
             let error = batch.receive(&server, awake).unwrap_err();
             assert!(matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut));
             assert_eq!(batch.answer(&server, |_, _, _| panic!("nothing was received")), 0);
+        }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_socket_heeds_no_path_mtu_once_told_so() {
+        use std::os::fd::AsRawFd as _;
+
+        use nix::libc;
+        for (address, level, name) in [
+            ("127.0.0.1:0", libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
+            ("[::1]:0", libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
+        ] {
+            let Ok(socket) = UdpSocket::bind(address) else { continue };
+            heed_no_path_mtu(&socket, socket.local_addr().unwrap()).unwrap();
+            let (mut value, mut length) = (0_i32, 4);
+            #[expect(unsafe_code, reason = "reads the option back")]
+            // SAFETY: `value` is writable for `length` bytes.
+            let answer =
+                unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) };
+            assert_eq!((answer, value), (0, libc::IP_PMTUDISC_OMIT), "{address}");
         }
     }
 
