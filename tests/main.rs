@@ -20,6 +20,7 @@ mod manager_shared;
 mod manager_storm;
 mod membership;
 mod metrics;
+mod objects;
 mod purge;
 mod redirect;
 mod tidy;

@@ -14,6 +14,12 @@ pub trait Streams: Send + Sync {
     /// Opens a stream to a peer: one that the index named lately, or a neighbour.
     async fn open(&self, to: NodeId) -> Result<ByteStream, StreamError>;
 
+    /// The same for many bytes: where messages with the peer would have to wait behind them, it waits a few round trips for a
+    /// connection that carries none.
+    async fn open_bulk(&self, to: NodeId) -> Result<ByteStream, StreamError> {
+        self.open(to).await
+    }
+
     /// Waits for the next stream that a peer opened to this node. Fails once the node stops.
     async fn accept(&self) -> Result<(NodeId, ByteStream), StreamError>;
 

@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use atoll_overlay::{Key, Level, NodeId, Streams, Value};
+use atoll_overlay::{Key, Level, Value};
 use bytes::Bytes;
 use futures::{
     FutureExt as _,
@@ -212,7 +212,7 @@ pub(crate) async fn ask(
     stall: Duration,
 ) -> Result<PeerFill, PeerError> {
     let absence = request.absence.clone();
-    let response = absence.within(stall, send(Arc::clone(&cache.streams), holder.value.holder, &request));
+    let response = absence.within(stall, send(&cache, &holder, &request));
     let mut body = response.await.map_err(|_| PeerError::Lost)??;
     // Who has the whole copy has nothing to wait for: its words without bytes are no progress.
     let whole = holder.reference.whole().is_some();
@@ -266,8 +266,11 @@ fn is_current(cache: &Cache, request: &PeerRequest, meta: &Meta, whole: bool) ->
     !cache.purges.outdates(meta) && (grows || request.from.is_some() || fresh())
 }
 
-async fn send(streams: Arc<dyn Streams>, to: NodeId, request: &PeerRequest) -> Result<Answering, PeerError> {
-    let stream = streams.open(to).await.map_err(|error| {
+async fn send(cache: &Cache, holder: &Candidate, request: &PeerRequest) -> Result<Answering, PeerError> {
+    let to = holder.value.holder;
+    let large = holder.reference.length.is_some_and(|length| length > cache.config.slices.over);
+    let opening = if large { cache.streams.open_bulk(to) } else { cache.streams.open(to) };
+    let stream = opening.await.map_err(|error| {
         tracing::debug!(%to, %error, "no stream to a peer");
         PeerError::Lost
     })?;

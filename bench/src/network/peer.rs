@@ -1,7 +1,13 @@
 //! A large object from a peer's store to a node that has nothing, beside the same bytes over a bare libp2p stream between the same
 //! two machines' worth of overlay: what HTTP, checking, signing and storing cost.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
 
 use atoll_overlay::{Streams as _, driver::Overlay};
 use atoll_store::{ByteSize, Store};
@@ -33,17 +39,21 @@ pub(super) async fn measure(report: &mut Report, bytes: u64, rounds: usize) -> R
         let holder = proxy(from, &origin, store("from").await?)?;
         let asker = Arc::new(proxy(to, &origin, store("to").await?)?);
         let (mut ours, mut bare) = (Vec::new(), Vec::new());
+        let (mut work, mut bare_work) = (Vec::new(), Vec::new());
         for round in 0..rounds {
             let path = format!("/{round}");
             get(&holder, &origin.host(0), &path).await?;
             idle(&holder).await;
-            bare.push(copied(bare_from, bare_to, bytes).await?);
-            let began = Instant::now();
+            let busy = worked()?;
+            bare.push(copied(bare_from, bare_to, bytes, &AtomicU64::default()).await?);
+            bare_work.push(per_gigabyte(worked()? - busy, bytes));
+            let (began, busy) = (Instant::now(), worked()?);
             let (_, came) = get(&asker, &origin.host(0), &path).await?;
             if came != bytes {
                 return Err(format!("{came} bytes came of {bytes}"));
             }
             ours.push(rate(bytes, began));
+            work.push(per_gigabyte(worked()? - busy, bytes));
             idle(&asker).await;
         }
         if asker.stats().peer_bytes < bytes * rounds as u64 {
@@ -51,6 +61,8 @@ pub(super) async fn measure(report: &mut Report, bytes: u64, rounds: usize) -> R
         }
         let row = Row::new(&format!("peer_fetch_{carrier}"), median(&mut ours), "MB/s");
         report.add(row.against("bare libp2p stream", median(&mut bare)));
+        let row = Row::new(&format!("peer_fetch_{carrier}_cpu"), median(&mut work), "s/GB");
+        report.add(row.against("bare libp2p stream", median(&mut bare_work)));
         for proxy in [&holder, asker.as_ref()] {
             proxy.stop().await;
         }
@@ -62,11 +74,11 @@ pub(super) async fn measure(report: &mut Report, bytes: u64, rounds: usize) -> R
     Ok(())
 }
 
-/// The same bytes over one stream, read and dropped: megabytes a second.
-pub(super) async fn copied(from: &Overlay, to: &Overlay, bytes: u64) -> Result<f64, String> {
+/// The same bytes over one stream, read, counted and dropped: megabytes a second.
+pub(super) async fn copied(from: &Overlay, to: &Overlay, bytes: u64, counted: &AtomicU64) -> Result<f64, String> {
     let (giver, asker) = (from.clone(), to.id());
     let began = Instant::now();
-    let mut reading = to.open(from.id()).await.map_err(told)?;
+    let mut reading = to.open_bulk(from.id()).await.map_err(told)?;
     // A stream is told of with its first byte.
     reading.write_all(b"?").await.map_err(told)?;
     reading.flush().await.map_err(told)?;
@@ -91,6 +103,7 @@ pub(super) async fn copied(from: &Overlay, to: &Overlay, bytes: u64) -> Result<f
     let mut came = 0;
     while let count @ 1.. = reading.read(&mut buffer).await.map_err(told)? {
         came += count as u64;
+        counted.fetch_add(count as u64, Ordering::Relaxed);
     }
     giving.await.map_err(told)??;
     if came == bytes { Ok(rate(bytes, began)) } else { Err(format!("{came} bytes came of {bytes}")) }
@@ -98,6 +111,17 @@ pub(super) async fn copied(from: &Overlay, to: &Overlay, bytes: u64) -> Result<f
 
 fn rate(bytes: u64, began: Instant) -> f64 {
     bytes as f64 / 1e6 / began.elapsed().as_secs_f64()
+}
+
+/// Seconds that the processors worked for this process until now, both nodes and both ways.
+fn worked() -> Result<f64, String> {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).map_err(told)?;
+    let seconds = |span: nix::sys::time::TimeVal| span.tv_sec() as f64 + span.tv_usec() as f64 / 1e6;
+    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+fn per_gigabyte(seconds: f64, bytes: u64) -> f64 {
+    seconds * 1e9 / bytes as f64
 }
 
 #[cfg(test)]

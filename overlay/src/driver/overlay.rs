@@ -18,6 +18,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::{
     address::{self, Carrier},
     book::AddressBook,
+    certificate::Purpose,
     counters::{Counters, Counts},
     gate::MembershipError,
     handler::Open,
@@ -60,7 +61,7 @@ pub(super) enum Request {
     /// A prefix was measured.
     Observe { prefix: Prefix, rtt: Duration },
     /// A byte stream is wanted.
-    Open { to: NodeId, open: Open },
+    Open { to: NodeId, open: Open, by: Purpose },
     /// The node's certificate was renewed.
     Renew(Membership, oneshot::Sender<Result<(), MembershipError>>),
     /// Somebody's place is taken back.
@@ -336,19 +337,16 @@ impl Index for Overlay {
 #[async_trait]
 impl Streams for Overlay {
     async fn open(&self, to: NodeId) -> Result<ByteStream, StreamError> {
-        if self.0.shared.book().peer(to).is_none() {
-            return Err(StreamError::Unknown(to));
+        self.open_by(to, Purpose::Link, self.0.open_timeout).await
+    }
+
+    async fn open_bulk(&self, to: NodeId) -> Result<ByteStream, StreamError> {
+        let trips = self.distance(to).unwrap_or_default() * BULK_TRIPS;
+        match self.open_by(to, Purpose::Bulk, self.0.open_timeout.min(BULK_GRACE + trips)).await {
+            // Who cannot be dialled is not to cost more than that.
+            Err(StreamError::Unreachable(..)) => self.open(to).await,
+            opened => opened,
         }
-        let failed = |why: String| StreamError::Unreachable(to, why);
-        let wait = self.0.open_timeout;
-        let attempt = async {
-            let (open, opened) = oneshot::channel();
-            self.0.requests.send(Request::Open { to, open }).await.map_err(|_| StreamError::NoPeers)?;
-            let dropped = || Err("its queue is full, or its connection just ended".to_owned());
-            let stream = opened.await.unwrap_or_else(|_| dropped()).map_err(failed)?;
-            Ok(Box::new(stream) as ByteStream)
-        };
-        tokio::time::timeout(wait, attempt).await.unwrap_or_else(|_| Err(failed(format!("no stream within {wait:?}"))))
     }
 
     async fn accept(&self) -> Result<(NodeId, ByteStream), StreamError> {
@@ -367,6 +365,27 @@ impl Streams for Overlay {
         self.0.notary.signer(statement, proof)
     }
 }
+
+impl Overlay {
+    async fn open_by(&self, to: NodeId, by: Purpose, wait: Duration) -> Result<ByteStream, StreamError> {
+        if self.0.shared.book().peer(to).is_none() {
+            return Err(StreamError::Unknown(to));
+        }
+        let failed = |why: String| StreamError::Unreachable(to, why);
+        let attempt = async {
+            let (open, opened) = oneshot::channel();
+            self.0.requests.send(Request::Open { to, open, by }).await.map_err(|_| StreamError::NoPeers)?;
+            let dropped = || Err("its queue is full, or its connection just ended".to_owned());
+            let stream = opened.await.unwrap_or_else(|_| dropped()).map_err(failed)?;
+            Ok(Box::new(stream) as ByteStream)
+        };
+        tokio::time::timeout(wait, attempt).await.unwrap_or_else(|_| Err(failed(format!("no stream within {wait:?}"))))
+    }
+}
+
+/// What a bulk connection takes to come: round trips of TCP, Noise, yamux and certificates, and time to reckon. \[guess\]
+const BULK_TRIPS: u32 = 6;
+const BULK_GRACE: Duration = Duration::from_millis(50);
 
 /// Why a revocation had no effect.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

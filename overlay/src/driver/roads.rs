@@ -134,11 +134,13 @@ impl Roads {
     }
 
     /// Hands over a wish for a byte stream, or lets it wait for a connection. A bulk connection is preferred; where only a link
-    /// stands it is used rather than have the stream wait for a dial. At most `limit` wait.
-    pub(super) fn open(&mut self, peer: Peer, mut open: Open, limit: usize) -> Handed {
+    /// stands it is used rather than have the stream wait for a dial, unless it is wanted `by` a bulk connection and that may come.
+    /// At most `limit` wait.
+    pub(super) fn open(&mut self, peer: Peer, mut open: Open, by: Purpose, limit: usize) -> Handed {
         let road = self.peers.entry(peer).or_default();
+        let patient = by == Purpose::Bulk && !road.bulk_failed;
         road.ways.sort_by_key(|way| std::cmp::Reverse(way.purpose));
-        for way in &road.ways {
+        for way in road.ways.iter().filter(|way| !patient || way.purpose == Purpose::Bulk) {
             match way.opens.try_send(open) {
                 Ok(()) => return Handed::Over,
                 Err(TrySendError::Full(_)) => return Handed::Dropped,
@@ -227,7 +229,14 @@ impl Roads {
         }
         if road.dials.is_empty() {
             for open in road.opens.drain(..) {
-                let _ = open.send(Err(why.to_owned()));
+                // What waited for a bulk connection goes over a link then.
+                let refused = match road.ways.first() {
+                    Some(way) => way.opens.try_send(open).err().map(TrySendError::into_inner),
+                    None => Some(open),
+                };
+                if let Some(open) = refused {
+                    let _ = open.send(Err(why.to_owned()));
+                }
             }
         }
         self.forget_if_idle(peer);
@@ -344,7 +353,7 @@ mod tests {
         send(&mut roads);
         roads.dialling(PEER, connection, Purpose::Link);
         let (wish, mut answer) = open();
-        assert_eq!(roads.open(PEER, wish, LIMIT), Handed::Dial);
+        assert_eq!(roads.open(PEER, wish, Purpose::Link, LIMIT), Handed::Dial);
         assert_eq!(roads.dial_failed(PEER, Some(connection), "refused"), 1);
         assert!(matches!(answer.try_recv(), Ok(Err(why)) if why == "refused"));
         assert_eq!(send(&mut roads), Handed::Dial);
@@ -355,14 +364,43 @@ mod tests {
         let mut roads = Roads::default();
         let (link, mut on_link) = way(1, Purpose::Link, true);
         roads.admit(PEER, link);
-        assert_eq!(roads.open(PEER, open().0, LIMIT), Handed::Over);
+        assert_eq!(roads.open(PEER, open().0, Purpose::Link, LIMIT), Handed::Over);
         assert!(on_link.opens.try_recv().is_ok());
         assert!(roads.wants_bulk(PEER));
         let (bulk, mut on_bulk) = way(2, Purpose::Bulk, true);
         assert_eq!(roads.admit(PEER, bulk), Change::Nothing);
-        assert_eq!(roads.open(PEER, open().0, LIMIT), Handed::Over);
+        assert_eq!(roads.open(PEER, open().0, Purpose::Link, LIMIT), Handed::Over);
         assert!(on_bulk.opens.try_recv().is_ok());
         assert!(!roads.wants_bulk(PEER));
+    }
+
+    #[test]
+    fn a_stream_for_much_waits_for_bulk_and_uses_a_link_once_that_cannot_come() {
+        let mut roads = Roads::default();
+        let mut answers = Vec::new();
+        let mut much = |roads: &mut Roads| {
+            let (wish, answer) = open();
+            answers.push(answer);
+            roads.open(PEER, wish, Purpose::Bulk, LIMIT)
+        };
+        let (link, mut on_link) = way(1, Purpose::Link, true);
+        roads.admit(PEER, link);
+        assert_eq!(much(&mut roads), Handed::Dial);
+        assert!(roads.wants_bulk(PEER));
+        let dial = ConnectionId::new_unchecked(2);
+        roads.dialling(PEER, dial, Purpose::Bulk);
+        assert_eq!(much(&mut roads), Handed::Waits);
+        assert!(on_link.opens.try_recv().is_err());
+        let (bulk, mut on_bulk) = way(2, Purpose::Bulk, true);
+        roads.admit(PEER, bulk);
+        assert!(on_bulk.opens.try_recv().is_ok() && on_bulk.opens.try_recv().is_ok());
+        roads.close(dial);
+        assert_eq!(much(&mut roads), Handed::Dial);
+        roads.dialling(PEER, dial, Purpose::Bulk);
+        roads.dial_failed(PEER, Some(dial), "refused");
+        assert!(on_link.opens.try_recv().is_ok(), "what waited goes over the link");
+        assert_eq!(much(&mut roads), Handed::Over, "and so does what comes after");
+        assert!(on_link.opens.try_recv().is_ok());
     }
 
     #[test]
@@ -383,12 +421,12 @@ mod tests {
         let wishes: Vec<_> = (0..LIMIT).map(|_| open()).collect();
         let mut answers = Vec::new();
         for (wish, answer) in wishes {
-            roads.open(PEER, wish, LIMIT);
+            roads.open(PEER, wish, Purpose::Link, LIMIT);
             answers.push(answer);
         }
-        assert_eq!(roads.open(PEER, open().0, LIMIT), Handed::Dropped);
+        assert_eq!(roads.open(PEER, open().0, Purpose::Link, LIMIT), Handed::Dropped);
         answers.pop();
-        assert_eq!(roads.open(PEER, open().0, LIMIT), Handed::Dial);
+        assert_eq!(roads.open(PEER, open().0, Purpose::Link, LIMIT), Handed::Dial);
     }
 
     #[test]

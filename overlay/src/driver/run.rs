@@ -458,7 +458,7 @@ impl Driver {
                 }
             }
             Request::Observe { prefix, rtt } => self.feed(Input::Observe { prefix, rtt }),
-            Request::Open { to, open } => self.open(to, open),
+            Request::Open { to, open, by } => self.open(to, open, by),
             Request::Renew(membership, done) => {
                 // The caller may have gone meanwhile, as below.
                 let _ = done.send(self.swarm.behaviour_mut().links.renew(membership));
@@ -472,13 +472,13 @@ impl Driver {
     }
 
     /// Opens a byte stream to a peer; makes sure that a bulk connection comes, for the streams that follow.
-    fn open(&mut self, to: NodeId, open: Open) {
+    fn open(&mut self, to: NodeId, open: Open, by: Purpose) {
         let peer = self.shared.book().peer(to);
         let Some(peer) = peer.filter(|peer| *peer != AddressBook::ME) else {
             let _ = open.send(Err("it is not known any more".to_owned()));
             return;
         };
-        match self.roads.open(peer, open, self.config.streams_each_way()) {
+        match self.roads.open(peer, open, by, self.config.streams_each_way()) {
             Handed::Over | Handed::Waits => self.counters.streams_opened.add(),
             Handed::Dial => {}
             // The caller sees the wish dropped.
