@@ -143,23 +143,23 @@ impl Node {
         let plan = match self.config.mode {
             Mode::Paper => {
                 let way = Way { bits: Some(self.config.bits), closest: 1, window };
-                Plan { way, insist: 1, hand: Vec::new(), wide: Vec::new(), thorough: false, deadline }
+                Plan { way, insist: 1, own_counts: true, hand: Vec::new(), wide: Vec::new(), thorough: None, deadline }
             }
             Mode::Best => {
                 let thorough = self.is_repeated(now, key);
-                let hand = if thorough { Vec::new() } else { self.hand_to(now, key, &levels) };
+                let widest = levels.last().map_or(&[][..], std::slice::from_ref);
+                let hand = self.hand_to(now, key, if thorough { widest } else { &levels });
                 // Who begins at the widest level has no nearer ones to pass by.
                 let through = hand.first().is_some_and(|(_, request)| request.is_through_levels());
-                let wide = if through {
-                    self.hand_to(now, key, levels.last().map_or(&[][..], std::slice::from_ref))
-                } else {
-                    Vec::new()
-                };
+                let wide = if through { self.hand_to(now, key, widest) } else { Vec::new() };
                 // Those that lie name each other, and some of them are nearer than the honest ones this node knows: to get past
                 // them takes many answers.
                 let insist = self.config.copies() * if thorough { THOROUGH_NODES } else { 2 };
                 let closest = if thorough { insist } else { self.config.copies() };
-                Plan { way: Way { bits: None, closest, window }, insist, hand, wide, thorough, deadline }
+                let way = Way { bits: None, closest, window };
+                let enough = u32::try_from(self.config.copies()).unwrap_or(u32::MAX);
+                let thorough = thorough.then_some(enough.max(2));
+                Plan { way, insist, own_counts: false, hand, wide, thorough, deadline }
             }
         };
         Task::Get(Get::new(self.contact, key, &levels, plan))
@@ -210,7 +210,12 @@ impl Node {
     }
 
     fn put_way(&self) -> Way {
-        Way { bits: Some(self.config.bits), closest: self.config.copies(), window: self.config.window }
+        let window = match self.config.mode {
+            // Whom to ask next depends on whether the one before was full and loaded.
+            Mode::Paper => 1,
+            Mode::Best => self.config.window,
+        };
+        Way { bits: Some(self.config.bits), closest: self.config.copies(), window }
     }
 
     /// The levels meant, from the nearest on; at least the global one.

@@ -345,7 +345,10 @@ impl Node {
             }
         };
         let ends = match &seen {
-            Seen::Values(values) => values.iter().any(|value| value.holder != from),
+            Seen::Values(values) => {
+                let own_counts = self.config.mode == Mode::Paper;
+                values.iter().any(|value| own_counts || value.holder != from)
+            }
             // Loaded by its own puts, this node goes no further.
             Seen::Room(room) => room.loaded && from == self.contact,
             Seen::Nothing => false,

@@ -51,6 +51,8 @@ mod glance;
 pub(crate) mod warm;
 
 #[cfg(test)]
+mod company;
+#[cfg(test)]
 mod laws;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
 //! Who may fetch a key: one entry per key, at the key's root and, as a copy, at the root's next-closest nodes. This file holds
-//! the state and the order of leases; `root.rs` holds what a root says and does.
+//! the state and the order of leases; `root.rs` holds what a root says and does, `copies.rs` what it has others hold.
 //!
 //! A root grants only after its next-closest nodes hold the lease. So when it dies, or a nearer node joins, the new root finds the
 //! old lease either in its own copy or in the answer to its own first question for copies, and goes on with it.

@@ -1,5 +1,6 @@
 //! What a node keeps for others: pointers that expire, leases, prefix hints and spread records.
 
+mod copies;
 mod hints;
 mod lease;
 mod root;

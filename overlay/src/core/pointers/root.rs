@@ -1,6 +1,6 @@
-//! What the root of a key says to `acquire`, `beat` and `pass`, and what its next-closest nodes say to it (design: one origin
-//! fetch). A node acts as root only if it knows no live node nearer the key; told that the nearer one does not answer, it sees for
-//! itself first.
+//! What the root of a key says to `acquire`, `beat` and `pass` (design: one origin fetch); what it has its next-closest nodes hold
+//! stands in `copies.rs`. A node acts as root only if it knows no live node nearer the key; told that the nearer one does not answer,
+//! it sees for itself first.
 
 use std::time::Duration;
 
@@ -8,13 +8,14 @@ use bytes::Bytes;
 
 use super::{
     Values,
-    lease::{Granting, Leased, Reference, State, Waiter, rank},
+    copies::COPY_TRIES,
+    lease::{Granting, Reference, State, Waiter, rank},
 };
 use crate::{
     Key, Lease, Level, Marker, NodeId,
     core::{
         Contact, Node, Peer,
-        message::{Acquisition, Beaten, Held, LeaseState, Pointer, Refusal, Reply, Request},
+        message::{Acquisition, Beaten, LeaseState, Pointer, Refusal, Reply, Request},
         search::Purpose,
         time::Instant,
     },
@@ -129,112 +130,6 @@ impl Node {
         }
     }
 
-    /// A next-closest node was asked to hold a copy.
-    pub(in crate::core) fn on_hold(&mut self, now: Instant, from: Contact, key: Key, state: LeaseState) -> Reply {
-        let limit = self.config.beat_limit;
-        if let LeaseState::Leased { lease, holder } = &state
-            && self.on_hold_ended(now, key, *lease, holder)
-        {
-            return Reply::Held(Held::Yes(Vec::new()));
-        }
-        let Some(entry) = self.leases.entry(now, key) else { return Reply::Refused(Refusal::Keys) };
-        let same_root = entry.root.is_some_and(|root| root == from);
-        let granting = matches!(entry.state, State::Granting(_));
-        if !same_root
-            && !granting
-            && let Some(other) = entry.told(now, limit)
-        {
-            let newer = match (&state, &other) {
-                (LeaseState::Leased { lease: new, .. }, LeaseState::Leased { lease: old, .. }) => {
-                    new == old || new.epoch > old.epoch
-                }
-                (LeaseState::Leased { .. }, LeaseState::Marked { .. }) => false,
-                (LeaseState::Marked { .. }, _) => true,
-            };
-            if !newer {
-                return Reply::Held(Held::Other(other));
-            }
-        }
-        if granting {
-            // Both think they are the root, and neither has told its asker: the nearer one goes on.
-            let (mine, theirs) = (self.contact.id.key().distance(&key), from.id.key().distance(&key));
-            if mine < theirs {
-                return Reply::Refused(Refusal::Busy);
-            }
-        }
-        entry.root = Some(from);
-        entry.take(now, state);
-        let waiters = std::mem::take(&mut entry.waiters);
-        for waiter in waiters {
-            self.reply(
-                now,
-                waiter.asker,
-                waiter.id,
-                waiter.arrived,
-                Reply::Acquired(Acquisition::Elsewhere(vec![from])),
-            );
-        }
-        let mut values = self.values.get(now, Level::GLOBAL, key);
-        values.truncate(Reply::VALUES);
-        Reply::Held(Held::Yes(values))
-    }
-
-    /// Whether a lease to be held has ended: its reference is over, so it was given back and is forgotten; or it was before.
-    fn on_hold_ended(&mut self, now: Instant, key: Key, lease: Lease, holder: &Pointer) -> bool {
-        let over = holder.ttl.is_zero();
-        let Some(entry) = self.leases.get_mut(&key) else { return over };
-        // A root hears of it from the holder alone.
-        if over && entry.root.is_some() {
-            entry.release(now, lease, holder.holder.id);
-        }
-        over || entry.is_released(&lease, holder.holder.id)
-    }
-
-    /// A next-closest node has answered.
-    pub(in crate::core) fn on_held(&mut self, now: Instant, from: Contact, key: Key, held: Held) {
-        let Some(entry) = self.leases.get_mut(&key) else { return };
-        if let Held::Other(LeaseState::Leased { lease, holder }) = &held
-            && entry.is_released(lease, holder.holder.id)
-        {
-            // It has not heard of the end.
-            return self.on_hold_failure(now, from, key);
-        }
-        match (&mut entry.state, held) {
-            (State::Granting(granting), Held::Yes(values)) => {
-                granting.asked.retain(|peer| *peer != from.peer);
-                granting.held += 1;
-                for value in values {
-                    if granting.known.iter().all(|one| one.holder != value.holder) {
-                        granting.known.push(value);
-                    }
-                }
-                self.seek_copies(now, key);
-            }
-            (State::Granting(_), Held::Other(state)) => {
-                entry.root = Some(from);
-                entry.take(now, state);
-                self.decide_all(now, key);
-            }
-            (State::Leased(leased), Held::Other(LeaseState::Leased { lease, holder })) => {
-                let ours = rank(&leased.lease, leased.holder.pointer.holder.id);
-                if rank(&lease, holder.holder.id) < ours {
-                    entry.take(now, LeaseState::Leased { lease, holder });
-                }
-            }
-            (State::Idle | State::Leased(_) | State::Marked { .. }, _) => {}
-        }
-    }
-
-    /// A next-closest node did not answer, or refused.
-    pub(in crate::core) fn on_hold_failure(&mut self, now: Instant, from: Contact, key: Key) {
-        if let Some(entry) = self.leases.get_mut(&key)
-            && let State::Granting(granting) = &mut entry.state
-        {
-            granting.asked.retain(|peer| *peer != from.peer);
-            self.seek_copies(now, key);
-        }
-    }
-
     /// A holder that failed an asker has answered, or has not.
     pub(in crate::core) fn on_holder(&mut self, now: Instant, holder: Contact, key: Key, lives: bool) {
         let Some(entry) = self.leases.get_mut(&key) else { return };
@@ -258,11 +153,6 @@ impl Node {
             }
         }
         self.decide_all(now, key);
-    }
-
-    /// A next-closest node is late: a further one is asked besides, and whoever holds first counts.
-    pub(in crate::core) fn on_hold_late(&mut self, now: Instant, from: Contact, key: Key) {
-        self.on_hold_failure(now, from, key);
     }
 
     fn place(&self, key: &Key, unreached: &[NodeId]) -> Place {
@@ -337,7 +227,7 @@ impl Node {
     }
 
     /// Says it to all that wait and still listen.
-    fn decide_all(&mut self, now: Instant, key: Key) {
+    pub(super) fn decide_all(&mut self, now: Instant, key: Key) {
         let Some(entry) = self.leases.get_mut(&key) else { return };
         for waiter in std::mem::take(&mut entry.waiters) {
             if now.since(waiter.arrived) < self.config.acquire_deadline {
@@ -370,53 +260,8 @@ impl Node {
         }
     }
 
-    /// Asks next-closest nodes until enough hold the grant or none is left, then tells the askers.
-    fn seek_copies(&mut self, now: Instant, key: Key) {
-        let nearest = self.peers.closest(Level::GLOBAL, &key, COPY_TRIES);
-        loop {
-            let Some(entry) = self.leases.get_mut(&key) else { return };
-            let State::Granting(granting) = &mut entry.state else { return };
-            let next = nearest.iter().find(|node| !granting.tried.contains(&node.peer)).copied();
-            match next {
-                Some(next) if granting.held + granting.asked.len() < self.config.lease_copies => {
-                    granting.tried.push(next.peer);
-                    granting.asked.push(next.peer);
-                    let state = LeaseState::Leased { lease: granting.lease, holder: granting.holder.told(now) };
-                    self.ask(now, next, Request::Hold { key, state }, Purpose::Hold(key));
-                }
-                _ if !granting.asked.is_empty() => return,
-                Some(_) | None => return self.conclude(now, key),
-            }
-        }
-    }
-
-    /// The copies are held: the grant is valid, unless those who hold them know of pointers that this root did not.
-    fn conclude(&mut self, now: Instant, key: Key) {
-        let Some(entry) = self.leases.get_mut(&key) else { return };
-        let State::Granting(granting) = std::mem::replace(&mut entry.state, State::Idle) else { return };
-        let waiters = std::mem::take(&mut entry.waiters);
-        let (mut told, mut rest) = (Vec::new(), Vec::new());
-        for waiter in waiters {
-            let mut known = granting.known.clone();
-            known.retain(|pointer| self.is_useful(pointer, &waiter));
-            if known.is_empty() { rest.push(waiter) } else { told.push((waiter, known)) }
-        }
-        for (waiter, known) in told {
-            let references = Reply::Acquired(Acquisition::References(known));
-            self.reply(now, waiter.asker, waiter.id, waiter.arrived, references);
-        }
-        let Some(entry) = self.leases.get_mut(&key) else { return };
-        let granted = granting.holder.pointer.holder;
-        if granting.known.is_empty() || rest.iter().any(|waiter| waiter.asker == granted) {
-            let Granting { lease, holder, .. } = granting;
-            entry.state = State::Leased(Leased { lease, holder, beaten: now, copied: now });
-        }
-        entry.waiters = rest;
-        self.decide_all(now, key);
-    }
-
     /// Whether an asker may stream from this holder: never from itself, from who failed it, or from who is known dead.
-    fn is_useful(&self, pointer: &Pointer, waiter: &Waiter) -> bool {
+    pub(super) fn is_useful(&self, pointer: &Pointer, waiter: &Waiter) -> bool {
         pointer.holder != waiter.asker && !waiter.failed.contains(&pointer.holder.id) && !self.is_dead(pointer.holder)
     }
 
@@ -493,13 +338,6 @@ impl Node {
         Reply::Done
     }
 
-    /// Has the next-closest nodes hold the state as it is now.
-    fn copy(&mut self, now: Instant, key: Key, state: &LeaseState) {
-        for node in self.peers.closest(Level::GLOBAL, &key, self.config.lease_copies) {
-            self.ask(now, node, Request::Hold { key, state: state.clone() }, Purpose::Hold(key));
-        }
-    }
-
     /// What an asker may stream from: complete copies first, in random order, so that not all go to one; then the fetch under
     /// way, or that ended a moment ago: its holder's announcement takes longer to come than a beat.
     fn references(&mut self, now: Instant, key: &Key, waiter: &Waiter) -> Vec<Pointer> {
@@ -533,9 +371,6 @@ impl Node {
         Pointer { holder, clusters: self.clusters_of(holder), value, ttl }
     }
 }
-
-/// Next-closest nodes tried for copies of a grant before it is given with fewer.
-const COPY_TRIES: usize = 4;
 
 /// A Pass marker stays at least this long.
 const PASS_SHORTEST: Duration = Duration::from_secs(30);

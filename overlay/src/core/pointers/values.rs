@@ -7,6 +7,9 @@
 //! In mode `best` a node that is about to be asked to store counts the place as taken for a moment: else the first of a crowd, who
 //! all find it empty, all come back to store. And no more than half of beta intents go on within five seconds.
 //!
+//! In mode `best` a putter has one value under a key, which a new one replaces. In mode `paper` two values are two, whoever put them:
+//! so a node that puts ever new ones fills those that nobody else passes by.
+//!
 //! What is over a cap is refused with a reason; nothing that is stored is thrown out for it.
 
 use std::{
@@ -18,7 +21,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    Config, Key, Level,
+    Config, Key, Level, Mode,
     core::{
         Contact, Peer,
         message::{Pointer, Refusal, Room, Verdict},
@@ -47,6 +50,8 @@ struct Limits {
     keys: usize,
     bytes: usize,
     per_peer: usize,
+    /// A putter has one value under a key.
+    one_per_holder: bool,
 }
 
 /// What is stored for one key at one level.
@@ -96,6 +101,7 @@ impl Values {
             keys: config.keys,
             bytes: config.value_bytes,
             per_peer: config.values_per_peer,
+            one_per_holder: matches!(config.mode, Mode::Best),
         };
         Self {
             slots: BTreeMap::new(),
@@ -137,8 +143,8 @@ impl Values {
         room
     }
 
-    /// Stores a pointer: in place of the holder's old one, in a free place, or in place of the one that would go first, unless
-    /// the key is full for it.
+    /// Stores a pointer: in place of the holder's old one (in mode `paper` of the same value alone), in a free place, or in place of
+    /// the one that would go first, unless the key is full for it.
     pub(in crate::core) fn store(
         &mut self,
         now: Instant,
@@ -155,7 +161,9 @@ impl Values {
         }
         let (length, peer) = (cost(&pointer.value), pointer.holder.peer);
         let values = self.slots.get(&(key, level)).map_or(&[][..], |slot| &slot.values);
-        let out = if let Some(own) = values.iter().position(|kept| kept.holder.peer == peer) {
+        let replaces =
+            |kept: &Kept| kept.holder.peer == peer && (self.limits.one_per_holder || kept.value == pointer.value);
+        let out = if let Some(own) = values.iter().position(replaces) {
             Some(own)
         } else if values.len() < self.limits.values_per_key {
             None

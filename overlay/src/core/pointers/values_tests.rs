@@ -75,6 +75,21 @@ fn a_key_is_loaded_once_beta_intents_were_let_go_on_within_a_minute_and_no_longe
 }
 
 #[test]
+fn a_putter_has_one_value_under_a_key_but_in_mode_paper_where_two_values_are_two() {
+    for (mode, left) in [(Mode::Best, 1), (Mode::Paper, 4)] {
+        let mut values = Values::new(&Config { mode, ..Config::default() });
+        let mut store = |value: u8| {
+            let value = Bytes::from(vec![value]);
+            values.store(at(0), L0, KEY, Pointer { value, ..pointer(1, 60) }).unwrap()
+        };
+        let verdicts: Vec<Verdict> = (0..6).map(&mut store).collect();
+        assert_eq!(verdicts[5], if left == 1 { Verdict::Accepted } else { Verdict::Full });
+        assert_eq!(store(0), Verdict::Accepted, "the same value is only renewed");
+        assert_eq!(values.get(at(0), L0, KEY).len(), left);
+    }
+}
+
+#[test]
 fn asking_for_room_leaves_no_key_and_a_bounded_count_behind() {
     let mut values = Values::new(&Config::default());
     (0..10_000).for_each(|number| assert!(!values.room(at(0), L0, key(number), PUBLISHED).loaded));

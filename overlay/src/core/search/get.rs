@@ -6,7 +6,9 @@
 //!   If the way through nearer levels is late, it is handed on once more, by another node and straight at the widest level.
 //! - **Asked hop by hop** (mode `paper`, and once the first way is late or fails): slower, and in this node's own hands.
 //! - **Thoroughly**: a get repeated at once says that the answer was of no use, so that some node on the way lied or was out of
-//!   date. Then no single answer ends the search: all that have values are heard, and what most of them say comes first.
+//!   date. Then no single answer ends the search: those that have values are heard until as many as are to keep a value name the
+//!   same one, else all of them, and what most of them say comes first. Beside that the question is handed on, over links that stand:
+//!   each answer to it counts as one node's.
 
 use std::time::Duration;
 
@@ -26,6 +28,8 @@ pub(in crate::core) struct Get {
     way: Way,
     /// So many of the nodes nearest the key must say that they have nothing before that is believed.
     insist: usize,
+    /// What this node put itself ends the search as well.
+    own_counts: bool,
     /// A question handed on was late.
     hurried: bool,
     /// The question goes through levels: at its first delay it is handed on once more, at its second it is late.
@@ -44,6 +48,8 @@ pub(in crate::core) struct Get {
     /// The same at the widest level, for when the way through the nearer ones takes long.
     wide: Vec<(Contact, Request)>,
     waiting: Vec<Contact>,
+    /// Nodes that have it while a thorough search goes on: it waits for none of them.
+    beside: Vec<Contact>,
     found: Option<(Level, Vec<Pointer>)>,
     thorough: Option<Heard>,
     deadline: Duration,
@@ -55,6 +61,14 @@ struct Heard {
     level: Option<Level>,
     /// Each pointer and how many nodes named it.
     pointers: Vec<(u32, Pointer)>,
+    /// So many naming the same one are enough.
+    enough: u32,
+}
+
+impl Heard {
+    fn is_enough(&self) -> bool {
+        self.pointers.iter().any(|(times, _)| *times >= self.enough)
+    }
 }
 
 /// How a get goes about it.
@@ -63,11 +77,14 @@ pub(in crate::core) struct Plan {
     pub(in crate::core) way: Way,
     /// So many of the nodes nearest the key must say that they have nothing before that is believed.
     pub(in crate::core) insist: usize,
+    /// What this node put itself ends the search as well: by the paper a node that stores the key asks nobody.
+    pub(in crate::core) own_counts: bool,
     /// Nodes to hand the question to, best first, with what they are asked; none to ask hop by hop.
     pub(in crate::core) hand: Vec<(Contact, Request)>,
     /// The same at the widest level, to be handed on a second time; none if that is where the first begins.
     pub(in crate::core) wide: Vec<(Contact, Request)>,
-    pub(in crate::core) thorough: bool,
+    /// No single answer ends the search, but so many that name the same pointer do; none if one answer is enough.
+    pub(in crate::core) thorough: Option<u32>,
     pub(in crate::core) deadline: Duration,
 }
 
@@ -76,13 +93,14 @@ impl Get {
     pub(in crate::core) fn new(me: Contact, key: Key, levels: &[Level], plan: Plan) -> Self {
         let mut wider: Vec<Level> = levels.iter().rev().copied().collect();
         let level = wider.pop().unwrap_or(Level::GLOBAL);
-        let Plan { way, insist, hand: mut handed, wide, thorough, deadline } = plan;
+        let Plan { way, insist, own_counts, hand: mut handed, wide, thorough, deadline } = plan;
         handed.reverse();
         let patient = handed.last().is_some_and(|(_, request)| request.is_through_levels());
         let mut get = Self {
             me,
             way,
             insist,
+            own_counts,
             hurried: false,
             patient,
             again: false,
@@ -93,8 +111,9 @@ impl Get {
             handed,
             wide,
             waiting: Vec::new(),
+            beside: Vec::new(),
             found: None,
-            thorough: thorough.then(Heard::default),
+            thorough: thorough.map(|enough| Heard { enough, ..Heard::default() }),
             deadline,
         };
         if get.thorough.is_some() {
@@ -108,11 +127,20 @@ impl Get {
             if let Some((level, found)) = self.found.take() {
                 return Step::Done(Ending::Found(level, found));
             }
+            if self.thorough.as_ref().is_some_and(Heard::is_enough) {
+                return Step::Done(self.conclude(Ok(Found::Nothing)));
+            }
             if self.denied {
                 return Step::Done(Ending::Outcome(Outcome::Get(Ok(Found::Nothing))));
             }
             if let Some((to, request)) = self.second() {
                 self.waiting.push(to);
+                return Step::Ask(to, request);
+            }
+            if self.thorough.is_some()
+                && let Some((to, request)) = self.handed.pop()
+            {
+                self.beside.push(to);
                 return Step::Ask(to, request);
             }
             if self.waiting.is_empty()
@@ -190,7 +218,10 @@ impl Get {
         match reply {
             Reply::Sought { level, values } => {
                 let values = self.foreign(values);
-                if !values.is_empty() {
+                self.beside.retain(|one| *one != from);
+                if self.thorough.is_some() {
+                    self.hear(level, values);
+                } else if !values.is_empty() {
                     self.found = Some((level, values));
                 } else if self.waiting.contains(&from) {
                     // One word for it is not enough that there is nothing: this node looks for itself.
@@ -202,7 +233,7 @@ impl Get {
                 self.lookup.on_nodes(from, &nodes);
                 if let Seen::Values(values) = seen {
                     let values = self.foreign(values);
-                    self.hear(values);
+                    self.hear(self.lookup.level, values);
                 }
             }
             Reply::Refused(_)
@@ -229,7 +260,7 @@ impl Get {
             self.take_back();
             // Somebody on the way is dead: others may be as well, and there is no time to find that out one after the other.
             self.hurry();
-        } else {
+        } else if !self.beside.contains(&from) {
             self.lookup.on_late(from);
         }
     }
@@ -237,6 +268,8 @@ impl Get {
     pub(super) fn on_failure(&mut self, from: Contact) {
         if self.waiting.contains(&from) {
             self.waiting.retain(|one| *one != from);
+        } else if self.beside.contains(&from) {
+            self.beside.retain(|one| *one != from);
         } else {
             self.lookup.on_failure(from);
         }
@@ -256,15 +289,14 @@ impl Get {
 
     /// What this node put itself is no news to it.
     fn foreign(&self, mut values: Vec<Pointer>) -> Vec<Pointer> {
-        values.retain(|value| value.holder != self.me);
+        values.retain(|value| self.own_counts || value.holder != self.me);
         values
     }
 
-    fn hear(&mut self, values: Vec<Pointer>) {
+    fn hear(&mut self, level: Level, values: Vec<Pointer>) {
         if values.is_empty() {
             return;
         }
-        let level = self.lookup.level;
         let Some(heard) = &mut self.thorough else {
             self.found = Some((level, values));
             return;

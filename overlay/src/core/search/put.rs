@@ -2,9 +2,9 @@
 //! all others go on a stack. Reverse: store at the top of the stack, or at the next, until enough have accepted. Then the same
 //! in the next wider cluster, on from there, unless the key was full and loaded here.
 //!
-//! Departure: a node keeps one value per holder and key, so a node that puts one key over and over never fills itself, as the
-//! paper's putters of random values do. Being loaded by its own puts stops it at its first step all the same; it then renews what
-//! it stores itself.
+//! Departure: a node that puts one value over and over never fills itself, as the paper's putters of random values do (nor, in mode
+//! `best`, does one that puts ever new ones, since they replace each other). Being loaded by its own puts stops it at its first step
+//! all the same; it then renews what it stores itself.
 
 use std::time::Duration;
 

@@ -48,6 +48,12 @@ struct Crowd {
     rng: Rng,
     workload: Workload,
     states: Vec<State>,
+    /// When each client began to want the file it waits for.
+    wanted: Vec<Instant>,
+    /// The longest that one waited.
+    slowest: Duration,
+    /// Proxies that are there from the start; those that churn brings come later.
+    first: usize,
     orders: Vec<Vec<usize>>,
     holds: Vec<[bool; FILES]>,
     by_id: BTreeMap<NodeId, usize>,
@@ -70,6 +76,7 @@ pub(super) fn flash_crowd(setup: &Setup, progress: Progress<'_>) -> Report {
     report.hold("all_warm_s", crowd.warm_seconds(), Bound::Below(60.0));
     report.print("origin_ungranted", count(crowd.ungranted));
     report.print("died_fetching", count(crowd.died_fetching));
+    report.print("slowest_file_s", crowd.slowest.as_secs_f64());
     let walk = Series { name: "each walks all files".to_owned(), points: crowd.load.clone() };
     report.close(&crowd.sim);
     drop(crowd);
@@ -77,6 +84,7 @@ pub(super) fn flash_crowd(setup: &Setup, progress: Progress<'_>) -> Report {
     crowd.run(setup, minutes, &mut |done, events| progress(0.5 + done / 2.0, events));
     report.print("paper_origin_fetches", count(crowd.fetches));
     report.print("paper_all_warm_s", crowd.warm_seconds());
+    report.print("paper_slowest_file_s", crowd.slowest.as_secs_f64());
     report.close(&crowd.sim);
     report.figures.push(Figure {
         name: "flash-crowd".to_owned(),
@@ -104,6 +112,9 @@ impl Crowd {
             seed: setup.seed,
             workload,
             states,
+            wanted: vec![start; nodes],
+            slowest: Duration::ZERO,
+            first: nodes,
             orders: Vec::new(),
             holds: vec![[false; FILES]; nodes],
             by_id: BTreeMap::new(),
@@ -142,9 +153,8 @@ impl Crowd {
             self.serve_origin();
             (0..self.states.len()).for_each(|node| self.step(node));
             let whole = |node: &usize| self.holds[*node].iter().all(|held| *held);
-            if self.warm.is_none()
-                && (0..self.sim.len()).filter(|node| self.sim.is_alive(*node)).all(|node| whole(&node))
-            {
+            // A newcomer has its whole walk before it, and under churn there is always another one.
+            if self.warm.is_none() && (0..self.first).filter(|node| self.sim.is_alive(*node)).all(|node| whole(&node)) {
                 self.warm = Some(self.sim.now());
             }
             let since = self.sim.now().since(start).as_secs_f64();
@@ -162,6 +172,7 @@ impl Crowd {
     fn newcomers(&mut self) {
         for node in self.states.len()..self.sim.len() {
             self.states.push(State::Thinks(self.sim.now() + Duration::from_secs(5)));
+            self.wanted.push(self.sim.now());
             self.holds.push([false; FILES]);
             self.admit(node);
         }
@@ -208,7 +219,11 @@ impl Crowd {
             },
             Workload::Draws => self.rng.below(FILES),
         };
-        if self.holds[node][file] { self.think() } else { self.ask(node, file, Vec::new()) }
+        if self.holds[node][file] {
+            return self.think();
+        }
+        self.wanted[node] = self.sim.now();
+        self.ask(node, file, Vec::new())
     }
 
     fn think(&self) -> State {
@@ -310,6 +325,7 @@ impl Crowd {
     /// The file is here: the index is told, and the client goes on.
     fn take(&mut self, node: usize, file: usize) -> State {
         self.holds[node][file] = true;
+        self.slowest = self.slowest.max(self.sim.now().since(self.wanted[node]));
         self.sim.command(node, put(key(self.seed, 4, file), b"whole", Levels::All));
         self.think()
     }

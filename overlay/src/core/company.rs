@@ -1,0 +1,222 @@
+//! Laws of one node among neighbours that answer and say which clusters they are in: whom its tables hold (3), how often it asks to
+//! store a key (5), and how soon it moves on (8). Those over strangers' random words stand in `laws.rs`.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::{
+    message::{Body, ClusterTag, Header, Message, Reply, Request, Room, Seen, Verdict, Want},
+    tests::{Alone, key, stranger},
+    time::Instant,
+    *,
+};
+use crate::{Config, Level, Mode};
+
+/// A node, its neighbours' clusters, and their answers under way.
+struct Company {
+    alone: Alone,
+    /// The clusters of each neighbour, level 1 first; those of the node itself where none is said.
+    clusters: Vec<[Option<u8>; 2]>,
+    /// What is to be said when, by whom.
+    answers: Vec<(Instant, u32, Body)>,
+    /// Who was asked for room for which key, when.
+    intents: Vec<(Peer, Key, Instant)>,
+}
+
+impl Company {
+    fn new(config: Config, neighbours: u32) -> Self {
+        let mut company = Self {
+            alone: Alone::new(config),
+            clusters: (0..neighbours).map(|number| [Some(u8::try_from(number % 3).unwrap_or(0)); 2]).collect(),
+            answers: Vec::new(),
+            intents: Vec::new(),
+        };
+        for neighbour in 1..=neighbours {
+            let outputs = company.alone.give(Input::Connected(stranger(neighbour)));
+            company.note(outputs);
+        }
+        company
+    }
+
+    /// Lets a step of time pass, with its answers.
+    fn step(&mut self) {
+        let outputs = self.alone.pass(STEP);
+        self.note(outputs);
+        let now = self.alone.now;
+        for (_, from, body) in self.answers.extract_if(.., |(at, ..)| *at <= now).collect::<Vec<_>>() {
+            let message = Message { header: Arc::new(self.header(from)), body };
+            let outputs = self.alone.give(Input::Received { from: stranger(from), message: Box::new(message) });
+            self.note(outputs);
+        }
+    }
+
+    fn command(&mut self, op: u64, command: Command) {
+        let outputs = self.alone.give(Input::Command { op: Op(op), command });
+        self.note(outputs);
+    }
+
+    /// Answers questions one way later.
+    fn note(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            let Output::Send { to, message } = output else { continue };
+            let Body::Request { id, request } = message.body else { continue };
+            let others = || (1..=u32::try_from(self.clusters.len()).unwrap()).map(stranger);
+            let reply = match request {
+                Request::Neighbours { .. } => Reply::Nodes(others().take(Reply::NODES).collect()),
+                Request::Step { key, want, .. } => {
+                    let mut nodes: Vec<Contact> = others().collect();
+                    nodes.sort_by_key(|node| node.id.key().distance(&key));
+                    nodes.truncate(Reply::NODES);
+                    let seen = match want {
+                        Want::Room { .. } => {
+                            self.intents.push((to, key, self.alone.now));
+                            Seen::Room(Room { loaded: false, count: 0, soonest: Duration::ZERO })
+                        }
+                        Want::Nodes | Want::Values => Seen::Nothing,
+                    };
+                    Reply::Step { seen, nodes }
+                }
+                Request::Store { .. } => Reply::Stored(Verdict::Accepted),
+                Request::Ping
+                | Request::Seek { .. }
+                | Request::Copy { .. }
+                | Request::Withdraw { .. }
+                | Request::Acquire { .. }
+                | Request::Beat { .. }
+                | Request::Pass { .. }
+                | Request::Hold { .. }
+                | Request::SpreadKeys { .. }
+                | Request::SpreadGet { .. } => Reply::Pong,
+            };
+            self.answers.push((self.alone.now + WAY, to.0, Body::Reply { id, spent: Duration::ZERO, reply }));
+        }
+    }
+
+    /// The id of a cluster by its number.
+    fn cluster(&self, level: Level, number: Option<u8>) -> Key {
+        let own = || self.alone.node.membership(level).map_or(Key::ZERO, |own| own.id);
+        number.map_or_else(own, |number| Key::of(&[level.0, number]))
+    }
+
+    fn header(&self, of: u32) -> Header {
+        let neighbour = usize::try_from(of - 1).unwrap();
+        let tag = |level: u8| {
+            let number = self.clusters[neighbour][usize::from(level - 1)];
+            let mates = self.clusters.iter().filter(|one| one[usize::from(level - 1)] == number).count();
+            ClusterTag { id: self.cluster(Level(level), number), age: HOUR, size: u32::try_from(mates).unwrap() }
+        };
+        Header { clusters: vec![tag(1), tag(2)] }
+    }
+
+    /// The node's cluster at a level, how long it has been there, and how many it thinks are.
+    fn own(&self, level: Level) -> (Key, Duration, u32) {
+        let (node, now) = (&self.alone.node, self.alone.now);
+        let own = node.membership(level).unwrap();
+        (own.id, own.since(now), own.size(now, node.seen(level)))
+    }
+}
+
+/// A neighbour goes to another cluster at a level, or to this node's own, and then so many steps pass.
+fn moves() -> impl Strategy<Value = Vec<(usize, u8, Option<u8>, u16)>> {
+    prop::collection::vec((0_usize..12, 1_u8..3, prop::option::weighted(0.8, 0_u8..3), 0_u16..160), 1..16)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Law 3, of the tables of clusters: who is in one said last that it is in that cluster.
+    #[test]
+    fn a_table_of_a_cluster_holds_those_alone_that_say_they_are_in_it(neighbours in 1_u32..12, life in moves()) {
+        let mut company = Company::new(Config::default(), neighbours);
+        let mut held = 0;
+        for (who, level, to, steps) in life {
+            let who = who % company.clusters.len();
+            company.clusters[who][usize::from(level - 1)] = to;
+            for _ in 0..steps {
+                company.step();
+                let node = &company.alone.node;
+                for level in [1, 2].map(Level) {
+                    let own = node.membership(level).unwrap().id;
+                    for member in node.peers.members(level) {
+                        held += 1;
+                        prop_assert_eq!(member.tag(level).map(|tag| tag.id), Some(own));
+                        prop_assert!(member.reached && member.distance().is_some());
+                    }
+                }
+            }
+        }
+        // Of eleven neighbours in three clusters some are joined in a second.
+        prop_assert!(held > 0 || neighbours < 11 || company.alone.now.since_start() < Duration::from_secs(20));
+    }
+
+    /// Law 5: of all that a node's own callers want to store under a key, no more than beta a minute reach any one other node.
+    #[test]
+    fn no_node_is_asked_for_room_for_a_key_more_than_beta_times_a_minute(
+        best in any::<bool>(),
+        puts in prop::collection::vec((0_u32..2, 0_u16..60), 1..120),
+    ) {
+        let mode = if best { Mode::Best } else { Mode::Paper };
+        let config = Config { mode, thresholds: Vec::new(), ..Config::default() };
+        let beta = config.leak_per_minute;
+        let mut company = Company::new(config, 6);
+        (0..100).for_each(|_| company.step());
+        for (op, (about, steps)) in (0..).zip(puts) {
+            let value = Bytes::copy_from_slice(&u64::to_be_bytes(op));
+            let put = Put { key: key(about), value, ttl: HOUR, levels: Levels::All };
+            company.command(op, Command::Put(put));
+            (0..steps).for_each(|_| company.step());
+        }
+        let mut asked: BTreeMap<(Peer, Key), Vec<Instant>> = BTreeMap::new();
+        company.intents.iter().for_each(|(to, key, at)| asked.entry((*to, *key)).or_default().push(*at));
+        for times in asked.into_values() {
+            for (number, first) in times.iter().enumerate() {
+                let within = times[number..].iter().filter(|at| at.since(*first) < MINUTE).count();
+                prop_assert!(within <= beta, "{within} within a minute");
+            }
+        }
+    }
+
+    /// Law 8: who has company moves on to other company only once it has stayed for its dwell time, less in a small cluster.
+    #[test]
+    fn who_has_company_does_not_move_on_within_the_dwell_time(neighbours in 2_u32..12, life in moves()) {
+        let mut company = Company::new(Config::default(), neighbours);
+        let dwell = Config::default().dwell;
+        // How large each own cluster was lately: a check is begun by what is seen then, and ends up to two seconds later.
+        let mut sizes = [1, 2].map(|level| vec![company.own(Level(level)).2]);
+        for (who, level, to, steps) in life {
+            let who = who % company.clusters.len();
+            company.clusters[who][usize::from(level - 1)] = to;
+            for _ in 0..steps {
+                let before = [1, 2].map(|level| company.own(Level(level)));
+                company.step();
+                for level in [1, 2_u8] {
+                    let at = usize::from(level - 1);
+                    let (id, since, _) = before[at];
+                    let (now_in, _, size) = company.own(Level(level));
+                    let least = sizes[at].iter().rev().take(LATELY).copied().min().unwrap_or(1);
+                    let joined = (0..3).any(|number| company.cluster(Level(level), Some(number)) == now_in);
+                    if now_in != id {
+                        let due = dwell * least.min(8) / 8;
+                        prop_assert!(!joined || least <= 1 || since + STEP >= due, "after {since:?} among {least}");
+                        sizes[at].clear();
+                    }
+                    sizes[at].push(size);
+                }
+            }
+        }
+    }
+}
+
+/// What passes at once.
+const STEP: Duration = Duration::from_millis(50);
+
+/// Steps for which a check may be under way, and some more.
+const LATELY: usize = 50;
+
+/// How long an answer takes: near at every level.
+const WAY: Duration = Duration::from_millis(5);
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const MINUTE: Duration = Duration::from_secs(60);
