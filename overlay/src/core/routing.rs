@@ -413,6 +413,22 @@ mod tests {
             }
         }
 
+        /// The one found last stands elsewhere once others came or went.
+        #[test]
+        fn whoever_is_known_is_found_however_others_came_and_went(numbers in prop::collection::vec(0_u32..200, 1..100)) {
+            let mut peers = Peers::new(contact(u32::MAX).id, 2, Buckets { size: 4, per_prefix: 4, per_operator: 8 }, 40);
+            for number in &numbers {
+                peers.entry(contact(*number)).unwrap();
+                for asked in [numbers[0], *number] {
+                    let found = peers.get(contact(asked)).map(|known| known.contact);
+                    let there = peers.iter().map(|known| known.contact).find(|one| *one == contact(asked));
+                    prop_assert_eq!(found, there);
+                }
+            }
+            peers.prune(Instant::at(Duration::from_secs(1_000)), Duration::ZERO);
+            prop_assert!(numbers.iter().all(|number| peers.get(contact(*number)).is_none()));
+        }
+
         #[test]
         fn taking_out_what_was_put_in_leaves_nothing(numbers in prop::collection::vec(0_u32..500, 0..100)) {
             let mut peers = peers(&numbers, 4);
