@@ -1,7 +1,7 @@
 //! Looks at what a node will need for its next input, for the simulator: so that memory has it ready. Pass by pass, since what one
 //! reads says where the next one reads. What is returned means nothing; it is there so that the looking is not left out.
 
-use super::{Contact, Node, peers::Known, tend::LOOK_STEP};
+use super::{Contact, Node, node::Timer, peers::Known, tend::LEAVES};
 
 impl Node {
     /// At the node itself: at each of its lines in the cache.
@@ -30,24 +30,36 @@ impl Node {
         due ^ clusters.sum::<usize>() ^ heads ^ self.header.1.clusters.len() ^ self.exchanges.glance()
     }
 
-    /// Where whoever it will hear from stands; without anybody, the first of those from whom it will choose whom to ask.
+    /// Where whoever it will hear from stands; without anybody, where those begin from whom it will choose whom to ask.
     pub(crate) fn spot(&self, from: Option<Contact>) -> usize {
         match from {
             Some(from) => self.peers.spot(from.id),
-            None => (self.probed_to + LOOK_STEP) % self.peers.len().max(1),
+            None if self.will_probe() => self.looked_at(self.probes.wrapping_add(1)).0 % self.peers.len().max(1),
+            None => 0,
         }
     }
 
-    /// At who stands there, and its own clusters.
-    pub(crate) fn glance_at_spot(&self, spot: usize) -> usize {
-        let first = |known: &Known| usize::from(known.misses) ^ usize::from(known.header.is_some());
+    /// At who stands there, and its own clusters; where it will choose, at some of those after as well.
+    pub(crate) fn glance_at_spot(&self, spot: usize, from: Option<Contact>) -> usize {
+        let misses = |known: &Known| usize::from(known.misses);
         let own = self.header.1.clusters.first().map_or(0, |tag| usize::from(tag.size > 1));
-        self.peers.all.get(spot).map_or(0, first) ^ own
+        let there = self.peers.all.get(spot..).unwrap_or_default();
+        let seen = if from.is_none() && self.will_probe() {
+            there.iter().take(LEAVES).step_by(2).map(misses).sum()
+        } else {
+            there.first().map_or(0, |known| misses(known) ^ usize::from(known.header.is_some()))
+        };
+        own ^ seen
     }
 
     /// At the clusters of who stands there.
     pub(crate) fn glance_at_header(&self, spot: usize) -> usize {
         let header = self.peers.all.get(spot).and_then(|known| known.header.as_ref());
         header.map_or(0, |header| header.clusters.len())
+    }
+
+    /// Whether a neighbour is measured next.
+    fn will_probe(&self) -> bool {
+        self.timers.last().is_some_and(|(_, timer)| *timer == Timer::Probe)
     }
 }

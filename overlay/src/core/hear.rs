@@ -380,14 +380,14 @@ impl Node {
     }
 
     fn neighbours(&mut self, from: Contact, level: Level, nearest: bool) -> Vec<Contact> {
-        let mut nodes: Vec<Contact> =
-            self.peers.members(level).map(|known| known.contact).filter(|node| *node != from).collect();
+        let others = self.peers.members(level).filter(|known| known.contact != from);
+        let mut nodes: Vec<(u64, Contact)> = others.map(|known| (known.cost(), known.contact)).collect();
         self.rng.shuffle(&mut nodes);
         if nearest {
-            nodes.sort_by_key(|node| self.peers.cost(*node));
+            nodes.sort_by_key(|(cost, _)| *cost);
         }
         nodes.truncate(Reply::NODES);
-        nodes
+        nodes.into_iter().map(|(_, contact)| contact).collect()
     }
 
     fn on_hello(&mut self, now: Instant, from: Contact, hello: Hello) {

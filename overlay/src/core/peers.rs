@@ -1,7 +1,7 @@
 //! The nodes this one has heard of: distance, liveness, clusters, and what they say of themselves. In a table or not; bounded.
 //! They stand in the order of their ids, so that `routing.rs` finds the nearest to a point without looking at all.
 
-use std::{net::IpAddr, ops::Range, sync::Arc, time::Duration};
+use std::{cell::Cell, net::IpAddr, ops::Range, sync::Arc, time::Duration};
 
 use super::{
     Contact, Peer,
@@ -137,6 +137,15 @@ pub(super) struct Buckets {
     pub(super) per_operator: usize,
 }
 
+/// One bucket of a table.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Bucket {
+    /// No node in it costs more than this.
+    pub(super) farthest: u32,
+    /// How many nodes are in it.
+    pub(super) count: u8,
+}
+
 /// All of them.
 #[derive(Debug, Clone)]
 pub(super) struct Peers {
@@ -151,10 +160,10 @@ pub(super) struct Peers {
     pub(super) buckets: Buckets,
     /// Those who admitted nodes that are known; their place here, from 1 on, is their number.
     operators: Vec<Key>,
-    /// How full each bucket of each level's table is.
-    pub(super) filled: Vec<Vec<u8>>,
-    /// No node in that bucket costs more than this.
-    pub(super) farthest: Vec<Vec<u32>>,
+    /// The head of who was found last, and where: one input asks for one node many times.
+    recent: Cell<(u32, usize)>,
+    /// The buckets of each level's table, by the bits their nodes share with this one.
+    pub(super) tables: Vec<Vec<Bucket>>,
     /// How large each level's cluster is thought to be.
     pub(super) estimates: [u32; LEVELS],
     /// Some may be dead. Set when one is found so; taken back when a look at all of them finds none.
@@ -174,8 +183,8 @@ impl Peers {
             all: Vec::new(),
             buckets: Buckets { size: buckets.size.min(usize::from(u8::MAX)), ..buckets },
             operators: Vec::new(),
-            filled: vec![Vec::new(); levels.min(LEVELS)],
-            farthest: vec![Vec::new(); levels.min(LEVELS)],
+            recent: Cell::new((0, usize::MAX)),
+            tables: vec![Vec::new(); levels.min(LEVELS)],
             estimates: [1; LEVELS],
             some_dead: false,
             kept_until: Instant::START,
@@ -206,6 +215,7 @@ impl Peers {
                 self.all.insert(at, Known::new(contact));
                 self.set_fences();
                 self.loosen();
+                self.recent.set((contact.id.key().head(), at));
                 at
             }
         };
@@ -245,7 +255,8 @@ impl Peers {
 
     /// So many of them, from a place on and around the end.
     pub(super) fn turn(&self, from: usize, count: usize) -> impl Iterator<Item = &Known> {
-        self.all.iter().cycle().skip(from % self.all.len().max(1)).take(count.min(self.all.len()))
+        let (before, after) = self.all.split_at_checked(from % self.all.len().max(1)).unwrap_or_default();
+        after.iter().chain(before).take(count)
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Known> {
@@ -293,7 +304,7 @@ impl Peers {
     #[cfg(feature = "sim")]
     pub(super) fn glance(&self) -> usize {
         let fences = self.fences.iter().step_by(16).fold(0, |seen, one| seen ^ one);
-        usize::try_from(fences).unwrap_or(0) ^ self.heads.len() ^ self.filled.len() ^ self.limit
+        usize::try_from(fences).unwrap_or(0) ^ self.heads.len() ^ self.tables.len() ^ self.limit
     }
 
     /// The same of the stretch of heads that a node's is in.
@@ -321,14 +332,15 @@ impl Peers {
         self.place(id).ok().and_then(|at| self.all.get(at)).and_then(Known::distance)
     }
 
-    /// See [`Known::cost`].
-    pub(super) fn cost(&self, contact: Contact) -> u64 {
-        self.get(contact).map_or(u64::MAX, Known::cost)
-    }
-
     /// Where a node stands, or would stand.
     pub(super) fn place(&self, id: NodeId) -> Result<usize, usize> {
         let head = id.key().head();
+        let is_at = |place: usize| self.all.get(place).is_some_and(|known| known.contact.id == id);
+        // Others may have come or gone since, so whoever stands there is looked at.
+        let (last, place) = self.recent.get();
+        if last == head && is_at(place) {
+            return Ok(place);
+        }
         let between = self.fenced(head);
         let from =
             between.start + self.heads.get(between.clone()).unwrap_or_default().partition_point(|one| *one < head);
@@ -336,7 +348,8 @@ impl Peers {
             return Err(from);
         }
         // Hardly ever do two heads agree.
-        if self.all.get(from).is_some_and(|known| known.contact.id == id) {
+        if is_at(from) {
+            self.recent.set((head, from));
             return Ok(from);
         }
         let same = self.heads.iter().skip(from).take_while(|one| **one == head).count();

@@ -3,7 +3,14 @@
 
 use std::time::Duration;
 
-use super::{Contact, Node, Output, node::Timer, peers::Peers, routing::bit_of, tend::LEAVES, time::Instant};
+use super::{
+    Contact, Node, Output,
+    node::Timer,
+    peers::{Known, Peers},
+    routing::bit_of,
+    tend::LEAVES,
+    time::Instant,
+};
 use crate::Level;
 
 impl Node {
@@ -40,8 +47,9 @@ impl Peers {
         let mut room = most.saturating_sub(leaves.len());
         // Looked at once, since it is much memory.
         let members = self.all.iter().enumerate().filter(|(_, known)| known.tables != 0);
+        let cost = |known: &Known| known.rtt.minimum_micros().unwrap_or(u32::MAX);
         let members: Vec<_> =
-            members.map(|(at, known)| (known.tables, (known.cost(), known.contact.peer, at))).collect();
+            members.map(|(at, known)| (known.tables, (cost(known), known.contact.peer, at))).collect();
         let mut near = Vec::with_capacity(members.len());
         for bit in levels.map(bit_of) {
             if room == 0 {

@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::{
     Contact,
     id::Distance,
-    peers::{Buckets, Known, Peers},
+    peers::{Bucket, Buckets, Known, Peers},
 };
 use crate::{Key, Level, Prefix};
 
@@ -77,7 +77,7 @@ impl Peers {
 
     /// Takes a node out of every table. Whether it was in any.
     pub(super) fn leave_all(&mut self, contact: Contact) -> bool {
-        let levels = 0..u8::try_from(self.filled.len()).unwrap_or(0);
+        let levels = 0..u8::try_from(self.tables.len()).unwrap_or(0);
         levels.filter(|level| self.leave(Level(*level), contact)).count() > 0
     }
 
@@ -85,11 +85,8 @@ impl Peers {
     pub(super) fn clear(&mut self, level: Level) {
         let bit = bit_of(level);
         self.all.iter_mut().for_each(|known| known.tables &= !bit);
-        if let Some(filled) = self.filled.get_mut(usize::from(level.0)) {
-            filled.clear();
-        }
-        if let Some(farthest) = self.farthest.get_mut(usize::from(level.0)) {
-            farthest.clear();
+        if let Some(buckets) = self.tables.get_mut(usize::from(level.0)) {
+            buckets.clear();
         }
         self.loosen();
         self.estimate_anew(level);
@@ -97,7 +94,7 @@ impl Peers {
 
     /// Whether there is such a level.
     pub(super) fn has_level(&self, level: Level) -> bool {
-        usize::from(level.0) < self.filled.len()
+        usize::from(level.0) < self.tables.len()
     }
 
     /// The members of a level's table, in the order of their ids.
@@ -108,7 +105,8 @@ impl Peers {
 
     /// How many members a level's table has.
     pub(super) fn count(&self, level: Level) -> usize {
-        self.filled.get(usize::from(level.0)).map_or(0, |filled| filled.iter().map(|one| usize::from(*one)).sum())
+        let buckets = self.tables.get(usize::from(level.0));
+        buckets.map_or(0, |buckets| buckets.iter().map(|one| usize::from(one.count)).sum())
     }
 
     /// The members of a level's table nearest to a point, nearest first; this node itself is not among them.
@@ -136,9 +134,10 @@ impl Peers {
     }
 
     fn estimated(&self, level: Level) -> u32 {
-        let Some(filled) = self.filled.get(usize::from(level.0)) else { return 1 };
-        let full = filled.iter().take_while(|one| usize::from(**one) >= self.buckets.size).count();
-        let count = |from: usize| filled.iter().skip(from).map(|one| u32::from(*one)).sum::<u32>().saturating_add(1);
+        let Some(buckets) = self.tables.get(usize::from(level.0)) else { return 1 };
+        let full = buckets.iter().take_while(|one| usize::from(one.count) >= self.buckets.size).count();
+        let count =
+            |from: usize| buckets.iter().skip(from).map(|one| u32::from(one.count)).sum::<u32>().saturating_add(1);
         let scale = 1_u32.checked_shl(u32::try_from(full).unwrap_or(31).min(31)).unwrap_or(u32::MAX);
         count(full).saturating_mul(scale).max(count(0))
     }
@@ -194,8 +193,7 @@ impl Peers {
     }
 
     fn fill(&self, level: Level, at: usize) -> usize {
-        let filled = self.filled.get(usize::from(level.0)).and_then(|filled| filled.get(at));
-        filled.map_or(0, |one| usize::from(*one))
+        self.bucket(level, at).map_or(0, |bucket| usize::from(bucket.count))
     }
 
     /// A node that is in tables may cost more now.
@@ -203,7 +201,7 @@ impl Peers {
         let Some(known) = self.get(contact) else { return };
         let (cost, tables) = (known.cost(), known.tables);
         let at = usize::from(self.me.key().common_bits(&contact.id.key()));
-        let levels = 0..u8::try_from(self.filled.len()).unwrap_or(0);
+        let levels = 0..u8::try_from(self.tables.len()).unwrap_or(0);
         for level in levels.map(Level).filter(|level| tables & bit_of(*level) != 0) {
             self.set_farthest(level, at, cost.max(self.farthest(level, at)));
         }
@@ -211,32 +209,36 @@ impl Peers {
 
     /// What no node in a bucket costs more than.
     fn farthest(&self, level: Level, at: usize) -> u64 {
-        let farthest = self.farthest.get(usize::from(level.0)).and_then(|farthest| farthest.get(at));
-        farthest.map_or(0, |one| if *one == u32::MAX { u64::MAX } else { u64::from(*one) })
+        let farthest = self.bucket(level, at).map_or(0, |bucket| bucket.farthest);
+        if farthest == u32::MAX { u64::MAX } else { u64::from(farthest) }
     }
 
     fn set_farthest(&mut self, level: Level, at: usize, cost: u64) {
-        let Some(farthest) = self.farthest.get_mut(usize::from(level.0)) else { return };
-        if farthest.len() <= at {
-            farthest.resize(at + 1, 0);
+        if let Some(bucket) = self.bucket_mut(level, at) {
+            bucket.farthest = u32::try_from(cost).unwrap_or(u32::MAX);
         }
-        if let Some(one) = farthest.get_mut(at) {
-            *one = u32::try_from(cost).unwrap_or(u32::MAX);
+    }
+
+    fn bucket(&self, level: Level, at: usize) -> Option<&Bucket> {
+        self.tables.get(usize::from(level.0)).and_then(|buckets| buckets.get(at))
+    }
+
+    /// The bucket, made if it is new.
+    fn bucket_mut(&mut self, level: Level, at: usize) -> Option<&mut Bucket> {
+        let buckets = self.tables.get_mut(usize::from(level.0))?;
+        if buckets.len() <= at {
+            buckets.resize(at + 1, Bucket::default());
         }
+        buckets.get_mut(at)
     }
 
     fn mark(&mut self, place: usize, level: Level, at: usize) {
         let Some(known) = self.all.get_mut(place) else { return };
         known.tables |= bit_of(level);
-        let cost = known.cost();
-        self.set_farthest(level, at, cost.max(self.farthest(level, at)));
-        let Some(filled) = self.filled.get_mut(usize::from(level.0)) else { return };
-        if filled.len() <= at {
-            filled.resize(at + 1, 0);
-        }
-        if let Some(one) = filled.get_mut(at) {
-            *one += 1;
-        }
+        let cost = u32::try_from(known.cost()).unwrap_or(u32::MAX);
+        let Some(bucket) = self.bucket_mut(level, at) else { return };
+        bucket.farthest = bucket.farthest.max(cost);
+        bucket.count += 1;
         self.estimate_anew(level);
     }
 
@@ -244,8 +246,8 @@ impl Peers {
         let Some(known) = self.all.get_mut(place) else { return };
         known.tables &= !bit_of(level);
         self.loosen();
-        if let Some(one) = self.filled.get_mut(usize::from(level.0)).and_then(|filled| filled.get_mut(at)) {
-            *one -= 1;
+        if let Some(bucket) = self.bucket_mut(level, at) {
+            bucket.count = bucket.count.saturating_sub(1);
         }
         self.estimate_anew(level);
     }
@@ -409,6 +411,22 @@ mod tests {
                 let there = peers.iter().filter(|one| one.contact.peer.0 >= 200 && common(one) == at).count();
                 prop_assert!(others.len() >= there.min(8), "{} of one operator, {} of {there} others", many.len(), others.len());
             }
+        }
+
+        /// The one found last stands elsewhere once others came or went.
+        #[test]
+        fn whoever_is_known_is_found_however_others_came_and_went(numbers in prop::collection::vec(0_u32..200, 1..100)) {
+            let mut peers = Peers::new(contact(u32::MAX).id, 2, Buckets { size: 4, per_prefix: 4, per_operator: 8 }, 40);
+            for number in &numbers {
+                peers.entry(contact(*number)).unwrap();
+                for asked in [numbers[0], *number] {
+                    let found = peers.get(contact(asked)).map(|known| known.contact);
+                    let there = peers.iter().map(|known| known.contact).find(|one| *one == contact(asked));
+                    prop_assert_eq!(found, there);
+                }
+            }
+            peers.prune(Instant::at(Duration::from_secs(1_000)), Duration::ZERO);
+            prop_assert!(numbers.iter().all(|number| peers.get(contact(*number)).is_none()));
         }
 
         #[test]

@@ -94,6 +94,11 @@ impl Rtt {
         (!self.is_empty()).then(|| self.sampled.moment(now))
     }
 
+    /// How long ago that was, in nanoseconds; since the start before the first.
+    pub(super) fn age(&self, now: Instant) -> u64 {
+        if self.is_empty() { Stamp::START.age(now) } else { self.sampled.age(now) }
+    }
+
     /// Nothing measured yet: no sample is zero, and the mean of samples never falls to it.
     const fn is_empty(&self) -> bool {
         self.smoothed == 0

@@ -140,21 +140,35 @@ impl Node {
     /// The neighbour measured longest ago among the next few in turn; cluster mates count double, since clusters stand and fall
     /// with them. Every so often the turn is that of the nearest in the id space, who keep the same keys.
     fn stalest(&mut self, now: Instant) -> Option<Contact> {
-        let (from, count) = if self.probes.is_multiple_of(LEAF_TURN) {
-            let me = self.peers.place(self.contact.id).unwrap_or_else(|at| at);
-            (me + self.peers.len() - (LEAVES / 2).min(self.peers.len()), LEAVES)
-        } else {
-            self.probed_to = (self.probed_to + LOOK_STEP) % self.peers.len().max(1);
-            (self.probed_to, LOOKED_AT)
-        };
+        let (from, count) = self.looked_at(self.probes);
+        if count == LOOKED_AT {
+            self.probed_to = from;
+        }
         // What was heard of it lately counts half: it says that the node lives, not how far it is.
         let age = |known: &Known| {
-            let asked = known.rtt.sampled(now).unwrap_or(Instant::START).max(known.asked.moment(now));
-            (now.since(asked) + now.since(known.heard.moment(now))) * (1 + (known.tables >> 1).count_ones())
+            let measured = known.rtt.age(now).min(known.asked.age(now));
+            (measured + known.heard.age(now)) * u64::from(1 + (known.tables >> 1).count_ones())
         };
-        let neighbours = self.peers.turn(from, count).filter(|known| known.live() && known.tables != 0);
-        let stalest = neighbours.max_by_key(|known| (age(known), known.contact))?;
+        let mut stalest: Option<(u64, &Known)> = None;
+        for known in self.peers.turn(from, count).filter(|known| known.live() && known.tables != 0) {
+            let age = age(known);
+            if stalest.is_none_or(|(most, one)| age > most || age == most && known.contact > one.contact) {
+                stalest = Some((age, known));
+            }
+        }
+        let (_, stalest) = stalest?;
         (now.since(stalest.asked.moment(now)) >= self.config.probe_fast).then_some(stalest.contact)
+    }
+
+    /// From where on the probe of this number looks for a neighbour to measure, and at how many.
+    pub(super) fn looked_at(&self, probe: u32) -> (usize, usize) {
+        let all = self.peers.len();
+        if probe.is_multiple_of(LEAF_TURN) {
+            let me = self.peers.place(self.contact.id).unwrap_or_else(|at| at);
+            (me + all - (LEAVES / 2).min(all), LEAVES)
+        } else {
+            ((self.probed_to + LOOK_STEP) % all.max(1), LOOKED_AT)
+        }
     }
 
     /// A dead node is asked now and then: partitions heal.
@@ -171,8 +185,11 @@ impl Node {
             .filter(|known| known.live())
             .filter_map(|known| Some((known.distance()?, known.contact)))
             .collect();
+        if near.len() > EXPLORED {
+            near.select_nth_unstable(EXPLORED);
+            near.truncate(EXPLORED);
+        }
         near.sort_unstable();
-        near.truncate(EXPLORED);
         if let Some((_, to)) = near.get(self.rng.below(near.len())) {
             self.ask(now, *to, Request::Neighbours { level: Level::GLOBAL, nearest: true }, Purpose::Explore);
         }
@@ -254,7 +271,7 @@ const LOST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Neighbours looked at in turn for one to measure, and by how many the turn goes on.
 const LOOKED_AT: usize = 32;
-pub(super) const LOOK_STEP: usize = 8;
+const LOOK_STEP: usize = 8;
 
 /// Every so many probes go to one of the nearest in the id space.
 const LEAF_TURN: u32 = 3;

@@ -56,6 +56,11 @@ impl Stamp {
         Self(low_half(moment.0 / TICK))
     }
 
+    /// How long ago the latest moment was that has this stamp, in nanoseconds: of many, cheaper to compare than spans.
+    pub(super) const fn age(self, now: Instant) -> u64 {
+        now.0.saturating_sub(self.moment(now).0)
+    }
+
     /// The latest moment up to now that has this stamp.
     pub(super) const fn moment(self, now: Instant) -> Instant {
         let ticks = now.0 / TICK;

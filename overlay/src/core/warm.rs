@@ -70,8 +70,8 @@ impl Node {
     /// A level with a bucket of more than this many, if there is one.
     pub(crate) fn overfull(&self, bucket: usize) -> Option<(Level, u8)> {
         let buckets = (0..)
-            .zip(&self.peers.filled)
-            .flat_map(|(level, filled)| filled.iter().map(move |one| (Level(level), *one)));
+            .zip(&self.peers.tables)
+            .flat_map(|(level, buckets)| buckets.iter().map(move |one| (Level(level), one.count)));
         buckets.into_iter().find(|(_, count)| usize::from(*count) > bucket)
     }
 
@@ -97,7 +97,7 @@ impl Node {
 
     /// How many of its level-0 buckets are not empty: the digits in which another node's id may differ.
     pub(crate) fn digits(&self) -> usize {
-        self.peers.filled.first().map_or(0, |filled| filled.iter().filter(|one| **one > 0).count())
+        self.peers.tables.first().map_or(0, |buckets| buckets.iter().filter(|one| one.count > 0).count())
     }
 
     /// Whether this node has a link to that one.

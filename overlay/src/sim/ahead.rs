@@ -4,14 +4,11 @@
 
 use std::hint::black_box;
 
-use super::{
-    Sim,
-    queue::Event,
-    world::{Simulated, usize_of},
-};
+use super::{Sim, queue::Event, world::usize_of};
 use crate::core::{
-    Contact,
+    Contact, Node,
     message::{Body, Message},
+    time::Instant,
 };
 
 impl Sim {
@@ -25,54 +22,55 @@ impl Sim {
         if self.nodes.len() < MANY {
             return;
         }
-        let (mut seen, mut spots) = (0, [0; AHEAD]);
-        for (one, coming) in self.coming() {
-            seen ^= one.core.glance() ^ coming.message.map_or(0, |message| usize::from(message.body == Body::Goodbye));
+        let (mut seen, mut coming) = (0, [const { None }; AHEAD]);
+        self.ahead = self.queue.coming(AHEAD).count();
+        for (place, (at, event)) in coming.iter_mut().zip(self.queue.coming(AHEAD)) {
+            *place = self.foresee(at, event);
+            if let Some(one) = place {
+                seen ^= one.node.glance() ^ one.message.map_or(0, |message| usize::from(message.body == Body::Goodbye));
+            }
         }
-        for (one, coming) in self.coming() {
-            seen ^= one.core.glance_at_lists(coming.from);
-            seen ^= coming.message.map_or(0, |message| message.header.clusters.len());
+        for one in coming.iter().flatten() {
+            seen ^= one.node.glance_at_lists(one.from);
+            seen ^= one.message.map_or(0, |message| message.header.clusters.len());
         }
-        for ((one, coming), spot) in self.coming().zip(&mut spots) {
-            *spot = one.core.spot(coming.from);
-            let first = coming.message.and_then(|message| message.header.clusters.first());
+        for one in coming.iter_mut().flatten() {
+            one.spot = one.node.spot(one.from);
+            let first = one.message.and_then(|message| message.header.clusters.first());
             seen ^= first.map_or(0, |tag| usize::from(tag.size > 1));
         }
-        for ((one, _), spot) in self.coming().zip(&spots) {
-            seen ^= one.core.glance_at_spot(*spot);
+        for one in coming.iter().flatten() {
+            seen ^= one.node.glance_at_spot(one.spot, one.from);
         }
-        for ((one, _), spot) in self.coming().zip(&spots) {
-            seen ^= one.core.glance_at_header(*spot);
+        for one in coming.iter().flatten() {
+            seen ^= one.node.glance_at_header(one.spot);
         }
-        self.ahead = self.queue.coming(AHEAD).count();
         black_box(seen);
     }
 
-    /// The nodes of the next events, each with what comes.
-    fn coming(&self) -> impl Iterator<Item = (&Simulated, Coming<'_>)> {
-        self.queue.coming(AHEAD).filter_map(|(at, event)| {
-            let node = usize_of(event.node());
-            let coming = match event {
-                Event::Deliver { from, message, .. } => {
-                    Coming { from: self.contact(usize_of(*from)), message: Some(message) }
-                }
-                Event::DeliverBytes { from, .. } => Coming { from: self.contact(usize_of(*from)), message: None },
-                // It has been put off.
-                Event::Wake { .. } if self.places.get(node)?.due > at => return None,
-                Event::Wake { .. }
-                | Event::Connected { .. }
-                | Event::Disconnected { .. }
-                | Event::Unreachable { .. } => Coming { from: None, message: None },
-            };
-            Some((self.nodes.get(node)?, coming))
-        })
+    /// The node that an event happens to, and what comes; none if nothing will.
+    fn foresee<'a>(&'a self, at: Instant, event: &'a Event) -> Option<Coming<'a>> {
+        let number = usize_of(event.node());
+        let (from, message) = match event {
+            Event::Deliver { from, message, .. } => (self.contact(usize_of(*from)), Some(&**message)),
+            Event::DeliverBytes { from, .. } => (self.contact(usize_of(*from)), None),
+            // It has been put off.
+            Event::Wake { .. } if self.places.get(number)?.due > at => return None,
+            Event::Wake { .. } | Event::Connected { .. } | Event::Disconnected { .. } | Event::Unreachable { .. } => {
+                (None, None)
+            }
+        };
+        Some(Coming { node: &self.nodes.get(number)?.core, from, message, spot: 0 })
     }
 }
 
 /// What a node will have to deal with.
 struct Coming<'a> {
+    node: &'a Node,
     from: Option<Contact>,
     message: Option<&'a Message>,
+    /// Where that stands which it will look for.
+    spot: usize,
 }
 
 /// Events looked at together: as many as leave the processor's first cache room, and more than it waits for at a time.
