@@ -53,6 +53,8 @@ pub(crate) mod warm;
 #[cfg(test)]
 mod laws;
 #[cfg(test)]
+mod reunion;
+#[cfg(test)]
 mod tests;
 
 use bytes::Bytes;
