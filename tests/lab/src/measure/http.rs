@@ -65,7 +65,7 @@ pub(crate) fn fetch_over(
 /// A connection to the first of these servers that takes one, and its place in the list: the next is tried beside those before it after
 /// [`APART`], or as soon as one of these has failed (RFC 8305 5). If none takes one, what became of each.
 pub(crate) fn connect_first(servers: &[SocketAddr], patience: Duration) -> Result<(usize, TcpStream), Vec<String>> {
-    let (done, outcomes) = mpsc::channel();
+    let (done, outcomes) = mpsc::sync_channel(servers.len());
     let (start, mut failures) = (Instant::now(), Vec::new());
     let mut next = servers.iter().copied().enumerate();
     let mut begin = || {
