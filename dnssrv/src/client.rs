@@ -22,6 +22,8 @@ pub(crate) struct Clients {
     thresholds: Vec<Duration>,
     /// This server's clusters, level 0 first.
     clusters: Vec<Key>,
+    /// Since when the widest level is doubted, if it is.
+    doubted: Option<Instant>,
     probe: Probes,
     limit: usize,
     overrides: Arc<Overrides>,
@@ -68,7 +70,7 @@ impl Clients {
     /// Nothing known yet; thresholds and times as in the configuration.
     pub(crate) fn new(thresholds: Vec<Duration>, probe: Probes, limit: usize) -> Self {
         let (known, order, clusters, overrides) = (BTreeMap::new(), VecDeque::new(), Vec::new(), Arc::default());
-        Self { known, order, thresholds, clusters, probe, limit, overrides }
+        Self { known, order, thresholds, clusters, doubted: None, probe, limit, overrides }
     }
 
     /// The same, but for prefixes that the operator has placed.
@@ -79,6 +81,22 @@ impl Clients {
     /// This server is in these clusters from now on, level 0 first.
     pub(crate) fn set_clusters(&mut self, clusters: Vec<Key>) {
         self.clusters = clusters;
+    }
+
+    /// Whether the widest level is doubted from now on. Where that ends, who is near the prefixes that were searched for meanwhile is
+    /// found out anew: nobody of those who were cut off had been asked.
+    pub(crate) fn set_doubt(&mut self, now: Instant, doubted: bool) {
+        match (self.doubted, doubted) {
+            (None, true) => self.doubted = Some(now),
+            (Some(from), false) => {
+                self.doubted = None;
+                let partly = |(at, _): (Instant, Scouts)| at + DOUBTED_WITHIN >= from;
+                for known in self.known.values_mut().filter(|known| known.scouted.is_some_and(partly)) {
+                    (known.scouted, known.asked, known.since) = (None, None, now);
+                }
+            }
+            (None, false) | (Some(_), true) => {}
+        }
     }
 
     /// Whether a prefix belongs to a cluster rather than to this server, which is of this level to it, at this RTT.
@@ -377,6 +395,8 @@ impl Near {
 pub(crate) const SAID_WITHIN: Duration = Duration::from_millis(1500);
 /// The least time between two searches for a prefix of which neighbours have not said how far they are. \[guess\]
 const LACKING: Duration = Duration::from_secs(10);
+/// How long it takes to notice that proxies are cut off: two checks. \[guess\]
+const DOUBTED_WITHIN: Duration = Duration::from_secs(15);
 /// By when what scouts found is in the index, too. \[guess\]
 const SAID_BY_THEN: Duration = Duration::from_secs(10);
 /// How long what this server tells the index stays there. \[guess\]
@@ -450,6 +470,27 @@ mod tests {
         assert!(clients.placement(again, prefix(), true).settled, "what is known holds meanwhile");
         assert!(!clients.is_to_scout(again + ms(9_999), prefix(), |_| true));
         assert!(clients.is_to_scout(again + ms(10_000), prefix(), |_| true), "a neighbour joined");
+    }
+
+    #[test]
+    fn what_scouts_found_while_the_widest_level_was_doubted_is_found_out_anew() {
+        for (searched, stays) in [(1_000, true), (30_000, false), (70_000, false)] {
+            let now = Instant::now();
+            let mut clients = clients();
+            clients.probe.scouts = 6;
+            let at = now + ms(searched);
+            clients.measured(at, prefix(), Source::CnameGap, ms(130));
+            clients.asked(at, prefix(), None);
+            assert!(clients.is_to_scout(at, prefix(), |_| false));
+            clients.scouted(at, prefix(), None, Scouts::Back);
+            clients.set_doubt(now + ms(40_000), true);
+            clients.set_doubt(now + ms(90_000), true);
+            let whole = now + ms(100_000);
+            assert!(clients.placement(whole, prefix(), true).settled);
+            clients.set_doubt(whole, false);
+            assert_eq!(clients.placement(whole, prefix(), true).settled, stays, "searched after {searched} ms");
+            assert_eq!(clients.is_to_scout(whole, prefix(), |_| false), !stays);
+        }
     }
 
     #[test]

@@ -195,7 +195,10 @@ impl Watch {
             let unseen: Vec<Proxy> = nodes.iter().filter_map(|node| self.proxy(node, None)).collect();
             self.last_good.seen(now, at, &live);
             let (seen, known) = self.seen_of(unseen.iter().chain(self.last_good.of(at)));
-            roster.doubtful.push(roster.are_too_few(seen, known));
+            let are_all = ring.members.len() < self.health.candidates;
+            roster
+                .doubtful
+                .push(roster.are_too_few(seen, known) || (at == 0 && are_all && self.is_one_missed(&unseen)));
             roster.rings.push(Ring { live, unseen, ..ring.clone() });
         }
         let own = || self.targets.iter().filter(|(_, target)| target.own);
@@ -217,16 +220,34 @@ impl Watch {
         proxies.sort_by_key(|proxy| proxy.v4.is_none() || proxy.v6.is_none());
         let (mut numbers, mut answers) = (BTreeMap::new(), Vec::new());
         for proxy in proxies {
-            let addresses = || proxy.v4.map(IpAddr::V4).into_iter().chain(proxy.v6.map(IpAddr::V6));
-            let number = addresses().find_map(|address| numbers.get(&address).copied()).unwrap_or(answers.len());
-            numbers.extend(addresses().map(|address| (address, number)));
-            let good = addresses().any(|address| answering.contains(&address));
+            let number = proxy.addresses().find_map(|one| numbers.get(&one).copied()).unwrap_or(answers.len());
+            numbers.extend(proxy.addresses().map(|address| (address, number)));
+            let good = proxy.addresses().any(|address| answering.contains(&address));
             match answers.get_mut(number) {
                 Some(answers) => *answers |= good,
                 None => answers.push(good),
             }
         }
         (answers.iter().filter(|answers| **answers).count(), answers.len())
+    }
+
+    /// Whether a proxy that was live lately answers and the index does not know it: it was cut off and has not found back yet, and
+    /// may be nearer to many than those that are known. Not of nearer levels, whose clusters proxies leave, and not where more are
+    /// known than are looked at.
+    fn is_one_missed(&self, known: &[Proxy]) -> bool {
+        if self.health.doubt == 0 {
+            return false;
+        }
+        let known: BTreeSet<IpAddr> = known.iter().flat_map(Proxy::addresses).collect();
+        let is_missed = |proxy: &Proxy| {
+            let mut addresses = proxy.addresses();
+            proxy.addresses().all(|one| !known.contains(&one)) && addresses.any(|one| self.answers_at(one))
+        };
+        self.last_good.of(0).any(is_missed)
+    }
+
+    fn answers_at(&self, address: IpAddr) -> bool {
+        self.targets.iter().any(|(target, state)| target.ip() == address && state.live == Some(true))
     }
 
     /// Whether so few are live that this server's own sight is the likelier fault: then all are named again, for to send
@@ -517,8 +538,10 @@ mod tests {
     fn a_level_whose_proxies_mostly_stopped_answering_is_doubted_even_if_the_index_forgot_them() {
         let mut watch = watch();
         watch.health.doubt = 50;
+        // A nearer level: of the widest more is expected.
+        watch.seen.rings.insert(0, (Vec::new(), watch.seen.rings[0].1.clone()));
         let nodes: Vec<NodeInfo> = (1..=6).map(node).collect();
-        watch.seen.rings[0].0 = nodes.clone();
+        watch.seen.rings[1].0 = nodes.clone();
         let rings = watch.seen.rings.clone();
         watch.retarget(&rings, &[]);
         let now = Instant::now();
@@ -530,22 +553,54 @@ mod tests {
             }
         };
         answers(&mut watch, 1..=2, true);
-        assert_eq!(watch.roster(now).doubtful, [true], "few are seen alive yet");
+        assert_eq!(watch.roster(now).doubtful, [false, true], "few are seen alive yet");
         answers(&mut watch, 3..=6, true);
-        assert_eq!(watch.roster(now).doubtful, [false]);
+        assert_eq!(watch.roster(now).doubtful, [false, false]);
         // A cut: the index knows two, the others do not answer any more.
-        watch.seen.rings[0].0.truncate(2);
+        watch.seen.rings[1].0.truncate(2);
         let rings = watch.seen.rings.clone();
         watch.retarget(&rings, &[]);
         answers(&mut watch, 4..=6, false);
-        assert_eq!(watch.roster(now).doubtful, [false], "half is not less than half");
+        assert_eq!(watch.roster(now).doubtful, [false, false], "half is not less than half");
         answers(&mut watch, 3..=3, false);
         let roster = watch.roster(now);
-        assert_eq!((&roster.doubtful[..], roster.rings[0].live.len()), (&[true][..], 2));
+        assert_eq!((&roster.doubtful[..], roster.rings[1].live.len()), (&[false, true][..], 2));
         let later = now + Duration::from_secs(600);
-        assert_eq!(watch.roster(later).doubtful, [false], "long dead, they are nobody's hope");
+        assert_eq!(watch.roster(later).doubtful, [false, false], "long dead, they are nobody's hope");
         watch.health.doubt = 0;
-        assert_eq!(watch.roster(now).doubtful, [false], "switched off");
+        assert_eq!(watch.roster(now).doubtful, [false, false], "switched off");
+    }
+
+    #[test]
+    fn the_widest_level_is_doubted_while_the_index_misses_a_proxy_that_answers() {
+        let mut watch = watch();
+        let mut nodes: Vec<NodeInfo> = (1..=4).map(node).collect();
+        for at in [0, 1] {
+            let ring = watch.seen.rings[0].1.clone();
+            watch.seen.rings.truncate(at);
+            watch.seen.rings.push((nodes.clone(), ring));
+        }
+        watch.seen.rings.insert(0, watch.seen.rings[0].clone());
+        watch.seen.rings.truncate(2);
+        let rings = watch.seen.rings.clone();
+        watch.retarget(&rings, &[]);
+        let now = Instant::now();
+        let all = |watch: &mut Watch, good| {
+            for last in 1..=4 {
+                watch.checked(now, SocketAddr::from(([127, 0, 0, last], 8080)), good);
+            }
+        };
+        all(&mut watch, true);
+        assert_eq!(watch.roster(now).doubtful, [false; 2]);
+        // It is back before the index knows of it again.
+        nodes.truncate(3);
+        watch.seen.rings.iter_mut().for_each(|ring| ring.0.clone_from(&nodes));
+        let rings = watch.seen.rings.clone();
+        watch.retarget(&rings, &[]);
+        assert_eq!(watch.roster(now).doubtful, [true, false], "who left a nearer cluster is not missed there");
+        let gone = SocketAddr::from(([127, 0, 0, 4], 8080));
+        let _ = [(); 3].map(|()| watch.checked(now, gone, false));
+        assert_eq!(watch.roster(now).doubtful, [false; 2], "one that is gone is no longer missed");
     }
 
     #[test]

@@ -333,9 +333,13 @@ impl Redirector {
             return;
         }
         let clusters = roster.rings.iter().map(|ring| ring.cluster).collect();
+        let doubted = roster.is_doubtful(Level::GLOBAL);
         *current = Arc::new(roster);
         drop(current);
-        self.clients().set_clusters(clusters);
+        let mut known = self.clients();
+        known.set_clusters(clusters);
+        known.set_doubt(Instant::now(), doubted);
+        drop(known);
         self.version.fetch_add(1, Ordering::Release);
     }
 

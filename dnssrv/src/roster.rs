@@ -319,6 +319,11 @@ impl Server {
 }
 
 impl Proxy {
+    /// Its addresses.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+    }
+
     /// Whether this is one of its addresses.
     pub(crate) fn has(&self, address: IpAddr) -> bool {
         self.v4.map(IpAddr::V4) == Some(address) || self.v6.map(IpAddr::V6) == Some(address)

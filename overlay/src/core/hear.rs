@@ -428,7 +428,8 @@ impl Node {
         let Some(contact) = self.peers.find(peer) else { return };
         let Some(known) = self.peers.get_mut(contact) else { return };
         known.linked = false;
-        let wanted = known.pinned || known.tables != 0;
+        // A probe that is lost with a link says nothing of its node: it is made again over a new link, once.
+        let wanted = known.pinned || known.tables != 0 || self.exchanges.is_probed_over_link(peer);
         self.peers.loosen();
         // What was asked over the link is lost with it.
         self.fail_exchanges(now, peer);

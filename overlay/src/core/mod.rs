@@ -55,6 +55,8 @@ mod company;
 #[cfg(test)]
 mod laws;
 #[cfg(test)]
+mod reunion;
+#[cfg(test)]
 mod tests;
 
 use bytes::Bytes;

@@ -64,6 +64,8 @@ impl Node {
             self.peers.lost().map(|known| (known.contact, known.asked.moment(now))).collect();
         if lost.len() > self.peers.count(Level::GLOBAL) / 4 {
             self.forget_departures();
+            // Of those asked now some may not answer yet: they are tried again at the pace of a network that forms.
+            self.unrest(now);
         }
         let lost = lost.into_iter().filter(|(_, asked)| now.since(*asked) >= LOST_AGAIN).map(|(contact, _)| contact);
         for contact in lost {

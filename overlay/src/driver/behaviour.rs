@@ -38,6 +38,7 @@ use super::{
 };
 use crate::{
     Key, Roles,
+    core::time::Instant,
     membership::{Membership, NotMember, Revocation, Taken},
 };
 
@@ -87,6 +88,8 @@ pub(super) struct Way {
     pub(super) purpose: Purpose,
     /// Whether this node dialled it.
     pub(super) dialled: bool,
+    /// When it was admitted.
+    pub(super) since: Instant,
     /// Takes messages, bounded.
     pub(super) frames: mpsc::Sender<Bytes>,
     /// Takes wishes for byte streams, bounded.
@@ -277,7 +280,7 @@ impl Links {
         if dialled.is_some() && renewals != self.gate.renewals() {
             self.tell(peer, connection, Order::Renew(self.greeting(purpose)));
         }
-        let way = Way { connection, purpose, dialled: dialled.is_some(), frames, opens };
+        let way = Way { connection, purpose, dialled: dialled.is_some(), since: self.clock.now(), frames, opens };
         let name = Name { peer_id: peer, serial: believed.serial };
         let admitted = Admitted {
             connection,

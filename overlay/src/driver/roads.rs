@@ -266,6 +266,12 @@ impl Roads {
         self.peers.get(&peer).map_or_else(Vec::new, |road| road.ways.iter().map(|way| way.connection).collect())
     }
 
+    /// Since when the oldest link to a peer stands.
+    pub(super) fn linked_since(&self, peer: Peer) -> Option<Instant> {
+        let ways = &self.peers.get(&peer)?.ways;
+        ways.iter().filter(|way| way.purpose == Purpose::Link).map(|way| way.since).min()
+    }
+
     fn forget_if_idle(&mut self, peer: Peer) {
         if self.peers.get(&peer).is_some_and(Road::is_idle) {
             self.peers.remove(&peer);
@@ -301,7 +307,7 @@ mod tests {
     use libp2p::{PeerId, swarm::ConnectionId};
     use tokio::sync::{mpsc, oneshot};
 
-    use super::{Change, Handed, Open, Peer, Purpose, Roads, Way};
+    use super::{Change, Handed, Instant, Open, Peer, Purpose, Roads, Way};
     use crate::driver::handler::Queues;
 
     const PEER: Peer = Peer(1);
@@ -311,7 +317,10 @@ mod tests {
         let (frames, frames_end) = mpsc::channel(4);
         let (opens, opens_end) = mpsc::channel(LIMIT);
         let connection = ConnectionId::new_unchecked(number);
-        (Way { connection, purpose, dialled, frames, opens }, Queues { frames: frames_end, opens: opens_end })
+        (
+            Way { connection, purpose, dialled, since: Instant::START, frames, opens },
+            Queues { frames: frames_end, opens: opens_end },
+        )
     }
 
     /// Two peer ids, the smaller one first.

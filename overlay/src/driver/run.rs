@@ -335,6 +335,7 @@ impl Driver {
         }
         // Whoever makes a new link had no answer over the old one either, if that is silent.
         self.close_silent(self.clock.now(), peer);
+        self.close_forsaken(peer, &way);
         let budget = Budget::full(self.clock.now(), self.config.messages_per_peer);
         self.members.entry(peer).and_modify(|member| member.roles = roles).or_insert(Member {
             contact,

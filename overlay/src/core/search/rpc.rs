@@ -99,6 +99,12 @@ impl Exchanges {
         self.pending.iter().any(|(_, pending)| pending.to.peer == peer && pending.purpose == purpose)
     }
 
+    /// Whether a probe of this node is under way that was sent over a link.
+    pub(in crate::core) fn is_probed_over_link(&self, peer: Peer) -> bool {
+        let is_probe = |pending: &Pending| pending.linked && pending.purpose == Purpose::Probe;
+        self.pending.iter().any(|(_, pending)| pending.to.peer == peer && is_probe(pending))
+    }
+
     /// See `glance.rs`.
     #[cfg(feature = "sim")]
     pub(in crate::core) fn glance(&self) -> usize {

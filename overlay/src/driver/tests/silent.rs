@@ -1,9 +1,10 @@
-//! What becomes of the question that closes a silent link. By a driver that does not run, step by step.
+//! What becomes of the question that closes a silent link, and of links whose peer makes another. By a driver that does not run,
+//! step by step.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use libp2p::swarm::ConnectionId;
+use libp2p::swarm::{ConnectionId, SwarmEvent};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 use super::{Identity, config, info};
@@ -14,7 +15,7 @@ use crate::{
         message::{Body, Header, Message, Request},
     },
     driver::{
-        behaviour::Way,
+        behaviour::{Admitted, Event, Way},
         book::Name,
         budget::Budget,
         certificate::Purpose,
@@ -31,7 +32,8 @@ fn link_silent(driver: &mut Driver) -> (Peer, mpsc::Receiver<Bytes>) {
     let contact = driver.shared.book().meet(name, vec!["/ip4/127.0.0.1/tcp/9".parse().unwrap()]);
     let (frames, handed) = mpsc::channel(4);
     let (connection, opens) = (ConnectionId::new_unchecked(1_000_000), mpsc::channel(1).0);
-    let way = Way { connection, purpose: Purpose::Link, dialled: true, frames, opens };
+    let since = driver.clock.now();
+    let way = Way { connection, purpose: Purpose::Link, dialled: true, since, frames, opens };
     assert_eq!(driver.roads.admit(contact.peer, way), Change::Linked);
     let now = driver.clock.now();
     let member = Member {
@@ -69,4 +71,27 @@ async fn a_question_whose_answer_would_mean_nothing_is_not_handed_over() {
     driver.inputs.clear();
     ask(&mut driver, peer);
     assert_eq!(driver.dials.len(), 1);
+}
+
+#[tokio::test]
+async fn a_link_that_stood_for_long_gives_way_to_one_that_its_peer_makes() {
+    // Two that dial each other at once keep both until they agree on one.
+    for (stood_longer, kept) in [(Duration::ZERO, 2), (Duration::from_millis(1), 1)] {
+        let identity = Identity::generate();
+        let prepared = prepare(config(&[]), crate::Config::default(), &identity, info(), Saved::default()).await;
+        let (_overlay, mut driver) = prepared.unwrap();
+        let (peer, handed) = link_silent(&mut driver);
+        driver.config.silence = Duration::from_secs(3_600);
+        let old = driver.members[&peer];
+        let (frames, _frames) = mpsc::channel(4);
+        let (connection, opens) = (ConnectionId::new_unchecked(2_000_000), mpsc::channel(1).0);
+        let since = driver.roads.linked_since(peer).unwrap() + driver.config.handshake_timeout + stood_longer;
+        let way = Way { connection, purpose: Purpose::Link, dialled: false, since, frames, opens };
+        let name = Name { peer_id: old.peer_id, serial: 0 };
+        let addresses = vec!["/ip4/127.0.0.1/tcp/9".parse().unwrap()];
+        let admitted = Admitted { connection, name, roles: Roles::PROXY, operator: None, at: None, addresses, way };
+        driver.on_swarm_event(SwarmEvent::Behaviour(Event::Admitted(Box::new(admitted))));
+        assert_eq!(driver.roads.connections_to(peer).len(), kept);
+        assert_eq!(handed.is_closed(), kept == 1);
+    }
 }

@@ -1,6 +1,6 @@
 //! Scenario 3: a crowd asks for a few files behind a thin origin.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use super::{
     load::{Crowd, Request, run},
@@ -12,6 +12,7 @@ use crate::{
     error::Error,
     lab::Lab,
     scenario::{Host, OriginFile, Role},
+    units::millis,
 };
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
@@ -110,6 +111,7 @@ pub(super) fn figures(stage: &mut Stage<'_>, requests: &[Request], files: usize)
         stage.claim(format!("request_{name}_warm"), took, "s", wanted);
     }
     parts(stage, requests);
+    explain_slow(requests, cold);
     warm.map(|(_, took)| took)
 }
 
@@ -119,6 +121,29 @@ fn parts(stage: &mut Stage<'_>, requests: &[Request]) {
         let values: Vec<f64> = requests.iter().map(|request| parts(request)[at].as_secs_f64()).collect();
         stage.figure(format!("{name}_p50"), quantile(&values, 0.5), "s");
         stage.figure(format!("{name}_p96"), quantile(&values, 0.96), "s");
+    }
+}
+
+/// Of requests sent after the last object had left the origin and slower than they may be: what took the time, for whom and when.
+fn explain_slow(requests: &[Request], cold: Duration) {
+    let most = Duration::from_secs_f64(MOST_WARM[1]);
+    let slow: Vec<&Request> = requests.iter().filter(|request| request.due > cold && request.took > most).collect();
+    let mut by_part: BTreeMap<&str, Vec<&Request>> = BTreeMap::new();
+    for request in slow {
+        let parts = [(request.late, "waiting for a hand"), (request.dns, "DNS"), (request.http, "HTTP")];
+        let (_, part) = parts.into_iter().max().unwrap_or_default();
+        by_part.entry(part).or_default().push(request);
+    }
+    for (part, slow) in by_part {
+        say_aside(&format!("  {} slow requests: {part}", slow.len()));
+        for one in slow.iter().step_by(slow.len() / 12 + 1) {
+            let (at, parts) = (one.due.as_secs_f64(), [one.late, one.dns, one.http].map(millis));
+            let (client, to) = (one.client.index(), &one.addresses);
+            say_aside(&format!(
+                "    host {client} at {at:.1} s, file {}: late, DNS, HTTP {parts:?} ms, told {to:?}",
+                one.file
+            ));
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
     address::HostId,
     error::Error,
     lab::Lab,
-    measure::{fetch, stub},
+    measure::{connect_first, fetch_over, stub},
     programs::origin_content,
     scenario::{Host, OriginFile},
 };
@@ -50,7 +50,7 @@ pub(crate) struct Request {
     /// Of that: HTTP, failed addresses included.
     pub(crate) http: Duration,
     pub(crate) failure: Option<String>,
-    /// Whether it took a second address.
+    /// Whether it took another address than the first.
     pub(crate) first_address_failed: bool,
     /// Where it might go; none if its name was not resolved.
     pub(crate) addresses: Vec<IpAddr>,
@@ -142,11 +142,22 @@ fn work(lab: &Lab, crowd: &Crowd<'_>, client: &Host, total: usize, (next, over, 
     }
 }
 
-/// As a browser does it: the first address, then the others. Says also whether the first one failed.
+/// As browsers and curl do it: the first address that takes a connection, tried in their order a moment apart; then those not tried
+/// or not waited for. Says also whether it took another than the first one.
 fn get(crowd: &Crowd<'_>, addresses: &[IpAddr], file: &OriginFile) -> (Result<(), String>, bool) {
-    let mut failures = Vec::new();
-    for (at, address) in addresses.iter().enumerate() {
-        failures.push(match fetch(http(*address), crowd.name, &file.path, PATIENCE, LONGEST) {
+    let (mut failures, mut left) = (Vec::new(), addresses.to_vec());
+    while !left.is_empty() {
+        let start = Instant::now();
+        let servers: Vec<SocketAddr> = left.iter().map(|address| http(*address)).collect();
+        let (at, stream) = match connect_first(&servers, PATIENCE) {
+            Ok(taken) => taken,
+            Err(refused) => {
+                failures.extend(refused);
+                break;
+            }
+        };
+        let address = left.remove(at);
+        failures.push(match fetch_over(stream, (crowd.name, &file.path), start, PATIENCE, LONGEST) {
             Ok(fetched) if fetched.status != 200 => {
                 let why =
                     fetched.header("proxy-status").or_else(|| fetched.header("cache-status")).unwrap_or("no word");
@@ -155,7 +166,7 @@ fn get(crowd: &Crowd<'_>, addresses: &[IpAddr], file: &OriginFile) -> (Result<()
             Ok(fetched) if fetched.body != origin_content(&file.path, file.size) => {
                 format!("{address}: {} wrong bytes", fetched.body.len())
             }
-            Ok(_) => return (Ok(()), at > 0),
+            Ok(_) => return (Ok(()), addresses.first() != Some(&address)),
             Err(error) => format!("{address}: {error}"),
         });
     }

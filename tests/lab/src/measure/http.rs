@@ -1,10 +1,12 @@
-//! One HTTP/1.1 GET on a connection of its own, with its times.
+//! One HTTP/1.1 GET on a connection of its own, with its times; and the way to the first of several servers that lets itself be
+//! reached (RFC 8305).
 
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     os::unix::net::UnixStream,
     path::Path,
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -24,8 +26,19 @@ pub struct Fetched {
 /// Fetches `path` of `host` from `server`, all within `patience`, at most `longest` bytes.
 pub fn fetch(server: SocketAddr, host: &str, path: &str, patience: Duration, longest: usize) -> io::Result<Fetched> {
     let start = Instant::now();
+    let stream = TcpStream::connect_timeout(&server, patience)?;
+    fetch_over(stream, (host, path), start, patience, longest)
+}
+
+/// The same over a connection that stands, with times that run from `start`.
+pub(crate) fn fetch_over(
+    mut stream: TcpStream,
+    (host, path): (&str, &str),
+    start: Instant,
+    patience: Duration,
+    longest: usize,
+) -> io::Result<Fetched> {
     let left = || patience.checked_sub(start.elapsed()).filter(|left| !left.is_zero()).ok_or(io::ErrorKind::TimedOut);
-    let mut stream = TcpStream::connect_timeout(&server, left()?)?;
     stream.set_write_timeout(Some(left()?))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").as_bytes())?;
     let mut bytes = Vec::new();
@@ -49,7 +62,41 @@ pub fn fetch(server: SocketAddr, host: &str, path: &str, patience: Duration, lon
     parse(&bytes, took).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no whole response"))
 }
 
-/// The same over a Unix socket; each wait for bytes takes `patience` at most.
+/// A connection to the first of these servers that takes one, and its place in the list: the next is tried beside those before it after
+/// [`APART`], or as soon as one of these has failed (RFC 8305 5). If none takes one, what became of each.
+pub(crate) fn connect_first(servers: &[SocketAddr], patience: Duration) -> Result<(usize, TcpStream), Vec<String>> {
+    let (done, outcomes) = mpsc::sync_channel(servers.len());
+    let (start, mut failures) = (Instant::now(), Vec::new());
+    let mut next = servers.iter().copied().enumerate();
+    let mut begin = || {
+        let Some((at, server)) = next.next() else { return false };
+        let (done, left) = (done.clone(), patience.saturating_sub(start.elapsed()).max(LEAST));
+        // Threads begun inside a host stay inside it. A connection that comes too late is closed with the channel.
+        std::thread::spawn(move || {
+            let outcome = TcpStream::connect_timeout(&server, left);
+            let _ = done.send((at, outcome.map_err(|error| format!("{}: {error}", server.ip()))));
+        });
+        true
+    };
+    let mut is_more = begin();
+    while failures.len() < servers.len() {
+        let wait = if is_more { APART } else { patience.saturating_sub(start.elapsed()).max(LEAST) * 2 };
+        match outcomes.recv_timeout(wait) {
+            Ok((at, Ok(stream))) => return Ok((at, stream)),
+            Ok((_, Err(error))) => failures.push(error),
+            Err(_) if is_more => {}
+            Err(_) => break,
+        }
+        is_more = begin();
+    }
+    Err(failures)
+}
+
+/// How long a connection is waited for before the next is begun beside it. [RFC 8305 8]
+const APART: Duration = Duration::from_millis(250);
+const LEAST: Duration = Duration::from_millis(1);
+
+/// Fetches over a Unix socket; each wait for bytes takes `patience` at most.
 pub(crate) fn fetch_locally(socket: &Path, path: &str, patience: Duration, longest: usize) -> io::Result<Fetched> {
     let start = Instant::now();
     let mut stream = UnixStream::connect(socket)?;
@@ -116,6 +163,31 @@ fn dechunk(mut rest: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_takes_a_connection_serves_though_others_before_it_refuse_or_say_nothing() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        let _inside = runtime.enter();
+        let bound = || {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+            (socket.local_addr().unwrap(), socket)
+        };
+        let (dead, _held) = bound();
+        let ((living, listens), (full, also)) = (bound(), bound());
+        let (_listens, _also) = (listens.listen(16).unwrap(), also.listen(1).unwrap());
+        // Once its queue is full it takes no notice of who else comes.
+        let brief = Duration::from_millis(200);
+        let _queued: Vec<TcpStream> =
+            std::iter::from_fn(|| TcpStream::connect_timeout(&full, brief).ok()).take(16).collect();
+        let patience = Duration::from_secs(20);
+        let place = |servers: &[SocketAddr]| connect_first(servers, patience).map(|(at, _)| at);
+        assert_eq!(place(&[living, dead]), Ok(0));
+        assert_eq!(place(&[dead, living]), Ok(1));
+        assert_eq!(place(&[full, dead, living]), Ok(2));
+        assert_eq!(place(&[dead]).map_err(|failures| failures.len()), Err(1));
+        assert_eq!(place(&[]), Err(Vec::new()));
+    }
 
     #[test]
     fn a_response_is_whole_or_nothing() {

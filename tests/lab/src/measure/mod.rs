@@ -5,5 +5,5 @@ mod http;
 
 pub use self::dns::{Answer, Recursion, ask, stub};
 pub(crate) use self::dns::{STUB_ATTEMPTS, STUB_TIMEOUT};
-pub(crate) use self::http::fetch_locally;
 pub use self::http::{Fetched, fetch};
+pub(crate) use self::http::{connect_first, fetch_locally, fetch_over};
