@@ -146,6 +146,14 @@ async fn a_304_adds_lines_and_names_but_nothing_that_is_not_stored() {
             ],
         ),
         (
+            "not which part it is",
+            vec![
+                stale(&[TAG]),
+                confirmed(&["Content-Range: bytes 0-4/10"]).lacks("content-range"),
+                get(&[]).stored(1).code(200).lacks("content-range").given("0123456789"),
+            ],
+        ),
+        (
             "not those of one hop",
             vec![
                 stale(&[TAG]),
@@ -253,6 +261,35 @@ async fn a_head_renews_what_it_agrees_with() {
         (
             "another date",
             vec![stale(&[OLD]), head(&[HOUR, PAST, "Last-Modified: Thu, 18 Aug 2011 02:01:18 GMT"]), get(&[HOUR])],
+        ),
+        ("another length", vec![stale(&[]), head(&[HOUR]).body("01234"), get(&[HOUR])]),
+        (
+            "another length of what is fresh",
+            vec![get(&[HOUR]), head(&[HOUR]).body("01234").stored(0), get(&[]).stored(0)],
+        ),
+        (
+            "says that what is there is stale",
+            vec![
+                stale(&[TAG]),
+                head(&["Cache-Control: max-age=60", TAG, STALE]),
+                confirmed(&[]).saw("If-None-Match: \"a\""),
+            ],
+        ),
+        (
+            "another tag, weak",
+            vec![stale(&["ETag: W/\"a\""]), head(&[HOUR, "ETag: W/\"b\""]), get(&[HOUR]).unseen("if-none-match")],
+        ),
+        (
+            "why it was asked",
+            vec![
+                stale(&[TAG]),
+                head(&[TAG, MINUTE, STALE])
+                    .has("cache-status", "atoll; fwd=stale; fwd-status=200; detail=origin.method"),
+            ],
+        ),
+        (
+            "why it was asked of nothing",
+            vec![head(&[HOUR]).has("cache-status", "atoll; fwd=uri-miss; fwd-status=200; detail=origin.method")],
         ),
         ("a tag that was not there", vec![stale(&[]), head(&[HOUR, "ETag: \"b\""]), get(&[HOUR])]),
         ("not to be stored", vec![stale(&[TAG]), head(&[TAG, "Cache-Control: no-store, max-age=60"]), get(&[HOUR])]),
