@@ -132,7 +132,8 @@ impl Client {
             from.interim = Some(gated.interim());
             let handle = |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(from.clone());
-                step::handle(Arc::clone(&cache), request.map(Some))
+                // The parser moves what it is to wait for several times.
+                Box::pin(step::handle(Arc::clone(&cache), request.map(Some)))
             };
             // A parser lives for one request: what it holds is not held by connections that wait. Its state is large, theirs not.
             let ended = Box::pin(serve_one(&mut gated, phases.clone(), true, limits.fields, handle)).await;

@@ -19,13 +19,13 @@ use crate::{
     cache::{Cache, store_key},
     clock,
     deliver::text,
+    lookup::seconds,
     meta::Meta,
     part,
     peer::ATOLL_URL,
     plan::Plan,
     purge::{self, PurgeError},
     server::Proxy,
-    step::seconds,
     url::OriginUrl,
 };
 

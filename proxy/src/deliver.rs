@@ -74,7 +74,7 @@ pub(crate) async fn deliver(
     if !direct {
         fields.insert(header::AGE, HeaderValue::from(meta.age(clock::now()).as_secs()));
     }
-    fields.append(header::VIA, HeaderValue::from_static("1.1 atoll"));
+    append_via(&mut fields);
     fields.append(CACHE_STATUS, status.value());
     let length = match &given {
         Given::Object(object) => Some(object.len()),
@@ -137,6 +137,13 @@ pub(crate) async fn deliver(
         Given::Feed(feed) | Given::Relayed(feed) => Body::feed(feed, length),
     };
     Ok(respond(code, fields, body))
+}
+
+/// Says that an answer passed here, and by which protocol it came, unless it says that already.
+pub(crate) fn append_via(fields: &mut HeaderMap) {
+    if !fields.get_all(header::VIA).iter().any(|value| *value == BY_HTTP_10) {
+        fields.append(header::VIA, BY_HTTP_11);
+    }
 }
 
 fn content_range(part: Part, length: Option<u64>) -> Result<HeaderValue, Failure> {
@@ -302,6 +309,10 @@ pub(crate) fn text(code: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
     fields.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
+
+/// How answers came.
+const BY_HTTP_11: HeaderValue = HeaderValue::from_static("1.1 atoll");
+pub(crate) const BY_HTTP_10: HeaderValue = HeaderValue::from_static("1.0 atoll");
 
 /// RFC 9211.
 pub(crate) const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::{
-    cache::{Cache, Negative, Wanted, directory, store_key},
+    cache::{Cache, Negative, directory, store_key},
     checked::Good,
     clock, digest,
     flight::{Answer, Content, End, Lead},
@@ -37,6 +37,7 @@ use crate::{
     trace::short,
     variants::is_for_all,
     vouch::{Copied, Groups, Vouched},
+    wanted::Wanted,
 };
 
 /// A stored answer that went stale, which the origin may confirm.
@@ -47,10 +48,15 @@ pub(crate) struct Stale {
     pub(crate) key: Key,
 }
 
-/// Leads a flight to its end. Runs as a task of its own.
-pub(crate) async fn lead(cache: Arc<Cache>, mut lead: Lead, wanted: Wanted, stale: Option<Stale>, mode: Mode) {
+/// Leads a flight to its end, in a task of its own.
+pub(crate) fn lead(cache: &Arc<Cache>, lead: Lead, wanted: Wanted, stale: Option<Stale>, mode: Mode) {
+    // On the heap at once: a large future that becomes a task by value is moved ten times on its way into it and out.
+    tokio::spawn(Box::pin(led(Arc::clone(cache), lead, wanted, stale, mode)));
+}
+
+async fn led(cache: Arc<Cache>, mut lead: Lead, wanted: Wanted, stale: Option<Stale>, mode: Mode) {
     lead.is_of(wanted.url.key());
-    let keeper = Keeper::start(&cache, &lead, wanted.key);
+    let (keeper, kept) = Keeper::start(&cache, &lead, wanted.key);
     let request = wanted.of_peers();
     let mut fetch = Fetch {
         cache: Arc::clone(&cache),
@@ -66,8 +72,10 @@ pub(crate) async fn lead(cache: Arc<Cache>, mut lead: Lead, wanted: Wanted, stal
         applied: Heads::new(),
     };
     let end = tokio::select! {
+        biased;
         end = fetch.run(request) => end,
         () = stopped(&cache) => End::Failed(Failure::Internal),
+        never = kept => match never {},
     };
     if let End::Failed(failure) = end
         && failure.is_remembered()
@@ -193,9 +201,9 @@ impl Fetch {
                     self.keeper.hold(lease);
                 }
                 if Swarm::is_for(&self.cache, &fill) && self.wanted.cut.is_none() {
-                    self.take_swarm(*fill, seek).await
+                    Box::pin(self.take_swarm(*fill, seek)).await
                 } else {
-                    self.take_peer(*fill).await
+                    Box::pin(self.take_peer(*fill)).await
                 }
             }
             Step::Origin(lease) => {
@@ -512,7 +520,9 @@ impl Fetch {
     pub(crate) async fn freshen_groups(&self, copy: Key, meta: &Meta, expires: SystemTime, tags: Tags) {
         let key = store_key(groups_key(copy));
         let written = Meta { digest: None, vouched: Vouched::default(), ..meta.clone() }.encode(clock::now());
-        if let Err(error) = self.cache.store.freshen_tagged(&key, written, Some(expires), self.born, Some(tags)).await {
+        if let Err(error) =
+            self.cache.store.freshen_tagged(&key, written, Some(expires), self.born, Some(tags), |_| true).await
+        {
             tracing::warn!(%error, "what vouches for a copy could not be renewed");
         }
     }

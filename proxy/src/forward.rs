@@ -6,6 +6,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use atoll_overlay::Key;
 use atoll_store::PurgeNumber;
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Body as _;
 
@@ -15,7 +16,7 @@ use crate::{
     clock,
     deliver::{Given, deliver, refuse, text},
     freshness::{self, Asker},
-    from_origin::dated,
+    from_origin::{came_by, dated},
     meta::{Meta, strip_hop_by_hop, validator},
     origin::{OriginAnswer, OriginBody, OriginRequest},
     part,
@@ -31,9 +32,13 @@ use crate::{
     vouch::Vouched,
 };
 
-/// Passes a request on and its answer back.
-pub(crate) async fn forward(cache: &Arc<Cache>, mut asked: Asked) -> (Response<Body>, Option<Told>) {
-    let mut fields = asked.fields.clone();
+/// Passes a request on, for this reason, and its answer back.
+pub(crate) async fn forward(
+    cache: &Arc<Cache>,
+    mut asked: Asked,
+    forwarded: Forwarded,
+) -> (Response<Body>, Option<Told>) {
+    let mut fields = HeaderMap::clone(&asked.fields);
     if asked.client.head {
         for name in CONDITIONS.iter().chain([&header::RANGE]) {
             for value in asked.client.fields.get_all(name) {
@@ -73,6 +78,7 @@ pub(crate) async fn forward(cache: &Arc<Cache>, mut asked: Asked) -> (Response<B
     let received = clock::now();
     strip_hop_by_hop(&mut answer.fields);
     dated(&mut answer.fields, received);
+    came_by(answer.version, &mut answer.fields);
     if asked.client.head && !asked.wish.no_store {
         confirm(cache, &asked, &answer, (began, received), (applied.clone(), born)).await;
     } else if !is_safe(&asked.method) && (answer.status.is_success() || answer.status.is_redirection()) {
@@ -92,7 +98,7 @@ pub(crate) async fn forward(cache: &Arc<Cache>, mut asked: Asked) -> (Response<B
         variants: Vec::new(),
         vouched: Vouched::from_origin(applied),
     };
-    passed_back(cache, Relay { asked, meta, body: answer.body, born }).await
+    passed_back(cache, Relay { asked, meta, body: answer.body, born, forwarded }).await
 }
 
 /// An answer on its way back.
@@ -101,18 +107,17 @@ struct Relay {
     meta: Meta,
     body: OriginBody,
     born: PurgeNumber,
+    forwarded: Forwarded,
 }
 
 /// The answer for the client, stored on the way if it is for GET as well.
 async fn passed_back(cache: &Cache, relay: Relay) -> (Response<Body>, Option<Told>) {
-    let Relay { asked, meta, body, born } = relay;
-    let mut status = CacheStatus {
-        forwarded: Some(if asked.client.head { Forwarded::UriMiss } else { Forwarded::Method }),
-        ..bypass(meta.status, Some(Source::Origin), Reason::Method)
-    };
+    let Relay { asked, meta, body, born, forwarded } = relay;
+    let mut status =
+        CacheStatus { forwarded: Some(forwarded), ..bypass(meta.status, Some(Source::Origin), Reason::Method) };
     let told = Told { source: Some(Source::Origin), passed: true, ..Told::default() };
     let mut client = asked.client;
-    let kept = if asked.method == Method::POST {
+    let kept = if asked.method == Method::POST && !asked.wish.no_store {
         let host = client.fields.get(header::HOST);
         let posted = Posted { url: &asked.url, host, fields: &asked.fields, site: asked.site.as_deref(), born };
         posted.keep(cache, &meta, body).await
@@ -219,7 +224,7 @@ async fn confirm(
     let mut found = cache.store.get(&store_key(key)).await;
     let mut meta = found.as_ref().and_then(|object| Meta::decode_stored(&object.head().metadata));
     if let Some(list) = meta.as_ref().filter(|meta| !meta.varies_by.is_empty()) {
-        key = crate::cache::variant(url, sent, &list.varies_by);
+        key = crate::wanted::variant(url, sent, &list.varies_by);
         if !list.variants.contains(&key) {
             return;
         }
@@ -251,7 +256,9 @@ async fn confirm(
         let expires = received + cache.lifetime(site.as_deref(), &renewed).fresh + cache.config.freshness.keep;
         let tags = purge::bits(purge::place_of(&renewed.url), &renewed.fields);
         let (key, written) = (store_key(key), renewed.encode(received));
-        cache.store.freshen_tagged(&key, written, Some(expires), born, Some(tags)).await.map(|_| ())
+        let compared = object.head().metadata.clone();
+        let still = move |now: &Bytes| *now == compared;
+        cache.store.freshen_tagged(&key, written, Some(expires), born, Some(tags), still).await.map(|_| ())
     } else {
         cache.store.remove(&store_key(key)).await.map(|_| ())
     };

@@ -323,8 +323,10 @@ static ATOLL_CACHE_CONTROL: HeaderName = HeaderName::from_static("atoll-cache-co
 /// Directives for every CDN [RFC 9213 3].
 static CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-control");
 
-/// What a 304 may not change [RFC 9111 3.2]: the length of the body that is stored, and what is of one connection.
-static KEPT_BY_304: [HeaderName; 3] = [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION];
+/// What a 304 may not change [RFC 9111 3.2]: the length of the body that is stored, which part of it that is, and what is of one
+/// connection.
+static KEPT_BY_304: [HeaderName; 4] =
+    [header::CONTENT_LENGTH, header::CONTENT_RANGE, header::TRANSFER_ENCODING, header::CONNECTION];
 
 /// Names a Vary may list before it counts as `*`.
 const VARY_NAMES: usize = 10;

@@ -6,13 +6,14 @@ use std::{
 };
 
 use atoll_overlay::Marker;
-use bytes::BytesMut;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 
 use crate::{
     cache::{Negative, store_key},
     clock,
     conditions::{if_changed, is_changed_strong, strong_equal, weak_equal},
+    deliver::BY_HTTP_10,
     fetch::{Fetch, Mode, Outcome, Stale, wide},
     flight::{Answer, Content, End},
     freshness::{self, Asker, Vary},
@@ -33,22 +34,24 @@ use crate::{
 impl Fetch {
     /// Asks the origin: for all of it, for the rest, or whether the stale copy is still good.
     pub(crate) async fn ask_origin(&mut self) -> Outcome {
-        let mut fields = self.wanted.fields.clone();
+        let mut fields = Arc::clone(&self.wanted.fields);
         if let Some(filling) = &self.filling {
-            self.ask_what_follows(filling, &mut fields);
+            self.ask_what_follows(filling, Arc::make_mut(&mut fields));
         } else if let Some(stale) = self.stale.as_ref().filter(|_| !self.unconditional) {
-            if_changed(&mut fields, &stale.meta.fields);
+            if_changed(Arc::make_mut(&mut fields), &stale.meta.fields);
         }
         let begun = if self.filling.is_none() { self.begun().await } else { None };
         if let Some(begun) = &begun {
-            Self::ask_rest(begun, &mut fields);
+            Self::ask_rest(begun, Arc::make_mut(&mut fields));
         }
         let asked = clock::now();
-        let cache = Arc::clone(&self.cache);
-        let mut request = OriginRequest::get(self.wanted.url.path(), &fields);
-        request.interim = self.wanted.interim.clone();
-        let get = cache.origin.ask(&self.wanted.upstream, request);
-        let answer = match self.keeper.alive(&self.lead, get).await {
+        let got = {
+            let mut request = OriginRequest::get(self.wanted.url.path(), &fields);
+            request.interim = self.wanted.interim.clone();
+            let get = std::pin::pin!(self.cache.origin.ask(&self.wanted.upstream, request));
+            self.keeper.alive(&self.lead, get).await
+        };
+        let answer = match got {
             Kept::Ready(Ok(answer)) => {
                 self.wanted.trace.note("origin", || {
                     let length = answer.length.map_or_else(|| "unknown".to_owned(), |length| length.to_string());
@@ -61,10 +64,10 @@ impl Fetch {
             Kept::Superseded(value) => return Outcome::Superseded(value),
         };
         if self.filling.is_some() {
-            return self.follow_on(answer).await;
+            return Box::pin(self.follow_on(answer)).await;
         }
         match begun {
-            Some(begun) => self.rest(begun, answer, asked).await,
+            Some(begun) => Box::pin(self.rest(begun, answer, asked)).await,
             None if !self.unconditional && self.confirms_another(&answer) => {
                 // Nothing may be made of it [RFC 9111 4.3.4], and the client is still without an answer.
                 self.unconditional = true;
@@ -90,12 +93,13 @@ impl Fetch {
         let received = clock::now();
         strip_hop_by_hop(&mut answer.fields);
         dated(&mut answer.fields, received);
+        came_by(answer.version, &mut answer.fields);
         if self.wanted.site.is_none() && home::note(&self.cache, &self.wanted.url, &answer.fields).await {
             self.keeper.pass(Marker::Pass(self.cache.config.freshness.pass));
             return End::Failed(Failure::OptedOut);
         }
         if answer.status == StatusCode::NOT_MODIFIED && self.stale.is_some() {
-            return self.confirmed(answer, asked).await;
+            return Box::pin(self.confirmed(answer, asked)).await;
         }
         let conditional = CONDITIONS.iter().any(|name| self.wanted.fields.contains_key(name));
         let ranged = self.wanted.fields.contains_key(header::RANGE);
@@ -137,7 +141,7 @@ impl Fetch {
         match meta.status {
             StatusCode::NOT_MODIFIED => return self.unshared(meta, body, Reason::Conditional),
             _ if self.mode == Mode::Unstored => return self.unshared(meta, body, Reason::RequestNoStore),
-            StatusCode::PARTIAL_CONTENT => return self.partial(meta, body).await,
+            StatusCode::PARTIAL_CONTENT => return Box::pin(self.partial(meta, body)).await,
             status if !status.is_server_error() && self.wanted.cut.is_some() => {
                 if let Some(Cut::Slice(plan, _)) = self.wanted.cut.clone() {
                     return self.changed(&plan).await;
@@ -149,7 +153,7 @@ impl Fetch {
                 return self.unshared(meta, body, Reason::KeptGood);
             }
             status if status.is_server_error() && (storable.is_err() || self.replaces_good()) => {
-                return self.origin_error(meta, body).await;
+                return Box::pin(self.origin_error(meta, body)).await;
             }
             _ => {}
         }
@@ -161,7 +165,7 @@ impl Fetch {
         }
         if meta.status.is_client_error() && self.replaces_good() {
             return match storable {
-                Ok(()) => self.refused(meta, body).await,
+                Ok(()) => Box::pin(self.refused(meta, body)).await,
                 Err(_) => self.unshared(meta, body, Reason::KeptGood),
             };
         }
@@ -242,7 +246,7 @@ impl Fetch {
             self.wanted.key = whole;
             self.lead.also(whole);
             for name in [header::RANGE, header::IF_RANGE] {
-                self.wanted.fields.remove(name);
+                Arc::make_mut(&mut self.wanted.fields).remove(name);
             }
         }
     }
@@ -267,6 +271,7 @@ impl Fetch {
         if let Err(reason) = freshness::storable(meta.status, &meta.fields, self.asker()) {
             return self.confirmed_unshared(meta, stale, reason).await;
         }
+        let stale_meta = stale.meta.clone();
         let mut kept = meta.clone();
         kept.withhold_private();
         let expires = self.expires(&meta);
@@ -276,14 +281,23 @@ impl Fetch {
         {
             self.remember_vary(&names, Some((stale.key, expires))).await;
         }
+        // What took its place meanwhile is not what was confirmed.
+        let asked_about = move |now: &Bytes| Meta::decode_stored(now).is_some_and(|now| now == stale_meta);
         let freshened = self
             .cache
             .store
-            .freshen_tagged(&store_key(stale.key), kept.encode(received), Some(expires), self.born, Some(tags))
+            .freshen_tagged(
+                &store_key(stale.key),
+                kept.encode(received),
+                Some(expires),
+                self.born,
+                Some(tags),
+                asked_about,
+            )
             .await;
         let object = match freshened {
             Ok(Some(object)) => object,
-            // Purged or evicted meanwhile: the next request fetches it whole.
+            // Purged, evicted or replaced meanwhile: it is looked at again.
             Ok(None) => return End::Again,
             Err(error) => {
                 tracing::warn!(%error, "a renewed answer could not be stored");
@@ -441,6 +455,16 @@ pub(crate) fn dated(fields: &mut HeaderMap, received: SystemTime) {
         && let Ok(date) = httpdate::fmt_http_date(received).try_into()
     {
         fields.insert(header::DATE, date);
+    }
+}
+
+/// An answer of an older protocol says so in its own Via, which stays with it; all others came by HTTP/1.1, which [`deliver`] says
+/// [RFC 9110 7.6.3].
+///
+/// [`deliver`]: crate::deliver
+pub(crate) fn came_by(version: Version, fields: &mut HeaderMap) {
+    if version == Version::HTTP_10 {
+        fields.append(header::VIA, BY_HTTP_10);
     }
 }
 

@@ -29,21 +29,23 @@ use http::{HeaderMap, Request, StatusCode, header};
 use crate::{
     admit,
     ahead::{Ahead, Early},
-    cache::{Cache, store_key, variant},
+    cache::{Cache, store_key},
     clock,
     deliver::{CACHE_STATUS, Client, Given, Links, deliver},
     gate::HeadLimits,
     log::Entry,
+    lookup::seconds,
     meta::Meta,
     plain::Plain,
     reason::{CacheStatus, Source},
     receive::{CODINGS, Origin, Received, coding_class, receive},
     reference::Reference,
     site::Own,
-    step::{HEALTH, seconds},
+    step::HEALTH,
     tally::Outcome,
     url::{Authority, OriginUrl},
     variants::is_for_all,
+    wanted::variant,
 };
 
 /// What one connection needs for it.

@@ -2,6 +2,7 @@
 //! announced; gives way to a lower lease while nothing has come yet.
 
 use std::{
+    convert::Infallible,
     future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -17,18 +18,16 @@ use tokio::{
 use crate::{
     cache::Cache,
     flight::{Flight, Lead},
-    peer::Abandon,
     reference::Reference,
 };
 
-/// Keeps a flight's lease beating and its reference alive while the flight lasts.
+/// Keeps a flight's lease beating and its reference alive while the flight lasts, in the task of whoever leads it.
 pub(crate) struct Keeper {
     held: Arc<Held>,
     superseded: watch::Receiver<Option<Value>>,
-    _task: Abandon,
 }
 
-/// What the keeper's task reports on.
+/// What the keeper reports on.
 struct Held {
     cache: Arc<Cache>,
     flight: Arc<Flight>,
@@ -66,13 +65,14 @@ pub(crate) enum Kept<T> {
 }
 
 impl Keeper {
-    pub(crate) fn start(cache: &Arc<Cache>, lead: &Lead, key: Key) -> Self {
+    /// The keeper, and what it does as long as it is polled.
+    pub(crate) fn start(cache: &Arc<Cache>, lead: &Lead, key: Key) -> (Self, impl Future<Output = Infallible> + use<>) {
         let state = State { key, lease: None, leaseless: false, announced: false, due: false, late: Late::Held };
         let state = Mutex::new(state);
         let held = Arc::new(Held { cache: Arc::clone(cache), flight: lead.flight(), state });
         let (tell, superseded) = watch::channel(None);
-        let task = tokio::spawn(keep(Arc::clone(&held), tell));
-        Self { held, superseded, _task: Abandon(task) }
+        let kept = keep(Arc::clone(&held), tell);
+        (Self { held, superseded }, kept)
     }
 
     pub(crate) fn hold(&self, lease: Lease) {
@@ -269,8 +269,8 @@ impl Held {
     }
 }
 
-/// The keeper's task: a beat every 300 ms, the growing copy announced again before its 20 s are over.
-async fn keep(held: Arc<Held>, superseded: watch::Sender<Option<Value>>) {
+/// What goes on beside the fetch: a beat every 300 ms, the growing copy announced again before its 20 s are over.
+async fn keep(held: Arc<Held>, superseded: watch::Sender<Option<Value>>) -> Infallible {
     let peers = &held.cache.config.peers;
     let mut told = Instant::now();
     loop {

@@ -73,6 +73,7 @@ mod deliver;
 mod flight;
 mod forward;
 mod home;
+mod lookup;
 mod part;
 mod plan;
 pub use plan::SlicesConfig;
@@ -84,6 +85,7 @@ mod site;
 mod slices;
 mod step;
 mod takedown;
+mod wanted;
 mod wish;
 pub use reason::{Failure, Reason, Source};
 

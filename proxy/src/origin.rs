@@ -146,6 +146,8 @@ impl<'a> OriginRequest<'a> {
 /// An answer whose body is still to come.
 pub(crate) struct OriginAnswer {
     pub(crate) status: StatusCode,
+    /// How it came.
+    pub(crate) version: Version,
     pub(crate) fields: HeaderMap,
     /// Bytes of the body, if stated.
     pub(crate) length: Option<u64>,
@@ -325,7 +327,7 @@ impl OriginClient {
                 idle_limit: self.limits.origin_idle,
             };
             let length = if bodiless { Some(0) } else { framing.length };
-            OriginAnswer { status: parts.status, fields, length, body }
+            OriginAnswer { status: parts.status, version: parts.version, fields, length, body }
         }))
     }
 

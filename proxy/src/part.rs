@@ -19,11 +19,12 @@ use crate::{
     cache::{Cache, store_key},
     clock,
     conditions::{Ranged, Verdict, conditions, range, range_of_unknown, strong_validator},
-    deliver::{CACHE_STATUS, refuse},
+    deliver::{CACHE_STATUS, append_via, refuse},
+    lookup::{Found, seconds},
     meta::Meta,
     reason::{CacheStatus, Source},
     receive::Asked,
-    step::{Found, Told, seconds},
+    step::Told,
     wish::Use,
 };
 
@@ -320,7 +321,7 @@ impl Held {
         }
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         fields.insert(header::AGE, HeaderValue::from(age.as_secs()));
-        fields.append(header::VIA, HeaderValue::from_static("1.1 atoll"));
+        append_via(&mut fields);
         fields.append(CACHE_STATUS, status.value());
         tracing::trace!(url = %asked.url, "out of parts");
         let mut response = Response::new(body);

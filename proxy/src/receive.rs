@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 
 use crate::{
     body::Body,
-    cache::{self, Cache},
+    cache::Cache,
     deliver::{Client, Links},
     fairness::Tab,
     home,
@@ -18,6 +18,7 @@ use crate::{
     site::Own,
     trace::Tracer,
     url::{Authority, OriginUrl, Scheme, UrlError, is_literal},
+    wanted::weight,
     wish::Wish,
 };
 
@@ -28,7 +29,7 @@ pub(crate) struct Asked {
     pub(crate) url: OriginUrl,
     pub(crate) upstream: Upstream,
     /// What the origin is sent.
-    pub(crate) fields: HeaderMap,
+    pub(crate) fields: Arc<HeaderMap>,
     pub(crate) site: Option<Arc<Own>>,
     pub(crate) wish: Wish,
     /// It carries credentials: its answer is for one alone unless it says otherwise. (Cookies go with most requests, and most
@@ -140,8 +141,10 @@ fn understood(cache: &Cache, request: Request<Option<Incoming>>, meant: Meant) -
     let client = Client { head: parts.method == Method::HEAD, fields: parts.headers, links };
     let from = parts.extensions.get::<Origin>();
     let fields = match &site {
-        Some(own) => sent_on(cache, own, &parts.method, &client.fields, &url, from),
-        None if matches!(parts.method, Method::GET | Method::HEAD) => allowed(cache, &client.fields, &url),
+        Some(own) => sent_on(cache, own, &parts.method, (&client.fields, parts.version), &url, from),
+        None if matches!(parts.method, Method::GET | Method::HEAD) => {
+            allowed(cache, (&client.fields, parts.version), &url)
+        }
         None => return Err((Failure::Method, "only GET and HEAD are served".to_owned())),
     };
     let wish = match &site {
@@ -162,7 +165,7 @@ fn understood(cache: &Cache, request: Request<Option<Incoming>>, meant: Meant) -
         client,
         url,
         upstream,
-        fields,
+        fields: Arc::new(fields),
         site,
         wish,
         personal,
@@ -247,7 +250,7 @@ fn permitted(cache: &Cache, url: &OriginUrl) -> Result<Upstream, (Failure, Strin
 
 /// On Coralized names an origin sees an allow-list, so that nothing it could answer by is missing from the key unless it says
 /// Vary.
-fn allowed(cache: &Cache, client: &HeaderMap, url: &OriginUrl) -> HeaderMap {
+fn allowed(cache: &Cache, (client, version): (&HeaderMap, Version), url: &OriginUrl) -> HeaderMap {
     let mut fields = HeaderMap::new();
     fields.insert(header::USER_AGENT, cache.agent.clone());
     for name in [header::ACCEPT, header::ACCEPT_LANGUAGE, TRACEPARENT, TRACESTATE] {
@@ -255,7 +258,7 @@ fn allowed(cache: &Cache, client: &HeaderMap, url: &OriginUrl) -> HeaderMap {
             fields.insert(name, value.clone());
         }
     }
-    marked(client, url.authority(), &mut fields);
+    marked((client, version), url.authority(), &mut fields);
     for value in client.get_all(CDN_LOOP) {
         fields.append(CDN_LOOP, value.clone());
     }
@@ -269,7 +272,7 @@ fn sent_on(
     cache: &Cache,
     site: &Own,
     method: &Method,
-    client: &HeaderMap,
+    (client, version): (&HeaderMap, Version),
     url: &OriginUrl,
     from: Option<&Origin>,
 ) -> HeaderMap {
@@ -290,13 +293,13 @@ fn sent_on(
         }
         fields.insert(X_FORWARDED_PROTO, HeaderValue::from_static(from.scheme().name()));
     }
-    marked(client, site.host.clone().unwrap_or_else(|| url.authority()), &mut fields);
+    marked((client, version), site.host.clone().unwrap_or_else(|| url.authority()), &mut fields);
     looped(cache, &mut fields);
     fields
 }
 
 /// What every request of ours says.
-fn marked(client: &HeaderMap, host: String, fields: &mut HeaderMap) {
+fn marked((client, version): (&HeaderMap, Version), host: String, fields: &mut HeaderMap) {
     if let Ok(host) = host.try_into() {
         fields.insert(header::HOST, host);
     }
@@ -305,7 +308,13 @@ fn marked(client: &HeaderMap, host: String, fields: &mut HeaderMap) {
     if !codings.is_empty() {
         fields.insert(header::ACCEPT_ENCODING, HeaderValue::from_static(codings));
     }
-    fields.append(header::VIA, HeaderValue::from_static("1.1 atoll"));
+    let via = match version {
+        Version::HTTP_09 => "0.9 atoll",
+        Version::HTTP_10 => "1.0 atoll",
+        Version::HTTP_2 => "2 atoll",
+        _ => "1.1 atoll",
+    };
+    fields.append(header::VIA, HeaderValue::from_static(via));
 }
 
 fn looped(cache: &Cache, fields: &mut HeaderMap) {
@@ -328,11 +337,11 @@ pub(crate) fn coding_class<'v>(values: impl Iterator<Item = &'v str>) -> usize {
     let (mut gzip, mut br) = (false, false);
     for member in values.flat_map(|value| value.split(',')) {
         let (name, rest) = member.split_once(';').unwrap_or((member, ""));
-        let weight = rest.trim();
-        let q = weight.get(..2).filter(|q| q.eq_ignore_ascii_case("q="));
+        let said = rest.trim();
+        let q = said.get(..2).filter(|q| q.eq_ignore_ascii_case("q="));
         // A weight that is none is no yes.
-        let taken = weight.is_empty()
-            || q.and_then(|q| cache::weight(weight.get(q.len()..)?.as_bytes())).is_some_and(|weight| weight > 0);
+        let taken =
+            said.is_empty() || q.and_then(|q| weight(said.get(q.len()..)?.as_bytes())).is_some_and(|weight| weight > 0);
         let name = name.trim();
         if name.eq_ignore_ascii_case("gzip") || name.eq_ignore_ascii_case("x-gzip") {
             gzip = taken;

@@ -13,12 +13,13 @@ use http::HeaderMap;
 use tokio::time::sleep;
 
 use crate::{
-    cache::{Cache, Wanted, store_key},
+    cache::{Cache, store_key},
     conditions::strong_validator,
     meta::Meta,
     origin::{OriginAnswer, OriginRequest},
     serve_peer::groups_of,
     vouch::{Copied, Entry, head_signer},
+    wanted::Wanted,
 };
 
 /// A copy came whole from a peer: perhaps it is to be looked at again.

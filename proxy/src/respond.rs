@@ -9,9 +9,10 @@ use crate::{
     deliver::{Given, deliver, refuse},
     fetch::fresh_for,
     flight::{Answer, Content, Waiter},
+    lookup::{Found, seconds},
     reason::{CacheStatus, Failure, Forwarded, Reason, Source},
     receive::Asked,
-    step::{Found, Told, seconds},
+    step::Told,
 };
 
 /// The response, and what is counted of it.
@@ -73,8 +74,8 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
             let told = Told { source: status.source, ..Told::default() };
             (meta, Given::Slices(sliced), status, told)
         }
-        Found::Part(part) => return part.respond(&asked).await,
-        Found::AskHead => {
+        Found::Part(part) => return Box::pin(part.respond(&asked)).await,
+        Found::AskHead(_) => {
             return (refuse(Failure::Internal, "a HEAD was not asked", None), Some(Told::default()));
         }
     };

@@ -23,19 +23,20 @@ use http::{HeaderMap, StatusCode, header};
 
 use crate::{
     body::{Body, PIECE, Part},
-    cache::{Cache, Negative, Wanted, store_key},
+    cache::{Cache, Negative, store_key},
     clock,
     conditions::{Ranged, range},
     config::Ranges,
     deliver::Links,
     fetch::{self, Mode, wide},
     flight::{Answer, Content, End, Joined, Lead, Waiter},
+    lookup::seconds,
     meta::Meta,
     part::Span,
     plan::{Cut, Plan},
     reason::{CacheStatus, Failure, Forwarded, Source},
     receive::{Asked, CONDITIONS},
-    step::seconds,
+    wanted::Wanted,
 };
 
 /// What slices make of a request.
@@ -128,8 +129,8 @@ async fn contact(cache: &Arc<Cache>, asked: &Asked, wanted: &Wanted, begin: Opti
             let first = begin / size * size;
             let mut wanted = Wanted { key, cut: Some(Cut::First(wanted.key)), ..wanted.clone() };
             let slice = Span { first, last: first.saturating_add(size - 1), total: u64::MAX };
-            wanted.fields.insert(header::RANGE, slice.asked());
-            tokio::spawn(fetch::lead(Arc::clone(cache), lead, wanted, None, Mode::Shared));
+            Arc::make_mut(&mut wanted.fields).insert(header::RANGE, slice.asked());
+            fetch::lead(cache, lead, wanted, None, Mode::Shared);
             waiter
         }
     };
@@ -360,9 +361,10 @@ impl Reading {
         let span = self.plan.span(number);
         let cut = Some(Cut::Slice(Arc::clone(&self.plan), number));
         let mut wanted = Wanted { key, cut, interim: None, ..self.wanted.clone() };
-        wanted.fields.insert(header::RANGE, span.asked());
-        wanted.fields.insert(header::IF_RANGE, self.plan.tag.clone());
-        tokio::spawn(fetch::lead(Arc::clone(&self.cache), lead, wanted, None, Mode::Shared));
+        let fields = Arc::make_mut(&mut wanted.fields);
+        fields.insert(header::RANGE, span.asked());
+        fields.insert(header::IF_RANGE, self.plan.tag.clone());
+        fetch::lead(&self.cache, lead, wanted, None, Mode::Shared);
         Ok(Opened::Flying(waiter))
     }
 

@@ -120,6 +120,15 @@ pub(crate) struct Counters {
     hits: OnceLock<metrics::Counter>,
     /// The metrics of answers by their outcome, looked up once.
     flows: OnceLock<[Flow; Outcome::ALL.len()]>,
+    /// The metrics of what origins answer well, looked up once.
+    origins: OnceLock<FromOrigins>,
+}
+
+/// The metrics of what comes from origins.
+struct FromOrigins {
+    duration: metrics::Histogram,
+    good: metrics::Counter,
+    bytes: metrics::Counter,
 }
 
 /// A connection of a client's on which this is spoken, until dropped.
@@ -226,11 +235,11 @@ impl Counters {
 
     /// What came of it, after so long.
     pub(crate) fn origin_answer(&self, answer: Result<StatusCode, Failure>, after: Duration) {
-        metrics::histogram!("atoll_origin_duration_seconds").record(after.as_secs_f64());
+        self.origins().duration.record(after.as_secs_f64());
         let result = match answer {
             Ok(status) if status.is_server_error() => "5xx",
             Ok(status) if status.is_client_error() => "4xx",
-            Ok(_) => "ok",
+            Ok(_) => return self.origins().good.increment(1),
             Err(Failure::Prohibited) => {
                 metrics::counter!("atoll_origin_denied_total", "reason" => "private_ip").increment(1);
                 "denied"
@@ -248,7 +257,15 @@ impl Counters {
 
     pub(crate) fn origin_bytes(&self, count: usize) {
         add(&self.origin_bytes, wide(count));
-        metrics::counter!("atoll_origin_bytes_total").increment(wide(count));
+        self.origins().bytes.increment(wide(count));
+    }
+
+    fn origins(&self) -> &FromOrigins {
+        self.origins.get_or_init(|| FromOrigins {
+            duration: metrics::histogram!("atoll_origin_duration_seconds"),
+            good: metrics::counter!("atoll_origin_requests_total", "result" => "ok"),
+            bytes: metrics::counter!("atoll_origin_bytes_total"),
+        })
     }
 
     pub(crate) fn peer_bytes(&self, count: usize) {

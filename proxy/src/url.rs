@@ -14,7 +14,7 @@
 //! half as many hyphens (even length); other lengths mean labels that begin or end in a hyphen and are refused. A host of one
 //! label has only the one-label form.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use atoll_overlay::{Key, NodeId};
 
@@ -145,15 +145,32 @@ fn normal_path(path: &str) -> Result<String, UrlError> {
 }
 
 /// What an origin is asked for: scheme, host, port, and path with query exactly as the client wrote them.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct OriginUrl {
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OriginUrl(Arc<Parts>);
+
+/// What a URL is made of. It is asked for its text and its key many times on the way of one request, and is copied as often.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Parts {
     scheme: Scheme,
     host: String,
     port: u16,
     path: String,
+    /// The one form.
+    text: String,
+    key: Key,
 }
 
 impl OriginUrl {
+    fn of(scheme: Scheme, host: String, port: u16, path: String) -> Self {
+        let text = if port == scheme.port() {
+            [scheme.name(), "://", &host, &path].concat()
+        } else {
+            format!("{}://{host}:{port}{path}", scheme.name())
+        };
+        let key = Key::of(text.as_bytes());
+        Self(Arc::new(Parts { scheme, host, port, path, text, key }))
+    }
+
     /// A URL of parts. The path begins with `/` and may carry a query; an empty one means `/`.
     pub fn new(scheme: Scheme, authority: &Authority, path: &str) -> Result<Self, UrlError> {
         let host = authority.host();
@@ -164,13 +181,13 @@ impl OriginUrl {
         if host.split('.').any(|label| label.starts_with('-') || label.ends_with('-')) {
             return Err(UrlError::Malformed(host.to_owned()));
         }
-        Ok(Self { scheme, host: host.to_owned(), port, path: normal_path(path)? })
+        Ok(Self::of(scheme, host.to_owned(), port, normal_path(path)?))
     }
 
     /// An own site's URL: any host that clients may name, addresses too. `named`: the host alone says which site it is.
     pub(crate) fn of_site(scheme: Scheme, authority: &Authority, named: bool, path: &str) -> Result<Self, UrlError> {
         let port = authority.port().filter(|_| !named).unwrap_or_else(|| scheme.port());
-        Ok(Self { scheme, host: authority.host().to_owned(), port, path: normal_path(path)? })
+        Ok(Self::of(scheme, authority.host().to_owned(), port, normal_path(path)?))
     }
 
     /// Reads `http://host:port/path?query`. A fragment is dropped: it is never sent.
@@ -186,59 +203,61 @@ impl OriginUrl {
 
     /// How it is spoken to.
     #[must_use]
-    pub const fn scheme(&self) -> Scheme {
-        self.scheme
+    pub fn scheme(&self) -> Scheme {
+        self.0.scheme
     }
 
     /// The host, lower case.
     #[must_use]
     pub fn host(&self) -> &str {
-        &self.host
+        &self.0.host
     }
 
     /// The port, the scheme's own where none was written.
     #[must_use]
-    pub const fn port(&self) -> u16 {
-        self.port
+    pub fn port(&self) -> u16 {
+        self.0.port
     }
 
     /// Path and query, byte for byte as asked.
     #[must_use]
     pub fn path(&self) -> &str {
-        &self.path
+        &self.0.path
     }
 
     /// Host and port as a Host field says them: the port only where it is not the scheme's own.
     #[must_use]
     pub fn authority(&self) -> String {
-        if self.port == self.scheme.port() { self.host.clone() } else { format!("{}:{}", self.host, self.port) }
+        if self.0.port == self.0.scheme.port() {
+            self.0.host.clone()
+        } else {
+            format!("{}:{}", self.0.host, self.0.port)
+        }
     }
 
     /// The key of the object: SHA-1 of the URL in its one form.
     #[must_use]
     pub fn key(&self) -> Key {
-        Key::of(self.to_string().as_bytes())
+        self.0.key
     }
 
     /// The same under https and its port, if this one is http on port 80.
     #[must_use]
     pub fn upgraded(&self) -> Option<Self> {
-        (self.scheme == Scheme::Http && self.port == Scheme::Http.port()).then(|| Self {
-            scheme: Scheme::Https,
-            port: Scheme::Https.port(),
-            ..self.clone()
-        })
+        (self.0.scheme == Scheme::Http && self.0.port == Scheme::Http.port())
+            .then(|| Self::of(Scheme::Https, self.0.host.clone(), Scheme::Https.port(), self.0.path.clone()))
     }
 
     /// The same under the other scheme, where the port is the scheme's own.
     pub(crate) fn under_other_scheme(&self) -> Option<Self> {
-        let scheme = if self.scheme == Scheme::Http { Scheme::Https } else { Scheme::Http };
-        (self.port == self.scheme.port()).then(|| Self { scheme, port: scheme.port(), ..self.clone() })
+        let scheme = if self.0.scheme == Scheme::Http { Scheme::Https } else { Scheme::Http };
+        (self.0.port == self.0.scheme.port())
+            .then(|| Self::of(scheme, self.0.host.clone(), scheme.port(), self.0.path.clone()))
     }
 
     /// This host with another path.
     pub(crate) fn with_path(&self, path: &str) -> Result<Self, UrlError> {
-        Self::new(self.scheme, &Authority { host: self.host.clone(), port: Some(self.port) }, path)
+        Self::new(self.0.scheme, &Authority { host: self.0.host.clone(), port: Some(self.0.port) }, path)
     }
 
     /// What a reference in an answer of this URL means, if it lies on the same host, port and scheme.
@@ -246,15 +265,15 @@ impl OriginUrl {
         let reference = reference.split_once('#').map_or(reference, |(before, _)| before);
         let rest = reference.strip_prefix("//").or_else(|| {
             let (scheme, rest) = reference.split_once("://")?;
-            scheme.eq_ignore_ascii_case(self.scheme.name()).then_some(rest)
+            scheme.eq_ignore_ascii_case(self.0.scheme.name()).then_some(rest)
         });
         let path = match rest {
             Some(rest) => {
                 let end = rest.find(['/', '?']).unwrap_or(rest.len());
                 let (authority, path) = rest.split_at_checked(end)?;
                 let authority = Authority::parse(authority).ok()?;
-                let here =
-                    authority.host == self.host && authority.port.unwrap_or_else(|| self.scheme.port()) == self.port;
+                let here = authority.host == self.0.host
+                    && authority.port.unwrap_or_else(|| self.0.scheme.port()) == self.0.port;
                 if !here {
                     return None;
                 }
@@ -263,22 +282,23 @@ impl OriginUrl {
             None if reference.contains("://") || reference.is_empty() => return None,
             None if reference.starts_with('/') => reference.to_owned(),
             None => {
-                let before = self.path.split('?').next().unwrap_or_default();
+                let before = self.0.path.split('?').next().unwrap_or_default();
                 if reference.starts_with('?') {
                     format!("{before}{reference}")
                 } else {
                     let folder = before.rsplit_once('/').map_or("", |(folder, _)| folder);
-                    format!("{folder}/{}", reference.strip_prefix("./").unwrap_or(reference))
+                    format!("{folder}/{reference}")
                 }
             }
         };
-        normal_path(&path).ok().map(|path| Self { path, ..self.clone() })
+        let path = normal_path(&without_dots(&path)).ok()?;
+        Some(Self::of(self.0.scheme, self.0.host.clone(), self.0.port, path))
     }
 
     /// The path form that every node and manager serves on its own address.
     #[must_use]
     pub fn manager_path(&self) -> String {
-        format!("/~/{}/{}{}", self.scheme.name(), self.authority(), self.path)
+        format!("/~/{}/{}{}", self.0.scheme.name(), self.authority(), self.0.path)
     }
 
     /// The page in the manager form that a link was followed from, as `/~/SCHEME/HOST`: links relative to the root mean a path
@@ -308,8 +328,35 @@ impl OriginUrl {
 
 impl fmt::Display for OriginUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}{}", self.scheme.name(), self.authority(), self.path)
+        f.write_str(&self.0.text)
     }
+}
+
+impl fmt::Debug for OriginUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0.text, f)
+    }
+}
+
+/// A path as a client asks for it that was led there by a reference: dots in it lead up and away [RFC 3986 5.2.4].
+fn without_dots(path: &str) -> String {
+    let (path, query) = path.find('?').map_or((path, ""), |at| path.split_at(at));
+    let mut kept: Vec<&str> = Vec::new();
+    let mut parts = path.split('/').skip(1).peekable();
+    while let Some(part) = parts.next() {
+        match part {
+            "." | ".." => {
+                if part == ".." {
+                    kept.pop();
+                }
+                if parts.peek().is_none() {
+                    kept.push("");
+                }
+            }
+            part => kept.push(part),
+        }
+    }
+    format!("/{}{query}", kept.join("/"))
 }
 
 /// A zone: the suffix that makes a name Coralized.
@@ -393,14 +440,14 @@ impl Zone {
     /// The name that stands for a URL's host: dotted, or one label where the host has but one.
     pub fn host(&self, url: &OriginUrl) -> Result<String, UrlError> {
         let inner = self.inner(url)?;
-        self.under(&if url.host.contains('.') { inner } else { to_label(&inner) })
+        self.under(&if url.host().contains('.') { inner } else { to_label(&inner) })
     }
 
     /// The name in its one-label form.
     pub fn one_label(&self, url: &OriginUrl) -> Result<String, UrlError> {
         let label = to_label(&self.inner(url)?);
         // A label "xn--..." is read as punycode by every client; only a host that is punycode itself may look like it.
-        if label.starts_with("xn--") && !url.host.starts_with("xn--") {
+        if label.starts_with("xn--") && !url.host().starts_with("xn--") {
             return Err(UrlError::FalsePunycode { label, dotted: self.host(url)? });
         }
         if label.len() > LABEL_LIMIT {
@@ -412,14 +459,14 @@ impl Zone {
     /// A URL's name at one node alone.
     pub fn at_node(&self, url: &OriginUrl, node: NodeId) -> Result<String, UrlError> {
         let inner = self.inner(url)?;
-        let inner = if url.host.contains('.') { inner } else { to_label(&inner) };
+        let inner = if url.host().contains('.') { inner } else { to_label(&inner) };
         self.under(&format!("{inner}.{NODE_MARK}{node}"))
     }
 
     /// Every form of a URL, whole.
     #[must_use]
     pub fn forms(&self, url: &OriginUrl) -> Forms {
-        let whole = |host: String| format!("http://{host}{}", url.path);
+        let whole = |host: String| format!("http://{host}{}", url.path());
         Forms {
             dotted: self.host(url).map(whole),
             one_label: self.one_label(url).map(whole),
@@ -429,14 +476,14 @@ impl Zone {
 
     /// The origin host with its port label.
     fn inner(&self, url: &OriginUrl) -> Result<String, UrlError> {
-        if self.covers(&url.host) {
-            return Err(UrlError::Nested(url.host.clone()));
+        if self.covers(url.host()) {
+            return Err(UrlError::Nested(url.host().to_owned()));
         }
-        match (url.scheme, url.port) {
-            (Scheme::Http, 80) => Ok(url.host.clone()),
+        match (url.scheme(), url.port()) {
+            (Scheme::Http, 80) => Ok(url.host().to_owned()),
             // The label 443 means https, so plain http there has no name.
-            (Scheme::Https, 443) => Ok(format!("{}.443", url.host)),
-            (Scheme::Http, port) if port != 443 => Ok(format!("{}.{port}", url.host)),
+            (Scheme::Https, 443) => Ok(format!("{}.443", url.host())),
+            (Scheme::Http, port) if port != 443 => Ok(format!("{}.{port}", url.host())),
             (Scheme::Http | Scheme::Https, _) => Err(UrlError::OnlyManager(url.manager_path())),
         }
     }

@@ -1,5 +1,5 @@
 //! The variants of one URL (RFC 9111 4.1): under the URL's own key stands a list of the request fields that its answers vary by and of
-//! the variants there are, each of which stands under a key of its own ([`crate::cache::variant`]).
+//! the variants there are, each of which stands under a key of its own ([`crate::wanted::variant`]).
 //!
 //! What is not listed is not there: a variant that its list has lost, by an unsafe method or because the list itself was evicted, is
 //! never served again, and is removed before its key is listed anew. So giving up the list gives up all variants, also those that

@@ -130,10 +130,11 @@ impl Store {
         expires: Option<SystemTime>,
         born: PurgeNumber,
     ) -> Result<Option<Object>, StoreError> {
-        self.freshen_tagged(key, metadata, expires, born, None).await
+        self.freshen_tagged(key, metadata, expires, born, None, |_| true).await
     }
 
-    /// As [`Store::freshen_since`], with other tags if there are any.
+    /// As [`Store::freshen_since`], with other tags if there are any, and only if the object is the one that is meant: it is shown the
+    /// metadata of what is there now.
     ///
     /// # Errors
     /// As [`Store::freshen`].
@@ -144,13 +145,14 @@ impl Store {
         expires: Option<SystemTime>,
         born: PurgeNumber,
         tags: Option<Tags>,
+        is_meant: impl FnOnce(&Bytes) -> bool + Send + 'static,
     ) -> Result<Option<Object>, StoreError> {
         self.tiers.check_metadata(&metadata)?;
         let key = *key;
         if self.tiers.disks.is_empty() {
-            return self.tiers.freshen(&key, &metadata, expires, born, tags);
+            return self.tiers.freshen(&key, &metadata, (expires, born, tags), is_meant);
         }
-        let work = move |tiers: &Arc<Tiers>| tiers.freshen(&key, &metadata, expires, born, tags);
+        let work = move |tiers: &Arc<Tiers>| tiers.freshen(&key, &metadata, (expires, born, tags), is_meant);
         self.tiers.write(work).await.map_err(StoreError::Disk)?
     }
 

@@ -225,16 +225,15 @@ impl Tiers {
         Ok(Object { soft_purged, tier: Tier::Disk, body: Body::Disk(Arc::new(found)) })
     }
 
-    /// Gives the object under `key` new metadata; blocks.
+    /// Gives the object under `key` new metadata, if what it has `is_meant`; blocks.
     pub(crate) fn freshen(
         self: &Arc<Self>,
         key: &Key,
         metadata: &Bytes,
-        expires: Option<SystemTime>,
-        born: PurgeNumber,
-        tags: Option<Tags>,
+        (expires, born, tags): (Option<SystemTime>, PurgeNumber, Option<Tags>),
+        is_meant: impl FnOnce(&Bytes) -> bool,
     ) -> Result<Option<Object>, StoreError> {
-        let Some(old) = self.get_blocking(key) else { return Ok(None) };
+        let Some(old) = self.get_blocking(key).filter(|old| is_meant(&old.head().metadata)) else { return Ok(None) };
         let born = born.max(old.head().born);
         let expires = expires.map(to_millisecond);
         let tags = tags.unwrap_or_else(|| old.head().tags);

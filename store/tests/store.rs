@@ -247,6 +247,28 @@ fn freshen_gives_new_metadata_to_the_same_body() {
 }
 
 #[test]
+fn what_took_the_place_of_what_is_meant_is_not_freshened() {
+    check(async |store| {
+        for (n, length) in [(1, 300), (2, 300_000), (3, 5 << 20)] {
+            put(&store, head(n, &store), &body(length)).await;
+            let born = store.purge_number();
+            let meant = |metadata: &'static str| move |now: &Bytes| *now == metadata;
+            let freshen = async |is: &'static str, new: &'static str| {
+                store.freshen_tagged(&key(n), new.into(), None, born, None, meant(is)).await.unwrap()
+            };
+            assert!(freshen("metadata 9", "new").await.is_none());
+            assert_eq!(store.get(&key(n)).await.unwrap().head().metadata, format!("metadata {n}"));
+            let was: &'static str = format!("metadata {n}").leak();
+            assert!(freshen(was, "new").await.is_some());
+            assert!(freshen(was, "newer").await.is_none());
+            let object = store.get(&key(n)).await.unwrap();
+            assert_eq!(object.head().metadata, "new");
+            assert_eq!(whole(&object).await, body(length));
+        }
+    });
+}
+
+#[test]
 fn a_removed_object_is_a_miss() {
     check(async |store| {
         put(&store, head(1, &store), &body(10)).await;

@@ -30,6 +30,7 @@ mod floods;
 mod fresh;
 mod heads;
 mod laws;
+mod leases;
 mod lies;
 mod network;
 mod origin;

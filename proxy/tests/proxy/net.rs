@@ -18,7 +18,7 @@ use atoll_overlay::{
 };
 use atoll_proxy::{Config, Proxy};
 use bytes::Bytes;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Semaphore, broadcast, mpsc};
 
 use crate::support::{info, store};
 
@@ -42,6 +42,8 @@ pub(crate) struct Net {
     pub(crate) acquainted: AtomicBool,
     /// Nobody knows of anybody.
     pub(crate) strangers: AtomicBool,
+    /// Whoever acquires this key waits for its word.
+    pub(crate) late: Mutex<Option<(Key, Arc<Semaphore>)>>,
     /// How far apart all nodes are, if they know.
     pub(crate) distance: Mutex<Option<Duration>>,
     /// Who was given how many bytes by whom.
@@ -71,6 +73,7 @@ impl Net {
             side: Mutex::default(),
             acquainted: AtomicBool::new(false),
             strangers: AtomicBool::new(false),
+            late: Mutex::default(),
             distance: Mutex::default(),
             given: Mutex::default(),
         })
@@ -186,6 +189,11 @@ impl Net {
         self.state.lock().unwrap().leases.insert(key, (info(number).id, lease, reference));
     }
 
+    /// What the one who fetches a key, or fetched it, said last of its copy.
+    pub(crate) fn leased_copy(&self, key: Key) -> Option<Bytes> {
+        self.state.lock().unwrap().leases.get(&key).map(|(_, _, reference)| reference.clone())
+    }
+
     /// Whether somebody holds the right to fetch a key.
     pub(crate) fn is_leased(&self, key: Key) -> bool {
         self.state.lock().unwrap().leases.contains_key(&key)
@@ -263,6 +271,10 @@ impl Index for Node {
     async fn acquire(&self, acquire: Acquire) -> Result<Acquired, IndexError> {
         if self.net.rootless.load(Ordering::SeqCst) || self.net.is_cut(self.me.id) {
             return Err(IndexError::Timeout(Duration::ZERO));
+        }
+        let late = self.net.late.lock().unwrap().clone().filter(|(key, _)| *key == acquire.key);
+        if let Some((_, word)) = late {
+            word.acquire().await.unwrap().forget();
         }
         let mut state = self.net.state.lock().unwrap();
         if let Some(marker) = state.markers.get(&acquire.key) {

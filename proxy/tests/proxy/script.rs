@@ -15,6 +15,7 @@ use crate::support::{Do, Origin, Response, SOON, alone, config_site, exchange, u
 pub(crate) struct Ask {
     method: &'static str,
     path: &'static str,
+    version: &'static str,
     fields: String,
     answer: String,
     body: &'static str,
@@ -48,6 +49,7 @@ pub(crate) fn get(answer: &[&str]) -> Ask {
     Ask {
         method: "GET",
         path: "/x",
+        version: "HTTP/1.1",
         fields: String::new(),
         answer: format!("HTTP/1.1 200 OK\r\n{}", lines(answer)),
         body: "0123456789",
@@ -90,6 +92,17 @@ impl Ask {
     pub(crate) fn status(self, status: &str) -> Self {
         let rest = self.answer.split_once("\r\n").unwrap().1.to_owned();
         Self { answer: format!("HTTP/1.1 {status}\r\n{rest}"), ..self }
+    }
+
+    /// The protocol of the answer.
+    pub(crate) fn version(self, version: &str) -> Self {
+        let rest = self.answer.split_once(' ').unwrap().1.to_owned();
+        Self { answer: format!("{version} {rest}"), ..self }
+    }
+
+    /// The protocol of the request.
+    pub(crate) fn speaks(self, version: &'static str) -> Self {
+        Self { version, ..self }
     }
 
     pub(crate) fn body(self, body: &'static str) -> Self {
@@ -232,9 +245,9 @@ fn answer(script: &[Ask], head: &str) -> Vec<Do> {
 }
 
 async fn play(proxy: &Proxy, host: &str, number: usize, ask: &Ask) -> Response {
-    let Ask { method, path, fields, .. } = ask;
+    let Ask { method, path, version, fields, .. } = ask;
     let request =
-        format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nNumber: {number}\r\n{fields}\r\n");
+        format!("{method} {path} {version}\r\nHost: {host}\r\nConnection: close\r\nNumber: {number}\r\n{fields}\r\n");
     Response::read(&exchange(proxy.local_addrs()[0], request.as_bytes()).await, *method == "HEAD")
 }
 

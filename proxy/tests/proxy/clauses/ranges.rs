@@ -136,6 +136,15 @@ async fn a_part_is_used_for_what_it_has() {
         ("the same", vec![stored(), ask("Range: bytes=2-6").stored(0).code(206).given("23456")]),
         ("less", vec![stored(), ask("Range: bytes=2-2").stored(0).given("2")]),
         ("more before", vec![stored(), part(&[TAG], "Range: bytes=1-6", "1-6/10", "123456")]),
+        (
+            "over two parts",
+            vec![
+                part(&[TAG], "Range: bytes=0-4", "0-4/10", "01234"),
+                part(&[TAG], "Range: bytes=5-9", "5-9/10", "56789"),
+                ask("Range: bytes=1-3").stored(0).given("123"),
+                ask("Range: bytes=6-8").stored(1).given("678"),
+            ],
+        ),
         ("more behind", vec![stored(), part(&[TAG], "Range: bytes=2-7", "2-7/10", "234567")]),
         ("to an end that is not there", vec![stored(), part(&[TAG], "Range: bytes=2-", "2-9/10", "23456789")]),
         ("the last", vec![last(), ask("Range: bytes=-3").stored(0).given("789")]),

@@ -112,6 +112,16 @@ async fn what_a_client_forbids_to_store_leaves_no_trace() {
     let tagged = || get(&[MINUTE, STALE, "ETag: \"a\"", "X: old"]);
     let unstored = |fields: &[&str]| get(fields).with(&["Cache-Control: no-store"]);
     check_sites(vec![
+        ("what is stored already is for it too", vec![get(&[HOUR]), unstored(&[HOUR]).stored(0), get(&[]).stored(0)]),
+        (
+            "an unsafe method's answer",
+            vec![
+                get(&[HOUR, "Content-Location: /x"])
+                    .method("POST")
+                    .with(&["Content-Length: 0", "Cache-Control: no-store"]),
+                get(&[HOUR]),
+            ],
+        ),
         ("spelled", vec![get(&[HOUR]).with(&["Cache-Control: foo, No-Store"]), get(&[HOUR])]),
         ("within quotes", vec![get(&[HOUR]).with(&["Cache-Control: foo=\"no-store\""]), get(&[]).stored(0)]),
         (

@@ -17,6 +17,11 @@ async fn any_final_status_is_stored_where_the_origin_says_how_long() {
         cases
             .push((status, vec![get(&["Cache-Control: private, max-age=60"]).status(status), get(&[]).status(status)]));
     }
+    // `public` lets what no clause knows be guessed of [RFC 9111 4.2.2].
+    for status in ["201 X", "302 X", "307 X", "402 X", "451 X", "299 Y", "599 Y"] {
+        let ask = || get(&[OLD, "Cache-Control: public"]).status(status);
+        cases.push((status, vec![ask(), ask().stored(0)]));
+    }
     for status in ["201 X", "206 X", "302 X", "303 X", "307 X", "402 X", "418 X", "451 X", "500 X", "299 Y", "499 Y"] {
         let ask = || get(&[OLD]).status(status);
         if status != "206 X" {
@@ -101,6 +106,22 @@ async fn lines_are_kept_apart_and_what_is_of_one_hop_or_moment_is_not_kept() {
             vec![
                 get(&[HOUR, "Connection: foo", "Connection: bar", "Foo: 1", "Bar: 2"]),
                 get(&[]).stored(0).lacks("foo").lacks("bar"),
+            ],
+        ),
+        (
+            "the version",
+            vec![
+                get(&[HOUR]).version("HTTP/1.0").has("via", "1.0 atoll"),
+                get(&[]).stored(0).has("via", "1.0 atoll"),
+                get(&[HOUR]).path("/y").has("via", "1.1 atoll"),
+            ],
+        ),
+        ("an older client's", vec![get(&[HOUR]).speaks("HTTP/1.0").saw("Via: 1.0 atoll").has("via", "1.1 atoll")]),
+        (
+            "others' Via",
+            vec![
+                get(&[HOUR, "Via: 1.0 a, 2 b"]).with(&["Via: 2 c"]).has("via", "1.0 a, 2 b, 1.1 atoll").saw("Via: 2 c"),
+                get(&[]).stored(0).has("via", "1.0 a, 2 b, 1.1 atoll"),
             ],
         ),
         ("the status", vec![get(&[HOUR]).status("410 Gone"), get(&[]).stored(0).code(410)]),
@@ -211,6 +232,15 @@ async fn only_what_may_change_something_makes_it_invalid_and_only_if_it_did() {
         named("Location: /y?a=1", "/y?a=1", true),
         named("Location: /y#a", "/y", true),
         named("Location: ?a=1", "/x?a=1", true),
+        named("Location: y", "/y", true),
+        named("Location: ./y", "/y", true),
+        named("Location: ../y", "/y", true),
+        named("Location: /a/./b/../../y", "/y", true),
+        named("Content-Location: /a/b/..", "/a/", true),
+        named("Content-Location: /a/.", "/a/", true),
+        named("Content-Location: ../../../y?a=/../b", "/y?a=/../b", true),
+        named("Content-Location: .y", "/.y", true),
+        named("Content-Location: /..y/z", "/..y/z", true),
         named("Content-Location: //own.test.invalid/y", "/y", false),
         named("Content-Location: http://own.test.invalid/y", "/y", false),
         named("Location: ftp://a/y", "/y", false),

@@ -146,6 +146,14 @@ async fn a_304_adds_lines_and_names_but_nothing_that_is_not_stored() {
             ],
         ),
         (
+            "not which part it is",
+            vec![
+                stale(&[TAG]),
+                confirmed(&["Content-Range: bytes 0-4/10"]).lacks("content-range"),
+                get(&[]).stored(1).code(200).lacks("content-range").given("0123456789"),
+            ],
+        ),
+        (
             "not those of one hop",
             vec![
                 stale(&[TAG]),
@@ -308,6 +316,43 @@ async fn a_head_renews_what_it_agrees_with() {
         (
             "nothing to renew",
             vec![head(&[HOUR, TAG]).saw("HEAD "), head(&[HOUR, TAG]), get(&[HOUR]).given("0123456789")],
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_head_gives_up_what_it_does_not_agree_with_and_says_why_it_was_asked() {
+    let head = |fields: &[&str]| get(fields).method("HEAD");
+    check_sites(vec![
+        ("another length", vec![stale(&[]), head(&[HOUR]).body("01234"), get(&[HOUR])]),
+        (
+            "another length of what is fresh",
+            vec![get(&[HOUR]), head(&[HOUR]).body("01234").stored(0), get(&[]).stored(0)],
+        ),
+        (
+            "says that what is there is stale",
+            vec![
+                stale(&[TAG]),
+                head(&["Cache-Control: max-age=60", TAG, STALE]),
+                confirmed(&[]).saw("If-None-Match: \"a\""),
+            ],
+        ),
+        (
+            "another tag, weak",
+            vec![stale(&["ETag: W/\"a\""]), head(&[HOUR, "ETag: W/\"b\""]), get(&[HOUR]).unseen("if-none-match")],
+        ),
+        (
+            "why it was asked",
+            vec![
+                stale(&[TAG]),
+                head(&[TAG, MINUTE, STALE])
+                    .has("cache-status", "atoll; fwd=stale; fwd-status=200; detail=origin.method"),
+            ],
+        ),
+        (
+            "why it was asked of nothing",
+            vec![head(&[HOUR]).has("cache-status", "atoll; fwd=uri-miss; fwd-status=200; detail=origin.method")],
         ),
     ])
     .await;
