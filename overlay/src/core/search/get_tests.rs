@@ -31,7 +31,7 @@ fn asked(enough: u32) -> Get {
     let mut get = Get::new(node(9), KEY, &[Level::GLOBAL], plan);
     let asks = |get: &mut Get| match get.next() {
         Step::Ask(to, _) => to,
-        other => panic!("{other:?}"),
+        other @ (Step::Wait | Step::Done(_)) => panic!("{other:?}"),
     };
     assert_eq!(asks(&mut get), node(1));
     assert_eq!(asks(&mut get), node(9), "its own search begins at itself");
@@ -51,7 +51,7 @@ fn found(get: &mut Get) -> Option<Vec<u32>> {
         Step::Done(Ending::Found(Level::GLOBAL, pointers)) => {
             Some(pointers.iter().map(|one| one.holder.peer.0).collect())
         }
-        other => panic!("{other:?}"),
+        other @ (Step::Ask(..) | Step::Done(_)) => panic!("{other:?}"),
     }
 }
 
