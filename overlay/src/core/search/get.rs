@@ -324,3 +324,7 @@ impl Get {
 
 /// Pointers a thorough get keeps at most.
 const HEARD_LIMIT: usize = 64;
+
+#[cfg(test)]
+#[path = "get_tests.rs"]
+mod tests;

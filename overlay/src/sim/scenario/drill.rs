@@ -196,7 +196,6 @@ pub(super) fn partition(setup: &Setup, progress: Progress<'_>) -> Report {
     sim.run_for(Duration::from_secs(40));
     sim.faults_mut().part(Vec::new());
     let healed = sim.now();
-    let before = [1, 2].map(|level| kept(&groups(&sim, level), &before[level - 1], &sides));
     let whole = unparted(setup, nodes, &sides, healed + MERGE_TIME);
     let (mut rounds, mut merged) = (Vec::new(), None);
     while sim.now().since(healed) < HEAL_TIME {
@@ -210,7 +209,7 @@ pub(super) fn partition(setup: &Setup, progress: Progress<'_>) -> Report {
             sim.run_for(Duration::from_millis(10));
         }
         rounds.push((start, pending));
-        if merged.is_none() && are_together(&sim, &before, &whole) {
+        if merged.is_none() && are_together(&sim, &before, &sides, &whole) {
             merged = Some(sim.now());
         }
         progress(0.8 + 0.2 * sim.now().since(healed).as_secs_f64() / HEAL_TIME.as_secs_f64(), sim.events());
@@ -232,7 +231,7 @@ pub(super) fn partition(setup: &Setup, progress: Progress<'_>) -> Report {
     let mut report = Report::default();
     report.hold("heal_s", since(last_bad), Bound::AtMost(30.0));
     report.hold("merged_s", merged.map_or(f64::INFINITY, since), Bound::AtMost(MERGE_TIME.as_secs_f64()));
-    for (name, shares) in [("together", together(&sim, &before)), ("unparted", whole)] {
+    for (name, shares) in [("together", together(&sim, &before, &sides)), ("unparted", whole)] {
         report.print(format!("l1_{name}_share"), shares[0]);
         report.print(format!("l2_{name}_share"), shares[1]);
     }
@@ -240,8 +239,8 @@ pub(super) fn partition(setup: &Setup, progress: Progress<'_>) -> Report {
     report
 }
 
-/// Of each cluster as it was before, the nodes that are still with most of those of their own side. Over ten minutes some nodes
-/// find better clusters in any network; these are not what a partition parted.
+/// Of each cluster as it was before, the nodes that are still with most of those of their own side. Over ten minutes, and after, some
+/// nodes find better clusters in any network; these are not what a partition parted.
 fn kept(
     now: &BTreeMap<Key, Vec<usize>>,
     before: &BTreeMap<Key, Vec<usize>>,
@@ -267,20 +266,21 @@ fn unparted(setup: &Setup, nodes: usize, sides: &[u8], until: Instant) -> [f64; 
     sim.run_for(Duration::from_secs(10));
     let before = [1, 2].map(|level| groups(&sim, level));
     sim.run_until(until);
-    let before = [1, 2].map(|level| kept(&groups(&sim, level), &before[level - 1], sides));
-    together(&sim, &before)
+    together(&sim, &before, sides)
 }
 
 /// Whether 99 % of the nodes, or as many as in a network that was never parted, are with most of those they shared their
 /// clusters with before.
-fn are_together(sim: &Sim, before: &[BTreeMap<Key, Vec<usize>>; 2], unparted: &[f64; 2]) -> bool {
-    together(sim, before).iter().zip(unparted).all(|(share, unparted)| *share >= unparted.min(0.99))
+fn are_together(sim: &Sim, before: &[BTreeMap<Key, Vec<usize>>; 2], sides: &[u8], unparted: &[f64; 2]) -> bool {
+    together(sim, before, sides).iter().zip(unparted).all(|(share, unparted)| *share >= unparted.min(0.99))
 }
 
-/// The part of the nodes that are with most of those they shared their cluster with before, at levels 1 and 2.
-fn together(sim: &Sim, before: &[BTreeMap<Key, Vec<usize>>; 2]) -> [f64; 2] {
+/// The part of the nodes that are with most of those they shared their cluster with before, at levels 1 and 2, of those that are
+/// with most of their own side.
+fn together(sim: &Sim, before: &[BTreeMap<Key, Vec<usize>>; 2], sides: &[u8]) -> [f64; 2] {
     [1, 2].map(|level| {
-        let (cluster, before) = (clusters_of(&groups(sim, level)), &before[level - 1]);
+        let groups = groups(sim, level);
+        let (cluster, before) = (clusters_of(&groups), kept(&groups, &before[level - 1], sides));
         let all = before.values().map(Vec::len).sum();
         let with = before.values().filter_map(|nodes| most(&cluster, nodes)).map(|(_, count)| count).sum();
         count(with) / count(all)
