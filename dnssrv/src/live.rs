@@ -67,6 +67,8 @@ pub(crate) struct Watch {
     last_good: LastGood,
     /// Of the last picture made.
     epoch: u64,
+    /// When the widest level was last found doubtful.
+    doubted: Option<Instant>,
 }
 
 /// What the index said last.
@@ -96,7 +98,16 @@ impl Watch {
     /// Nobody seen yet but those handed back from an earlier run.
     pub(crate) fn new(health: Health, levels: u8, fallback: IpAddr, saved: Option<&Bytes>) -> Self {
         let last_good = LastGood::new(Instant::now(), saved.map(AsRef::as_ref), levels, health.candidates);
-        Self { health, levels, fallback, targets: BTreeMap::new(), seen: Seen::default(), last_good, epoch: 0 }
+        Self {
+            health,
+            levels,
+            fallback,
+            targets: BTreeMap::new(),
+            seen: Seen::default(),
+            last_good,
+            epoch: 0,
+            doubted: None,
+        }
     }
 
     /// Asks the index who is there.
@@ -196,10 +207,12 @@ impl Watch {
             self.last_good.seen(now, at, &live);
             let (seen, known) = self.seen_of(unseen.iter().chain(self.last_good.of(at)));
             let are_all = ring.members.len() < self.health.candidates;
-            roster
-                .doubtful
-                .push(roster.are_too_few(seen, known) || (at == 0 && are_all && self.is_one_missed(&unseen)));
+            let doubtful = roster.are_too_few(seen, known) || (at == 0 && are_all && self.is_one_missed(&unseen));
+            roster.doubtful.push(doubtful);
             roster.rings.push(Ring { live, unseen, ..ring.clone() });
+        }
+        if let Some(widest) = roster.doubtful.first_mut() {
+            *widest = self.lingers(now, *widest);
         }
         let own = || self.targets.iter().filter(|(_, target)| target.own);
         let is_there = |ip: IpAddr| own().any(|(address, target)| address.ip() == ip && target.live != Some(false));
@@ -229,6 +242,15 @@ impl Watch {
             }
         }
         (answers.iter().filter(|answers| **answers).count(), answers.len())
+    }
+
+    /// Whether the widest level is doubted: for a moment longer than there is reason to, since others, which are asked how far they
+    /// are, come to know this server again at their own time.
+    fn lingers(&mut self, now: Instant, doubtful: bool) -> bool {
+        if doubtful {
+            self.doubted = Some(now);
+        }
+        self.doubted.is_some_and(|at| now.saturating_duration_since(at) < LINGERS)
     }
 
     /// Whether a proxy that was live lately answers and the index does not know it: it was cut off and has not found back yet, and
@@ -362,6 +384,8 @@ fn server(node: &NodeInfo) -> Server {
 
 /// Bytes of quota left below which a proxy is sent less. \[guess\]
 const LITTLE: u64 = 8 << 30;
+/// How long the widest level is doubted beyond the reason: pictures are made anew, and others heard of, several times meanwhile. \[guess\]
+const LINGERS: Duration = Duration::from_secs(10);
 /// Proxies of a level from which on a share of them means anything. \[guess\]
 const FEW: usize = 5;
 
@@ -600,7 +624,8 @@ mod tests {
         assert_eq!(watch.roster(now).doubtful, [true, false], "who left a nearer cluster is not missed there");
         let gone = SocketAddr::from(([127, 0, 0, 4], 8080));
         let _ = [(); 3].map(|()| watch.checked(now, gone, false));
-        assert_eq!(watch.roster(now).doubtful, [false; 2], "one that is gone is no longer missed");
+        assert_eq!(watch.roster(now + LINGERS / 2).doubtful, [true, false], "for a moment yet");
+        assert_eq!(watch.roster(now + LINGERS).doubtful, [false; 2], "one that is gone is no longer missed");
     }
 
     #[test]
