@@ -11,7 +11,8 @@ use std::{
 use atoll_overlay::{Key, Level, Prefix};
 
 use crate::{
-    Probes, Source, distances::Distances, minima::Minima, near::Near, overrides::Overrides, placement::Placement,
+    Probes, Source, distances::Distances, hints::Pace, minima::Minima, near::Near, overrides::Overrides,
+    placement::Placement,
 };
 
 /// What is known of prefixes.
@@ -22,8 +23,10 @@ pub(crate) struct Clients {
     thresholds: Vec<Duration>,
     /// This server's clusters, level 0 first.
     clusters: Vec<Key>,
-    /// Since when the widest level is doubted, if it is.
-    doubted: Option<Instant>,
+    /// Of the servers that are known now, and since when they are.
+    company: (u64, Option<Instant>),
+    /// How often what was searched in other company is searched anew.
+    renewals: Pace,
     probe: Probes,
     limit: usize,
     overrides: Arc<Overrides>,
@@ -41,10 +44,22 @@ struct Known {
     /// When the index was last asked about it, and answered.
     asked: Option<Instant>,
     distances: Distances,
-    /// When servers of other clusters were last sent to measure it, and how far that went.
-    scouted: Option<(Instant, Scouts)>,
+    scouted: Option<Search>,
     /// What this server told the index of it, and when.
     told: Option<(Arc<Near>, Instant)>,
+}
+
+/// The last search by servers of other clusters for who is near a prefix.
+#[derive(Debug, Clone, Copy)]
+struct Search {
+    /// When they were sent.
+    at: Instant,
+    /// How far it has come, or the one before it.
+    scouts: Scouts,
+    /// The company they were sent in; 0: too few were sent.
+    company: u64,
+    /// Whether some did not know this server and said nothing.
+    refused: bool,
 }
 
 /// A foreign cluster near a prefix, as it was last heard of.
@@ -70,7 +85,8 @@ impl Clients {
     /// Nothing known yet; thresholds and times as in the configuration.
     pub(crate) fn new(thresholds: Vec<Duration>, probe: Probes, limit: usize) -> Self {
         let (known, order, clusters, overrides) = (BTreeMap::new(), VecDeque::new(), Vec::new(), Arc::default());
-        Self { known, order, thresholds, clusters, doubted: None, probe, limit, overrides }
+        let renewals = Pace::new(Instant::now(), RENEWALS);
+        Self { known, order, thresholds, clusters, company: (0, None), renewals, probe, limit, overrides }
     }
 
     /// The same, but for prefixes that the operator has placed.
@@ -83,20 +99,20 @@ impl Clients {
         self.clusters = clusters;
     }
 
-    /// Whether the widest level is doubted from now on. Where that ends, who is near the prefixes that were searched for meanwhile is
-    /// found out anew: nobody of those who were cut off had been asked.
-    pub(crate) fn set_doubt(&mut self, now: Instant, doubted: bool) {
-        match (self.doubted, doubted) {
-            (None, true) => self.doubted = Some(now),
-            (Some(from), false) => {
-                self.doubted = None;
-                let partly = |(at, _): (Instant, Scouts)| at + DOUBTED_WITHIN >= from;
-                for known in self.known.values_mut().filter(|known| known.scouted.is_some_and(partly)) {
-                    (known.scouted, known.asked, known.since) = (None, None, now);
-                }
-            }
-            (None, false) | (Some(_), true) => {}
+    /// The company this server is in from now on. Who is near a prefix that was searched for in an earlier one is found out anew when
+    /// it is next asked for: nobody of those who came had been asked. What is known of it holds meanwhile.
+    pub(crate) fn set_company(&mut self, now: Instant, company: u64) {
+        if company > self.company.0 {
+            self.company = (company, Some(now));
         }
+    }
+
+    /// Whether who came since a search, or did not know this server then, may be nearer to a prefix than all that it found.
+    fn is_outdated(&self, now: Instant, prefix: Prefix, search: Search) -> bool {
+        let (company, since) = self.company;
+        let refused = search.refused && since.is_some_and(|at| now.saturating_duration_since(at) < KNOWN_BY_THEN);
+        let innermost = || usize::from(self.placement(now, prefix, true).level.0) == self.thresholds.len();
+        (search.company < company || refused) && !innermost()
     }
 
     /// Whether a prefix belongs to a cluster rather than to this server, which is of this level to it, at this RTT.
@@ -166,13 +182,17 @@ impl Clients {
     /// Whether servers of other clusters are to be sent to measure a prefix (again), sooner if some are lacking that would be asked
     /// now. If so they count as sent.
     pub(crate) fn is_to_scout(&mut self, now: Instant, prefix: Prefix, lacks: impl FnOnce(&Placement) -> bool) -> bool {
-        let again = self.probe.scout_again;
-        let age = self.entry(now, prefix).scouted.map(|(at, _)| now.saturating_duration_since(at));
-        let due = age
-            .is_none_or(|age| age >= again || (age >= again.min(LACKING) && lacks(&self.placement(now, prefix, true))));
-        let scouted = &mut self.entry(now, prefix).scouted;
+        let (again, company) = (self.probe.scout_again, self.company.0);
+        let last = self.entry(now, prefix).scouted;
+        let due = last.is_none_or(|search| {
+            let age = now.saturating_duration_since(search.at);
+            age >= again
+                || (age >= again.min(LACKING) && lacks(&self.placement(now, prefix, true)))
+                || (age >= again.min(RENEWED) && self.is_outdated(now, prefix, search) && self.renewals.spare(now))
+        });
         if due {
-            *scouted = Some((now, scouted.map_or(Scouts::Out, |(_, scouts)| scouts)));
+            let scouts = last.map_or(Scouts::Out, |search| search.scouts);
+            self.entry(now, prefix).scouted = Some(Search { at: now, scouts, company, refused: false });
         }
         due
     }
@@ -180,13 +200,22 @@ impl Clients {
     /// They could not be sent after all.
     pub(crate) fn scouts_stayed(&mut self, prefix: Prefix) {
         if let Some(known) = self.known.get_mut(&prefix) {
-            known.scouted = None;
+            // What an earlier search found holds.
+            let earlier = known.scouted.filter(|search| search.scouts > Scouts::Out);
+            known.scouted = earlier.map(|search| Search { company: 0, ..search });
+        }
+    }
+
+    /// Some of them were sent away by servers that do not know this one yet.
+    pub(crate) fn scouts_refused(&mut self, prefix: Prefix) {
+        if let Some(search) = self.known.get_mut(&prefix).and_then(|known| known.scouted.as_mut()) {
+            search.refused = true;
         }
     }
 
     /// Whether they are on their way and none but the quickest was heard yet.
     pub(crate) fn is_scouted(&self, prefix: Prefix) -> bool {
-        self.known.get(&prefix).and_then(|known| known.scouted).is_some_and(|(_, scouts)| scouts == Scouts::Out)
+        self.known.get(&prefix).and_then(|known| known.scouted).is_some_and(|search| search.scouts == Scouts::Out)
     }
 
     /// Some of them, or all, said which cluster is nearer than this server's, if there is one.
@@ -196,8 +225,9 @@ impl Clients {
         known.scouted = match (known.scouted, scouts) {
             // Some were asked ahead of the search, which is still to be sent.
             (None, Scouts::Out) => None,
-            (None, _) => Some((now, scouts)),
-            (Some((at, before)), _) => Some((at, before.max(scouts))),
+            // Of one that was forgotten meanwhile.
+            (None, _) => Some(Search { at: now, scouts, company: 0, refused: false }),
+            (Some(search), _) => Some(Search { scouts: search.scouts.max(scouts), ..search }),
         };
         // Another search may have found a nearer one.
         known.take_near(now, near);
@@ -286,11 +316,11 @@ impl Clients {
             let somewhere = near.is_some() || own > Level::GLOBAL;
             // Whoever is near had the time to say so in the index.
             let heard = known.asked.is_some_and(|asked| asked >= known.since + SAID_WITHIN);
-            match known.scouted {
-                Some((_, Scouts::Back)) => true,
+            match known.scouted.map(|search| search.scouts) {
+                Some(Scouts::Back) => true,
                 // Farther out, one may still be found that is nearer.
-                Some((_, Scouts::Heard)) => innermost || long_known,
-                Some((_, Scouts::Out)) => (somewhere && heard) || long_known,
+                Some(Scouts::Heard) => innermost || long_known,
+                Some(Scouts::Out) => (somewhere && heard) || long_known,
                 None if self.probe.sends_scouts() => (somewhere && heard) || long_known,
                 // Nobody is sent: those it is referred to measure it, and say so in the index.
                 None => !hints || innermost || (known.asked.is_some() && (own > Level::GLOBAL || long_known)),
@@ -298,7 +328,7 @@ impl Clients {
         });
         let handed_over = near.is_some() && (innermost || !self.probe.sends_scouts());
         let settled = handed_over || ((rtt.is_some() || near.is_some()) && looked);
-        let awaited = known.and_then(|known| known.scouted).is_some_and(|(_, scouts)| scouts == Scouts::Out);
+        let awaited = known.and_then(|known| known.scouted).is_some_and(|search| search.scouts == Scouts::Out);
         let distances = known.map(|known| known.distances.awaiting(awaited)).unwrap_or_default();
         Placement { level, rtt, near, settled, distances, placed: false }
     }
@@ -395,8 +425,12 @@ impl Near {
 pub(crate) const SAID_WITHIN: Duration = Duration::from_millis(1500);
 /// The least time between two searches for a prefix of which neighbours have not said how far they are. \[guess\]
 const LACKING: Duration = Duration::from_secs(10);
-/// How long it takes to notice that proxies are cut off: two checks. \[guess\]
-const DOUBTED_WITHIN: Duration = Duration::from_secs(15);
+/// The least time between two searches for a prefix of which others may be nearer that were not asked. \[guess\]
+const RENEWED: Duration = Duration::from_secs(3);
+/// Such searches begun in a second: with what each takes of it, a fraction of the errands there may be at a time. \[guess\]
+const RENEWALS: u32 = 8;
+/// How long it takes those who came at most to know this server as it knows them. \[guess\]
+const KNOWN_BY_THEN: Duration = Duration::from_secs(60);
 /// By when what scouts found is in the index, too. \[guess\]
 const SAID_BY_THEN: Duration = Duration::from_secs(10);
 /// How long what this server tells the index stays there. \[guess\]
@@ -472,25 +506,84 @@ mod tests {
         assert!(clients.is_to_scout(again + ms(10_000), prefix(), |_| true), "a neighbour joined");
     }
 
+    /// A prefix that was searched for at this distance in company 1, and that it is searched for in company 2.
+    fn searched_in_company(now: Instant, rtt: u64) -> Clients {
+        let mut clients = clients();
+        clients.probe.scouts = 6;
+        clients.set_company(now, 1);
+        clients.measured(now, prefix(), Source::CnameGap, ms(rtt));
+        assert!(clients.is_to_scout(now, prefix(), |_| false));
+        clients.scouted(now, prefix(), None, Scouts::Back);
+        clients
+    }
+
     #[test]
-    fn what_scouts_found_while_the_widest_level_was_doubted_is_found_out_anew() {
-        for (searched, stays) in [(1_000, true), (30_000, false), (70_000, false)] {
+    fn who_is_near_is_found_out_anew_once_others_came_and_what_is_known_holds_meanwhile() {
+        for (rtt, renewed) in [(130, true), (30, true), (15, false)] {
             let now = Instant::now();
-            let mut clients = clients();
-            clients.probe.scouts = 6;
-            let at = now + ms(searched);
-            clients.measured(at, prefix(), Source::CnameGap, ms(130));
-            clients.asked(at, prefix(), None);
-            assert!(clients.is_to_scout(at, prefix(), |_| false));
-            clients.scouted(at, prefix(), None, Scouts::Back);
-            clients.set_doubt(now + ms(40_000), true);
-            clients.set_doubt(now + ms(90_000), true);
-            let whole = now + ms(100_000);
-            assert!(clients.placement(whole, prefix(), true).settled);
-            clients.set_doubt(whole, false);
-            assert_eq!(clients.placement(whole, prefix(), true).settled, stays, "searched after {searched} ms");
-            assert_eq!(clients.is_to_scout(whole, prefix(), |_| false), !stays);
+            let mut clients = searched_in_company(now, rtt);
+            let later = now + ms(300_000);
+            assert!(!clients.is_to_scout(later, prefix(), |_| false));
+            clients.set_company(later, 2);
+            assert_eq!(clients.is_to_scout(later, prefix(), |_| false), renewed, "{rtt} ms");
+            assert!(clients.placement(later, prefix(), true).settled, "{rtt} ms");
+            assert!(!clients.is_to_scout(later + RENEWED * 2, prefix(), |_| false), "once");
         }
+    }
+
+    #[test]
+    fn a_search_that_began_before_others_came_is_done_again_whenever_it_ends() {
+        let now = Instant::now();
+        let mut clients = searched_in_company(now, 130);
+        assert!(clients.is_to_scout(now + ms(600_000), prefix(), |_| false));
+        clients.set_company(now + ms(600_100), 2);
+        clients.scouted(now + ms(600_200), prefix(), None, Scouts::Back);
+        assert!(!clients.is_to_scout(now + ms(602_999), prefix(), |_| false));
+        assert!(clients.is_to_scout(now + ms(603_000), prefix(), |_| false));
+    }
+
+    #[test]
+    fn where_scouts_were_not_known_yet_they_are_sent_again_until_they_should_be() {
+        let now = Instant::now();
+        let mut clients = searched_in_company(now, 130);
+        clients.scouts_refused(prefix());
+        assert!(clients.is_to_scout(now + RENEWED, prefix(), |_| false));
+        assert!(!clients.is_to_scout(now + RENEWED * 2, prefix(), |_| false), "this time nobody refused");
+        clients.scouts_refused(prefix());
+        assert!(!clients.is_to_scout(now + KNOWN_BY_THEN, prefix(), |_| false));
+    }
+
+    #[test]
+    fn where_there_is_no_room_for_a_search_what_an_earlier_one_found_holds() {
+        let now = Instant::now();
+        let mut clients = searched_in_company(now, 130);
+        clients.set_company(now, 2);
+        let mut at = now;
+        for _ in 0..3 {
+            at += RENEWED;
+            assert!(clients.is_to_scout(at, prefix(), |_| false), "it is still to be done");
+            clients.scouts_stayed(prefix());
+            assert!(clients.placement(at, prefix(), true).settled);
+        }
+    }
+
+    #[test]
+    fn however_many_prefixes_are_to_be_searched_anew_it_is_a_few_at_a_time() {
+        let now = Instant::now();
+        let mut clients = Clients { limit: 1_000, ..searched_in_company(now, 130) };
+        let other = |number: u32| Prefix::of(std::net::Ipv4Addr::from(number << 8).into());
+        for number in 1..=500 {
+            clients.measured(now, other(number), Source::CnameGap, ms(130));
+            assert!(clients.is_to_scout(now, other(number), |_| false), "a new one waits for nobody");
+        }
+        let mut renewed = |at| (1..=500).filter(|number| clients.is_to_scout(at, other(*number), |_| false)).count();
+        let began = renewed(now + ms(60_000));
+        assert_eq!(began, 0, "nobody came");
+        clients.set_company(now + ms(60_000), 2);
+        let mut renewed = |at| (1..=500).filter(|number| clients.is_to_scout(at, other(*number), |_| false)).count();
+        let many: Vec<usize> = (60..64).map(|second| renewed(now + ms(second * 1_000))).collect();
+        let most = usize::try_from(RENEWALS).unwrap();
+        assert!(many.iter().all(|many| (1..=most).contains(many)), "{many:?}");
     }
 
     #[test]

@@ -268,6 +268,7 @@ pub struct Ttls {
     #[serde(with = "span")]
     pub unknown: Duration,
     /// Of addresses while less than `health.doubt` percent of the level's proxies are seen alive, if that is less than their level's.
+    /// Of the widest level also while some that were cut off come back.
     /// Longer: those named now may be dead by then, too; shorter: more questions while things are bad. \[guess\]
     #[serde(with = "span")]
     pub doubtful: Duration,
@@ -391,7 +392,8 @@ pub struct Health {
     pub panic: u32,
     /// Percent of a level's proxies, those known and those seen alive within the last two minutes, that must be seen alive now for
     /// answers to be kept as long as the level's are; below it they are kept for `ttl.doubtful`. Lower: resolvers keep what a cut or
-    /// an outage is taking away; higher: more questions while some are down. 0: never. \[measured: after a cut of 20 nodes into 12 and 8,
+    /// an outage is taking away; higher: more questions while some are down. 0: never, nor while some that were cut off come back.
+    /// \[measured: after a cut of 20 nodes into 12 and 8,
     /// at 50 what the larger side had answered outlived the cut\]
     pub doubt: u32,
     /// Checks at a time. \[guess\]

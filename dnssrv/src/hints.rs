@@ -131,6 +131,7 @@ async fn tell(redirector: &Redirector, prefix: Prefix, near: &Near) {
 const AT_ONCE: usize = 64;
 
 /// So many beginnings a second: as many at once after a quiet second, the others evenly.
+#[derive(Debug)]
 pub(crate) struct Pace {
     per_second: u32,
     left: f64,

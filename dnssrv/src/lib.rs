@@ -14,6 +14,7 @@
 //!
 //! Read [`serve`] and [`Server`] first, then `answer.rs`, where the design is.
 
+mod company;
 mod config;
 pub use config::{ApexServer, Config, Health, Limits, Mode, QueryLog, RateLimit, StaticRecord, Ttls};
 mod measuring;

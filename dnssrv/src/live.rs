@@ -15,6 +15,7 @@ use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     client::TOLD_FOR,
+    company::Company,
     config::Health,
     health_check::is_there,
     last_good::LastGood,
@@ -67,8 +68,7 @@ pub(crate) struct Watch {
     last_good: LastGood,
     /// Of the last picture made.
     epoch: u64,
-    /// When the widest level was last found doubtful.
-    doubted: Option<Instant>,
+    company: Company,
 }
 
 /// What the index said last.
@@ -77,6 +77,8 @@ struct Seen {
     me: Option<Server>,
     rings: Vec<(Vec<NodeInfo>, Ring)>,
     roster: Roster,
+    /// Whether these are all proxies and servers of the widest level: no more are known than are looked at.
+    are_all: bool,
 }
 
 /// One address of a proxy.
@@ -106,7 +108,7 @@ impl Watch {
             seen: Seen::default(),
             last_good,
             epoch: 0,
-            doubted: None,
+            company: Company::default(),
         }
     }
 
@@ -131,6 +133,7 @@ impl Watch {
         let mut roster = Roster::default();
         let mut rings = Vec::new();
         let mut unwilling = Vec::new();
+        let mut are_all = false;
         for level in (0..self.levels).map(Level) {
             let proxies = index.nodes(&query(level, Roles::PROXY));
             let servers = index.nodes(&query(level, Roles::DNSSRV));
@@ -141,6 +144,10 @@ impl Watch {
                 roster.secure.extend(targets(node).map(|target| (target.ip(), secure.clone())));
             }
             roster.mute.extend(mute_of(&proxies));
+            if level == Level::GLOBAL {
+                are_all = proxies.len().max(servers.len()) < self.health.candidates;
+                self.company.named(Instant::now(), servers.iter().map(|node| node.id));
+            }
             let members = proxies.iter().chain(&servers).map(|node| node.id).collect();
             let servers = servers.iter().filter(|node| node.id != me.id && !node.draining).map(server).collect();
             let cluster = clusters.iter().find(|info| info.level == level).map_or(Key::ZERO, |info| info.cluster);
@@ -160,7 +167,7 @@ impl Watch {
         roster.dead.clone_from(&unwilling);
         roster.unwilling = unwilling;
         self.retarget(&rings, &redirector.foreign(Instant::now()));
-        self.seen = Seen { me: myself, rings, roster };
+        self.seen = Seen { me: myself, rings, roster, are_all };
     }
 
     /// A target was asked. Says whether it counts otherwise than before.
@@ -197,6 +204,7 @@ impl Watch {
         self.epoch += 1;
         roster.doubt = u8::try_from(self.health.doubt).unwrap_or(100);
         roster.epoch = self.epoch;
+        roster.company = self.company.number();
         roster.me.clone_from(&self.seen.me);
         for (at, (nodes, ring)) in self.seen.rings.iter().enumerate() {
             let mut live: Vec<Proxy> = nodes.iter().filter_map(|node| self.proxy(node, Some(true))).collect();
@@ -206,13 +214,10 @@ impl Watch {
             let unseen: Vec<Proxy> = nodes.iter().filter_map(|node| self.proxy(node, None)).collect();
             self.last_good.seen(now, at, &live);
             let (seen, known) = self.seen_of(unseen.iter().chain(self.last_good.of(at)));
-            let are_all = ring.members.len() < self.health.candidates;
-            let doubtful = roster.are_too_few(seen, known) || (at == 0 && are_all && self.is_one_missed(&unseen));
-            roster.doubtful.push(doubtful);
+            let is_cut = at == 0 && self.seen.are_all && self.health.doubt > 0;
+            let is_cut = is_cut && (self.company.is_just_back(now) || self.is_one_missed(&unseen));
+            roster.doubtful.push(roster.are_too_few(seen, known) || is_cut);
             roster.rings.push(Ring { live, unseen, ..ring.clone() });
-        }
-        if let Some(widest) = roster.doubtful.first_mut() {
-            *widest = self.lingers(now, *widest);
         }
         let own = || self.targets.iter().filter(|(_, target)| target.own);
         let is_there = |ip: IpAddr| own().any(|(address, target)| address.ip() == ip && target.live != Some(false));
@@ -244,22 +249,9 @@ impl Watch {
         (answers.iter().filter(|answers| **answers).count(), answers.len())
     }
 
-    /// Whether the widest level is doubted: for a moment longer than there is reason to, since others, which are asked how far they
-    /// are, come to know this server again at their own time.
-    fn lingers(&mut self, now: Instant, doubtful: bool) -> bool {
-        if doubtful {
-            self.doubted = Some(now);
-        }
-        self.doubted.is_some_and(|at| now.saturating_duration_since(at) < LINGERS)
-    }
-
     /// Whether a proxy that was live lately answers and the index does not know it: it was cut off and has not found back yet, and
-    /// may be nearer to many than those that are known. Not of nearer levels, whose clusters proxies leave, and not where more are
-    /// known than are looked at.
+    /// may be nearer to many than those that are known. Not of nearer levels, whose clusters proxies leave.
     fn is_one_missed(&self, known: &[Proxy]) -> bool {
-        if self.health.doubt == 0 {
-            return false;
-        }
         let known: BTreeSet<IpAddr> = known.iter().flat_map(Proxy::addresses).collect();
         let is_missed = |proxy: &Proxy| {
             let mut addresses = proxy.addresses();
@@ -384,8 +376,6 @@ fn server(node: &NodeInfo) -> Server {
 
 /// Bytes of quota left below which a proxy is sent less. \[guess\]
 const LITTLE: u64 = 8 << 30;
-/// How long the widest level is doubted beyond the reason: pictures are made anew, and others heard of, several times meanwhile. \[guess\]
-const LINGERS: Duration = Duration::from_secs(10);
 /// Proxies of a level from which on a share of them means anything. \[guess\]
 const FEW: usize = 5;
 
@@ -562,10 +552,8 @@ mod tests {
     fn a_level_whose_proxies_mostly_stopped_answering_is_doubted_even_if_the_index_forgot_them() {
         let mut watch = watch();
         watch.health.doubt = 50;
-        // A nearer level: of the widest more is expected.
-        watch.seen.rings.insert(0, (Vec::new(), watch.seen.rings[0].1.clone()));
         let nodes: Vec<NodeInfo> = (1..=6).map(node).collect();
-        watch.seen.rings[1].0 = nodes.clone();
+        watch.seen.rings[0].0 = nodes.clone();
         let rings = watch.seen.rings.clone();
         watch.retarget(&rings, &[]);
         let now = Instant::now();
@@ -577,22 +565,22 @@ mod tests {
             }
         };
         answers(&mut watch, 1..=2, true);
-        assert_eq!(watch.roster(now).doubtful, [false, true], "few are seen alive yet");
+        assert_eq!(watch.roster(now).doubtful, [true], "few are seen alive yet");
         answers(&mut watch, 3..=6, true);
-        assert_eq!(watch.roster(now).doubtful, [false, false]);
+        assert_eq!(watch.roster(now).doubtful, [false]);
         // A cut: the index knows two, the others do not answer any more.
-        watch.seen.rings[1].0.truncate(2);
+        watch.seen.rings[0].0.truncate(2);
         let rings = watch.seen.rings.clone();
         watch.retarget(&rings, &[]);
         answers(&mut watch, 4..=6, false);
-        assert_eq!(watch.roster(now).doubtful, [false, false], "half is not less than half");
+        assert_eq!(watch.roster(now).doubtful, [false], "half is not less than half");
         answers(&mut watch, 3..=3, false);
         let roster = watch.roster(now);
-        assert_eq!((&roster.doubtful[..], roster.rings[1].live.len()), (&[false, true][..], 2));
+        assert_eq!((&roster.doubtful[..], roster.rings[0].live.len()), (&[true][..], 2));
         let later = now + Duration::from_secs(600);
-        assert_eq!(watch.roster(later).doubtful, [false, false], "long dead, they are nobody's hope");
+        assert_eq!(watch.roster(later).doubtful, [false], "long dead, they are nobody's hope");
         watch.health.doubt = 0;
-        assert_eq!(watch.roster(now).doubtful, [false, false], "switched off");
+        assert_eq!(watch.roster(now).doubtful, [false], "switched off");
     }
 
     #[test]
@@ -607,6 +595,7 @@ mod tests {
         watch.seen.rings.insert(0, watch.seen.rings[0].clone());
         watch.seen.rings.truncate(2);
         let rings = watch.seen.rings.clone();
+        watch.seen.are_all = true;
         watch.retarget(&rings, &[]);
         let now = Instant::now();
         let all = |watch: &mut Watch, good| {
@@ -622,10 +611,19 @@ mod tests {
         let rings = watch.seen.rings.clone();
         watch.retarget(&rings, &[]);
         assert_eq!(watch.roster(now).doubtful, [true, false], "who left a nearer cluster is not missed there");
+        watch.seen.are_all = false;
+        assert_eq!(watch.roster(now).doubtful, [false; 2], "more are known than are looked at");
+        watch.seen.are_all = true;
         let gone = SocketAddr::from(([127, 0, 0, 4], 8080));
         let _ = [(); 3].map(|()| watch.checked(now, gone, false));
-        assert_eq!(watch.roster(now + LINGERS / 2).doubtful, [true, false], "for a moment yet");
-        assert_eq!(watch.roster(now + LINGERS).doubtful, [false; 2], "one that is gone is no longer missed");
+        assert_eq!(watch.roster(now).doubtful, [false; 2], "one that is gone is no longer missed");
+        watch.company.named(now, [1, 2].map(|last| node(last).id).into_iter());
+        assert_eq!(watch.roster(now).doubtful, [false; 2], "who is new was not cut off");
+        let later = now + Duration::from_secs(60);
+        watch.company.named(now + Duration::from_secs(1), [2].map(|last| node(last).id).into_iter());
+        watch.company.named(later, [1].map(|last| node(last).id).into_iter());
+        let roster = watch.roster(later);
+        assert_eq!((&roster.doubtful[..], roster.company), (&[true, false][..], 2), "it was away");
     }
 
     #[test]

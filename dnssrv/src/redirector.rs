@@ -333,12 +333,12 @@ impl Redirector {
             return;
         }
         let clusters = roster.rings.iter().map(|ring| ring.cluster).collect();
-        let doubted = roster.is_doubtful(Level::GLOBAL);
+        let company = roster.company;
         *current = Arc::new(roster);
         drop(current);
         let mut known = self.clients();
         known.set_clusters(clusters);
-        known.set_doubt(Instant::now(), doubted);
+        known.set_company(Instant::now(), company);
         drop(known);
         self.version.fetch_add(1, Ordering::Release);
     }

@@ -23,6 +23,8 @@ use crate::{
 pub(crate) struct Roster {
     /// Rises with every picture made: an earlier one never takes the place of a later one.
     pub(crate) epoch: u64,
+    /// Rises when servers come that were not known, or not for a while (`company.rs`).
+    pub(crate) company: u64,
     /// This server, unless it is leaving.
     pub(crate) me: Option<Server>,
     /// What is in this server's cluster at each level, level 0 first.
@@ -39,7 +41,8 @@ pub(crate) struct Roster {
     pub(crate) mute: BTreeSet<IpAddr>,
     /// Percent of proxies that must be seen alive for answers that name them to be kept long.
     pub(crate) doubt: u8,
-    /// Of each level, whether fewer are. Of a foreign cluster see [`Self::choose_near`].
+    /// Of each level, whether fewer are, or of the widest one whether some were cut off and may be nearer to many. Of a foreign
+    /// cluster see [`Self::choose_near`].
     pub(crate) doubtful: Vec<bool>,
     /// What proxies offer over TLS.
     pub(crate) secure: Offers,

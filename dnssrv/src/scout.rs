@@ -69,7 +69,7 @@ pub(crate) async fn search(redirector: Arc<Redirector>, quest: Quest) {
     let told = known_of(&redirector, &servers, &chosen);
     let at_once = [servers, beside].concat();
     let mut asked: Vec<NodeId> = Vec::new();
-    let mut search = Search { redirector, address, looks_on, near: None };
+    let mut search = Search { redirector, address, looks_on, near: None, refused: BTreeSet::new() };
     for round in rounds(&search.redirector.zone(), &at_once, [told, chosen].concat(), search.scouts()) {
         asked.extend(round.iter().map(|node| node.id));
         let again = search.send(round).await;
@@ -88,6 +88,9 @@ pub(crate) async fn search(redirector: Arc<Redirector>, quest: Quest) {
     let mut last = known_of(redirector, &redirector.servers_of(resolver), &[]);
     last.retain(|node| !asked.contains(&node.id));
     search.send(last).await;
+    if !search.refused.is_empty() {
+        search.redirector.clients().scouts_refused(prefix);
+    }
 }
 
 /// Begins to find that cluster while this server still measures how far the address is, since both take about as long and a question
@@ -98,7 +101,7 @@ pub(crate) async fn ahead(redirector: Arc<Redirector>, address: IpAddr) {
     let (chosen, _) = abroad(&me, servers_within(&redirector, own), (own, None), &redirector.config.thresholds, 0);
     let told = redirector.servers_of(Prefix::of(address));
     let first = rounds(&redirector.zone(), &told, chosen, redirector.config.probe.scouts).into_iter().next();
-    let mut search = Search { redirector, address, looks_on: true, near: None };
+    let mut search = Search { redirector, address, looks_on: true, near: None, refused: BTreeSet::new() };
     search.send(first.unwrap_or_default()).await;
 }
 
@@ -110,6 +113,8 @@ struct Search {
     looks_on: bool,
     /// The nearest cluster found so far.
     near: Option<Near>,
+    /// Servers that do not know this one yet.
+    refused: BTreeSet<NodeId>,
 }
 
 impl Search {
@@ -118,12 +123,21 @@ impl Search {
         let mut asked = JoinSet::new();
         for node in nodes {
             let (redirector, address, looks_on) = (Arc::clone(&self.redirector), self.address, self.looks_on);
-            asked.spawn(async move { (ask(&redirector, &node, address, looks_on).await.ok(), node) });
+            asked.spawn(async move { (ask(&redirector, &node, address, looks_on).await, node) });
         }
         let prefix = Prefix::of(self.address);
         let mut again = Vec::new();
         while let Some(Ok((report, node))) = asked.join_next().await {
-            let Some(report) = report else { continue };
+            let report = match report {
+                Ok(report) => report,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    self.refused.insert(node.id);
+                    again.push(node);
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            self.refused.remove(&node.id);
             self.redirector.scout_came(prefix, &node, report.rtt);
             if report.near.is_some() || report.rtt.is_none() {
                 again.push(node);
@@ -190,7 +204,7 @@ async fn ask(redirector: &Redirector, node: &NodeInfo, address: IpAddr, looks_on
             let Ok(reply) = reply else { continue };
             // The name carries the random bits.
             if reply.metadata.id == message.metadata.id && reply.queries == message.queries {
-                return read(&reply).ok_or_else(|| io::ErrorKind::InvalidData.into());
+                return read(&reply);
             }
         }
     };
@@ -307,7 +321,15 @@ pub(crate) fn read_answer(answer: &crate::answer::Answer) -> Option<Report> {
     read_bytes(&txt.txt_data.concat())
 }
 
-fn read(reply: &Message) -> Option<Report> {
+/// A report, `PermissionDenied` of a server that does not know who asks: to it there is no such name.
+fn read(reply: &Message) -> io::Result<Report> {
+    if reply.metadata.response_code == ResponseCode::NXDomain {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    read_noted(reply).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn read_noted(reply: &Message) -> Option<Report> {
     let data =
         reply.answers.iter().find_map(|record| if let RData::TXT(txt) = &record.data { Some(txt) } else { None });
     let data = data.filter(|_| reply.metadata.response_code == ResponseCode::NoError)?;
@@ -418,6 +440,22 @@ mod tests {
             let name = Name::from_ascii(format!("{wrong}.nyud.example.")).unwrap();
             assert_eq!(asked(&origin, &name), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_server_that_does_not_know_who_asks_refuses_and_one_that_may_not_measure_reports_nothing() {
+        let kind = |code| {
+            let mut reply = Message::query();
+            reply.metadata.response_code = code;
+            read(&reply).unwrap_err().kind()
+        };
+        assert_eq!(kind(ResponseCode::NXDomain), io::ErrorKind::PermissionDenied);
+        assert_eq!([ResponseCode::Refused, ResponseCode::NoError].map(kind), [io::ErrorKind::InvalidData; 2]);
+        let me = NodeInfo::new(NodeId::from(Key::ZERO), Roles::DNSSRV);
+        let index = Arc::new(atoll_overlay::Alone::new(me));
+        let (redirector, _probes, _errands) = Redirector::new(crate::Config::default(), index).unwrap();
+        let name = question(redirector.zone().origin(), 7, [192, 0, 2, 7].into(), false).unwrap();
+        assert!(matches!(redirector.zone().locate(&name), crate::zone::Place::Missing(_)), "so the name is none");
     }
 
     #[test]

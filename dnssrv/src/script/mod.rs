@@ -78,6 +78,7 @@ fn scene(level: u8) -> Scene {
             placed: false,
         },
         roster: Roster {
+            company: 0,
             epoch: 0,
             me: Some(server(1, 1)),
             rings: vec![ring(&[1, 2, 3, 4, 5, 6], &all), ring(&[1, 2, 3, 4], &region), ring(&[1, 2, 3], &near)],
