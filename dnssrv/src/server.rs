@@ -235,7 +235,8 @@ fn datagram_socket(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
     if shared {
         share(&socket)?;
     }
-    // Replies fit any path. A kernel that knows no such option fragments as it likes.
+    // A reply longer than the path takes, up to `udp_payload`, is cut in fragments on its way, whatever somebody says of the path.
+    // A kernel that knows no such option does as it likes.
     let _ = atoll_sys::datagrams::heed_no_path_mtu(&socket, address);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
@@ -286,3 +287,20 @@ pub(crate) async fn answer_later(
 
 /// Times a question waits at most: for a measurement, and for scouts.
 const MOST_WAITS: u32 = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn no_datagram_socket_heeds_what_is_said_of_the_path() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            for shared in [false, true] {
+                let Ok(socket) = datagram_socket(address.parse().unwrap(), shared) else { continue };
+                let own = socket.local_addr().unwrap();
+                assert!(!atoll_sys::datagrams::heeds_path_mtu(&socket, own).unwrap(), "{address}");
+            }
+        }
+    }
+}

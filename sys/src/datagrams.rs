@@ -21,6 +21,17 @@ where
     imp::heed_no_path_mtu(&SockRef::from(socket), address)
 }
 
+/// Whether what is sent from a socket follows what somebody says of the path's MTU; false where the system cannot be told.
+///
+/// # Errors
+/// The system's.
+pub fn heeds_path_mtu<'s, S>(socket: &'s S, address: SocketAddr) -> io::Result<bool>
+where
+    SockRef<'s>: From<&'s S>,
+{
+    imp::heeds_path_mtu(&SockRef::from(socket), address)
+}
+
 /// Room for a batch of datagrams and the replies to them, used over and over.
 pub struct Batch {
     inner: imp::Batch,
@@ -74,6 +85,23 @@ mod imp {
         // SAFETY: `value` is an integer of `length` bytes that outlives the call; the descriptor is open while `socket` lives.
         let answer = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) };
         if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    pub(super) fn heeds_path_mtu(socket: &SockRef<'_>, address: SocketAddr) -> io::Result<bool> {
+        let (level, name, unheeded) = match address {
+            SocketAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_OMIT),
+            SocketAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_OMIT),
+        };
+        let mut value: libc::c_int = 0;
+        let mut length = libc::socklen_t::try_from(size_of_val(&value)).map_err(io::Error::other)?;
+        #[expect(
+            unsafe_code,
+            reason = "neither std, socket2 nor nix wraps these options; the kernel writes `length` bytes"
+        )]
+        // SAFETY: `value` is writable for `length` bytes, and both outlive the call; the descriptor is open while `socket` lives.
+        let answer =
+            unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) };
+        if answer == 0 { Ok(value != unheeded) } else { Err(io::Error::last_os_error()) }
     }
 
     pub(super) struct Batch {
@@ -265,6 +293,10 @@ mod imp {
         Ok(())
     }
 
+    pub(super) fn heeds_path_mtu(_socket: &SockRef<'_>, _address: SocketAddr) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// One datagram at a time.
     pub(super) struct Batch {
         bytes: Vec<u8>,
@@ -300,6 +332,8 @@ mod imp {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+    #[cfg(target_os = "linux")]
+    use std::{path::Path, sync::OnceLock};
 
     use super::*;
 
@@ -373,32 +407,34 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn a_socket_heeds_no_path_mtu_once_told_so() {
-        use std::os::fd::AsRawFd as _;
-
-        use nix::libc;
-        for (address, level, name) in [
-            ("127.0.0.1:0", libc::IPPROTO_IP, libc::IP_MTU_DISCOVER),
-            ("[::1]:0", libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER),
-        ] {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(socket) = UdpSocket::bind(address) else { continue };
-            heed_no_path_mtu(&socket, socket.local_addr().unwrap()).unwrap();
-            let (mut value, mut length) = (0_i32, 4);
-            #[expect(unsafe_code, reason = "reads the option back")]
-            // SAFETY: `value` is writable for `length` bytes.
-            let answer =
-                unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) };
-            assert_eq!((answer, value), (0, libc::IP_PMTUDISC_OMIT), "{address}");
+            let own = socket.local_addr().unwrap();
+            assert!(heeds_path_mtu(&socket, own).unwrap(), "{address}");
+            heed_no_path_mtu(&socket, own).unwrap();
+            assert!(!heeds_path_mtu(&socket, own).unwrap(), "{address}");
         }
     }
 
     #[test]
+    #[cfg(target_os = "linux")]
     fn a_datagram_that_comes_after_it_fell_asleep_wakes_it() {
         let server = socket("127.0.0.1:0");
         let client = socket("127.0.0.1:0");
         let address = server.local_addr().unwrap();
         let mut batch = Batch::new(4, 64);
+        let which = OnceLock::new();
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| batch.receive(&server, Duration::from_nanos(1)));
+            let waiting = scope.spawn(|| {
+                let _ = which.set(std::fs::read_link("/proc/thread-self").unwrap());
+                batch.receive(&server, Duration::from_nanos(1))
+            });
+            // PID (NAME) STATE ...
+            let stat = || std::fs::read_to_string(Path::new("/proc").join(which.get()?).join("stat")).ok();
+            let sleeps = || Some(stat()?.rsplit_once(") ")?.1.starts_with('S'));
+            while !waiting.is_finished() && sleeps() != Some(true) {
+                std::thread::yield_now();
+            }
             client.send_to(b"now", address).unwrap();
             assert_eq!(waiting.join().unwrap().unwrap(), 1);
         });
