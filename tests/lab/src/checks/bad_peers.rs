@@ -44,7 +44,7 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
         // A hedge, and one more question to a root that is near.
         let bound = Wanted::AtMost(stage.by_scale(1.5, 0.3));
         stage.claim(format!("{name}_added_p50"), quantile(&took, 0.5) - base, "s", bound);
-        // Of one key in six the bad node is the root as well: it cannot be reached.
+        // Of some keys the bad node may be the root as well: then it cannot be reached.
         let bound = stage.by_scale(Wanted::Nothing, Wanted::AtMost(0.6));
         stage.claim(format!("{name}_added_worst"), quantile(&took, 1.0) - base, "s", bound);
     }

@@ -132,10 +132,16 @@ impl Shown<'_> {
         stage.figure("own_ttl_most", ttl(self.ttls.values().max()), "s");
         let with_a_choice = count(&|request| request.addresses.iter().any(&lives));
         stage.claim("failed_with_a_living_address", with_a_choice, "", Wanted::Exactly(0.0));
-        let second = self.requests.iter().filter(|request| request.failure.is_none() && request.first_address_failed);
+        let rescued = self.requests.iter().filter(|request| self.is_rescued(request, &lives));
         // Else nobody had anything to try, and the claim above says nothing.
         let wanted = stage.by_scale(Wanted::Nothing, Wanted::AtLeast(1.0));
-        stage.claim("served_by_a_second_address", second.count() as f64, "", wanted);
+        stage.claim("served_though_the_first_address_is_dead", rescued.count() as f64, "", wanted);
+    }
+
+    /// Whether a request was served after the deaths although the first address it was told was dead.
+    fn is_rescued(&self, request: &Request, lives: impl Fn(&IpAddr) -> bool) -> bool {
+        let is_dead = request.addresses.first().is_some_and(|first| !lives(first));
+        request.failure.is_none() && request.begun() >= self.all_dead && is_dead
     }
 }
 
@@ -170,5 +176,26 @@ mod tests {
         assert_eq!([13, 14].map(|due| shown.is_after(&Request::example(0, due, 30))), [false, true]);
         assert_eq!([15, 16].map(|due| shown.is_after(&Request::example(1, due, 30))), [false, true]);
         assert!(shown.is_after(&Request::example(2, 8, 30)), "who was told nothing has nothing to wait for");
+    }
+
+    #[test]
+    fn only_who_was_served_after_the_deaths_and_told_a_dead_address_first_was_rescued() {
+        let (dead, living) = (IpAddr::from([198, 18, 0, 1]), IpAddr::from([198, 18, 0, 2]));
+        let all_dead = Duration::from_secs(6);
+        let shown =
+            Shown { requests: &[], killed_at: all_dead, all_dead, noticed: all_dead, ttls: BTreeMap::default() };
+        let is_rescued = |due, addresses: [IpAddr; 2], failure: Option<&str>| {
+            let request = Request {
+                addresses: addresses.to_vec(),
+                failure: failure.map(Into::into),
+                by_another_address: true,
+                ..Request::example(0, due, 5)
+            };
+            shown.is_rescued(&request, |address| *address == living)
+        };
+        assert!(is_rescued(6, [dead, living], None));
+        assert!(!is_rescued(5, [dead, living], None), "it may have lived yet");
+        assert!(!is_rescued(6, [living, dead], None), "that one was slow");
+        assert!(!is_rescued(6, [dead, living], Some("dead")));
     }
 }

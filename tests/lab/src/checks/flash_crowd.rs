@@ -110,6 +110,8 @@ pub(super) fn figures(stage: &mut Stage<'_>, requests: &[Request], files: usize)
         let wanted = stage.by_scale(Wanted::Nothing, Wanted::AtMost(most));
         stage.claim(format!("request_{name}_warm"), took, "s", wanted);
     }
+    let raced = requests.iter().filter(|request| request.by_another_address).count();
+    stage.figure("served_by_another_address", raced as f64, "");
     parts(stage, requests);
     explain_slow(requests, cold);
     warm.map(|(_, took)| took)

@@ -50,8 +50,8 @@ pub(crate) struct Request {
     /// Of that: HTTP, failed addresses included.
     pub(crate) http: Duration,
     pub(crate) failure: Option<String>,
-    /// Whether it took another address than the first.
-    pub(crate) first_address_failed: bool,
+    /// Whether another address than the first served it: that one was slower to connect, or failed.
+    pub(crate) by_another_address: bool,
     /// Where it might go; none if its name was not resolved.
     pub(crate) addresses: Vec<IpAddr>,
     /// How long these were to be used from then on, as the client's resolver said.
@@ -129,21 +129,20 @@ fn work(lab: &Lab, crowd: &Crowd<'_>, client: &Host, total: usize, (next, over, 
             None => resolve(lab, crowd, client),
         };
         let dns = begun.elapsed();
-        let (outcome, first_address_failed) = match &resolved {
+        let (outcome, by_another_address) = match &resolved {
             Ok((addresses, _)) => get(crowd, addresses, &crowd.files[file]),
             Err(error) => (Err(error.clone()), false),
         };
         let (addresses, ttl) = resolved.unwrap_or_default();
         let (took, http) = (start.elapsed().saturating_sub(due), begun.elapsed().saturating_sub(dns));
         let (failure, client) = (outcome.err(), client.id);
-        let request =
-            Request { due, took, late, dns, http, failure, first_address_failed, addresses, ttl, client, file };
+        let request = Request { due, took, late, dns, http, failure, by_another_address, addresses, ttl, client, file };
         done.lock().unwrap_or_else(PoisonError::into_inner).push(request);
     }
 }
 
-/// As browsers and curl do it: the first address that takes a connection, tried in their order a moment apart; then those not tried
-/// or not waited for. Says also whether it took another than the first one.
+/// As clients that follow RFC 8305 do it: the first address that takes a connection, tried in their order a moment apart; then those not tried
+/// or not waited for. Says also whether another than the first one served.
 fn get(crowd: &Crowd<'_>, addresses: &[IpAddr], file: &OriginFile) -> (Result<(), String>, bool) {
     let (mut failures, mut left) = (Vec::new(), addresses.to_vec());
     while !left.is_empty() {
@@ -170,7 +169,7 @@ fn get(crowd: &Crowd<'_>, addresses: &[IpAddr], file: &OriginFile) -> (Result<()
             Err(error) => format!("{address}: {error}"),
         });
     }
-    (Err(if failures.is_empty() { "no address".to_owned() } else { failures.join("; ") }), true)
+    (Err(if failures.is_empty() { "no address".to_owned() } else { failures.join("; ") }), false)
 }
 
 /// The addresses a client's resolver gives it, and for how long.
@@ -205,7 +204,7 @@ impl Request {
             dns: Duration::ZERO,
             http: second,
             failure: Some("dead".into()),
-            first_address_failed: true,
+            by_another_address: false,
             addresses: Vec::new(),
             ttl: Duration::from_secs(ttl),
             client: HostId::new(client).unwrap_or_else(|| unreachable!("a small number")),

@@ -177,9 +177,19 @@ mod tests {
         let ((living, listens), (full, also)) = (bound(), bound());
         let (_listens, _also) = (listens.listen(16).unwrap(), also.listen(1).unwrap());
         // Once its queue is full it takes no notice of who else comes.
-        let brief = Duration::from_millis(200);
-        let _queued: Vec<TcpStream> =
-            std::iter::from_fn(|| TcpStream::connect_timeout(&full, brief).ok()).take(16).collect();
+        let brief = Duration::from_millis(100);
+        let (mut queued, mut unheard) = (Vec::new(), 0);
+        // One that was given up may have been the machine's to wait for; so many in a row are not.
+        while unheard < 4 && queued.len() < 64 {
+            match TcpStream::connect_timeout(&full, brief) {
+                Ok(taken) => {
+                    queued.push(taken);
+                    unheard = 0;
+                }
+                Err(_) => unheard += 1,
+            }
+        }
+        assert!(unheard == 4 && !queued.is_empty(), "{} fit, {unheard} did not", queued.len());
         let patience = Duration::from_secs(20);
         let place = |servers: &[SocketAddr]| connect_first(servers, patience).map(|(at, _)| at);
         assert_eq!(place(&[living, dead]), Ok(0));
