@@ -2,9 +2,13 @@
 //! number of dials, so in all.
 //!
 //! A peer has links, which carry messages and on which round trips are measured, and bulk connections, which carry byte streams. Both
-//! sides prefer the same one of two links: that dialled by the node with the smaller peer id.
+//! sides prefer the same one of two links: that dialled by the node with the smaller peer id. Of two that were made farther apart than
+//! two that dial each other at once make them, the newer one: its maker may have found the other silent, or have lost it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use libp2p::{PeerId, swarm::ConnectionId};
@@ -23,6 +27,8 @@ pub(super) struct Roads {
     /// Admitted connections.
     connections: BTreeMap<ConnectionId, Peer>,
     links: usize,
+    /// How far apart the links of two that dial each other at once may be.
+    apart: Duration,
 }
 
 /// The way to one peer.
@@ -82,6 +88,11 @@ pub(super) enum Change {
 }
 
 impl Roads {
+    /// None yet. Links made farther `apart` than this are not of two that dialled each other at once.
+    pub(super) fn new(apart: Duration) -> Self {
+        Self { apart, ..Self::default() }
+    }
+
     /// Whether no peer is linked.
     pub(super) const fn is_alone(&self) -> bool {
         self.links == 0
@@ -90,6 +101,12 @@ impl Roads {
     /// Whether this peer is linked.
     pub(super) fn is_linked(&self, peer: Peer) -> bool {
         self.peers.get(&peer).is_some_and(Road::is_linked)
+    }
+
+    /// Whether a link to this peer takes messages: one that is ending does not.
+    pub(super) fn takes_messages(&self, peer: Peer) -> bool {
+        let takes = |way: &Way| way.purpose == Purpose::Link && !way.frames.is_closed();
+        self.peers.get(&peer).is_some_and(|road| road.ways.iter().any(takes))
     }
 
     /// Whose connection this is, if it is admitted.
@@ -118,8 +135,9 @@ impl Roads {
 
     /// Hands a message over, or lets it wait for a link. At most `limit` wait.
     pub(super) fn send(&mut self, peer: Peer, mut frame: Bytes, me: PeerId, peer_id: PeerId, limit: usize) -> Handed {
+        let apart = self.apart;
         let road = self.peers.entry(peer).or_default();
-        for way in road.links(me, peer_id) {
+        for way in road.links(me, peer_id, apart) {
             match way.frames.try_send(frame) {
                 Ok(()) => return Handed::Over,
                 Err(TrySendError::Full(_)) => return Handed::Dropped,
@@ -253,7 +271,10 @@ impl Roads {
     pub(super) fn keeps(&mut self, peer: Peer, me: PeerId, peer_id: PeerId) -> Vec<(ConnectionId, bool)> {
         let Some(road) = self.peers.get_mut(&peer) else { return Vec::new() };
         let kept = road.kept;
-        road.links(me, peer_id).enumerate().map(|(place, way)| (way.connection, kept && place == 0)).collect()
+        road.links(me, peer_id, self.apart)
+            .enumerate()
+            .map(|(place, way)| (way.connection, kept && place == 0))
+            .collect()
     }
 
     /// All admitted connections.
@@ -264,12 +285,6 @@ impl Roads {
     /// The admitted connections to a peer.
     pub(super) fn connections_to(&self, peer: Peer) -> Vec<ConnectionId> {
         self.peers.get(&peer).map_or_else(Vec::new, |road| road.ways.iter().map(|way| way.connection).collect())
-    }
-
-    /// Since when the oldest link to a peer stands.
-    pub(super) fn linked_since(&self, peer: Peer) -> Option<Instant> {
-        let ways = &self.peers.get(&peer)?.ways;
-        ways.iter().filter(|way| way.purpose == Purpose::Link).map(|way| way.since).min()
     }
 
     fn forget_if_idle(&mut self, peer: Peer) {
@@ -289,9 +304,14 @@ impl Road {
     }
 
     /// The links, preferred first: both sides sort alike; of those alike the newest goes first.
-    fn links(&mut self, me: PeerId, peer_id: PeerId) -> impl Iterator<Item = &Way> {
+    fn links(&mut self, me: PeerId, peer_id: PeerId, apart: Duration) -> impl Iterator<Item = &Way> {
         let mine_first = me < peer_id;
-        self.ways.sort_by_key(|way| (way.dialled != mine_first, std::cmp::Reverse(way.connection)));
+        let links = self.ways.iter().filter(|way| way.purpose == Purpose::Link);
+        let newest = links.map(|way| way.since).max().unwrap_or_default();
+        self.ways.sort_by_key(|way| {
+            let old = newest.since(way.since) > apart;
+            (old, way.dialled != mine_first, std::cmp::Reverse(way.connection))
+        });
         self.ways.iter().filter(|way| way.purpose == Purpose::Link)
     }
 
@@ -307,7 +327,7 @@ mod tests {
     use libp2p::{PeerId, swarm::ConnectionId};
     use tokio::sync::{mpsc, oneshot};
 
-    use super::{Change, Handed, Instant, Open, Peer, Purpose, Roads, Way};
+    use super::{Change, Duration, Handed, Instant, Open, Peer, Purpose, Roads, Way};
     use crate::driver::handler::Queues;
 
     const PEER: Peer = Peer(1);
@@ -474,6 +494,31 @@ mod tests {
         // Connection 0 was dialled by the smaller id, connection 1 by the larger.
         assert_eq!(kept(small, large, [true, false]), Some(ConnectionId::new_unchecked(0)));
         assert_eq!(kept(large, small, [false, true]), Some(ConnectionId::new_unchecked(0)));
+    }
+
+    #[test]
+    fn both_sides_prefer_a_link_made_long_after_the_other_whoever_made_it() {
+        let (small, large) = ids();
+        let apart = Duration::from_secs(25);
+        for (later, old_first) in [(apart, true), (apart + Duration::from_millis(1), false)] {
+            // Connection 0 was dialled by the smaller id, connection 1, later, by the larger.
+            for (me, other, mine) in [(small, large, true), (large, small, false)] {
+                let mut roads = Roads::new(apart);
+                let ((old, mut on_old), (mut new, mut on_new)) =
+                    (way(0, Purpose::Link, mine), way(1, Purpose::Link, !mine));
+                new.since = old.since + later;
+                roads.admit(PEER, old);
+                roads.admit(PEER, new);
+                roads.keep(PEER, true);
+                let keeps = roads.keeps(PEER, me, other);
+                assert_eq!(keeps.first(), Some(&(ConnectionId::new_unchecked(usize::from(!old_first)), true)));
+                assert_eq!(roads.send(PEER, Bytes::from_static(b"m"), me, other, LIMIT), Handed::Over);
+                assert_eq!(
+                    (on_old.frames.try_recv().is_ok(), on_new.frames.try_recv().is_ok()),
+                    (old_first, !old_first)
+                );
+            }
+        }
     }
 
     #[test]

@@ -109,7 +109,7 @@ pub(super) async fn prepare(
         requests: ends.requests,
         described: ends.described,
         accepted: ends.accepted,
-        roads: Roads::default(),
+        roads: Roads::new(config.dials_apart()),
         members: BTreeMap::new(),
         dials: BTreeMap::new(),
         waiting: BTreeMap::new(),
