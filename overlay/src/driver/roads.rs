@@ -39,8 +39,9 @@ struct Road {
     /// Dials under way.
     dials: Vec<(ConnectionId, Purpose)>,
     messages: VecDeque<Bytes>,
-    opens: VecDeque<Open>,
-    /// The last bulk dial failed: a peer that cannot be dialled keeps its streams on the link it made itself.
+    /// Wishes for byte streams, and what each is wanted by.
+    opens: VecDeque<(Open, Purpose)>,
+    /// The last bulk dial failed, by every carrier: a peer that cannot be dialled keeps its streams on the link it made itself.
     bulk_failed: bool,
 }
 
@@ -119,12 +120,12 @@ impl Roads {
         self.peers.get(&peer).is_some_and(|road| !road.ways.is_empty())
     }
 
-    /// Whether a bulk connection is to be dialled: none stands or is under way, and none failed since the peer was last reached.
+    /// Whether a bulk connection is to be dialled: none stands or is under way, and none failed since the peer was last reached. One
+    /// that is ending takes no more streams, and stands no more.
     pub(super) fn wants_bulk(&self, peer: Peer) -> bool {
         self.peers.get(&peer).is_some_and(|road| {
-            let dialled = road.dials.iter().any(|(_, purpose)| *purpose == Purpose::Bulk);
-            let stands = road.ways.iter().any(|way| way.purpose == Purpose::Bulk);
-            !(dialled || stands || road.bulk_failed && !road.ways.is_empty())
+            let stands = road.ways.iter().any(|way| way.purpose == Purpose::Bulk && !way.opens.is_closed());
+            !(road.dials(Purpose::Bulk) || stands || road.bulk_failed && !road.ways.is_empty())
         })
     }
 
@@ -157,19 +158,18 @@ impl Roads {
     pub(super) fn open(&mut self, peer: Peer, mut open: Open, by: Purpose, limit: usize) -> Handed {
         let road = self.peers.entry(peer).or_default();
         let patient = by == Purpose::Bulk && !road.bulk_failed;
-        road.ways.sort_by_key(|way| std::cmp::Reverse(way.purpose));
-        for way in road.ways.iter().filter(|way| !patient || way.purpose == Purpose::Bulk) {
+        for way in road.bulk_first().filter(|way| !patient || way.purpose == Purpose::Bulk) {
             match way.opens.try_send(open) {
                 Ok(()) => return Handed::Over,
                 Err(TrySendError::Full(_)) => return Handed::Dropped,
                 Err(TrySendError::Closed(back)) => open = back,
             }
         }
-        road.opens.retain(|open| !open.is_closed());
+        road.opens.retain(|(open, _)| !open.is_closed());
         if road.opens.len() >= limit {
             return Handed::Dropped;
         }
-        road.opens.push_back(open);
+        road.opens.push_back((open, by));
         road.waits(Purpose::Bulk)
     }
 
@@ -202,15 +202,20 @@ impl Roads {
         dropped
     }
 
-    /// A connection was admitted. What waited goes over it.
+    /// A connection was admitted. What waited goes over it, unless it is a link and a bulk connection that is wanted may still come.
     pub(super) fn admit(&mut self, peer: Peer, way: Way) -> Change {
         let road = self.peers.entry(peer).or_default();
         road.dials.retain(|(connection, _)| *connection != way.connection);
         road.bulk_failed = false;
         self.connections.insert(way.connection, peer);
-        while let Some(open) = road.opens.pop_front() {
-            // The queue holds as many as may wait.
-            let _ = way.opens.try_send(open);
+        let bulk_comes = way.purpose == Purpose::Link && road.dials(Purpose::Bulk);
+        for (open, by) in std::mem::take(&mut road.opens) {
+            if bulk_comes && by == Purpose::Bulk {
+                road.opens.push_back((open, by));
+            } else {
+                // The queue holds as many as may wait.
+                let _ = way.opens.try_send(open);
+            }
         }
         let first = way.purpose == Purpose::Link && !road.is_linked();
         if way.purpose == Purpose::Link {
@@ -235,25 +240,26 @@ impl Roads {
         Some((peer, if last { Change::Unlinked } else { Change::Nothing }))
     }
 
-    /// A dial came to nothing, or none could be begun: what waited for it is refused, unless another dial goes on. Returns how many messages were dropped.
+    /// A dial came to nothing, or none could be begun: what waited for it is refused, unless another dial goes on. Returns how many
+    /// messages were dropped.
     pub(super) fn dial_failed(&mut self, peer: Peer, connection: Option<ConnectionId>, why: &str) -> usize {
         let Some(road) = self.peers.get_mut(&peer) else { return 0 };
-        road.bulk_failed |= road.dials.iter().any(|dial| Some(dial.0) == connection && dial.1 == Purpose::Bulk);
+        let was_bulk = road.dials.iter().any(|dial| Some(dial.0) == connection && dial.1 == Purpose::Bulk);
         road.dials.retain(|(dial, _)| Some(*dial) != connection);
+        let bulk_comes = road.dials(Purpose::Bulk);
+        road.bulk_failed |= was_bulk && !bulk_comes;
         let mut dropped = 0;
-        if !road.dials.iter().any(|(_, purpose)| *purpose == Purpose::Link) {
+        if !road.dials(Purpose::Link) {
             dropped = road.messages.len();
             road.messages.clear();
         }
-        if road.dials.is_empty() {
-            for open in road.opens.drain(..) {
-                // What waited for a bulk connection goes over a link then.
-                let refused = match road.ways.first() {
-                    Some(way) => way.opens.try_send(open).err().map(TrySendError::into_inner),
-                    None => Some(open),
-                };
-                if let Some(open) = refused {
-                    let _ = open.send(Err(why.to_owned()));
+        if !bulk_comes {
+            // What waited for a bulk connection goes over a link then.
+            for (open, by) in std::mem::take(&mut road.opens) {
+                match road.hand_over(open) {
+                    Some(open) if road.dials.is_empty() => drop(open.send(Err(why.to_owned()))),
+                    Some(open) => road.opens.push_back((open, by)),
+                    None => {}
                 }
             }
         }
@@ -315,9 +321,30 @@ impl Road {
         self.ways.iter().filter(|way| way.purpose == Purpose::Link)
     }
 
+    /// All ways, as byte streams prefer them; links among themselves as they were.
+    fn bulk_first(&mut self) -> impl Iterator<Item = &Way> {
+        self.ways.sort_by_key(|way| std::cmp::Reverse(way.purpose));
+        self.ways.iter()
+    }
+
+    /// Hands a wish to any way that takes it; back if none does.
+    fn hand_over(&mut self, mut open: Open) -> Option<Open> {
+        for way in self.bulk_first() {
+            match way.opens.try_send(open) {
+                Ok(()) => return None,
+                Err(back) => open = back.into_inner(),
+            }
+        }
+        Some(open)
+    }
+
+    /// Whether a dial of this purpose is under way.
+    fn dials(&self, purpose: Purpose) -> bool {
+        self.dials.iter().any(|(_, wanted)| *wanted == purpose)
+    }
+
     fn waits(&self, purpose: Purpose) -> Handed {
-        let dialled = self.dials.iter().any(|(_, wanted)| *wanted == purpose);
-        if dialled { Handed::Waits } else { Handed::Dial }
+        if self.dials(purpose) { Handed::Waits } else { Handed::Dial }
     }
 }
 
@@ -325,7 +352,10 @@ impl Road {
 mod tests {
     use bytes::Bytes;
     use libp2p::{PeerId, swarm::ConnectionId};
-    use tokio::sync::{mpsc, oneshot};
+    use tokio::sync::{
+        mpsc,
+        oneshot::{self, error::TryRecvError},
+    };
 
     use super::{Change, Duration, Handed, Instant, Open, Peer, Purpose, Roads, Way};
     use crate::driver::handler::Queues;
@@ -429,6 +459,75 @@ mod tests {
         roads.dial_failed(PEER, Some(dial), "refused");
         assert!(on_link.opens.try_recv().is_ok(), "what waited goes over the link");
         assert_eq!(much(&mut roads), Handed::Over, "and so does what comes after");
+        assert!(on_link.opens.try_recv().is_ok());
+    }
+
+    #[test]
+    fn a_stream_for_much_does_not_take_a_link_that_comes_before_its_bulk_connection() {
+        let mut roads = Roads::default();
+        let dial = ConnectionId::new_unchecked(2);
+        let (much, _much) = open();
+        assert_eq!(roads.open(PEER, much, Purpose::Bulk, LIMIT), Handed::Dial);
+        roads.dialling(PEER, dial, Purpose::Bulk);
+        let (little, _little) = open();
+        assert_eq!(roads.open(PEER, little, Purpose::Link, LIMIT), Handed::Waits);
+        let (link, mut on_link) = way(1, Purpose::Link, false);
+        roads.admit(PEER, link);
+        assert_eq!(on_link.opens.len(), 1, "what is little need not wait");
+        let (bulk, mut on_bulk) = way(2, Purpose::Bulk, true);
+        roads.admit(PEER, bulk);
+        assert!(on_bulk.opens.try_recv().is_ok() && on_link.opens.try_recv().is_ok());
+        assert!(on_link.opens.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_bulk_connection_that_is_ending_is_dialled_anew() {
+        let mut roads = Roads::default();
+        let ((link, _on_link), (bulk, on_bulk)) = (way(1, Purpose::Link, true), way(2, Purpose::Bulk, true));
+        roads.admit(PEER, link);
+        roads.admit(PEER, bulk);
+        assert!(!roads.wants_bulk(PEER));
+        drop(on_bulk);
+        let (much, mut answer) = open();
+        assert_eq!(roads.open(PEER, much, Purpose::Bulk, LIMIT), Handed::Dial);
+        assert!(roads.wants_bulk(PEER) && answer.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_stream_for_much_waits_until_no_bulk_dial_is_left_and_then_takes_any_way() {
+        let mut roads = Roads::default();
+        let ((dead, on_dead), (live, mut on_live)) = (way(1, Purpose::Link, true), way(2, Purpose::Link, false));
+        roads.admit(PEER, dead);
+        roads.admit(PEER, live);
+        drop(on_dead);
+        let (much, mut answer) = open();
+        roads.open(PEER, much, Purpose::Bulk, LIMIT);
+        let [first, second] = [3, 4].map(ConnectionId::new_unchecked);
+        roads.dialling(PEER, first, Purpose::Bulk);
+        // By the other carrier.
+        roads.dialling(PEER, second, Purpose::Bulk);
+        roads.dial_failed(PEER, Some(first), "refused");
+        let (more, _more) = open();
+        assert_eq!(roads.open(PEER, more, Purpose::Bulk, LIMIT), Handed::Waits);
+        assert!(on_live.opens.try_recv().is_err());
+        roads.dial_failed(PEER, Some(second), "refused");
+        assert_eq!(on_live.opens.len(), 2);
+        assert_eq!(answer.try_recv().err(), Some(TryRecvError::Empty), "nothing was refused");
+        assert!(on_live.opens.try_recv().is_ok());
+    }
+
+    #[test]
+    fn what_waited_for_bulk_and_finds_no_way_waits_for_the_link_under_way() {
+        let mut roads = Roads::default();
+        let (much, mut answer) = open();
+        roads.open(PEER, much, Purpose::Bulk, LIMIT);
+        let [bulk, link] = [1, 2].map(ConnectionId::new_unchecked);
+        roads.dialling(PEER, bulk, Purpose::Bulk);
+        roads.dialling(PEER, link, Purpose::Link);
+        roads.dial_failed(PEER, Some(bulk), "refused");
+        assert_eq!(answer.try_recv().err(), Some(TryRecvError::Empty));
+        let (link, mut on_link) = way(2, Purpose::Link, true);
+        roads.admit(PEER, link);
         assert!(on_link.opens.try_recv().is_ok());
     }
 

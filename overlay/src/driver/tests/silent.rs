@@ -1,4 +1,5 @@
-//! What becomes of the question that closes a silent link, of links whose peer makes another. By a driver that does not run, step by step.
+//! What becomes of the question that closes a silent link, of links whose peer makes another, and of a stream for much that is not
+//! answered. By a driver that does not run, step by step.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -9,9 +10,9 @@ use libp2p::{
 };
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
-use super::{Identity, Overlay, config, info};
+use super::{Config, DEADLINE, Identity, Overlay, config, info, soon};
 use crate::{
-    Roles,
+    NodeId, Roles, StreamError, Streams as _,
     core::{
         Input, Output, Peer,
         message::{Body, Header, Message, Request},
@@ -23,6 +24,7 @@ use crate::{
         budget::Budget,
         certificate::Purpose,
         handler::Open,
+        overlay,
         roads::{Change, Member},
         run::{Dial, Driver, Target},
         start::{Saved, prepare},
@@ -158,4 +160,41 @@ async fn a_peer_that_linked_itself_is_not_dialled_by_the_second_carrier_once_the
         });
         assert_eq!(driver.dials.is_empty(), told, "what waits for a dial-back waits for a dial as well");
     }
+}
+
+/// A driver with a linked peer, to which nothing was measured: its round trip is taken for this one.
+async fn unmeasured(rtt: Duration, open_timeout: Duration) -> (Overlay, Driver, NodeId) {
+    let (core, identity) = (crate::Config { rto_unknown: rtt, ..crate::Config::default() }, Identity::generate());
+    let config = Config { open_timeout, ..config(&[]) };
+    let (overlay, mut driver) = prepare(config, core, &identity, info(), Saved::default()).await.unwrap();
+    let (peer, _) = link_silent(&mut driver);
+    let to = driver.members[&peer].contact.id;
+    (overlay, driver, to)
+}
+
+#[tokio::test]
+async fn a_stream_for_much_that_no_bulk_connection_takes_in_time_is_taken_back_and_asked_for_anyhow() {
+    let (node, mut driver, to) = unmeasured(Duration::from_millis(1), DEADLINE).await;
+    let answer = async {
+        let Some(overlay::Request::Open { open: first, by: Purpose::Bulk, .. }) = driver.requests.recv().await else {
+            panic!()
+        };
+        let Some(overlay::Request::Open { open: second, by: Purpose::Link, .. }) = driver.requests.recv().await else {
+            panic!()
+        };
+        assert!(first.is_closed() && !second.is_closed());
+        second.send(Err("as the second was told".to_owned())).unwrap();
+    };
+    let (opened, ()) = soon("two wishes", async { tokio::join!(node.open_bulk(to), answer) }).await;
+    assert!(opened.err().unwrap().to_string().contains("as the second was told"));
+}
+
+#[tokio::test]
+async fn a_stream_for_much_has_one_bound_with_the_wait_for_its_connection() {
+    let hour = Duration::from_secs(3_600);
+    let (node, mut driver, to) = unmeasured(hour, Duration::from_millis(100)).await;
+    let opened = soon("an end", node.open_bulk(to)).await;
+    assert!(matches!(opened.err(), Some(StreamError::Unreachable(..))));
+    let Ok(overlay::Request::Open { open, by: Purpose::Bulk, .. }) = driver.requests.try_recv() else { panic!() };
+    assert!(open.is_closed() && driver.requests.try_recv().is_err());
 }
