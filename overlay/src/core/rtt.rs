@@ -96,7 +96,7 @@ impl Rtt {
 
     /// How long ago that was, in nanoseconds; since the start before the first.
     pub(super) fn age(&self, now: Instant) -> u64 {
-        if self.is_empty() { Stamp::START.age(now) } else { self.sampled.age(now) }
+        if self.is_empty() { now.nanos() } else { self.sampled.age(now) }
     }
 
     /// Nothing measured yet: no sample is zero, and the mean of samples never falls to it.
@@ -162,6 +162,18 @@ mod tests {
         rtt.sample(at(0), Duration::from_millis(5), WINDOW);
         rtt.sample(at(6), Duration::from_millis(300), WINDOW);
         assert_eq!(rtt.minimum(), Some(Duration::from_millis(5)));
+    }
+
+    #[test]
+    fn the_age_is_that_of_the_last_sample_or_of_the_node_before_the_first() {
+        let mut rtt = Rtt::NONE;
+        // Two years and a half: stamps have wrapped.
+        let late = 80_000_000;
+        for now in [0, 7, late] {
+            assert_eq!(rtt.age(at(now)), at(now).nanos());
+        }
+        rtt.sample(at(late), Duration::from_millis(5), WINDOW);
+        assert_eq!((rtt.age(at(late)), rtt.age(at(late + 7))), (0, at(7).nanos()));
     }
 
     #[test]

@@ -23,7 +23,6 @@ impl Instant {
     }
 
     /// The span since the start in nanoseconds.
-    #[cfg(feature = "sim")]
     pub(crate) const fn nanos(self) -> u64 {
         self.0
     }
@@ -82,4 +81,24 @@ const fn low_half(number: u64) -> u32 {
 const fn nanos(span: Duration) -> u64 {
     let nanos = span.as_nanos();
     if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Instant, Stamp, TICK};
+
+    #[test]
+    fn a_stamp_s_age_is_right_at_the_start_and_across_the_wrap() {
+        assert_eq!(Stamp::START.age(Instant::START), 0);
+        let wrap = (u64::from(u32::MAX) + 1) * TICK;
+        for stamped in [0, wrap - TICK, wrap, wrap + TICK] {
+            for later in [0, TICK, 225_000 * TICK] {
+                let (then, now) = (Instant(stamped), Instant(stamped + later));
+                assert_eq!(Stamp::of(then).age(now), later, "{stamped} {later}");
+                assert_eq!(Stamp::of(then).moment(now), then);
+            }
+        }
+        // Within a tick, the tick's beginning counts.
+        assert_eq!(Stamp::of(Instant(TICK + 1)).age(Instant(TICK + 2)), 2);
+    }
 }

@@ -209,6 +209,11 @@ impl AddressBook {
         self.entries.get(&peer).is_some_and(|entry| !entry.verified.is_empty())
     }
 
+    /// Whether this node was found at this address.
+    pub(super) fn is_found_at(&self, peer: Peer, at: &Multiaddr) -> bool {
+        self.entries.get(&peer).is_some_and(|entry| entry.verified.contains(at))
+    }
+
     /// Where this node says it is and was not found yet, to be dialled now: none if that was tried within the last `pause`.
     pub(super) fn due_test(&mut self, peer: Peer, now: Instant, pause: Duration) -> Option<(PeerId, Vec<Multiaddr>)> {
         let entry = self.entries.get_mut(&peer).filter(|entry| entry.told == Told::ByItself)?;

@@ -167,6 +167,12 @@ impl Config {
         (self.streams / 2).saturating_sub(OWN_SUBSTREAMS)
     }
 
+    /// How far apart the links may be that two make by dialling each other at once: one by its first carrier at once, the other by its
+    /// second after the first was tried in vain.
+    pub(super) const fn dials_apart(&self) -> Duration {
+        self.handshake_timeout.saturating_mul(2).saturating_add(self.certificate_timeout)
+    }
+
     /// Refuses what no driver can run with, naming the field.
     pub fn check(&self) -> Result<(), ConfigError> {
         let refuse = |field, reason| Err(ConfigError { field, reason });

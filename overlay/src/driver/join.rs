@@ -73,10 +73,10 @@ impl Driver {
     pub(super) fn rejoin(&mut self, now: Instant) {
         let alone = self.roads.is_alone();
         let absent = self.join.seeds.iter().enumerate().filter(|(_, known)| {
-            let linked = known.peer.is_some_and(|peer| self.roads.is_linked(peer));
-            !(known.own || known.dialled || linked || self.shared.is_mine(&known.seed.address))
+            !(known.own || known.dialled || self.is_linked_seed(known) || self.shared.is_mine(&known.seed.address))
         });
-        let places: Vec<usize> = absent.map(|(place, _)| place).sample(&mut self.random, if alone { 64 } else { 1 });
+        let absent: Vec<usize> = absent.map(|(place, _)| place).collect();
+        let places = absent.into_iter().sample(&mut self.random, if alone { 64 } else { 1 });
         for place in places {
             self.dial_seed(place);
         }
@@ -87,6 +87,15 @@ impl Driver {
             }
         }
         self.rejoin_at = now + self.join.pause(alone, &mut self.random);
+    }
+
+    /// Whether a seed is linked, whoever dialled whom: it answered there, was found there, or is named. What peers merely say of
+    /// where they are counts for nothing: it would keep a seed away.
+    fn is_linked_seed(&self, known: &Known) -> bool {
+        let Known { seed, peer, .. } = known;
+        let book = self.shared.book();
+        let is_it = |of: Peer, id| *peer == Some(of) || seed.peer == Some(id) || book.is_found_at(of, &seed.address);
+        self.members.iter().any(|(of, member)| self.roads.is_linked(*of) && is_it(*of, member.peer_id))
     }
 
     fn dial_seed(&mut self, place: usize) {

@@ -48,6 +48,7 @@ struct Inner {
     voice: Voice,
     next_op: AtomicU64,
     open_timeout: Duration,
+    unmeasured: Duration,
     saved_peers: usize,
 }
 
@@ -83,6 +84,8 @@ pub(super) struct Sizes {
     pub(super) accept_queue: usize,
     pub(super) saved_peers: usize,
     pub(super) open_timeout: Duration,
+    /// What a round trip is taken for to a node to which none was measured.
+    pub(super) unmeasured: Duration,
 }
 
 impl Overlay {
@@ -108,6 +111,7 @@ impl Overlay {
             voice,
             next_op: AtomicU64::new(0),
             open_timeout: sizes.open_timeout,
+            unmeasured: sizes.unmeasured,
             saved_peers: sizes.saved_peers,
         };
         (Self(Arc::new(inner)), Ends { requests: requests_end, described: described_end, accepted })
@@ -337,16 +341,20 @@ impl Index for Overlay {
 #[async_trait]
 impl Streams for Overlay {
     async fn open(&self, to: NodeId) -> Result<ByteStream, StreamError> {
-        self.open_by(to, Purpose::Link, self.0.open_timeout).await
+        self.bounded(to, self.0.open_timeout, self.open_by(to, Purpose::Link)).await
     }
 
     async fn open_bulk(&self, to: NodeId) -> Result<ByteStream, StreamError> {
-        let trips = self.distance(to).unwrap_or_default() * BULK_TRIPS;
-        match self.open_by(to, Purpose::Bulk, self.0.open_timeout.min(BULK_GRACE + trips)).await {
-            // Who cannot be dialled is not to cost more than that.
-            Err(StreamError::Unreachable(..)) => self.open(to).await,
-            opened => opened,
-        }
+        let trip = self.distance(to).unwrap_or(self.0.unmeasured);
+        let grace = BULK_GRACE.saturating_add(trip.saturating_mul(BULK_TRIPS));
+        let attempt = async {
+            match self.bounded(to, grace, self.open_by(to, Purpose::Bulk)).await {
+                // Who cannot be dialled is not to cost more than that.
+                Err(StreamError::Unreachable(..)) => self.open_by(to, Purpose::Link).await,
+                opened => opened,
+            }
+        };
+        self.bounded(to, self.0.open_timeout, attempt).await
     }
 
     async fn accept(&self) -> Result<(NodeId, ByteStream), StreamError> {
@@ -367,19 +375,26 @@ impl Streams for Overlay {
 }
 
 impl Overlay {
-    async fn open_by(&self, to: NodeId, by: Purpose, wait: Duration) -> Result<ByteStream, StreamError> {
+    async fn open_by(&self, to: NodeId, by: Purpose) -> Result<ByteStream, StreamError> {
         if self.0.shared.book().peer(to).is_none() {
             return Err(StreamError::Unknown(to));
         }
-        let failed = |why: String| StreamError::Unreachable(to, why);
-        let attempt = async {
-            let (open, opened) = oneshot::channel();
-            self.0.requests.send(Request::Open { to, open, by }).await.map_err(|_| StreamError::NoPeers)?;
-            let dropped = || Err("its queue is full, or its connection just ended".to_owned());
-            let stream = opened.await.unwrap_or_else(|_| dropped()).map_err(failed)?;
-            Ok(Box::new(stream) as ByteStream)
-        };
-        tokio::time::timeout(wait, attempt).await.unwrap_or_else(|_| Err(failed(format!("no stream within {wait:?}"))))
+        let (open, opened) = oneshot::channel();
+        self.0.requests.send(Request::Open { to, open, by }).await.map_err(|_| StreamError::NoPeers)?;
+        let dropped = || Err("its queue is full, or its connection just ended".to_owned());
+        let stream = opened.await.unwrap_or_else(|_| dropped()).map_err(|why| StreamError::Unreachable(to, why))?;
+        Ok(Box::new(stream) as ByteStream)
+    }
+
+    /// Gives an attempt up after so long: what it asked for is then taken back.
+    async fn bounded(
+        &self,
+        to: NodeId,
+        wait: Duration,
+        attempt: impl Future<Output = Result<ByteStream, StreamError>> + Send,
+    ) -> Result<ByteStream, StreamError> {
+        let late = |_| Err(StreamError::Unreachable(to, format!("no stream within {wait:?}")));
+        tokio::time::timeout(wait, attempt).await.unwrap_or_else(late)
     }
 }
 

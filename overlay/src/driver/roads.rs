@@ -2,9 +2,13 @@
 //! number of dials, so in all.
 //!
 //! A peer has links, which carry messages and on which round trips are measured, and bulk connections, which carry byte streams. Both
-//! sides prefer the same one of two links: that dialled by the node with the smaller peer id.
+//! sides prefer the same one of two links: that dialled by the node with the smaller peer id. Of two that were made farther apart than
+//! two that dial each other at once make them, the newer one: its maker may have found the other silent, or have lost it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use libp2p::{PeerId, swarm::ConnectionId};
@@ -23,6 +27,8 @@ pub(super) struct Roads {
     /// Admitted connections.
     connections: BTreeMap<ConnectionId, Peer>,
     links: usize,
+    /// How far apart the links of two that dial each other at once may be.
+    apart: Duration,
 }
 
 /// The way to one peer.
@@ -33,8 +39,9 @@ struct Road {
     /// Dials under way.
     dials: Vec<(ConnectionId, Purpose)>,
     messages: VecDeque<Bytes>,
-    opens: VecDeque<Open>,
-    /// The last bulk dial failed: a peer that cannot be dialled keeps its streams on the link it made itself.
+    /// Wishes for byte streams, and what each is wanted by.
+    opens: VecDeque<(Open, Purpose)>,
+    /// The last bulk dial failed, by every carrier: a peer that cannot be dialled keeps its streams on the link it made itself.
     bulk_failed: bool,
 }
 
@@ -82,6 +89,11 @@ pub(super) enum Change {
 }
 
 impl Roads {
+    /// None yet. Links made farther `apart` than this are not of two that dialled each other at once.
+    pub(super) fn new(apart: Duration) -> Self {
+        Self { apart, ..Self::default() }
+    }
+
     /// Whether no peer is linked.
     pub(super) const fn is_alone(&self) -> bool {
         self.links == 0
@@ -90,6 +102,12 @@ impl Roads {
     /// Whether this peer is linked.
     pub(super) fn is_linked(&self, peer: Peer) -> bool {
         self.peers.get(&peer).is_some_and(Road::is_linked)
+    }
+
+    /// Whether a link to this peer takes messages: one that is ending does not.
+    pub(super) fn takes_messages(&self, peer: Peer) -> bool {
+        let takes = |way: &Way| way.purpose == Purpose::Link && !way.frames.is_closed();
+        self.peers.get(&peer).is_some_and(|road| road.ways.iter().any(takes))
     }
 
     /// Whose connection this is, if it is admitted.
@@ -102,12 +120,12 @@ impl Roads {
         self.peers.get(&peer).is_some_and(|road| !road.ways.is_empty())
     }
 
-    /// Whether a bulk connection is to be dialled: none stands or is under way, and none failed since the peer was last reached.
+    /// Whether a bulk connection is to be dialled: none stands or is under way, and none failed since the peer was last reached. One
+    /// that is ending takes no more streams, and stands no more.
     pub(super) fn wants_bulk(&self, peer: Peer) -> bool {
         self.peers.get(&peer).is_some_and(|road| {
-            let dialled = road.dials.iter().any(|(_, purpose)| *purpose == Purpose::Bulk);
-            let stands = road.ways.iter().any(|way| way.purpose == Purpose::Bulk);
-            !(dialled || stands || road.bulk_failed && !road.ways.is_empty())
+            let stands = road.ways.iter().any(|way| way.purpose == Purpose::Bulk && !way.opens.is_closed());
+            !(road.dials(Purpose::Bulk) || stands || road.bulk_failed && !road.ways.is_empty())
         })
     }
 
@@ -118,8 +136,9 @@ impl Roads {
 
     /// Hands a message over, or lets it wait for a link. At most `limit` wait.
     pub(super) fn send(&mut self, peer: Peer, mut frame: Bytes, me: PeerId, peer_id: PeerId, limit: usize) -> Handed {
+        let apart = self.apart;
         let road = self.peers.entry(peer).or_default();
-        for way in road.links(me, peer_id) {
+        for way in road.links(me, peer_id, apart) {
             match way.frames.try_send(frame) {
                 Ok(()) => return Handed::Over,
                 Err(TrySendError::Full(_)) => return Handed::Dropped,
@@ -139,19 +158,18 @@ impl Roads {
     pub(super) fn open(&mut self, peer: Peer, mut open: Open, by: Purpose, limit: usize) -> Handed {
         let road = self.peers.entry(peer).or_default();
         let patient = by == Purpose::Bulk && !road.bulk_failed;
-        road.ways.sort_by_key(|way| std::cmp::Reverse(way.purpose));
-        for way in road.ways.iter().filter(|way| !patient || way.purpose == Purpose::Bulk) {
+        for way in road.bulk_first().filter(|way| !patient || way.purpose == Purpose::Bulk) {
             match way.opens.try_send(open) {
                 Ok(()) => return Handed::Over,
                 Err(TrySendError::Full(_)) => return Handed::Dropped,
                 Err(TrySendError::Closed(back)) => open = back,
             }
         }
-        road.opens.retain(|open| !open.is_closed());
+        road.opens.retain(|(open, _)| !open.is_closed());
         if road.opens.len() >= limit {
             return Handed::Dropped;
         }
-        road.opens.push_back(open);
+        road.opens.push_back((open, by));
         road.waits(Purpose::Bulk)
     }
 
@@ -184,15 +202,20 @@ impl Roads {
         dropped
     }
 
-    /// A connection was admitted. What waited goes over it.
+    /// A connection was admitted. What waited goes over it, unless it is a link and a bulk connection that is wanted may still come.
     pub(super) fn admit(&mut self, peer: Peer, way: Way) -> Change {
         let road = self.peers.entry(peer).or_default();
         road.dials.retain(|(connection, _)| *connection != way.connection);
         road.bulk_failed = false;
         self.connections.insert(way.connection, peer);
-        while let Some(open) = road.opens.pop_front() {
-            // The queue holds as many as may wait.
-            let _ = way.opens.try_send(open);
+        let bulk_comes = way.purpose == Purpose::Link && road.dials(Purpose::Bulk);
+        for (open, by) in std::mem::take(&mut road.opens) {
+            if bulk_comes && by == Purpose::Bulk {
+                road.opens.push_back((open, by));
+            } else {
+                // The queue holds as many as may wait.
+                let _ = way.opens.try_send(open);
+            }
         }
         let first = way.purpose == Purpose::Link && !road.is_linked();
         if way.purpose == Purpose::Link {
@@ -217,25 +240,26 @@ impl Roads {
         Some((peer, if last { Change::Unlinked } else { Change::Nothing }))
     }
 
-    /// A dial came to nothing, or none could be begun: what waited for it is refused, unless another dial goes on. Returns how many messages were dropped.
+    /// A dial came to nothing, or none could be begun: what waited for it is refused, unless another dial goes on. Returns how many
+    /// messages were dropped.
     pub(super) fn dial_failed(&mut self, peer: Peer, connection: Option<ConnectionId>, why: &str) -> usize {
         let Some(road) = self.peers.get_mut(&peer) else { return 0 };
-        road.bulk_failed |= road.dials.iter().any(|dial| Some(dial.0) == connection && dial.1 == Purpose::Bulk);
+        let was_bulk = road.dials.iter().any(|dial| Some(dial.0) == connection && dial.1 == Purpose::Bulk);
         road.dials.retain(|(dial, _)| Some(*dial) != connection);
+        let bulk_comes = road.dials(Purpose::Bulk);
+        road.bulk_failed |= was_bulk && !bulk_comes;
         let mut dropped = 0;
-        if !road.dials.iter().any(|(_, purpose)| *purpose == Purpose::Link) {
+        if !road.dials(Purpose::Link) {
             dropped = road.messages.len();
             road.messages.clear();
         }
-        if road.dials.is_empty() {
-            for open in road.opens.drain(..) {
-                // What waited for a bulk connection goes over a link then.
-                let refused = match road.ways.first() {
-                    Some(way) => way.opens.try_send(open).err().map(TrySendError::into_inner),
-                    None => Some(open),
-                };
-                if let Some(open) = refused {
-                    let _ = open.send(Err(why.to_owned()));
+        if !bulk_comes {
+            // What waited for a bulk connection goes over a link then.
+            for (open, by) in std::mem::take(&mut road.opens) {
+                match road.hand_over(open) {
+                    Some(open) if road.dials.is_empty() => drop(open.send(Err(why.to_owned()))),
+                    Some(open) => road.opens.push_back((open, by)),
+                    None => {}
                 }
             }
         }
@@ -253,7 +277,10 @@ impl Roads {
     pub(super) fn keeps(&mut self, peer: Peer, me: PeerId, peer_id: PeerId) -> Vec<(ConnectionId, bool)> {
         let Some(road) = self.peers.get_mut(&peer) else { return Vec::new() };
         let kept = road.kept;
-        road.links(me, peer_id).enumerate().map(|(place, way)| (way.connection, kept && place == 0)).collect()
+        road.links(me, peer_id, self.apart)
+            .enumerate()
+            .map(|(place, way)| (way.connection, kept && place == 0))
+            .collect()
     }
 
     /// All admitted connections.
@@ -264,12 +291,6 @@ impl Roads {
     /// The admitted connections to a peer.
     pub(super) fn connections_to(&self, peer: Peer) -> Vec<ConnectionId> {
         self.peers.get(&peer).map_or_else(Vec::new, |road| road.ways.iter().map(|way| way.connection).collect())
-    }
-
-    /// Since when the oldest link to a peer stands.
-    pub(super) fn linked_since(&self, peer: Peer) -> Option<Instant> {
-        let ways = &self.peers.get(&peer)?.ways;
-        ways.iter().filter(|way| way.purpose == Purpose::Link).map(|way| way.since).min()
     }
 
     fn forget_if_idle(&mut self, peer: Peer) {
@@ -289,15 +310,41 @@ impl Road {
     }
 
     /// The links, preferred first: both sides sort alike; of those alike the newest goes first.
-    fn links(&mut self, me: PeerId, peer_id: PeerId) -> impl Iterator<Item = &Way> {
+    fn links(&mut self, me: PeerId, peer_id: PeerId, apart: Duration) -> impl Iterator<Item = &Way> {
         let mine_first = me < peer_id;
-        self.ways.sort_by_key(|way| (way.dialled != mine_first, std::cmp::Reverse(way.connection)));
+        let links = self.ways.iter().filter(|way| way.purpose == Purpose::Link);
+        let newest = links.map(|way| way.since).max().unwrap_or_default();
+        self.ways.sort_by_key(|way| {
+            let old = newest.since(way.since) > apart;
+            (old, way.dialled != mine_first, std::cmp::Reverse(way.connection))
+        });
         self.ways.iter().filter(|way| way.purpose == Purpose::Link)
     }
 
+    /// All ways, as byte streams prefer them; links among themselves as they were.
+    fn bulk_first(&mut self) -> impl Iterator<Item = &Way> {
+        self.ways.sort_by_key(|way| std::cmp::Reverse(way.purpose));
+        self.ways.iter()
+    }
+
+    /// Hands a wish to any way that takes it; back if none does.
+    fn hand_over(&mut self, mut open: Open) -> Option<Open> {
+        for way in self.bulk_first() {
+            match way.opens.try_send(open) {
+                Ok(()) => return None,
+                Err(back) => open = back.into_inner(),
+            }
+        }
+        Some(open)
+    }
+
+    /// Whether a dial of this purpose is under way.
+    fn dials(&self, purpose: Purpose) -> bool {
+        self.dials.iter().any(|(_, wanted)| *wanted == purpose)
+    }
+
     fn waits(&self, purpose: Purpose) -> Handed {
-        let dialled = self.dials.iter().any(|(_, wanted)| *wanted == purpose);
-        if dialled { Handed::Waits } else { Handed::Dial }
+        if self.dials(purpose) { Handed::Waits } else { Handed::Dial }
     }
 }
 
@@ -305,9 +352,12 @@ impl Road {
 mod tests {
     use bytes::Bytes;
     use libp2p::{PeerId, swarm::ConnectionId};
-    use tokio::sync::{mpsc, oneshot};
+    use tokio::sync::{
+        mpsc,
+        oneshot::{self, error::TryRecvError},
+    };
 
-    use super::{Change, Handed, Instant, Open, Peer, Purpose, Roads, Way};
+    use super::{Change, Duration, Handed, Instant, Open, Peer, Purpose, Roads, Way};
     use crate::driver::handler::Queues;
 
     const PEER: Peer = Peer(1);
@@ -413,6 +463,75 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_for_much_does_not_take_a_link_that_comes_before_its_bulk_connection() {
+        let mut roads = Roads::default();
+        let dial = ConnectionId::new_unchecked(2);
+        let (much, _much) = open();
+        assert_eq!(roads.open(PEER, much, Purpose::Bulk, LIMIT), Handed::Dial);
+        roads.dialling(PEER, dial, Purpose::Bulk);
+        let (little, _little) = open();
+        assert_eq!(roads.open(PEER, little, Purpose::Link, LIMIT), Handed::Waits);
+        let (link, mut on_link) = way(1, Purpose::Link, false);
+        roads.admit(PEER, link);
+        assert_eq!(on_link.opens.len(), 1, "what is little need not wait");
+        let (bulk, mut on_bulk) = way(2, Purpose::Bulk, true);
+        roads.admit(PEER, bulk);
+        assert!(on_bulk.opens.try_recv().is_ok() && on_link.opens.try_recv().is_ok());
+        assert!(on_link.opens.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_bulk_connection_that_is_ending_is_dialled_anew() {
+        let mut roads = Roads::default();
+        let ((link, _on_link), (bulk, on_bulk)) = (way(1, Purpose::Link, true), way(2, Purpose::Bulk, true));
+        roads.admit(PEER, link);
+        roads.admit(PEER, bulk);
+        assert!(!roads.wants_bulk(PEER));
+        drop(on_bulk);
+        let (much, mut answer) = open();
+        assert_eq!(roads.open(PEER, much, Purpose::Bulk, LIMIT), Handed::Dial);
+        assert!(roads.wants_bulk(PEER) && answer.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_stream_for_much_waits_until_no_bulk_dial_is_left_and_then_takes_any_way() {
+        let mut roads = Roads::default();
+        let ((dead, on_dead), (live, mut on_live)) = (way(1, Purpose::Link, true), way(2, Purpose::Link, false));
+        roads.admit(PEER, dead);
+        roads.admit(PEER, live);
+        drop(on_dead);
+        let (much, mut answer) = open();
+        roads.open(PEER, much, Purpose::Bulk, LIMIT);
+        let [first, second] = [3, 4].map(ConnectionId::new_unchecked);
+        roads.dialling(PEER, first, Purpose::Bulk);
+        // By the other carrier.
+        roads.dialling(PEER, second, Purpose::Bulk);
+        roads.dial_failed(PEER, Some(first), "refused");
+        let (more, _more) = open();
+        assert_eq!(roads.open(PEER, more, Purpose::Bulk, LIMIT), Handed::Waits);
+        assert!(on_live.opens.try_recv().is_err());
+        roads.dial_failed(PEER, Some(second), "refused");
+        assert_eq!(on_live.opens.len(), 2);
+        assert_eq!(answer.try_recv().err(), Some(TryRecvError::Empty), "nothing was refused");
+        assert!(on_live.opens.try_recv().is_ok());
+    }
+
+    #[test]
+    fn what_waited_for_bulk_and_finds_no_way_waits_for_the_link_under_way() {
+        let mut roads = Roads::default();
+        let (much, mut answer) = open();
+        roads.open(PEER, much, Purpose::Bulk, LIMIT);
+        let [bulk, link] = [1, 2].map(ConnectionId::new_unchecked);
+        roads.dialling(PEER, bulk, Purpose::Bulk);
+        roads.dialling(PEER, link, Purpose::Link);
+        roads.dial_failed(PEER, Some(bulk), "refused");
+        assert_eq!(answer.try_recv().err(), Some(TryRecvError::Empty));
+        let (link, mut on_link) = way(2, Purpose::Link, true);
+        roads.admit(PEER, link);
+        assert!(on_link.opens.try_recv().is_ok());
+    }
+
+    #[test]
     fn a_peer_that_cannot_be_dialled_is_not_dialled_for_every_stream() {
         let mut roads = Roads::default();
         let (link, _queues) = way(1, Purpose::Link, false);
@@ -474,6 +593,31 @@ mod tests {
         // Connection 0 was dialled by the smaller id, connection 1 by the larger.
         assert_eq!(kept(small, large, [true, false]), Some(ConnectionId::new_unchecked(0)));
         assert_eq!(kept(large, small, [false, true]), Some(ConnectionId::new_unchecked(0)));
+    }
+
+    #[test]
+    fn both_sides_prefer_a_link_made_long_after_the_other_whoever_made_it() {
+        let (small, large) = ids();
+        let apart = Duration::from_secs(25);
+        for (later, old_first) in [(apart, true), (apart + Duration::from_millis(1), false)] {
+            // Connection 0 was dialled by the smaller id, connection 1, later, by the larger.
+            for (me, other, mine) in [(small, large, true), (large, small, false)] {
+                let mut roads = Roads::new(apart);
+                let ((old, mut on_old), (mut new, mut on_new)) =
+                    (way(0, Purpose::Link, mine), way(1, Purpose::Link, !mine));
+                new.since = old.since + later;
+                roads.admit(PEER, old);
+                roads.admit(PEER, new);
+                roads.keep(PEER, true);
+                let keeps = roads.keeps(PEER, me, other);
+                assert_eq!(keeps.first(), Some(&(ConnectionId::new_unchecked(usize::from(!old_first)), true)));
+                assert_eq!(roads.send(PEER, Bytes::from_static(b"m"), me, other, LIMIT), Handed::Over);
+                assert_eq!(
+                    (on_old.frames.try_recv().is_ok(), on_new.frames.try_recv().is_ok()),
+                    (old_first, !old_first)
+                );
+            }
+        }
     }
 
     #[test]

@@ -247,8 +247,12 @@ impl Driver {
         match target {
             Target::Peer(peer) => {
                 if let Some((purpose, peer_id, at)) = other {
-                    // What waits goes on waiting: the second dial stands in the road before the first is taken out.
-                    self.dial_at(peer, purpose, peer_id, at, None);
+                    // A link that the peer made meanwhile is as good as one more.
+                    let told = self.members.get(&peer).is_some_and(|member| member.told);
+                    if purpose != Purpose::Link || !told || !self.roads.takes_messages(peer) {
+                        // What waits goes on waiting: the second dial stands in the road before the first is taken out.
+                        self.dial_at(peer, purpose, peer_id, at, None);
+                    }
                     return self.dial_failed(peer, Some(connection), why);
                 }
                 self.shared.book().in_vain(peer);
@@ -335,7 +339,6 @@ impl Driver {
         }
         // Whoever makes a new link had no answer over the old one either, if that is silent.
         self.close_silent(self.clock.now(), peer);
-        self.close_forsaken(peer, &way);
         let budget = Budget::full(self.clock.now(), self.config.messages_per_peer);
         self.members.entry(peer).and_modify(|member| member.roles = roles).or_insert(Member {
             contact,

@@ -1,9 +1,10 @@
 //! Links that went silent: a question was sent, and nothing has come for so long. Where a network was cut, TCP tries again only after
 //! about as long as the cut lasted, so a link that stood through it says nothing for as long once more. It is closed when the next
 //! question comes up, which is lost with it: what the core asks after it heard of that goes over a new one. Or when the peer, which
-//! came to the same conclusion, makes a new one: else what comes over that would keep the silent one, and answers would go over either.
+//! came to the same conclusion, makes a new one. Where nothing was asked over it here it stands, since it may be good, and carries no
+//! more messages: `roads.rs` prefers the new one.
 
-use super::{behaviour::Way, certificate::Purpose, run::Driver};
+use super::run::Driver;
 use crate::core::{Input, Peer, time::Instant};
 
 impl Driver {
@@ -27,27 +28,13 @@ impl Driver {
         if since.is_none_or(|since| now.since(since) < self.config.silence) {
             return;
         }
-        self.close_all(peer, "it went silent");
-    }
-
-    /// A peer has a new link. Whoever makes one has none left: what stood for longer than two that dial each other at once may be
-    /// apart is gone at the other end, whether or not anything was asked over it here.
-    pub(super) fn close_forsaken(&mut self, peer: Peer, new: &Way) {
-        let is_theirs = new.purpose == Purpose::Link && !new.dialled;
-        let stood = self.roads.linked_since(peer).map(|since| new.since.since(since));
-        if is_theirs && stood.is_some_and(|stood| stood > self.config.handshake_timeout) {
-            self.close_all(peer, "its peer has made another");
-        }
-    }
-
-    /// At once: what is asked from then on goes over another.
-    fn close_all(&mut self, peer: Peer, why: &str) {
         if let Some(member) = self.members.get_mut(&peer) {
             member.unanswered = None;
         }
         for connection in self.roads.connections_to(peer) {
             self.swarm.close_connection(connection);
-            self.on_closed(connection, why);
+            // At once: what is asked from then on goes over another.
+            self.on_closed(connection, "it went silent");
         }
     }
 }

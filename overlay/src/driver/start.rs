@@ -75,6 +75,7 @@ pub(super) async fn prepare(
     let mut book = AddressBook::new(&id, Name { peer_id: me, serial }, config.known_peers, loopback);
     let info = NodeInfo { id: book.me().id, ..info };
     let seed = rand::Rng::next_u64(&mut random);
+    let unmeasured = index.rto_unknown;
     let node = Node::new(index, AddressBook::ME, info.clone(), seed);
     let revocations = read_revocations(membership.as_ref(), saved.revocations, clock);
     let saved = read_saved(&config, &mut book, saved.peers);
@@ -92,6 +93,7 @@ pub(super) async fn prepare(
         accept_queue: config.accept_queue,
         saved_peers: config.saved_peers,
         open_timeout: config.open_timeout,
+        unmeasured,
     };
     let voice = Voice::new(identity.clone(), &config.network, clock);
     let notary = Notary::new(identity.keypair().clone(), id, clock, Arc::clone(&shared));
@@ -109,7 +111,7 @@ pub(super) async fn prepare(
         requests: ends.requests,
         described: ends.described,
         accepted: ends.accepted,
-        roads: Roads::default(),
+        roads: Roads::new(config.dials_apart()),
         members: BTreeMap::new(),
         dials: BTreeMap::new(),
         waiting: BTreeMap::new(),

@@ -118,6 +118,25 @@ async fn streams_after_the_first_take_a_connection_of_their_own() {
 }
 
 #[tokio::test]
+async fn a_stream_for_much_takes_a_bulk_connection_or_the_link_where_none_comes() {
+    // Where this one says it is, connections are taken and nothing is said.
+    let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let advertise = vec![format!("/ip4/127.0.0.1/tcp/{}", mute.local_addr().unwrap().port())];
+    for (advertise, bulk) in [(Vec::new(), true), (advertise, false)] {
+        let seed = node(Config { advertise, ..config(&[]) }).await;
+        let other = node(Config { open_timeout: DEADLINE, ..config(&[at(&seed)]) }).await;
+        until("a link", || other.counts().connections_admitted > 0).await;
+        let mut stream = soon("a stream", other.open_bulk(seed.id())).await.unwrap();
+        stream.write_all(b"x").await.unwrap();
+        stream.flush().await.unwrap();
+        let (_, mut stream) = soon("an incoming stream", seed.accept()).await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'x');
+        let counts = other.counts();
+        assert_eq!(if bulk { counts.dials } else { counts.connections_admitted }, if bulk { 2 } else { 1 });
+    }
+}
+
+#[tokio::test]
 async fn streams_nobody_accepts_are_reset_past_the_queue() {
     let seed = node(Config { accept_queue: 2, ..config(&[]) }).await;
     let other = node(config(&[at(&seed)])).await;
