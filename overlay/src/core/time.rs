@@ -83,3 +83,20 @@ const fn nanos(span: Duration) -> u64 {
     let nanos = span.as_nanos();
     if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_age_of_a_stamp_is_zero_at_once_and_right_to_a_tick_past_its_wrap() {
+        let wrap = Instant(TICK << 32);
+        for stamped in [Instant::START, Instant(TICK), Instant(wrap.0 - TICK), wrap, Instant(wrap.0 + 5 * TICK)] {
+            let stamp = Stamp::of(stamped);
+            assert_eq!(stamp.age(stamped), 0, "{stamped:?}");
+            assert_eq!(stamp.age(Instant(stamped.0 + TICK - 1)), TICK - 1, "the rest of a tick counts");
+            assert_eq!(stamp.age(Instant(stamped.0 + 100 * TICK)), 100 * TICK, "{stamped:?}");
+        }
+        assert_eq!(Stamp::START.age(wrap), 0, "a whole wrap ago cannot be told from now");
+    }
+}
