@@ -157,8 +157,8 @@ impl Node {
                 let insist = self.config.copies() * if thorough { THOROUGH_NODES } else { 2 };
                 let closest = if thorough { insist } else { self.config.copies() };
                 let way = Way { bits: None, closest, window };
-                let enough = u32::try_from(self.config.copies()).unwrap_or(u32::MAX);
-                let thorough = thorough.then_some(enough.max(2));
+                // One node has two voices at most: its own, and that of a question handed to it.
+                let thorough = thorough.then_some(self.config.copies().max(3));
                 Plan { way, insist, own_counts: false, hand, wide, thorough, deadline }
             }
         };

@@ -10,7 +10,7 @@ use super::{
     node::Timer,
     peers::{DEAD_AFTER, Known},
     pointers::{Asked, Errand, Intent},
-    search::{Pending, Purpose},
+    search::{Manner, Pending, Purpose},
     tend::crossing,
     time::{Instant, Stamp},
 };
@@ -78,15 +78,15 @@ impl Node {
 
     /// Asks a node something. False if too many questions are under way.
     pub(super) fn ask(&mut self, now: Instant, to: Contact, request: Request, purpose: Purpose) -> bool {
-        let handed = matches!(request, Request::Seek { .. });
+        let manner = Manner::of(&request);
         let early = request.is_through_levels();
-        let due = match (handed, self.config.seek_patience) {
-            (true, patience) if early => now + patience / 2,
-            (true, patience) => now + patience,
-            (false, _) => now + self.patience(to, purpose),
+        let due = match (manner, self.config.seek_patience) {
+            (Manner::HandedOn, patience) if early => now + patience / 2,
+            (Manner::HandedOn, patience) => now + patience,
+            (Manner::Directly, _) => now + self.patience(to, purpose),
         };
         let linked = self.peers.get(to).is_some_and(|known| known.linked);
-        let Some(id) = self.exchanges.open(Pending { to, sent: now, due, late: false, early, linked, handed, purpose })
+        let Some(id) = self.exchanges.open(Pending { to, sent: now, due, late: false, early, linked, manner, purpose })
         else {
             return false;
         };
@@ -121,7 +121,7 @@ impl Node {
         let Some(pending) = self.exchanges.get_mut(id) else { return };
         if pending.late {
             if let Some(pending) = self.exchanges.drop(id) {
-                if pending.handed {
+                if pending.manner == Manner::HandedOn {
                     self.doubt(now, pending.to);
                 } else {
                     self.miss(now, pending.to);
@@ -133,10 +133,10 @@ impl Node {
         if pending.early {
             pending.early = false;
             pending.due = pending.sent + now.since(pending.sent) * 2;
-            let (to, purpose, due) = (pending.to, pending.purpose, pending.due);
+            let (to, purpose, due, manner) = (pending.to, pending.purpose, pending.due, pending.manner);
             self.arm_new(due, Timer::Exchange(id));
             if let Purpose::Task(task) = purpose {
-                self.feed(now, task, |task| task.on_late(to));
+                self.feed(now, task, |task| task.on_late(to, manner));
             }
             return;
         }
@@ -145,10 +145,10 @@ impl Node {
         let least = if pending.linked { self.config.lost_min } else { self.config.rto_unknown * 6 };
         let again = (now + now.since(pending.sent)).max(pending.sent + least);
         pending.due = again;
-        let (to, purpose) = (pending.to, pending.purpose);
+        let (to, purpose, manner) = (pending.to, pending.purpose, pending.manner);
         self.arm_new(again, Timer::Exchange(id));
         match purpose {
-            Purpose::Task(task) => self.feed(now, task, |task| task.on_late(to)),
+            Purpose::Task(task) => self.feed(now, task, |task| task.on_late(to, manner)),
             Purpose::Hold(key) => self.on_hold_late(now, to, key),
             Purpose::Probe
             | Purpose::Sample(_)
@@ -163,9 +163,9 @@ impl Node {
 
     /// A question will have no answer.
     pub(super) fn on_lost(&mut self, now: Instant, pending: Pending) {
-        let to = pending.to;
+        let (to, manner) = (pending.to, pending.manner);
         match pending.purpose {
-            Purpose::Task(id) => self.feed(now, id, |task| task.on_failure(to)),
+            Purpose::Task(id) => self.feed(now, id, |task| task.on_failure(to, manner)),
             Purpose::Hold(key) => self.on_hold_failure(now, to, key),
             Purpose::Holder(key) => self.on_holder(now, to, key, false),
             Purpose::Nearer => {
@@ -199,7 +199,7 @@ impl Node {
                     if crowded {
                         task.be_content();
                     }
-                    task.on_reply(to, reply);
+                    task.on_reply(to, pending.manner, reply);
                 });
             }
             (Purpose::Sample(level), Reply::Nodes(nodes)) => self.on_sample(now, level, &nodes),
@@ -231,7 +231,7 @@ impl Node {
         let rtt = if spent > elapsed { elapsed } else { elapsed - spent };
         let before = known.distance();
         // The answer to a question handed on holds the way beyond this node, that over a new link its dialling.
-        let direct = pending.linked && !pending.handed;
+        let direct = pending.linked && pending.manner == Manner::Directly;
         let mut again = !pending.linked && before.is_none();
         // One slow answer is a lost packet; a node has moved away when two in a row are slow.
         let slower = before.is_some_and(|before| rtt > before);
@@ -258,7 +258,7 @@ impl Node {
         if again {
             self.ask(now, pending.to, Request::Ping, Purpose::Probe);
         }
-        if !pending.handed && (before.is_none() || crosses) {
+        if pending.manner == Manner::Directly && (before.is_none() || crosses) {
             self.unrest_if_near(now, rtt, before.is_none());
         }
         if moved {

@@ -14,7 +14,7 @@ use super::{
     peers::{Buckets, Known, Peers},
     pointers::{Deferred, Hints, Leases, SpreadLog, Values},
     rng::Rng,
-    search::{Ending, Exchanges, Task},
+    search::{Ending, Exchanges, Manner, Task},
     time::Instant,
 };
 use crate::{Config, Key, Level, NodeId, NodeInfo, Prefix, Question};
@@ -369,7 +369,7 @@ impl Node {
             | Request::SpreadGet { .. }) => return self.ask_for_task(now, me, other, id),
         };
         if let Some(running) = self.tasks.get_mut(&id) {
-            running.task.on_reply(me, reply);
+            running.task.on_reply(me, Manner::Directly, reply);
         }
     }
 
@@ -384,11 +384,12 @@ impl Node {
                 self.extend(now + more, id);
             }
         }
+        let manner = Manner::of(&request);
         self.tell(to, &request, id);
         if !self.ask(now, to, request, super::search::Purpose::Task(id))
             && let Some(running) = self.tasks.get_mut(&id)
         {
-            running.task.on_failure(to);
+            running.task.on_failure(to, manner);
         }
     }
 

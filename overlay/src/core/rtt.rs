@@ -157,6 +157,18 @@ mod tests {
     }
 
     #[test]
+    fn the_age_of_what_was_measured_counts_from_the_last_sample_and_from_the_start_before_the_first() {
+        const SECOND: u64 = 1_000_000_000;
+        let mut rtt = Rtt::NONE;
+        assert_eq!((rtt.age(at(0)), rtt.age(at(40))), (0, 40 * SECOND));
+        // 2^32 ticks of 16 ms are 68,719,476.736 s.
+        for second in [0, 8, 68_719_480] {
+            rtt.sample(at(second), Duration::from_millis(5), WINDOW);
+            assert_eq!((rtt.age(at(second)), rtt.age(at(second + 16))), (0, 16 * SECOND), "{second}");
+        }
+    }
+
+    #[test]
     fn one_slow_answer_does_not_move_a_node() {
         let mut rtt = Rtt::NONE;
         rtt.sample(at(0), Duration::from_millis(5), WINDOW);

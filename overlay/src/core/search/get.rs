@@ -6,13 +6,14 @@
 //!   If the way through nearer levels is late, it is handed on once more, by another node and straight at the widest level.
 //! - **Asked hop by hop** (mode `paper`, and once the first way is late or fails): slower, and in this node's own hands.
 //! - **Thoroughly**: a get repeated at once says that the answer was of no use, so that some node on the way lied or was out of
-//!   date. Then no single answer ends the search: those that have values are heard until as many as are to keep a value name the
-//!   same one, else all of them, and what most of them say comes first. Beside that the question is handed on, over links that stand:
-//!   each answer to it counts as one node's.
+//!   date. Then no single answer ends the search: those that have values are heard until enough name the same one and those nearest
+//!   the key have spoken, who would know better; else all of them. What most of them say comes first. Beside that the question is
+//!   handed on, over links that stand. A node has one voice however often it names a pointer, and so has all that comes back of the
+//!   question handed on: the same node may have said it all.
 
 use std::time::Duration;
 
-use super::{Ending, Hop, Lookup, Step, lookup::Way};
+use super::{Ending, Hop, Lookup, Manner, Step, lookup::Way};
 use crate::{
     Found, IndexError, Key, Level,
     core::{
@@ -48,8 +49,6 @@ pub(in crate::core) struct Get {
     /// The same at the widest level, for when the way through the nearer ones takes long.
     wide: Vec<(Contact, Request)>,
     waiting: Vec<Contact>,
-    /// Nodes that have it while a thorough search goes on: it waits for none of them.
-    beside: Vec<Contact>,
     found: Option<(Level, Vec<Pointer>)>,
     thorough: Option<Heard>,
     deadline: Duration,
@@ -58,16 +57,48 @@ pub(in crate::core) struct Get {
 /// What a thorough get has heard.
 #[derive(Debug, Default)]
 struct Heard {
-    level: Option<Level>,
-    /// Each pointer and how many nodes named it.
-    pointers: Vec<(u32, Pointer)>,
-    /// So many naming the same one are enough.
-    enough: u32,
+    named: Vec<Named>,
+    /// So many naming the same pointer are enough, once as many of those nearest the key have answered.
+    enough: usize,
+}
+
+/// A pointer that was named.
+#[derive(Debug)]
+struct Named {
+    pointer: Pointer,
+    /// The level at which it was named first.
+    level: Level,
+    voices: Vec<Voice>,
+}
+
+/// Who named it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Voice {
+    /// A node that was asked for what it knows itself.
+    Node(Contact),
+    /// Somebody that the question was handed to, whoever it was.
+    Relayed,
 }
 
 impl Heard {
     fn is_enough(&self) -> bool {
-        self.pointers.iter().any(|(times, _)| *times >= self.enough)
+        self.named.iter().any(|one| one.voices.len() >= self.enough)
+    }
+
+    /// A node that was asked itself has values.
+    fn is_firsthand(&self) -> bool {
+        self.named.iter().any(|one| one.voices.iter().any(|voice| *voice != Voice::Relayed))
+    }
+
+    fn add(&mut self, voice: Voice, level: Level, pointer: Pointer) {
+        let same = |one: &&mut Named| one.pointer.holder == pointer.holder && one.pointer.value == pointer.value;
+        let room = self.named.len() < HEARD_LIMIT;
+        match self.named.iter_mut().find(same) {
+            Some(one) if one.voices.contains(&voice) => {}
+            Some(one) => one.voices.push(voice),
+            None if room => self.named.push(Named { pointer, level, voices: vec![voice] }),
+            None => {}
+        }
     }
 }
 
@@ -83,8 +114,9 @@ pub(in crate::core) struct Plan {
     pub(in crate::core) hand: Vec<(Contact, Request)>,
     /// The same at the widest level, to be handed on a second time; none if that is where the first begins.
     pub(in crate::core) wide: Vec<(Contact, Request)>,
-    /// No single answer ends the search, but so many that name the same pointer do; none if one answer is enough.
-    pub(in crate::core) thorough: Option<u32>,
+    /// No single answer ends the search, but so many that name the same pointer do, once as many of those nearest the key have
+    /// answered; none if one answer is enough.
+    pub(in crate::core) thorough: Option<usize>,
     pub(in crate::core) deadline: Duration,
 }
 
@@ -111,7 +143,6 @@ impl Get {
             handed,
             wide,
             waiting: Vec::new(),
-            beside: Vec::new(),
             found: None,
             thorough: thorough.map(|enough| Heard { enough, ..Heard::default() }),
             deadline,
@@ -127,7 +158,7 @@ impl Get {
             if let Some((level, found)) = self.found.take() {
                 return Step::Done(Ending::Found(level, found));
             }
-            if self.thorough.as_ref().is_some_and(Heard::is_enough) {
+            if self.is_agreed() {
                 return Step::Done(self.conclude(Ok(Found::Nothing)));
             }
             if self.denied {
@@ -140,7 +171,6 @@ impl Get {
             if self.thorough.is_some()
                 && let Some((to, request)) = self.handed.pop()
             {
-                self.beside.push(to);
                 return Step::Ask(to, request);
             }
             if self.waiting.is_empty()
@@ -204,8 +234,15 @@ impl Get {
         self.content = true;
     }
 
+    /// This search itself came to nodes that have values. What came back of the question handed on may be one node's lie.
     fn has_heard(&self) -> bool {
-        self.thorough.as_ref().is_some_and(|heard| heard.level.is_some())
+        self.thorough.as_ref().is_some_and(Heard::is_firsthand)
+    }
+
+    /// Enough name the same pointer, and those that should know have spoken.
+    fn is_agreed(&self) -> bool {
+        let agreed = self.thorough.as_ref().filter(|heard| heard.is_enough());
+        agreed.is_some_and(|heard| self.lookup.is_answered_by_nearest(heard.enough))
     }
 
     /// On to the next wider level.
@@ -214,13 +251,12 @@ impl Get {
         self.lookup = self.lookup.widen(self.me, level, self.way);
     }
 
-    pub(super) fn on_reply(&mut self, from: Contact, reply: Reply) {
-        match reply {
-            Reply::Sought { level, values } => {
+    pub(super) fn on_reply(&mut self, from: Contact, manner: Manner, reply: Reply) {
+        match (manner, reply) {
+            (Manner::HandedOn, Reply::Sought { level, values }) => {
                 let values = self.foreign(values);
-                self.beside.retain(|one| *one != from);
                 if self.thorough.is_some() {
-                    self.hear(level, values);
+                    self.hear(Voice::Relayed, level, values);
                 } else if !values.is_empty() {
                     self.found = Some((level, values));
                 } else if self.waiting.contains(&from) {
@@ -229,29 +265,34 @@ impl Get {
                     self.denied = self.content;
                 }
             }
-            Reply::Step { seen, nodes } => {
+            (Manner::Directly, Reply::Step { seen, nodes }) => {
                 self.lookup.on_nodes(from, &nodes);
                 if let Seen::Values(values) = seen {
                     let values = self.foreign(values);
-                    self.hear(self.lookup.level, values);
+                    self.hear(Voice::Node(from), self.lookup.level, values);
                 }
             }
-            Reply::Refused(_)
-            | Reply::Pong
-            | Reply::Wait
-            | Reply::Nodes(_)
-            | Reply::Stored(_)
-            | Reply::Done
-            | Reply::Acquired(_)
-            | Reply::Beaten(_)
-            | Reply::Held(_)
-            | Reply::SpreadKeys { .. }
-            | Reply::Spread(_) => self.on_failure(from),
+            (
+                Manner::Directly | Manner::HandedOn,
+                Reply::Refused(_)
+                | Reply::Pong
+                | Reply::Wait
+                | Reply::Nodes(_)
+                | Reply::Step { .. }
+                | Reply::Sought { .. }
+                | Reply::Stored(_)
+                | Reply::Done
+                | Reply::Acquired(_)
+                | Reply::Beaten(_)
+                | Reply::Held(_)
+                | Reply::SpreadKeys { .. }
+                | Reply::Spread(_),
+            ) => self.on_failure(from, manner),
         }
     }
 
     /// A question handed on is late: it is handed on once more, then this node goes on by itself, and takes whatever comes first.
-    pub(super) fn on_late(&mut self, from: Contact) {
+    pub(super) fn on_late(&mut self, from: Contact, manner: Manner) {
         if self.waiting.contains(&from) {
             if std::mem::take(&mut self.patient) {
                 self.again = true;
@@ -260,19 +301,23 @@ impl Get {
             self.take_back();
             // Somebody on the way is dead: others may be as well, and there is no time to find that out one after the other.
             self.hurry();
-        } else if !self.beside.contains(&from) {
+        } else if self.bears_on_search(manner) {
             self.lookup.on_late(from);
         }
     }
 
-    pub(super) fn on_failure(&mut self, from: Contact) {
+    pub(super) fn on_failure(&mut self, from: Contact, manner: Manner) {
         if self.waiting.contains(&from) {
             self.waiting.retain(|one| *one != from);
-        } else if self.beside.contains(&from) {
-            self.beside.retain(|one| *one != from);
-        } else {
+        } else if self.bears_on_search(manner) {
             self.lookup.on_failure(from);
         }
+    }
+
+    /// A thorough search asks nodes itself that have the question to hand on as well: the one says nothing of the other. Else a
+    /// question handed on was asked before, and who was silent then need not be asked again.
+    fn bears_on_search(&self, manner: Manner) -> bool {
+        self.thorough.is_none() || manner == Manner::Directly
     }
 
     /// Waits for no question handed on any more.
@@ -293,7 +338,7 @@ impl Get {
         values
     }
 
-    fn hear(&mut self, level: Level, values: Vec<Pointer>) {
+    fn hear(&mut self, voice: Voice, level: Level, values: Vec<Pointer>) {
         if values.is_empty() {
             return;
         }
@@ -301,24 +346,15 @@ impl Get {
             self.found = Some((level, values));
             return;
         };
-        heard.level.get_or_insert(level);
-        for value in values {
-            let same = |one: &&mut (u32, Pointer)| one.1.holder == value.holder && one.1.value == value.value;
-            let room = heard.pointers.len() < HEARD_LIMIT;
-            match heard.pointers.iter_mut().find(same) {
-                Some((times, _)) => *times += 1,
-                None if room => heard.pointers.push((1, value)),
-                None => {}
-            }
-        }
+        values.into_iter().for_each(|value| heard.add(voice, level, value));
     }
 
     /// Ends with what a thorough search heard, else like this.
     fn conclude(&mut self, otherwise: Result<Found, IndexError>) -> Ending {
-        let mut heard = self.thorough.take().unwrap_or_default();
-        let Some(level) = heard.level else { return Ending::Outcome(Outcome::Get(otherwise)) };
-        heard.pointers.sort_by_key(|(times, _)| std::cmp::Reverse(*times));
-        Ending::Found(level, heard.pointers.into_iter().map(|(_, pointer)| pointer).collect())
+        let mut named = self.thorough.take().unwrap_or_default().named;
+        named.sort_by_key(|one| std::cmp::Reverse(one.voices.len()));
+        let Some(level) = named.first().map(|one| one.level) else { return Ending::Outcome(Outcome::Get(otherwise)) };
+        Ending::Found(level, named.into_iter().map(|one| one.pointer).collect())
     }
 }
 

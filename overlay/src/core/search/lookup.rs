@@ -179,9 +179,13 @@ impl Lookup {
 
     /// Whether enough of the nearest have answered, but for some that are late: a search may go on elsewhere meanwhile.
     pub(super) fn is_answered_but_for_the_late(&self) -> bool {
+        self.is_answered_by_nearest(self.closest)
+    }
+
+    /// Whether so many of those nearest the key have answered, but for the late.
+    pub(super) fn is_answered_by_nearest(&self, count: usize) -> bool {
         let prompt = self.candidates.iter().filter(|one| !matches!(one.state, State::Failed | State::Late));
-        let mut nearest = prompt.take(self.closest);
-        self.at == self.key && nearest.all(|one| one.state.has_answered())
+        self.at == self.key && prompt.take(count).all(|one| one.state.has_answered())
     }
 
     /// Goes on until so many of the nodes nearest the key have answered. Whether that is more than before.

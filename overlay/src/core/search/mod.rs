@@ -25,6 +25,21 @@ use super::{
 };
 use crate::Level;
 
+/// How a node was asked: the same one may be asked both ways in one operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::core) enum Manner {
+    /// For what it knows itself.
+    Directly,
+    /// To hand the question on.
+    HandedOn,
+}
+
+impl Manner {
+    pub(in crate::core) const fn of(request: &Request) -> Self {
+        if matches!(request, Request::Seek { .. }) { Self::HandedOn } else { Self::Directly }
+    }
+}
+
 /// What a machine wants next.
 #[derive(Debug)]
 pub(super) enum Step {
@@ -76,10 +91,10 @@ impl Task {
         }
     }
 
-    pub(super) fn on_reply(&mut self, from: Contact, reply: Reply) {
+    pub(super) fn on_reply(&mut self, from: Contact, manner: Manner, reply: Reply) {
         match self {
             Self::Search(task) => task.on_reply(from, reply),
-            Self::Get(task) => task.on_reply(from, reply),
+            Self::Get(task) => task.on_reply(from, manner, reply),
             Self::Put(task) => task.on_reply(from, reply),
             Self::Withdraw(task) => task.on_reply(from, reply),
             Self::Errand(task) => task.on_reply(from, reply),
@@ -96,10 +111,10 @@ impl Task {
     }
 
     /// The answer is later than usual: ask somebody else meanwhile.
-    pub(super) fn on_late(&mut self, from: Contact) {
+    pub(super) fn on_late(&mut self, from: Contact, manner: Manner) {
         match self {
             Self::Search(task) => task.on_late(from),
-            Self::Get(task) => task.on_late(from),
+            Self::Get(task) => task.on_late(from, manner),
             Self::Put(task) => task.on_late(from),
             Self::Withdraw(task) => task.on_late(from),
             Self::Errand(task) => task.on_late(from),
@@ -108,10 +123,10 @@ impl Task {
     }
 
     /// There will be no answer.
-    pub(super) fn on_failure(&mut self, from: Contact) {
+    pub(super) fn on_failure(&mut self, from: Contact, manner: Manner) {
         match self {
             Self::Search(task) => task.on_failure(from),
-            Self::Get(task) => task.on_failure(from),
+            Self::Get(task) => task.on_failure(from, manner),
             Self::Put(task) => task.on_failure(from),
             Self::Withdraw(task) => task.on_failure(from),
             Self::Errand(task) => task.on_failure(from),

@@ -3,7 +3,7 @@
 
 use crate::{
     Key, Level,
-    core::{Contact, Peer, time::Instant},
+    core::{Contact, Peer, search::Manner, time::Instant},
 };
 
 /// What a question was asked for.
@@ -43,8 +43,8 @@ pub(in crate::core) struct Pending {
     pub(in crate::core) early: bool,
     /// A link stood when it was sent: without one, the time holds the dialling too, and is no distance.
     pub(in crate::core) linked: bool,
-    /// It may be handed on: the answer says nothing of this node's distance, its lateness nothing of this node's health.
-    pub(in crate::core) handed: bool,
+    /// If it may be handed on, the answer says nothing of this node's distance, its lateness nothing of this node's health.
+    pub(in crate::core) manner: Manner,
     pub(in crate::core) purpose: Purpose,
 }
 

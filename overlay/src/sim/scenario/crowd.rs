@@ -50,7 +50,7 @@ struct Crowd {
     states: Vec<State>,
     /// When each client began to want the file it waits for.
     wanted: Vec<Instant>,
-    /// The longest that one waited.
+    /// The longest that one waited, or waits.
     slowest: Duration,
     /// Proxies that are there from the start; those that churn brings come later.
     first: usize,
@@ -160,8 +160,17 @@ impl Crowd {
             let since = self.sim.now().since(start).as_secs_f64();
             progress(since / end.since(start).as_secs_f64(), self.sim.events());
         }
+        self.note_waiting();
         self.warm = self.warm.map(|at| Instant::at(at.since(start)));
         self.load.push((self.sim.now().since(start).as_secs_f64(), count(self.fetches)));
+    }
+
+    /// Who has no file yet has waited until now.
+    fn note_waiting(&mut self) {
+        let waits = |state: &State| !matches!(state, State::Thinks(_) | State::Done);
+        for (_, wanted) in self.states.iter().zip(&self.wanted).filter(|(state, _)| waits(state)) {
+            self.slowest = self.slowest.max(self.sim.now().since(*wanted));
+        }
     }
 
     fn warm_seconds(&self) -> f64 {
