@@ -120,12 +120,13 @@ impl Roads {
         self.peers.get(&peer).is_some_and(|road| !road.ways.is_empty())
     }
 
-    /// Whether a bulk connection is to be dialled: none stands or is under way, and none failed since the peer was last reached. One
-    /// that is ending takes no more streams, and stands no more.
+    /// Whether a bulk connection is to be dialled: none stands or is under way, and none failed since the peer was last reached. What
+    /// is ending takes no more streams, and stands no more.
     pub(super) fn wants_bulk(&self, peer: Peer) -> bool {
         self.peers.get(&peer).is_some_and(|road| {
-            let stands = road.ways.iter().any(|way| way.purpose == Purpose::Bulk && !way.opens.is_closed());
-            !(road.dials(Purpose::Bulk) || stands || road.bulk_failed && !road.ways.is_empty())
+            let taking = || road.ways.iter().filter(|way| !way.opens.is_closed());
+            let stands = taking().any(|way| way.purpose == Purpose::Bulk);
+            !(road.dials(Purpose::Bulk) || stands || road.bulk_failed && taking().next().is_some())
         })
     }
 
@@ -534,13 +535,17 @@ mod tests {
     #[test]
     fn a_peer_that_cannot_be_dialled_is_not_dialled_for_every_stream() {
         let mut roads = Roads::default();
-        let (link, _queues) = way(1, Purpose::Link, false);
+        let (link, queues) = way(1, Purpose::Link, false);
         roads.admit(PEER, link);
         let dial = ConnectionId::new_unchecked(2);
         roads.dialling(PEER, dial, Purpose::Bulk);
         assert!(!roads.wants_bulk(PEER));
         roads.dial_failed(PEER, Some(dial), "refused");
         assert!(!roads.wants_bulk(PEER));
+        // Else what finds it ending would wait for nothing.
+        drop(queues);
+        assert_eq!(roads.open(PEER, open().0, Purpose::Link, LIMIT), Handed::Dial);
+        assert!(roads.wants_bulk(PEER));
     }
 
     #[test]
