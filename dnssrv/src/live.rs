@@ -21,6 +21,7 @@ use crate::{
     last_good::LastGood,
     redirector::Redirector,
     roster::{Proxy, Ring, Roster, Server},
+    scout::VIEW,
     service::Secure,
 };
 
@@ -146,7 +147,10 @@ impl Watch {
             roster.mute.extend(mute_of(&proxies));
             if level == Level::GLOBAL {
                 are_all = proxies.len().max(servers.len()) < self.health.candidates;
-                self.company.named(Instant::now(), servers.iter().map(|node| node.id));
+                // Those that may ask, or be asked, how far they are: the far ones, too.
+                let all = index.nodes(&NodesQuery { count: VIEW, ..query(level, Roles::DNSSRV) });
+                self.company.named(Instant::now(), all.iter().map(|node| node.id));
+                roster.addresses.extend(all.into_iter().map(|node| (node.id, (node.v4, node.v6))));
             }
             let members = proxies.iter().chain(&servers).map(|node| node.id).collect();
             let servers = servers.iter().filter(|node| node.id != me.id && !node.draining).map(server).collect();

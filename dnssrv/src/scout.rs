@@ -351,8 +351,8 @@ const VERSION: u8 = 1;
 const NOT_MEASURED: u32 = u32::MAX;
 /// Bytes of a TXT string. \[RFC 1035 3.3\]
 const STRING: usize = 255;
-/// Servers looked at when some are chosen. \[guess\]
-const VIEW: usize = 1024;
+/// Servers looked at when some are chosen, and from which such questions are answered. \[guess\]
+pub(crate) const VIEW: usize = 1024;
 /// Rounds of questions to servers abroad, while none finds itself near. \[guess\]
 const ROUNDS: usize = 3;
 /// What a server whose distance is unknown is taken to be off by: behind those that fit, before those that cannot. \[guess\]

@@ -244,7 +244,7 @@ async fn a_node_that_leaves_or_drains_is_named_no_more() {
 #[tokio::test]
 async fn a_prefix_is_handed_to_the_cluster_whose_scout_is_near_it() {
     // Far from everybody, for all it knows: it measures nothing itself.
-    let (_apex, scout) = handed_over(Ipv4Addr::new(127, 24, 0, 1), |_| {}).await;
+    let (_apex, scout) = handed_over(Ipv4Addr::new(127, 24, 0, 1), false, |_| {}).await;
     // A stranger's question is one for a name that does not exist.
     let scouting = query("0000000000000001.7f140035.scout.ns.nyud.example", RecordType::TXT);
     let stranger = message(&exchange_from(RESOLVER, scout.local_addrs()[0], &scouting).await);
@@ -253,18 +253,24 @@ async fn a_prefix_is_handed_to_the_cluster_whose_scout_is_near_it() {
 
 #[tokio::test]
 async fn a_prefix_within_a_servers_region_is_handed_to_a_nearer_server_of_another_region() {
-    handed_over(Ipv4Addr::new(127, 24, 0, 2), |config| {
-        // Whatever it measures is of level 1.
-        config.thresholds = vec![DEADLINE, Duration::from_nanos(1)];
-        config.sources.tcp_connect = true;
-        config.probe.port = 1;
-    })
-    .await;
+    handed_over(Ipv4Addr::new(127, 24, 0, 2), false, within_its_region).await;
+}
+
+#[tokio::test]
+async fn a_scout_that_does_not_know_who_asks_yet_is_asked_again_before_long() {
+    handed_over(Ipv4Addr::new(127, 24, 0, 3), true, within_its_region).await;
+}
+
+/// Whatever a server with these settings measures is of level 1.
+fn within_its_region(config: &mut Config) {
+    config.thresholds = vec![DEADLINE, Duration::from_nanos(1)];
+    config.sources.tcp_connect = true;
+    config.probe.port = 1;
 }
 
 /// An apex server with these settings, and one that is near the resolver and shares nothing with it but level 0, once the one names
-/// the proxy of the other.
-async fn handed_over(near: Ipv4Addr, change: impl FnOnce(&mut Config)) -> (Server, Server) {
+/// the proxy of the other. That one knows it `late`, if so: once it has searched in vain.
+async fn handed_over(near: Ipv4Addr, late: bool, change: impl FnOnce(&mut Config)) -> (Server, Server) {
     let far = Ipv4Addr::LOCALHOST;
     let proxy = Proxy::at((near, 0).into()).await;
     let nodes = [node(1, far, 1, proxy.port()), node(2, near, 2, proxy.port())];
@@ -275,13 +281,19 @@ async fn handed_over(near: Ipv4Addr, change: impl FnOnce(&mut Config)) -> (Serve
     });
     let all: Vec<&NodeInfo> = nodes.iter().chain(&others).collect();
     let pointers = Arc::default();
-    let near_index = Fake::new(&nodes[1], &[&all, &all[1..2], &all[1..2]], &pointers);
+    // However few it looks at, it knows who may ask it.
+    let backwards: Vec<&NodeInfo> = all.iter().rev().copied().collect();
+    let near_index = Fake::new(&nodes[1], &[&backwards, &all[1..2], &all[1..2]], &pointers);
+    if late {
+        near_index.change(nodes[0].id, |node| node.v4 = vec![Ipv4Addr::new(127, 24, 1, 1)]);
+    }
     let mut near_config = config((near, 0).into());
+    near_config.health.candidates = 1;
     // The resolver refuses, which measures.
     near_config.sources.tcp_connect = true;
     near_config.probe.port = 1;
     near_config.probe.wait = DEADLINE;
-    let scout = serve(near_config, near_index, None).await.expect("a free port");
+    let scout = serve(near_config, near_index.clone(), None).await.expect("a free port");
     let far_index = Fake::new(&nodes[0], &[&all, &all[..1], &all[..1]], &pointers);
     let mut far_config = config((far, 0).into());
     far_config.sources.hints = false;
@@ -291,6 +303,15 @@ async fn handed_over(near: Ipv4Addr, change: impl FnOnce(&mut Config)) -> (Serve
     change(&mut far_config);
     let apex = serve(far_config, far_index, None).await.expect("a free port");
     until("the scout saw its proxy", async || scout.stats().live == [1, 1, 1]).await;
+    if late {
+        until("a search is over", async || {
+            exchange_from(RESOLVER, apex.local_addrs()[0], &query(TARGET, RecordType::A)).await;
+            apex.explain(Prefix::of(RESOLVER.into())).settled
+        })
+        .await;
+        assert_eq!(apex.explain(Prefix::of(RESOLVER.into())).level.0, 1);
+        near_index.change(nodes[0].id, |node| node.v4 = vec![far]);
+    }
     until("the prefix is handed over", async || {
         let reply = exchange_from(RESOLVER, apex.local_addrs()[0], &query(TARGET, RecordType::A)).await;
         addresses(&message(&reply)) == [IpAddr::from(near)] && message(&reply).answers[0].ttl > 5
