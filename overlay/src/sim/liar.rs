@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    Level,
+    Key, Level,
     core::{
         Contact,
         message::{Body, Header, Message, Pointer, Reply, Request, Seen, Verdict, Want},
@@ -20,7 +20,7 @@ pub(super) enum Harm {
     Drops,
     /// Names only its own kind.
     Misleads,
-    /// Has an answer to everything, and it is wrong.
+    /// Has an answer to everything, and it is wrong: one that all of its kind give, and others.
     Forges,
 }
 
@@ -48,18 +48,18 @@ impl Liar {
         if !about_a_key {
             return None;
         }
-        let level = match request {
-            Request::Step { level, .. } | Request::Seek { level, .. } => *level,
-            _ => Level::GLOBAL,
+        let (level, key) = match request {
+            Request::Step { level, key, .. } | Request::Seek { level, key, .. } => (*level, *key),
+            _ => (Level::GLOBAL, Key::ZERO),
         };
         let reply = match (self.harm, request) {
             (Harm::Drops, _) => return Some(None),
             (_, Request::Store { .. }) => Reply::Stored(Verdict::Accepted),
             (_, Request::Copy { .. }) => Reply::Done,
             (Harm::Misleads, Request::Seek { .. }) => Reply::Sought { level, values: Vec::new() },
-            (Harm::Forges, Request::Seek { .. }) => Reply::Sought { level, values: self.forged() },
+            (Harm::Forges, Request::Seek { .. }) => Reply::Sought { level, values: self.forged(&key) },
             (Harm::Forges, Request::Step { want: Want::Values, .. }) => {
-                Reply::Step { seen: Seen::Values(self.forged()), nodes: self.named() }
+                Reply::Step { seen: Seen::Values(self.forged(&key)), nodes: self.named() }
             }
             _ => Reply::Step { seen: Seen::Nothing, nodes: self.named() },
         };
@@ -72,12 +72,15 @@ impl Liar {
         self.kind.iter().cycle().skip(self.turn * 3 % self.kind.len().max(1)).take(Reply::NODES).copied().collect()
     }
 
-    fn forged(&mut self) -> Vec<Pointer> {
+    /// Pointers to liars: first to the one that all of them name for this key.
+    fn forged(&mut self, key: &Key) -> Vec<Pointer> {
         let value = Bytes::from_static(b"nothing here");
         let ttl = Duration::from_secs(3_600);
-        let named = self.named();
-        named
+        let place: usize = key.as_bytes().iter().copied().map(usize::from).sum();
+        let agreed = self.kind.get(place % self.kind.len().max(1)).copied();
+        agreed
             .into_iter()
+            .chain(self.named())
             .take(Reply::VALUES)
             .map(|holder| Pointer { holder, clusters: Vec::new(), value: value.clone(), ttl })
             .collect()

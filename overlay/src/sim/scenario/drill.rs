@@ -231,9 +231,11 @@ pub(super) fn partition(setup: &Setup, progress: Progress<'_>) -> Report {
     let mut report = Report::default();
     report.hold("heal_s", since(last_bad), Bound::AtMost(30.0));
     report.hold("merged_s", merged.map_or(f64::INFINITY, since), Bound::AtMost(MERGE_TIME.as_secs_f64()));
-    for (name, shares) in [("together", together(&sim, &before, &sides)), ("unparted", whole)] {
-        report.print(format!("l1_{name}_share"), shares[0]);
-        report.print(format!("l2_{name}_share"), shares[1]);
+    for (name, levels) in [("", together(&sim, &before, &sides)), ("unparted_", whole)] {
+        for (level, one) in (1..).zip(levels) {
+            report.print(format!("l{level}_{name}together_share"), one.with_others);
+            report.print(format!("l{level}_{name}kept_share"), one.kept);
+        }
     }
     report.close(&sim);
     report
@@ -261,7 +263,7 @@ fn kept(
 
 /// What part of the nodes are together, by the same measure, in the same network at the same time if it is never parted: warm
 /// clusters move on once their dwell time is over.
-fn unparted(setup: &Setup, nodes: usize, sides: &[u8], until: Instant) -> [f64; 2] {
+fn unparted(setup: &Setup, nodes: usize, sides: &[u8], until: Instant) -> [Together; 2] {
     let mut sim = setup.warm(setup.config(), nodes);
     sim.run_for(Duration::from_secs(10));
     let before = [1, 2].map(|level| groups(&sim, level));
@@ -269,21 +271,33 @@ fn unparted(setup: &Setup, nodes: usize, sides: &[u8], until: Instant) -> [f64; 
     together(&sim, &before, sides)
 }
 
-/// Whether 99 % of the nodes, or as many as in a network that was never parted, are with most of those they shared their
-/// clusters with before.
-fn are_together(sim: &Sim, before: &[BTreeMap<Key, Vec<usize>>; 2], sides: &[u8], unparted: &[f64; 2]) -> bool {
-    together(sim, before, sides).iter().zip(unparted).all(|(share, unparted)| *share >= unparted.min(0.99))
+/// How much there still is of the clusters that there were.
+#[derive(Debug, Clone, Copy)]
+struct Together {
+    /// The part of the nodes that are with most of their own side of their former cluster.
+    kept: f64,
+    /// The part of these that are with most of both sides.
+    with_others: f64,
 }
 
-/// The part of the nodes that are with most of those they shared their cluster with before, at levels 1 and 2, of those that are
-/// with most of their own side.
-fn together(sim: &Sim, before: &[BTreeMap<Key, Vec<usize>>; 2], sides: &[u8]) -> [f64; 2] {
+/// Whether 99 % of the nodes, or as many as in a network that was never parted, are with most of those they shared their
+/// clusters with before, and nearly as many as there have not left their own side.
+fn are_together(sim: &Sim, before: &[BTreeMap<Key, Vec<usize>>; 2], sides: &[u8], unparted: &[Together; 2]) -> bool {
+    together(sim, before, sides)
+        .iter()
+        .zip(unparted)
+        .all(|(one, unparted)| one.with_others >= unparted.with_others.min(0.99) && one.kept >= unparted.kept * KEPT)
+}
+
+/// What there is of the clusters at levels 1 and 2.
+fn together(sim: &Sim, before: &[BTreeMap<Key, Vec<usize>>; 2], sides: &[u8]) -> [Together; 2] {
     [1, 2].map(|level| {
         let groups = groups(sim, level);
-        let (cluster, before) = (clusters_of(&groups), kept(&groups, &before[level - 1], sides));
-        let all = before.values().map(Vec::len).sum();
-        let with = before.values().filter_map(|nodes| most(&cluster, nodes)).map(|(_, count)| count).sum();
-        count(with) / count(all)
+        let (cluster, before) = (clusters_of(&groups), &before[level - 1]);
+        let stayed = kept(&groups, before, sides);
+        let with = stayed.values().filter_map(|nodes| most(&cluster, nodes)).map(|(_, count)| count).sum();
+        let [all, stayed] = [before, &stayed].map(|groups| count(groups.values().map(Vec::len).sum()));
+        Together { kept: stayed / all, with_others: count(with) / stayed }
     })
 }
 
@@ -310,6 +324,9 @@ const GET_TIME: Duration = Duration::from_secs(6);
 
 /// By then clusters that a partition parted are to be one again.
 const MERGE_TIME: Duration = Duration::from_secs(60);
+
+/// So many of those who have not left their own side in a network that was never parted, have not in one that was.
+const KEPT: f64 = 0.9;
 
 /// How long after a partition it is watched.
 const HEAL_TIME: Duration = Duration::from_secs(90);

@@ -1,5 +1,5 @@
 //! A fifth of the members do harm, a third of these each way: they drop questions, name only their own kind, return pointers to
-//! nothing. They hold certificates and answer probes: nothing but what they say gives them away.
+//! nothing, of which one is the same from all of them. They hold certificates and answer probes: nothing but what they say gives them away.
 
 use std::{sync::Arc, time::Duration};
 
