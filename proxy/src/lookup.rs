@@ -283,7 +283,7 @@ impl Turn<'_> {
             self.lead(cache, lead, stale.as_ref(), mode, part);
             (waiter, false)
         } else {
-            match cache.flights.join_within(self.wanted.key, cache.config.timeouts.connect).await {
+            match cache.flights.join(self.wanted.key) {
                 Joined::Full => return Some(Found::Failed(Failure::Busy, None)),
                 Joined::Follow(mut waiter) => {
                     self.asked.trace.note("flight", || "joins the fetch that is under way".to_owned());
