@@ -265,17 +265,12 @@ impl OriginUrl {
     pub(crate) fn joined(&self, reference: &str) -> Option<Self> {
         let path = self.path_of(reference)?;
         let path = if reference.starts_with('?') { path } else { without_dots(&path) };
-        self.at(&path)
+        self.with_path(&path).ok()
     }
 
     /// The same with the dots that it is spelled with: what clients ask for is known by their spelling.
     pub(crate) fn joined_as_spelled(&self, reference: &str) -> Option<Self> {
-        self.at(&self.path_of(reference)?)
-    }
-
-    fn at(&self, path: &str) -> Option<Self> {
-        let path = normal_path(path).ok()?;
-        Some(Self::of(self.0.scheme, self.0.host.clone(), self.0.port, path))
+        self.with_path(&self.path_of(reference)?).ok()
     }
 
     /// The path and query that a reference names, dots and all.
