@@ -40,24 +40,7 @@ pub(crate) async fn forward(
     forwarded: Forwarded,
     stale: Option<Box<OldCopy>>,
 ) -> (Response<Body>, Option<Told>) {
-    let mut fields = HeaderMap::clone(&asked.fields);
-    if asked.client.head {
-        for name in CONDITIONS.iter().chain([&header::RANGE]) {
-            for value in asked.client.fields.get_all(name) {
-                fields.append(name, value.clone());
-            }
-        }
-    }
-    if asked.method == Method::OPTIONS
-        && let Some(left) = asked.client.fields.get(header::MAX_FORWARDS)
-    {
-        // This is the last one that the client wants to hear from, or one less is left for those behind [RFC 9110 7.6.2].
-        match left.to_str().ok().and_then(|left| left.trim().parse::<u32>().ok()) {
-            Some(0) => return (text(StatusCode::NO_CONTENT, ""), Some(Told::default())),
-            Some(left) => drop(fields.insert(header::MAX_FORWARDS, HeaderValue::from(left - 1))),
-            None => {}
-        }
-    }
+    let Some(fields) = fields_sent(&asked) else { return (text(StatusCode::NO_CONTENT, ""), Some(Told::default())) };
     let body = asked.body.take().filter(|body| !asked.client.head && !body.is_end_stream());
     let (began, applied) = (clock::now(), cache.purges.heads());
     let born = cache.store.purge_number();
@@ -115,6 +98,29 @@ pub(crate) async fn forward(
         vouched: Vouched::from_origin(applied),
     };
     passed_back(cache, Relay { asked, meta, body: answer.body, born, forwarded }).await
+}
+
+/// The fields that the origin is asked with; none where this node is the last that the client wants to hear from.
+fn fields_sent(asked: &Asked) -> Option<HeaderMap> {
+    let mut fields = HeaderMap::clone(&asked.fields);
+    if asked.client.head {
+        for name in CONDITIONS.iter().chain([&header::RANGE]) {
+            for value in asked.client.fields.get_all(name) {
+                fields.append(name, value.clone());
+            }
+        }
+    }
+    if asked.method == Method::OPTIONS
+        && let Some(left) = asked.client.fields.get(header::MAX_FORWARDS)
+    {
+        // This is the last one that the client wants to hear from, or one less is left for those behind [RFC 9110 7.6.2].
+        match left.to_str().ok().and_then(|left| left.trim().parse::<u32>().ok()) {
+            Some(0) => return None,
+            Some(left) => drop(fields.insert(header::MAX_FORWARDS, HeaderValue::from(left - 1))),
+            None => {}
+        }
+    }
+    Some(fields)
 }
 
 /// An answer on its way back.
