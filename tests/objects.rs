@@ -73,6 +73,24 @@ fn search(browser: &mut Browser, url: &str) {
     browser.until("document.getElementById('search-told').textContent.includes('nodes asked')");
 }
 
+/// Looks a URL up until what is shown is as awaited: clients have answers before stores and the index have copies.
+fn search_until(browser: &mut Browser, url: &str, awaited: impl Fn(&mut Browser) -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        search(browser, url);
+        if awaited(browser) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "never so\n{}", browser.eval("document.body.innerText"));
+    }
+}
+
+/// Whether so many of two nodes asked are said to have copies.
+fn told_of(browser: &mut Browser, held: usize) -> bool {
+    let told = format!("copies at {held} of 2 nodes");
+    browser.eval(&format!("document.getElementById('search-told').textContent.includes('{told}')")) == true
+}
+
 /// The lines of the table that hold this text.
 fn lines(browser: &mut Browser, text: &str) -> u64 {
     let lines = "[...document.querySelectorAll('#copies tr')]";
@@ -91,11 +109,11 @@ async fn the_page_of_objects_shows_each_variant_at_each_node() {
     let at = folder.path().to_owned();
     let looked = tokio::task::spawn_blocking(move || {
         let Some(mut browser) = dashboard(&at, &admin) else { return false };
-        search(&mut browser, &format!("http://{host}/varied"));
-        browser.until("document.getElementById('search-told').textContent.includes('copies at 2 of 2 nodes')");
-        let varied = |language| format!("Accept-Language; {language}");
-        assert_eq!(lines(&mut browser, &varied("en")), 1, "{}", browser.eval("document.body.innerText"));
-        assert_eq!(lines(&mut browser, &varied("de")), 2, "{}", browser.eval("document.body.innerText"));
+        search_until(&mut browser, &format!("http://{host}/varied"), |browser| {
+            told_of(browser, 2)
+                && lines(browser, "Accept-Language; en") == 1
+                && lines(browser, "Accept-Language; de") == 2
+        });
         // A line each under this node's name, and the other node's alone.
         assert_eq!(lines(&mut browser, "this node"), 2);
         true
@@ -122,8 +140,11 @@ async fn the_page_of_objects_says_which_holder_does_not_answer() {
     let looked = tokio::task::spawn_blocking(move || {
         let Some(mut browser) = dashboard(&at, &admin) else { return false };
         let deadline = Instant::now() + PATIENCE;
-        // It may be stopped before it has told anybody of its copies: then it tells later.
+        // It may be stopped before it has told anybody of its copies: then it tells while both are looked up again.
         loop {
+            for path in &paths {
+                search_until(&mut browser, &format!("http://{host}{path}"), |browser| told_of(browser, 2));
+            }
             network.nodes[1].process.signal("-STOP");
             let silent = paths.iter().any(|path| {
                 search(&mut browser, &format!("http://{host}{path}"));
@@ -135,8 +156,8 @@ async fn the_page_of_objects_says_which_holder_does_not_answer() {
             network.nodes[1].process.signal("-CONT");
             assert!(Instant::now() < deadline, "nobody is said not to answer\n{}", network.logs());
         }
-        browser.until("document.getElementById('search-told').textContent.includes('copies at 1 of 2 nodes')");
-        browser.until("document.querySelectorAll('#copies td.warn').length === 1");
+        assert!(told_of(&mut browser, 1), "{}", browser.eval("document.body.innerText"));
+        assert_eq!(browser.eval("document.querySelectorAll('#copies td.warn').length"), 1);
         assert_eq!(lines(&mut browser, "this node"), 1);
         true
     });

@@ -103,12 +103,7 @@ fn load(address: SocketAddr, targets: &[Target], seed: u64) -> Load<'_> {
 impl Contender {
     /// Every answer must be right.
     fn run(&self, load: &Load<'_>) -> Result<Outcome, String> {
-        let outcome = load.run().map_err(|error| format!("{}: {error}", self.name))?;
-        if outcome.failed == 0 {
-            Ok(outcome)
-        } else {
-            Err(format!("{}: {} answers were wrong", self.name, outcome.failed))
-        }
+        load.run().and_then(Outcome::all_right).map_err(|error| format!("{}: {error}", self.name))
     }
 }
 

@@ -59,6 +59,8 @@ pub(crate) struct Outcome {
     pub(crate) requests: u64,
     /// Answers that were not, and requests that got none.
     pub(crate) failed: u64,
+    /// The first of these: its path, its status line, its length and what it says of proxies and caches on its way.
+    pub(crate) first_failed: Option<String>,
     /// Bytes of bodies.
     pub(crate) bytes: u64,
     pub(crate) seconds: f64,
@@ -67,6 +69,14 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// Every answer must be right.
+    pub(crate) fn all_right(self) -> Result<Self, String> {
+        match &self.first_failed {
+            None => Ok(self),
+            Some(first) => Err(format!("{} wrong answers, the first to {first}", self.failed)),
+        }
+    }
+
     /// Answers a second.
     pub(crate) fn rate(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
@@ -152,13 +162,16 @@ impl Shared {
             let answered = timeout(PATIENCE, exchange(&mut stream, request, length, &mut buffer)).await;
             let mut outcome = self.outcome.borrow_mut();
             match answered {
-                Ok(Ok(true)) => {
+                Ok(Ok(None)) => {
                     outcome.requests += 1;
                     outcome.bytes += length;
                     outcome.latencies.push(u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX));
                 }
                 // The connection is as good as before.
-                Ok(Ok(false)) => outcome.failed += 1,
+                Ok(Ok(Some(wrong))) => {
+                    outcome.failed += 1;
+                    outcome.first_failed.get_or_insert(wrong);
+                }
                 Ok(Err(error)) => return Err(format!("{address}: {error}")),
                 Err(_) => return Err(format!("{address}: no answer within {PATIENCE:?}")),
             }
@@ -179,8 +192,13 @@ impl Shared {
     }
 }
 
-/// Sends a request and reads its answer: whether that was a 200 of the right length.
-async fn exchange(stream: &mut TcpStream, request: &[u8], length: u64, buffer: &mut [u8]) -> std::io::Result<bool> {
+/// Sends a request and reads its answer; if that was no 200 of the right length, what it was.
+async fn exchange(
+    stream: &mut TcpStream,
+    request: &[u8],
+    length: u64,
+    buffer: &mut [u8],
+) -> std::io::Result<Option<String>> {
     stream.write_all(request).await?;
     let mut filled = 0;
     let (head, good) = loop {
@@ -196,12 +214,25 @@ async fn exchange(stream: &mut TcpStream, request: &[u8], length: u64, buffer: &
         }
     };
     let announced = content_length(&buffer[..head]).ok_or(std::io::ErrorKind::InvalidData)?;
+    let wrong = (!good || announced != length).then(|| told(request, &buffer[..head], length));
     let mut left = announced.saturating_sub((filled - head) as u64);
     while left > 0 {
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         left -= discard(stream, &mut buffer[..most]).await? as u64;
     }
-    Ok(good && announced == length)
+    Ok(wrong)
+}
+
+/// A wrong answer, in the words of its head.
+fn told(request: &[u8], head: &[u8], length: u64) -> String {
+    let (asked, head) = (String::from_utf8_lossy(request), String::from_utf8_lossy(head));
+    let path = asked.split(' ').nth(1).unwrap_or_default();
+    let telling = |line: &&str| {
+        let name = line.split(':').next().unwrap_or_default();
+        ["content-length", "proxy-status", "cache-status"].iter().any(|it| name.eq_ignore_ascii_case(it))
+    };
+    let lines: Vec<&str> = head.lines().take(1).chain(head.lines().skip(1).filter(telling)).collect();
+    format!("{path}, for {length} bytes: {}", lines.join("; "))
 }
 
 /// Takes at most so many bytes without copying them, at least one: a generator that copies is slower than what it measures.
@@ -280,7 +311,8 @@ mod tests {
                     stream.read_line(&mut line).unwrap();
                 }
                 let body = if line.starts_with("GET /short") { "ab" } else { "abc" };
-                let text = format!("HTTP/1.1 {answer}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                let fields = format!("content-length: {}\r\nProxy-Status: atoll; error=x", body.len());
+                let text = format!("HTTP/1.1 {answer}\r\nServer: a\r\n{fields}\r\n\r\n{body}");
                 stream.get_mut().write_all(text.as_bytes()).unwrap();
             }
         });
@@ -289,6 +321,8 @@ mod tests {
             Load { address, host: "a", connections: 1, requests: 4, targets: &targets, zipf: 0.0, seed: 1, core: 0 };
         let outcome = load.run().unwrap();
         assert_eq!((outcome.requests, outcome.failed, outcome.bytes), (3, 1, 9));
+        let told = "/long, for 3 bytes: HTTP/1.1 404 Not Found; content-length: 3; Proxy-Status: atoll; error=x";
+        assert_eq!(outcome.first_failed.as_deref(), Some(told));
         assert!(outcome.percentile(0.5) <= outcome.percentile(1.0) && outcome.rate() > 0.0);
         server.join().unwrap();
     }

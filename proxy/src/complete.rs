@@ -12,6 +12,7 @@ use crate::{
     fetch::{Fetch, Mode, Outcome, wide},
     flight::End,
     freshness::{self, Vary},
+    from_origin::came_by,
     meta::{Meta, strip_hop_by_hop, validator},
     origin::OriginAnswer,
     part::{self, Begun, Span},
@@ -73,6 +74,7 @@ impl Fetch {
         };
         let received = clock::now();
         strip_hop_by_hop(&mut answer.fields);
+        came_by(answer.version, &mut answer.fields);
         let mut fields = freshness::freshened(&begun.fields, &answer.fields);
         fields.remove(header::CONTENT_RANGE);
         fields.remove(header::CONTENT_LENGTH);

@@ -322,8 +322,7 @@ pub struct Timeouts {
     /// A client takes no byte, or sends none of a body, for so long; or takes so much longer than `limits.slowest_client` asks. \[guess\]
     #[serde(with = "span")]
     pub send: Duration,
-    /// TCP and TLS to an origin, all its addresses together; also the wait for a place among its connections, and among
-    /// `limits.flights`. \[guess\]
+    /// TCP and TLS to an origin, all its addresses together. \[guess\]
     #[serde(with = "span")]
     pub connect: Duration,
     /// From the end of the request, with its body, to an origin's response head. \[guess\]

@@ -516,12 +516,16 @@ impl Fetch {
         }
     }
 
-    /// What vouches for a copy that was confirmed is kept as long as the copy, and purged by its tags.
-    pub(crate) async fn freshen_groups(&self, copy: Key, meta: &Meta, expires: SystemTime, tags: Tags) {
+    /// What vouches for a copy that was confirmed is kept as long as the copy, and purged by its tags; what vouches for another, that
+    /// took its place meanwhile, stays as it is.
+    pub(crate) async fn freshen_groups(&self, copy: Key, (old, meta): (Meta, &Meta), expires: SystemTime, tags: Tags) {
+        let of_old = move |now: &Bytes| {
+            Meta::decode_stored(now).is_some_and(|now| now.received == old.received && now.validator == old.validator)
+        };
         let key = store_key(groups_key(copy));
         let written = Meta { digest: None, vouched: Vouched::default(), ..meta.clone() }.encode(clock::now());
         if let Err(error) =
-            self.cache.store.freshen_tagged(&key, written, Some(expires), self.born, Some(tags), |_| true).await
+            self.cache.store.freshen_tagged(&key, written, Some(expires), self.born, Some(tags), of_old).await
         {
             tracing::warn!(%error, "what vouches for a copy could not be renewed");
         }

@@ -10,16 +10,12 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use atoll_overlay::Key;
 use atoll_store::{Object, Partial, PurgeNumber, ReadError, Writer};
 use bytes::Bytes;
-use tokio::{
-    sync::{Notify, watch},
-    time::{Instant, timeout_at},
-};
+use tokio::sync::watch;
 
 use crate::{
     ledger::Ledger,
@@ -38,8 +34,6 @@ pub(crate) struct Flights {
     of_url: Mutex<HashMap<Key, Vec<Arc<Flight>>>>,
     limit: usize,
     waiters: usize,
-    /// Told to one who waits for room, when one ends.
-    ended: Notify,
 }
 
 /// One fetch.
@@ -136,7 +130,7 @@ pub(crate) enum Joined {
 impl Flights {
     /// At most `limit` flights with `waiters` waiters each.
     pub(crate) fn new(limit: usize, waiters: usize) -> Arc<Self> {
-        Arc::new(Self { open: Mutex::default(), of_url: Mutex::default(), limit, waiters, ended: Notify::new() })
+        Arc::new(Self { open: Mutex::default(), of_url: Mutex::default(), limit, waiters })
     }
 
     /// Joins the flight under a key, or begins one.
@@ -151,21 +145,6 @@ impl Flights {
         let flight = Arc::new(Flight::default());
         open.insert(key, Arc::clone(&flight));
         Joined::Lead(Lead { flight, flights: Arc::clone(self), keys: vec![key], url: None })
-    }
-
-    /// The same. Where too many are under way one is waited for to end, but no longer than this: what is fetched faster than the disk
-    /// takes it is asked for at the disk's pace, and not refused.
-    pub(crate) async fn join_within(self: &Arc<Self>, key: Key, patience: Duration) -> Joined {
-        let until = Instant::now() + patience;
-        loop {
-            // Before it is looked whether there is room: no end is missed in between.
-            let ended = self.ended.notified();
-            let joined = self.join(key);
-            let is_full = matches!(joined, Joined::Full) && self.len() >= self.limit;
-            if !is_full || timeout_at(until, ended).await.is_err() {
-                return joined;
-            }
-        }
     }
 
     /// A flight that nobody else can join.
@@ -315,9 +294,6 @@ impl Lead {
             }
         }
         drop(open);
-        if !self.keys.is_empty() {
-            self.flights.ended.notify_one();
-        }
         if let Some(url) = self.url {
             let mut of_url = self.flights.of_url();
             if let Some(flights) = of_url.get_mut(&url) {
@@ -506,32 +482,6 @@ mod tests {
         assert!(matches!(flights.join(Key::of(b"a")), Joined::Full));
         drop((one, two));
         assert!(matches!(flights.join(Key::of(b"a")), Joined::Follow(_)));
-    }
-
-    #[tokio::test]
-    async fn who_finds_no_room_waits_for_it_but_not_for_ever() {
-        let flights = Flights::new(1, 8);
-        let first = lead(&flights, Key::of(b"a"));
-        assert!(matches!(flights.join_within(Key::of(b"b"), Duration::from_millis(10)).await, Joined::Full));
-        let patience = Duration::from_secs(60);
-        assert!(matches!(flights.join_within(Key::of(b"a"), patience).await, Joined::Follow(_)));
-        let waiting: Vec<_> = [b"c", b"d"]
-            .map(|name| {
-                let flights = Arc::clone(&flights);
-                tokio::spawn(async move {
-                    let Joined::Lead(lead) = flights.join_within(Key::of(name), patience).await else { return false };
-                    lead.finish(End::Whole);
-                    true
-                })
-            })
-            .into();
-        tokio::task::yield_now().await;
-        assert_eq!(flights.len(), 1);
-        first.finish(End::Whole);
-        for waiter in waiting {
-            assert!(waiter.await.unwrap());
-        }
-        assert_eq!(flights.len(), 0);
     }
 
     #[test]

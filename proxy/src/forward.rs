@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::SystemTime};
 
 use atoll_overlay::Key;
-use atoll_store::PurgeNumber;
+use atoll_store::{Object, PurgeNumber};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::body::Body as _;
@@ -15,6 +15,7 @@ use crate::{
     cache::{Cache, store_key},
     clock,
     deliver::{Given, deliver, refuse, text},
+    found::OldCopy,
     freshness::{self, Asker},
     from_origin::{came_by, dated},
     meta::{Meta, strip_hop_by_hop, validator},
@@ -25,40 +26,26 @@ use crate::{
     purge::{self, Heads},
     reason::{CacheStatus, Forwarded, Reason, Source},
     receive::{Asked, CONDITIONS},
-    respond::bypass,
+    respond::{bypass, respond},
     step::Told,
     url::OriginUrl,
     variants::Listed,
     vouch::Vouched,
 };
 
-/// Passes a request on, for this reason, and its answer back.
+/// Passes a request on, for this reason, and its answer back; of a failure the stale copy that may stand in.
 pub(crate) async fn forward(
     cache: &Arc<Cache>,
     mut asked: Asked,
     forwarded: Forwarded,
+    stale: Option<Box<OldCopy>>,
 ) -> (Response<Body>, Option<Told>) {
-    let mut fields = HeaderMap::clone(&asked.fields);
-    if asked.client.head {
-        for name in CONDITIONS.iter().chain([&header::RANGE]) {
-            for value in asked.client.fields.get_all(name) {
-                fields.append(name, value.clone());
-            }
-        }
-    }
-    if asked.method == Method::OPTIONS
-        && let Some(left) = asked.client.fields.get(header::MAX_FORWARDS)
-    {
-        // This is the last one that the client wants to hear from, or one less is left for those behind [RFC 9110 7.6.2].
-        match left.to_str().ok().and_then(|left| left.trim().parse::<u32>().ok()) {
-            Some(0) => return (text(StatusCode::NO_CONTENT, ""), Some(Told::default())),
-            Some(left) => drop(fields.insert(header::MAX_FORWARDS, HeaderValue::from(left - 1))),
-            None => {}
-        }
-    }
+    let Some(fields) = fields_sent(&asked) else { return (text(StatusCode::NO_CONTENT, ""), Some(Told::default())) };
     let body = asked.body.take().filter(|body| !asked.client.head && !body.is_end_stream());
     let (began, applied) = (clock::now(), cache.purges.heads());
     let born = cache.store.purge_number();
+    let confirms = asked.client.head && !asked.wish.no_store;
+    let stored = if confirms { stored(cache, &asked).await } else { None };
     let request = OriginRequest {
         method: &asked.method,
         target: asked.url.path(),
@@ -70,17 +57,29 @@ pub(crate) async fn forward(
     let mut answer = match cache.origin.ask(&asked.upstream, request).await {
         Ok(answer) => answer,
         Err(failure) => {
+            if failure.is_origins()
+                && let Some(stale) = stale
+            {
+                return respond(cache, Box::new(asked), stale.found(Reason::StaleIfError)).await;
+            }
             let why = format!("{} could not be asked: {failure}", asked.url.host());
-            let status = bypass(failure.status(), None, Reason::Method);
+            let status = CacheStatus { forwarded: Some(forwarded), ..bypass(failure.status(), None, Reason::Method) };
             return (refuse(failure, &why, Some(&status)), Some(Told::default()));
         }
     };
+    if freshness::is_failure(answer.status)
+        && let Some(stale) = stale
+    {
+        return respond(cache, Box::new(asked), stale.found(Reason::StaleIfError)).await;
+    }
     let received = clock::now();
     strip_hop_by_hop(&mut answer.fields);
     dated(&mut answer.fields, received);
     came_by(answer.version, &mut answer.fields);
-    if asked.client.head && !asked.wish.no_store {
-        confirm(cache, &asked, &answer, (began, received), (applied.clone(), born)).await;
+    if confirms {
+        if let Some(stored) = stored {
+            confirm(cache, &asked, stored, &answer, (began, received), (applied.clone(), born)).await;
+        }
     } else if !is_safe(&asked.method) && (answer.status.is_success() || answer.status.is_redirection()) {
         invalidate_all(cache, &asked, &answer.fields).await;
     }
@@ -99,6 +98,29 @@ pub(crate) async fn forward(
         vouched: Vouched::from_origin(applied),
     };
     passed_back(cache, Relay { asked, meta, body: answer.body, born, forwarded }).await
+}
+
+/// The fields that the origin is asked with; none where this node is the last that the client wants to hear from.
+fn fields_sent(asked: &Asked) -> Option<HeaderMap> {
+    let mut fields = HeaderMap::clone(&asked.fields);
+    if asked.client.head {
+        for name in CONDITIONS.iter().chain([&header::RANGE]) {
+            for value in asked.client.fields.get_all(name) {
+                fields.append(name, value.clone());
+            }
+        }
+    }
+    if asked.method == Method::OPTIONS
+        && let Some(left) = asked.client.fields.get(header::MAX_FORWARDS)
+    {
+        // This is the last one that the client wants to hear from, or one less is left for those behind [RFC 9110 7.6.2].
+        match left.to_str().ok().and_then(|left| left.trim().parse::<u32>().ok()) {
+            Some(0) => return None,
+            Some(left) => drop(fields.insert(header::MAX_FORWARDS, HeaderValue::from(left - 1))),
+            None => {}
+        }
+    }
+    Some(fields)
 }
 
 /// An answer on its way back.
@@ -153,17 +175,27 @@ async fn invalidate_all(cache: &Cache, asked: &Asked, answer: &HeaderMap) {
     invalidate(cache, &asked.url).await;
     for name in [header::LOCATION, header::CONTENT_LOCATION] {
         let reference = answer.get(&name).and_then(|value| value.to_str().ok());
-        let named = reference.and_then(|reference| named(&asked.url, asked.client.fields.get(header::HOST), reference));
-        if let Some(named) = named.filter(|named| *named != asked.url) {
-            invalidate(cache, &named).await;
+        let named = |joined| {
+            named(&asked.url, asked.client.fields.get(header::HOST), reference?, joined)
+                .filter(|named| *named != asked.url)
+        };
+        // What clients ask for is stored as they spell it.
+        let (plain, spelled) = (named(OriginUrl::joined), named(OriginUrl::joined_as_spelled));
+        for url in plain.iter().chain(spelled.iter().filter(|spelled| plain.as_ref() != Some(spelled))) {
+            invalidate(cache, url).await;
         }
     }
 }
 
 /// The URL of the same site that an answer names: by the port of ours that its client named too, which a site with a name to itself
 /// does not tell apart.
-pub(crate) fn named(url: &OriginUrl, host: Option<&HeaderValue>, reference: &str) -> Option<OriginUrl> {
-    url.joined(reference).or_else(|| {
+pub(crate) fn named(
+    url: &OriginUrl,
+    host: Option<&HeaderValue>,
+    reference: &str,
+    joined: fn(&OriginUrl, &str) -> Option<OriginUrl>,
+) -> Option<OriginUrl> {
+    joined(url, reference).or_else(|| {
         let (scheme, rest) = reference.split_once("//")?;
         let same = scheme.is_empty() || scheme.strip_suffix(':')?.eq_ignore_ascii_case(url.scheme().name());
         let host = host?.to_str().ok()?;
@@ -171,8 +203,8 @@ pub(crate) fn named(url: &OriginUrl, host: Option<&HeaderValue>, reference: &str
         let same = same && authority.eq_ignore_ascii_case(host);
         match path.bytes().next() {
             _ if !same => None,
-            None => url.joined("/"),
-            Some(b'/' | b'?' | b'#') => url.joined(path),
+            None => joined(url, "/"),
+            Some(b'/' | b'?' | b'#') => joined(url, path),
             Some(_) => None,
         }
     })
@@ -209,30 +241,39 @@ async fn give_up(cache: &Cache, key: Key) {
     }
 }
 
-/// What a HEAD says of the copy that is stored: renewed if they agree, given up if not.
+/// A copy as it was before the origin was asked.
+struct Seen {
+    key: Key,
+    object: Object,
+    meta: Meta,
+}
+
+/// The copy that a HEAD's answer may be about.
+async fn stored(cache: &Cache, Asked { url, fields: sent, .. }: &Asked) -> Option<Seen> {
+    let seen = async |key: Key| {
+        let object = cache.store.get(&store_key(key)).await?;
+        let meta = Meta::decode_stored(&object.head().metadata)?;
+        Some(Seen { key, object, meta })
+    };
+    let first = seen(url.key()).await?;
+    if first.meta.varies_by.is_empty() {
+        return Some(first);
+    }
+    let key = crate::wanted::variant(url, sent, &first.meta.varies_by);
+    if first.meta.variants.contains(&key) { seen(key).await } else { None }
+}
+
+/// What a HEAD says of the copy that was stored when it was asked: renewed if they agree, given up if not. What took its place
+/// meanwhile is not what it is about.
 async fn confirm(
     cache: &Cache,
-    Asked { url, fields: sent, site, .. }: &Asked,
+    Asked { fields: sent, site, .. }: &Asked,
+    Seen { key, object, meta }: Seen,
     answer: &OriginAnswer,
     (began, received): (SystemTime, SystemTime),
     (applied, born): (Heads, PurgeNumber),
 ) {
-    if answer.status != StatusCode::OK {
-        return;
-    }
-    let mut key = url.key();
-    let mut found = cache.store.get(&store_key(key)).await;
-    let mut meta = found.as_ref().and_then(|object| Meta::decode_stored(&object.head().metadata));
-    if let Some(list) = meta.as_ref().filter(|meta| !meta.varies_by.is_empty()) {
-        key = crate::wanted::variant(url, sent, &list.varies_by);
-        if !list.variants.contains(&key) {
-            return;
-        }
-        found = cache.store.get(&store_key(key)).await;
-        meta = found.as_ref().and_then(|object| Meta::decode_stored(&object.head().metadata));
-    }
-    let (Some(object), Some(meta)) = (found, meta) else { return };
-    if meta.status != StatusCode::OK {
+    if answer.status != StatusCode::OK || meta.status != StatusCode::OK {
         return;
     }
     let length = answer.fields.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
@@ -260,6 +301,10 @@ async fn confirm(
         let still = move |now: &Bytes| *now == compared;
         cache.store.freshen_tagged(&key, written, Some(expires), born, Some(tags), still).await.map(|_| ())
     } else {
+        let now = cache.store.get(&store_key(key)).await;
+        if now.is_none_or(|now| now.head().metadata != object.head().metadata) {
+            return;
+        }
         cache.store.remove(&store_key(key)).await.map(|_| ())
     };
     if let Err(error) = changed {

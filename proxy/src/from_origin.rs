@@ -271,7 +271,7 @@ impl Fetch {
         if let Err(reason) = freshness::storable(meta.status, &meta.fields, self.asker()) {
             return self.confirmed_unshared(meta, stale, reason).await;
         }
-        let stale_meta = stale.meta.clone();
+        let (stale_meta, old) = (stale.meta.clone(), stale.meta.clone());
         let mut kept = meta.clone();
         kept.withhold_private();
         let expires = self.expires(&meta);
@@ -305,7 +305,7 @@ impl Fetch {
             }
         };
         if meta.vouched.body == Groups::Beside {
-            self.freshen_groups(stale.key, &kept, expires, tags).await;
+            self.freshen_groups(stale.key, (old, &kept), expires, tags).await;
         }
         self.cache.recovered(self.wanted.key);
         self.wanted.trace.note("kept", || "the stored copy was confirmed".to_owned());
@@ -459,10 +459,15 @@ pub(crate) fn dated(fields: &mut HeaderMap, received: SystemTime) {
 }
 
 /// An answer of an older protocol says so in its own Via, which stays with it; all others came by HTTP/1.1, which [`deliver`] says
-/// [RFC 9110 7.6.3].
+/// [RFC 9110 7.6.3]. An origin's own line that reads like ours is kept in the longer spelling of the same protocol.
 ///
 /// [`deliver`]: crate::deliver
 pub(crate) fn came_by(version: Version, fields: &mut HeaderMap) {
+    if let header::Entry::Occupied(mut lines) = fields.entry(header::VIA) {
+        for line in lines.iter_mut().filter(|line| **line == BY_HTTP_10) {
+            *line = HeaderValue::from_static("HTTP/1.0 atoll");
+        }
+    }
     if version == Version::HTTP_10 {
         fields.append(header::VIA, BY_HTTP_10);
     }

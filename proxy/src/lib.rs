@@ -72,6 +72,7 @@ mod conditions;
 mod deliver;
 mod flight;
 mod forward;
+mod found;
 mod home;
 mod lookup;
 mod part;

@@ -20,7 +20,7 @@ pub struct Limits {
     pub connections_per_client: usize,
     /// Requests being answered; past it 503. \[guess\]
     pub requests: usize,
-    /// Objects being fetched; past it a request waits for `timeouts.connect` for one to end, then 503. \[guess\]
+    /// Objects being fetched; past it 503. \[guess\]
     pub flights: usize,
     /// Clients waiting on one fetch; past it 503. [users C5]
     pub waiters: usize,

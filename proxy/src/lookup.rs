@@ -19,9 +19,10 @@ use crate::{
     fairness::Leave,
     fetch::{self, Mode, Stale},
     flight::{Answer, Content, End, Joined, Lead, Waiter},
+    found::{Found, OldCopy},
     freshness,
     meta::Meta,
-    origin::{OriginBody, Upstream},
+    origin::Upstream,
     part,
     reason::{Failure, Forwarded, Reason},
     receive::{Asked, CONDITIONS, upgraded},
@@ -32,26 +33,6 @@ use crate::{
     wanted::Wanted,
     wish::Use,
 };
-
-/// Where the answer is.
-pub(crate) enum Found {
-    /// In the store.
-    Stored { object: Object, meta: Meta, ttl: i64, reason: Option<Reason> },
-    /// In a flight.
-    Flown { waiter: Waiter, answer: Arc<Answer>, collapsed: bool, forwarded: Forwarded },
-    /// At the origin, for this client alone.
-    Passed { meta: Meta, feed: OriginBody, reason: Reason },
-    /// A repeated error of the origin.
-    Repeated(Arc<Answer>),
-    /// Nowhere.
-    Failed(Failure, Option<Reason>),
-    /// In the store, as a part of the whole that has what was asked for.
-    Part(Box<part::Held>),
-    /// In slices, stored or on their way.
-    Sliced(Box<Sliced>),
-    /// Nowhere, and a HEAD is cheaper than all of it.
-    AskHead(Forwarded),
-}
 
 /// What the store has for a request.
 struct Stocked {
@@ -172,7 +153,7 @@ pub(crate) async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
             };
         }
         if asked.client.head && asked.site.is_some() {
-            return Found::AskHead(forwarded);
+            return Found::AskHead(forwarded, stale.filter(|stale| stale.if_error).map(Box::new));
         }
         let turn = Turn { asked, wanted: &wanted, forwarded, round };
         if let Some(found) = turn.fly(cache, stale).await {
@@ -186,21 +167,6 @@ enum Hit {
     Found(Found),
     /// Not to be used before the origin was asked; whether only this request wants that.
     Stale(OldCopy, bool),
-}
-
-/// A stale copy, which may have to stand in.
-struct OldCopy {
-    object: Object,
-    meta: Meta,
-    key: Key,
-    ttl: i64,
-    if_error: bool,
-}
-
-impl OldCopy {
-    fn found(self, reason: Reason) -> Found {
-        Found::Stored { object: self.object, meta: self.meta, ttl: self.ttl, reason: Some(reason) }
-    }
 }
 
 /// The store has a copy: fresh, good enough while it is renewed, or stale.
@@ -283,7 +249,7 @@ impl Turn<'_> {
             self.lead(cache, lead, stale.as_ref(), mode, part);
             (waiter, false)
         } else {
-            match cache.flights.join_within(self.wanted.key, cache.config.timeouts.connect).await {
+            match cache.flights.join(self.wanted.key) {
                 Joined::Full => return Some(Found::Failed(Failure::Busy, None)),
                 Joined::Follow(mut waiter) => {
                     self.asked.trace.note("flight", || "joins the fetch that is under way".to_owned());

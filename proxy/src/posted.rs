@@ -80,7 +80,9 @@ impl Posted<'_> {
         let named = meta.fields.get(header::CONTENT_LOCATION).and_then(|value| value.to_str().ok());
         let asker = Asker::of(self.fields, self.site);
         meta.status == StatusCode::OK
-            && named.and_then(|it| named_of(self.url, self.host, it)).is_some_and(|named| named == *self.url)
+            && named
+                .and_then(|it| named_of(self.url, self.host, it, OriginUrl::joined))
+                .is_some_and(|named| named == *self.url)
             && freshness::is_timed(&meta.fields)
             && freshness::storable(meta.status, &meta.fields, asker).is_ok()
             && Vary::of(&meta.fields) == Vary::Nothing

@@ -9,7 +9,8 @@ use crate::{
     deliver::{Given, deliver, refuse},
     fetch::fresh_for,
     flight::{Answer, Content, Waiter},
-    lookup::{Found, seconds},
+    found::Found,
+    lookup::seconds,
     reason::{CacheStatus, Failure, Forwarded, Reason, Source},
     receive::Asked,
     step::Told,
@@ -75,7 +76,7 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
             (meta, Given::Slices(sliced), status, told)
         }
         Found::Part(part) => return Box::pin(part.respond(&asked)).await,
-        Found::AskHead(_) => {
+        Found::AskHead(..) => {
             return (refuse(Failure::Internal, "a HEAD was not asked", None), Some(Told::default()));
         }
     };

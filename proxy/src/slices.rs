@@ -116,7 +116,7 @@ async fn contact(cache: &Arc<Cache>, asked: &Asked, wanted: &Wanted, begin: Opti
     if cache.spared(&key).is_some() || is_small_elsewhere(cache, asked, wanted.key).await {
         return Served::No;
     }
-    let mut waiter = match cache.flights.join_within(key, cache.config.timeouts.connect).await {
+    let mut waiter = match cache.flights.join(key) {
         Joined::Full => return Served::Failed(Failure::Busy),
         Joined::Follow(mut waiter) => {
             // What it is a slice of is known once its head is.
@@ -336,7 +336,7 @@ impl Reading {
                 Some(Negative::Answer(_)) => return Err(Failure::ResponseIncomplete),
                 None => {}
             }
-            match self.cache.flights.join_within(key, self.cache.config.timeouts.connect).await {
+            match self.cache.flights.join(key) {
                 Joined::Full => return Err(Failure::Busy),
                 Joined::Follow(mut waiter) => {
                     if !waiter.has_landed() {

@@ -1,4 +1,4 @@
-//! The life of one request: where the answer is found.
+//! The life of one request, from its head to its answer; [`crate::lookup`] tells where that is found.
 //!
 //! ```text
 //! Receive -> (health, robots.txt) -> Lookup -> Hit ----------------------------> Respond
@@ -18,9 +18,10 @@ use crate::{
     cache::Cache,
     deliver::{CACHE_STATUS, refuse, text},
     forward,
+    found::Found,
     gate::Refusal,
     log::Entry,
-    lookup::{Found, lookup},
+    lookup::lookup,
     metered::metered,
     purge::purge_method,
     reason::{Failure, Forwarded, Source},
@@ -162,13 +163,13 @@ async fn answer(cache: &Arc<Cache>, mut request: Request<Option<Incoming>>) -> (
 
 async fn served(cache: &Arc<Cache>, asked: Box<Asked>) -> (Response<Body>, Option<Told>) {
     if !matches!(asked.method, Method::GET | Method::HEAD) {
-        return Box::pin(forward::forward(cache, *asked, Forwarded::Method)).await;
+        return Box::pin(forward::forward(cache, *asked, Forwarded::Method, None)).await;
     }
     asked.trace.note("request", || format!("{} {}, key {}", asked.method, asked.url, asked.url.key()));
     let found = lookup(cache, &asked).await;
-    if let Found::AskHead(forwarded) = found {
+    if let Found::AskHead(forwarded, stale) = found {
         asked.trace.note("origin", || "nothing is here and a HEAD is cheaper than all of it: passed on".to_owned());
-        return Box::pin(forward::forward(cache, *asked, forwarded)).await;
+        return Box::pin(forward::forward(cache, *asked, forwarded, stale)).await;
     }
     if let Found::Failed(failure, _) = found
         && let Some(response) = admit::failed(cache, &asked, failure)

@@ -260,14 +260,27 @@ impl OriginUrl {
         Self::new(self.0.scheme, &Authority { host: self.0.host.clone(), port: Some(self.0.port) }, path)
     }
 
-    /// What a reference in an answer of this URL means, if it lies on the same host, port and scheme.
+    /// What a reference in an answer of this URL means, if it lies on the same host, port and scheme; a reference to a query keeps
+    /// the path as it is \[RFC 3986 5.2.2\].
     pub(crate) fn joined(&self, reference: &str) -> Option<Self> {
+        let path = self.path_of(reference)?;
+        let path = if reference.starts_with('?') { path } else { without_dots(&path) };
+        self.with_path(&path).ok()
+    }
+
+    /// The same with the dots that it is spelled with: what clients ask for is known by their spelling.
+    pub(crate) fn joined_as_spelled(&self, reference: &str) -> Option<Self> {
+        self.with_path(&self.path_of(reference)?).ok()
+    }
+
+    /// The path and query that a reference names, dots and all.
+    fn path_of(&self, reference: &str) -> Option<String> {
         let reference = reference.split_once('#').map_or(reference, |(before, _)| before);
         let rest = reference.strip_prefix("//").or_else(|| {
             let (scheme, rest) = reference.split_once("://")?;
             scheme.eq_ignore_ascii_case(self.0.scheme.name()).then_some(rest)
         });
-        let path = match rest {
+        Some(match rest {
             Some(rest) => {
                 let end = rest.find(['/', '?']).unwrap_or(rest.len());
                 let (authority, path) = rest.split_at_checked(end)?;
@@ -283,16 +296,14 @@ impl OriginUrl {
             None if reference.starts_with('/') => reference.to_owned(),
             None => {
                 let before = self.0.path.split('?').next().unwrap_or_default();
+                let folder = before.rsplit_once('/').map_or("", |(folder, _)| folder);
                 if reference.starts_with('?') {
                     format!("{before}{reference}")
                 } else {
-                    let folder = before.rsplit_once('/').map_or("", |(folder, _)| folder);
                     format!("{folder}/{reference}")
                 }
             }
-        };
-        let path = normal_path(&without_dots(&path)).ok()?;
-        Some(Self::of(self.0.scheme, self.0.host.clone(), self.0.port, path))
+        })
     }
 
     /// The path form that every node and manager serves on its own address.

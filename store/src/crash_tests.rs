@@ -93,7 +93,7 @@ impl Bench {
                 let now = self.show(n);
                 let Some((_, body)) = now else { return true };
                 let born = self.book.latest();
-                let done = self.engine.freshen(&key(n), &metadata, None, born, Tags::default());
+                let done = self.engine.freshen(&key(n), &metadata, (None, born, Tags::default()), &|_| true);
                 match done {
                     // Its segment went while room was made for the freshen.
                     Ok(None) => self.shows(n, None, true),

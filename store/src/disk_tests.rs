@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use crate::append::Draft;
 use crate::disks::Place;
 use crate::double::{Double, Plan};
 use crate::key::{Head, Key, Tags};
 use crate::purge::{PurgeKind, Selector};
+use crate::record::{Header, Kind};
 use crate::{ByteSize, Config, DiskState, Store, StoreError};
 
 fn key(n: u8) -> Key {
@@ -331,6 +333,33 @@ fn puts_go_on_while_full_segments_are_synced_and_closing_waits_for_that() {
         for n in 0..12 {
             assert_eq!(store.get(&key(n)).await.unwrap().len(), 250_000, "{n}");
         }
+    });
+}
+
+#[test]
+fn what_is_put_while_its_forerunner_is_freshened_keeps_its_own_metadata() {
+    let disk = Double::default();
+    run(async {
+        let store = Store::open_on(places(&[&disk]), config()).await.unwrap();
+        put(&store, 1).await.unwrap();
+        let tiers = Arc::clone(&store.tiers);
+        let old = store.get(&key(1)).await.unwrap().head().clone();
+        let forerunner = old.metadata.clone();
+        // The first look finds what is meant; then it is put over.
+        let overtaken = move |now: &Bytes| {
+            let is_meant = *now == forerunner;
+            if is_meant {
+                let head = Head { metadata: "newer".into(), length: Some(3), ..old.clone() };
+                let header = Header::new(Kind::Whole, &head, 3, crate::disk::now(), 0);
+                let newer = ["new".into()];
+                tiers.disks.at(0).unwrap().put(Draft::new(header, &head.metadata, &newer)).unwrap();
+            }
+            is_meant
+        };
+        let born = store.purge_number();
+        let fresh = store.freshen_tagged(&key(1), "fresh".into(), None, born, None, overtaken).await.unwrap();
+        assert!(fresh.is_none());
+        assert_eq!(store.get(&key(1)).await.unwrap().head().metadata, "newer");
     });
 }
 

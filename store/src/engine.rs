@@ -186,14 +186,14 @@ impl Engine {
         there.is_some_and(|there| there.with_asked() == spot.with_asked())
     }
 
-    /// Gives the object under `key` new metadata; `None` if it is not there.
+    /// Gives the object under `key` new metadata; `None` if it is not there, or what it has is not meant. Put over meanwhile, it
+    /// is looked at again.
     pub(crate) fn freshen(
         &self,
         key: &Key,
         metadata: &Bytes,
-        expires: Option<SystemTime>,
-        born: PurgeNumber,
-        tags: Tags,
+        (expires, born, tags): (Option<SystemTime>, PurgeNumber, Tags),
+        is_meant: &dyn Fn(&Bytes) -> bool,
     ) -> Result<Option<Spot>, Fault> {
         let hash = self.hash(key);
         // Writing may roll, and rolling may move the very record that is freshened: then once more from where it is now.
@@ -201,9 +201,13 @@ impl Engine {
             let Some(spot) = self.index.get(hash) else { break };
             let Some(segment) = self.segment(spot) else { continue };
             let place = self.place(spot);
-            let old = self.read(&segment, place.offset, spot.length())?.header;
+            let read = self.read(&segment, place.offset, spot.length())?;
+            let old = read.header;
             if old.key != *key {
                 return Err(Fault::Other);
+            }
+            if !is_meant(&read.metadata) {
+                break;
             }
             let (kind, body_at) = match old.kind {
                 Kind::Whole => (Kind::Freshen, place),

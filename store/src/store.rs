@@ -134,7 +134,7 @@ impl Store {
     }
 
     /// As [`Store::freshen_since`], with other tags if there are any, and only if the object is the one that is meant: it is shown the
-    /// metadata of what is there now.
+    /// metadata of what is there now, more than once where that changes meanwhile.
     ///
     /// # Errors
     /// As [`Store::freshen`].
@@ -145,14 +145,14 @@ impl Store {
         expires: Option<SystemTime>,
         born: PurgeNumber,
         tags: Option<Tags>,
-        is_meant: impl FnOnce(&Bytes) -> bool + Send + 'static,
+        is_meant: impl Fn(&Bytes) -> bool + Send + 'static,
     ) -> Result<Option<Object>, StoreError> {
         self.tiers.check_metadata(&metadata)?;
         let key = *key;
         if self.tiers.disks.is_empty() {
-            return self.tiers.freshen(&key, &metadata, (expires, born, tags), is_meant);
+            return self.tiers.freshen(&key, &metadata, (expires, born, tags), &is_meant);
         }
-        let work = move |tiers: &Arc<Tiers>| tiers.freshen(&key, &metadata, (expires, born, tags), is_meant);
+        let work = move |tiers: &Arc<Tiers>| tiers.freshen(&key, &metadata, (expires, born, tags), &is_meant);
         self.tiers.write(work).await.map_err(StoreError::Disk)?
     }
 

@@ -231,7 +231,7 @@ impl Tiers {
         key: &Key,
         metadata: &Bytes,
         (expires, born, tags): (Option<SystemTime>, PurgeNumber, Option<Tags>),
-        is_meant: impl FnOnce(&Bytes) -> bool,
+        is_meant: &dyn Fn(&Bytes) -> bool,
     ) -> Result<Option<Object>, StoreError> {
         let Some(old) = self.get_blocking(key).filter(|old| is_meant(&old.head().metadata)) else { return Ok(None) };
         let born = born.max(old.head().born);
@@ -240,10 +240,13 @@ impl Tiers {
         let head = Head { metadata: metadata.clone(), expires, born, tags, ..old.head().clone() };
         let soft_purged = self.book.verdict(&head) == Verdict::Soft;
         let engine = self.disks.of(key);
-        let on_disk = engine.and_then(|engine| self.freshen_disk(engine, &head));
+        let on_disk = engine.and_then(|engine| self.freshen_disk(engine, &head, is_meant));
         let whole = match &old.body {
             Body::Memory(whole) => self.memory.house(Whole::new(head, whole.stored, false, Arc::clone(&whole.pieces))),
             Body::Disk(found) => {
+                if on_disk.is_none() {
+                    return Ok(None);
+                }
                 self.memory.remove(key);
                 let kind = match (&found.kind, on_disk) {
                     (DiskKind::Run { slice }, _) => DiskKind::Run { slice: *slice },
@@ -322,9 +325,9 @@ impl Tiers {
         engine.index.get(hash).map(|older| engine.index.remove(hash, older));
     }
 
-    fn freshen_disk(&self, engine: &Engine, fresh: &Head) -> Option<Spot> {
+    fn freshen_disk(&self, engine: &Engine, fresh: &Head, is_meant: &dyn Fn(&Bytes) -> bool) -> Option<Spot> {
         let Head { key, metadata, expires, born, tags, .. } = fresh;
-        let freshened = engine.freshen(key, metadata, *expires, *born, *tags);
+        let freshened = engine.freshen(key, metadata, (*expires, *born, *tags), is_meant);
         freshened.unwrap_or_else(|fault| {
             engine.note(&fault);
             self.disks.note_bad();

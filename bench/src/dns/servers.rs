@@ -32,6 +32,8 @@ use crate::process::Process;
 pub(super) enum Contender {
     Bare,
     Atoll,
+    /// Atoll that sleeps at once while no question is there.
+    Asleep,
     /// Atoll with a key.
     Signed,
     Nsd,
@@ -53,6 +55,9 @@ pub(crate) struct Serve {
     zone_file: Option<PathBuf>,
     #[arg(long)]
     key: Option<PathBuf>,
+    /// Stays awake for no question (`limits.udp_awake`)
+    #[arg(long)]
+    asleep: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -68,6 +73,7 @@ impl Contender {
         match self {
             Self::Bare => "bare",
             Self::Atoll => "atoll",
+            Self::Asleep => "atoll, udp_awake 0",
             Self::Signed => "atoll, signed",
             Self::Nsd => "nsd",
             Self::Knot => "knot",
@@ -78,7 +84,7 @@ impl Contender {
 
     pub(super) fn is_here(self) -> bool {
         match self {
-            Self::Bare | Self::Atoll | Self::Signed | Self::Hickory => true,
+            Self::Bare | Self::Atoll | Self::Asleep | Self::Signed | Self::Hickory => true,
             Self::Nsd => find("nsd").is_some(),
             Self::Knot => find("knotd").is_some(),
             Self::Gdnsd => find("gdnsd").is_some(),
@@ -89,14 +95,17 @@ impl Contender {
     pub(super) fn start(self, folder: &Folder) -> Result<(Process, SocketAddr), String> {
         let address = folder.address();
         let mut command = match self {
-            Self::Bare | Self::Atoll | Self::Signed | Self::Hickory => {
+            Self::Bare | Self::Atoll | Self::Asleep | Self::Signed | Self::Hickory => {
                 let mut command = Command::new(std::env::current_exe().map_err(|error| error.to_string())?);
                 let what = match self {
                     Self::Bare => "bare",
                     Self::Hickory => "hickory",
-                    Self::Atoll | Self::Signed | Self::Nsd | Self::Knot | Self::Gdnsd => "direct",
+                    Self::Atoll | Self::Asleep | Self::Signed | Self::Nsd | Self::Knot | Self::Gdnsd => "direct",
                 };
                 command.args(["dns-serve", what, &address.to_string()]);
+                if self == Self::Asleep {
+                    command.arg("--asleep");
+                }
                 if self == Self::Signed {
                     let key = atoll_dnssrv::ZoneKey::generate().map_err(|error| error.to_string())?;
                     command.arg("--key").arg(folder.write("key", &key)?);
@@ -220,7 +229,11 @@ async fn ours(serve: &Serve) -> Result<(), String> {
     let dnssec = Dnssec { key: serve.key.clone(), per_second: 1_000_000, ..Dnssec::default() };
     let ns1 = ApexServer { name: "ns1".to_owned(), addresses: vec![serve.address.ip()] };
     let nameservers = if mode == Mode::Direct { vec![ns1] } else { Vec::new() };
-    let config = Config { listen, mode, nameservers, dnssec, zone_file: serve.zone_file.clone(), ..Config::default() };
+    let zone_file = serve.zone_file.clone();
+    let mut config = Config { listen, mode, nameservers, dnssec, zone_file, ..Config::default() };
+    if serve.asleep {
+        config.limits.udp_awake = Duration::ZERO;
+    }
     let index = Many { alone: Alone::new(proxies[0].clone()), proxies };
     let _server = atoll_dnssrv::serve(config, Arc::new(index), None).await.map_err(|error| error.to_string())?;
     std::future::pending().await

@@ -56,7 +56,8 @@ pub(crate) fn serve(serve: &Serve) -> Result<(), String> {
     }
 }
 
-/// What the configurations, caches and logs of the servers are written to.
+/// What the configurations, caches and logs of the servers are written to: in RAM where the system has a place for that, since a
+/// disk that writes behind would be measured in place of those that cache on it.
 pub(super) struct Folder(tempfile::TempDir);
 
 /// A server under measurement.
@@ -64,6 +65,8 @@ pub(super) struct Contender {
     pub(super) kind: Kind,
     pub(super) process: Process,
     pub(super) address: SocketAddr,
+    /// Its files; they go with it.
+    _place: tempfile::TempDir,
 }
 
 impl Kind {
@@ -102,27 +105,28 @@ impl Contender {
     /// The same; ours with so much RAM for what it stores.
     pub(super) fn start_with(kind: Kind, folder: &Folder, origin: SocketAddr, memory: &str) -> Result<Self, String> {
         let address = free_address()?;
-        let place = folder.place(kind)?;
+        let held = folder.place(kind)?;
+        let place = held.path();
         let shown = place.display();
         let command = match kind {
             Kind::Atoll => {
                 let mut command = Command::new(atoll()?);
                 command.arg("node").arg("--config").arg(written(
-                    &place,
+                    place,
                     "atoll.toml",
-                    &atoll_config(&place, address, origin, memory),
+                    &atoll_config(place, address, origin, memory),
                 )?);
                 command
             }
             Kind::Nginx | Kind::NginxOfc => {
                 let mut command = Command::new(find("nginx")?);
-                let config = nginx(&place, address, origin, kind == Kind::NginxOfc);
-                command.arg("-c").arg(written(&place, "nginx.conf", &config)?);
+                let config = nginx(place, address, origin, kind == Kind::NginxOfc);
+                command.arg("-c").arg(written(place, "nginx.conf", &config)?);
                 command
             }
             Kind::Haproxy => {
                 let mut command = Command::new(find("haproxy")?);
-                command.arg("-db").arg("-f").arg(written(&place, "haproxy.cfg", &haproxy(address, origin))?);
+                command.arg("-db").arg("-f").arg(written(place, "haproxy.cfg", &haproxy(address, origin))?);
                 command
             }
             Kind::Varnish => {
@@ -132,28 +136,27 @@ impl Contender {
                     origin.port()
                 );
                 let mut command = Command::new(find("varnishd")?);
-                command.args(["-F", "-j", "none", "-s", "malloc,1G", "-p", "timeout_idle=600"]);
+                command.args(["-F", "-j", "none", "-s", "malloc,4G", "-p", "timeout_idle=600"]);
                 command.arg("-a").arg(address.to_string()).arg("-n").arg(format!("{shown}/work"));
-                command.arg("-f").arg(written(&place, "varnish.vcl", &vcl)?);
+                command.arg("-f").arg(written(place, "varnish.vcl", &vcl)?);
                 command
             }
             Kind::Bare => this("bare", address)?,
             Kind::Epoll => this("epoll", address)?,
         };
         let process = started(command, 0, address)?;
-        Ok(Self { kind, process, address })
+        Ok(Self { kind, process, address, _place: held })
     }
 
     /// Every answer must be right.
     pub(super) fn run(&self, load: &Load<'_>) -> Result<Outcome, String> {
-        let outcome = load.run().map_err(|error| format!("{}: {error}", self.kind))?;
-        if outcome.failed == 0 { Ok(outcome) } else { Err(format!("{}: {} wrong answers", self.kind, outcome.failed)) }
+        load.run().and_then(Outcome::all_right).map_err(|error| format!("{}: {error}", self.kind))
     }
 }
 
 impl Folder {
     pub(super) fn new() -> Result<Self, String> {
-        tempfile::tempdir().map(Self).map_err(|error| error.to_string())
+        tempfile::tempdir_in(IN_RAM).or_else(|_| tempfile::tempdir()).map(Self).map_err(|error| error.to_string())
     }
 
     /// The origin, on core 1.
@@ -163,11 +166,9 @@ impl Folder {
     }
 
     /// A new folder for a contender.
-    fn place(&self, kind: Kind) -> Result<PathBuf, String> {
-        let number = fs::read_dir(self.0.path()).map_err(|error| error.to_string())?.count();
-        let place = self.0.path().join(format!("{kind}-{number}"));
-        fs::create_dir(&place).map_err(|error| format!("{}: {error}", place.display()))?;
-        Ok(place)
+    fn place(&self, kind: Kind) -> Result<tempfile::TempDir, String> {
+        let place = tempfile::Builder::new().prefix(&kind.to_string()).tempdir_in(self.0.path());
+        place.map_err(|error| error.to_string())
     }
 }
 
@@ -198,7 +199,7 @@ fn nginx(place: &Path, address: SocketAddr, origin: SocketAddr, open_files: bool
 fn haproxy(address: SocketAddr, origin: SocketAddr) -> String {
     format!(
         "global\n nbthread 1\n maxconn 8000\ndefaults\n mode http\n timeout client 1h\n timeout server 1h\n timeout connect 5s\n \
-         timeout http-keep-alive 1h\ncache all\n total-max-size 320\n max-object-size 2000000\n max-age 86400\n\
+         timeout http-keep-alive 1h\ncache all\n total-max-size 4095\n max-object-size 2000000\n max-age 86400\n\
          frontend front\n bind {address}\n http-request cache-use all\n http-response cache-store all\n \
          default_backend back\nbackend back\n server origin {origin}\n"
     )
@@ -243,3 +244,6 @@ fn find(name: &str) -> Result<PathBuf, String> {
 fn free_address() -> Result<SocketAddr, String> {
     TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).map_err(|error| error.to_string())
 }
+
+/// A file system in RAM, where there is one.
+const IN_RAM: &str = "/dev/shm";

@@ -6,7 +6,7 @@ use std::{fs, net::SocketAddr, path::Path, process::Command};
 use super::{free_port, wait_for};
 use crate::{
     cache::atoll,
-    load::{Load, Target},
+    load::{Load, Outcome, Target},
     process::{self, Process},
     report::{Report, Row},
     rounds::median,
@@ -35,8 +35,8 @@ pub(super) fn rows(report: &mut Report, folder: &Path) -> Result<(), String> {
                 seed,
                 core: 1,
             };
-            let outcome = load.run().map_err(|error| format!("{address}: {error}"))?;
-            if outcome.failed == 0 { Ok(outcome.requests) } else { Err(format!("{address}: wrong answers")) }
+            let outcome = load.run().and_then(Outcome::all_right);
+            outcome.map(|outcome| outcome.requests).map_err(|error| format!("{address}: {error}"))
         };
         for (_, address) in &servers {
             ask(*address, 4 * FILES, 1)?;

@@ -53,8 +53,9 @@ pub(super) async fn measure(report: &mut Report, bytes: u64, rounds: usize) -> R
                 return Err(format!("{came} bytes came of {bytes}"));
             }
             ours.push(rate(bytes, began));
-            work.push(per_gigabyte(worked()? - busy, bytes));
+            // The end of the answer comes before that of storing it, which is work for it, too.
             idle(&asker).await;
+            work.push(per_gigabyte(worked()? - busy, bytes));
         }
         if asker.stats().peer_bytes < bytes * rounds as u64 {
             return Err(format!("the copies did not come from the peer: {:?}", asker.stats()));

@@ -9,7 +9,7 @@ use std::{
 };
 
 use atoll_overlay::{Index as _, Key, Level, Levels, driver::Overlay};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     node::{CARRIERS, overlays},
@@ -31,20 +31,18 @@ pub(super) async fn measure(report: &mut Report, rounds: usize) -> Result<(), St
             idle.push(percentile(&mut lookups(one, 2 * round as u64 + 1).await?, 0.95));
             let (from, to, came) = (other.clone(), one.clone(), Arc::new(AtomicU64::default()));
             let counted = Arc::clone(&came);
-            let flow = tokio::spawn(async move {
+            let mut flow = tokio::spawn(async move {
                 loop {
                     if let Err(error) = copied(&from, &to, FLOW, &counted).await {
                         return error;
                     }
                 }
             });
-            let flowed = async |least: u64| {
-                while came.load(Ordering::Relaxed) < least && !flow.is_finished() {
-                    sleep(Duration::from_millis(1)).await;
-                }
-                came.load(Ordering::Relaxed)
-            };
-            let (before, began) = (flowed(BEGUN).await, Instant::now());
+            tokio::select! {
+                error = &mut flow => return Err(error.map_err(told)?),
+                begun = begun(&came, PATIENCE) => begun?,
+            }
+            let (before, began) = (came.load(Ordering::Relaxed), Instant::now());
             let figures = lookups(one, 2 * round as u64 + 2).await;
             speeds.push((came.load(Ordering::Relaxed) - before) as f64 / 1e6 / began.elapsed().as_secs_f64());
             if flow.is_finished() {
@@ -53,14 +51,27 @@ pub(super) async fn measure(report: &mut Report, rounds: usize) -> Result<(), St
             flow.abort();
             busy.push(percentile(&mut figures?, 0.95));
         }
-        let row = Row::new(&format!("rpc_p95_{carrier}_beside_bulk"), median(&mut busy), "us");
-        report.add(row.against("idle", median(&mut idle)));
+        let (idle, worst) = (median(&mut idle), busy.iter().copied().fold(f64::NAN, f64::max));
+        for (name, figure) in [("beside_bulk", median(&mut busy)), ("beside_bulk_worst_round", worst)] {
+            report.add(Row::new(&format!("rpc_p95_{carrier}_{name}"), figure, "us").against("idle", idle));
+        }
         report.note(format!("rpc, {carrier}: beside {:.0} MB/s of bulk", median(&mut speeds)));
         for node in &nodes {
             node.stop().await;
         }
     }
     Ok(())
+}
+
+/// Waits until bulk flows; an error if it does not within the limit.
+async fn begun(came: &AtomicU64, limit: Duration) -> Result<(), String> {
+    let begun = async {
+        while came.load(Ordering::Relaxed) < BEGUN {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let late = |_| format!("{} of {BEGUN} bytes of bulk came in {limit:?}", came.load(Ordering::Relaxed));
+    timeout(limit, begun).await.map_err(late)
 }
 
 /// Gets of keys that nobody has, one after the other: microseconds of each.
@@ -81,5 +92,20 @@ const LOOKUPS: u64 = 5_000;
 /// Bytes of bulk that are past before lookups are measured beside it.
 const BEGUN: u64 = 32 << 20;
 
+/// How long these may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Bytes of one bulk stream; one follows the other.
 const FLOW: u64 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bulk_that_stands_still_is_told_of() {
+        let error = begun(&AtomicU64::new(7), Duration::ZERO).await.unwrap_err();
+        assert_eq!(error, "7 of 33554432 bytes of bulk came in 0ns");
+        begun(&AtomicU64::new(BEGUN), Duration::ZERO).await.unwrap();
+    }
+}

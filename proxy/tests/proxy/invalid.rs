@@ -28,6 +28,12 @@ async fn unsafe_methods_make_stored_answers_invalid_unless_they_fail() {
         let change = get(&[field]).method("POST").with(&["Content-Length: 0"]);
         cases.push((field, vec![get(&[HOUR]).path("/y"), change, get(&[HOUR]).path("/y")]));
     }
+    for (field, path) in
+        [("Location: ?a=1", "/b/../x?a=1"), ("Content-Location: /b/../y", "/b/../y"), ("Location: /b/../y", "/y")]
+    {
+        let change = get(&[field]).path("/b/../x").method("POST").with(&["Content-Length: 0"]);
+        cases.push((field, vec![get(&[HOUR]).path(path), change, get(&[HOUR]).path(path)]));
+    }
     let elsewhere = get(&["Location: http://other.test/y"]).method("POST").with(&["Content-Length: 0"]);
     cases.push(("elsewhere", vec![get(&[HOUR]).path("/y"), elsewhere, get(&[HOUR]).path("/y").stored(0)]));
     let foo = |value: &'static str| get(&[HOUR, "Vary: Foo"]).with(&[value]);

@@ -168,6 +168,14 @@ async fn parts_of_one_version_are_joined_and_the_whole_s_length_need_not_be_know
             ],
         ),
         (
+            "a beginning is completed by an older version",
+            vec![
+                begun(),
+                whole(of("\"a\"", "5-9/10", "56789", "X: 1").version("HTTP/1.0").has("via", "1.0 atoll")),
+                whole(get(&[]).stored(1).has("via", "1.0 atoll")),
+            ],
+        ),
+        (
             "a beginning of two is completed",
             vec![
                 begun(),

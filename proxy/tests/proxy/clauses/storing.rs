@@ -116,6 +116,14 @@ async fn lines_are_kept_apart_and_what_is_of_one_hop_or_moment_is_not_kept() {
                 get(&[HOUR]).path("/y").has("via", "1.1 atoll"),
             ],
         ),
+        (
+            "the version of an answer that another node had by an older one",
+            vec![
+                get(&[HOUR, "Via: 1.0 atoll"]).has("via", "HTTP/1.0 atoll, 1.1 atoll"),
+                get(&[]).stored(0).has("via", "HTTP/1.0 atoll, 1.1 atoll"),
+                get(&[HOUR, "Via: 1.0 atoll"]).path("/y").version("HTTP/1.0").has("via", "HTTP/1.0 atoll, 1.0 atoll"),
+            ],
+        ),
         ("an older client's", vec![get(&[HOUR]).speaks("HTTP/1.0").saw("Via: 1.0 atoll").has("via", "1.1 atoll")]),
         (
             "others' Via",

@@ -309,7 +309,7 @@ async fn a_head_renews_what_it_agrees_with() {
             "one that failed",
             vec![
                 get(&["Cache-Control: max-age=60, stale-while-revalidate=3600", STALE, TAG]),
-                head(&[]).status("500 X").with(&["Cache-Control: max-age=0"]),
+                head(&[]).status("500 X").with(&["Cache-Control: max-age=0"]).gets(200),
                 get(&[HOUR]).stored(0),
             ],
         ),
@@ -319,6 +319,14 @@ async fn a_head_renews_what_it_agrees_with() {
         ),
     ])
     .await;
+}
+
+// RFC 5861 4
+#[tokio::test]
+async fn a_stale_copy_stands_in_for_a_head_that_fails() {
+    let head = |fields: &[&str]| get(fields).method("HEAD");
+    check_sites(vec![("an error", vec![stale(&[TAG, "X: old"]), head(&[]).status("503 X").gets(200).has("x", "old")])])
+        .await;
 }
 
 #[tokio::test]
