@@ -260,17 +260,20 @@ impl OriginUrl {
         Self::new(self.0.scheme, &Authority { host: self.0.host.clone(), port: Some(self.0.port) }, path)
     }
 
-    /// What a reference in an answer of this URL means, if it lies on the same host, port and scheme; a reference to a query keeps
-    /// the path as it is \[RFC 3986 5.2.2\].
+    /// What a reference in an answer of this URL means, if it lies on the same host, port and scheme \[RFC 3986 5.2.2\].
     pub(crate) fn joined(&self, reference: &str) -> Option<Self> {
         let path = self.path_of(reference)?;
         let path = if reference.starts_with('?') { path } else { without_dots(&path) };
-        self.with_path(&path).ok()
+        self.at(&path)
     }
 
     /// The same with the dots that it is spelled with: what clients ask for is known by their spelling.
     pub(crate) fn joined_as_spelled(&self, reference: &str) -> Option<Self> {
-        self.with_path(&self.path_of(reference)?).ok()
+        self.at(&self.path_of(reference)?)
+    }
+
+    fn at(&self, path: &str) -> Option<Self> {
+        Some(Self::of(self.0.scheme, self.0.host.clone(), self.0.port, normal_path(path).ok()?))
     }
 
     /// The path and query that a reference names, dots and all.
