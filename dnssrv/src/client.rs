@@ -100,7 +100,7 @@ impl Clients {
     }
 
     /// The company this server is in from now on. Who is near a prefix that was searched for in an earlier one is found out anew when
-    /// it is next asked for: nobody of those who came had been asked. What is known of it holds meanwhile.
+    /// it is next asked for: nobody of those who came back had been asked. What is known of it holds meanwhile.
     pub(crate) fn set_company(&mut self, now: Instant, company: u64) {
         if company > self.company.0 {
             self.company = (company, Some(now));

@@ -1,5 +1,6 @@
 //! Whom this server is in company with: the servers of the zone that the index names. Who of them is nearest to a prefix is known only
-//! of those that were there to be asked, so it counts when others come, new ones or such as were cut off. Time is told.
+//! of those that were there to be asked, so it counts when some come back that were cut off. New ones come all the time, and make
+//! themselves known in the index where they are near. Time is told.
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +9,7 @@ use std::{
 
 use atoll_overlay::NodeId;
 
-/// Those that are known, and how often others came.
+/// Those that are known, and how often some of them came back.
 #[derive(Debug, Default)]
 pub(crate) struct Company {
     /// When each was last named.
@@ -18,12 +19,8 @@ pub(crate) struct Company {
     number: u64,
     /// When that last rose.
     rose: Option<Instant>,
-    /// Whether somebody came since.
-    came: bool,
-    /// Whether one of those had been away.
+    /// Whether somebody came back since.
     back: bool,
-    /// When those who had been away were last counted.
-    counted: Option<Instant>,
 }
 
 impl Company {
@@ -34,32 +31,27 @@ impl Company {
             let last = self.named.insert(server, now);
             // Where nobody looked for long, nobody was away.
             let is_away = |last| looked != Some(last) && now.saturating_duration_since(last) >= AWAY;
-            let was_away = last.is_some_and(is_away);
-            self.came |= last.is_none() || was_away;
-            self.back |= was_away;
+            self.back |= last.is_some_and(is_away);
         }
         while self.named.len() > MOST
             && let Some(longest) = self.named.iter().min_by_key(|(_, named)| **named).map(|(server, _)| *server)
         {
             self.named.remove(&longest);
         }
-        if self.came && self.rose.is_none_or(|rose| now.saturating_duration_since(rose) >= APART) {
-            if self.back {
-                self.counted = Some(now);
-            }
-            (self.number, self.rose, self.came, self.back) = (self.number + 1, Some(now), false, false);
+        if self.back && self.rose.is_none_or(|rose| now.saturating_duration_since(rose) >= APART) {
+            (self.number, self.rose, self.back) = (self.number + 1, Some(now), false);
         }
     }
 
-    /// Rises when others come, those of a few seconds at once. From 1.
+    /// Rises when some come back who had been away, those of a few seconds at once. From 1.
     pub(crate) const fn number(&self) -> u64 {
-        self.number
+        self.number + 1
     }
 
     /// Whether some who had been away came back so lately that who is near whom is still being found out, and that they may not know
     /// this server yet.
     pub(crate) fn is_just_back(&self, now: Instant) -> bool {
-        self.back || self.counted.is_some_and(|counted| now.saturating_duration_since(counted) < LINGERS)
+        self.back || self.rose.is_some_and(|rose| now.saturating_duration_since(rose) < LINGERS)
     }
 }
 
@@ -85,16 +77,16 @@ mod tests {
     }
 
     #[test]
-    fn it_rises_when_others_come_and_those_who_had_been_away_are_back_for_a_while() {
+    fn it_rises_when_some_come_back_who_had_been_away_and_not_for_new_ones() {
         let (mut company, start) = (Company::default(), Instant::now());
         let mut at = |seconds, servers: &[u8]| named(&mut company, start + Duration::from_secs(seconds), servers);
-        assert_eq!([at(0, &[]), at(1, &[1]), at(2, &[1])], [(0, false), (1, false), (1, false)]);
-        assert_eq!([at(3, &[1, 2]), at(4, &[1, 2, 3])], [(1, false), (2, false)], "those of three seconds at once");
-        assert_eq!([at(6, &[1]), at(6, &[1, 2, 3])], [(2, false); 2], "a look missed them");
-        assert_eq!([at(20, &[1]), at(66, &[1, 2])], [(2, false), (3, true)], "it was cut off");
-        assert_eq!([at(67, &[1, 2, 3]), at(69, &[1, 2, 3])], [(3, true), (4, true)], "the next one came at once");
-        assert_eq!([at(78, &[1, 2, 3]), at(79, &[1, 2, 3])], [(4, true), (4, false)]);
-        assert_eq!(at(99, &[1, 2, 3]), (4, false), "nobody looked meanwhile");
+        assert_eq!([at(0, &[]), at(2, &[1]), at(3, &[1])], [(1, false); 3]);
+        assert_eq!([at(3, &[1, 2]), at(4, &[1, 2, 3])], [(1, false); 2], "new ones");
+        assert_eq!([at(6, &[1]), at(6, &[1, 2, 3])], [(1, false); 2], "a look missed them");
+        assert_eq!([at(20, &[1]), at(66, &[1, 2])], [(1, false), (2, true)], "it was cut off");
+        assert_eq!([at(67, &[1, 2, 3]), at(69, &[1, 2, 3])], [(2, true), (3, true)], "those of three seconds at once");
+        assert_eq!([at(78, &[1, 2, 3]), at(79, &[1, 2, 3])], [(3, true), (3, false)]);
+        assert_eq!(at(99, &[1, 2, 3]), (3, false), "nobody looked meanwhile");
     }
 
     #[test]
