@@ -518,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_near_is_found_out_anew_once_others_came_and_what_is_known_holds_meanwhile() {
+    fn who_is_near_is_found_out_anew_once_others_came_back_and_what_is_known_holds_meanwhile() {
         for (rtt, renewed) in [(130, true), (30, true), (15, false)] {
             let now = Instant::now();
             let mut clients = searched_in_company(now, rtt);

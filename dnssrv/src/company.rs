@@ -16,6 +16,7 @@ pub(crate) struct Company {
     named: BTreeMap<NodeId, Instant>,
     /// When the index was last looked at.
     looked: Option<Instant>,
+    /// How often some came back.
     number: u64,
     /// When that last rose.
     rose: Option<Instant>,

@@ -23,7 +23,7 @@ use crate::{
 pub(crate) struct Roster {
     /// Rises with every picture made: an earlier one never takes the place of a later one.
     pub(crate) epoch: u64,
-    /// Rises when servers come that were not known, or not for a while (`company.rs`).
+    /// Rises when servers come back that had been away (`company.rs`).
     pub(crate) company: u64,
     /// This server, unless it is leaving.
     pub(crate) me: Option<Server>,
