@@ -210,6 +210,7 @@ impl Watch {
         roster.epoch = self.epoch;
         roster.company = self.company.number();
         roster.me.clone_from(&self.seen.me);
+        let answering = self.answering();
         for (at, (nodes, ring)) in self.seen.rings.iter().enumerate() {
             let mut live: Vec<Proxy> = nodes.iter().filter_map(|node| self.proxy(node, Some(true))).collect();
             if self.is_panic(live.len(), nodes) {
@@ -217,9 +218,9 @@ impl Watch {
             }
             let unseen: Vec<Proxy> = nodes.iter().filter_map(|node| self.proxy(node, None)).collect();
             self.last_good.seen(now, at, &live);
-            let (seen, known) = self.seen_of(unseen.iter().chain(self.last_good.of(at)));
+            let (seen, known) = seen_of(&answering, unseen.iter().chain(self.last_good.of(at)));
             let is_cut = at == 0 && self.seen.are_all && self.health.doubt > 0;
-            let is_cut = is_cut && (self.company.is_just_back(now) || self.is_one_missed(&unseen));
+            let is_cut = is_cut && (self.company.is_just_back(now) || self.is_one_missed(&unseen, &answering));
             roster.doubtful.push(roster.are_too_few(seen, known) || is_cut);
             roster.rings.push(Ring { live, unseen, ..ring.clone() });
         }
@@ -232,40 +233,21 @@ impl Watch {
         roster
     }
 
-    /// How many of these proxies answer, and how many they are. With those that did lately: the index forgets the dead, and those
-    /// that a cut parts from it.
-    fn seen_of<'p>(&self, proxies: impl Iterator<Item = &'p Proxy>) -> (usize, usize) {
+    /// The addresses that answer.
+    fn answering(&self) -> BTreeSet<IpAddr> {
         let answering = self.targets.iter().filter(|(_, target)| target.live == Some(true));
-        let answering: BTreeSet<IpAddr> = answering.map(|(address, _)| address.ip()).collect();
-        // One may have been seen over either family alone, or over both: those first, so that these find them.
-        let mut proxies: Vec<&Proxy> = proxies.collect();
-        proxies.sort_by_key(|proxy| proxy.v4.is_none() || proxy.v6.is_none());
-        let (mut numbers, mut answers) = (BTreeMap::new(), Vec::new());
-        for proxy in proxies {
-            let number = proxy.addresses().find_map(|one| numbers.get(&one).copied()).unwrap_or(answers.len());
-            numbers.extend(proxy.addresses().map(|address| (address, number)));
-            let good = proxy.addresses().any(|address| answering.contains(&address));
-            match answers.get_mut(number) {
-                Some(answers) => *answers |= good,
-                None => answers.push(good),
-            }
-        }
-        (answers.iter().filter(|answers| **answers).count(), answers.len())
+        answering.map(|(address, _)| address.ip()).collect()
     }
 
     /// Whether a proxy that was live lately answers and the index does not know it: it was cut off and has not found back yet, and
     /// may be nearer to many than those that are known. Not of nearer levels, whose clusters proxies leave.
-    fn is_one_missed(&self, known: &[Proxy]) -> bool {
+    fn is_one_missed(&self, known: &[Proxy], answering: &BTreeSet<IpAddr>) -> bool {
         let known: BTreeSet<IpAddr> = known.iter().flat_map(Proxy::addresses).collect();
         let is_missed = |proxy: &Proxy| {
             let mut addresses = proxy.addresses();
-            proxy.addresses().all(|one| !known.contains(&one)) && addresses.any(|one| self.answers_at(one))
+            proxy.addresses().all(|one| !known.contains(&one)) && addresses.any(|one| answering.contains(&one))
         };
         self.last_good.of(0).any(is_missed)
-    }
-
-    fn answers_at(&self, address: IpAddr) -> bool {
-        self.targets.iter().any(|(target, state)| target.ip() == address && state.live == Some(true))
     }
 
     /// Whether so few are live that this server's own sight is the likelier fault: then all are named again, for to send
@@ -344,6 +326,25 @@ impl Watch {
         }
         myself
     }
+}
+
+/// How many of these proxies are at addresses that answer, and how many they are. With those that were lately: the index forgets the
+/// dead, and those that a cut parts from it.
+fn seen_of<'p>(answering: &BTreeSet<IpAddr>, proxies: impl Iterator<Item = &'p Proxy>) -> (usize, usize) {
+    // One may have been seen over either family alone, or over both: those first, so that these find them.
+    let mut proxies: Vec<&Proxy> = proxies.collect();
+    proxies.sort_by_key(|proxy| proxy.v4.is_none() || proxy.v6.is_none());
+    let (mut numbers, mut answers) = (BTreeMap::new(), Vec::new());
+    for proxy in proxies {
+        let number = proxy.addresses().find_map(|one| numbers.get(&one).copied()).unwrap_or(answers.len());
+        numbers.extend(proxy.addresses().map(|address| (address, number)));
+        let good = proxy.addresses().any(|address| answering.contains(&address));
+        match answers.get_mut(number) {
+            Some(answers) => *answers |= good,
+            None => answers.push(good),
+        }
+    }
+    (answers.iter().filter(|answers| **answers).count(), answers.len())
 }
 
 /// Where a node's proxy is asked: its first address of each family, its cleartext port.
@@ -632,7 +633,7 @@ mod tests {
 
     #[test]
     fn a_proxy_of_two_families_is_one_whichever_of_them_it_was_seen_over() {
-        let watch = watch();
+        let answering = BTreeSet::new();
         let proxy = |v4: Option<u8>, v6: Option<u16>| Proxy {
             v4: v4.map(|last| [127, 0, 0, last].into()),
             v6: v6.map(|last| [0x2001, 0xdb8, 0, 0, 0, 0, 0, last].into()),
@@ -644,9 +645,9 @@ mod tests {
             [proxy(Some(1), None), proxy(None, Some(1)), proxy(Some(1), Some(1))],
             [proxy(None, Some(1)), proxy(Some(1), Some(1)), proxy(Some(1), None)],
         ] {
-            assert_eq!(watch.seen_of(proxies.iter()), (0, 1), "{proxies:?}");
+            assert_eq!(seen_of(&answering, proxies.iter()), (0, 1), "{proxies:?}");
         }
-        assert_eq!(watch.seen_of([proxy(Some(1), Some(1)), proxy(Some(2), None)].iter()), (0, 2));
+        assert_eq!(seen_of(&answering, [proxy(Some(1), Some(1)), proxy(Some(2), None)].iter()), (0, 2));
     }
 
     #[test]
