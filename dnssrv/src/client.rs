@@ -213,6 +213,11 @@ impl Clients {
         }
     }
 
+    /// Whether this server ever sent them: else it knows of the prefix only what others measured, or had it measure.
+    pub(crate) fn was_scouted(&self, prefix: Prefix) -> bool {
+        self.known.get(&prefix).is_some_and(|known| known.scouted.is_some())
+    }
+
     /// Whether they are on their way and none but the quickest was heard yet.
     pub(crate) fn is_scouted(&self, prefix: Prefix) -> bool {
         self.known.get(&prefix).and_then(|known| known.scouted).is_some_and(|search| search.scouts == Scouts::Out)
@@ -312,16 +317,17 @@ impl Clients {
         let level = near.as_ref().map_or(own, |near| near.level);
         let innermost = usize::from(level.0) == self.thresholds.len();
         let looked = known.is_some_and(|known| {
-            let long_known = now.saturating_duration_since(known.since) >= self.probe.settle;
+            let is_long_ago = |at: Instant| now.saturating_duration_since(at) >= self.probe.settle;
+            let long_known = is_long_ago(known.since);
             let somewhere = near.is_some() || own > Level::GLOBAL;
             // Whoever is near had the time to say so in the index.
-            let heard = known.asked.is_some_and(|asked| asked >= known.since + SAID_WITHIN);
-            match known.scouted.map(|search| search.scouts) {
-                Some(Scouts::Back) => true,
+            let heard = somewhere && known.asked.is_some_and(|asked| asked >= known.since + SAID_WITHIN);
+            match known.scouted.map(|search| (search.scouts, search.at)) {
+                Some((Scouts::Back, _)) => true,
                 // Farther out, one may still be found that is nearer.
-                Some(Scouts::Heard) => innermost || long_known,
-                Some(Scouts::Out) => (somewhere && heard) || long_known,
-                None if self.probe.sends_scouts() => (somewhere && heard) || long_known,
+                Some((Scouts::Heard, _)) => innermost || long_known,
+                Some((Scouts::Out, sent)) => heard || is_long_ago(sent),
+                None if self.probe.sends_scouts() => heard || long_known,
                 // Nobody is sent: those it is referred to measure it, and say so in the index.
                 None => !hints || innermost || (known.asked.is_some() && (own > Level::GLOBAL || long_known)),
             }

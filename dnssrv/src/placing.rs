@@ -174,8 +174,11 @@ impl Redirector {
         if self.config.sources.hints && self.clients().is_to_ask(now, *prefix) {
             self.errand(Errand::Ask(*prefix));
         }
-        // Who is as near as can be is known to be, and what is settled stays so for a while.
-        let is_known = placement.settled || placement.level == self.zone().innermost();
+        // Who is as near as can be is known to be, and what is settled stays so for a while: but not that nobody is near, where this
+        // server measured it as a scout and never looked who is.
+        let is_near = placement.level > Level::GLOBAL;
+        let has_looked = || is_near || !self.config.probe.sends_scouts() || self.clients().was_scouted(*prefix);
+        let is_known = placement.level == self.zone().innermost() || (placement.settled && has_looked());
         let waits = waited.filter(|_| self.config.wait && !is_known);
         let most = waits.map(|waited| self.patience(placement, waited)).filter(|most| !most.is_zero());
         let (probes, is_first) = (self.config.probes(), waited.is_none_or(|waited| waited.times == 0));
@@ -227,7 +230,7 @@ impl Redirector {
         roster.asked_at(placement.level, self.config.fellows())
     }
 
-    /// A prefix turned out to be nearer than it seemed: others are told, before anybody asks.
+    /// A prefix turned out to be nearer than it seemed, or nobody to be nearer to it: others are told, before anybody asks.
     pub(crate) fn came_nearer(&self, prefix: Prefix) {
         let now = Instant::now();
         let placement = self.clients().placement(now, prefix, self.config.sources.hints);
@@ -278,6 +281,9 @@ impl Redirector {
         let near = clients.prefer_living(now, prefix, near, |near| roster.lives(near));
         clients.scouted(now, prefix, near, scouts);
         drop(clients);
+        if scouts > Scouts::Out {
+            self.came_nearer(prefix);
+        }
         if found || scouts > Scouts::Out {
             self.waiters().release(prefix);
         }
@@ -345,14 +351,16 @@ impl Redirector {
         looks_on && is_near && self.clients().is_scouted(Prefix::of(address))
     }
 
-    /// Tells the index of a prefix near this server, so that farther servers hand it over.
+    /// Tells the index of a prefix near this server, so that farther servers hand it over: of a wide cluster only once its scouts
+    /// were heard, and found none nearer. The index keeps few pointers under a key, and those of all who are within the wide one would
+    /// leave no room for the one that counts.
     pub(crate) fn tell(&self, now: Instant, prefix: Prefix, placement: &Placement, roster: &Roster) {
         if !self.config.sources.hints || self.is_leaving() {
             return;
         }
-        if let Some(near) = self.own_cluster(placement, roster)
-            && self.clients().is_to_tell(now, prefix, &near)
-        {
+        let Some(near) = self.own_cluster(placement, roster) else { return };
+        let looks_on = near.level < self.zone().innermost() && self.clients().is_scouted(prefix);
+        if !looks_on && self.clients().is_to_tell(now, prefix, &near) {
             self.errand(Errand::Tell(prefix, near));
         }
     }
@@ -649,5 +657,62 @@ mod tests {
         redirector.clients().heard(now, prefix, [(IpAddr::from([192, 0, 2, 2]), Duration::from_millis(24))]);
         assert_eq!(told(), Some((2, 1)), "and the other is not");
         assert_eq!(told(), None, "once");
+    }
+
+    /// What a server says of a prefix that is near its cluster of a level.
+    fn word(level: u8, last: u8, rtt: u64) -> Near {
+        let address = [192, 0, 2, last].into();
+        Near {
+            level: Level(level),
+            rtt: Duration::from_millis(rtt),
+            cluster: Key::from_bytes([last; 20]),
+            servers: vec![Server {
+                id: Key::from_bytes([last; 20]).into(),
+                v4: Some(address),
+                v6: None,
+                cluster: None,
+            }],
+            proxies: vec![Proxy { v4: Some(address), v6: None, load: 0, weight: 100, port: 80 }],
+            epoch: 1,
+        }
+    }
+
+    #[test]
+    fn who_measured_a_prefix_as_a_scout_looks_who_is_near_it_before_it_says_that_nobody_is() {
+        let (redirector, mut errands) = redirector_with(Config { wait: true, ..Config::default() });
+        let (now, prefix) = (Instant::now(), Prefix::of(RESOLVER));
+        redirector.measured(now, prefix, Source::TcpConnect, Duration::from_millis(106));
+        redirector.asked(now + Duration::from_secs(2), prefix, None, Vec::new());
+        let at = now + Duration::from_secs(300);
+        let placement = || redirector.clients().placement(at, prefix, true);
+        assert_eq!(placement().level, Level::GLOBAL);
+        let asked_for = AskedFor { prefix, address: RESOLVER, placement: placement(), scope: 0, resolver: prefix };
+        assert!(redirector.find_out(at, &asked_for, Some(Waited::default())).is_some(), "it waits");
+        let sent: Vec<Errand> = std::iter::from_fn(|| errands.try_recv().ok()).collect();
+        assert!(sent.iter().any(|errand| matches!(errand, Errand::Search(_))), "{sent:?}");
+        assert!(!placement().settled, "while they are out");
+        redirector.scouts_found(prefix, Some(word(2, 80, 17)), Scouts::Out);
+        assert_eq!((placement().level, placement().settled), (Level(2), true));
+    }
+
+    #[test]
+    fn a_wide_cluster_is_told_of_once_its_scouts_found_none_nearer_and_the_innermost_at_once() {
+        let told = |rtt, found: Option<Near>| {
+            let (redirector, mut errands) = redirector();
+            let (now, prefix) = (Instant::now(), Prefix::of(RESOLVER));
+            redirector.measured(now, prefix, Source::TcpConnect, Duration::from_millis(rtt));
+            assert!(redirector.clients().is_to_scout(now, prefix, |_| false));
+            let mut told = || match errands.try_recv() {
+                Ok(Errand::Tell(_, near)) => Some(near.level.0),
+                _ => None,
+            };
+            redirector.came_nearer(prefix);
+            let before = told();
+            redirector.scouts_found(prefix, found, Scouts::Heard);
+            (before, told())
+        };
+        assert_eq!(told(29, None), (None, Some(1)));
+        assert_eq!(told(29, Some(word(2, 80, 17))), (None, None));
+        assert_eq!(told(17, None), (Some(2), None));
     }
 }
