@@ -283,13 +283,21 @@ impl Roster {
         set
     }
 
-    /// Servers of a foreign cluster, and one of the widest level; more, where fewer of that cluster are known than a set has.
+    /// Servers of a foreign cluster, and one of the next wider; more, where fewer of that cluster are known than a set has. Of the
+    /// cluster at level 1 around one farther in is whoever says that it is in the same one, and if nobody does, anybody will do.
     pub(crate) fn servers_near(&self, near: &Near, prefix: Prefix) -> Vec<Server> {
         let living = near.servers.iter().filter(|server| self.is_living(server));
         let mut set: Vec<Server> = living.take(OF_CLUSTER).cloned().collect();
-        let unknown = |server: &Server| !near.servers.iter().any(|near| near.id == server.id);
+        let is_named = |server: &Server| near.servers.iter().any(|near| near.id == server.id);
+        let (named, others): (Vec<Server>, Vec<Server>) =
+            self.ranked(0, prefix).chain(self.me.clone()).partition(is_named);
+        let is_inside = near.level > Level(1);
+        let region = |server: &Server| server.cluster.filter(|_| is_inside);
+        let is_around =
+            |server: &Server| region(server).is_some_and(|own| named.iter().any(|n| region(n) == Some(own)));
+        let (next, rest): (Vec<Server>, Vec<Server>) = others.into_iter().partition(is_around);
         let left = OF_CLUSTER + OF_WIDER - set.len();
-        set.extend(self.ranked(0, prefix).chain(self.me.clone()).filter(unknown).take(left));
+        set.extend(next.into_iter().chain(rest).take(left));
         set
     }
 

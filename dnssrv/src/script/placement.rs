@@ -229,6 +229,21 @@ fn a_server_that_is_not_near_applies_the_cluster_the_delegation_was_made_for() {
 }
 
 #[test]
+fn a_foreign_clusters_fourth_server_is_of_the_region_it_is_in() {
+    let mut scene = handed_over();
+    scene.roster.rings[0].servers[2] = server(4, 5);
+    let named = |scene: &Scene| {
+        let referral = ask(scene, "l0 NS");
+        let servers = referral.lines().filter_map(|line| line.split_once(" NS #").map(|(_, server)| server.to_owned()));
+        servers.map(|server| server.chars().take(1).collect::<String>()).collect::<Vec<_>>().concat()
+    };
+    assert_eq!(named(&scene), "5462");
+    let near = scene.placement.near.as_mut().map(Arc::make_mut).expect("it is handed over");
+    near.level = Level(1);
+    assert_eq!(named(&scene), "5624", "around a region is the world");
+}
+
+#[test]
 fn a_full_name_is_never_referred_to_a_level_it_may_come_from_below() {
     check(
         &handed_over(),
