@@ -79,6 +79,7 @@ mod placement;
 mod placing;
 mod probe;
 mod scout;
+mod telling;
 mod waiters;
 
 mod atlas;
