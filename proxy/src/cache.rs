@@ -37,8 +37,9 @@ use crate::{
     swarm,
     takedown::Takedown,
     trace::{TRACES_KEPT, Trace},
-    url::{Authority, OriginUrl, UrlError, Zone},
+    url::{Authority, OriginUrl, UrlError},
     wanted::Wanted,
+    zone::Zone,
 };
 
 /// See the file's head.

@@ -12,18 +12,8 @@ use atoll_units::{maybe_span, size, span};
 use serde::Deserialize;
 
 use crate::{
-    breaker::BreakerConfig,
-    cache,
-    error::StartError,
-    fairness::FairnessConfig,
-    guard::Range,
-    http2::Http2Config,
-    limits::Limits,
-    plan::SlicesConfig,
-    purge::Purging,
-    site::Sites,
-    takedown::Takedown,
-    url::{UrlError, Zone},
+    breaker::BreakerConfig, cache, error::StartError, fairness::FairnessConfig, guard::Range, http2::Http2Config,
+    limits::Limits, plan::SlicesConfig, purge::Purging, site::Sites, takedown::Takedown, url::UrlError, zone::Zone,
 };
 
 /// Everything the proxy may be told.

@@ -19,7 +19,8 @@ use crate::{
     origin::OriginBody,
     reason::{CacheStatus, Failure, Source},
     slices::Sliced,
-    url::{OriginUrl, Scheme, Zone},
+    url::{OriginUrl, Scheme},
+    zone::Zone,
 };
 
 /// What of a client's request shapes its response.

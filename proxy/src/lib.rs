@@ -62,7 +62,9 @@ mod rate;
 pub use rate::Bucket;
 
 mod url;
-pub use url::{Authority, Coralized, Forms, OriginUrl, Scheme, UrlError, Zone};
+pub use url::{Authority, OriginUrl, Scheme, UrlError};
+mod zone;
+pub use zone::{Coralized, Forms, Zone};
 
 mod admit;
 mod body;

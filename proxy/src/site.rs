@@ -12,7 +12,8 @@ use crate::{
     config::{Config, Query, SetCookie, Site},
     freshness::Lifetime,
     origin::Upstream,
-    url::{Authority, Scheme, UrlError, Zone},
+    url::{Authority, Scheme, UrlError},
+    zone::Zone,
 };
 
 /// One site, checked.

@@ -1,8 +1,10 @@
 //! Names there and back, and what is refused on the way.
 
+use atoll_overlay::NodeId;
 use proptest::prelude::*;
 
 use super::*;
+use crate::zone::{Coralized, Zone};
 
 fn zone() -> Zone {
     Zone::new("Nyud.Example.").unwrap()
