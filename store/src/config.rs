@@ -39,7 +39,8 @@ pub struct Config {
     pub slice: ByteSize,
     /// Bytes of metadata an object may carry. Less: refuses long header blocks. More: longer reads per hit. \[guess\]
     pub metadata_limit: ByteSize,
-    /// Bytes that fills under way may hold in RAM, all together. Less: fills refused in a burst. More: RAM. \[guess\]
+    /// Bytes that fills under way may hold in RAM, all together; of what is known to come 64 KiB are set aside at once. Less: fills refused
+    /// in a burst. More: RAM. \[guess\]
     pub fill_memory: ByteSize,
     /// Bytes of one large body that may wait in RAM for the disk while more of it comes, beyond one slice, 0 to 1 GiB; none while fills
     /// hold half of `fill_memory`, or half of what they may on disk. Less: the network and the disk take turns. More: RAM for each

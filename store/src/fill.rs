@@ -70,6 +70,8 @@ pub(crate) struct State {
     pub(crate) failed: bool,
     pub(crate) aborted: bool,
     pub(crate) in_ram: Charge,
+    /// Bytes of it for what is still to come.
+    ahead: u64,
     pub(crate) on_disk: Charge,
 }
 
@@ -105,6 +107,7 @@ impl Fill {
             failed: false,
             aborted: false,
             in_ram: Charge::new(&tiers, |tiers| &tiers.budget),
+            ahead: 0,
             on_disk: Charge::new(&tiers, |tiers| &tiers.disk_budget),
         };
         Self { tiers, head, disk, generation, state: Mutex::new(state), moved: Notify::new(), gone: Notify::new() }
@@ -123,6 +126,22 @@ impl State {
     /// Bytes that are not on disk.
     pub(crate) fn in_ram(&self) -> u64 {
         self.length - self.flushed
+    }
+
+    /// Sets room aside for the metadata, and for what is known to come: all of a short body, so that none is refused half-way.
+    pub(crate) fn set_aside(&mut self, metadata: u64, body: Option<u64>) -> Result<(), StoreError> {
+        let ahead = body.unwrap_or_default().min(PIECE);
+        self.in_ram.add(metadata + ahead)?;
+        self.ahead = ahead;
+        Ok(())
+    }
+
+    /// Takes room for the next bytes.
+    pub(crate) fn make_room(&mut self, bytes: u64) -> Result<(), StoreError> {
+        let there = self.ahead.min(bytes);
+        self.in_ram.add(bytes - there)?;
+        self.ahead -= there;
+        Ok(())
     }
 
     pub(crate) fn append(&mut self, mut chunk: Bytes) {

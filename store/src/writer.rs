@@ -41,7 +41,7 @@ impl Writer {
         }
         let head = Head { expires: head.expires.map(to_millisecond), ..head };
         let fill = Arc::new(Fill::new(tiers, head.clone()));
-        fill.state().in_ram.add(head.metadata.len() as u64)?;
+        fill.state().set_aside(head.metadata.len() as u64, head.length)?;
         Ok(Self { head, fill, broken: false, committed: false })
     }
 
@@ -63,7 +63,7 @@ impl Writer {
         self.fill.tiers.check_length(length)?;
         {
             let mut state = self.fill.state();
-            state.in_ram.add(chunk.len() as u64)?;
+            state.make_room(chunk.len() as u64)?;
             state.append(chunk);
         }
         self.fill.flush(false).await?;
