@@ -60,7 +60,7 @@ async fn at_once<T>(future: impl Future<Output = Result<T, StoreError>>) -> bool
     .await
 }
 
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(120);
     while !holds().await {
         assert!(Instant::now() < deadline, "still not so: {what}");

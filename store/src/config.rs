@@ -46,6 +46,10 @@ pub struct Config {
     /// hold half of `fill_memory`, or half of what they may on disk. Less: the network and the disk take turns. More: RAM for each
     /// fill. \[guess\]
     pub write_behind: ByteSize,
+    /// Bytes of small objects that may wait for each disk, 64 KiB to 1 GiB, of which each counts for 16 KiB at least. What comes beyond
+    /// and can do without the disk for now is held in RAM alone, and written once it is asked for again. Less: a slow disk gets less.
+    /// More: `fill_memory`, of which it is a part, is full of what waits. \[guess\]
+    pub write_queue: ByteSize,
     /// Who leaves the RAM tier first.
     pub eviction: Eviction,
     /// Percent of the RAM tier for S3-FIFO's small queue, 1 to 50. Less: one scan sweeps it. More: less room for what
@@ -86,6 +90,7 @@ impl Default for Config {
             metadata_limit: ByteSize::kib(64),
             fill_memory: ByteSize::mib(128),
             write_behind: ByteSize::mib(8),
+            write_queue: ByteSize::mib(64),
             eviction: Eviction::S3Fifo,
             small_queue_percent: 10,
             reinsertion_percent: 50,
@@ -114,6 +119,9 @@ impl Config {
         }
         if self.write_behind.0 > ByteSize::gib(1).0 {
             return refuse("write_behind", "is over 1 GiB");
+        }
+        if !(PIECE..=ByteSize::gib(1).0).contains(&self.write_queue.0) {
+            return refuse("write_queue", "is not within 64 KiB to 1 GiB");
         }
         if !(1..=50).contains(&self.small_queue_percent) {
             return refuse("small_queue_percent", "is not within 1 to 50");
@@ -187,6 +195,7 @@ mod tests {
             ("capacity", Config { capacity: ByteSize::mib(255), ..disk.clone() }),
             ("metadata_limit", Config { metadata_limit: ByteSize::mib(2), ..disk.clone() }),
             ("write_behind", Config { write_behind: ByteSize::gib(2), ..disk.clone() }),
+            ("write_queue", Config { write_queue: ByteSize(0), ..disk.clone() }),
             ("purge_limit", Config { purge_limit: 1, ..disk.clone() }),
             ("io_depth", Config { io_depth: 0, ..disk.clone() }),
             ("admission", Config { admission: 0, ..disk.clone() }),

@@ -88,6 +88,8 @@ pub(crate) struct Whole {
     pub(crate) head: Head,
     pub(crate) stored: SystemTime,
     pub(crate) pieces: Arc<Pieces>,
+    /// It is to go to disk once it is asked for: there was no time for it.
+    owed: AtomicBool,
     /// What the store's owner made of the metadata.
     made: OnceLock<Box<Made>>,
 }
@@ -115,8 +117,14 @@ impl Whole {
             head,
             stored,
             pieces,
+            owed: AtomicBool::new(false),
             made: OnceLock::new(),
         }
+    }
+
+    /// One that is in RAM alone; `owed`: it goes to disk once it is asked for.
+    pub(crate) fn held(head: Head, stored: SystemTime, pieces: Arc<Pieces>, owed: bool) -> Self {
+        Self { owed: AtomicBool::new(owed), ..Self::new(head, stored, false, pieces) }
     }
 
     /// One slice of a large body, under the slice's key.
@@ -124,6 +132,11 @@ impl Whole {
         let (tags, metadata, born) = (Tags::default(), Bytes::new(), PurgeNumber::default());
         let head = Head { key, directory: 0, tags, expires: None, metadata, length: None, born };
         Self { slice: true, ..Self::new(head, SystemTime::UNIX_EPOCH, false, pieces) }
+    }
+
+    /// Whether it is to go to disk now; says so once.
+    pub(crate) fn is_due(&self) -> bool {
+        self.owed.load(Ordering::Relaxed) && self.owed.swap(false, Ordering::Relaxed)
     }
 
     /// Whether it is a slice.

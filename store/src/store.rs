@@ -73,7 +73,7 @@ impl Store {
         let completes = self.tiers.admission.asked(key);
         if let Ok(found) = self.tiers.get_memory(key) {
             if completes {
-                self.admit_late(*key);
+                self.tiers.admit_soon(*key);
             }
             return found;
         }
@@ -92,7 +92,7 @@ impl Store {
     pub fn get_resident(&self, key: &Key) -> Option<Object> {
         let found = self.tiers.get_memory(key).ok()??;
         if self.tiers.admission.asked(key) {
-            self.admit_late(*key);
+            self.tiers.admit_soon(*key);
         }
         Some(found)
     }
@@ -258,14 +258,6 @@ impl Store {
         if let Some(engine) = self.tiers.disks.at(0) {
             engine.note_error(action, error);
         }
-    }
-
-    /// What admission kept off the disk goes there now, behind the caller's back.
-    fn admit_late(&self, key: Key) {
-        let tiers = Arc::clone(&self.tiers);
-        drop(tokio::spawn(async move {
-            drop(tiers.write(move |tiers| tiers.admit_late(&key)).await);
-        }));
     }
 }
 

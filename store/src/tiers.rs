@@ -101,11 +101,14 @@ impl Tiers {
     }
 
     /// The object under `key` if the RAM tier has it; `Err` if the disk must be asked.
-    pub(crate) fn get_memory(&self, key: &Key) -> Result<Option<Object>, ()> {
+    pub(crate) fn get_memory(self: &Arc<Self>, key: &Key) -> Result<Option<Object>, ()> {
         let Some((Value::Object(whole), first)) = self.memory.get(key) else { return Err(()) };
         if first && let Some(engine) = self.disks.of(key) {
             // What is hot in RAM gets its second chance on disk.
             engine.index.ask(engine.hash(key));
+            if whole.is_due() {
+                self.admit_soon(*key);
+            }
         }
         let verdict = self.verdict_of(&whole);
         // A sweep under way is to find what it counts: here and below, it is what removes.
@@ -173,7 +176,15 @@ impl Tiers {
         }
     }
 
-    /// Writes to disk what the RAM tier holds under `key` and admission kept off it so far; blocks.
+    /// As `admit_late`, behind the caller's back.
+    pub(crate) fn admit_soon(self: &Arc<Self>, key: Key) {
+        let tiers = Arc::clone(self);
+        drop(tokio::spawn(async move {
+            drop(tiers.write(move |tiers| tiers.admit_late(&key)).await);
+        }));
+    }
+
+    /// Writes to disk what the RAM tier holds under `key` and was kept off it so far; blocks.
     pub(crate) fn admit_late(&self, key: &Key) {
         let (Some(engine), Some(whole)) = (self.disks.of(key), self.memory.peek_object(key)) else { return };
         let entry = self.book.entry();

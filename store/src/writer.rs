@@ -81,7 +81,20 @@ impl Writer {
     /// # Errors
     /// An append failed before, the body is shorter than announced, the metadata is over the limit, or the disk failed
     /// and RAM cannot hold the object either.
-    pub async fn commit(mut self, metadata: Option<Bytes>) -> Result<Object, StoreError> {
+    pub async fn commit(self, metadata: Option<Bytes>) -> Result<Object, StoreError> {
+        self.commit_with(metadata, false).await
+    }
+
+    /// As [`Writer::commit`], but where more than `write_queue` waits for the disk, a small object does not wait too: it is held in RAM
+    /// alone, and goes to disk once it is asked for there.
+    ///
+    /// # Errors
+    /// As [`Writer::commit`].
+    pub async fn commit_or_hold(self, metadata: Option<Bytes>) -> Result<Object, StoreError> {
+        self.commit_with(metadata, true).await
+    }
+
+    async fn commit_with(mut self, metadata: Option<Bytes>, may_be_held: bool) -> Result<Object, StoreError> {
         if let Some(metadata) = metadata {
             self.fill.tiers.check_metadata(&metadata)?;
             self.head.metadata = metadata;
@@ -102,7 +115,7 @@ impl Writer {
             self.fill.flush(true).await?;
         }
         let run = begun && self.fill.state().stay.is_none();
-        let object = if run { self.commit_run().await? } else { self.commit_whole().await? };
+        let object = if run { self.commit_run().await? } else { self.commit_whole(may_be_held).await? };
         self.committed = true;
         Ok(object)
     }
@@ -112,7 +125,7 @@ impl Writer {
         drop(self);
     }
 
-    async fn commit_whole(&mut self) -> Result<Object, StoreError> {
+    async fn commit_whole(&mut self, may_be_held: bool) -> Result<Object, StoreError> {
         let tiers = Arc::clone(&self.fill.tiers);
         let (pieces, sums, charge) = {
             let mut state = self.fill.state();
@@ -123,7 +136,7 @@ impl Writer {
         let head = self.head.clone();
         let Some((disk, charge)) = self.fill.disk.zip(charge) else { return tiers.put_resident(head, pieces) };
         let group = tiers.groups.get(disk).ok_or(StoreError::Broken)?;
-        group.put(&tiers, disk, Put { head, pieces, sums, _charge: charge }).await
+        group.put(&tiers, disk, Put { head, pieces, sums, _charge: charge, may_be_held }).await
     }
 
     async fn commit_run(&self) -> Result<Object, StoreError> {
