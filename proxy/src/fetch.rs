@@ -454,11 +454,12 @@ impl Fetch {
             Ok(groups) => groups,
             Err(failure) => return End::Failed(failure),
         };
-        if meta.vouched.body == Groups::Beside {
-            self.keep_beside(&meta).await;
-        }
         if !filling.shown {
             self.lead.head(Arc::clone(&filling.answer));
+        }
+        self.lead.land();
+        if meta.vouched.body == Groups::Beside {
+            self.keep_beside(&meta).await;
         }
         if self.lead.is_overtaken() {
             // What was asked for before an unsafe method may be what that method changed.
@@ -467,7 +468,7 @@ impl Fetch {
             return End::Whole;
         }
         let written = meta.encode(clock::now());
-        if let Err(error) = filling.writer.commit(Some(written)).await {
+        if let Err(error) = filling.writer.commit_or_hold(Some(written)).await {
             tracing::warn!(%error, url = %self.wanted.url, "a whole object could not be stored");
             self.wanted.trace.note("kept", || format!("not stored: the store failed: {error}"));
             return End::Failed(Failure::Internal);

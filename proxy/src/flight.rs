@@ -3,6 +3,11 @@
 //! A flight belongs to no client. Its leader is a task of its own, so that a client hanging up changes nothing; a leader that
 //! ends without a word (a panic of ours) ends the flight as failed. Bodies live in the store's `Partial`; a flight itself holds
 //! a head and a few numbers, whatever the object's size and however many wait.
+//!
+//! ```text
+//!   joined or led --bytes--> landed: all is there for those who wait --the store has it--> ended: looked for in the store
+//!   |<-- counts in `limits.flights` -->|<------ bounded by what may wait to be written ----->|
+//! ```
 
 use std::{
     collections::HashMap,
@@ -29,11 +34,19 @@ use crate::{
 /// The flights under way, by the keys they can be joined under.
 #[derive(Debug)]
 pub(crate) struct Flights {
-    open: Mutex<HashMap<Key, Arc<Flight>>>,
+    open: Mutex<Open>,
     /// All that fetch something of a URL, by its key: those that can be joined, its variants and slices, and those for one client.
     of_url: Mutex<HashMap<Key, Vec<Arc<Flight>>>>,
     limit: usize,
     waiters: usize,
+}
+
+/// Those that can be joined.
+#[derive(Debug, Default)]
+struct Open {
+    by_key: HashMap<Key, Arc<Flight>>,
+    /// Keys of those that have not landed.
+    under_way: usize,
 }
 
 /// One fetch.
@@ -45,6 +58,8 @@ pub(crate) struct Flight {
     /// The peers it feeds.
     uploads: Uploads,
     waiters: AtomicUsize,
+    /// Changed while those that can be joined are locked.
+    landed: AtomicBool,
     overtaken: AtomicBool,
     given_up: AtomicBool,
     /// The store's purge number when its request began.
@@ -60,6 +75,8 @@ pub(crate) struct Progress {
     pub(crate) answer: Option<Arc<Answer>>,
     /// Bytes of the body that may be shown.
     pub(crate) visible: u64,
+    /// These are all that there are.
+    pub(crate) landed: bool,
     /// Set once: nothing changes after it.
     pub(crate) end: Option<End>,
     /// The source is gone and another is sought: this flight is no source for others meanwhile.
@@ -128,22 +145,22 @@ pub(crate) enum Joined {
 }
 
 impl Flights {
-    /// At most `limit` flights with `waiters` waiters each.
+    /// At most `limit` flights that have not landed, with `waiters` waiters each.
     pub(crate) fn new(limit: usize, waiters: usize) -> Arc<Self> {
         Arc::new(Self { open: Mutex::default(), of_url: Mutex::default(), limit, waiters })
     }
 
     /// Joins the flight under a key, or begins one.
     pub(crate) fn join(self: &Arc<Self>, key: Key) -> Joined {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = open.get(&key) {
+        let mut open = self.open();
+        if let Some(flight) = open.by_key.get(&key) {
             return Waiter::of(flight, self.waiters).map_or(Joined::Full, Joined::Follow);
         }
-        if open.len() >= self.limit {
+        if open.under_way >= self.limit {
             return Joined::Full;
         }
         let flight = Arc::new(Flight::default());
-        open.insert(key, Arc::clone(&flight));
+        open.add(key, &flight);
         Joined::Lead(Lead { flight, flights: Arc::clone(self), keys: vec![key], url: None })
     }
 
@@ -157,14 +174,21 @@ impl Flights {
     /// and no further.
     pub(crate) fn overtake(&self, key: Key) {
         let of_url = self.of_url().get(&key).cloned().unwrap_or_default();
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let joined = open.remove(&key);
+        let mut open = self.open();
+        let joined = open.by_key.get(&key).cloned();
         for flight in of_url.iter().chain(&joined) {
             flight.overtaken.store(true, Ordering::SeqCst);
         }
-        if !of_url.is_empty() {
-            open.retain(|_, flight| !of_url.iter().any(|other| Arc::ptr_eq(other, flight)));
+        if let Some(flight) = &joined {
+            open.remove(&key, flight);
         }
+        if !of_url.is_empty() {
+            open.retain(|flight| !of_url.iter().any(|other| Arc::ptr_eq(other, flight)));
+        }
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn of_url(&self) -> MutexGuard<'_, HashMap<Key, Vec<Arc<Flight>>>> {
@@ -174,19 +198,46 @@ impl Flights {
     /// A purge has taken what this flight brings: nobody joins it any more. The store knows what to do with what comes.
     pub(crate) fn give_up(&self, waiter: &Waiter) {
         waiter.flight.given_up.store(true, Ordering::SeqCst);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|_, flight| !Arc::ptr_eq(flight, &waiter.flight));
+        self.open().retain(|flight| !Arc::ptr_eq(flight, &waiter.flight));
     }
 
     /// Joins the flight under a key, if there is one.
     pub(crate) fn find(&self, key: Key) -> Option<Waiter> {
-        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        Waiter::of(open.get(&key)?, self.waiters)
+        Waiter::of(self.open().by_key.get(&key)?, self.waiters)
     }
 
-    /// Flights under way.
+    /// Flights that have not ended.
     pub(crate) fn len(&self) -> usize {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.open().by_key.len()
+    }
+}
+
+impl Open {
+    fn add(&mut self, key: Key, flight: &Arc<Flight>) {
+        self.by_key.insert(key, Arc::clone(flight));
+        self.under_way += usize::from(!flight.has_landed());
+    }
+
+    /// Keeps those that are to stay.
+    fn retain(&mut self, stays: impl Fn(&Arc<Flight>) -> bool) {
+        let under_way = &mut self.under_way;
+        self.by_key.retain(|_, flight| {
+            let stays = stays(flight);
+            *under_way -= usize::from(!stays && !flight.has_landed());
+            stays
+        });
+    }
+
+    /// Takes a flight's key out, unless another flight has it by now.
+    fn remove(&mut self, key: &Key, flight: &Arc<Flight>) {
+        if self.has(key, flight) {
+            self.by_key.remove(key);
+            self.under_way -= usize::from(!flight.has_landed());
+        }
+    }
+
+    fn has(&self, key: &Key, flight: &Arc<Flight>) -> bool {
+        self.by_key.get(key).is_some_and(|other| Arc::ptr_eq(other, flight))
     }
 }
 
@@ -229,11 +280,11 @@ impl Lead {
 
     /// Lets the flight be joined under another key too: the variant's. False if another flight has it.
     pub(crate) fn also(&mut self, key: Key) -> bool {
-        let mut open = self.flights.open.lock().unwrap_or_else(PoisonError::into_inner);
-        match open.get(&key) {
+        let mut open = self.flights.open();
+        match open.by_key.get(&key) {
             Some(other) => Arc::ptr_eq(other, &self.flight),
             None => {
-                open.insert(key, Arc::clone(&self.flight));
+                open.add(key, &self.flight);
                 self.keys.push(key);
                 true
             }
@@ -265,6 +316,19 @@ impl Lead {
         self.flight.progress.send_modify(|progress| progress.visible = visible);
     }
 
+    /// All of the body is there and shown: those who wait need nothing more, and others may be fetched in its place. What the store has to
+    /// do still is bounded by the store.
+    pub(crate) fn land(&self) {
+        {
+            let mut open = self.flights.open();
+            if !self.flight.has_landed() {
+                open.under_way -= self.keys.iter().filter(|key| open.has(key, &self.flight)).count();
+                self.flight.landed.store(true, Ordering::SeqCst);
+            }
+        }
+        self.flight.progress.send_if_modified(|progress| !std::mem::replace(&mut progress.landed, true));
+    }
+
     /// Whether waiters have been shown a head.
     pub(crate) fn has_head(&self) -> bool {
         self.flight.progress.borrow().answer.is_some()
@@ -286,14 +350,13 @@ impl Lead {
     }
 
     fn end(&self, end: End) {
-        let mut open = self.flights.open.lock().unwrap_or_else(PoisonError::into_inner);
-        for key in &self.keys {
-            // One that was overtaken has made room for another.
-            if open.get(key).is_some_and(|other| Arc::ptr_eq(other, &self.flight)) {
-                open.remove(key);
+        {
+            let mut open = self.flights.open();
+            for key in &self.keys {
+                // One that was overtaken has made room for another.
+                open.remove(key, &self.flight);
             }
         }
-        drop(open);
         if let Some(url) = self.url {
             let mut of_url = self.flights.of_url();
             if let Some(flights) = of_url.get_mut(&url) {
@@ -321,6 +384,10 @@ impl Flight {
     /// Whether nobody else may have what it brings.
     pub(crate) fn is_for_few(&self) -> bool {
         self.overtaken.load(Ordering::SeqCst) || self.given_up.load(Ordering::SeqCst)
+    }
+
+    fn has_landed(&self) -> bool {
+        self.landed.load(Ordering::SeqCst)
     }
 
     /// What others can be told of the copy so far.
@@ -386,6 +453,7 @@ impl Waiter {
     pub(crate) fn has_landed(&mut self) -> bool {
         let progress = self.progress.borrow();
         progress.answer.as_ref().is_some_and(|answer| match answer.content {
+            Content::Filling(_) if progress.landed => true,
             Content::Filling(_) => answer.meta.length.is_some_and(|length| progress.visible >= length),
             Content::Stored(_) | Content::Bytes(_) | Content::Direct(_) => true,
         })
@@ -421,9 +489,9 @@ impl Waiter {
     /// Body bytes at `offset`, at least one; `None` at the proper end.
     pub(crate) async fn read(&mut self, partial: &Partial, offset: u64, max: usize) -> Result<Option<Bytes>, Failure> {
         loop {
-            let (visible, end) = {
+            let (visible, landed, end) = {
                 let progress = self.progress.borrow_and_update();
-                (progress.visible, progress.end)
+                (progress.visible, progress.landed, progress.end)
             };
             if offset < visible {
                 let room = usize::try_from(visible - offset).unwrap_or(usize::MAX);
@@ -434,6 +502,10 @@ impl Waiter {
                         Err(Failure::ResponseIncomplete)
                     }
                 };
+            }
+            // Whatever becomes of it in the store.
+            if landed {
+                return Ok(None);
             }
             match end {
                 Some(End::Whole) => return Ok(None),
@@ -453,6 +525,8 @@ impl Drop for Waiter {
 
 #[cfg(test)]
 mod tests {
+    use atoll_store::{Config, Store};
+
     use super::*;
 
     fn lead(flights: &Arc<Flights>, key: Key) -> Lead {
@@ -482,6 +556,30 @@ mod tests {
         assert!(matches!(flights.join(Key::of(b"a")), Joined::Full));
         drop((one, two));
         assert!(matches!(flights.join(Key::of(b"a")), Joined::Follow(_)));
+    }
+
+    #[tokio::test]
+    async fn a_fetch_that_has_landed_makes_room_for_others_whatever_the_store_still_does() {
+        let flights = Flights::new(1, 8);
+        let (a, b) = (Key::of(b"a"), Key::of(b"b"));
+        let (mut first, store) = (lead(&flights, a), Store::open(Config::default()).await.unwrap());
+        assert!(first.also(Key::of(b"variant")));
+        assert!(matches!(flights.join(b), Joined::Full));
+        let (tags, born) = (atoll_store::Tags::default(), store.purge_number());
+        let (key, expires, metadata) = (crate::cache::store_key(a), None, Bytes::new());
+        let head = atoll_store::Head { key, directory: 0, tags, expires, metadata, length: None, born };
+        let (writer, mut waiter) = (store.writer(head).unwrap(), first.follow().unwrap());
+        first.land();
+        // Of a body of unknown length the end is known too.
+        assert_eq!(waiter.read(&writer.partial(), 0, 1).await, Ok(None));
+        let second = lead(&flights, b);
+        assert!(matches!(flights.join(a), Joined::Follow(_)), "who comes now finds it until the store has it");
+        assert!(matches!(flights.join(Key::of(b"c")), Joined::Full));
+        flights.overtake(a);
+        first.finish(End::Failed(Failure::Internal));
+        assert!(matches!(flights.join(Key::of(b"c")), Joined::Full), "its room was given back already");
+        second.finish(End::Whole);
+        assert_eq!((flights.len(), flights.open().under_way), (0, 0));
     }
 
     #[test]

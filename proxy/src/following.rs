@@ -158,7 +158,8 @@ impl Following {
             self.give_up(why);
             return Ok(None);
         }
-        let reach = Reach { partial: &body.partial, visible: now.visible, whole: now.end == Some(End::Whole) };
+        let whole = now.landed || now.end == Some(End::Whole);
+        let reach = Reach { partial: &body.partial, visible: now.visible, whole };
         let flight = self.waiter.flight();
         let next = flight.ledger.next((self.cache.streams.as_ref(), body.copied), reach, body.at).await?;
         let (group, place, until) = match next {

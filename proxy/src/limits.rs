@@ -20,7 +20,8 @@ pub struct Limits {
     pub connections_per_client: usize,
     /// Requests being answered; past it 503. \[guess\]
     pub requests: usize,
-    /// Objects being fetched; past it 503. \[guess\]
+    /// Objects being fetched, until their bodies are there; past it 503. What the store then still has to write is its own to bound.
+    /// \[guess\]
     pub flights: usize,
     /// Clients waiting on one fetch; past it 503. [users C5]
     pub waiters: usize,
