@@ -80,12 +80,16 @@ impl Posted<'_> {
         let named = meta.fields.get(header::CONTENT_LOCATION).and_then(|value| value.to_str().ok());
         let asker = Asker::of(self.fields, self.site);
         meta.status == StatusCode::OK
-            && named
-                .and_then(|it| named_of(self.url, self.host, it, OriginUrl::joined))
-                .is_some_and(|named| named == *self.url)
+            && named.is_some_and(|named| self.is_named(named))
             && freshness::is_timed(&meta.fields)
             && freshness::storable(meta.status, &meta.fields, asker).is_ok()
             && Vary::of(&meta.fields) == Vary::Nothing
+    }
+
+    /// Whether a reference means this URL: with its dots led away, or spelled with the dots that the client spelled it with.
+    fn is_named(&self, reference: &str) -> bool {
+        let meant = [OriginUrl::joined, OriginUrl::joined_as_spelled];
+        meant.into_iter().any(|joined| named_of(self.url, self.host, reference, joined).as_ref() == Some(self.url))
     }
 
     async fn store(&self, cache: &Cache, meta: &Meta, bytes: Bytes) {

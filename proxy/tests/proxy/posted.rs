@@ -33,6 +33,9 @@ async fn answers_to_post_are_stored_for_get_only_where_they_say_that_they_are_wh
         cases
             .push(("said", vec![post(&[HOUR, &said]).given("0123456789"), get(&[HOUR]).stored(0).given("0123456789")]));
     }
+    let spelled = "/a/../x";
+    let posted = post(&[HOUR, "Content-Location: /a/../x"]).path(spelled);
+    cases.push(("with dots, as asked for", vec![posted, get(&[HOUR]).path(spelled).stored(0).given("0123456789")]));
     cases.push(("in chunks", vec![post(&[HOUR, said]).chunked(), get(&[HOUR]).stored(0).given("0123456789")]));
     for (name, fields) in [
         ("unsaid", ["X: 1", HOUR]),
