@@ -12,7 +12,7 @@ use std::{
 };
 
 use atoll_overlay::{Key, Level, Marker, NodeId, Value};
-use atoll_store::{Head, PurgeNumber, StoreError, Tags, Writer};
+use atoll_store::{Head, PurgeNumber, StoreError, Writer};
 use bytes::Bytes;
 use http::StatusCode;
 
@@ -497,41 +497,6 @@ impl Fetch {
         End::Whole
     }
 
-    /// Keeps a body's groups in an object of their own. Without them the copy serves this node's clients alone.
-    async fn keep_beside(&self, meta: &Meta) {
-        let groups = self.lead.ledger().encoded();
-        let head = Head {
-            key: store_key(groups_key(self.wanted.key)),
-            // They are purged with the copy, by the same words. Without a digest they are given to nobody as a copy.
-            metadata: Meta { digest: None, vouched: Vouched::default(), ..meta.clone() }.encode(clock::now()),
-            length: Some(wide(groups.len())),
-            ..self.head(self.wanted.key, meta, self.expires(meta))
-        };
-        let kept = async {
-            let mut writer = self.cache.store.writer(head)?;
-            writer.append(groups).await?;
-            writer.commit(None).await.map(drop)
-        };
-        if let Err(error) = kept.await {
-            tracing::warn!(%error, url = %self.wanted.url, "what vouches for a copy could not be kept: peers will not get it");
-        }
-    }
-
-    /// What vouches for a copy that was confirmed is kept as long as the copy, and purged by its tags; what vouches for another, that
-    /// took its place meanwhile, stays as it is.
-    pub(crate) async fn freshen_groups(&self, copy: Key, (old, meta): (Meta, &Meta), expires: SystemTime, tags: Tags) {
-        let of_old = move |now: &Bytes| {
-            Meta::decode_stored(now).is_some_and(|now| now.received == old.received && now.validator == old.validator)
-        };
-        let key = store_key(groups_key(copy));
-        let written = Meta { digest: None, vouched: Vouched::default(), ..meta.clone() }.encode(clock::now());
-        if let Err(error) =
-            self.cache.store.freshen_tagged(&key, written, Some(expires), self.born, Some(tags), of_old).await
-        {
-            tracing::warn!(%error, "what vouches for a copy could not be renewed");
-        }
-    }
-
     /// Freshness left.
     pub(crate) fn fresh_for(&self, meta: &Meta) -> Duration {
         fresh_for(&self.cache, self.wanted.site.as_deref(), meta)
@@ -560,11 +525,6 @@ impl Fetch {
 /// Freshness left.
 pub(crate) fn fresh_for(cache: &Cache, site: Option<&Own>, meta: &Meta) -> Duration {
     cache.lifetime(site, meta).fresh.saturating_sub(meta.age(clock::now()))
-}
-
-/// Where the groups of what stands under a key stand, if they are many.
-pub(crate) fn groups_key(whole: Key) -> Key {
-    Key::of(&[whole.as_bytes(), &b"groups"[..]].concat())
 }
 
 pub(crate) fn wide(count: usize) -> u64 {

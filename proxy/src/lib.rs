@@ -103,6 +103,7 @@ pub use trace::{Traced, TracedStep, trace_pass};
 
 mod absence;
 mod announce;
+mod beside;
 mod checked;
 mod company;
 mod complete;

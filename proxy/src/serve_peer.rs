@@ -10,13 +10,14 @@ use http::{HeaderMap, Request, Response, StatusCode, header};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::{
+    beside::groups_key,
     body::Body,
     cache::{Cache, store_key},
     clock, copies,
     deliver::text,
     digest,
     fairness::Leave,
-    fetch::{fresh_for, groups_key},
+    fetch::fresh_for,
     following::following,
     frames::{Abort, Frame, data_head},
     meta::{self, Meta},
