@@ -381,9 +381,10 @@ impl Fetch {
         let expires = self.expires(&meta);
         let writer = match self.cache.store.writer(self.head(self.wanted.key, &meta, expires)) {
             Ok(writer) => writer,
-            Err(StoreError::TooLarge { .. } | StoreError::NoRoom { .. } | StoreError::MetadataTooLong { .. }) => {
+            Err(StoreError::TooLarge { .. } | StoreError::MetadataTooLong { .. }) => {
                 return Err(End::Failed(Failure::BodyTooLarge));
             }
+            Err(StoreError::NoRoom { .. }) => return Err(End::Failed(Failure::Busy)),
             Err(error) => {
                 tracing::warn!(%error, "the store takes nothing in");
                 return Err(End::Failed(Failure::BodyTooLarge));

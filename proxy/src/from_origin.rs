@@ -176,6 +176,7 @@ impl Fetch {
         match self.begin(meta.clone(), Source::Origin) {
             Ok(()) => {}
             Err(End::Failed(Failure::BodyTooLarge)) => return self.unshared(meta, body, Reason::TooLarge),
+            Err(End::Failed(Failure::Busy)) => return self.unshared(meta, body, Reason::NoRoom),
             Err(end) => return end,
         }
         self.cache.passing.forget(&self.wanted.key);
@@ -212,6 +213,7 @@ impl Fetch {
         self.wanted.key = part::place(&self.cache, self.wanted.key, first).await;
         match self.begin(meta.clone(), Source::Origin) {
             Ok(()) => self.pump(body, 0).await,
+            Err(End::Failed(Failure::Busy)) => self.unshared(meta, body, Reason::NoRoom),
             Err(_) => self.unshared(meta, body, Reason::TooLarge),
         }
     }
@@ -424,13 +426,15 @@ impl Fetch {
         let about_it =
             !matches!(reason, Reason::Conditional | Reason::RequestNoStore | Reason::Partial | Reason::KeptGood);
         if about_it {
+            // Those who waited ask for themselves at once, until one of them finds room.
             self.cache.passing.put(self.wanted.key, (), span);
         }
         let content = Content::Direct(std::sync::Mutex::new(Some(body)));
         let (key, source) = (self.wanted.key, Source::Origin);
         let answer = Answer { meta, key, varies_by: Vec::new(), source, reason: Some(reason), content };
         self.lead.head(Arc::new(answer));
-        if about_it {
+        // Others may have room.
+        if about_it && reason != Reason::NoRoom {
             self.keeper.pass(Marker::Pass(span));
         }
         End::Whole

@@ -50,8 +50,10 @@ pub enum Reason {
     VaryStar,
     /// Its status is not stored, or not without stated freshness.
     Status,
-    /// The store has no room for it.
+    /// It is longer than is stored.
     TooLarge,
+    /// What is coming in holds all the room that the store has for that.
+    NoRoom,
     /// The key was found not shareable a moment ago.
     PassMarked,
     /// The origin fails; a stale copy stands in.
@@ -89,6 +91,7 @@ impl Reason {
             Self::VaryStar => "vary-star",
             Self::Status => "status",
             Self::TooLarge => "too-large",
+            Self::NoRoom => "no-room",
             Self::PassMarked => "pass-marked",
             Self::StaleIfError => "stale-if-error",
             Self::StaleWhileRevalidate => "stale-while-revalidate",
