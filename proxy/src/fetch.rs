@@ -379,7 +379,7 @@ impl Fetch {
             return Err(End::Failed(Failure::BodyTooLarge));
         }
         let expires = self.expires(&meta);
-        let writer = match self.cache.store.writer(self.head(self.wanted.key, &meta, expires)) {
+        let writer = match self.cache.store.writer(self.first_head(&meta, expires)) {
             Ok(writer) => writer,
             Err(StoreError::TooLarge { .. } | StoreError::MetadataTooLong { .. }) => {
                 return Err(End::Failed(Failure::BodyTooLarge));
@@ -494,7 +494,7 @@ impl Fetch {
             return End::Whole;
         }
         self.wanted.trace.note("kept", || format!("stored whole, {} bytes, and announced", meta.length.unwrap_or(0)));
-        self.keeper.whole(self.wanted.key, Reference::whole_of(&meta), self.fresh_for(&meta));
+        self.keeper.whole(self.wanted.key, Reference::whole_of(&meta), || self.fresh_for(&meta));
         End::Whole
     }
 
@@ -503,13 +503,24 @@ impl Fetch {
         fresh_for(&self.cache, self.wanted.site.as_deref(), meta)
     }
 
+    /// The head of a body that is about to come. What is known of it is written when all of it is there; before, it is only held against
+    /// the store's limit, where it is not plainly below.
+    fn first_head(&self, meta: &Meta, expires: SystemTime) -> Head {
+        let metadata = if meta.is_short() { Bytes::new() } else { meta.encode(clock::now()) };
+        self.head_with(metadata, self.wanted.key, meta, expires)
+    }
+
     pub(crate) fn head(&self, key: Key, meta: &Meta, expires: SystemTime) -> Head {
+        self.head_with(meta.encode(clock::now()), key, meta, expires)
+    }
+
+    fn head_with(&self, metadata: Bytes, key: Key, meta: &Meta, expires: SystemTime) -> Head {
         Head {
             key: store_key(key),
             directory: directory(&self.wanted.url),
             tags: purge::bits(purge::place_of(&meta.url), &meta.fields),
             expires: Some(expires),
-            metadata: meta.encode(clock::now()),
+            metadata,
             length: meta.length,
             born: self.born,
         }

@@ -311,7 +311,7 @@ impl Fetch {
         }
         self.cache.recovered(self.wanted.key);
         self.wanted.trace.note("kept", || "the stored copy was confirmed".to_owned());
-        self.keeper.whole(stale.key, Reference::whole_of(&meta), self.fresh_for(&meta));
+        self.keeper.whole(stale.key, Reference::whole_of(&meta), || self.fresh_for(&meta));
         let varies_by = freshness::varies_by(&meta.fields);
         let content = Content::Stored(object);
         let answer = Answer { meta, key: stale.key, varies_by, source: Source::Origin, reason: None, content };

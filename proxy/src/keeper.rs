@@ -135,7 +135,7 @@ impl Keeper {
     }
 
     /// The copy is whole: the lease ends with its reference, which stands for as long as the copy is fresh.
-    pub(crate) fn whole(&self, key: Key, reference: Reference, fresh: Duration) {
+    pub(crate) fn whole(&self, key: Key, reference: Reference, fresh: impl FnOnce() -> Duration) {
         // A node that gives nothing away has nothing to say; its lease is given back when the flight ends.
         let lease = if self.held.cache.config.peers.upstream_only {
             None
@@ -148,10 +148,10 @@ impl Keeper {
             let (held, value) = (Arc::clone(&self.held), reference.value());
             tokio::spawn(async move { held.tell(lease, value).await });
         }
+        let Some(announcer) = self.held.cache.announcer() else { return };
+        let fresh = fresh();
         // Peers are given fresh copies only.
-        if !fresh.is_zero()
-            && let Some(announcer) = self.held.cache.announcer()
-        {
+        if !fresh.is_zero() {
             announcer.whole(key, reference, fresh);
         }
     }

@@ -76,6 +76,17 @@ impl Meta {
         }
     }
 
+    /// Whether what is written of it is plainly less than the least that a store may be told to take: 1 KiB.
+    pub(crate) fn is_short(&self) -> bool {
+        let of_fields = self.fields.iter().map(|(name, value)| name.as_str().len() + value.len() + BESIDE);
+        let vouched = &self.vouched;
+        vouched.head.is_empty()
+            && vouched.as_of.heads.is_empty()
+            && self.variants.is_empty()
+            && self.varies_by.is_empty()
+            && of_fields.sum::<usize>() + self.url.len() <= SHORT
+    }
+
     /// As bytes, its age as of now.
     pub(crate) fn encode(&self, now: SystemTime) -> Bytes {
         let fields = self.fields.iter().map(|(name, value)| Field {
@@ -249,6 +260,11 @@ struct Field {
     value: Bytes,
 }
 
+/// Bytes of a URL and of fields that leave enough of 1 KiB for all else.
+const SHORT: usize = 768;
+/// Bytes that a field takes beside its name and value, at most: tags and lengths.
+const BESIDE: usize = 12;
+
 /// Never kept, never passed on.
 static HOP_BY_HOP: [HeaderName; 10] = [
     header::CONNECTION,
@@ -313,6 +329,21 @@ mod tests {
         let there = now() - Duration::from_secs(86_400);
         assert_eq!(Meta::decode_received(&sent, there).unwrap().age(there), Duration::from_secs(15));
         assert_eq!(stored.age(now() - Duration::from_secs(60)), Duration::from_secs(65));
+    }
+
+    #[test]
+    fn what_is_short_has_room_in_the_least_that_a_store_may_be_told_to_take() {
+        let mut short =
+            Meta { varies_by: Vec::new(), variants: Vec::new(), vouched: Vouched::default(), ..meta(now()) };
+        assert!(!meta(now()).is_short() && short.is_short());
+        let mut longest = 0;
+        for length in 1..1_000 {
+            short.fields.append("a", HeaderValue::from_bytes(&vec![b'v'; length % 7]).unwrap());
+            let written = short.encode(now()).len();
+            longest = if short.is_short() { written } else { longest };
+            assert!(written <= 1 << 10 || !short.is_short(), "{written}");
+        }
+        assert!(longest > 512, "{longest}");
     }
 
     // C08: the clock at a start may be another than the one by which things were stored before it.

@@ -188,7 +188,7 @@ impl Fetch {
             Err(error) => Err(error),
         };
         match stored {
-            Ok(()) => self.keeper.whole(key, Reference::whole_of(&record), self.fresh_for(&record)),
+            Ok(()) => self.keeper.whole(key, Reference::whole_of(&record), || self.fresh_for(&record)),
             Err(error) => tracing::debug!(%error, "the plan of a large object could not be kept"),
         }
     }
