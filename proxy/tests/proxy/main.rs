@@ -35,6 +35,7 @@ mod lies;
 mod network;
 mod origin;
 mod purge;
+mod races;
 mod refused;
 mod rows;
 mod two;
