@@ -7,8 +7,9 @@
 //!                                    '----------------------'
 //! ```
 //!
-//! Only what says that nobody is there counts: no connection, no TLS, no head. An origin that answers 500 is there; its keys are
-//! paused one by one. The pause shrinks only after the origin has been well for as long as it had been left alone: one that
+//! Only what is waited for in vain, and says that nobody is there, counts: no connection, no TLS, no head in time. An origin that
+//! answers 500, or closes instead of answering, is there; its keys are paused one by one, or whoever knows one URL that it closes on
+//! could take a whole site away from everybody. The pause shrinks only after the origin has been well for as long as it had been left alone: one that
 //! comes and goes is not asked at the first pause each time.
 
 use std::{
@@ -215,7 +216,6 @@ const fn says_absent(failure: Failure) -> bool {
             | Failure::ConnectRefused
             | Failure::Tls
             | Failure::ResponseTimeout
-            | Failure::ResponseIncomplete
     )
 }
 
@@ -293,6 +293,15 @@ mod tests {
         close(&mut circuit, now);
         circuit.succeeded(&config, now + Duration::from_secs(30));
         assert_eq!(reopened(&mut circuit, now), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn what_closes_or_talks_nonsense_is_there() {
+        let breaker = Breaker::new(&Arc::new(BreakerConfig { failures: 1, ..config() }));
+        for failure in [Failure::ResponseIncomplete, Failure::Protocol] {
+            assert!(!breaker.enter().unwrap().ended(Some(failure)));
+        }
+        assert!(breaker.enter().unwrap().ended(Some(Failure::ResponseTimeout)));
     }
 
     #[test]

@@ -140,23 +140,23 @@ async fn an_origin_that_is_gone_is_left_alone_and_found_again() {
     let state = Arc::clone(&gone);
     let origin = Origin::start(move |_, _| {
         if state.load(Ordering::SeqCst) {
-            return vec![Do::Close];
+            return vec![Do::Hang];
         }
         ok("Cache-Control: max-age=1, stale-if-error=600\r\nAge: 5\r\n", &Bytes::from_static(b"x"))
     })
     .await;
     let mut config = config_for(&origin);
+    config.timeouts.first_byte = Duration::from_secs(1);
     config.breaker.failures = 2;
     config.breaker.successes = 1;
     config.breaker.pause_first = Duration::from_secs(3_600);
     config.breaker.pause_most = Duration::from_secs(3_600);
-    let proxy = alone(config.clone()).await;
-    assert_eq!(get(&proxy, &origin.host(), "/stale").await.status, 200);
+    let (proxy, host) = (alone(config.clone()).await, origin.host());
+    assert_eq!(get(&proxy, &host, "/stale").await.status, 200);
     landed(&proxy).await;
     gone.store(true, Ordering::SeqCst);
-    for path in ["/1", "/2"] {
-        assert_eq!(get(&proxy, &origin.host(), path).await.status, 502);
-    }
+    let (one, two) = tokio::join!(get(&proxy, &host, "/1"), get(&proxy, &host, "/2"));
+    assert_eq!((one.status, two.status), (504, 504));
     let before = origin.count();
     let refused = get(&proxy, &origin.host(), "/3").await;
     assert_eq!(
@@ -175,12 +175,29 @@ async fn an_origin_that_is_gone_is_left_alone_and_found_again() {
 
     config.breaker.pause_first = Duration::from_millis(100);
     let proxy = alone(config).await;
-    for path in ["/1", "/2"] {
-        assert_eq!(get(&proxy, &origin.host(), path).await.status, 502);
-    }
+    let (one, two) = tokio::join!(get(&proxy, &host, "/1"), get(&proxy, &host, "/2"));
+    assert_eq!((one.status, two.status), (504, 504));
     gone.store(false, Ordering::SeqCst);
     soon(async { while get(&proxy, &origin.host(), "/3").await.status != 200 {} }).await;
     assert_eq!(get(&proxy, &origin.host(), "/4").await.status, 200);
+}
+
+// One URL that an origin closes on takes nothing else away from anybody.
+#[tokio::test]
+async fn an_origin_that_closes_instead_of_answering_is_not_left_alone() {
+    let origin = Origin::start(|_, head| match head.starts_with("GET /closes") {
+        true => vec![Do::Close],
+        false => ok("Cache-Control: max-age=60\r\n", &Bytes::from_static(b"x")),
+    })
+    .await;
+    let mut config = config_site(&origin);
+    config.breaker.failures = 2;
+    let proxy = alone(config).await;
+    for path in ["/closes?1", "/closes?2", "/closes?3"] {
+        assert_eq!(get(&proxy, "any.test", path).await.status, 502);
+    }
+    assert_eq!(get(&proxy, "any.test", "/good").await.status, 200);
+    assert_eq!(proxy.stats().circuits_open, 0);
 }
 
 #[tokio::test]
