@@ -191,11 +191,13 @@ pub(crate) fn varies_by(headers: &HeaderMap) -> Vec<String> {
     }
 }
 
-/// How old an answer was when it arrived [RFC 9111 4.2.3], from an origin whose clock may differ from ours.
+/// How old an answer was when it arrived [RFC 9111 4.2.3], from an origin whose clock may differ from ours. A Date has whole seconds:
+/// what had passed of its second when the answer was made is no age.
 pub(crate) fn initial_age(headers: &HeaderMap, asked: SystemTime, received: SystemTime) -> Duration {
-    let apparent = date(headers, &header::DATE).and_then(|date| received.duration_since(date).ok()).unwrap_or_default();
+    let since = |date| received.duration_since(date).ok();
+    let apparent = date(headers, &header::DATE).and_then(since).map_or(0, |apparent| apparent.as_secs());
     let delay = received.duration_since(asked).unwrap_or_default();
-    apparent.max(age_field(headers) + delay)
+    Duration::from_secs(apparent).max(age_field(headers) + delay)
 }
 
 /// What the Age field says; nothing or nonsense is zero.

@@ -137,6 +137,13 @@ fn age_counts_what_passed_before_us() {
     assert_eq!(age(&[("date", "Sun, 06 Nov 1994 08:48:37 GMT"), ("age", "7")]), seconds(60));
     assert_eq!(age(&[("date", "Mon, 07 Nov 1994 08:48:37 GMT")]), seconds(2));
     assert_eq!(age(&[("age", "99999999999999999999")]), seconds(LARGEST_AGE + 2));
+    // What had passed of a Date's second is no age: else what is fresh for a second would be so for half of one.
+    let late = |date: &str| {
+        let received = now() + Duration::from_millis(900);
+        initial_age(&headers(&[("date", date)]), received, received)
+    };
+    assert_eq!(late("Sun, 06 Nov 1994 08:49:37 GMT"), seconds(0));
+    assert_eq!(late("Sun, 06 Nov 1994 08:49:36 GMT"), seconds(1));
 }
 
 #[test]
