@@ -241,6 +241,11 @@ pub(crate) fn freshened(stored: &HeaderMap, update: &HeaderMap) -> HeaderMap {
     fields
 }
 
+/// Whether an origin says that it failed; what is beyond all classes counts as that [RFC 9110 15].
+pub(crate) fn is_server_error(status: StatusCode) -> bool {
+    status.as_u16() >= 500
+}
+
 /// Whether a failure may be answered with a stale copy.
 pub(crate) fn is_failure(status: StatusCode) -> bool {
     matches!(status.as_u16(), 500 | 502 | 503 | 504)
@@ -296,7 +301,7 @@ fn heuristic(
         return Duration::ZERO;
     }
     // Answers that say no are remembered for a short time.
-    let refusal = status.is_client_error() || status.is_server_error();
+    let refusal = status.is_client_error() || is_server_error(status);
     let (silent, most) = match refusal {
         false => (config.default, config.heuristic),
         true if config.heuristic.is_zero() => (config.negative_most.min(config.default), Duration::ZERO),

@@ -142,17 +142,17 @@ impl Fetch {
             StatusCode::NOT_MODIFIED => return self.unshared(meta, body, Reason::Conditional),
             _ if self.mode == Mode::Unstored => return self.unshared(meta, body, Reason::RequestNoStore),
             StatusCode::PARTIAL_CONTENT => return Box::pin(self.partial(meta, body)).await,
-            status if !status.is_server_error() && self.wanted.cut.is_some() => {
+            status if !freshness::is_server_error(status) && self.wanted.cut.is_some() => {
                 if let Some(Cut::Slice(plan, _)) = self.wanted.cut.clone() {
                     return self.changed(&plan).await;
                 }
                 self.uncut();
             }
             // What an error says to one who showed cookies is not for others.
-            status if status.is_server_error() && storable.is_err() && self.asker().cookies => {
+            status if freshness::is_server_error(status) && storable.is_err() && self.asker().cookies => {
                 return self.unshared(meta, body, Reason::KeptGood);
             }
-            status if status.is_server_error() && (storable.is_err() || self.replaces_good()) => {
+            status if freshness::is_server_error(status) && (storable.is_err() || self.replaces_good()) => {
                 return Box::pin(self.origin_error(meta, body)).await;
             }
             _ => {}

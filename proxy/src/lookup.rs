@@ -202,7 +202,7 @@ fn hit(cache: &Arc<Cache>, asked: &Asked, wanted: &Wanted, object: Object, meta:
         }
         Use::Renew { if_error, asked_for } => {
             // An error does not stand in for another.
-            let if_error = if_error && !meta.status.is_server_error();
+            let if_error = if_error && !freshness::is_server_error(meta.status);
             Hit::Stale(OldCopy { object, meta, key: wanted.key, ttl, if_error }, asked_for)
         }
     }

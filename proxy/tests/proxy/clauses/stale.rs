@@ -122,5 +122,12 @@ async fn errors_are_stored_as_they_say_and_never_stand_in() {
         cases.push((status, vec![get(&[MINUTE, STALE]).status(status), get(&[]).cut().gets(502)]));
         cases.push((status, vec![get(&["Cache-Control: no-store"]).status(status), get(&[HOUR])]));
     }
+    // RFC 9110 15: what is beyond all classes is as good as a 5xx.
+    for status in ["500 X", "599 X", "600 X", "999 X"] {
+        let code = status[..3].parse().unwrap();
+        let old = get(&[MINUTE, STALE, TAG, "Cache-Control: stale-if-error=0"]);
+        let renewed = get(&[HOUR]).status("304 X").gets(200).saw("If-None-Match: \"a\"").given("0123456789");
+        cases.push((status, vec![old, get(&[HOUR]).status(status).code(code), renewed]));
+    }
     check_sites(cases).await;
 }
