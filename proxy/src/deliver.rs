@@ -8,6 +8,7 @@ use std::sync::Arc;
 use atoll_store::Object;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use hyper::ext::ReasonPhrase;
 
 use crate::{
     body::{Body, Part},
@@ -280,6 +281,10 @@ fn respond(code: StatusCode, fields: HeaderMap, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = code;
     *response.headers_mut() = fields;
+    if code.canonical_reason().is_none() {
+        // Nothing, where the parser would name a status that nobody knows by a word of its own.
+        response.extensions_mut().insert(ReasonPhrase::from_static(b""));
+    }
     response
 }
 

@@ -19,8 +19,8 @@ use tokio::{
 };
 
 use crate::support::{
-    Do, Origin, alone, config, config_any, config_for, config_site, get, get_with, noise, ok, raw, refusing, soon,
-    until,
+    Do, Origin, alone, config, config_any, config_for, config_site, exchange, get, get_with, noise, ok, raw, refusing,
+    soon, until,
 };
 
 // RFC 9110 6.5.1: trailers may be left out, and never become fields of the head.
@@ -69,6 +69,19 @@ async fn heads_of_origins_that_nobody_should_send_are_bad_gateways() {
         let shown: String = head.chars().take(60).collect();
         assert_eq!(response.status, 502, "{shown:?} {:?}", response.fields);
         assert!(response.field("x").is_none() && response.field("set-cookie").is_none());
+    }
+}
+
+// RFC 9112 4: a reason is nobody's to make up.
+#[tokio::test]
+async fn a_status_that_nobody_knows_has_no_reason() {
+    let origin =
+        Origin::start(|_, _| raw("HTTP/1.1 299 Odd\r\nCache-Control: max-age=60\r\nContent-Length: 0\r\n\r\n")).await;
+    let proxy = alone(config_site(&origin)).await;
+    for _ in 0..2 {
+        let request = b"GET / HTTP/1.1\r\nHost: any.test\r\nConnection: close\r\n\r\n";
+        let answer = exchange(proxy.local_addrs()[0], request).await;
+        assert!(answer.starts_with(b"HTTP/1.1 299 \r\n"), "{}", String::from_utf8_lossy(&answer));
     }
 }
 
