@@ -15,7 +15,7 @@ use crate::{
     cache::{Cache, store_key},
     clock,
     deliver::{Given, deliver, refuse, text},
-    found::OldCopy,
+    found::{OldCopy, Vain},
     freshness::{self, Asker},
     from_origin::{came_by, dated},
     meta::{Meta, strip_hop_by_hop, validator},
@@ -60,7 +60,7 @@ pub(crate) async fn forward(
             if failure.is_origins()
                 && let Some(stale) = stale
             {
-                return respond(cache, Box::new(asked), stale.found(Reason::StaleIfError)).await;
+                return respond(cache, Box::new(asked), stale.instead(Vain::unanswered(forwarded, failure))).await;
             }
             let why = format!("{} could not be asked: {failure}", asked.url.host());
             let status = CacheStatus { forwarded: Some(forwarded), ..bypass(failure.status(), None, Reason::Method) };
@@ -70,7 +70,8 @@ pub(crate) async fn forward(
     if freshness::is_failure(answer.status)
         && let Some(stale) = stale
     {
-        return respond(cache, Box::new(asked), stale.found(Reason::StaleIfError)).await;
+        let vain = Vain::answered(forwarded, answer.status);
+        return respond(cache, Box::new(asked), stale.instead(vain)).await;
     }
     let received = clock::now();
     strip_hop_by_hop(&mut answer.fields);

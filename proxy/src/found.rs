@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use atoll_overlay::Key;
 use atoll_store::Object;
+use http::StatusCode;
 
 use crate::{
     flight::{Answer, Waiter},
@@ -16,8 +17,8 @@ use crate::{
 
 /// Where the answer is.
 pub(crate) enum Found {
-    /// In the store.
-    Stored { object: Object, meta: Meta, ttl: i64, reason: Option<Reason> },
+    /// In the store, and what the origin said first, if it was asked.
+    Stored { object: Object, meta: Meta, ttl: i64, reason: Option<Reason>, asked: Option<Vain> },
     /// In a flight.
     Flown { waiter: Waiter, answer: Arc<Answer>, collapsed: bool, forwarded: Forwarded },
     /// At the origin, for this client alone.
@@ -43,8 +44,32 @@ pub(crate) struct OldCopy {
     pub(crate) if_error: bool,
 }
 
+/// A question to the origin that brought nothing.
+pub(crate) struct Vain {
+    pub(crate) forwarded: Forwarded,
+    /// What it answered, if it did.
+    pub(crate) status: Option<StatusCode>,
+}
+
+impl Vain {
+    /// That there was no answer; `None` where the origin was left alone.
+    pub(crate) fn unanswered(forwarded: Forwarded, failure: Failure) -> Option<Self> {
+        (failure != Failure::CircuitOpen).then_some(Self { forwarded, status: None })
+    }
+
+    pub(crate) const fn answered(forwarded: Forwarded, status: StatusCode) -> Option<Self> {
+        Some(Self { forwarded, status: Some(status) })
+    }
+}
+
 impl OldCopy {
     pub(crate) fn found(self, reason: Reason) -> Found {
-        Found::Stored { object: self.object, meta: self.meta, ttl: self.ttl, reason: Some(reason) }
+        Found::Stored { object: self.object, meta: self.meta, ttl: self.ttl, reason: Some(reason), asked: None }
+    }
+
+    /// In place of an origin that fails.
+    pub(crate) fn instead(self, asked: Option<Vain>) -> Found {
+        let (object, meta, ttl) = (self.object, self.meta, self.ttl);
+        Found::Stored { object, meta, ttl, reason: Some(Reason::StaleIfError), asked }
     }
 }

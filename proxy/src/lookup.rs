@@ -19,7 +19,7 @@ use crate::{
     fairness::Leave,
     fetch::{self, Mode, Stale},
     flight::{Answer, Content, End, Joined, Lead, Waiter},
-    found::{Found, OldCopy},
+    found::{Found, OldCopy, Vain},
     freshness,
     meta::Meta,
     origin::Upstream,
@@ -141,7 +141,7 @@ pub(crate) async fn lookup(cache: &Arc<Cache>, asked: &Asked) -> Found {
             return match (stale, negative) {
                 // The origin is well, and says no.
                 (_, Negative::Answer(answer)) if answer.meta.status.is_client_error() => Found::Repeated(answer),
-                (Some(stale), _) if stale.if_error => stale.found(Reason::StaleIfError),
+                (Some(stale), _) if stale.if_error => stale.instead(None),
                 (_, Negative::Answer(answer)) => Found::Repeated(answer),
                 (_, Negative::Failure(failure)) => Found::Failed(failure, Some(Reason::Negative)),
             };
@@ -188,7 +188,7 @@ fn hit(cache: &Arc<Cache>, asked: &Asked, wanted: &Wanted, object: Object, meta:
                 let left = lifetime.fresh.saturating_sub(age);
                 announcer.hit(wanted.key, left, || Reference::whole_of(&meta));
             }
-            Hit::Found(Found::Stored { object, meta, ttl, reason })
+            Hit::Found(Found::Stored { object, meta, ttl, reason, asked: None })
         }
         Use::SendAndRenew => {
             if cache.spared(&wanted.key).is_none()
@@ -198,7 +198,7 @@ fn hit(cache: &Arc<Cache>, asked: &Asked, wanted: &Wanted, object: Object, meta:
                 let wanted = Wanted { interim: None, trace: Tracer::default(), ..wanted.clone() };
                 fetch::lead(cache, lead, wanted, Some(stale), Mode::Shared);
             }
-            Hit::Found(Found::Stored { object, meta, ttl, reason: Some(Reason::StaleWhileRevalidate) })
+            Hit::Found(Found::Stored { object, meta, ttl, reason: Some(Reason::StaleWhileRevalidate), asked: None })
         }
         Use::Renew { if_error, asked_for } => {
             // An error does not stand in for another.
@@ -314,7 +314,9 @@ impl Turn<'_> {
             Err(End::Again | End::Whole) => return None,
             Err(End::Failed(failure)) => {
                 return Some(match stale {
-                    Some(stale) if stale.if_error && failure.is_origins() => stale.found(Reason::StaleIfError),
+                    Some(stale) if stale.if_error && failure.is_origins() => {
+                        stale.instead(Vain::unanswered(self.forwarded, failure))
+                    }
                     Some(_) | None => Found::Failed(failure, None),
                 });
             }
@@ -323,7 +325,7 @@ impl Turn<'_> {
             && stale.if_error
             && freshness::is_failure(answer.meta.status)
         {
-            return Some(stale.found(Reason::StaleIfError));
+            return Some(stale.instead(Vain::answered(self.forwarded, answer.meta.status)));
         }
         if collapsed && cache.purges.took(waiter.born(), &answer.meta) {
             // It was asked for before a purge that means it, and is for those who came before that too.

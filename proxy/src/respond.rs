@@ -9,7 +9,7 @@ use crate::{
     deliver::{Given, deliver, refuse},
     fetch::fresh_for,
     flight::{Answer, Content, Waiter},
-    found::Found,
+    found::{Found, Vain},
     lookup::seconds,
     reason::{CacheStatus, Failure, Forwarded, Reason, Source},
     receive::Asked,
@@ -19,17 +19,19 @@ use crate::{
 /// The response, and what is counted of it.
 pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (Response<Body>, Option<Told>) {
     let (meta, given, status, told) = match found {
-        Found::Stored { object, mut meta, ttl, reason } => {
+        Found::Stored { object, mut meta, ttl, reason, asked: vain } => {
             meta.withhold();
             let source = if object.tier() == Tier::Memory { Source::Memory } else { Source::Disk };
             let told = Told { source: Some(source), stale: reason.is_some(), ..Told::default() };
-            (meta, Given::Object(object), CacheStatus::hit(source, ttl, reason), told)
+            (meta, Given::Object(object), after(CacheStatus::hit(source, ttl, reason), vain), told)
         }
         Found::Flown { mut waiter, answer, collapsed, forwarded } => {
             let begun = if asked.client.head { Ok(()) } else { begun(&mut waiter, &answer).await };
+            let revalidated = matches!(answer.content, Content::Stored(_));
             let status = CacheStatus {
                 forwarded: Some(forwarded),
-                status: Some(answer.meta.status),
+                // What the next one said, not what the client is told [RFC 9211 2.3].
+                status: Some(if revalidated { StatusCode::NOT_MODIFIED } else { answer.meta.status }),
                 ttl: Some(seconds(fresh_for(cache, asked.site.as_deref(), &answer.meta))),
                 stored: answer.reason.is_none(),
                 collapsed,
@@ -39,7 +41,7 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
             let told = Told {
                 source: Some(answer.source),
                 collapsed,
-                revalidated: matches!(answer.content, Content::Stored(_)),
+                revalidated,
                 passed: answer.reason.is_some(),
                 ..Told::default()
             };
@@ -83,6 +85,16 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
     match deliver(&cache.zone, &asked.url, &asked.client, &meta, given, &status).await {
         Ok(response) => (response, Some(told)),
         Err(failure) => (refuse(failure, "the copy could not be read", Some(&status)), Some(Told::default())),
+    }
+}
+
+/// What is said of a copy that stands in for what the origin was asked for.
+fn after(status: CacheStatus, vain: Option<Vain>) -> CacheStatus {
+    match vain {
+        Some(Vain { forwarded, status: answered }) => {
+            CacheStatus { forwarded: Some(forwarded), status: answered, ..status }
+        }
+        None => status,
     }
 }
 

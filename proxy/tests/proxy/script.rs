@@ -30,6 +30,7 @@ pub(crate) struct Ask {
     saw: Vec<&'static str>,
     unseen: Vec<&'static str>,
     given: Option<&'static str>,
+    told: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,7 @@ pub(crate) fn get(answer: &[&str]) -> Ask {
         saw: Vec::new(),
         unseen: Vec::new(),
         given: None,
+        told: None,
     }
 }
 
@@ -158,6 +160,11 @@ impl Ask {
     /// The response must have this body.
     pub(crate) fn given(self, body: &'static str) -> Self {
         Self { given: Some(body), ..self }
+    }
+
+    /// The response's Cache-Status must have this.
+    pub(crate) fn told(self, parameters: &'static str) -> Self {
+        Self { told: Some(parameters), ..self }
     }
 
     /// The origin must have been asked with this line.
@@ -286,6 +293,11 @@ fn judge(number: usize, ask: &Ask, response: &Response, head: Option<&str>) -> R
         && response.body != body.as_bytes()
     {
         return Err(format!("the body is {:?}", String::from_utf8_lossy(&response.body)));
+    }
+    if let Some(parameters) = ask.told
+        && !response.cache_status().contains(parameters)
+    {
+        return Err(format!("Cache-Status does not say {parameters}"));
     }
     let head = head.unwrap_or_default().to_ascii_lowercase();
     for line in &ask.saw {

@@ -8,6 +8,7 @@ mod ranges;
 mod requests;
 mod selection;
 mod stale;
+mod status;
 mod storing;
 mod targeted;
 mod validation;
