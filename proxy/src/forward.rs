@@ -63,7 +63,7 @@ pub(crate) async fn forward(
                 return respond(cache, Box::new(asked), stale.instead(Vain::unanswered(forwarded, failure))).await;
             }
             let why = format!("{} could not be asked: {failure}", asked.url.host());
-            let status = CacheStatus { forwarded: Some(forwarded), ..bypass(failure.status(), None, Reason::Method) };
+            let status = CacheStatus { forwarded: Some(forwarded), ..bypass(None, None, Reason::Method) };
             return (refuse(failure, &why, Some(&status)), Some(Told::default()));
         }
     };
@@ -137,7 +137,7 @@ struct Relay {
 async fn passed_back(cache: &Cache, relay: Relay) -> (Response<Body>, Option<Told>) {
     let Relay { asked, meta, body, born, forwarded } = relay;
     let mut status =
-        CacheStatus { forwarded: Some(forwarded), ..bypass(meta.status, Some(Source::Origin), Reason::Method) };
+        CacheStatus { forwarded: Some(forwarded), ..bypass(Some(meta.status), Some(Source::Origin), Reason::Method) };
     let told = Told { source: Some(Source::Origin), passed: true, ..Told::default() };
     let mut client = asked.client;
     let kept = if asked.method == Method::POST && !asked.wish.no_store {

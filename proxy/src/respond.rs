@@ -57,7 +57,7 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
             (meta, Given::Flight(waiter, answer), status, told)
         }
         Found::Passed { meta, feed, reason } => {
-            let status = bypass(meta.status, Some(Source::Origin), reason);
+            let status = bypass(Some(meta.status), Some(Source::Origin), reason);
             (meta, Given::Feed(feed), status, Told { source: Some(Source::Origin), passed: true, ..Told::default() })
         }
         Found::Repeated(answer) => {
@@ -68,7 +68,7 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
             (answer.meta.clone(), Given::Bytes(bytes.clone()), status, Told::default())
         }
         Found::Failed(failure, reason) => {
-            let status = reason.map(|reason| bypass(failure.status(), None, reason));
+            let status = reason.map(|reason| bypass(None, None, reason));
             let why = format!("{} could not be fetched: {failure}", asked.url.host());
             return (refuse(failure, &why, status.as_ref()), Some(Told::default()));
         }
@@ -104,10 +104,11 @@ async fn begun(waiter: &mut Waiter, answer: &Answer) -> Result<(), Failure> {
     if short && matches!(answer.content, Content::Filling(_)) { waiter.begun().await } else { Ok(()) }
 }
 
-pub(crate) fn bypass(code: StatusCode, source: Option<Source>, reason: Reason) -> CacheStatus {
+/// What is said of what no copy answers; without a status where the next one said nothing [RFC 9211 2.3].
+pub(crate) fn bypass(code: Option<StatusCode>, source: Option<Source>, reason: Reason) -> CacheStatus {
     CacheStatus {
         forwarded: Some(Forwarded::Bypass),
-        status: Some(code),
+        status: code,
         ttl: None,
         stored: false,
         collapsed: false,

@@ -41,6 +41,17 @@ async fn cache_status_says_what_the_origin_answered() {
             "an error to a HEAD",
             vec![stale(), head(&[]).status("503 X").gets(200).told("; fwd=stale; fwd-status=503; ttl=-6")],
         ),
+        (
+            "no answer to a POST",
+            vec![
+                get(&[])
+                    .method("POST")
+                    .with(&["Content-Length: 0"])
+                    .cut()
+                    .gets(502)
+                    .told("atoll; fwd=method; detail=method"),
+            ],
+        ),
         ("asked beside it", vec![get(&[window, STALE, TAG]), get(&[HOUR]).stored(0).told("atoll; hit; ttl=-6")]),
     ])
     .await;
