@@ -19,6 +19,8 @@ use tokio::{
 #[derive(Debug)]
 pub(super) struct PeerStream<S = libp2p::Stream> {
     substream: S,
+    /// Bytes that the next read has room for.
+    room: usize,
     /// Why a read failed: then all fails.
     broken: Option<io::ErrorKind>,
     /// Gives its place back when the stream is dropped, if this side opened it.
@@ -28,7 +30,7 @@ pub(super) struct PeerStream<S = libp2p::Stream> {
 impl<S: Unpin> PeerStream<S> {
     /// The byte stream on this substream.
     pub(super) const fn new(substream: S, place: Option<OwnedSemaphorePermit>) -> Self {
-        Self { substream, broken: None, _place: place }
+        Self { substream, room: READ, broken: None, _place: place }
     }
 
     /// The substream, unless it is not to be touched any more.
@@ -42,12 +44,14 @@ impl<S: Unpin> PeerStream<S> {
 
 impl<S: futures::AsyncRead + Unpin> AsyncRead for PeerStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let room = buffer.remaining().min(READ);
+        let room = buffer.remaining().min(self.room);
         let read = ready!(self.whole()?.poll_read(cx, buffer.initialize_unfilled_to(room)));
         if let Err(error) = &read {
             self.broken = Some(error.kind());
         }
-        buffer.advance(read?);
+        let count = read?;
+        self.room = count.saturating_mul(2).clamp(READ_LEAST, READ);
+        buffer.advance(count);
         Poll::Ready(Ok(()))
     }
 }
@@ -97,8 +101,10 @@ impl<S: futures::AsyncWrite + Unpin> AsyncWrite for PeerStream<S> {
     }
 }
 
-/// Bytes read at a time: they are set to zero before, whether they come or not, and a carrier seldom has more at hand.
+/// Bytes read at a time at most, and how many at least if there is room: they are set to zero before, whether they come or not, so
+/// that a read has room for twice what the one before brought.
 const READ: usize = 64 << 10;
+const READ_LEAST: usize = 4 << 10;
 
 /// Bytes of a frame of yamux at most.
 const FRAME: usize = 16 << 10;
