@@ -52,6 +52,10 @@ fn main() -> ExitCode {
             Err(error) => Err(error),
         },
         What::Network(options) => network::run(&options),
+        What::NetworkGiver(giver) => match network::give(&giver) {
+            Ok(()) => return ExitCode::SUCCESS,
+            Err(error) => Err(error),
+        },
     };
     ended(measured.and_then(|report| report.deliver(&arguments.output)))
 }
@@ -113,6 +117,8 @@ enum What {
     HttpServe(http::Serve),
     /// The proxies as one: peer fetches, lookups beside bulk, a flash crowd, bad peers, copies in a cluster
     Network(network::Options),
+    #[command(hide = true)]
+    NetworkGiver(network::Giver),
     /// The index: messages to bytes and back, RPCs over loopback by TCP and QUIC, a hundred drivers beside the simulator
     Overlay(overlay::Options),
 }

@@ -1,4 +1,4 @@
-//! The proxies as one network, in this process over loopback: `cargo xtask bench network`.
+//! The proxies as one network, over loopback: `cargo xtask bench network`.
 //!
 //! ```text
 //!   peer     a large object from a peer's store, beside the same bytes over a bare stream of the same carrier
@@ -10,10 +10,13 @@
 
 mod cluster;
 mod crowd;
+mod giver;
 mod lag;
 mod node;
 mod peer;
 mod rpc;
+
+pub(crate) use giver::{Giver, give};
 
 use clap::{Args, ValueEnum};
 
@@ -46,7 +49,10 @@ enum Part {
 /// Measures all of it, or what `--only` names.
 pub(crate) fn run(options: &Options) -> Result<Report, String> {
     let mut report = Report::new("network: the proxies as one, over loopback");
-    report.note(format!("medians of {} rounds; all nodes, clients and the origin share this process", options.rounds));
+    report.note(format!(
+        "medians of {} rounds; all nodes, clients and the origin share this process, but for rpc",
+        options.rounds
+    ));
     let wanted = |part| options.only.is_empty() || options.only.contains(&part);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(told)?;
     runtime.block_on(async {

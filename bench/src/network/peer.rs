@@ -76,7 +76,7 @@ pub(super) async fn measure(report: &mut Report, bytes: u64, rounds: usize) -> R
 }
 
 /// The same bytes over one stream, read, counted and dropped: megabytes a second.
-pub(super) async fn copied(from: &Overlay, to: &Overlay, bytes: u64, counted: &AtomicU64) -> Result<f64, String> {
+async fn copied(from: &Overlay, to: &Overlay, bytes: u64, counted: &AtomicU64) -> Result<f64, String> {
     let (giver, asker) = (from.clone(), to.id());
     let began = Instant::now();
     let mut reading = to.open_bulk(from.id()).await.map_err(told)?;

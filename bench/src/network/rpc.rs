@@ -1,4 +1,4 @@
-//! Lookups between two nodes while bulk flows between them, beside the same lookups alone.
+//! Lookups between two nodes, each in a process of its own, while bulk flows between them, beside the same lookups alone.
 
 use std::{
     sync::{
@@ -12,8 +12,8 @@ use atoll_overlay::{Index as _, Key, Level, Levels, driver::Overlay};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    node::{CARRIERS, overlays},
-    peer::copied,
+    giver::{pair, take},
+    node::CARRIERS,
     percentile, told,
 };
 use crate::{
@@ -21,45 +21,53 @@ use crate::{
     rounds::median,
 };
 
+/// Lookups alone and beside bulk: the 95th percentile of each round, microseconds.
+#[derive(Default)]
+struct Figures {
+    idle: Vec<f64>,
+    busy: Vec<f64>,
+}
+
 pub(super) async fn measure(report: &mut Report, rounds: usize) -> Result<(), String> {
     for (carrier, listen) in CARRIERS {
-        let nodes = overlays(listen, 2).await?;
-        let [one, other] = &nodes[..] else { return Err("two nodes".to_owned()) };
-        lookups(one, 0).await?;
-        let (mut idle, mut busy, mut speeds) = (Vec::new(), Vec::new(), Vec::new());
-        for round in 0..rounds {
-            idle.push(percentile(&mut lookups(one, 2 * round as u64 + 1).await?, 0.95));
-            let (from, to, came) = (other.clone(), one.clone(), Arc::new(AtomicU64::default()));
+        let (node, process, giver) = pair(listen).await?;
+        let mut seed = 0;
+        lookups(&node, &mut seed, &PACES[0]).await?;
+        let (mut figures, mut speeds) = (PACES.map(|_| Figures::default()), Vec::new());
+        for _ in 0..rounds {
+            for (figures, pace) in figures.iter_mut().zip(&PACES) {
+                figures.idle.push(percentile(&mut lookups(&node, &mut seed, pace).await?, 0.95));
+            }
+            let (taker, came) = (node.clone(), Arc::new(AtomicU64::default()));
             let counted = Arc::clone(&came);
-            let mut flow = tokio::spawn(async move {
-                loop {
-                    if let Err(error) = copied(&from, &to, FLOW, &counted).await {
-                        return error;
-                    }
-                }
-            });
+            let mut flow = tokio::spawn(async move { take(&taker, giver, &counted).await });
             tokio::select! {
                 error = &mut flow => return Err(error.map_err(told)?),
                 begun = begun(&came, PATIENCE) => begun?,
             }
             let (before, began) = (came.load(Ordering::Relaxed), Instant::now());
-            let figures = lookups(one, 2 * round as u64 + 2).await;
+            for (figures, pace) in figures.iter_mut().zip(&PACES) {
+                figures.busy.push(percentile(&mut lookups(&node, &mut seed, pace).await?, 0.95));
+            }
             speeds.push((came.load(Ordering::Relaxed) - before) as f64 / 1e6 / began.elapsed().as_secs_f64());
             if flow.is_finished() {
                 return Err(flow.await.map_err(told)?);
             }
             flow.abort();
-            busy.push(percentile(&mut figures?, 0.95));
         }
-        let (idle, worst) = (median(&mut idle), busy.iter().copied().fold(f64::NAN, f64::max));
-        for (name, figure) in [("beside_bulk", median(&mut busy)), ("beside_bulk_worst_round", worst)] {
-            report.add(Row::new(&format!("rpc_p95_{carrier}_{name}"), figure, "us").against("idle", idle));
+        for (mut figures, pace) in figures.into_iter().zip(&PACES) {
+            let worst = figures.busy.iter().copied().fold(f64::NAN, f64::max);
+            let (idle, name) = (median(&mut figures.idle), pace.name);
+            for (kind, figure) in [("", median(&mut figures.busy)), ("_worst_round", worst)] {
+                let row = Row::new(&format!("rpc_p95_{carrier}{name}_beside_bulk{kind}"), figure, "us");
+                report.add(row.against("idle", idle));
+            }
         }
-        report.note(format!("rpc, {carrier}: beside {:.0} MB/s of bulk", median(&mut speeds)));
-        for node in &nodes {
-            node.stop().await;
-        }
+        report.note(format!("rpc, {carrier}: two processes, beside {:.0} MB/s of bulk", median(&mut speeds)));
+        drop(process);
+        node.stop().await;
     }
+    report.note("rpc: one lookup after the other without a pause, and paced, one each millisecond".to_owned());
     Ok(())
 }
 
@@ -75,28 +83,40 @@ async fn begun(came: &AtomicU64, limit: Duration) -> Result<(), String> {
 }
 
 /// Gets of keys that nobody has, one after the other: microseconds of each.
-async fn lookups(node: &Overlay, round: u64) -> Result<Vec<f64>, String> {
+async fn lookups(node: &Overlay, seed: &mut u64, pace: &Pace) -> Result<Vec<f64>, String> {
     let mut figures = Vec::new();
-    for number in 0..LOOKUPS {
-        let key = Key::of(&[round.to_be_bytes(), number.to_be_bytes()].concat());
+    for _ in 0..pace.lookups {
+        *seed += 1;
+        if !pace.pause.is_zero() {
+            sleep(pace.pause).await;
+        }
         let began = Instant::now();
-        node.get(key, Levels::Only(Level::GLOBAL)).await.map_err(told)?;
+        node.get(Key::of(&seed.to_be_bytes()), Levels::Only(Level::GLOBAL)).await.map_err(told)?;
         figures.push(began.elapsed().as_secs_f64() * 1e6);
     }
     Ok(figures)
 }
 
-/// Lookups a round.
-const LOOKUPS: u64 = 5_000;
+/// How fast lookups follow one another.
+struct Pace {
+    name: &'static str,
+    pause: Duration,
+    /// How many in a round.
+    lookups: u32,
+}
+
+/// Without a pause they take as much of the processors as one thread can, and wait for their share beside bulk; messages in earnest
+/// are some hundreds a second.
+const PACES: [Pace; 2] = [
+    Pace { name: "", pause: Duration::ZERO, lookups: 5_000 },
+    Pace { name: "_paced", pause: Duration::from_millis(1), lookups: 1_000 },
+];
 
 /// Bytes of bulk that are past before lookups are measured beside it.
 const BEGUN: u64 = 32 << 20;
 
 /// How long these may take.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Bytes of one bulk stream; one follows the other.
-const FLOW: u64 = 1_000_000_000;
 
 #[cfg(test)]
 mod tests {
