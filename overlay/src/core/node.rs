@@ -40,7 +40,8 @@ pub struct Node {
     pub(super) header: (Instant, Arc<Header>),
     pub(super) memberships: Vec<Membership>,
     pub(super) exchanges: Exchanges,
-    pub(super) tasks: BTreeMap<u64, Running>,
+    /// In boxes: they are large, and a map keeps room for eleven once it has held one.
+    pub(super) tasks: BTreeMap<u64, Box<Running>>,
     /// Commands whose questions are to be told.
     watched: BTreeSet<Op>,
     pub(super) next_task: u64,
@@ -233,7 +234,12 @@ impl Node {
 
     /// The next thing to do, until `None`.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outbox.pop_front()
+        let next = self.outbox.pop_front();
+        // Links chosen anew are hundreds of outputs at once, and rarely.
+        if next.is_none() && self.outbox.capacity() > OUTBOX_KEPT {
+            self.outbox = VecDeque::new();
+        }
+        next
     }
 
     /// When to call [`Node::handle_timeout`].
@@ -322,7 +328,8 @@ impl Node {
         let id = self.next_task;
         self.next_task += 1;
         let due = now + time;
-        self.tasks.insert(id, Running { task, reason: reason.unwrap_or(Reason::Upkeep), begun: now, due });
+        let running = Running { task, reason: reason.unwrap_or(Reason::Upkeep), begun: now, due };
+        self.tasks.insert(id, running.into());
         self.arm_new(due, Timer::Task(id));
         self.drive(now, id);
         Some(id)
@@ -398,7 +405,7 @@ impl Node {
         if self.watched.is_empty() {
             return;
         }
-        let Some(Running { reason: Reason::Command(op), .. }) = self.tasks.get(&id) else { return };
+        let Some(Running { reason: Reason::Command(op), .. }) = self.tasks.get(&id).map(AsRef::as_ref) else { return };
         if self.watched.contains(op) {
             let (level, handed_on) = request.reach();
             self.outbox.push_back(Output::Asked(*op, Question { to: to.id, level, handed_on }));
@@ -513,6 +520,9 @@ impl Node {
         }
     }
 }
+
+/// Outputs for which there is room between inputs.
+const OUTBOX_KEPT: usize = 8;
 
 /// An errand to a node without a link has so many times its deadline.
 const COLD_LIMIT: u32 = 4;

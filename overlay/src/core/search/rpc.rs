@@ -76,12 +76,12 @@ impl Exchanges {
     pub(in crate::core) fn close(&mut self, id: u64, from: Peer) -> Option<Pending> {
         let at = self.place(id)?;
         self.pending.get(at).filter(|(_, pending)| pending.to.peer == from)?;
-        Some(self.pending.remove(at).1)
+        Some(self.remove(at))
     }
 
     /// Ends the question with this number.
     pub(in crate::core) fn drop(&mut self, id: u64) -> Option<Pending> {
-        self.place(id).map(|at| self.pending.remove(at).1)
+        self.place(id).map(|at| self.remove(at))
     }
 
     pub(in crate::core) fn get_mut(&mut self, id: u64) -> Option<&mut Pending> {
@@ -115,7 +115,19 @@ impl Exchanges {
         self.pending.len()
     }
 
+    /// Room for many at once is not kept when none is left.
+    fn remove(&mut self, at: usize) -> Pending {
+        let (_, pending) = self.pending.remove(at);
+        if self.pending.is_empty() {
+            self.pending.shrink_to(ROOM_KEPT);
+        }
+        pending
+    }
+
     fn place(&self, id: u64) -> Option<usize> {
         self.pending.binary_search_by_key(&id, |(one, _)| *one).ok()
     }
 }
+
+/// Questions for which there is room while none is under way.
+const ROOM_KEPT: usize = 4;
