@@ -15,7 +15,7 @@ pub(super) enum Event {
     /// A message arrives.
     Deliver { to: u32, from: u32, message: Box<Message> },
     /// A message arrives as bytes.
-    DeliverBytes { to: u32, from: u32, bytes: Bytes },
+    DeliverBytes { to: u32, from: u32, bytes: Box<Bytes> },
     /// A link stands.
     Connected { node: u32, peer: u32 },
     /// A link is gone.
@@ -40,38 +40,35 @@ impl Event {
 /// All that will happen, by time, then in the order of pushing.
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// The bucket whose time it is, the next event last.
+    /// The bucket whose time it is, the next event last; of those of one time, the first pushed.
     active: Vec<Queued>,
     /// Its number since the start.
     current: u64,
-    /// Later buckets of the same turn.
+    /// Later buckets of the same turn, each in the order of pushing.
     buckets: Vec<Vec<Queued>>,
     /// Later turns.
     shelf: BTreeMap<u64, Vec<Queued>>,
-    next: u64,
 }
 
 #[derive(Debug)]
 struct Queued {
     at: Instant,
-    order: u64,
     event: Event,
 }
 
 impl Default for Queue {
     fn default() -> Self {
         let buckets = std::iter::repeat_with(Vec::new).take(TURN).collect();
-        Self { active: Vec::new(), current: 0, buckets, shelf: BTreeMap::new(), next: 0 }
+        Self { active: Vec::new(), current: 0, buckets, shelf: BTreeMap::new() }
     }
 }
 
 impl Queue {
     pub(super) fn push(&mut self, at: Instant, event: Event) {
-        let queued = Queued { at, order: self.next, event };
-        self.next += 1;
+        let queued = Queued { at, event };
         let bucket = at.nanos() >> WIDTH_BITS;
         if bucket <= self.current {
-            let place = self.active.partition_point(|one| one.key() > queued.key());
+            let place = self.active.partition_point(|one| one.at > at);
             self.active.insert(place, queued);
         } else if bucket >> TURN_BITS == self.current >> TURN_BITS {
             self.bucket(bucket).push(queued);
@@ -113,11 +110,9 @@ impl Queue {
             }
         }
         self.current = bucket;
-        let mut due = std::mem::take(self.bucket(bucket));
-        std::mem::swap(&mut self.active, &mut due);
-        // The emptied list keeps its room for the next turn.
-        *self.bucket(bucket) = due;
-        self.active.sort_unstable_by_key(|one| Reverse(one.key()));
+        self.active = std::mem::take(self.bucket(bucket));
+        self.active.reverse();
+        self.active.sort_by_key(|one| Reverse(one.at));
     }
 
     fn at(&self, bucket: u64) -> &[Queued] {
@@ -126,12 +121,6 @@ impl Queue {
 
     fn bucket(&mut self, bucket: u64) -> &mut Vec<Queued> {
         &mut self.buckets[place(bucket)]
-    }
-}
-
-impl Queued {
-    const fn key(&self) -> (Instant, u64) {
-        (self.at, self.order)
     }
 }
 

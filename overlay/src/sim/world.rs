@@ -465,7 +465,7 @@ impl Sim {
         for copy in 0..times {
             let arrival = ready.max(self.now) + self.faults.one_way(&mut self.rng, rtt);
             let event = match &bytes {
-                Some(bytes) => Event::DeliverBytes { to, from, bytes: bytes.clone() },
+                Some(bytes) => Event::DeliverBytes { to, from, bytes: bytes.clone().into() },
                 None => {
                     let this = if copy + 1 == times { message.take() } else { message.clone() };
                     let Some(this) = this else { return };
