@@ -225,6 +225,14 @@ impl Peers {
         Some(known)
     }
 
+    /// There will be so many in all.
+    #[cfg(feature = "sim")]
+    pub(super) fn make_room_for(&mut self, count: usize) {
+        let count = count.min(self.limit);
+        self.heads.reserve_exact(count.saturating_sub(self.heads.len()));
+        self.all.reserve_exact(count.saturating_sub(self.all.len()));
+    }
+
     /// The number of who admits nodes. Past as many as there are numbers the rest counts as not known: the network key grants few
     /// admission keys.
     pub(super) fn operator(&mut self, operator: Key) -> u8 {
@@ -375,10 +383,10 @@ impl Peers {
     }
 }
 
-/// Makes room for one more by an eighth instead of doubling: of what every simulated node has hundreds, half would lie idle.
+/// Makes room for one more by a sixteenth instead of doubling: of what every simulated node has hundreds, half would lie idle.
 fn make_room<T>(list: &mut Vec<T>) {
     if list.len() == list.capacity() {
-        list.reserve_exact(list.len() / 8 + 4);
+        list.reserve_exact(list.len() / 16 + 4);
     }
 }
 

@@ -293,7 +293,7 @@ const fn may_be_nearer(cost: u64, than: u64) -> bool {
 }
 
 /// The mark of a level's table.
-pub(super) const fn bit_of(level: Level) -> u8 {
+pub(crate) const fn bit_of(level: Level) -> u8 {
     if level.0 < 8 { 1 << level.0 } else { 0 }
 }
 

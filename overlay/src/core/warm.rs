@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+pub(crate) use super::routing::bit_of;
 use super::{
     Contact, Node,
     message::{ClusterTag, Header},
@@ -20,8 +21,8 @@ pub(crate) struct Neighbour {
     pub(crate) info: Arc<NodeInfo>,
     /// Its measured distance.
     pub(crate) rtt: Duration,
-    /// The levels whose table it is in.
-    pub(crate) levels: Vec<Level>,
+    /// The levels whose table it is in, a bit each: see [`bit_of`].
+    pub(crate) tables: u8,
 }
 
 impl Node {
@@ -32,9 +33,9 @@ impl Node {
             membership.settle(now, *tag, self.config.dwell_max);
         }
         for neighbour in neighbours {
-            let (contact, levels) = (neighbour.contact, neighbour.levels.clone());
+            let (contact, tables) = (neighbour.contact, neighbour.tables);
             self.befriend(now, neighbour);
-            for level in levels {
+            for level in self.config.levels().filter(|level| tables & bit_of(*level) != 0) {
                 self.peers.enter(level, contact);
             }
         }
@@ -52,6 +53,11 @@ impl Node {
             let offset = u64::try_from(self.rng.below(micros)).unwrap_or(0);
             self.arm(now + Duration::from_micros(offset), timer);
         }
+    }
+
+    /// It will know so many others.
+    pub(crate) fn expect(&mut self, count: usize) {
+        self.peers.make_room_for(count);
     }
 
     /// Knows and is linked to this node, as after hours.

@@ -7,14 +7,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::Sim;
+use super::{Sim, world::usize_of};
 use crate::{
     Key, Level, LevelInfo, NodeId,
     core::{
         Contact,
         message::{ClusterTag, Header},
         time::Instant,
-        warm::Neighbour,
+        warm::{Neighbour, bit_of},
     },
 };
 
@@ -37,32 +37,30 @@ impl Sim {
                 Arc::new(Header { clusters: (0..levels).map(tag).collect() })
             })
             .collect();
-        for node in 0..self.len() {
-            self.warm_node(now, node, &clusters, &members, &headers);
-        }
+        let chosen = (0..self.len()).map(|node| self.choose(node, &clusters, &members)).collect();
+        self.introduce_all(now, chosen, &headers);
     }
 
-    fn warm_node(
+    /// Whom a node has in its tables.
+    fn choose(
         &mut self,
-        now: Instant,
         node: usize,
         clusters: &[Vec<usize>],
         members: &[BTreeMap<usize, Vec<Contact>>],
-        headers: &[Arc<Header>],
-    ) {
-        let Some(me) = self.contact(node) else { return };
-        let mut chosen: BTreeMap<Contact, (Duration, Vec<Level>)> = BTreeMap::new();
+    ) -> Vec<Chosen> {
+        let Some(me) = self.contact(node) else { return Vec::new() };
+        let mut chosen: BTreeMap<Contact, u8> = BTreeMap::new();
         for level in (0..members.len()).rev() {
             let cluster = if level == 0 { 0 } else { clusters[level - 1][self.site_of(node)] };
             let Some(all) = members[level].get(&cluster) else { continue };
             let level = Level(u8::try_from(level).unwrap_or(u8::MAX));
             for bucket in buckets(all, me) {
-                for (rtt, contact) in self.nearest(node, bucket, &chosen, me) {
-                    chosen.entry(contact).or_insert((rtt, Vec::new())).1.push(level);
+                for (_, contact) in self.nearest(node, bucket, &chosen, me) {
+                    *chosen.entry(contact).or_default() |= bit_of(level);
                 }
             }
         }
-        self.introduce(now, me, chosen, headers);
+        chosen.into_iter().map(|(contact, tables)| Chosen { number: contact.peer.0, tables }).collect()
     }
 
     /// Makes the network, just added and not yet run, one in which each node has these levels, widest first, and the neighbours
@@ -73,41 +71,56 @@ impl Sim {
         let contacts: BTreeMap<NodeId, Contact> =
             (0..self.len()).filter_map(|node| self.contact(node)).map(|one| (one.id, one)).collect();
         let headers: Vec<Arc<Header>> = views.iter().map(|view| Arc::new(header(view))).collect();
-        for (node, view) in views.iter().enumerate().take(self.len()) {
-            let Some(me) = self.contact(node) else { continue };
-            let mut chosen: BTreeMap<Contact, (Duration, Vec<Level>)> = BTreeMap::new();
+        let choose = |(node, view): (usize, &Vec<LevelInfo>)| {
+            let mut chosen: BTreeMap<u32, u8> = BTreeMap::new();
             for info in view {
                 let known = info.neighbours.iter().filter_map(|neighbour| contacts.get(&neighbour.id));
-                for contact in known.filter(|contact| **contact != me) {
-                    let rtt = self.rtt(me.peer.0, contact.peer.0);
-                    chosen.entry(*contact).or_insert((rtt, Vec::new())).1.push(info.level);
+                for contact in known.filter(|contact| usize_of(contact.peer.0) != node) {
+                    *chosen.entry(contact.peer.0).or_default() |= bit_of(info.level);
                 }
             }
-            self.introduce(now, me, chosen, &headers);
+            chosen.into_iter().map(|(number, tables)| Chosen { number, tables }).collect()
+        };
+        let chosen = views.iter().take(self.len()).enumerate().map(choose).collect();
+        self.introduce_all(now, chosen, &headers);
+    }
+
+    /// Puts all nodes among those that they and others have chosen. Each has room for just as many first: lists that grow one by one
+    /// leave half as much again behind them.
+    fn introduce_all(&mut self, now: Instant, chosen: Vec<Vec<Chosen>>, headers: &[Arc<Header>]) {
+        let mut counts: Vec<usize> = chosen.iter().map(Vec::len).collect();
+        for (node, chosen_by_it) in (0_u32..).zip(&chosen) {
+            for other in chosen_by_it.iter().map(|one| usize_of(one.number)) {
+                let mutual =
+                    chosen.get(other).is_some_and(|of| of.binary_search_by_key(&node, |one| one.number).is_ok());
+                if let Some(count) = counts.get_mut(other).filter(|_| !mutual) {
+                    *count += 1;
+                }
+            }
+        }
+        for (one, count) in self.nodes.iter_mut().zip(counts) {
+            one.core.expect(count);
+        }
+        for (node, chosen) in chosen.into_iter().enumerate() {
+            self.introduce(now, node, &chosen, headers);
         }
     }
 
-    /// Puts a node among its neighbours, with the levels whose tables they are in.
-    fn introduce(
-        &mut self,
-        now: Instant,
-        me: Contact,
-        chosen: BTreeMap<Contact, (Duration, Vec<Level>)>,
-        headers: &[Arc<Header>],
-    ) {
-        let node = usize::try_from(me.peer.0).unwrap_or(usize::MAX);
+    /// Puts a node among its neighbours.
+    fn introduce(&mut self, now: Instant, node: usize, chosen: &[Chosen], headers: &[Arc<Header>]) {
+        let Some(me) = self.contact(node) else { return };
         let description = self.nodes[node].core.description();
-        for (contact, (rtt, _)) in &chosen {
+        for one in chosen {
             // A link has two ends.
-            let other = usize::try_from(contact.peer.0).unwrap_or(usize::MAX);
             let (header, info) = (Arc::clone(&headers[node]), Arc::clone(&description));
-            let neighbour = Neighbour { contact: me, header, info, rtt: *rtt, levels: Vec::new() };
-            self.nodes[other].core.befriend(now, neighbour);
+            let neighbour = Neighbour { contact: me, header, info, rtt: self.rtt(me.peer.0, one.number), tables: 0 };
+            self.nodes[usize_of(one.number)].core.befriend(now, neighbour);
         }
-        let neighbours = chosen.into_iter().map(|(contact, (rtt, levels))| {
-            let other = usize::try_from(contact.peer.0).unwrap_or(usize::MAX);
-            let info = self.nodes[other].core.description();
-            Neighbour { contact, header: Arc::clone(&headers[other]), info, rtt, levels }
+        let neighbours = chosen.iter().map(|one| {
+            let other = usize_of(one.number);
+            let (contact, info) = (self.nodes[other].core.contact(), self.nodes[other].core.description());
+            let rtt = self.rtt(me.peer.0, one.number);
+            Neighbour { contact, header: Arc::clone(&headers[other]), info, rtt, tables: one.tables }
         });
         let neighbours = neighbours.collect();
         if let Some(one) = self.nodes.get_mut(node) {
@@ -121,7 +134,7 @@ impl Sim {
         &mut self,
         node: usize,
         bucket: &[Contact],
-        chosen: &BTreeMap<Contact, (Duration, Vec<Level>)>,
+        chosen: &BTreeMap<Contact, u8>,
         me: Contact,
     ) -> Vec<(Duration, Contact)> {
         let (room, common) = (self.config.bucket, |one: &Contact| one.id.key().common_bits(&me.id.key()));
@@ -181,6 +194,13 @@ impl Sim {
         }
         cluster
     }
+}
+
+/// A node that another has in its tables.
+struct Chosen {
+    number: u32,
+    /// In which, a bit for each level.
+    tables: u8,
 }
 
 /// What a node with these levels says of its clusters.
