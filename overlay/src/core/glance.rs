@@ -2,6 +2,7 @@
 //! reads says where the next one reads. What is returned means nothing; it is there so that the looking is not left out.
 
 use super::{Contact, Node, node::Timer, peers::Known, tend::LEAVES};
+use crate::Key;
 
 impl Node {
     /// At the node itself: at each of its lines in the cache.
@@ -27,7 +28,24 @@ impl Node {
         let due = usize::from(self.poll_timeout() > Some(self.now));
         let clusters = self.memberships.iter().map(|one| usize::from(one.level.0) ^ usize::from(one.moves == 0));
         let heads = from.map_or(0, |from| self.peers.glance_heads(from.id));
-        due ^ clusters.sum::<usize>() ^ heads ^ self.header.1.clusters.len() ^ self.exchanges.glance()
+        let buckets = self.peers.tables.iter().map(Vec::len).sum::<usize>();
+        due ^ clusters.sum::<usize>() ^ heads ^ buckets ^ self.header.1.clusters.len() ^ self.exchanges.glance()
+    }
+
+    /// At what it will search for those nearest a point.
+    pub(crate) fn glance_at_heads(&self) -> usize {
+        self.peers.glance_all_heads()
+    }
+
+    /// Where those stand that are near a point.
+    pub(crate) fn spot_of(&self, point: Key) -> usize {
+        self.peers.spot(point.into())
+    }
+
+    /// At those around there.
+    pub(crate) fn glance_around(&self, spot: usize) -> usize {
+        let near = self.peers.all.iter().skip(spot.saturating_sub(NEAR)).take(2 * NEAR);
+        near.map(|known| usize::from(known.tables)).sum()
     }
 
     /// Where whoever it will hear from stands; without anybody, where those begin from whom it will choose whom to ask.
@@ -47,9 +65,11 @@ impl Node {
         let seen = if from.is_none() && self.will_probe() {
             there.iter().take(LEAVES).step_by(2).map(misses).sum()
         } else {
-            there.first().map_or(0, |known| misses(known) ^ usize::from(known.header.is_some()))
+            let parts = |known: &Known| [known.header.is_some(), known.rtt.odd > 0, known.info.is_some()];
+            there.first().map_or(0, |known| misses(known) ^ parts(known).into_iter().map(usize::from).sum::<usize>())
         };
-        own ^ seen
+        let buckets = self.peers.tables.iter().filter_map(|buckets| buckets.first());
+        own ^ seen ^ buckets.map(|bucket| usize::from(bucket.count)).sum::<usize>()
     }
 
     /// At the clusters of who stands there.
@@ -63,3 +83,6 @@ impl Node {
         self.timers.last().is_some_and(|(_, timer)| *timer == Timer::Probe)
     }
 }
+
+/// So many on either side of a point are most of those that a search for the nearest looks at.
+const NEAR: usize = 8;

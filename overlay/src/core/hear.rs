@@ -223,32 +223,30 @@ impl Node {
 
     /// An exchange has ended: the node is reached, and its distance measured.
     fn on_sampled(&mut self, now: Instant, pending: &Pending, spent: Duration) {
-        let config = Arc::clone(&self.config);
-        let window = config.rtt_window;
         let Some(known) = self.peers.get_mut(pending.to) else { return };
         let elapsed = now.since(pending.sent);
         // A responder cannot have spent more than passed; one that says so gets no nearer by it.
         let rtt = if spent > elapsed { elapsed } else { elapsed - spent };
-        let before = known.distance();
+        let (before, cost) = (known.distance(), known.cost());
         // The answer to a question handed on holds the way beyond this node, that over a new link its dialling.
         let direct = pending.linked && pending.manner == Manner::Directly;
         let mut again = !pending.linked && before.is_none();
         // One slow answer is a lost packet; a node has moved away when two in a row are slow.
         let slower = before.is_some_and(|before| rtt > before);
-        let odd = direct && before.is_some_and(|before| crossing(&config, before, rtt));
+        let odd = direct && before.is_some_and(|before| crossing(&self.config, before, rtt));
         known.rtt.odd = if odd { known.rtt.odd.saturating_add(1) } else { 0 };
         let crosses = odd && (!slower || known.rtt.odd >= ODD);
         let moved = crosses && slower;
         match (direct, moved, odd && !crosses) {
             (true, true, _) => known.rtt.moved(now, rtt),
             (true, false, true) => known.rtt.smooth(rtt),
-            (true, false, false) => known.rtt.sample(now, rtt, window),
+            (true, false, false) => known.rtt.sample(now, rtt, self.config.rtt_window),
             (false, ..) => {}
         }
         again |= odd && !crosses;
         known.reached = true;
         let greet = !known.was_greeted || (known.info.is_none() && known.greeted_ago(now) > REGREET);
-        if known.tables != 0 {
+        if known.tables != 0 && known.cost() > cost {
             self.peers.note_cost(pending.to);
         }
         self.on_header(now, pending.to);

@@ -278,6 +278,11 @@ impl Peers {
         all.iter().filter(|known| known.is_lost())
     }
 
+    /// Whether there may be some that did not answer for long, reached before or not.
+    pub(super) const fn may_have_dead(&self) -> bool {
+        self.some_dead
+    }
+
     /// One of them was found dead.
     pub(super) const fn note_death(&mut self) {
         self.some_dead = true;
@@ -303,7 +308,7 @@ impl Peers {
             self.heads.extend(self.all.iter().map(|known| known.contact.id.key().head()));
             self.set_fences();
         }
-        self.some_dead = self.all.iter().any(Known::is_lost);
+        self.some_dead = self.all.iter().any(|known| known.misses >= DEAD_AFTER);
         let passing = self.all.iter().filter(|known| !known.is_kept() && !known.is_lost());
         self.kept_until = passing.map(silent_at).min().unwrap_or(Instant::at(Duration::MAX));
     }
@@ -321,6 +326,13 @@ impl Peers {
         let heads = self.heads.get(self.fenced(id.key().head())).unwrap_or_default();
         let ends = heads.first().zip(heads.last()).map_or(0, |(first, last)| first ^ last);
         usize::try_from(ends).unwrap_or(0)
+    }
+
+    /// The same of all heads, for a search among them.
+    #[cfg(feature = "sim")]
+    pub(super) fn glance_all_heads(&self) -> usize {
+        let heads = self.heads.iter().step_by(16).fold(0, |seen, one| seen ^ one);
+        usize::try_from(heads).unwrap_or(0)
     }
 
     /// Where a node stands if it is known, by the heads alone.

@@ -41,11 +41,14 @@ impl Node {
         if contact == self.contact || self.newcomers.len() >= NEWCOMERS || self.newcomers.contains(&contact) {
             return;
         }
-        let wanted = match self.peers.get(contact) {
-            // Others have heard of a node that was lost here: it may be back.
-            Some(known) => known.reached && !known.live() && now.since(known.asked.moment(now)) >= LOST_PAUSE,
-            None => now < self.unrest_until || self.peers.has_room(Level::GLOBAL, contact),
-        };
+        let room = now < self.unrest_until || self.peers.has_room(Level::GLOBAL, contact);
+        // Most that are named are of no use, known or not: they need not be looked for.
+        let wanted = (room || self.peers.may_have_dead())
+            && match self.peers.get(contact) {
+                // Others have heard of a node that was lost here: it may be back.
+                Some(known) => known.is_lost() && now.since(known.asked.moment(now)) >= LOST_PAUSE,
+                None => room,
+            };
         if wanted {
             self.newcomers.push_back(contact);
             self.arm_sooner(now + MEET_PAUSE, Timer::Probe);

@@ -5,10 +5,13 @@
 use std::hint::black_box;
 
 use super::{Sim, queue::Event, world::usize_of};
-use crate::core::{
-    Contact, Node,
-    message::{Body, Message},
-    time::Instant,
+use crate::{
+    Key,
+    core::{
+        Contact, Node,
+        message::{Body, Message, Reply, Request},
+        time::Instant,
+    },
 };
 
 impl Sim {
@@ -27,12 +30,15 @@ impl Sim {
         for (place, (at, event)) in coming.iter_mut().zip(self.queue.coming(AHEAD)) {
             *place = self.foresee(at, event);
             if let Some(one) = place {
-                seen ^= one.node.glance() ^ one.message.map_or(0, |message| usize::from(message.body == Body::Goodbye));
+                seen ^= one.node.glance() ^ one.message.map_or(0, number);
             }
         }
         for one in coming.iter().flatten() {
             seen ^= one.node.glance_at_lists(one.from);
-            seen ^= one.message.map_or(0, |message| message.header.clusters.len());
+            seen ^= one.message.map_or(0, |message| message.header.clusters.len() ^ named(message));
+            if one.sought.is_some() {
+                seen ^= one.node.glance_at_heads();
+            }
         }
         for one in coming.iter_mut().flatten() {
             one.spot = one.node.spot(one.from);
@@ -41,6 +47,9 @@ impl Sim {
         }
         for one in coming.iter().flatten() {
             seen ^= one.node.glance_at_spot(one.spot, one.from);
+            if let Some(point) = one.sought {
+                seen ^= one.node.glance_around(one.node.spot_of(point));
+            }
         }
         for one in coming.iter().flatten() {
             seen ^= one.node.glance_at_header(one.spot);
@@ -51,16 +60,49 @@ impl Sim {
     /// The node that an event happens to, and what comes; none if nothing will.
     fn foresee<'a>(&'a self, at: Instant, event: &'a Event) -> Option<Coming<'a>> {
         let number = usize_of(event.node());
+        let place = self.places.get(number)?;
         let (from, message) = match event {
             Event::Deliver { from, message, .. } => (self.contact(usize_of(*from)), Some(&**message)),
             Event::DeliverBytes { from, .. } => (self.contact(usize_of(*from)), None),
             // It has been put off.
-            Event::Wake { .. } if self.places.get(number)?.due > at => return None,
+            Event::Wake { .. } if place.due > at => return None,
             Event::Wake { .. } | Event::Connected { .. } | Event::Disconnected { .. } | Event::Unreachable { .. } => {
                 (None, None)
             }
         };
-        Some(Coming { node: &self.nodes.get(number)?.core, from, message, spot: 0 })
+        let sought = message.and_then(sought);
+        Some(Coming { node: &self.nodes.get(number)?.core, from, message, sought, spot: 0 })
+    }
+}
+
+/// Looks at a message from end to end.
+fn number(message: &Message) -> usize {
+    let id = match &message.body {
+        Body::Request { id, request } => *id ^ u64::from(*request == Request::Ping),
+        Body::Reply { id, reply, .. } => *id ^ u64::from(*reply == Reply::Pong),
+        Body::Hello(hello) => hello.spreads,
+        Body::Goodbye | Body::Spread(_) => 0,
+    };
+    usize::try_from(id).unwrap_or(0)
+}
+
+/// Looks at the nodes that a message names.
+fn named(message: &Message) -> usize {
+    match &message.body {
+        Body::Reply { reply: Reply::Step { nodes, .. } | Reply::Nodes(nodes), .. } => {
+            nodes.iter().step_by(2).fold(0, |seen, one| seen ^ usize_of(one.peer.0))
+        }
+        Body::Reply { .. } | Body::Request { .. } | Body::Hello(_) | Body::Goodbye | Body::Spread(_) => 0,
+    }
+}
+
+/// The point that those are searched for who are nearest it.
+fn sought(message: &Message) -> Option<Key> {
+    match &message.body {
+        Body::Request { request: Request::Step { aim: point, .. } | Request::Seek { key: point, .. }, .. } => {
+            Some(*point)
+        }
+        Body::Request { .. } | Body::Reply { .. } | Body::Hello(_) | Body::Goodbye | Body::Spread(_) => None,
     }
 }
 
@@ -69,6 +111,8 @@ struct Coming<'a> {
     node: &'a Node,
     from: Option<Contact>,
     message: Option<&'a Message>,
+    /// It searches for those nearest this.
+    sought: Option<Key>,
     /// Where that stands which it will look for.
     spot: usize,
 }
