@@ -85,8 +85,8 @@ impl Sim {
         self.introduce_all(now, chosen, &headers);
     }
 
-    /// Puts all nodes among those that they and others have chosen. Each has room for just as many first: lists that grow one by one
-    /// leave half as much again behind them.
+    /// Puts all nodes among those that they and others have chosen. Each has room for as many first, and for those that come by later:
+    /// lists that grow one by one leave half as much again behind them.
     fn introduce_all(&mut self, now: Instant, chosen: Vec<Vec<Chosen>>, headers: &[Arc<Header>]) {
         let mut counts: Vec<usize> = chosen.iter().map(Vec::len).collect();
         for (node, chosen_by_it) in (0_u32..).zip(&chosen) {
@@ -99,7 +99,7 @@ impl Sim {
             }
         }
         for (one, count) in self.nodes.iter_mut().zip(counts) {
-            one.core.expect(count);
+            one.core.expect(count + count / 16);
         }
         for (node, chosen) in chosen.into_iter().enumerate() {
             self.introduce(now, node, &chosen, headers);
