@@ -339,7 +339,8 @@ impl Node {
                 let closest = self.peers.closest(level, &key, copies);
                 let near = closest.iter().filter(|one| one.id.key().distance(&key) < mine).count() < copies;
                 let promise = self.config.mode == Mode::Best;
-                Seen::Room(self.values.room(now, level, key, Intent { from: from.peer, ttl, near, promise }))
+                let leaks = promise || self.is_leak(level, &key, &aim);
+                Seen::Room(self.values.room(now, level, key, Intent { from: from.peer, ttl, near, promise, leaks }))
             }
         };
         let ends = match &seen {

@@ -30,6 +30,7 @@ pub use views::Counts;
 mod command;
 mod hear;
 mod joint;
+mod leak;
 mod ring;
 mod seek;
 mod site;

@@ -3,6 +3,8 @@
 //! - **full** for a new value: l values are stored for the key whose remaining times are all at least half the new one's.
 //! - **loaded**: beta store-intents for the key were let go on from here within the past minute. That is how "more requests than
 //!   the maximum leakage rate" makes a node claim to be loaded for all but one attempt in five seconds, as the paper says.
+//! - In mode `paper` that goes for one node of each digit that leads to the same next node (`leak.rs`). The others are loaded as soon as
+//!   more than one intent came within a minute.
 //!
 //! In mode `best` a node that is about to be asked to store counts the place as taken for a moment: else the first of a crowd, who
 //! all find it empty, all come back to store. And no more than half of beta intents go on within five seconds.
@@ -70,6 +72,8 @@ struct Intents {
     leaks: VecDeque<Instant>,
     /// Who was told of a free place here, and when; at most l.
     promised: Vec<(Peer, Instant)>,
+    /// When the last came that another node of this one's digit is to let go on.
+    others: Option<Instant>,
 }
 
 /// A store-intent.
@@ -83,6 +87,8 @@ pub(in crate::core) struct Intent {
     pub(in crate::core) near: bool,
     /// Free places are promised, and a putter's own value counts as one.
     pub(in crate::core) promise: bool,
+    /// This node is the one of its digit that lets intents for a loaded key go on; see `leak.rs`.
+    pub(in crate::core) leaks: bool,
 }
 
 #[derive(Debug)]
@@ -127,7 +133,7 @@ impl Values {
         let beta = self.limits.leak_per_minute;
         // All that come within moments bring values of one age: half as many keep those near the key fresh.
         let at_once = if intent.promise { beta.div_ceil(2) } else { beta };
-        let loaded = intents.leak(now, beta, at_once);
+        let loaded = if intent.leaks { intents.leak(now, beta, at_once) } else { intents.pass(now) };
         let others = values.iter().filter(|kept| !intent.promise || kept.holder.peer != intent.from);
         let soonest = others.clone().map(|kept| kept.expires.since(now)).min();
         let count = u32::try_from(others.count()).unwrap_or(u32::MAX);
@@ -246,7 +252,10 @@ impl Values {
         let all: Vec<_> = self.slots.keys().copied().collect();
         all.into_iter().for_each(|at| self.expire(now, at));
         self.slots.retain(|_, slot| !slot.values.is_empty());
-        self.asked.retain(|_, intents| intents.leaks.back().is_some_and(|leak| now.since(*leak) < MINUTE));
+        let lately = |at: &Instant| now.since(*at) < MINUTE;
+        self.asked.retain(|_, intents| {
+            intents.leaks.back().is_some_and(lately) || intents.others.as_ref().is_some_and(lately)
+        });
     }
 
     /// Keys that have values, at each level.
@@ -308,6 +317,11 @@ impl Intents {
             self.leaks.push_back(now);
         }
         loaded
+    }
+
+    /// Whether one came within the past minute that another node is to let go on: then it does, and this one need not.
+    fn pass(&mut self, now: Instant) -> bool {
+        self.others.replace(now).is_some_and(|last| now.since(last) < MINUTE)
     }
 
     /// Promises the asker one of so many free places, if one is left. How many are promised to others.

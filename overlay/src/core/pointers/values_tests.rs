@@ -9,7 +9,8 @@ const KEY: Key = Key::ZERO;
 const L0: Level = Level::GLOBAL;
 
 /// A store-intent by the paper's rules.
-const PUBLISHED: Intent = Intent { from: Peer(1_000), ttl: Duration::from_secs(60), near: true, promise: false };
+const PUBLISHED: Intent =
+    Intent { from: Peer(1_000), ttl: Duration::from_secs(60), near: true, promise: false, leaks: true };
 
 fn at(seconds: u64) -> Instant {
     Instant::at(Duration::from_secs(seconds))
@@ -246,4 +247,13 @@ proptest! {
             prop_assert!(within <= Config::default().leak_per_minute, "{within} within a minute");
         }
     }
+}
+
+#[test]
+fn who_is_not_the_one_of_its_digit_lets_one_intent_go_on_until_none_came_for_a_minute() {
+    let mut values = Values::new(&Config::default());
+    let other = Intent { leaks: false, ..PUBLISHED };
+    let mut loaded = |second: u64| values.room(at(second), Level::GLOBAL, key(1), other).loaded;
+    assert_eq!([0, 1, 30, 80, 139].map(&mut loaded), [false, true, true, true, true]);
+    assert!(!loaded(199), "a minute after the last");
 }

@@ -136,8 +136,8 @@ impl PutTask {
                 self.lookup.on_nodes(from, &nodes);
                 let own = from == self.me;
                 let full = self.is_full(&room);
-                // By the paper a full node that is not loaded is asked to store all the same; it would refuse.
-                if own || !full || !(room.loaded || self.rules.loaded_stops) {
+                // A full node would refuse: its status says so.
+                if own || !full {
                     self.push(from);
                 }
                 if room.loaded && (own || full || self.rules.loaded_stops) {
