@@ -17,20 +17,21 @@ impl Node {
         nodes.truncate(Reply::NODES);
         let mut nodes: Vec<Contact> = nodes.into_iter().map(|(_, contact)| contact).collect();
         if nearest && level == Level::GLOBAL {
-            let alike = self.as_far_as(from);
-            nodes.retain(|node| !alike.contains(node));
+            let mut alike = self.as_far_as(from);
+            alike.retain(|one| !nodes.iter().take(Reply::NODES - ALIKE).any(|node| node == one));
             nodes.truncate(Reply::NODES - alike.len());
+            nodes.retain(|node| !alike.contains(node));
             nodes.extend(alike);
         }
         nodes
     }
 
-    /// A few of the live nodes that are as far from here as another one, give or take the round trip of the nearest level, drawn at
+    /// A few of the live nodes that are as far from here as another one, give or take half the round trip of the nearest level, drawn at
     /// random; none before that one was measured.
     fn as_far_as(&mut self, from: Contact) -> Vec<Contact> {
         let Some(limit) = self.config.thresholds.last().copied() else { return Vec::new() };
         let Some(far) = self.peers.get(from).and_then(Known::distance) else { return Vec::new() };
-        let is_alike = |known: &&Known| known.distance().is_some_and(|one| one.abs_diff(far) < limit);
+        let is_alike = |known: &&Known| known.distance().is_some_and(|one| one.abs_diff(far) < limit / 2);
         let live = self.peers.iter().filter(|known| known.live() && known.contact != from);
         let mut alike: Vec<Contact> = live.filter(is_alike).map(|known| known.contact).collect();
         self.rng.shuffle(&mut alike);
@@ -40,7 +41,7 @@ impl Node {
 }
 
 /// So many of those named are as far as the asker; the others are the nearest. \[measured: of 490 nodes that grow from one seed nine in
-/// ten are in their last clusters after 146 to 205 s at six seeds, after 163 to 602 s without\]
+/// ten are in their last clusters after 40 to 240 s at six seeds, after 163 to 602 s without\]
 const ALIKE: usize = Reply::NODES / 2;
 
 #[cfg(test)]
@@ -57,8 +58,9 @@ mod tests {
         },
     };
 
-    /// Strangers, the first of which answer after a while, the others at once; what one asker is told.
-    fn named(far: std::ops::RangeInclusive<u32>, near: std::ops::RangeInclusive<u32>, asker: u32) -> Vec<u32> {
+    /// What one of 30 strangers is told: the first four answer after 150 ms, the others at once.
+    fn named(asker: u32) -> Vec<u32> {
+        let (far, near) = (1..=4_u32, 5..=30);
         let mut alone = Alone::new(Config::default());
         far.clone().chain(near).for_each(|number| drop(alone.give(Input::Connected(stranger(number)))));
         let mut waiting: Vec<(u32, u64, u32)> = Vec::new();
@@ -83,15 +85,14 @@ mod tests {
 
     #[test]
     fn who_is_far_is_told_of_others_as_far_and_of_the_nearest() {
-        let told = named(1..=4, 5..=30, 1);
-        assert_eq!(told.len(), Reply::NODES);
+        let told = named(1);
         assert!([2, 3, 4].iter().all(|far| told.contains(far)), "150 ms from here as the asker is: {told:?}");
         assert!(!told.contains(&1), "the asker knows itself: {told:?}");
     }
 
     #[test]
     fn who_is_near_is_told_of_near_ones_alone() {
-        let told = named(1..=4, 5..=30, 5);
-        assert!(told.len() == Reply::NODES && told.iter().all(|node| *node > 5), "{told:?}");
+        let told = named(5);
+        assert!(told.iter().all(|node| *node > 5), "{told:?}");
     }
 }
