@@ -419,7 +419,9 @@ pub struct Peers {
     /// From the request to the origin when peers that the root still names deliver nothing. [design 4]
     #[serde(with = "span")]
     pub patience: Duration,
-    /// A source under way that sends nothing, not even a sign of life, for so long is left. \[guess\]
+    /// A source under way that sends nothing, not even a sign of life, for so long is left. Shorter than a stream takes that has lost
+    /// packets on a thin line (1 s and more), and a chain of nodes breaks up and asks the origin; longer: clients wait for a peer that
+    /// died without a word. \[measured: docs/lab.md, large-file\]
     #[serde(with = "span")]
     pub stall: Duration,
     /// Bytes a second that a peer's whole copy must come with, at least, from its first `hedge` on; slower, it is left for another
@@ -493,7 +495,7 @@ impl Default for Peers {
             near: Duration::from_millis(150),
             far: Duration::from_millis(500),
             patience: Duration::from_millis(1_500),
-            stall: Duration::from_secs(1),
+            stall: Duration::from_secs(3),
             slowest: 32 << 10,
             resumes: 3,
             beat: Duration::from_millis(300),
