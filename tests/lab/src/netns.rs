@@ -73,6 +73,9 @@ impl Namespace {
             // As a machine under systemd has it: unprivileged ICMP echo sockets; in a user namespace for its one group.
             let open = |groups: &str| fs::write("/proc/sys/net/ipv4/ping_group_range", groups);
             open("0 2147483647").or_else(|_| open("0 0")).doing(|| "open ping sockets".into())?;
+            // Whatever the machine itself prefers, so that a scenario's figures are alike everywhere; a kernel without it, or a user
+            // namespace that may not choose it, keeps its own.
+            drop(fs::write("/proc/sys/net/ipv4/tcp_congestion_control", CONGESTION_CONTROL));
             Ok(device)
         })?
     }
@@ -244,3 +247,7 @@ const OURS: &str = "atoll.";
 const NAMED: &str = "/run/netns";
 /// How long a process may take to end after SIGKILL.
 const KILLED: Duration = Duration::from_secs(30);
+
+/// How the hosts' TCP shares narrow wires: as most systems do unless told otherwise (RFC 9438). BBR's first version fills a short queue
+/// before a narrow wire however much of it is dropped, the acknowledgements of what comes the other way included.
+const CONGESTION_CONTROL: &str = "cubic";

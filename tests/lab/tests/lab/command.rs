@@ -34,6 +34,11 @@ fn a_lab_comes_up_obeys_and_leaves_nothing() {
     let pids = bench.pids();
     assert!(pids.len() >= 2, "{pids:?}");
 
+    let tcp = |what: &str| bench.say(&["exec", "user", "--", "cat", &format!("/proc/sys/net/ipv4/tcp_{what}")]);
+    if tcp("allowed_congestion_control").contains("cubic") {
+        assert_eq!(tcp("congestion_control").trim(), "cubic", "hosts do as the machine does");
+    }
+
     assert!(bench.gets_the_page());
     bench.say(&["cut", "user", "we*"]);
     assert!(bench.gets_no_page());
