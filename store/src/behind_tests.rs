@@ -207,3 +207,24 @@ fn what_is_given_up_while_the_disk_hangs_counts_until_it_is_written_and_what_wai
         until("all is given back", async || store.stats().fill_bytes == 0).await;
     });
 }
+
+#[test]
+fn bytes_that_have_not_come_take_no_room_and_a_body_without_room_for_its_first_is_refused_at_once() {
+    run(async {
+        let limit = ByteSize::mib(1);
+        let store = open(&Double::default(), Config { fill_memory: limit, ..config() }).await;
+        let announced = |n| Head { length: Some(64 << 10), ..head(&store, n) };
+        let slow: Vec<Writer> = (0..100).map(|n| store.writer(announced(n)).unwrap()).collect();
+        assert_eq!(store.stats().fill_bytes, 0);
+        let mut fast: Vec<Writer> = Vec::new();
+        for n in 100..116 {
+            let mut writer = store.writer(announced(n)).unwrap();
+            writer.append(bytes(0, if n < 115 { 64 << 10 } else { 1 })).await.unwrap();
+            fast.push(writer);
+        }
+        assert!(matches!(store.writer(announced(200)), Err(StoreError::NoRoom { .. })));
+        assert!(store.writer(Head { length: Some(10), ..head(&store, 201) }).is_ok());
+        drop((slow, fast));
+        assert_eq!(store.stats().fill_bytes, 0);
+    });
+}

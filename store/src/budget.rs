@@ -38,8 +38,9 @@ impl Budget {
         self.limit
     }
 
-    fn add(&self, bytes: u64) -> Result<(), StoreError> {
-        let fits = |held: u64| held.checked_add(bytes).filter(|held| *held <= self.limit);
+    /// Holds so many more, if there is room for others `beside`.
+    fn add(&self, bytes: u64, beside: u64) -> Result<(), StoreError> {
+        let fits = |held: u64| held.checked_add(bytes).filter(|held| held.saturating_add(beside) <= self.limit);
         let taken = self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
         taken.map(drop).map_err(|held| StoreError::NoRoom { held, limit: self.limit })
     }
@@ -53,7 +54,12 @@ impl Charge {
 
     /// Holds so many more.
     pub(crate) fn add(&mut self, bytes: u64) -> Result<(), StoreError> {
-        (self.budget)(&self.tiers).add(bytes)?;
+        self.add_beside(bytes, 0)
+    }
+
+    /// The same, if there is room for so many `beside` them.
+    pub(crate) fn add_beside(&mut self, bytes: u64, beside: u64) -> Result<(), StoreError> {
+        (self.budget)(&self.tiers).add(bytes, beside)?;
         self.bytes += bytes;
         self.tiers.fills_changed();
         Ok(())

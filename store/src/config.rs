@@ -39,16 +39,16 @@ pub struct Config {
     pub slice: ByteSize,
     /// Bytes of metadata an object may carry. Less: refuses long header blocks. More: longer reads per hit. \[guess\]
     pub metadata_limit: ByteSize,
-    /// Bytes that fills under way may hold in RAM, all together; of what is known to come 64 KiB are set aside at once. Less: fills refused
-    /// in a burst. More: RAM. \[guess\]
+    /// Bytes that fills under way may hold in RAM, all together; none begins without room for the first 64 KiB of what is known to
+    /// come. Less: fills refused in a burst. More: RAM. \[guess\]
     pub fill_memory: ByteSize,
     /// Bytes of one large body that may wait in RAM for the disk while more of it comes, beyond one slice, 0 to 1 GiB; none while fills
     /// hold half of `fill_memory`, or half of what they may on disk. Less: the network and the disk take turns. More: RAM for each
     /// fill. \[guess\]
     pub write_behind: ByteSize,
     /// Bytes of small objects that may wait for each disk, 64 KiB to 1 GiB, of which each counts for 16 KiB at least. What comes beyond
-    /// and can do without the disk for now is held in RAM alone, and written once it is asked for again. Less: a slow disk gets less.
-    /// More: `fill_memory`, of which it is a part, is full of what waits. \[guess\]
+    /// and can do without the disk for now is held in RAM alone, and written once it is asked for again; what RAM cannot take,
+    /// and what the disk has an older one of, waits. Less: a slow disk gets less. More: `fill_memory`, of which it is a part, is full of what waits. \[guess\]
     pub write_queue: ByteSize,
     /// Who leaves the RAM tier first.
     pub eviction: Eviction,

@@ -70,8 +70,6 @@ pub(crate) struct State {
     pub(crate) failed: bool,
     pub(crate) aborted: bool,
     pub(crate) in_ram: Charge,
-    /// Bytes of it for what is still to come.
-    ahead: u64,
     pub(crate) on_disk: Charge,
 }
 
@@ -107,7 +105,6 @@ impl Fill {
             failed: false,
             aborted: false,
             in_ram: Charge::new(&tiers, |tiers| &tiers.budget),
-            ahead: 0,
             on_disk: Charge::new(&tiers, |tiers| &tiers.disk_budget),
         };
         Self { tiers, head, disk, generation, state: Mutex::new(state), moved: Notify::new(), gone: Notify::new() }
@@ -128,20 +125,10 @@ impl State {
         self.length - self.flushed
     }
 
-    /// Sets room aside for the metadata, and for what is known to come: all of a short body, so that none is refused half-way.
-    pub(crate) fn set_aside(&mut self, metadata: u64, body: Option<u64>) -> Result<(), StoreError> {
-        let ahead = body.unwrap_or_default().min(PIECE);
-        self.in_ram.add(metadata + ahead)?;
-        self.ahead = ahead;
-        Ok(())
-    }
-
-    /// Takes room for the next bytes.
-    pub(crate) fn make_room(&mut self, bytes: u64) -> Result<(), StoreError> {
-        let there = self.ahead.min(bytes);
-        self.in_ram.add(bytes - there)?;
-        self.ahead -= there;
-        Ok(())
+    /// Takes room for the metadata, if there is some for what is known to come too, all of a short body: what would be refused half-way
+    /// is better refused now. Bytes that have not come take none, so that slow bodies keep nobody out.
+    pub(crate) fn begin(&mut self, metadata: u64, body: Option<u64>) -> Result<(), StoreError> {
+        self.in_ram.add_beside(metadata, body.unwrap_or_default().min(PIECE))
     }
 
     pub(crate) fn append(&mut self, mut chunk: Bytes) {

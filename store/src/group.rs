@@ -3,7 +3,8 @@
 //!
 //! Nobody is answered before what was handed in is written. Those who wait hold their share of the fills' budget, which
 //! bounds the queue; and past `write_queue` an object that can do without the disk is held in RAM alone, so that a disk which does not
-//! keep up costs neither room for what is coming in nor the time of those who bring it.
+//! keep up costs neither room for what is coming in nor the time of those who bring it. It waits like any other where RAM cannot take it,
+//! or where the disk has an older one under its key: only a record keeps that one from being back after a restart.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -57,8 +58,6 @@ enum Joined {
     /// Nobody is writing.
     Writes,
     Waits,
-    /// Too much waits already.
-    Over(Put),
 }
 
 /// The right to write for those that wait.
@@ -78,28 +77,33 @@ const LEAST: u64 = 16 << 10;
 impl Group {
     /// Stores an object once it is its turn. Runs on if nobody waits for it any more.
     pub(crate) async fn put(self: &Arc<Self>, tiers: &Arc<Tiers>, disk: usize, put: Put) -> Result<Object, StoreError> {
+        let over = put.may_be_held && self.is_over(&put, tiers.config.write_queue.0);
+        if over && let Some(object) = tiers.hold(disk, &put) {
+            return Ok(object);
+        }
         let (answer, answered) = oneshot::channel();
-        match self.join(put, answer, tiers.config.write_queue.0) {
+        match self.join(put, answer) {
             Joined::Waits => {}
             Joined::Writes => {
                 let turn = Turn { group: Arc::clone(self), tiers: Arc::downgrade(tiers), disk, over: false };
                 // Not waited for: whoever writes answers.
                 drop(tokio::task::spawn_blocking(move || turn.run()));
             }
-            Joined::Over(put) => return tiers.hold(disk, put),
         }
         answered.await.map_err(|error| StoreError::Disk(io::Error::other(error)))?
     }
 
-    fn join(&self, put: Put, answer: Answer, most: u64) -> Joined {
-        let mut state = self.state();
-        let (key, weight) = (put.head.key, put.weight());
+    /// Whether more would wait with it than may.
+    fn is_over(&self, put: &Put, most: u64) -> bool {
+        let state = self.state();
         // What waits under its key would be stored after it, in its place.
-        if put.may_be_held && state.weight + weight > most && !state.keys.contains_key(&key) {
-            return Joined::Over(put);
-        }
-        state.weight += weight;
-        *state.keys.entry(key).or_default() += 1;
+        state.weight + put.weight() > most && !state.keys.contains_key(&put.head.key)
+    }
+
+    fn join(&self, put: Put, answer: Answer) -> Joined {
+        let mut state = self.state();
+        state.weight += put.weight();
+        *state.keys.entry(put.head.key).or_default() += 1;
         state.puts.push_back((put, answer));
         if std::mem::replace(&mut state.writing, true) { Joined::Waits } else { Joined::Writes }
     }
@@ -162,21 +166,25 @@ impl Put {
 }
 
 impl Tiers {
-    /// Takes an object in that is held in RAM alone for now; an error if it has no room there.
-    fn hold(&self, number: usize, Put { head, pieces, .. }: Put) -> Result<Object, StoreError> {
-        let engine = self.disks.at(number).ok_or(StoreError::Broken)?;
-        let key = head.key;
-        let entry = self.book.entry();
+    /// Takes an object in that is held in RAM alone for now. Never blocks; `None`: it is to wait for the disk.
+    fn hold(&self, number: usize, put: &Put) -> Option<Object> {
+        let engine = self.disks.at(number).filter(|_| put.pieces.len() < self.memory_limit())?;
+        // A purge that is being entered waits for the disk.
+        let entry = self.book.try_entry()?;
+        let (key, head) = (put.head.key, put.head.clone());
         let verdict = self.book.admit(&head, &entry);
-        let owed = self.goes_to_disk(engine, &key);
-        self.forget_older(engine, &key);
-        let whole = self.memory.house(Whole::held(head, to_millisecond(disk::now()), pieces, owed));
+        if verdict == Verdict::Hard {
+            return None;
+        }
+        let owed = self.admission.admits(&key);
+        let whole = self.memory.house(Whole::held(head, to_millisecond(disk::now()), Arc::clone(&put.pieces), owed));
         let object = Object::in_memory(Arc::clone(&whole), verdict == Verdict::Soft);
-        if verdict != Verdict::Hard && !self.memory.insert(key, Value::Object(whole)) {
-            return Err(StoreError::NoRoom { held: self.config.write_queue.0, limit: self.config.write_queue.0 });
+        let none_older = || engine.index.get(engine.hash(&key)).is_none();
+        if !self.memory.insert_if(key, Value::Object(whole), none_older) {
+            return None;
         }
         metrics::counter!("atoll_store_held_total").increment(1);
-        Ok(object)
+        Some(object)
     }
 
     /// Takes objects in whose home is this disk; what became of each. Blocks.
@@ -242,136 +250,5 @@ impl Drop for Turn {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use tokio::task::JoinHandle;
-
-    use super::*;
-    use crate::behind_tests::{bytes, config, head, open, run, until};
-    use crate::double::Double;
-    use crate::{ByteSize, Config, Store};
-
-    const LENGTH: usize = 100;
-
-    /// A disk that goes on in the end, come what may: the runtime's end waits for who writes.
-    struct Slow(Double);
-
-    impl Drop for Slow {
-        fn drop(&mut self) {
-            self.0.hang(false);
-        }
-    }
-
-    fn key(n: u8) -> Key {
-        Key::from_bytes([n; 20])
-    }
-
-    /// A store that lets four objects wait for its disk.
-    async fn slow(disk: &Double, memory: ByteSize) -> Store {
-        open(disk, Config { memory, write_queue: ByteSize(4 * LEAST), ..config() }).await
-    }
-
-    async fn put(store: &Store, n: u8, from: usize) -> JoinHandle<Result<Object, StoreError>> {
-        let mut writer = store.writer(head(store, n)).unwrap();
-        writer.append(bytes(from, LENGTH)).await.unwrap();
-        tokio::spawn(writer.commit_or_hold(None))
-    }
-
-    /// Whether somebody writes, and how many wait.
-    fn state(store: &Store) -> (bool, usize) {
-        let state = store.tiers.groups[0].state();
-        (state.writing, state.puts.len())
-    }
-
-    /// Objects that are stored once the disk goes on: one is being written, four wait.
-    async fn fill(store: &Store, disk: &Double) -> Vec<JoinHandle<Result<Object, StoreError>>> {
-        until("nobody writes", async || state(store) == (false, 0)).await;
-        disk.hang(true);
-        let mut stored = vec![put(store, 0, 0).await];
-        until("one is being written", async || state(store) == (true, 0)).await;
-        for n in 1..=4 {
-            stored.push(put(store, n, 0).await);
-        }
-        until("four wait", async || state(store) == (true, 4)).await;
-        stored
-    }
-
-    fn is_on_disk(store: &Store, n: u8) -> bool {
-        let engine = store.tiers.disks.at(0).unwrap();
-        engine.index.get(engine.hash(&key(n))).is_some()
-    }
-
-    async fn read(store: &Store, n: u8) -> Option<Bytes> {
-        Some(store.get(&key(n)).await?.read(0, LENGTH).await.unwrap())
-    }
-
-    #[test]
-    fn what_comes_beyond_what_may_wait_is_held_in_ram_and_goes_to_disk_once_it_is_asked_for() {
-        run(async {
-            let slow_disk = Slow(Double::default());
-            let disk = &slow_disk.0;
-            let store = slow(disk, ByteSize::mib(1)).await;
-            let stored = fill(&store, disk).await;
-            let held = put(&store, 5, 7).await.await.unwrap().unwrap();
-            assert_eq!(held.read(0, LENGTH).await.unwrap(), bytes(7, LENGTH));
-            assert_eq!(store.stats().fill_bytes, 5 * LENGTH as u64, "what is held is no fill");
-            // Whoever wants it written waits for that.
-            let mut writer = store.writer(head(&store, 6)).unwrap();
-            writer.append(bytes(0, LENGTH)).await.unwrap();
-            let waits = tokio::spawn(writer.commit(None));
-            until("five wait", async || state(&store) == (true, 5)).await;
-            disk.hang(false);
-            for stored in stored.into_iter().chain([waits]) {
-                stored.await.unwrap().unwrap();
-            }
-            assert_eq!(
-                (0..=6).map(|n| is_on_disk(&store, n)).collect::<Vec<_>>(),
-                [true, true, true, true, true, false, true]
-            );
-            assert_eq!(read(&store, 5).await, Some(bytes(7, LENGTH)));
-            until("it is on disk", async || is_on_disk(&store, 5)).await;
-            let group = store.tiers.groups[0].state();
-            assert_eq!((group.weight, group.keys.len()), (0, 0));
-        });
-    }
-
-    #[test]
-    fn what_is_held_replaces_what_is_on_disk_and_what_waits_comes_before_what_came_after_it() {
-        run(async {
-            let slow_disk = Slow(Double::default());
-            let disk = &slow_disk.0;
-            let store = slow(disk, ByteSize::mib(1)).await;
-            put(&store, 5, 1).await.await.unwrap().unwrap();
-            let stored = fill(&store, disk).await;
-            put(&store, 5, 2).await.await.unwrap().unwrap();
-            let newer = put(&store, 4, 3).await;
-            until("the newer one waits behind the older", async || state(&store) == (true, 5)).await;
-            assert_eq!(read(&store, 5).await, Some(bytes(2, LENGTH)));
-            disk.hang(false);
-            for stored in stored.into_iter().chain([newer]) {
-                stored.await.unwrap().unwrap();
-            }
-            assert_eq!(read(&store, 4).await, Some(bytes(3, LENGTH)));
-            until("what was held is on disk", async || is_on_disk(&store, 5)).await;
-            store.tiers.memory.remove(&key(5));
-            assert_eq!(read(&store, 5).await, Some(bytes(2, LENGTH)));
-        });
-    }
-
-    #[test]
-    fn what_ram_has_no_room_for_is_refused() {
-        run(async {
-            let slow_disk = Slow(Double::default());
-            let disk = &slow_disk.0;
-            let store = slow(disk, ByteSize(0)).await;
-            let stored = fill(&store, disk).await;
-            let refused = put(&store, 5, 0).await.await.unwrap();
-            assert!(matches!(refused, Err(StoreError::NoRoom { .. })), "{refused:?}");
-            disk.hang(false);
-            for stored in stored {
-                stored.await.unwrap().unwrap();
-            }
-            assert!(read(&store, 5).await.is_none());
-        });
-    }
-}
+#[path = "group_tests.rs"]
+mod tests;

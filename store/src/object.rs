@@ -134,9 +134,14 @@ impl Whole {
         Self { slice: true, ..Self::new(head, SystemTime::UNIX_EPOCH, false, pieces) }
     }
 
-    /// Whether it is to go to disk now; says so once.
-    pub(crate) fn is_due(&self) -> bool {
-        self.owed.load(Ordering::Relaxed) && self.owed.swap(false, Ordering::Relaxed)
+    /// Whether it is to go to disk once it is asked for.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.owed.load(Ordering::Relaxed)
+    }
+
+    /// It is on disk.
+    pub(crate) fn settle(&self) {
+        self.owed.store(false, Ordering::Relaxed);
     }
 
     /// Whether it is a slice.

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, TryLockError};
 
 use crate::disk::{Disk, DiskFile};
 use crate::key::{Head, PurgeNumber};
@@ -184,6 +184,15 @@ impl Book {
     /// The right to come in, to be held from before asking [`Book::admit`] until the index has what comes in.
     pub(crate) fn entry(&self) -> RwLockReadGuard<'_, ()> {
         self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same where nobody is waited for.
+    pub(crate) fn try_entry(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        match self.gate.try_read() {
+            Ok(entry) => Some(entry),
+            Err(TryLockError::Poisoned(entry)) => Some(entry.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// What the purges say of the object under `head`, which comes in while `_entry` is held.

@@ -106,7 +106,7 @@ impl Tiers {
         if first && let Some(engine) = self.disks.of(key) {
             // What is hot in RAM gets its second chance on disk.
             engine.index.ask(engine.hash(key));
-            if whole.is_due() {
+            if whole.is_owed() {
                 self.admit_soon(*key);
             }
         }
@@ -196,6 +196,7 @@ impl Tiers {
         let header = Header::new(Kind::Whole, &whole.head, length, whole.stored, generation);
         let draft = Draft::new(header, &whole.head.metadata, whole.pieces.list());
         let Ok(Some(spot)) = engine.put_new(draft) else { return };
+        whole.settle();
         // Something newer may have come into RAM meanwhile, and is not to be found behind this when RAM forgets it.
         if !self.still(key, &whole) && engine.still(key, spot) {
             drop(engine.remove(key).inspect_err(|error| engine.note_error("remove", error)));
@@ -253,7 +254,10 @@ impl Tiers {
         let engine = self.disks.of(key);
         let on_disk = engine.and_then(|engine| self.freshen_disk(engine, &head, is_meant));
         let whole = match &old.body {
-            Body::Memory(whole) => self.memory.house(Whole::new(head, whole.stored, false, Arc::clone(&whole.pieces))),
+            Body::Memory(whole) => {
+                let owed = on_disk.is_none() && whole.is_owed();
+                self.memory.house(Whole::held(head, whole.stored, Arc::clone(&whole.pieces), owed))
+            }
             Body::Disk(found) => {
                 if on_disk.is_none() {
                     return Ok(None);

@@ -25,6 +25,8 @@ pub struct Writer {
     /// An append was refused, so the body has a hole.
     broken: bool,
     committed: bool,
+    /// All of the body is there for its readers, whether it is stored or not.
+    whole: bool,
 }
 
 /// Reads what has been appended to a [`Writer`] so far, also after its commit.
@@ -41,8 +43,8 @@ impl Writer {
         }
         let head = Head { expires: head.expires.map(to_millisecond), ..head };
         let fill = Arc::new(Fill::new(tiers, head.clone()));
-        fill.state().set_aside(head.metadata.len() as u64, head.length)?;
-        Ok(Self { head, fill, broken: false, committed: false })
+        fill.state().begin(head.metadata.len() as u64, head.length)?;
+        Ok(Self { head, fill, broken: false, committed: false, whole: false })
     }
 
     /// Appends the next bytes of the body; waits while more of it than `write_behind` is to go to disk.
@@ -63,7 +65,7 @@ impl Writer {
         self.fill.tiers.check_length(length)?;
         {
             let mut state = self.fill.state();
-            state.make_room(chunk.len() as u64)?;
+            state.in_ram.add(chunk.len() as u64)?;
             state.append(chunk);
         }
         self.fill.flush(false).await?;
@@ -80,13 +82,13 @@ impl Writer {
     ///
     /// # Errors
     /// An append failed before, the body is shorter than announced, the metadata is over the limit, or the disk failed
-    /// and RAM cannot hold the object either.
+    /// and RAM cannot hold the object either. A small body that was whole is still read then.
     pub async fn commit(self, metadata: Option<Bytes>) -> Result<Object, StoreError> {
         self.commit_with(metadata, false).await
     }
 
     /// As [`Writer::commit`], but where more than `write_queue` waits for the disk, a small object does not wait too: it is held in RAM
-    /// alone, and goes to disk once it is asked for there.
+    /// alone, and goes to disk once it is asked for there. One that RAM cannot take, or of which the disk has an older one, waits.
     ///
     /// # Errors
     /// As [`Writer::commit`].
@@ -115,6 +117,7 @@ impl Writer {
             self.fill.flush(true).await?;
         }
         let run = begun && self.fill.state().stay.is_none();
+        self.whole = !run;
         let object = if run { self.commit_run().await? } else { self.commit_whole(may_be_held).await? };
         self.committed = true;
         Ok(object)
@@ -151,7 +154,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         let begun = {
             let mut state = self.fill.state();
-            if self.committed {
+            if self.committed || self.whole {
                 state.give_back();
             } else {
                 state.abort(self.fill.head.metadata.len() as u64);
