@@ -150,6 +150,8 @@ impl Following {
     async fn body(&mut self, mut body: Body, now: &Progress) -> Result<Option<Instant>, Failure> {
         // What there is goes out first.
         let failed = match now.end {
+            // Whatever became of it in the store.
+            _ if now.landed => None,
             Some(End::Failed(_) | End::Again) => now.end.map(abort),
             Some(End::Whole) => None,
             None => now.lost.then_some(Abort::Broken),
