@@ -13,6 +13,7 @@ use tokio::time::sleep;
 use crate::{
     fetch::{Fetch, Filling, Outcome, wide},
     flight::{Content, End},
+    freshness,
     ledger::Reach,
     meta::validator,
     origin::{OriginAnswer, OriginBody},
@@ -55,7 +56,7 @@ impl Fetch {
         let Some(filling) = &self.filling else { return Outcome::End(End::Failed(Failure::Internal)) };
         let at = filling.at;
         let Some(place) = self.place_in(filling, &answer) else {
-            let trouble = answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS;
+            let trouble = freshness::is_server_error(answer.status) || answer.status == StatusCode::TOO_MANY_REQUESTS;
             let changed = answer.status == filling.answer.meta.status && answer.status != StatusCode::PARTIAL_CONTENT;
             // Where the question for the rest is answered with something of no use, the plain question may not be.
             let last = changed || !trouble && std::mem::replace(&mut self.all_anew, true);

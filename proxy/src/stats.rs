@@ -15,6 +15,7 @@ use http::{Method, Request, StatusCode, Version};
 use serde::Serialize;
 
 use crate::{
+    freshness,
     reason::{Failure, Source},
     site::Own,
     step::{Tenant, Told},
@@ -237,7 +238,7 @@ impl Counters {
     pub(crate) fn origin_answer(&self, answer: Result<StatusCode, Failure>, after: Duration) {
         self.origins().duration.record(after.as_secs_f64());
         let result = match answer {
-            Ok(status) if status.is_server_error() => "5xx",
+            Ok(status) if freshness::is_server_error(status) => "5xx",
             Ok(status) if status.is_client_error() => "4xx",
             Ok(_) => return self.origins().good.increment(1),
             Err(Failure::Prohibited) => {
