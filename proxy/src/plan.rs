@@ -184,7 +184,7 @@ impl Fetch {
         let (key, mut record) = (Plan::key(plan.whole), plan.record());
         record.vouched = Vouched::from_origin(self.applied.clone());
         let stored = match self.cache.store.writer(self.head(key, &record, self.expires(&record))) {
-            Ok(writer) => writer.commit(None).await.map(|_| ()),
+            Ok(writer) => writer.commit_or_hold(None).await.map(|_| ()),
             Err(error) => Err(error),
         };
         match stored {

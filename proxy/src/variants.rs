@@ -153,7 +153,7 @@ impl Fetch {
             vouched: Vouched::default(),
         };
         let stored = match self.cache.store.writer(self.head(place, &meta, until)) {
-            Ok(writer) => writer.commit(None).await.map(|_| ()),
+            Ok(writer) => writer.commit_or_hold(None).await.map(|_| ()),
             Err(error) => Err(error),
         };
         if let Err(error) = stored {
