@@ -200,11 +200,19 @@ impl Fetch {
                 if let Some(lease) = seek.take_lease() {
                     self.keeper.hold(lease);
                 }
-                if Swarm::is_for(&self.cache, &fill) && self.wanted.cut.is_none() {
+                let outcome = if Swarm::is_for(&self.cache, &fill) && self.wanted.cut.is_none() {
                     Box::pin(self.take_swarm(*fill, seek)).await
                 } else {
                     Box::pin(self.take_peer(*fill)).await
+                };
+                let no_room = matches!(outcome, Outcome::End(End::Failed(Failure::Busy)));
+                if !no_room || self.wanted.cut.is_some() {
+                    return outcome;
                 }
+                // What the origin says can be passed on.
+                trace.note("peer", || "its copy has no room in the store: the origin is asked".to_owned());
+                self.cache.counters.ungranted();
+                self.ask_origin().await
             }
             Step::Origin(lease) => {
                 match lease {

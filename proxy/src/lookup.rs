@@ -314,7 +314,7 @@ impl Turn<'_> {
             Err(End::Again | End::Whole) => return None,
             Err(End::Failed(failure)) => {
                 return Some(match stale {
-                    Some(stale) if stale.if_error && failure.is_origins() => {
+                    Some(stale) if stale.if_error && failure.lets_stale_stand_in() => {
                         stale.instead(Vain::unanswered(self.forwarded, failure))
                     }
                     Some(_) | None => Found::Failed(failure, None),

@@ -301,7 +301,7 @@ impl Failure {
         }
     }
 
-    /// Whether the origin, not the request or this node, is at fault: such failures are remembered and let stale copies stand in.
+    /// Whether the origin, not the request or this node, is at fault.
     #[must_use]
     pub const fn is_origins(self) -> bool {
         match self {
@@ -330,6 +330,11 @@ impl Failure {
             | Self::TakenDown
             | Self::Internal => false,
         }
+    }
+
+    /// Whether a stale copy may stand in: also where this node has no room for an answer.
+    pub(crate) const fn lets_stale_stand_in(self) -> bool {
+        self.is_origins() || matches!(self, Self::Busy)
     }
 
     /// Whether this says something that holds for a while: not that the origin was not even asked.

@@ -594,3 +594,33 @@ async fn ten_thousand_simultaneous_misses_on_five_nodes_cost_one_request() {
     }
     assert_eq!((origin.count(), net.granted()), (1, 1));
 }
+
+// What is coming in holds all the room there is: a copy of a peer's cannot be taken in, but the origin's answer can be passed on.
+#[tokio::test]
+async fn where_a_peers_copy_has_no_room_the_origins_answer_is_passed_on() {
+    let body = noise(30_000);
+    let origin = Origin::with_body(body.clone()).await;
+    let net = Net::new(Level(1));
+    let one = net.proxy(1, config_for(&origin)).await;
+    assert!(get(&one, &origin.host(), "/").await.body == body);
+    until(|| one.stats().flights == 0).await;
+    // Half of the memory is for fills.
+    let config = atoll_store::Config { memory: atoll_store::ByteSize::mib(2), ..atoll_store::Config::default() };
+    let store = atoll_store::Store::open(config).await.unwrap();
+    let node = net.node(2);
+    let index = Arc::clone(&node) as Arc<dyn atoll_overlay::Index>;
+    let two = atoll_proxy::Proxy::start(config_for(&origin), index, node, store.clone()).unwrap();
+    let (key, tags, metadata) = (atoll_store::Key::from_bytes([1; 20]), atoll_store::Tags::default(), Bytes::new());
+    let born = store.purge_number();
+    let head = atoll_store::Head { key, directory: 0, tags, expires: None, metadata, length: None, born };
+    let mut others = [store.writer(head.clone()).unwrap(), store.writer(head).unwrap()];
+    for other in &mut others {
+        other.append(noise((512 << 10) - 500)).await.unwrap();
+    }
+    let passed = get(&two, &origin.host(), "/").await;
+    assert!(passed.status == 200 && passed.body == body, "{}", passed.status);
+    assert!(passed.cache_status().ends_with("no-room"), "{}", passed.cache_status());
+    drop(others);
+    let stored = get(&two, &origin.host(), "/").await;
+    assert!(stored.body == body && stored.cache_status().contains("stored"), "{}", stored.cache_status());
+}
