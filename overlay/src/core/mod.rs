@@ -31,7 +31,6 @@ mod command;
 mod hear;
 mod joint;
 mod leak;
-mod ring;
 mod seek;
 mod site;
 mod tend;
