@@ -152,7 +152,8 @@ fn exec_ends_as_its_command_does_and_hands_on_what_it_is_told() {
         [(3, Signal::SIGTERM, Some(143)), (4, Signal::SIGINT, Some(130)), (5, Signal::SIGKILL, None)]
     {
         let marker = marker(number);
-        let (mut asked, pid) = begin(&bench, &["sleep", &marker], &marker);
+        // What runs in the background of a script may have been told to ignore SIGINT.
+        let (mut asked, pid) = begin(&bench, &["env", "--default-signal=INT", "sleep", &marker], &marker);
         send(i32::try_from(asked.id()).unwrap(), signal);
         let ended = asked.wait().unwrap();
         assert_eq!((ended.code(), ended.signal().is_some()), (code, code.is_none()), "{signal}");
