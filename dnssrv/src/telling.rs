@@ -160,6 +160,17 @@ mod tests {
         waiters::Waited,
     };
 
+    /// A server's question to a scout, about this address.
+    fn asks_of(redirector: &Redirector, address: IpAddr) -> Query {
+        Query {
+            header: crate::question::Header::default(),
+            name: scout::question(redirector.zone().origin(), 1, address, false).unwrap(),
+            kind: RecordType::TXT,
+            class: hickory_proto::rr::DNSClass::IN,
+            edns: None,
+        }
+    }
+
     #[test]
     fn what_the_operator_says_of_a_prefix_is_told_to_nobody_and_sends_nobody_there() {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -175,20 +186,13 @@ mod tests {
         redirector.came_nearer(prefix);
         assert!(errands.try_recv().is_err(), "neither told, nor asked, nor measured");
         // A server that asks hears what was measured here, if anything was.
-        let name = scout::question(redirector.zone().origin(), 1, RESOLVER, false).unwrap();
         let roster = Roster {
             addresses: [(NodeId::from(Key::ZERO), (vec![[192, 0, 2, 1].into()], Vec::new()))].into(),
             ..Roster::clone(&redirector.roster())
         };
         redirector.set_roster(roster);
         redirector.measured(now, prefix, Source::TcpConnect, Duration::from_millis(5));
-        let query = Query {
-            header: crate::question::Header::default(),
-            name,
-            kind: RecordType::TXT,
-            class: hickory_proto::rr::DNSClass::IN,
-            edns: None,
-        };
+        let query = asks_of(&redirector, RESOLVER);
         let Some(Resolved::Answer(answer, _)) = redirector.report(now, &query, [192, 0, 2, 1].into(), false) else {
             panic!("a report")
         };
@@ -204,14 +208,7 @@ mod tests {
             let (redirector, mut probes, mut errands) = Redirector::new(config, Arc::new(Alone::new(me()))).unwrap();
             let addresses = [(NodeId::from(Key::ZERO), (vec![[192, 0, 2, 1].into()], Vec::new()))].into();
             redirector.set_roster(Roster { addresses, ..Roster::default() });
-            let name = scout::question(redirector.zone().origin(), 1, address, false).unwrap();
-            let query = Query {
-                header: crate::question::Header::default(),
-                name,
-                kind: RecordType::TXT,
-                class: hickory_proto::rr::DNSClass::IN,
-                edns: None,
-            };
+            let query = asks_of(&redirector, address);
             let resolved = redirector.report(Instant::now(), &query, [192, 0, 2, 1].into(), true);
             let went = probes.try_recv().is_ok();
             assert_eq!(matches!(resolved, Some(Resolved::Wait(_))), went);
