@@ -45,6 +45,8 @@ struct Known {
     asked: Option<Instant>,
     distances: Distances,
     scouted: Option<Search>,
+    /// Whether no other server may be asked to measure it.
+    private: bool,
     /// What this server told the index of it, and when.
     told: Option<(Arc<Near>, Instant)>,
 }
@@ -213,9 +215,11 @@ impl Clients {
         }
     }
 
-    /// Whether this server ever sent them: else it knows of the prefix only what others measured, or had it measure.
-    pub(crate) fn was_scouted(&self, prefix: Prefix) -> bool {
-        self.known.get(&prefix).is_some_and(|known| known.scouted.is_some())
+    /// They are never sent there: to each of them it would be another machine.
+    pub(crate) fn is_private(&mut self, prefix: Prefix) {
+        if let Some(known) = self.known.get_mut(&prefix) {
+            known.private = true;
+        }
     }
 
     /// Whether they are on their way and none but the quickest was heard yet.
@@ -327,7 +331,8 @@ impl Clients {
                 // Farther out, one may still be found that is nearer.
                 Some((Scouts::Heard, _)) => innermost || long_known,
                 Some((Scouts::Out, sent)) => heard || is_long_ago(sent),
-                None if self.probe.sends_scouts() => heard || long_known,
+                // Measured for another server alone: that nobody is near is not known before this one looked.
+                None if self.probe.sends_scouts() => heard || (long_known && (somewhere || known.private)),
                 // Nobody is sent: those it is referred to measure it, and say so in the index.
                 None => !hints || innermost || (known.asked.is_some() && (own > Level::GLOBAL || long_known)),
             }
@@ -390,6 +395,7 @@ impl Clients {
             asked: None,
             distances: Distances::default(),
             scouted: None,
+            private: false,
             told: None,
         })
     }
@@ -491,6 +497,19 @@ mod tests {
         assert!(clients.placement(now + Probes::default().settle, prefix(), true).settled);
         clients.measured(now, prefix(), Source::CnameGap, ms(50));
         assert!(clients.placement(now, prefix(), true).settled, "a cluster of ours is near enough to stay with");
+    }
+
+    #[test]
+    fn that_nobody_is_near_is_settled_by_time_only_where_nobody_can_be_sent() {
+        let now = Instant::now();
+        let mut clients = clients();
+        clients.probe.scouts = 6;
+        clients.measured(now, prefix(), Source::TcpConnect, ms(106));
+        clients.asked(now + SAID_WITHIN, prefix(), None);
+        let later = now + Probes::default().settle;
+        assert!(!clients.placement(later, prefix(), true).settled, "it was measured for another server");
+        clients.is_private(prefix());
+        assert!(clients.placement(later, prefix(), true).settled);
     }
 
     #[test]

@@ -333,6 +333,7 @@ mod tests {
     use super::*;
     use crate::{
         Config, Source,
+        client::Scouts,
         config::RateLimit,
         redirector::Outcome,
         roster::{Proxy, Ring, Roster},
@@ -374,12 +375,12 @@ mod tests {
         let live = (1..=9).map(proxy).collect();
         let ring = Ring { cluster: Key::ZERO, members: BTreeSet::new(), live, unseen: Vec::new(), servers: Vec::new() };
         redirector.set_roster(Roster { rings: vec![ring; 3], ..Roster::default() });
-        // Long enough ago for what is far to be settled.
         let then = Instant::now().checked_sub(Duration::from_secs(90)).unwrap();
         for (client, rtt) in [(NEAR, 5), (FAR, 90)] {
             redirector.measured(then, Prefix::of(client), Source::TcpConnect, Duration::from_millis(rtt));
             redirector.asked(then, Prefix::of(client), None, Vec::new());
         }
+        redirector.scouts_found(Prefix::of(FAR), None, Scouts::Back);
         Arc::new(redirector)
     }
 

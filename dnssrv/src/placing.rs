@@ -166,11 +166,7 @@ impl Redirector {
         if self.config.sources.hints && self.clients().is_to_ask(now, *prefix) {
             self.errand(Errand::Ask(*prefix));
         }
-        // Who is as near as can be is known to be, and what is settled stays so for a while: but not that nobody is near, where this
-        // server measured it as a scout and never looked who is.
-        let is_near = placement.level > Level::GLOBAL;
-        let has_looked = || is_near || !self.config.probe.sends_scouts() || self.clients().was_scouted(*prefix);
-        let is_known = placement.level == self.zone().innermost() || (placement.settled && has_looked());
+        let is_known = placement.level == self.zone().innermost() || placement.settled;
         let waits = waited.filter(|_| self.config.wait && !is_known);
         let most = waits.map(|waited| self.patience(placement, waited)).filter(|most| !most.is_zero());
         let (probes, is_first) = (self.config.probes(), waited.is_none_or(|waited| waited.times == 0));
@@ -226,6 +222,7 @@ impl Redirector {
     pub(crate) fn send_scouts(&self, now: Instant, quest: Quest) {
         // What is private to others is another machine to each, and they refuse it.
         if !self.may_scout(quest.address) {
+            self.clients().is_private(Prefix::of(quest.address));
             return;
         }
         let (prefix, roster) = (Prefix::of(quest.address), self.roster());
@@ -460,7 +457,11 @@ pub(crate) mod tests {
         redirector.asked(now + Duration::from_secs(2), prefix, None, Vec::new());
         let at = now + Duration::from_secs(300);
         let placement = || redirector.clients().placement(at, prefix, true);
-        assert_eq!(placement().level, Level::GLOBAL);
+        assert_eq!(
+            (placement().level, placement().settled),
+            (Level::GLOBAL, false),
+            "nor keeps it so for whom it is not to wait"
+        );
         let asked_for = AskedFor { prefix, address: RESOLVER, placement: placement(), scope: 0, resolver: prefix };
         assert!(redirector.find_out(at, &asked_for, Some(Waited::default())).is_some(), "it waits");
         let sent: Vec<Errand> = std::iter::from_fn(|| errands.try_recv().ok()).collect();
