@@ -29,7 +29,8 @@ use crate::{
     Config, ServeError, Source, Transport,
     answer::Answer,
     doh,
-    redirector::{Asked, Outcome, Redirector},
+    redirector::Redirector,
+    respond::{Asked, Outcome},
     server::answer_later,
     waiters::Waited,
 };

@@ -1,5 +1,5 @@
 //! The common question, answered without allocation: A or AAAA of a site, by a client whose distance is settled, from proxies
-//! seen alive. Everything else is passed on to the whole path (`redirector.rs`), which gives the same bytes for these, too; a
+//! seen alive. Everything else is passed on to the whole path (`respond.rs`), which gives the same bytes for these, too; a
 //! test holds the two against each other.
 //!
 //! One of these per socket's thread. What it keeps is small and short-lived: where prefixes are served, for a tenth of a second,
@@ -335,7 +335,7 @@ mod tests {
         Config, Source,
         client::Scouts,
         config::RateLimit,
-        redirector::Outcome,
+        respond::Outcome,
         roster::{Proxy, Ring, Roster},
     };
 

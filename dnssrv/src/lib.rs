@@ -3,7 +3,7 @@
 //! the addresses of proxies they have themselves seen answer. It knows the network only as an [`Index`](atoll_overlay::Index).
 //!
 //! ```text
-//!   resolver            server.rs           redirector.rs                     answer.rs (pure)
+//!   resolver            server.rs           respond.rs                        answer.rs (pure)
 //!      |-- query bytes --->|--- question.rs --->|-- place, placement, roster --->|
 //!      |<-- reply bytes ---|<---- reply.rs -----|<-------- records, TTLs --------|
 //!                                               |
@@ -38,6 +38,7 @@ mod redirector;
 pub use redirector::Explanation;
 mod explain;
 mod guide;
+mod respond;
 pub use guide::{Guide, Lead};
 mod query_log;
 

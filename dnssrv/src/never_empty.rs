@@ -19,7 +19,8 @@ use crate::{
     Config, Mode, RateLimit, Source, Transport,
     client::Scouts,
     near::Near,
-    redirector::{Outcome, Redirector},
+    redirector::Redirector,
+    respond::Outcome,
     roster::{Proxy, Ring, Roster, Server},
 };
 

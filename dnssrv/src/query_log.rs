@@ -17,8 +17,9 @@ use tokio::{fs::OpenOptions, io::AsyncWriteExt as _, sync::mpsc};
 
 use crate::{
     answer::Answer,
-    redirector::{Asked, Outcome, Redirector},
+    redirector::Redirector,
     reply::code_name,
+    respond::{Asked, Outcome},
 };
 
 impl Redirector {

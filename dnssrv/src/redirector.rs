@@ -1,5 +1,5 @@
-//! From a query's bytes to a reply's, out of memory alone: who asks, what is known of them, the answer, what the answer makes
-//! one expect. What must wait for others (probes, the index) is left as an errand in a bounded queue and helps the next query.
+//! What one zone's server knows and shares between its sockets, timers and errands: the zone, who is there, who asks, and the queues
+//! of what is to be found out. `respond.rs` answers out of it.
 
 use std::{
     collections::BTreeMap,
@@ -12,35 +12,27 @@ use std::{
 };
 
 use atoll_overlay::{Index, Level, Prefix};
-use hickory_proto::{
-    op::ResponseCode,
-    rr::{DNSClass, RecordType},
-};
 use rand::RngExt as _;
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use crate::{
-    Config, Mode, ServeError, Source, Stats, Transport,
-    answer::{Answer, View, answer},
+    Config, ServeError, Source, Stats,
     atlas::{Atlas, SHOWN},
     client::{Clients, TOLD_FOR},
     config::secret,
-    cookie::{Cookie, Cookies},
+    cookie::Cookies,
     deck::Deck,
-    dnssec::{Signer, Signing},
-    gap::{Gaps, Sent},
+    dnssec::Signer,
+    gap::Gaps,
     heat::Heat,
-    limit::{Action, Limiter},
+    limit::Limiter,
     near::Near,
     overrides::Overrides,
-    placing::AskedFor,
-    question::{Edns, Header, Query, Refusal},
-    reply::{Frame, code_name, encode, truncated},
     roster::{Family, Proxy, Roster},
     site::Site,
-    stats::{Counters, kind_name},
-    waiters::{Patience, Waited, Waiters},
-    zone::{Place, Zone},
+    stats::Counters,
+    waiters::Waiters,
+    zone::Zone,
 };
 
 /// One zone's redirector.
@@ -55,7 +47,7 @@ pub(crate) struct Redirector {
     clients: Mutex<Clients>,
     gaps: Mutex<Gaps>,
     roster: RwLock<Arc<Roster>>,
-    cookies: Cookies,
+    pub(crate) cookies: Cookies,
     pub(crate) signer: Option<Signer>,
     pub(crate) overrides: Arc<Overrides>,
     pub(crate) limiter: Limiter,
@@ -114,17 +106,6 @@ pub(crate) enum Errand {
     Search(Quest),
     /// The same of an address whose distance is not known yet, among servers of clusters far apart.
     Ahead(IpAddr),
-}
-
-/// What becomes of a query.
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    /// Nothing.
-    Silence,
-    /// A reply.
-    Reply(Vec<u8>),
-    /// It is to be asked again, without waiting, once this is over.
-    Wait(Patience),
 }
 
 /// Where a prefix is served and why.
@@ -217,84 +198,8 @@ impl Redirector {
         Ok(())
     }
 
-    /// Answers a query. `waited`: how it was put off so far until more is known of who asks; none if it may not be.
-    pub(crate) fn respond(
-        &self,
-        now: Instant,
-        bytes: &[u8],
-        from: SocketAddr,
-        transport: Transport,
-        waited: Option<Waited>,
-    ) -> Outcome {
-        let asked = Asked { now, bytes, from, transport };
-        let query = match Query::parse(bytes) {
-            Ok(query) => query,
-            Err(Refusal::Drop) => {
-                self.counters.dropped();
-                return Outcome::Silence;
-            }
-            Err(Refusal::Malformed(header, edns)) => return self.refuse(&asked, header, edns, ResponseCode::FormErr),
-            Err(Refusal::Operation(header, edns)) => return self.refuse(&asked, header, edns, ResponseCode::NotImp),
-            Err(Refusal::Bare(header, edns)) => {
-                return self.refuse(&asked, header, Some(edns), ResponseCode::NoError);
-            }
-        };
-        if transport.is_stream() && query.edns.is_some_and(|edns| edns.says_keepalive) {
-            return self.refuse(&asked, query.header, query.edns, ResponseCode::FormErr);
-        }
-        let zone = self.zone();
-        let signing = self.signing(&zone, &asked, &query);
-        let own = || signing.as_ref().and_then(Signing::own_answer);
-        let (answer, scope) = match unanswerable(&query).or_else(own) {
-            Some(answer) => (answer, 0),
-            None => match self.resolve(now, &query, from, waited) {
-                Resolved::Answer(answer, scope) => (answer, scope),
-                Resolved::Wait(known) => return Outcome::Wait(known),
-            },
-        };
-        let mut answer = match &signing {
-            Some(signing) => signing.signed(answer),
-            None => answer,
-        };
-        answer.cut |= self.is_to_cut(&asked, &answer);
-        let frame = self.frame(&asked, query.header, query.edns, scope);
-        let outcome = self.reply(&asked, &answer, &frame, kind_name(query.kind));
-        if self.is_sampled(bytes, from) {
-            self.note(&asked, Some((&query.name, query.kind)), &answer, &outcome);
-        }
-        outcome
-    }
-
-    /// The bytes of a reply, unless the rate limit keeps it back.
-    fn reply(&self, asked: &Asked<'_>, answer: &Answer, frame: &Frame<'_>, kind: &'static str) -> Outcome {
-        let mut bytes = encode(answer, frame);
-        let address = asked.from.ip().to_canonical();
-        if asked.transport == Transport::Udp && !self.has_good_cookie(asked, frame) {
-            match self.limiter.check(asked.now, address, asked.bytes.len(), bytes.len()) {
-                Action::Send => {}
-                Action::Slip => {
-                    self.counters.limited(Action::Slip.name());
-                    // Without what would make it longer than the question.
-                    let edns = frame.edns.map(|edns| Edns { nsid: false, subnet: None, ..edns });
-                    bytes = truncated(answer, &Frame { edns, ..*frame });
-                }
-                Action::Drop => {
-                    self.counters.limited(Action::Drop.name());
-                    return Outcome::Silence;
-                }
-            }
-        }
-        self.counters.answered((kind, code_name(answer.code)), asked.transport, bytes.len(), asked.now);
-        Outcome::Reply(bytes)
-    }
-
-    fn has_good_cookie(&self, asked: &Asked<'_>, frame: &Frame<'_>) -> bool {
-        let cookie = frame.edns.and_then(|edns| edns.cookie).filter(|_| self.config.cookies);
-        cookie.is_some_and(|cookie| self.cookies.is_good(&cookie, asked.from.ip(), self.wall(asked.now)))
-    }
-
     /// Seconds since 1970.
-    fn wall(&self, now: Instant) -> u32 {
+    pub(crate) fn wall(&self, now: Instant) -> u32 {
         // The 32 bits of a cookie wrap in 2106, as RFC 9018 4.3 allows for.
         u32::try_from(self.wall_span(now).as_secs() & u64::from(u32::MAX)).unwrap_or_default()
     }
@@ -389,72 +294,6 @@ impl Redirector {
         self.leaving.load(Ordering::Relaxed)
     }
 
-    fn resolve(&self, now: Instant, query: &Query, from: SocketAddr, waited: Option<Waited>) -> Resolved {
-        if let Some(answer) = self.why_answer(now, &query.name, query.kind, from.ip()) {
-            return Resolved::Answer(answer, 0);
-        }
-        let zone = self.zone();
-        let place = zone.locate(&query.name);
-        let resolver = from.ip().to_canonical();
-        let followed = self.gaps().came(now, resolver, &place);
-        if let Some(followed) = followed {
-            self.learn(now, Prefix::of(resolver), followed);
-        }
-        if matches!(place, Place::Missing(_))
-            && let Some(report) = self.report(now, query, resolver, waited.is_some_and(|waited| waited.times == 0))
-        {
-            return report;
-        }
-        let asked_for = self.asked_for(now, query, resolver, &place);
-        if self.depends_on_who_asks(&place)
-            && let Some(known) = self.find_out(now, &asked_for, waited.filter(|_| self.is_worth_waiting(&place)))
-        {
-            return Resolved::Wait(known);
-        }
-        let AskedFor { prefix, placement, scope, .. } = asked_for;
-        let roster = self.roster();
-        let below = matches!(place, Place::Cut(cut) if self.is_asked_below(now, resolver, query, cut));
-        let width = match (place, self.config.mode) {
-            (Place::Target(site), _) | (Place::Public(site), Mode::Direct) => self.heat.asked(now, site),
-            _ => 1,
-        };
-        let view = View { placement: &placement, roster: &roster, prefix, below, width };
-        let answer = answer(&zone, &self.config, place, &query.name, query.kind, view);
-        if let Some(sent) = answer.sent {
-            self.gaps().sent(now, resolver, sent, &zone.sites_above(&query.name));
-        }
-        match answer.level {
-            Some(level) => {
-                let why = self.noted(now, prefix, level, &placement, &roster);
-                Resolved::Answer(Answer { why: Some(why), ..answer }, scope)
-            }
-            // What depends on nobody holds for everybody.
-            None => Resolved::Answer(answer, 0),
-        }
-    }
-
-    /// Whether a cut is asked for from below it: by whoever was just referred there, or for the sake of its NS themselves, as checkers
-    /// of delegations do. Resolvers that minimise by NS speak EDNS.
-    fn is_asked_below(&self, now: Instant, resolver: IpAddr, query: &Query, cut: Level) -> bool {
-        let for_its_own_sake = query.kind == RecordType::NS && query.edns.is_none();
-        for_its_own_sake || self.gaps().is_sent(now, resolver, Sent::Referral(cut))
-    }
-
-    fn depends_on_who_asks(&self, place: &Place<'_>) -> bool {
-        match place {
-            Place::Cut(_) | Place::Target(_) => true,
-            // The CNAME depends on nobody, but who follows it will be answered soon.
-            Place::Public(_) => true,
-            Place::Outside | Place::Apex(_) | Place::Plain(_) | Place::Empty(_) | Place::Missing(_) => false,
-            Place::Node(..) | Place::Server(..) => false,
-        }
-    }
-
-    /// An alias depends on nobody; the question that follows it may wait.
-    fn is_worth_waiting(&self, place: &Place<'_>) -> bool {
-        self.config.mode == Mode::Direct || !matches!(place, Place::Public(_))
-    }
-
     /// Leaves an errand; false if there is no room.
     pub(crate) fn errand(&self, errand: Errand) -> bool {
         let left = self.errands.try_send(errand).is_ok();
@@ -462,41 +301,6 @@ impl Redirector {
             metrics::counter!("atoll_dns_errands_dropped_total").increment(1);
         }
         left
-    }
-
-    fn refuse(&self, asked: &Asked<'_>, header: Header, edns: Option<Edns>, code: ResponseCode) -> Outcome {
-        let answer = Answer::of(code);
-        let outcome = self.reply(asked, &answer, &self.frame(asked, header, edns, 0), "unread");
-        if self.is_sampled(asked.bytes, asked.from) {
-            self.note(asked, None, &answer, &outcome);
-        }
-        outcome
-    }
-
-    fn frame<'a>(&'a self, asked: &Asked<'a>, header: Header, edns: Option<Edns>, scope: u8) -> Frame<'a> {
-        let payload = self.config.limits.udp_payload;
-        let limit = match (asked.transport, edns) {
-            (Transport::Tcp | Transport::Tls | Transport::Https, _) => u16::MAX,
-            (Transport::Udp, Some(edns)) => edns.payload.max(PLAIN).min(payload),
-            (Transport::Udp, None) => PLAIN,
-        };
-        let cookie = edns.and_then(|edns| edns.cookie).filter(|_| self.config.cookies);
-        let cookie = cookie
-            .map(|Cookie { client, .. }| (client, self.cookies.make(client, asked.from.ip(), self.wall(asked.now))));
-        let keepalive = edns.is_some_and(|edns| edns.keepalive) && asked.transport.is_stream();
-        Frame {
-            header,
-            query: asked.bytes,
-            edns,
-            scope,
-            cookie,
-            compact: self.signs() && edns.is_some_and(|edns| edns.compact && edns.dnssec_ok),
-            padded: asked.transport.is_secret() && edns.is_some_and(|edns| edns.padded),
-            keepalive: keepalive.then_some(self.config.limits.tcp_idle),
-            nsid: &self.config.nsid,
-            payload,
-            limit,
-        }
     }
 
     /// Where wishes for a measurement go.
@@ -520,40 +324,9 @@ impl Redirector {
         (self.clients().count(), self.gaps().count())
     }
 
-    fn gaps(&self) -> MutexGuard<'_, Gaps> {
+    /// What was sent to resolvers that a question may follow.
+    pub(crate) fn gaps(&self) -> MutexGuard<'_, Gaps> {
         self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A message as it came.
-pub(crate) struct Asked<'a> {
-    pub(crate) now: Instant,
-    pub(crate) bytes: &'a [u8],
-    pub(crate) from: SocketAddr,
-    pub(crate) transport: Transport,
-}
-
-/// An answer with the scope it holds for, or what to wait for first.
-pub(crate) enum Resolved {
-    Answer(Answer, u8),
-    Wait(Patience),
-}
-
-/// What is answered whatever the name: other versions, classes and types that are no data.
-fn unanswerable(query: &Query) -> Option<Answer> {
-    if query.edns.is_some_and(|edns| edns.version != 0) {
-        return Some(Answer::of(ResponseCode::BADVERS));
-    }
-    if query.class != DNSClass::IN {
-        return Some(Answer::of(ResponseCode::Refused));
-    }
-    match u16::from(query.kind) {
-        // OPT is no type to ask for.
-        0 | 41 => Some(Answer::of(ResponseCode::FormErr)),
-        // IXFR, AXFR: nobody has a copy of this zone.
-        251 | 252 => Some(Answer::of(ResponseCode::Refused)),
-        // Any other there may be records of, and if there are none, that is the answer (RFC 8906 3.1.4).
-        _ => None,
     }
 }
 
@@ -564,6 +337,3 @@ pub(crate) fn turn(prefix: Prefix) -> u64 {
         IpAddr::V6(v6) => u64::try_from(v6.to_bits() >> 80).unwrap_or(0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32,
     }
 }
-
-/// Bytes a client without EDNS takes over UDP (RFC 1035 4.2.1).
-const PLAIN: u16 = 512;

@@ -24,7 +24,8 @@ use crate::{
     hints, last_good,
     live::{self, Watch},
     overrides, probe, query_log,
-    redirector::{Outcome, Redirector},
+    redirector::Redirector,
+    respond::Outcome,
     udp::Threads,
     waiters::{Patience, Waited},
 };

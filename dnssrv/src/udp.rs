@@ -21,7 +21,8 @@ use tokio::runtime::Handle;
 use crate::{
     Transport,
     hot::{Hit, Hot},
-    redirector::{Outcome, Redirector},
+    redirector::Redirector,
+    respond::Outcome,
     server::answer_later,
     waiters::Waited,
 };

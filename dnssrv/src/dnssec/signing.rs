@@ -3,13 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Asked, Occasion, Signer};
-use crate::{
-    Transport,
-    answer::Answer,
-    question::Query,
-    redirector::{self, Redirector},
-    zone::Zone,
-};
+use crate::{Transport, answer::Answer, question::Query, redirector::Redirector, respond, zone::Zone};
 
 /// A question, and what signs its answer.
 pub(crate) struct Signing<'a> {
@@ -41,7 +35,7 @@ impl Redirector {
     pub(crate) fn signing<'a>(
         &'a self,
         zone: &'a Zone,
-        asked: &redirector::Asked<'_>,
+        asked: &respond::Asked<'_>,
         query: &'a Query,
     ) -> Option<Signing<'a>> {
         let signer = self.signer.as_ref()?;
