@@ -11,6 +11,7 @@ mod keep;
 mod member;
 mod parts;
 mod purger;
+mod told;
 mod watched;
 
 use std::{sync::Arc, time::Duration};

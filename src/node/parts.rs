@@ -1,10 +1,8 @@
 //! The parts of a running node and how they are joined: what one needs of another is handed over here and nowhere else.
 
 use std::{
-    collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -13,43 +11,38 @@ use atoll_overlay::{
     Certificate, Index, NodeId, NodeInfo, Streams,
     driver::{self, Identity, Overlay, Saved},
 };
-use atoll_store::{DiskState, Store};
+use atoll_store::Store;
 use bytes::Bytes;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
 
-use super::{StartError, gauges, member, purger::PurgesFile, watched::Watched};
+use super::{StartError, member, purger::PurgesFile, watched::Watched};
 use crate::{
     admin::Admin,
     config::{Config, Role},
     manager::Manager,
     port_holder::{Protocol, bind_error},
-    purging::Purger,
     state::{Kept, State},
-    status::{
-        Admitted, AnswersTo, DnsStatus, LevelStatus, Listening, ProxyStatus, Served, Share, Status, StatusSource,
-        StoreStatus, role_words,
-    },
-    trace::{self, Here, Report, Wanted},
-    warm::{Board, Nodes, Warmed, Warmth},
+    status::{Listening, StatusSource as _},
+    warm::Board,
 };
 
 /// Everything that runs.
 pub(super) struct Parts {
-    config: Config,
+    pub(super) config: Config,
     state: Arc<State>,
-    started: Instant,
-    drain: watch::Sender<bool>,
-    stop: watch::Sender<bool>,
-    store: Store,
-    overlay: Overlay,
-    proxy: Option<Arc<atoll_proxy::Proxy>>,
-    dns: Slot<atoll_dnssrv::Server>,
+    pub(super) started: Instant,
+    pub(super) drain: watch::Sender<bool>,
+    pub(super) stop: watch::Sender<bool>,
+    pub(super) store: Store,
+    pub(super) overlay: Overlay,
+    pub(super) proxy: Option<Arc<atoll_proxy::Proxy>>,
+    pub(super) dns: Slot<atoll_dnssrv::Server>,
     manager: Slot<Manager>,
     listen: Mutex<Vec<Listening>>,
-    warmed: Board,
+    pub(super) warmed: Board,
 }
 
 impl Parts {
@@ -270,12 +263,12 @@ impl Parts {
     }
 
     /// This node, then those it knows.
-    fn known(&self) -> Vec<NodeInfo> {
+    pub(super) fn known(&self) -> Vec<NodeInfo> {
         let known = self.overlay.levels().into_iter().flat_map(|level| level.neighbours);
         std::iter::once(self.overlay.me()).chain(known).collect()
     }
 
-    fn listening(&self) -> std::sync::MutexGuard<'_, Vec<Listening>> {
+    pub(super) fn listening(&self) -> std::sync::MutexGuard<'_, Vec<Listening>> {
         self.listen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -303,149 +296,10 @@ impl Parts {
         let most = u64::try_from(self.config.proxy.limits.connections).unwrap_or(u64::MAX).max(1);
         u8::try_from((proxy.stats().connections.saturating_mul(100) / most).min(100)).unwrap_or(100)
     }
-
-    fn proxy_status(&self) -> ProxyStatus {
-        let Some(proxy) = &self.proxy else { return ProxyStatus::default() };
-        let (stats, shares) = (proxy.stats(), proxy.shares().into_iter());
-        ProxyStatus {
-            requests: stats.requests,
-            served: Served {
-                local: stats.served.local,
-                peers: stats.served.peers,
-                origin: stats.served.origin,
-                error: stats.served.error,
-            },
-            collapsed: stats.collapsed,
-            stale: stats.stale,
-            refused: stats.refused,
-            origin_requests: stats.origin_requests,
-            origin_ungranted: stats.origin_ungranted,
-            origin_bytes: stats.origin_bytes,
-            peer_bytes: stats.peer_bytes,
-            near_lookups: stats.near_lookups,
-            near_found: stats.near_found,
-            peer_fetches: stats.peer_fetches.into_iter().map(|(what, count)| (what.to_owned(), count)).collect(),
-            hedged: stats.hedged,
-            hedged_by_peers: stats.hedged_by_peers,
-            peer_served: stats.peer_served,
-            peer_streams: stats.peer_streams,
-            shares: shares.map(|(period, used, limit)| Share { period: period.to_owned(), used, limit }).collect(),
-            peer_lies: stats.peer_lies,
-            liars: proxy.liars().iter().map(ToString::to_string).collect(),
-            peer_contradictions: stats.peer_contradictions,
-            doubted: proxy.doubted().iter().map(|(peer, host)| format!("{peer} {host}")).collect(),
-            flights: stats.flights,
-            connections: stats.connections,
-        }
-    }
-
-    fn dns_status(&self) -> DnsStatus {
-        let Some(stats) = self.dns.with(atoll_dnssrv::Server::stats) else { return DnsStatus::default() };
-        let mut codes = BTreeMap::new();
-        for ((_, code, _), count) in &stats.queries {
-            *codes.entry((*code).to_owned()).or_default() += count;
-        }
-        DnsStatus {
-            queries: stats.queries.values().sum(),
-            codes,
-            levels: stats.levels,
-            dropped: stats.dropped,
-            limited: stats.limited.iter().map(|(action, count)| ((*action).to_owned(), *count)).collect(),
-            live: stats.live.iter().map(|count| u64::try_from(*count).unwrap_or(u64::MAX)).collect(),
-            measured: stats.measured,
-            map: stats.map.iter().map(AnswersTo::of).collect(),
-        }
-    }
-
-    fn store_status(&self) -> StoreStatus {
-        let stats = self.store.stats();
-        let disk = match stats.disk {
-            DiskState::Absent => "none",
-            DiskState::Working => "ok",
-            DiskState::Failed => "failed: nothing is written until the next try",
-            DiskState::Bad => "given up: empty its directory once it is well",
-        };
-        StoreStatus {
-            objects: stats.objects,
-            memory_bytes: stats.memory_bytes,
-            disk_bytes: stats.disk_bytes,
-            disk: disk.to_owned(),
-        }
-    }
-}
-
-impl StatusSource for Parts {
-    fn status(&self) -> Status {
-        let node = &self.config.node;
-        Status {
-            id: self.overlay.id().to_string(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            roles: role_words(node.role_set()),
-            uptime: self.started.elapsed().as_secs(),
-            draining: *self.drain.borrow(),
-            network: node.network.clone(),
-            admission: Admitted::of(self.overlay.membership().as_ref()),
-            zone: node.zone.clone(),
-            site: node.site.clone(),
-            listen: self.listening().clone(),
-            levels: self.overlay.levels().iter().map(LevelStatus::of).collect(),
-            store: self.store_status(),
-            proxy: self.proxy_status(),
-            dns: self.dns_status(),
-        }
-    }
-
-    fn gauge(&self) {
-        gauges::set(&self.store, self.proxy.as_deref(), &self.overlay.levels());
-    }
-
-    fn purger(&self) -> Option<&dyn Purger> {
-        self.proxy.is_some().then_some(self)
-    }
-
-    fn nodes(&self) -> Nodes {
-        Nodes::of(&self.config.node.zone, self.config.proxy.sites.keys().cloned().collect(), self.known())
-    }
-
-    fn warmed(&self) -> Vec<Warmed> {
-        self.warmed.all()
-    }
-
-    fn note_warm(&self, one: Warmth) {
-        self.warmed.note(one);
-    }
-
-    fn trace(&self, wanted: Wanted) -> Pin<Box<dyn Future<Output = Result<Report, String>> + Send + '_>> {
-        let from = wanted.from;
-        let dns = move |name: &str| self.dns.with(|dns| Some((dns.why(name, from)?, dns.chosen(name, from)))).flatten();
-        let here = Here {
-            zone: &self.config.node.zone,
-            sites: self.config.proxy.sites.keys().cloned().collect(),
-            nodes: self.known(),
-            dns,
-            pass: atoll_proxy::trace_pass(&self.overlay),
-        };
-        Box::pin(trace::ask(here, wanted))
-    }
-
-    fn explain(&self, name: &str, from: IpAddr) -> Option<Vec<String>> {
-        self.dns.with(|dns| dns.why(name, from)).flatten()
-    }
-
-    fn drain(&self) {
-        self.drain.send_replace(true);
-        self.describe();
-        self.dns.with(atoll_dnssrv::Server::leave);
-    }
-
-    fn stop_now(&self) {
-        StatusSource::drain(self);
-        self.stop.send_replace(true);
-    }
 }
 
 /// A part that is stopped by value while others still look at the whole.
-struct Slot<T>(Mutex<Option<T>>);
+pub(super) struct Slot<T>(Mutex<Option<T>>);
 
 impl<T> Default for Slot<T> {
     fn default() -> Self {
@@ -459,7 +313,8 @@ impl<T> Slot<T> {
     }
 
     /// Asks the part something that does not wait; none if it does not run.
-    fn with<R>(&self, ask: impl FnOnce(&T) -> R) -> Option<R> {
+    /// Asks the part, if it runs.
+    pub(super) fn with<R>(&self, ask: impl FnOnce(&T) -> R) -> Option<R> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(ask)
     }
 
