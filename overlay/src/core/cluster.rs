@@ -308,7 +308,7 @@ impl Node {
                 is_better((tag.size, tag.id), (own, membership.id), margin) || self.is_own_part(now, membership, tag);
             let best_so_far = best.is_none_or(|(one, _)| is_better((tag.size, tag.id), (one.size, one.id), 0));
             if tag.id != membership.id && better && best_so_far && !membership.rejects(now, &tag.id, hold_down) {
-                best = Some((*tag, known.contact));
+                best = Some((*tag, known.contact()));
             }
         }
         let Some((cluster, member)) = best else { return };
@@ -316,7 +316,7 @@ impl Node {
         let others =
             self.peers.iter().filter(|one| one.live() && one.tag(level).is_some_and(|tag| tag.id == cluster.id));
         sample.extend(
-            others.map(|one| one.contact).filter(|one| *one != member).take(self.config.sample.saturating_sub(1)),
+            others.map(|one| one.contact()).filter(|one| *one != member).take(self.config.sample.saturating_sub(1)),
         );
         let wide = sample.len() < self.config.sample && cluster.size > u32::try_from(sample.len()).unwrap_or(u32::MAX);
         let stale: Vec<Contact> = sample.iter().filter(|one| !self.is_fresh(**one, now, now)).copied().collect();
@@ -448,7 +448,7 @@ impl Node {
             .peers
             .iter()
             .filter(|known| known.live() && known.tag(level).is_some_and(|tag| tag.id == cluster.id))
-            .map(|known| known.contact)
+            .map(|known| known.contact())
             .collect();
         for member in members {
             self.enter_table(now, level, member);
@@ -465,7 +465,7 @@ impl Node {
         let Some(limit) = self.config.threshold(level) else { return };
         let near = |known: &&Known| known.live() && known.distance().is_some_and(|distance| distance < limit);
         let mut near: Vec<(Duration, Contact)> =
-            self.peers.iter().filter(near).filter_map(|known| Some((known.distance()?, known.contact))).collect();
+            self.peers.iter().filter(near).filter_map(|known| Some((known.distance()?, known.contact()))).collect();
         near.sort_unstable();
         for (_, contact) in near.into_iter().take(PULLED) {
             self.ask(now, contact, Request::Ping, Purpose::Probe);
@@ -522,7 +522,8 @@ impl Node {
 
     /// Says goodbye to all linked nodes.
     pub(super) fn take_leave(&mut self) {
-        let linked: Vec<Contact> = self.peers.iter().filter(|known| known.linked).map(|known| known.contact).collect();
+        let linked: Vec<Contact> =
+            self.peers.iter().filter(|known| known.linked).map(|known| known.contact()).collect();
         for contact in linked {
             self.send(contact, Body::Goodbye);
         }

@@ -65,7 +65,7 @@ impl Node {
         let seen = if from.is_none() && self.will_probe() {
             there.iter().take(LEAVES).step_by(2).map(misses).sum()
         } else {
-            let parts = |known: &Known| [known.header.is_some(), known.rtt.odd > 0, known.info.is_some()];
+            let parts = |known: &Known| [known.header.is_some(), known.rtt.odd > 0, known.contact().peer.0 > 0];
             there.first().map_or(0, |known| misses(known) ^ parts(known).into_iter().map(usize::from).sum::<usize>())
         };
         let buckets = self.peers.tables.iter().filter_map(|buckets| buckets.first());

@@ -245,7 +245,7 @@ impl Node {
         }
         again |= odd && !crosses;
         known.reached = true;
-        let greet = !known.was_greeted || (known.info.is_none() && known.greeted_ago(now) > REGREET);
+        let greet = !known.was_greeted || (!known.is_described() && known.greeted_ago(now) > REGREET);
         if known.tables != 0 && known.cost() > cost {
             self.peers.note_cost(pending.to);
         }
@@ -379,8 +379,8 @@ impl Node {
     }
 
     fn neighbours(&mut self, from: Contact, level: Level, nearest: bool) -> Vec<Contact> {
-        let others = self.peers.members(level).filter(|known| known.contact != from);
-        let mut nodes: Vec<(u64, Contact)> = others.map(|known| (known.cost(), known.contact)).collect();
+        let others = self.peers.members(level).filter(|known| known.contact() != from);
+        let mut nodes: Vec<(u64, Contact)> = others.map(|known| (known.cost(), known.contact())).collect();
         self.rng.shuffle(&mut nodes);
         if nearest {
             nodes.sort_by_key(|(cost, _)| *cost);

@@ -23,7 +23,7 @@ impl Node {
             if keep != known.pinned {
                 known.pinned = keep;
                 released |= !keep;
-                self.outbox.push_back(Output::Pin { peer: known.contact.peer, keep });
+                self.outbox.push_back(Output::Pin { peer: known.contact().peer, keep });
             }
         }
         if released {
@@ -48,22 +48,24 @@ impl Peers {
         // Looked at once, since it is much memory.
         let members = self.all.iter().enumerate().filter(|(_, known)| known.tables != 0);
         let cost = |known: &Known| known.rtt.minimum_micros().unwrap_or(u32::MAX);
-        let members: Vec<_> =
-            members.map(|(at, known)| (known.tables, (cost(known), known.contact.peer, at))).collect();
-        let mut near = Vec::with_capacity(members.len());
+        let members: Vec<_> = members.map(|(at, known)| (known.tables, (cost(known), at))).collect();
+        let peer = |at: usize| self.all.get(at).map(|known| known.contact().peer);
+        let mut near: Vec<(u32, usize)> = Vec::with_capacity(members.len());
         for bit in levels.map(bit_of) {
             if room == 0 {
                 break;
             }
             let free = |at: usize| keep.get(at).is_some_and(|kept| !kept);
-            let candidates = members.iter().filter(|(tables, (_, _, at))| tables & bit != 0 && free(*at));
+            let candidates = members.iter().filter(|(tables, (_, at))| tables & bit != 0 && free(*at));
             near.extend(candidates.map(|(_, one)| *one));
             if near.len() > room {
-                near.select_nth_unstable(room - 1);
+                near.select_nth_unstable_by(room - 1, |(cost, at), (other, there)| {
+                    cost.cmp(other).then_with(|| peer(*at).cmp(&peer(*there)))
+                });
                 near.truncate(room);
             }
             room -= near.len();
-            for (_, _, at) in near.drain(..) {
+            for (_, at) in near.drain(..) {
                 if let Some(one) = keep.get_mut(at) {
                     *one = true;
                 }

@@ -51,7 +51,7 @@ impl Peers {
         let members = self.all.get(stretch).unwrap_or_default().iter().enumerate();
         let members: Vec<(usize, &Known)> = members.filter(|(_, one)| one.tables & bit != 0).collect();
         let farthest = members.iter().map(|(_, one)| one.cost()).max().unwrap_or(0);
-        let way = gives_way(&members, known, self.buckets).map(|(out, farthest)| (out, farthest.contact));
+        let way = gives_way(&members, known, self.buckets).map(|(out, farthest)| (out, farthest.contact()));
         self.set_farthest(level, at, farthest);
         let Some((out, out_contact)) = way else { return Insertion::Full };
         self.unmark(start + out, level, at);
@@ -155,7 +155,7 @@ impl Peers {
         if stretch.len() <= SORTED_AT_ONCE || bit >= Key::BITS {
             let from = found.len();
             let members = self.all.get(stretch).unwrap_or_default().iter().filter(|one| one.tables & table != 0);
-            found.extend(members.map(|one| (one.contact.id.key().distance(to), one.contact)));
+            found.extend(members.map(|one| (one.contact().id.key().distance(to), one.contact())));
             if let Some(new) = found.get_mut(from..) {
                 new.sort_unstable();
             }
@@ -178,7 +178,7 @@ impl Peers {
             return start + heads.partition_point(|head| head & (1 << (HEAD_BITS - 1 - bit)) == 0);
         }
         let known = self.all.get(stretch).unwrap_or_default();
-        start + known.partition_point(|one| !one.contact.id.key().bit(bit))
+        start + known.partition_point(|one| !one.contact().id.key().bit(bit))
     }
 
     /// The stretch of known nodes whose ids share exactly this many bits with this node's.
@@ -341,7 +341,7 @@ mod tests {
         fn the_closest_are_those_that_a_full_sort_puts_first(numbers in prop::collection::vec(0_u32..500, 0..300), to in any::<u32>(), count in 0_usize..20) {
             let peers = peers(&numbers, 1_000);
             let to = Key::of(&to.to_le_bytes());
-            let mut all: Vec<Contact> = peers.members(Level(1)).map(|known| known.contact).collect();
+            let mut all: Vec<Contact> = peers.members(Level(1)).map(|known| known.contact()).collect();
             all.sort_by_key(|one| one.id.key().distance(&to));
             all.truncate(count);
             prop_assert_eq!(peers.closest(Level(1), &to, count), all);
@@ -352,13 +352,13 @@ mod tests {
             let peers = peers(&numbers, bucket);
             let mut counts = vec![0; Key::BITS];
             for known in peers.members(Level(1)) {
-                counts[usize::from(peers.me.key().common_bits(&known.contact.id.key()))] += 1;
+                counts[usize::from(peers.me.key().common_bits(&known.contact().id.key()))] += 1;
             }
             prop_assert!(counts.iter().all(|count| *count <= bucket));
             prop_assert_eq!(counts.iter().sum::<usize>(), peers.count(Level(1)));
             // Whoever is out is hardly nearer than the farthest of its full bucket.
-            for out in peers.iter().filter(|known| known.contact.peer.0.is_multiple_of(2) && known.tables == 0) {
-                let common = |one: &Known| peers.me.key().common_bits(&one.contact.id.key());
+            for out in peers.iter().filter(|known| known.contact().peer.0.is_multiple_of(2) && known.tables == 0) {
+                let common = |one: &Known| peers.me.key().common_bits(&one.contact().id.key());
                 let farthest = peers.members(Level(1)).filter(|one| common(one) == common(out)).map(Known::cost).max();
                 prop_assert!(out.cost() * 5 >= farthest.unwrap() * 4);
             }
@@ -380,10 +380,10 @@ mod tests {
                 known.operator = 1;
                 peers.enter(Level(1), contact(number));
             }
-            let common = |one: &Known| peers.me.key().common_bits(&one.contact.id.key());
+            let common = |one: &Known| peers.me.key().common_bits(&one.contact().id.key());
             for at in 0..4 {
                 let members = peers.members(Level(1)).filter(|one| common(one) == at);
-                let (many, others): (Vec<_>, Vec<_>) = members.partition(|one| one.contact.peer.0 < 200);
+                let (many, others): (Vec<_>, Vec<_>) = members.partition(|one| one.contact().peer.0 < 200);
                 let there = (200..240).filter(|number| usize::from(peers.me.key().common_bits(&contact(*number).id.key())) == usize::from(at)).count();
                 prop_assert!(others.len() >= there.min(12), "{} of one network, {} of {there} others", many.len(), others.len());
             }
@@ -404,11 +404,11 @@ mod tests {
                 known.operator = by;
                 peers.enter(Level(1), contact(number));
             }
-            let common = |one: &Known| usize::from(peers.me.key().common_bits(&one.contact.id.key()));
+            let common = |one: &Known| usize::from(peers.me.key().common_bits(&one.contact().id.key()));
             for at in 0..4 {
                 let members = peers.members(Level(1)).filter(|one| common(one) == at);
-                let (many, others): (Vec<_>, Vec<_>) = members.partition(|one| one.contact.peer.0 < 200);
-                let there = peers.iter().filter(|one| one.contact.peer.0 >= 200 && common(one) == at).count();
+                let (many, others): (Vec<_>, Vec<_>) = members.partition(|one| one.contact().peer.0 < 200);
+                let there = peers.iter().filter(|one| one.contact().peer.0 >= 200 && common(one) == at).count();
                 prop_assert!(others.len() >= there.min(8), "{} of one operator, {} of {there} others", many.len(), others.len());
             }
         }
@@ -420,8 +420,8 @@ mod tests {
             for number in &numbers {
                 peers.entry(contact(*number)).unwrap();
                 for asked in [numbers[0], *number] {
-                    let found = peers.get(contact(asked)).map(|known| known.contact);
-                    let there = peers.iter().map(|known| known.contact).find(|one| *one == contact(asked));
+                    let found = peers.get(contact(asked)).map(|known| known.contact());
+                    let there = peers.iter().map(|known| known.contact()).find(|one| *one == contact(asked));
                     prop_assert_eq!(found, there);
                 }
             }

@@ -75,7 +75,7 @@ impl Node {
             return false;
         }
         let near = |known: &&Known| known.distance().is_some_and(|distance| distance < limit);
-        let mut centres = self.peers.iter().filter(near).map(|known| known.contact.id);
+        let mut centres = self.peers.iter().filter(near).map(|known| known.contact().id);
         centres.any(|centre| successor(&own.id, centre) == part.id) || successor(&own.id, self.contact.id) == part.id
     }
 
@@ -84,7 +84,7 @@ impl Node {
     fn own_part(&self, now: Instant, level: Level) -> Option<ClusterTag> {
         let (limit, membership) = (self.config.threshold(level)?, self.membership(level)?);
         let members = self.peers.members(level);
-        let measured = members.filter_map(|known| Some((known.contact.id, known.distance()?)));
+        let measured = members.filter_map(|known| Some((known.contact().id, known.distance()?)));
         let parts = Parts::of(self.contact.id, measured, limit);
         if !parts.are_clear() || membership.since(now) < GROWN {
             return None;
@@ -108,7 +108,7 @@ impl Node {
         match membership.parting {
             None => {
                 membership.parting = Some(now);
-                let members: Vec<Contact> = self.peers.members(level).map(|known| known.contact).collect();
+                let members: Vec<Contact> = self.peers.members(level).map(|known| known.contact()).collect();
                 for member in members.into_iter().take(MEASURED) {
                     self.ask(now, member, Request::Ping, Purpose::Probe);
                 }

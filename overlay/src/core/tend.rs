@@ -64,7 +64,7 @@ impl Node {
     /// A lost node is back: a partition may have healed, so the others that were lost are asked as well.
     pub(super) fn reunite(&mut self, now: Instant) {
         let lost: Vec<(Contact, Instant)> =
-            self.peers.lost().map(|known| (known.contact, known.asked.moment(now))).collect();
+            self.peers.lost().map(|known| (known.contact(), known.asked.moment(now))).collect();
         if lost.len() > self.peers.count(Level::GLOBAL) / 4 {
             self.forget_departures();
             // Of those asked now some may not answer yet: they are tried again at the pace of a network that forms.
@@ -157,12 +157,12 @@ impl Node {
         let mut stalest: Option<(u64, &Known)> = None;
         for known in self.peers.turn(from, count).filter(|known| known.live() && known.tables != 0) {
             let age = age(known);
-            if stalest.is_none_or(|(most, one)| age > most || age == most && known.contact > one.contact) {
+            if stalest.is_none_or(|(most, one)| age > most || age == most && known.contact() > one.contact()) {
                 stalest = Some((age, known));
             }
         }
         let (_, stalest) = stalest?;
-        (now.since(stalest.asked.moment(now)) >= self.config.probe_fast).then_some(stalest.contact)
+        (now.since(stalest.asked.moment(now)) >= self.config.probe_fast).then_some(stalest.contact())
     }
 
     /// From where on the probe of this number looks for a neighbour to measure, and at how many.
@@ -178,8 +178,8 @@ impl Node {
 
     /// A dead node is asked now and then: partitions heal.
     fn longest_lost(&self, now: Instant) -> Option<Contact> {
-        let lost = self.peers.lost().min_by_key(|known| (known.asked, known.contact))?;
-        (now.since(lost.asked.moment(now)) >= LOST_PAUSE).then_some(lost.contact)
+        let lost = self.peers.lost().min_by_key(|known| (known.asked, known.contact()))?;
+        (now.since(lost.asked.moment(now)) >= LOST_PAUSE).then_some(lost.contact())
     }
 
     /// Asks one of the nearest nodes for its nearest: whoever is near me is near it.
@@ -188,7 +188,7 @@ impl Node {
             .peers
             .iter()
             .filter(|known| known.live())
-            .filter_map(|known| Some((known.distance()?, known.contact)))
+            .filter_map(|known| Some((known.distance()?, known.contact())))
             .collect();
         if near.len() > EXPLORED {
             near.select_nth_unstable(EXPLORED);
@@ -245,7 +245,7 @@ impl Node {
     /// Tells linked nodes how this one has changed.
     pub(super) fn greet_all(&mut self, now: Instant) {
         let linked: Vec<Contact> =
-            self.peers.iter().filter(|known| known.linked && known.live()).map(|known| known.contact).collect();
+            self.peers.iter().filter(|known| known.linked && known.live()).map(|known| known.contact()).collect();
         for contact in linked {
             self.greet(now, contact);
         }

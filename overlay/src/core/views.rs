@@ -41,7 +41,7 @@ impl Node {
         let hint =
             |id: NodeId| prefix.and_then(|prefix| self.hints.distance(prefix, id, self.me.id)).unwrap_or(Duration::MAX);
         let others = self.peers.iter().filter(|known| known.live() && self.shares(known, query.level));
-        let others = others.filter_map(|known| known.info.as_ref().map(|info| described(known, info)));
+        let others = others.filter_map(|known| known.info().map(|info| described(known, info)));
         let mut nodes: Vec<NodeInfo> = others.chain([NodeInfo { rtt: Some(Duration::ZERO), ..self.me() }]).collect();
         nodes.retain(|info| info.roles.contain(query.services));
         nodes.sort_by_key(|info| (hint(info.id), info.rtt.unwrap_or(Duration::MAX), info.id));
@@ -94,11 +94,11 @@ pub struct Counts {
 
 /// What a node says of itself, with what is measured here.
 fn described(known: &Known, info: &NodeInfo) -> NodeInfo {
-    NodeInfo { id: known.contact.id, rtt: known.distance(), clusters: known.clusters(), ..info.clone() }
+    NodeInfo { id: known.contact().id, rtt: known.distance(), clusters: known.clusters(), ..info.clone() }
 }
 
 /// The same, or the little that is known of a node that has not said anything yet.
 fn info_or_bare(known: &Known) -> NodeInfo {
-    let bare = NodeInfo { weight: 0, ..NodeInfo::new(known.contact.id, crate::Roles::NONE) };
-    described(known, known.info.as_deref().unwrap_or(&bare))
+    let bare = NodeInfo { weight: 0, ..NodeInfo::new(known.contact().id, crate::Roles::NONE) };
+    described(known, known.info().unwrap_or(&bare))
 }

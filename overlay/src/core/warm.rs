@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-pub(crate) use super::routing::bit_of;
 use super::{
     Contact, Node,
     message::{ClusterTag, Header},
@@ -11,14 +10,14 @@ use super::{
     rtt::Rtt,
     time::{Instant, Stamp},
 };
-use crate::{Key, Level, NodeInfo};
+pub(crate) use super::{peers::Who, routing::bit_of};
+use crate::{Key, Level};
 
 /// A neighbour that a warm node has.
 pub(crate) struct Neighbour {
-    pub(crate) contact: Contact,
+    pub(crate) who: Arc<Who>,
     /// Its clusters.
     pub(crate) header: Arc<Header>,
-    pub(crate) info: Arc<NodeInfo>,
     /// Its measured distance.
     pub(crate) rtt: Duration,
     /// The levels whose table it is in, a bit each: see [`bit_of`].
@@ -33,7 +32,7 @@ impl Node {
             membership.settle(now, *tag, self.config.dwell_max);
         }
         for neighbour in neighbours {
-            let (contact, tables) = (neighbour.contact, neighbour.tables);
+            let (contact, tables) = (neighbour.who.contact, neighbour.tables);
             self.befriend(now, neighbour);
             for level in self.config.levels().filter(|level| tables & bit_of(*level) != 0) {
                 self.peers.enter(level, contact);
@@ -62,14 +61,15 @@ impl Node {
 
     /// Knows and is linked to this node, as after hours.
     pub(crate) fn befriend(&mut self, now: Instant, neighbour: Neighbour) {
-        let Some(known) = self.peers.entry(neighbour.contact) else { return };
+        let Some(known) = self.peers.entry(neighbour.who.contact) else { return };
         known.rtt = Rtt::known(now, neighbour.rtt);
         (known.linked, known.reached, known.pinned, known.was_greeted) = (true, true, true, true);
         (known.heard, known.greeted) = (Stamp::of(now), Stamp::of(now));
         known.header = Some(neighbour.header);
-        known.describe(neighbour.info);
+        let contact = neighbour.who.contact;
+        known.identify(neighbour.who);
         if known.tables != 0 {
-            self.peers.note_cost(neighbour.contact);
+            self.peers.note_cost(contact);
         }
     }
 
@@ -86,9 +86,9 @@ impl Node {
         self.header(now)
     }
 
-    /// How this node describes itself, shared.
-    pub(crate) fn description(&self) -> Arc<NodeInfo> {
-        Arc::clone(&self.me)
+    /// This node as it describes itself, to be shared by those who know it.
+    pub(crate) fn description(&self) -> Arc<Who> {
+        Arc::new(Who { contact: self.contact, info: Some(Arc::clone(&self.me)) })
     }
 
     /// Whether it stores something under a key at a level.
@@ -118,13 +118,13 @@ impl Node {
 
     /// The nodes it has a link to.
     pub(crate) fn links(&self) -> impl Iterator<Item = Contact> {
-        self.peers.iter().filter(|known| known.linked).map(|known| known.contact)
+        self.peers.iter().filter(|known| known.linked).map(|known| known.contact())
     }
 
     /// The nodes it has an unused link to that it does not keep, and has not heard from for this long.
     pub(crate) fn idle_links(&self, now: Instant, idle: Duration) -> Vec<Contact> {
         let unused = |moment: Stamp| now.since(moment.moment(now)) >= idle;
         let links = self.peers.iter().filter(|known| known.linked && !known.pinned);
-        links.filter(|known| unused(known.heard) && unused(known.asked)).map(|known| known.contact).collect()
+        links.filter(|known| unused(known.heard) && unused(known.asked)).map(|known| known.contact()).collect()
     }
 }

@@ -14,7 +14,7 @@ use crate::{
         Contact,
         message::{ClusterTag, Header},
         time::Instant,
-        warm::{Neighbour, bit_of},
+        warm::{Neighbour, Who, bit_of},
     },
 };
 
@@ -88,6 +88,7 @@ impl Sim {
     /// Puts all nodes among those that they and others have chosen. Each has room for as many first, and for those that come by later:
     /// lists that grow one by one leave half as much again behind them.
     fn introduce_all(&mut self, now: Instant, chosen: Vec<Vec<Chosen>>, headers: &[Arc<Header>]) {
+        let everybody: Vec<Arc<Who>> = self.nodes.iter().map(|node| node.core.description()).collect();
         let mut counts: Vec<usize> = chosen.iter().map(Vec::len).collect();
         for (node, chosen_by_it) in (0_u32..).zip(&chosen) {
             for other in chosen_by_it.iter().map(|one| usize_of(one.number)) {
@@ -102,25 +103,29 @@ impl Sim {
             one.core.expect(count + count / 16);
         }
         for (node, chosen) in chosen.into_iter().enumerate() {
-            self.introduce(now, node, &chosen, headers);
+            self.introduce(now, node, &chosen, (headers, &everybody));
         }
     }
 
     /// Puts a node among its neighbours.
-    fn introduce(&mut self, now: Instant, node: usize, chosen: &[Chosen], headers: &[Arc<Header>]) {
+    fn introduce(
+        &mut self,
+        now: Instant,
+        node: usize,
+        chosen: &[Chosen],
+        (headers, everybody): (&[Arc<Header>], &[Arc<Who>]),
+    ) {
         let Some(me) = self.contact(node) else { return };
-        let description = self.nodes[node].core.description();
         for one in chosen {
             // A link has two ends.
-            let (header, info) = (Arc::clone(&headers[node]), Arc::clone(&description));
-            let neighbour = Neighbour { contact: me, header, info, rtt: self.rtt(me.peer.0, one.number), tables: 0 };
+            let (header, who) = (Arc::clone(&headers[node]), Arc::clone(&everybody[node]));
+            let neighbour = Neighbour { who, header, rtt: self.rtt(me.peer.0, one.number), tables: 0 };
             self.nodes[usize_of(one.number)].core.befriend(now, neighbour);
         }
         let neighbours = chosen.iter().map(|one| {
             let other = usize_of(one.number);
-            let (contact, info) = (self.nodes[other].core.contact(), self.nodes[other].core.description());
-            let rtt = self.rtt(me.peer.0, one.number);
-            Neighbour { contact, header: Arc::clone(&headers[other]), info, rtt, tables: one.tables }
+            let (header, who) = (Arc::clone(&headers[other]), Arc::clone(&everybody[other]));
+            Neighbour { who, header, rtt: self.rtt(me.peer.0, one.number), tables: one.tables }
         });
         let neighbours = neighbours.collect();
         if let Some(one) = self.nodes.get_mut(node) {

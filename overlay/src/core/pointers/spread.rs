@@ -118,7 +118,7 @@ impl Node {
         let me = self.contact.id.key();
         let mut to = self.peers.closest(crate::Level::GLOBAL, &me, fanout / 2);
         let mut others: Vec<Contact> =
-            self.peers.iter().filter(|known| known.tables != 0).map(|known| known.contact).collect();
+            self.peers.iter().filter(|known| known.tables != 0).map(|known| known.contact()).collect();
         self.rng.shuffle(&mut others);
         for other in others {
             if to.len() >= fanout {
