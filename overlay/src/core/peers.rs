@@ -334,10 +334,11 @@ impl Peers {
             return;
         }
         let before = self.all.len();
-        self.all.retain(|known| !goes(known));
-        if self.all.len() < before {
-            self.heads.clear();
-            self.heads.extend(self.all.iter().map(|known| known.contact().id.key().head()));
+        // By what is looked at anyway: who each of them is lies elsewhere in memory.
+        let mut stays = self.all.iter().map(|known| !goes(known));
+        self.heads.retain(|_| stays.next().unwrap_or(false));
+        if self.heads.len() < before {
+            self.all.retain(|known| !goes(known));
             self.set_fences();
         }
         self.some_dead = self.all.iter().any(|known| known.misses >= DEAD_AFTER);
