@@ -34,9 +34,10 @@ use crate::{
 /// What a node stores for others.
 #[derive(Debug)]
 pub(in crate::core) struct Values {
-    slots: BTreeMap<(Key, Level), Slot>,
+    /// In boxes, as those asked for are: a map keeps room for eleven once it has held one.
+    slots: BTreeMap<(Key, Level), Box<Slot>>,
     /// Store-intents for keys without values: at most [`ASKED`] keys.
-    asked: BTreeMap<(Key, Level), Intents>,
+    asked: BTreeMap<(Key, Level), Box<Intents>>,
     bytes: usize,
     /// Pointers of each putter.
     per_peer: BTreeMap<Peer, usize>,
@@ -128,7 +129,7 @@ impl Values {
             None if self.asked.len() >= ASKED && !self.asked.contains_key(&(key, level)) => {
                 return Room { loaded: false, count: 0, soonest: Duration::ZERO };
             }
-            None => (self.asked.entry((key, level)).or_default(), [].as_slice()),
+            None => (&mut **self.asked.entry((key, level)).or_default(), [].as_slice()),
         };
         let beta = self.limits.leak_per_minute;
         // All that come within moments bring values of one age: half as many keep those near the key fresh.
@@ -190,8 +191,8 @@ impl Values {
             return Err(Refusal::Sender);
         }
         let Pointer { holder, clusters, value, ttl } = pointer;
-        let intents = self.asked.remove(&(key, level)).unwrap_or_default();
-        let slot = self.slots.entry((key, level)).or_insert_with(|| Slot { intents, ..Slot::default() });
+        let intents = self.asked.remove(&(key, level)).map(|intents| *intents).unwrap_or_default();
+        let slot = self.slots.entry((key, level)).or_insert_with(|| Slot { intents, ..Slot::default() }.into());
         slot.intents.promised.retain(|(to, _)| *to != peer);
         if let Some(at) = out {
             slot.values.swap_remove(at);
@@ -256,6 +257,13 @@ impl Values {
         self.asked.retain(|_, intents| {
             intents.leaks.back().is_some_and(lately) || intents.others.as_ref().is_some_and(lately)
         });
+        // Nor does an empty one keep any room.
+        if self.slots.is_empty() {
+            (self.slots, self.per_peer) = (BTreeMap::new(), BTreeMap::new());
+        }
+        if self.asked.is_empty() {
+            self.asked = BTreeMap::new();
+        }
     }
 
     /// Keys that have values, at each level.
