@@ -4,6 +4,7 @@
 //!   store --> file: preallocate, lock, read_at, write_at        dnssrv, proxy --> tcp: round_trip
 //!                                                             dnssrv        --> datagrams: Batch
 //!   src   --> limits: raise_open_files, open_files            tests         --> heap: Counted, used
+//!   src   --> memory: join_pages
 //! ```
 //!
 //! A caller never asks which system it is on: what a system cannot tell is `None`. Read [`mod@file`] first.
@@ -12,4 +13,5 @@ pub mod datagrams;
 pub mod file;
 pub mod heap;
 pub mod limits;
+pub mod memory;
 pub mod tcp;
