@@ -2,6 +2,7 @@
 
 mod scenarios {
     mod acquire;
+    mod bad_root;
     mod clusters;
     mod determinism;
     mod faults;

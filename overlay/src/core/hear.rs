@@ -79,14 +79,20 @@ impl Node {
     /// Asks a node something. False if too many questions are under way.
     pub(super) fn ask(&mut self, now: Instant, to: Contact, request: Request, purpose: Purpose) -> bool {
         let manner = Manner::of(&request);
-        let early = request.is_through_levels();
-        let due = match (manner, self.config.seek_patience) {
-            (Manner::HandedOn, patience) if early => now + patience / 2,
-            (Manner::HandedOn, patience) => now + patience,
-            (Manner::Directly, _) => now + self.patience(to, purpose),
+        let patience = match manner {
+            Manner::HandedOn => self.config.seek_patience,
+            Manner::Directly => self.patience(to, purpose),
         };
+        let sooner = if request.is_through_levels() {
+            patience / 2
+        } else if request.is_hedged() {
+            self.hedge(to).min(patience)
+        } else {
+            patience
+        };
+        let (due, later) = (now + sooner, (sooner < patience).then_some(now + patience));
         let linked = self.peers.get(to).is_some_and(|known| known.linked);
-        let Some(id) = self.exchanges.open(Pending { to, sent: now, due, late: false, early, linked, manner, purpose })
+        let Some(id) = self.exchanges.open(Pending { to, sent: now, due, late: false, later, linked, manner, purpose })
         else {
             return false;
         };
@@ -113,7 +119,31 @@ impl Node {
             let misses = known.map_or(0, |known| u32::from(known.misses));
             return (rto.max(self.config.rto_probe) * (1 << misses.min(4))).min(self.config.rto_max);
         }
-        rto
+        match purpose {
+            // Somebody waits for the word on it, and that its answers varied is no word.
+            Purpose::Nearer | Purpose::Holder(_) => self.usual(to).map_or(rto, |usual| rto.min(usual)),
+            Purpose::Hold(_) => rto.min(self.config.acquire_deadline / 2),
+            Purpose::Task(_)
+            | Purpose::Probe
+            | Purpose::Sample(_)
+            | Purpose::Explore
+            | Purpose::Copy(..)
+            | Purpose::SpreadKeys(_)
+            | Purpose::SpreadGet => rto,
+        }
+    }
+
+    /// How long an answer takes over a link by its distance alone, a short pause of the process included: a quarter of the longest.
+    fn usual(&self, to: Contact) -> Option<Duration> {
+        let known = self.peers.get(to).filter(|known| known.linked)?;
+        known.distance().map(|distance| (distance * 2).max(self.config.lost_min / 4))
+    }
+
+    /// How long a node that is asked on behalf of an acquire is waited for alone: not at all if its distance takes half of the time there
+    /// is. However much its answers varied, the next one is asked beside it soon.
+    fn hedge(&self, to: Contact) -> Duration {
+        let far = self.peers.distance(to.id).is_some_and(|distance| distance >= self.config.acquire_deadline / 2);
+        if far { Duration::ZERO } else { self.usual(to).unwrap_or(Duration::MAX) }
     }
 
     /// A question is late, or lost.
@@ -130,13 +160,21 @@ impl Node {
             }
             return;
         }
-        if pending.early {
-            pending.early = false;
-            pending.due = pending.sent + now.since(pending.sent) * 2;
-            let (to, purpose, due, manner) = (pending.to, pending.purpose, pending.due, pending.manner);
+        if let Some(due) = pending.later.take() {
+            pending.due = due;
+            let (to, purpose, manner) = (pending.to, pending.purpose, pending.manner);
             self.arm_new(due, Timer::Exchange(id));
-            if let Purpose::Task(task) = purpose {
-                self.feed(now, task, |task| task.on_late(to, manner));
+            match purpose {
+                Purpose::Task(task) => self.feed(now, task, |task| task.on_late(to, manner)),
+                Purpose::Hold(key) => self.on_hold_slow(now, to, key),
+                Purpose::Probe
+                | Purpose::Sample(_)
+                | Purpose::Explore
+                | Purpose::Copy(..)
+                | Purpose::Holder(_)
+                | Purpose::Nearer
+                | Purpose::SpreadKeys(_)
+                | Purpose::SpreadGet => {}
             }
             return;
         }

@@ -56,7 +56,7 @@ pub(super) fn stall(sim: &mut Sim, span: Duration, percent: u64, longest: Durati
     }
 }
 
-pub(super) fn ms(millis: u64) -> Duration {
+pub(super) const fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 

@@ -29,8 +29,9 @@ impl Node {
             && let Some(other) = entry.told(now, limit)
         {
             let newer = match (&state, &other) {
-                (LeaseState::Leased { lease: new, .. }, LeaseState::Leased { lease: old, .. }) => {
-                    new == old || new.epoch > old.epoch
+                (LeaseState::Leased { lease: new, holder }, LeaseState::Leased { lease: old, holder: was }) => {
+                    // Roots that do not see each other grant the same term to different nodes.
+                    (new == old && holder.holder == was.holder) || new.epoch > old.epoch
                 }
                 (LeaseState::Leased { .. }, LeaseState::Marked { .. }) => false,
                 (LeaseState::Marked { .. }, _) => true,
@@ -85,7 +86,7 @@ impl Node {
         }
         match (&mut entry.state, held) {
             (State::Granting(granting), Held::Yes(values)) => {
-                granting.asked.retain(|peer| *peer != from.peer);
+                granting.answered(from.peer);
                 granting.held += 1;
                 for value in values {
                     if granting.known.iter().all(|one| one.holder != value.holder) {
@@ -114,7 +115,19 @@ impl Node {
         if let Some(entry) = self.leases.get_mut(&key)
             && let State::Granting(granting) = &mut entry.state
         {
-            granting.asked.retain(|peer| *peer != from.peer);
+            granting.answered(from.peer);
+            self.seek_copies(now, key);
+        }
+    }
+
+    /// A next-closest node takes long: a further one is asked besides, and both may come in time.
+    pub(in crate::core) fn on_hold_slow(&mut self, now: Instant, from: Contact, key: Key) {
+        if let Some(entry) = self.leases.get_mut(&key)
+            && let State::Granting(granting) = &mut entry.state
+            && granting.asked.contains(&from.peer)
+        {
+            granting.answered(from.peer);
+            granting.slow.push(from.peer);
             self.seek_copies(now, key);
         }
     }
@@ -138,7 +151,7 @@ impl Node {
                     let state = LeaseState::Leased { lease: granting.lease, holder: granting.holder.told(now) };
                     self.ask(now, next, Request::Hold { key, state }, Purpose::Hold(key));
                 }
-                _ if !granting.asked.is_empty() => return,
+                Some(_) | None if granting.held < self.config.lease_copies && granting.is_waiting() => return,
                 Some(_) | None => return self.conclude(now, key),
             }
         }

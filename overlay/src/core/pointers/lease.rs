@@ -60,6 +60,8 @@ pub(super) struct Granting {
     pub(super) holder: Reference,
     /// Nodes asked to hold a copy that have not answered.
     pub(super) asked: Vec<Peer>,
+    /// The same that take long: others are asked beside them.
+    pub(super) slow: Vec<Peer>,
     /// Nodes that were asked at all.
     pub(super) tried: Vec<Peer>,
     /// Copies held.
@@ -239,6 +241,19 @@ impl Entry {
             // A neighbour that lies about terms must not push the count to its end.
             (self.epoch, self.counter) = (lease.epoch.min(u64::MAX / 2), lease.counter.min(u64::MAX / 2));
         }
+    }
+}
+
+impl Granting {
+    /// A node that was asked is not waited for any more.
+    pub(super) fn answered(&mut self, peer: Peer) {
+        self.asked.retain(|one| *one != peer);
+        self.slow.retain(|one| *one != peer);
+    }
+
+    /// Some that were asked may still answer.
+    pub(super) const fn is_waiting(&self) -> bool {
+        !self.asked.is_empty() || !self.slow.is_empty()
     }
 }
 

@@ -82,8 +82,10 @@ impl Node {
             Place::Doubtful(nodes) => return self.defer(now, &nodes, asked),
         }
         match asked.what {
-            Errand::Acquire { key, reference, ttl, failed } => {
+            Errand::Acquire { key, reference, ttl, mut failed } => {
                 let reference = self.pointer_of(from, reference, ttl.min(self.config.reference_ttl));
+                // Who does not answer the asker is no source for it either.
+                failed.extend(asked.unreached.into_iter().take(Request::FAILED_LIMIT));
                 let waiter = Waiter { asker: from, id, arrived, reference, failed };
                 self.look_at_failed(now, &key, &waiter.failed);
                 self.decide(now, key, waiter);
@@ -111,8 +113,11 @@ impl Node {
         if self.deferred.len() >= self.config.waiters {
             return self.reply(now, from, id, asked.arrived, Reply::Refused(Refusal::Busy));
         }
-        if !self.exchanges.is_asked(nearest.peer, Purpose::Nearer) {
-            self.ask(now, nearest, Request::Ping, Purpose::Nearer);
+        // All at once: if the nearest is gone, it is known of the others as soon.
+        for node in nearer {
+            if !self.exchanges.is_asked(node.peer, Purpose::Nearer) {
+                self.ask(now, *node, Request::Ping, Purpose::Nearer);
+            }
         }
         self.reply(now, from, id, now, Reply::Wait);
         self.deferred.push(Deferred { nearer: nearest.peer, asked });
@@ -159,12 +164,17 @@ impl Node {
         let mine = self.contact.id.key().distance(key);
         let mut nearer = self.peers.closest(Level::GLOBAL, key, Reply::NODES);
         nearer.retain(|node| node.id.key().distance(key) < mine);
-        let reachable: Vec<Contact> = nearer.iter().filter(|node| !unreached.contains(&node.id)).copied().collect();
-        match (reachable.is_empty(), nearer.is_empty()) {
-            (false, _) => Place::Nearer(reachable),
-            (true, true) => Place::Root,
-            (true, false) => Place::Doubtful(nearer),
+        let (doubtful, reachable): (Vec<Contact>, Vec<Contact>) =
+            nearer.into_iter().partition(|node| unreached.contains(&node.id));
+        if !reachable.is_empty() {
+            return Place::Nearer(reachable);
         }
+        // One from which no answer comes within the time of an acquire need not be asked whether it lives.
+        let too_far = |node: &Contact| {
+            self.peers.distance(node.id).is_some_and(|distance| distance >= self.config.acquire_deadline)
+        };
+        let doubtful: Vec<Contact> = doubtful.into_iter().filter(|node| !too_far(node)).collect();
+        if doubtful.is_empty() { Place::Root } else { Place::Doubtful(doubtful) }
     }
 
     /// Sees whether holders that failed an asker live, so that the dead are not named to the next one.
@@ -188,10 +198,17 @@ impl Node {
         let limit = self.config.beat_limit;
         let waiters = self.config.waiters;
         let references = self.references(now, &key, &waiter);
+        let holder = self.leases.get(&key).and_then(|entry| entry.live(now, limit));
+        let gone = holder.is_some_and(|leased| self.is_dead(leased.holder.pointer.holder));
         let Some(entry) = self.leases.entry(now, key) else {
             return self.reply(now, waiter.asker, waiter.id, waiter.arrived, Reply::Refused(Refusal::Keys));
         };
         entry.take_over(now);
+        if gone {
+            // It did not answer just now: to ask it once more would cost an asker as long again.
+            entry.state = State::Idle;
+            entry.touched = now;
+        }
         let says = if let Some((marker, _)) = entry.marked(now) {
             Acquisition::Marked(marker.clone())
         } else if let Some(leased) = entry.live(now, limit) {
@@ -249,6 +266,7 @@ impl Node {
             lease,
             holder,
             asked: Vec::new(),
+            slow: Vec::new(),
             tried: Vec::new(),
             held: 0,
             known: Vec::new(),

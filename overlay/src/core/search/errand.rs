@@ -1,8 +1,8 @@
 //! What is said to the root of a key alone: acquire, beat and pass. The root is found by asking the nearest node known, which
 //! acts or names nearer ones; each errand is its own search, so that a known root costs one round trip.
 //!
-//! A node that does not answer is asked once more when it is late (a lost message), then named to the next nearest as
-//! unreached; that one sees for itself before it acts as root.
+//! A node that does not answer is asked once more when it is late (a lost message), and the next nearest beside it, to which it is named
+//! as unreached; that one sees for itself before it acts as root, and says so if it finds that the late one lives. What comes first counts.
 
 use std::time::Duration;
 
@@ -85,20 +85,31 @@ impl Errand {
         if let Some(outcome) = self.ending.take() {
             return Step::Done(Ending::Outcome(outcome));
         }
-        let open = |one: &&mut Candidate| !matches!(one.state, State::Elsewhere | State::Failed);
-        let Some(nearest) = self.candidates.iter_mut().find(open) else {
-            return Step::Done(Ending::Outcome(self.silence()));
-        };
-        nearest.state = match nearest.state {
-            State::New => State::Asked,
-            State::Again => State::AskedAgain,
-            State::Asked | State::AskedAgain | State::Elsewhere | State::Failed => return Step::Wait,
-        };
-        self.asked += 1;
-        if self.asked > ASKED_LIMIT {
+        let mut late: Vec<NodeId> = Vec::new();
+        for one in &mut self.candidates {
+            one.state = match one.state {
+                State::New => State::Asked,
+                State::Again => State::AskedAgain,
+                State::AskedAgain if late.len() < LATE_LIMIT => {
+                    late.push(one.contact.id);
+                    continue;
+                }
+                State::Asked | State::AskedAgain => return Step::Wait,
+                // It knows of a nearer one that lives: only a late one can be meant.
+                State::Elsewhere if !late.is_empty() => return Step::Wait,
+                State::Elsewhere | State::Failed => continue,
+            };
+            self.asked += 1;
+            if self.asked > ASKED_LIMIT {
+                break;
+            }
+            let to = one.contact;
+            return Step::Ask(to, self.request(&late));
+        }
+        if late.is_empty() || self.asked > ASKED_LIMIT {
             return Step::Done(Ending::Outcome(self.silence()));
         }
-        Step::Ask(nearest.contact, self.request())
+        Step::Wait
     }
 
     pub(super) fn on_reply(&mut self, from: Contact, reply: Reply) {
@@ -134,6 +145,7 @@ impl Errand {
     pub(super) fn on_late(&mut self, from: Contact) {
         if self.candidates.iter().any(|one| one.contact == from && one.state == State::Asked) {
             self.mark(from, State::Again);
+            self.ask_namers();
         }
     }
 
@@ -142,7 +154,11 @@ impl Errand {
         if self.unreached.len() < Request::FAILED_LIMIT && !self.unreached.contains(&from.id) {
             self.unreached.push(from.id);
         }
-        // Those that named the failed node are asked again: they may act in its place.
+        self.ask_namers();
+    }
+
+    /// Those that named a node which does not answer are asked again: they may act in its place.
+    fn ask_namers(&mut self) {
         for one in &mut self.candidates {
             if one.state == State::Elsewhere {
                 one.state = State::New;
@@ -161,8 +177,10 @@ impl Errand {
         }
     }
 
-    fn request(&self) -> Request {
-        let unreached = self.unreached.clone();
+    /// What a node is told while these nearer ones are late.
+    fn request(&self, late: &[NodeId]) -> Request {
+        let late = late.iter().filter(|id| !self.unreached.contains(id));
+        let unreached = self.unreached.iter().chain(late).take(Request::FAILED_LIMIT).copied().collect();
         match self.kind.clone() {
             ErrandKind::Acquire(Acquire { key, reference, ttl, failed }) => {
                 Request::Acquire { key, reference, ttl, failed, unreached }
@@ -201,6 +219,9 @@ impl Errand {
 
 /// Nodes an errand remembers at most.
 const CANDIDATE_LIMIT: usize = 32;
+
+/// Nodes that are waited for while one more is asked beside them.
+const LATE_LIMIT: usize = 2;
 
 /// Questions an errand asks at most: hops, repeats and detours around the dead.
 const ASKED_LIMIT: usize = 32;

@@ -39,8 +39,8 @@ pub(in crate::core) struct Pending {
     /// When it is late, or lost once it is late.
     pub(in crate::core) due: Instant,
     pub(in crate::core) late: bool,
-    /// It is said once before that it is late: half as long after it was sent.
-    pub(in crate::core) early: bool,
+    /// It is said once before that it is late, and said again then.
+    pub(in crate::core) later: Option<Instant>,
     /// A link stood when it was sent: without one, the time holds the dialling too, and is no distance.
     pub(in crate::core) linked: bool,
     /// If it may be handed on, the answer says nothing of this node's distance, its lateness nothing of this node's health.
