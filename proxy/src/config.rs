@@ -409,7 +409,7 @@ pub struct Peers {
     #[serde(with = "span")]
     pub hedge: Duration,
     /// Beyond five round trips, how long a whole copy at a holder whose distance is known may take to begin; never longer than `hedge`
-    /// and `far`. Shorter: the origin is asked because a peer's machine was busy, longer: silent peers cost more. \[guess\]
+    /// and `far`, and all there is for one that is farther than these. Shorter: the origin is asked because a peer's machine was busy, longer: silent peers cost more. \[guess\]
     #[serde(with = "span")]
     pub near: Duration,
     /// Added to `hedge` for a holder of level 0: it is 60 ms away or more, and a connection that has first to be made takes five

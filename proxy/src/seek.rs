@@ -3,8 +3,8 @@
 //! `acquire` and the near lookup start together. Every holder they name is tried, one after the other: the next at once when one
 //! fails, beside it when half of its budget is spent without progress. When all of it is, the root is asked again, told who failed:
 //! it probes them and grants the fetch, or names others. A budget is 250 ms; less for a whole copy at a node whose distance is known,
-//! more at one that is far, whose connection may have to be made first. Signs of life from a fill under way count as progress: waiting
-//! on a slow origin is no failure. Who has the whole copy has nothing to wait for.
+//! more at one that is far, whose connection may have to be made first; little at one so far that no answer comes in time. Signs of
+//! life from a fill under way count as progress: waiting on a slow origin is no failure. Who has the whole copy has nothing to wait for.
 //!
 //! | event | then |
 //! |---|---|
@@ -357,6 +357,8 @@ impl Seek {
         let (peers, Value { holder, level, .. }) = (&self.cache.config.peers, &candidate.value);
         let most = if *level == Level::GLOBAL { peers.hedge + peers.far } else { peers.hedge };
         match self.cache.streams.distance(*holder).filter(|_| candidate.reference.whole().is_some()) {
+            // Not even an answer can come in time: it is asked, and hardly waited for.
+            Some(distance) if distance >= most => peers.near.min(most),
             Some(distance) => most.min(peers.near + TRIPS * distance),
             None => most,
         }

@@ -264,6 +264,24 @@ async fn a_near_holder_is_hedged_by_its_distance() {
     assert_eq!((origin.count(), asker.stats().origin_ungranted), (1, 0));
 }
 
+// P07: a whole copy so far away that no answer comes in time, of a node that became slow, is waited for no longer than a near one.
+#[tokio::test]
+async fn a_holder_too_far_to_answer_in_time_is_hedged_at_once() {
+    let origin = Origin::with_body(Bytes::from_static(b"x")).await;
+    let net = Net::new(Level::GLOBAL);
+    says(&net, 1, SILENT);
+    net.plant(key(&origin, "/"), 1, whole());
+    let mut config = config_for(&origin);
+    config.peers.near = Duration::from_millis(20);
+    // Were it waited for so long, the test would end here.
+    (config.peers.hedge, config.peers.far) = (Duration::from_secs(1_800), Duration::from_secs(1_800));
+    config.peers.patience = Duration::from_secs(7_200);
+    *net.distance.lock().unwrap() = Some(Duration::from_secs(3_600));
+    let asker = net.proxy(2, config).await;
+    assert_eq!(get(&asker, &origin.host(), "/").await.body, b"x");
+    assert_eq!((origin.count(), asker.stats().origin_ungranted), (1, 0));
+}
+
 // P07: of two holders the second is asked before the budget of the first is spent, so the origin is not.
 #[tokio::test]
 async fn another_holder_is_tried_beside_a_silent_one_before_the_origin() {
