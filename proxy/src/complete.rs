@@ -99,7 +99,7 @@ impl Fetch {
     }
 
     async fn join(&mut self, meta: Meta, begun: &Begun) -> Result<(), End> {
-        self.begin(meta, Source::Origin)?;
+        self.begin(meta, Source::Origin).map_err(|refused| End::Failed(refused.failure))?;
         for (_, object, part) in &begun.pieces {
             let (mut at, to) = (part.from, part.to.unwrap_or_else(|| object.len()));
             while at < to {

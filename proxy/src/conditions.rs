@@ -28,15 +28,14 @@ pub(crate) enum Ranged {
 
 /// The conditions that caches are to judge, in their order. If-Match and If-Unmodified-Since are for origins [RFC 9111 4.3.2].
 pub(crate) fn conditions(request: &HeaderMap, answer: &Meta) -> Verdict {
-    let tag = answer.fields.get(header::ETAG);
     if request.contains_key(header::IF_NONE_MATCH) {
+        let tag = answer.fields.get(header::ETAG);
         return if listed(request, &header::IF_NONE_MATCH, tag) { Verdict::NotModified } else { Verdict::Send };
     }
+    let Some(since) = date(request, &header::IF_MODIFIED_SINCE) else { return Verdict::Send };
     // What does not say when it changed did so no later than it was made [RFC 9111 4.3.2].
     let changed = date(&answer.fields, &header::LAST_MODIFIED).or_else(|| date(&answer.fields, &header::DATE));
-    let changed = changed.unwrap_or(answer.received);
-    let unchanged = date(request, &header::IF_MODIFIED_SINCE).is_some_and(|since| changed <= since);
-    if unchanged { Verdict::NotModified } else { Verdict::Send }
+    if changed.unwrap_or(answer.received) <= since { Verdict::NotModified } else { Verdict::Send }
 }
 
 /// Makes a request conditional: the origin may say that a stale answer with these fields is still good [RFC 9111 4.3.1].

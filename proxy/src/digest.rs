@@ -38,7 +38,7 @@ impl Whole {
             if self.held == LEAF {
                 self.settle();
             }
-            if self.held == 0 {
+            if self.held == 0 && self.leaves > 0 {
                 self.leaf = leaf(self.leaves * u64::from(CHUNK));
             }
             let (now, later) = bytes.split_at(bytes.len().min(LEAF - self.held));
@@ -60,7 +60,7 @@ impl Whole {
     }
 
     /// The digest of all of it.
-    pub(crate) fn finalize(mut self) -> Hash {
+    pub(crate) fn finalize(&mut self) -> Hash {
         if self.leaves == 0 {
             return self.leaf.finalize();
         }

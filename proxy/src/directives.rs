@@ -2,7 +2,7 @@
 //! overflows is the largest, one that is no number makes its directive mean the strictest. Targeted fields (RFC 9213) say the same
 //! in a strict form of their own.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use http::{HeaderMap, header::HeaderName};
 
@@ -110,17 +110,22 @@ impl Directives {
 }
 
 /// The directives of a field with their arguments, names in lower case.
-pub(crate) fn members(value: &[u8]) -> impl Iterator<Item = (Vec<u8>, Option<&[u8]>)> {
+pub(crate) fn members(value: &[u8]) -> impl Iterator<Item = (Cow<'_, [u8]>, Option<&[u8]>)> {
     split(value).map(|part| match part.iter().position(|byte| *byte == b'=') {
         Some(at) => {
             let (name, rest) = part.split_at(at);
             // A space beside the sign stays in the argument: it makes a number none.
             let spaced = name.ends_with(b" ") || name.ends_with(b"\t");
             let argument = rest.get(1..).unwrap_or_default().trim_ascii_end();
-            (name.trim_ascii().to_ascii_lowercase(), Some(if spaced { SPACED } else { argument }))
+            (lower(name.trim_ascii()), Some(if spaced { SPACED } else { argument }))
         }
-        None => (part.trim_ascii().to_ascii_lowercase(), None),
+        None => (lower(part.trim_ascii()), None),
     })
+}
+
+/// A name in lower case, as most are written.
+fn lower(name: &[u8]) -> Cow<'_, [u8]> {
+    if name.iter().any(u8::is_ascii_uppercase) { name.to_ascii_lowercase().into() } else { name.into() }
 }
 
 /// The names in the argument of a qualified directive. `None`: there are none, or not only names, so that the whole is meant.

@@ -128,10 +128,18 @@ pub(crate) struct Fetch {
 /// A body that is being written.
 pub(crate) struct Filling {
     writer: Writer,
-    digest: digest::Whole,
+    /// Kept apart: it is large, and a filling is moved about.
+    digest: Box<digest::Whole>,
     pub(crate) answer: Arc<Answer>,
     shown: bool,
     pub(crate) at: u64,
+}
+
+/// An answer that the store does not take in.
+pub(crate) struct Refused {
+    /// Why: there is no room now, or it is too large.
+    pub(crate) failure: Failure,
+    pub(crate) meta: Box<Meta>,
 }
 
 /// What one source came to.
@@ -312,7 +320,7 @@ impl Fetch {
         if self.wanted.cut.is_none() && self.wanted.key != self.wanted.url.key() {
             self.list_copy(meta).await;
         }
-        self.begin(meta.clone(), Source::Peer(level)).map_err(Outcome::End)
+        self.begin(meta.clone(), Source::Peer(level)).map_err(|refused| Outcome::End(End::Failed(refused.failure)))
     }
 
     /// All of it has come.
@@ -378,25 +386,14 @@ impl Fetch {
         }
     }
 
-    /// A writer for an answer whose head is known.
-    pub(crate) fn begin(&mut self, mut meta: Meta, source: Source) -> Result<(), End> {
+    /// A writer for an answer whose head is known; refused, the head is given back.
+    pub(crate) fn begin(&mut self, mut meta: Meta, source: Source) -> Result<(), Refused> {
         if source == Source::Origin {
             meta.vouched = Vouched::from_origin(self.applied.clone());
         }
-        if meta.length.is_some_and(|length| length > self.cache.config.limits.object) {
-            return Err(End::Failed(Failure::BodyTooLarge));
-        }
-        let expires = self.expires(&meta);
-        let writer = match self.cache.store.writer(self.first_head(&meta, expires)) {
+        let writer = match self.writer(&meta) {
             Ok(writer) => writer,
-            Err(StoreError::TooLarge { .. } | StoreError::MetadataTooLong { .. }) => {
-                return Err(End::Failed(Failure::BodyTooLarge));
-            }
-            Err(StoreError::NoRoom { .. }) => return Err(End::Failed(Failure::Busy)),
-            Err(error) => {
-                tracing::warn!(%error, "the store takes nothing in");
-                return Err(End::Failed(Failure::BodyTooLarge));
-            }
+            Err(failure) => return Err(Refused { failure, meta: Box::new(meta) }),
         };
         let content = Content::Filling(writer.partial());
         let varies_by = freshness::varies_by(&meta.fields);
@@ -411,8 +408,23 @@ impl Fetch {
         if shown {
             self.lead.head(Arc::clone(&answer));
         }
-        self.filling = Some(Filling { writer, digest: digest::Whole::default(), answer, shown, at: 0 });
+        self.filling = Some(Filling { writer, digest: Box::default(), answer, shown, at: 0 });
         Ok(())
+    }
+
+    fn writer(&self, meta: &Meta) -> Result<Writer, Failure> {
+        if meta.length.is_some_and(|length| length > self.cache.config.limits.object) {
+            return Err(Failure::BodyTooLarge);
+        }
+        let expires = self.expires(meta);
+        self.cache.store.writer(self.first_head(meta, expires)).map_err(|error| match error {
+            StoreError::NoRoom { .. } => Failure::Busy,
+            StoreError::TooLarge { .. } | StoreError::MetadataTooLong { .. } => Failure::BodyTooLarge,
+            error => {
+                tracing::warn!(%error, "the store takes nothing in");
+                Failure::BodyTooLarge
+            }
+        })
     }
 
     /// Takes bytes in and shows them.
@@ -451,7 +463,7 @@ impl Fetch {
 
     /// All bytes are in: the object replaces the older one, and the index learns of it.
     pub(crate) async fn complete(&mut self) -> End {
-        let Some(filling) = self.filling.take() else { return End::Failed(Failure::Internal) };
+        let Some(mut filling) = self.filling.take() else { return End::Failed(Failure::Internal) };
         let mut meta = filling.answer.meta.clone();
         meta.length = Some(filling.at);
         meta.digest = Some(filling.digest.finalize());
@@ -459,16 +471,19 @@ impl Fetch {
         let signer = (self.cache.streams.as_ref(), Copied { key: self.wanted.key, validator: meta.validator });
         let partial = filling.writer.partial();
         let reach = Reach { partial: &partial, visible: filling.at, whole: true };
-        meta.vouched.body = match self.lead.ledger().kept(signer, reach).await {
-            Ok(groups) => groups,
-            Err(failure) => return End::Failed(failure),
+        meta.vouched.body = match self.lead.ledger().is_relayed() {
+            false => Groups::Own,
+            true => match Box::pin(self.lead.ledger().kept(signer, reach)).await {
+                Ok(groups) => groups,
+                Err(failure) => return End::Failed(failure),
+            },
         };
         if !filling.shown {
             self.lead.head(Arc::clone(&filling.answer));
         }
         self.lead.land();
         if meta.vouched.body == Groups::Beside {
-            self.keep_beside(&meta).await;
+            Box::pin(self.keep_beside(&meta)).await;
         }
         if self.lead.is_overtaken() {
             // What was asked for before an unsafe method may be what that method changed.

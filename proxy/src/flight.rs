@@ -10,7 +10,7 @@
 //! ```
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -230,8 +230,10 @@ impl Open {
 
     /// Takes a flight's key out, unless another flight has it by now.
     fn remove(&mut self, key: &Key, flight: &Arc<Flight>) {
-        if self.has(key, flight) {
-            self.by_key.remove(key);
+        if let Entry::Occupied(entry) = self.by_key.entry(*key)
+            && Arc::ptr_eq(entry.get(), flight)
+        {
+            entry.remove();
             self.under_way -= usize::from(!flight.has_landed());
         }
     }
@@ -358,11 +360,10 @@ impl Lead {
             }
         }
         if let Some(url) = self.url {
-            let mut of_url = self.flights.of_url();
-            if let Some(flights) = of_url.get_mut(&url) {
-                flights.retain(|other| !Arc::ptr_eq(other, &self.flight));
-                if flights.is_empty() {
-                    of_url.remove(&url);
+            if let Entry::Occupied(mut flights) = self.flights.of_url().entry(url) {
+                flights.get_mut().retain(|other| !Arc::ptr_eq(other, &self.flight));
+                if flights.get().is_empty() {
+                    flights.remove();
                 }
             }
         }

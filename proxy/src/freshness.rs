@@ -260,9 +260,11 @@ struct Said {
 
 impl Said {
     fn of(headers: &HeaderMap) -> Self {
+        // Each look for one name is a hash of it: the names that are there are gone through instead, and most often neither is.
+        let is_there = |name: &HeaderName| headers.keys().any(|there| there == name);
         let targeted = [&ATOLL_CACHE_CONTROL, &CDN_CACHE_CONTROL]
             .into_iter()
-            .find_map(|name| if headers.contains_key(name) { Directives::targeted(headers, name) } else { None });
+            .find_map(|name| if is_there(name) { Directives::targeted(headers, name) } else { None });
         match targeted {
             Some(directives) => Self { directives, targeted: true },
             None => Self { directives: Directives::of(headers, &header::CACHE_CONTROL), targeted: false },

@@ -14,7 +14,7 @@ use crate::{
     clock,
     conditions::{if_changed, is_changed_strong, strong_equal, weak_equal},
     deliver::BY_HTTP_10,
-    fetch::{Fetch, Mode, Outcome, Stale, wide},
+    fetch::{Fetch, Mode, Outcome, Refused, Stale, wide},
     flight::{Answer, Content, End},
     freshness::{self, Asker, Vary},
     home,
@@ -94,18 +94,16 @@ impl Fetch {
         strip_hop_by_hop(&mut answer.fields);
         dated(&mut answer.fields, received);
         came_by(answer.version, &mut answer.fields);
-        if self.wanted.site.is_none() && home::note(&self.cache, &self.wanted.url, &answer.fields).await {
+        if self.wanted.site.is_none() && Box::pin(home::note(&self.cache, &self.wanted.url, &answer.fields)).await {
             self.keeper.pass(Marker::Pass(self.cache.config.freshness.pass));
             return End::Failed(Failure::OptedOut);
         }
         if answer.status == StatusCode::NOT_MODIFIED && self.stale.is_some() {
             return Box::pin(self.confirmed(answer, asked)).await;
         }
-        let conditional = CONDITIONS.iter().any(|name| self.wanted.fields.contains_key(name));
-        let ranged = self.wanted.fields.contains_key(header::RANGE);
         match answer.status {
-            StatusCode::NOT_MODIFIED if !conditional => return End::Failed(Failure::Protocol),
-            StatusCode::PARTIAL_CONTENT if !ranged => return End::Failed(Failure::Protocol),
+            StatusCode::NOT_MODIFIED if !self.is_conditional() => return End::Failed(Failure::Protocol),
+            StatusCode::PARTIAL_CONTENT if !self.is_ranged() => return End::Failed(Failure::Protocol),
             status if status.is_informational() => return End::Failed(Failure::Protocol),
             _ => {}
         }
@@ -136,8 +134,6 @@ impl Fetch {
     /// What becomes of an answer: stored, or told to one, or to everybody for a moment.
     async fn judged(&mut self, meta: Meta, body: OriginBody) -> End {
         let storable = freshness::storable(meta.status, &meta.fields, self.asker());
-        let conditional = CONDITIONS.iter().any(|name| self.wanted.fields.contains_key(name));
-        let ranged = self.wanted.fields.contains_key(header::RANGE);
         match meta.status {
             StatusCode::NOT_MODIFIED => return self.unshared(meta, body, Reason::Conditional),
             _ if self.mode == Mode::Unstored => return self.unshared(meta, body, Reason::RequestNoStore),
@@ -159,8 +155,10 @@ impl Fetch {
         }
         // What is said of a condition or a range is not said of all of it.
         match meta.status {
-            StatusCode::PRECONDITION_FAILED if conditional => return self.unshared(meta, body, Reason::Conditional),
-            StatusCode::RANGE_NOT_SATISFIABLE if ranged => return self.unshared(meta, body, Reason::Partial),
+            StatusCode::PRECONDITION_FAILED if self.is_conditional() => {
+                return self.unshared(meta, body, Reason::Conditional);
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE if self.is_ranged() => return self.unshared(meta, body, Reason::Partial),
             _ => {}
         }
         if meta.status.is_client_error() && self.replaces_good() {
@@ -172,15 +170,24 @@ impl Fetch {
         if let Err(reason) = storable {
             return self.unshared(meta, body, reason);
         }
-        self.placed(&meta).await;
-        match self.begin(meta.clone(), Source::Origin) {
-            Ok(()) => {}
-            Err(End::Failed(Failure::BodyTooLarge)) => return self.unshared(meta, body, Reason::TooLarge),
-            Err(End::Failed(Failure::Busy)) => return self.unshared(meta, body, Reason::NoRoom),
-            Err(end) => return end,
+        if self.wanted.key != self.wanted.url.key() || Vary::of(&meta.fields) != Vary::Nothing {
+            Box::pin(self.placed(&meta)).await;
+        }
+        if let Err(refused) = self.begin(meta, Source::Origin) {
+            return self.unstored(refused, body);
         }
         self.cache.passing.forget(&self.wanted.key);
         self.pump(body, 0).await
+    }
+
+    /// Whether the origin was asked under a client's condition.
+    fn is_conditional(&self) -> bool {
+        CONDITIONS.iter().any(|name| self.wanted.fields.contains_key(name))
+    }
+
+    /// Whether it was asked for a client's range.
+    fn is_ranged(&self) -> bool {
+        self.wanted.fields.contains_key(header::RANGE)
     }
 
     /// What of the request bears on storing its answer.
@@ -211,11 +218,16 @@ impl Fetch {
         }
         let first = known.map_or(0, |stretch| stretch.first);
         self.wanted.key = part::place(&self.cache, self.wanted.key, first).await;
-        match self.begin(meta.clone(), Source::Origin) {
+        match self.begin(meta, Source::Origin) {
             Ok(()) => self.pump(body, 0).await,
-            Err(End::Failed(Failure::Busy)) => self.unshared(meta, body, Reason::NoRoom),
-            Err(_) => self.unshared(meta, body, Reason::TooLarge),
+            Err(refused) => self.unstored(refused, body),
         }
+    }
+
+    /// What the store does not take in is passed on.
+    fn unstored(&mut self, refused: Refused, body: OriginBody) -> End {
+        let reason = if refused.failure == Failure::Busy { Reason::NoRoom } else { Reason::TooLarge };
+        self.unshared(*refused.meta, body, reason)
     }
 
     /// A slice, or what is to be cut into slices.
@@ -238,7 +250,7 @@ impl Fetch {
         };
         match self.begin(meta, Source::Origin) {
             Ok(()) => self.pump(body, 0).await,
-            Err(end) => end,
+            Err(refused) => End::Failed(refused.failure),
         }
     }
 

@@ -133,7 +133,7 @@ impl Ledger {
 
     /// What is to be kept with a whole body: nothing where this node can vouch for all of it.
     pub(crate) async fn kept(&self, signer: (&dyn Streams, Copied), reach: Reach<'_>) -> Result<Groups, Failure> {
-        if !self.state().relayed {
+        if !self.is_relayed() {
             return Ok(Groups::Own);
         }
         // What this node itself added to a copy that began elsewhere.
@@ -146,6 +146,11 @@ impl Ledger {
         }
         let all = self.encoded();
         Ok(if all.len() <= INLINE { Groups::Inline(all) } else { Groups::Beside })
+    }
+
+    /// Whether any of it is another's word.
+    pub(crate) fn is_relayed(&self) -> bool {
+        self.state().relayed
     }
 
     /// All of it, as it is kept.

@@ -80,6 +80,9 @@ impl<K: Hash + Eq + Clone, V: Clone> Memory<K, V> {
 
     /// Forgets one key.
     pub(crate) fn forget(&self, key: &K) {
+        if self.is_unused() {
+            return;
+        }
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).entries.remove(key);
     }
 }

@@ -87,32 +87,37 @@ impl Meta {
             && of_fields.sum::<usize>() + self.url.len() <= SHORT
     }
 
-    /// As bytes, its age as of now.
+    /// As bytes, its age as of now: a [`Written`], from what is borrowed here.
     pub(crate) fn encode(&self, now: SystemTime) -> Bytes {
-        let fields = self.fields.iter().map(|(name, value)| Field {
-            name: name.as_str().to_owned(),
-            value: Bytes::copy_from_slice(value.as_bytes()),
-        });
-        Written {
-            version: VERSION,
-            url: self.url.clone(),
-            status: u32::from(self.status.as_u16()),
-            fields: fields.collect(),
-            written: millis(now.duration_since(UNIX_EPOCH).unwrap_or_default()),
-            age: millis(self.age(now)),
-            validator: Bytes::copy_from_slice(&self.validator),
-            length: self.length,
-            digest: self.digest.map(|digest| Bytes::copy_from_slice(digest.as_bytes())).unwrap_or_default(),
-            varies_by: self.varies_by.clone(),
-            variants: self.variants.iter().map(|key| Bytes::copy_from_slice(key.as_bytes())).collect(),
-            head_proof: self.vouched.head.clone(),
-            groups: if let Groups::Inline(groups) = &self.vouched.body { groups.clone() } else { Bytes::new() },
-            beside: self.vouched.body == Groups::Beside,
-            made: self.vouched.as_of.made,
-            heads: encode_heads(&self.vouched.as_of.heads),
+        let of_fields: usize = self.fields.iter().map(|(name, value)| name.as_str().len() + value.len() + BESIDE).sum();
+        let mut to = Message(Vec::with_capacity(self.url.len() + of_fields + USUAL));
+        to.number(1, VERSION.into());
+        to.bytes(2, self.url.as_bytes());
+        to.number(3, self.status.as_u16().into());
+        for (name, value) in &self.fields {
+            to.field(4, name.as_str().as_bytes(), value.as_bytes());
         }
-        .encode_to_vec()
-        .into()
+        to.number(5, millis(now.duration_since(UNIX_EPOCH).unwrap_or_default()));
+        to.number(6, millis(self.age(now)));
+        to.bytes(7, &self.validator);
+        if let Some(length) = self.length {
+            to.given_number(8, length);
+        }
+        to.bytes(9, self.digest.as_ref().map_or(&[], |digest| digest.as_bytes()));
+        for name in &self.varies_by {
+            to.given_bytes(10, name.as_bytes());
+        }
+        for key in &self.variants {
+            to.given_bytes(11, key.as_bytes());
+        }
+        to.bytes(12, &self.vouched.head);
+        if let Groups::Inline(groups) = &self.vouched.body {
+            to.bytes(13, groups);
+        }
+        to.number(14, (self.vouched.body == Groups::Beside).into());
+        to.number(15, self.vouched.as_of.made);
+        to.bytes(16, &encode_heads(&self.vouched.as_of.heads));
+        to.0.into()
     }
 
     /// What this node wrote earlier.
@@ -184,12 +189,13 @@ pub(crate) fn validator(url: &str, fields: &HeaderMap, length: Option<u64>, fetc
 
 /// Removes what concerns one connection only [RFC 9110 7.6.1].
 pub(crate) fn strip_hop_by_hop(fields: &mut HeaderMap) {
-    let mut listed = Vec::new();
-    for value in fields.get_all(header::CONNECTION) {
+    // Each look into the map is a hash: the fields, which are few, are gone through instead.
+    let mut gone: Vec<_> = fields.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned().collect();
+    for value in fields.iter().filter_map(|(name, value)| (name == header::CONNECTION).then_some(value)) {
         let names = value.to_str().unwrap_or_default().split(',');
-        listed.extend(names.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok()));
+        gone.extend(names.filter_map(|name| HeaderName::from_bytes(name.trim().as_bytes()).ok()));
     }
-    for name in listed.iter().chain(&HOP_BY_HOP) {
+    for name in gone {
         fields.remove(name);
     }
 }
@@ -201,6 +207,63 @@ pub(crate) fn is_of_another_version(bytes: &Bytes) -> bool {
 
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A message on its way to bytes, field by field in the order of their tags.
+struct Message(Vec<u8>);
+
+impl Message {
+    /// A number; none, if it is 0.
+    fn number(&mut self, tag: u64, number: u64) {
+        if number != 0 {
+            self.given_number(tag, number);
+        }
+    }
+
+    fn given_number(&mut self, tag: u64, number: u64) {
+        self.varint(tag << 3);
+        self.varint(number);
+    }
+
+    /// Bytes; none, if there are none.
+    fn bytes(&mut self, tag: u64, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.given_bytes(tag, bytes);
+        }
+    }
+
+    fn given_bytes(&mut self, tag: u64, bytes: &[u8]) {
+        self.begin(tag, bytes.len());
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// A message of two fields.
+    fn field(&mut self, tag: u64, name: &[u8], value: &[u8]) {
+        let length = |bytes: &[u8]| if bytes.is_empty() { 0 } else { 1 + varint_length(bytes.len()) + bytes.len() };
+        self.begin(tag, length(name) + length(value));
+        self.bytes(1, name);
+        self.bytes(2, value);
+    }
+
+    fn begin(&mut self, tag: u64, length: usize) {
+        self.varint(tag << 3 | 2);
+        self.varint(u64::try_from(length).unwrap_or(u64::MAX));
+    }
+
+    fn varint(&mut self, mut number: u64) {
+        while number >= 0x80 {
+            let [low, ..] = number.to_le_bytes();
+            self.0.push(low | 0x80);
+            number >>= 7;
+        }
+        let [last, ..] = number.to_le_bytes();
+        self.0.push(last);
+    }
+}
+
+fn varint_length(number: usize) -> usize {
+    let bits = usize::BITS - (number | 1).leading_zeros();
+    usize::try_from(bits.div_ceil(7)).unwrap_or(usize::MAX)
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -265,6 +328,9 @@ const SHORT: usize = 768;
 /// Bytes that a field takes beside its name and value, at most: tags and lengths.
 const BESIDE: usize = 12;
 
+/// Bytes beside URL and fields that what is written of an answer seldom needs more of.
+const USUAL: usize = 192;
+
 /// Never kept, never passed on.
 static HOP_BY_HOP: [HeaderName; 10] = [
     header::CONNECTION,
@@ -318,6 +384,23 @@ mod tests {
 
     fn now() -> SystemTime {
         UNIX_EPOCH + Duration::from_secs(1_000_000)
+    }
+
+    #[test]
+    fn what_is_written_is_the_message_that_is_read() {
+        let full = meta(now());
+        let mut bare = full.clone();
+        (bare.url, bare.length, bare.digest, bare.initial_age) = (String::new(), Some(0), None, Duration::ZERO);
+        (bare.varies_by, bare.variants, bare.vouched) = (vec![String::new()], Vec::new(), Vouched::default());
+        bare.fields.append("empty", HeaderValue::from_static(""));
+        bare.fields.append("long", HeaderValue::from_bytes(&[b'a'; 20_000]).unwrap());
+        let mut none = full.clone();
+        (none.length, none.fields, none.vouched.body) = (None, HeaderMap::new(), Groups::Beside);
+        for meta in [full, bare, none] {
+            let bytes = meta.encode(now());
+            assert_eq!(Written::decode(bytes.clone()).unwrap().encode_to_vec(), bytes, "{meta:?}");
+            assert_eq!(Meta::decode_stored(&bytes), Some(meta));
+        }
     }
 
     #[test]

@@ -268,7 +268,8 @@ impl OriginClient {
                 Err(Unsent) => tracing::debug!(host = to.host, "a kept connection had died; once more on a new one"),
             }
         }
-        let fresh = self.connect(to).await?;
+        // Large beside what a kept connection needs, and each flight has room for its largest step.
+        let fresh = Box::pin(self.connect(to)).await?;
         // A probe too, where nothing but uploads comes; but no slow one keeps others out of an origin that is back.
         if request.body.is_some() {
             way.step_aside();

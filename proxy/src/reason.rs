@@ -4,7 +4,7 @@
 //! detail=WORD`. `detail` says where the copy came from (`memory`, `disk`, `peer-l2`, `peer-l1`, `peer-l0`, `origin`), or why it
 //! was not stored, or why it is stale; where both apply they are joined as `origin.set-cookie`.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use atoll_overlay::Level;
 use http::{HeaderValue, StatusCode};
@@ -161,7 +161,9 @@ impl CacheStatus {
 
     /// As a field value.
     pub(crate) fn value(&self) -> HeaderValue {
-        HeaderValue::try_from(self.to_string()).unwrap_or_else(|_| HeaderValue::from_static("atoll"))
+        let mut text = String::with_capacity(USUAL);
+        let written = write!(text, "{self}");
+        written.ok().and_then(|()| HeaderValue::try_from(text).ok()).unwrap_or(HeaderValue::from_static("atoll"))
     }
 }
 
@@ -198,6 +200,9 @@ impl fmt::Display for CacheStatus {
         }
     }
 }
+
+/// Bytes that hardly any takes more of.
+const USUAL: usize = 96;
 
 /// What went wrong between us and the origin, or with the request, in the words of RFC 9209 2.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]

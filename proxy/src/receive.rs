@@ -1,6 +1,6 @@
 //! Whose a request is and what it wants: from its head to the URL, the origin, and the fields that go there.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{borrow::Cow, net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
@@ -278,14 +278,11 @@ fn sent_on(
 ) -> HeaderMap {
     let mut fields = client.clone();
     strip_hop_by_hop(&mut fields);
-    let misleading: Vec<_> = fields.keys().filter(|name| misleads(name)).cloned().collect();
-    for name in &misleading {
+    let judged_here = matches!(*method, Method::GET | Method::HEAD);
+    let is_judged = |name: &HeaderName| judged_here && (CONDITIONS.contains(name) || *name == header::RANGE);
+    let not_sent: Vec<_> = fields.keys().filter(|name| misleads(name) || is_judged(name)).cloned().collect();
+    for name in &not_sent {
         fields.remove(name);
-    }
-    if matches!(*method, Method::GET | Method::HEAD) {
-        for name in CONDITIONS.iter().chain([&header::RANGE]) {
-            fields.remove(name);
-        }
     }
     if let Some(from) = from {
         if let Ok(address) = HeaderValue::from_str(&from.client.ip().to_canonical().to_string()) {
@@ -367,8 +364,9 @@ pub(crate) static CONDITIONS: [HeaderName; 5] =
 /// Whether an origin could read a field as another host, path, method or address than the ones that are in the key, or as framing,
 /// which is made anew [bad-inputs C02]. Many servers read `_` in a name as `-`.
 fn misleads(name: &HeaderName) -> bool {
-    let plain = name.as_str().replace('_', "-");
-    let named = plain.as_str();
+    let plain =
+        if name.as_str().contains('_') { name.as_str().replace('_', "-").into() } else { Cow::Borrowed(name.as_str()) };
+    let named = &*plain;
     let of_a_hop = named != name.as_str() && OF_A_HOP.contains(&named);
     of_a_hop || NOT_SENT_ON.contains(&named) || BEGINNINGS.iter().any(|beginning| named.starts_with(beginning))
 }

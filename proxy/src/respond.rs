@@ -1,5 +1,7 @@
 //! From where an answer was found to the response: what Cache-Status says of it, and what is withheld of a copy.
 
+use std::sync::Arc;
+
 use atoll_store::Tier;
 use http::{Response, StatusCode};
 
@@ -11,6 +13,7 @@ use crate::{
     flight::{Answer, Content, Waiter},
     found::{Found, Vain},
     lookup::seconds,
+    meta::Meta,
     reason::{CacheStatus, Failure, Forwarded, Reason, Source},
     receive::Asked,
     step::Told,
@@ -23,7 +26,7 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
             meta.withhold();
             let source = if object.tier() == Tier::Memory { Source::Memory } else { Source::Disk };
             let told = Told { source: Some(source), stale: reason.is_some(), ..Told::default() };
-            (meta, Given::Object(object), after(CacheStatus::hit(source, ttl, reason), vain), told)
+            (Head::Own(meta), Given::Object(object), after(CacheStatus::hit(source, ttl, reason), vain), told)
         }
         Found::Flown { mut waiter, answer, collapsed, forwarded } => {
             let begun = if asked.client.head { Ok(()) } else { begun(&mut waiter, &answer).await };
@@ -50,22 +53,31 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
                 let why = format!("nothing came but a head: {failure}");
                 return (refuse(failure, &why, Some(&status)), Some(Told::default()));
             }
-            let mut meta = answer.meta.clone();
-            if collapsed || answer.source != Source::Origin {
+            let meta = if collapsed || answer.source != Source::Origin {
+                let mut meta = answer.meta.clone();
                 meta.withhold();
-            }
+                Head::Own(meta)
+            } else {
+                Head::Of(Arc::clone(&answer))
+            };
             (meta, Given::Flight(waiter, answer), status, told)
         }
         Found::Passed { meta, feed, reason } => {
             let status = bypass(Some(meta.status), Some(Source::Origin), reason);
-            (meta, Given::Feed(feed), status, Told { source: Some(Source::Origin), passed: true, ..Told::default() })
+            (
+                Head::Own(meta),
+                Given::Feed(feed),
+                status,
+                Told { source: Some(Source::Origin), passed: true, ..Told::default() },
+            )
         }
         Found::Repeated(answer) => {
             let Content::Bytes(bytes) = &answer.content else {
                 return (refuse(Failure::Internal, "no answer is kept", None), Some(Told::default()));
             };
             let status = CacheStatus { reason: Some(Reason::Negative), ..CacheStatus::hit(Source::Memory, 0, None) };
-            (answer.meta.clone(), Given::Bytes(bytes.clone()), status, Told::default())
+            let bytes = bytes.clone();
+            (Head::Of(answer), Given::Bytes(bytes), status, Told::default())
         }
         Found::Failed(failure, reason) => {
             let status = reason.map(|reason| bypass(None, None, reason));
@@ -75,16 +87,32 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
         Found::Sliced(sliced) => {
             let (meta, status) = (sliced.meta.clone(), sliced.status.clone());
             let told = Told { source: status.source, ..Told::default() };
-            (meta, Given::Slices(sliced), status, told)
+            (Head::Own(meta), Given::Slices(sliced), status, told)
         }
         Found::Part(part) => return Box::pin(part.respond(&asked)).await,
         Found::AskHead(..) => {
             return (refuse(Failure::Internal, "a HEAD was not asked", None), Some(Told::default()));
         }
     };
-    match deliver(&cache.zone, &asked.url, &asked.client, &meta, given, &status).await {
+    match deliver(&cache.zone, &asked.url, &asked.client, meta.get(), given, &status).await {
         Ok(response) => (response, Some(told)),
         Err(failure) => (refuse(failure, "the copy could not be read", Some(&status)), Some(Told::default())),
+    }
+}
+
+/// The head of an answer.
+enum Head {
+    Own(Meta),
+    /// That of one which others have too.
+    Of(Arc<Answer>),
+}
+
+impl Head {
+    fn get(&self) -> &Meta {
+        match self {
+            Self::Own(meta) => meta,
+            Self::Of(answer) => &answer.meta,
+        }
     }
 }
 

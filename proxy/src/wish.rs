@@ -61,7 +61,7 @@ impl Wish {
                     let most = span().unwrap_or_default();
                     Some(other.map_or(most, |other| other.min(most)))
                 };
-                match name.as_slice() {
+                match &*name {
                     b"no-cache" => wish.no_cache = true,
                     b"no-store" => wish.no_store = true,
                     b"only-if-cached" => wish.only_if_cached = true,
@@ -79,7 +79,7 @@ impl Wish {
         wish.origin_judges = [header::IF_MATCH, header::IF_UNMODIFIED_SINCE].iter().any(|it| request.contains_key(it));
         if !request.contains_key(header::CACHE_CONTROL) {
             let pragma = request.get_all(header::PRAGMA).iter().flat_map(|value| members(value.as_bytes()));
-            wish.no_cache = pragma.map(|(name, _)| name).any(|name| name == b"no-cache");
+            wish.no_cache = pragma.map(|(name, _)| name).any(|name| *name == *b"no-cache");
         }
         wish
     }

@@ -114,11 +114,11 @@ impl Writer {
         }
         self.head.length = Some(found);
         if begun {
-            self.fill.flush(true).await?;
+            Box::pin(self.fill.flush(true)).await?;
         }
         let run = begun && self.fill.state().stay.is_none();
         self.whole = !run;
-        let object = if run { self.commit_run().await? } else { self.commit_whole(may_be_held).await? };
+        let object = if run { Box::pin(self.commit_run()).await? } else { self.commit_whole(may_be_held).await? };
         self.committed = true;
         Ok(object)
     }
