@@ -127,6 +127,7 @@ mod uploads;
 mod variants;
 mod vouch;
 
+mod apart;
 mod breaker;
 mod guard;
 mod origin;

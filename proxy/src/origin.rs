@@ -27,6 +27,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use crate::{
+    apart::set_apart,
     breaker::{Breaker, BreakerConfig, Way},
     config::Config,
     fairness::Tab,
@@ -85,6 +86,17 @@ struct Pool {
     waiting: Arc<AtomicUsize>,
     breaker: Breaker,
     idle: Vec<Connection>,
+}
+
+impl Pool {
+    fn ways(&self) -> Ways {
+        Ways {
+            places: Arc::clone(&self.places),
+            uploads: Arc::clone(&self.uploads),
+            waiting: Arc::clone(&self.waiting),
+            breaker: self.breaker.clone(),
+        }
+    }
 }
 
 /// What a request to one origin has to pass.
@@ -308,6 +320,7 @@ impl OriginClient {
         let (parts, incoming) = response.into_parts();
         Ok(framing(&parts, self.limits.fields).map(|framing| {
             let mut fields = parts.headers;
+            set_apart(&mut fields);
             if framing.drop_length {
                 fields.remove(header::CONTENT_LENGTH);
             }
@@ -392,6 +405,9 @@ impl OriginClient {
     /// The connections allowed to one origin, and its breaker. Origins that are not spoken to make room for others, well ones first.
     fn ways(&self, to: &Upstream) -> Ways {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pools.get(to) {
+            return pool.ways();
+        }
         let allowed = self.limits.origin_connections;
         if pools.len() >= self.limits.remembered {
             pools.retain(|_, pool| pool.places.available_permits() < allowed || pool.breaker.is_open());
@@ -406,12 +422,7 @@ impl OriginClient {
             breaker: Breaker::new(&self.breaker),
             idle: Vec::new(),
         });
-        Ways {
-            places: Arc::clone(&pool.places),
-            uploads: Arc::clone(&pool.uploads),
-            waiting: Arc::clone(&pool.waiting),
-            breaker: pool.breaker.clone(),
-        }
+        pool.ways()
     }
 
     async fn tls(&self) -> Result<Arc<ClientConfig>, Failure> {
@@ -489,21 +500,30 @@ impl OriginBody {
         let place = self.place.take();
         let Some((mut connection, to, pools)) = self.connection.take() else { return };
         let limit = self.idle_limit;
+        if connection.sender.is_ready() {
+            keep(connection, &to, &pools, limit);
+            return;
+        }
         // The parser says a moment later whether the connection can be used again.
         tokio::spawn(async move {
-            let ready = connection.sender.ready().await;
-            connection.since = Instant::now();
-            let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
-            let idle: usize = pools.values().map(|pool| pool.idle.len()).sum();
-            if ready.is_ok()
-                && idle < limit
-                && let Some(pool) = pools.get_mut(&to)
-            {
-                pool.idle.push(connection);
+            if connection.sender.ready().await.is_ok() {
+                keep(connection, &to, &pools, limit);
             }
             // Whoever gets the place next finds the connection.
             drop(place);
         });
+    }
+}
+
+/// Keeps a connection for the next request, if there is room for it.
+fn keep(mut connection: Connection, to: &Upstream, pools: &Pools, limit: usize) {
+    connection.since = Instant::now();
+    let mut pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
+    let idle: usize = pools.values().map(|pool| pool.idle.len()).sum();
+    if idle < limit
+        && let Some(pool) = pools.get_mut(to)
+    {
+        pool.idle.push(connection);
     }
 }
 
