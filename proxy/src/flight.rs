@@ -359,12 +359,12 @@ impl Lead {
                 open.remove(key, &self.flight);
             }
         }
-        if let Some(url) = self.url {
-            if let Entry::Occupied(mut flights) = self.flights.of_url().entry(url) {
-                flights.get_mut().retain(|other| !Arc::ptr_eq(other, &self.flight));
-                if flights.get().is_empty() {
-                    flights.remove();
-                }
+        if let Some(url) = self.url
+            && let Entry::Occupied(mut flights) = self.flights.of_url().entry(url)
+        {
+            flights.get_mut().retain(|other| !Arc::ptr_eq(other, &self.flight));
+            if flights.get().is_empty() {
+                flights.remove();
             }
         }
         self.flight.progress.send_if_modified(|progress| {

@@ -26,46 +26,21 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
             meta.withhold();
             let source = if object.tier() == Tier::Memory { Source::Memory } else { Source::Disk };
             let told = Told { source: Some(source), stale: reason.is_some(), ..Told::default() };
-            (Head::Own(meta), Given::Object(object), after(CacheStatus::hit(source, ttl, reason), vain), told)
+            (Head::Own(Box::new(meta)), Given::Object(object), after(CacheStatus::hit(source, ttl, reason), vain), told)
         }
-        Found::Flown { mut waiter, answer, collapsed, forwarded } => {
-            let begun = if asked.client.head { Ok(()) } else { begun(&mut waiter, &answer).await };
-            let revalidated = matches!(answer.content, Content::Stored(_));
-            let status = CacheStatus {
-                forwarded: Some(forwarded),
-                // What the next one said, not what the client is told [RFC 9211 2.3].
-                status: Some(if revalidated { StatusCode::NOT_MODIFIED } else { answer.meta.status }),
-                ttl: Some(seconds(fresh_for(cache, asked.site.as_deref(), &answer.meta))),
-                stored: answer.reason.is_none(),
-                collapsed,
-                source: Some(answer.source),
-                reason: answer.reason,
-            };
-            let told = Told {
-                source: Some(answer.source),
-                collapsed,
-                revalidated,
-                passed: answer.reason.is_some(),
-                ..Told::default()
-            };
-            if let Err(failure) = begun {
-                let status = CacheStatus { stored: false, ttl: None, ..status };
-                let why = format!("nothing came but a head: {failure}");
-                return (refuse(failure, &why, Some(&status)), Some(Told::default()));
+        Found::Flown { waiter, answer, collapsed, forwarded } => {
+            match flown(cache, &asked, waiter, (answer, collapsed, forwarded)).await {
+                Ok(flown) => flown,
+                Err((failure, status)) => {
+                    let why = format!("nothing came but a head: {failure}");
+                    return (refuse(failure, &why, Some(&status)), Some(Told::default()));
+                }
             }
-            let meta = if collapsed || answer.source != Source::Origin {
-                let mut meta = answer.meta.clone();
-                meta.withhold();
-                Head::Own(meta)
-            } else {
-                Head::Of(Arc::clone(&answer))
-            };
-            (meta, Given::Flight(waiter, answer), status, told)
         }
         Found::Passed { meta, feed, reason } => {
             let status = bypass(Some(meta.status), Some(Source::Origin), reason);
             (
-                Head::Own(meta),
+                Head::Own(Box::new(meta)),
                 Given::Feed(feed),
                 status,
                 Told { source: Some(Source::Origin), passed: true, ..Told::default() },
@@ -87,7 +62,7 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
         Found::Sliced(sliced) => {
             let (meta, status) = (sliced.meta.clone(), sliced.status.clone());
             let told = Told { source: status.source, ..Told::default() };
-            (Head::Own(meta), Given::Slices(sliced), status, told)
+            (Head::Own(Box::new(meta)), Given::Slices(sliced), status, told)
         }
         Found::Part(part) => return Box::pin(part.respond(&asked)).await,
         Found::AskHead(..) => {
@@ -100,9 +75,43 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
     }
 }
 
+/// What a flight brings; an error if that is a head alone.
+async fn flown(
+    cache: &Cache,
+    asked: &Asked,
+    mut waiter: Waiter,
+    (answer, collapsed, forwarded): (Arc<Answer>, bool, Forwarded),
+) -> Result<(Head, Given, CacheStatus, Told), (Failure, CacheStatus)> {
+    let begun = if asked.client.head { Ok(()) } else { begun(&mut waiter, &answer).await };
+    let revalidated = matches!(answer.content, Content::Stored(_));
+    let status = CacheStatus {
+        forwarded: Some(forwarded),
+        // What the next one said, not what the client is told [RFC 9211 2.3].
+        status: Some(if revalidated { StatusCode::NOT_MODIFIED } else { answer.meta.status }),
+        ttl: Some(seconds(fresh_for(cache, asked.site.as_deref(), &answer.meta))),
+        stored: answer.reason.is_none(),
+        collapsed,
+        source: Some(answer.source),
+        reason: answer.reason,
+    };
+    if let Err(failure) = begun {
+        return Err((failure, CacheStatus { stored: false, ttl: None, ..status }));
+    }
+    let source = Some(answer.source);
+    let told = Told { source, collapsed, revalidated, passed: answer.reason.is_some(), ..Told::default() };
+    let head = if collapsed || answer.source != Source::Origin {
+        let mut meta = answer.meta.clone();
+        meta.withhold();
+        Head::Own(Box::new(meta))
+    } else {
+        Head::Of(Arc::clone(&answer))
+    };
+    Ok((head, Given::Flight(waiter, answer), status, told))
+}
+
 /// The head of an answer.
 enum Head {
-    Own(Meta),
+    Own(Box<Meta>),
     /// That of one which others have too.
     Of(Arc<Answer>),
 }
