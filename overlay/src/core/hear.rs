@@ -416,17 +416,6 @@ impl Node {
                 || self.peers.get(from).is_some_and(|known| self.shares(known, level)))
     }
 
-    fn neighbours(&mut self, from: Contact, level: Level, nearest: bool) -> Vec<Contact> {
-        let others = self.peers.members(level).filter(|known| known.contact() != from);
-        let mut nodes: Vec<(u64, Contact)> = others.map(|known| (known.cost(), known.contact())).collect();
-        self.rng.shuffle(&mut nodes);
-        if nearest {
-            nodes.sort_by_key(|(cost, _)| *cost);
-        }
-        nodes.truncate(Reply::NODES);
-        nodes.into_iter().map(|(_, contact)| contact).collect()
-    }
-
     fn on_hello(&mut self, now: Instant, from: Contact, hello: Hello) {
         let Some(known) = self.peers.get_mut(from) else { return };
         known.describe(hello.info);

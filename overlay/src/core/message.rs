@@ -90,7 +90,7 @@ pub enum Request {
     Neighbours {
         /// The level meant: the receiver's own cluster there.
         level: Level,
-        /// The nearest by RTT; otherwise a random sample.
+        /// The nearest by RTT, and some as far as the asker; otherwise a random sample.
         nearest: bool,
     },
     /// One hop of a lookup. Honoured only in a cluster that both share. Answered with [`Reply::Step`].

@@ -31,6 +31,7 @@ mod command;
 mod hear;
 mod joint;
 mod leak;
+mod ring;
 mod seek;
 mod site;
 mod tend;

@@ -18,7 +18,7 @@ pub(super) fn is_better(one: (u32, Key), other: (u32, Key), margin_percent: u32)
 }
 
 /// Clusters of up to so many are small.
-const SMALL: u32 = 3;
+pub(super) const SMALL: u32 = 3;
 
 #[cfg(test)]
 mod tests {
