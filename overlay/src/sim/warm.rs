@@ -1,7 +1,8 @@
 //! A network as it is after hours: clusters, tables and links worked out at once instead of grown. Documented in docs/overlay.md;
 //! nothing holds it against a grown one yet.
 //!
-//! - Clusters: over sites, greedily by the 80 % rule, the largest first.
+//! - Clusters: over sites, greedily by the 80 % rule, the largest first; then sites move to larger ones that are near, as their nodes
+//!   would, until none has one to go to.
 //! - Tables: each bucket holds the nearest of four times as many candidates drawn from all that belong there, and those that the
 //!   tables of nearer levels hold already: no more than a node meets in a few hours.
 
@@ -197,7 +198,39 @@ impl Sim {
             }
             inside.into_iter().for_each(|site| cluster[site] = next);
         }
+        self.move_on(limit, &mut cluster);
         cluster
+    }
+
+    /// Lets sites move to larger clusters of which one site is near and most members are surely so, the largest first: what is left of
+    /// a greedy pass its nodes would leave once they may.
+    fn move_on(&self, limit: Duration, cluster: &mut [usize]) {
+        let mut weight = vec![0_usize; cluster.len()];
+        (0..self.len()).for_each(|node| weight[self.site_of(node)] += 1);
+        let sites: Vec<usize> = (0..cluster.len()).filter(|site| weight[*site] > 0).collect();
+        let surely = limit * self.config.near_percent / 100;
+        let mut size = vec![0_usize; cluster.len()];
+        sites.iter().for_each(|site| size[cluster[*site]] += weight[*site]);
+        // Each move makes a large cluster larger by what it takes from a smaller one, so it ends.
+        let mut moved = true;
+        while std::mem::take(&mut moved) {
+            for site in sites.iter().copied() {
+                let (mut near, mut seen) = (vec![0_usize; cluster.len()], vec![false; cluster.len()]);
+                for other in sites.iter().copied().filter(|other| *other != site) {
+                    let rtt = self.network.rtt(site, other);
+                    near[cluster[other]] += if rtt < surely { weight[other] } else { 0 };
+                    seen[cluster[other]] |= rtt < limit;
+                }
+                let own = cluster[site];
+                let fits = |one: &usize| seen[*one] && size[*one] > size[own] && near[*one] * 100 >= size[*one] * 80;
+                if let Some(best) = (0..size.len()).filter(fits).max_by_key(|one| (size[*one], *one)) {
+                    size[own] -= weight[site];
+                    size[best] += weight[site];
+                    cluster[site] = best;
+                    moved = true;
+                }
+            }
+        }
     }
 }
 

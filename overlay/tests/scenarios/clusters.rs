@@ -206,3 +206,18 @@ fn on_planetlab_clusters_are_near_and_most_nodes_with_near_neighbours_are_in_com
         assert!(are * 10 >= could.len() * 9, "level {level}: {are} of {} that could are in company", could.len());
     }
 }
+
+#[test]
+fn the_clusters_that_a_warm_network_begins_with_last() {
+    let mut sim = Sim::new(Config { dwell: secs(1), dwell_max: secs(1), ..Config::default() }, planetlab(), 3);
+    for site in 0..490 {
+        sim.add(site, Duration::ZERO);
+    }
+    sim.warm();
+    let clusters =
+        |sim: &Sim| -> Vec<[Key; 2]> { (0..490).map(|node| [1, 2].map(|level| cluster(sim, node, level))).collect() };
+    let before = clusters(&sim);
+    sim.run_until(at(300));
+    let moved = before.iter().zip(clusters(&sim)).filter(|(before, after)| **before != *after).count();
+    assert!(moved <= 24, "{moved} of 490 nodes had somewhere better to go");
+}
