@@ -3,6 +3,7 @@
 //! ```text
 //!   store --> file: preallocate, lock, read_at, write_at        dnssrv, proxy --> tcp: round_trip
 //!                                                             dnssrv        --> datagrams: Batch
+//!   overlay --> turns: set_slice, be_nicer
 //!   src   --> limits: raise_open_files, open_files            tests         --> heap: Counted, used
 //!   src   --> memory: join_pages
 //! ```
@@ -15,3 +16,4 @@ pub mod heap;
 pub mod limits;
 pub mod memory;
 pub mod tcp;
+pub mod turns;
