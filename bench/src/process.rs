@@ -9,7 +9,7 @@ use std::{
 };
 
 use nix::{
-    sched::{CpuSet, sched_setaffinity},
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     unistd::Pid,
 };
 
@@ -102,6 +102,13 @@ pub(crate) fn pin(process: u32, cores: &[usize]) -> Result<(), String> {
     sched_setaffinity(Pid::from_raw(id), &set).map_err(|error| format!("cannot pin {process}: {error}"))
 }
 
+/// The cores that this thread may run on.
+pub(crate) fn cores() -> Result<Vec<usize>, String> {
+    let set =
+        sched_getaffinity(Pid::from_raw(0)).map_err(|error| format!("no word of this thread's cores: {error}"))?;
+    Ok((0..CpuSet::count()).filter(|core| set.is_set(*core) == Ok(true)).collect())
+}
+
 /// A process and its living descendants.
 fn family(process: u32) -> Vec<u32> {
     let mut found = vec![process];
@@ -148,6 +155,15 @@ mod tests {
             std::thread::yield_now();
         }
         assert!(process.resident().unwrap() > 0.0);
+    }
+
+    #[test]
+    fn the_cores_of_a_thread_are_those_it_was_pinned_to() {
+        let all = cores().unwrap();
+        let last = *all.last().unwrap();
+        let pinned = std::thread::spawn(move || pin(0, &[last]).and_then(|()| cores())).join().unwrap();
+        assert_eq!(pinned, Ok(vec![last]));
+        assert_eq!(cores().unwrap(), all);
     }
 
     #[test]

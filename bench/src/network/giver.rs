@@ -3,7 +3,6 @@
 use std::{
     process::Command,
     sync::atomic::{AtomicU64, Ordering},
-    thread::available_parallelism,
     time::{Duration, Instant},
 };
 
@@ -15,7 +14,7 @@ use tokio::{
 };
 
 use super::{node::overlay, told};
-use crate::process::Process;
+use crate::process::{Process, cores};
 
 /// What the other process is told.
 #[derive(Args)]
@@ -59,8 +58,7 @@ pub(super) async fn pair(listen: &str) -> Result<(Overlay, Process, NodeId), Str
     let join = node.listen_multiaddrs().into_iter().next().ok_or("it listens nowhere")?;
     let mut command = Command::new(std::env::current_exe().map_err(told)?);
     command.args(["network-giver", "--listen", listen, "--join", &join]);
-    let cores: Vec<usize> = (0..available_parallelism().map_err(told)?.get()).collect();
-    let process = Process::spawn(&mut command, &cores)?;
+    let process = Process::spawn(&mut command, &cores()?)?;
     let deadline = Instant::now() + PATIENCE;
     let other = loop {
         if let Some(other) = node.levels().first().and_then(|global| global.neighbours.first()) {
