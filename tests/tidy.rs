@@ -26,6 +26,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 /// Libraries that have one home each: a word of code, and the path prefixes in which it may stand.
 const HOMES: &[(&str, &[&str])] = &[
     ("libp2p", &["overlay/src/driver/"]),
+    ("quinn", &["overlay/src/driver/quic/"]),
     ("hickory_server", &["bench/src/dns/hickory.rs"]),
     ("hickory_resolver", &["proxy/src/resolve"]),
     (

@@ -63,6 +63,8 @@ pub use identity::{Identity, IdentityError};
 
 mod transport;
 
+mod quic;
+
 mod protocol;
 
 mod frame;

@@ -23,7 +23,7 @@ use libp2p::{
         },
         upgrade::Version,
     },
-    dns, noise, quic, tcp, yamux,
+    dns, noise, tcp, yamux,
 };
 use tokio::net::{TcpSocket, TcpStream};
 use tracing::warn;
@@ -31,6 +31,7 @@ use tracing::warn;
 use super::{
     address::{self, Carrier},
     identity::Identity,
+    quic,
 };
 
 /// What the transport needs to know of the configuration.
@@ -51,56 +52,42 @@ pub(super) fn build(identity: &Identity, settings: &Settings) -> Result<Boxed<(P
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(settings.streams);
     let noise = noise.with_prologue(settings.prologue.clone().into_bytes());
-    let both = || {
+    let both = || -> Result<_, String> {
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
         let tcp = Tcp { inner: tcp, source: settings.source }
             .upgrade(Version::V1Lazy)
             .authenticate(noise.clone())
             .multiplex(yamux.clone())
             .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-        let quic = quic::tokio::Transport::new(quic_config(identity, settings));
+        let quic = quic::Transport::new(identity.keypair(), settings)?;
         let quic = Quic { inner: quic, source: settings.source, listens: Vec::new() }
             .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
-        tcp.or_transport(quic).map(|either, _| either.into_inner())
+        Ok(tcp.or_transport(quic).map(|either, _| either.into_inner()))
     };
-    let named = dns::tokio::Transport::system(both()).unwrap_or_else(|error| {
-        warn!(%error, "the system's resolver configuration cannot be read: nodes are dialled by address only");
-        dns::tokio::Transport::custom(both(), dns::ResolverConfig::default(), dns::ResolverOpts::default())
-    });
+    let named = match dns::tokio::Transport::system(both()?) {
+        Ok(named) => named,
+        Err(error) => {
+            warn!(%error, "the system's resolver configuration cannot be read: nodes are dialled by address only");
+            dns::tokio::Transport::custom(both()?, dns::ResolverConfig::default(), dns::ResolverOpts::default())
+        }
+    };
     Ok(TransportTimeout::new(named, settings.timeout).boxed())
 }
 
-fn quic_config(identity: &Identity, settings: &Settings) -> quic::Config {
-    let mut config = quic::Config::new(identity.keypair());
-    config.handshake_timeout = settings.timeout;
-    config.keep_alive_interval = settings.keep_alive;
-    config.max_idle_timeout = u32::try_from(settings.keep_alive.as_millis().saturating_mul(2)).unwrap_or(u32::MAX);
-    // As in yamux, half of the streams are for each side.
-    config.max_concurrent_stream_limit = u32::try_from(settings.streams / 2).unwrap_or(u32::MAX);
-    config.max_stream_data = STREAM_WINDOW;
-    config.max_connection_data = CONNECTION_WINDOW;
-    config
-}
-
-/// Bytes that a peer may send ahead of their being read, on one QUIC stream and on one connection: what fills 100 ms at 160 and at
-/// 640 Mbit/s. They bound the memory that a peer can hold. `[guess]`
-const STREAM_WINDOW: u32 = 2 << 20;
-const CONNECTION_WINDOW: u32 = 8 << 20;
-
-/// libp2p's QUIC, but for the address that dials start from: a listening one where one is configured. Else links leave from a
+/// QUIC, but for the address that dials start from: a listening one where one is configured. Else links leave from a
 /// listening socket, and bulk connections, which ask for a new port, from a socket each.
 struct Quic {
-    inner: quic::tokio::Transport,
+    inner: quic::Transport,
     source: Option<IpAddr>,
     /// What this node listens on by QUIC.
     listens: Vec<IpAddr>,
 }
 
 impl Transport for Quic {
-    type Output = <quic::tokio::Transport as Transport>::Output;
+    type Output = <quic::Transport as Transport>::Output;
     type Error = quic::Error;
-    type ListenerUpgrade = <quic::tokio::Transport as Transport>::ListenerUpgrade;
-    type Dial = <quic::tokio::Transport as Transport>::Dial;
+    type ListenerUpgrade = <quic::Transport as Transport>::ListenerUpgrade;
+    type Dial = <quic::Transport as Transport>::Dial;
 
     fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<quic::Error>> {
         let ip = address::ip(&address);
