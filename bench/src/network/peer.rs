@@ -2,6 +2,9 @@
 //! two machines' worth of overlay: what HTTP, checking, signing and storing cost.
 
 use std::{
+    fs::{self, File},
+    io,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -23,8 +26,8 @@ use crate::{
 };
 
 pub(super) async fn measure(report: &mut Report, bytes: u64, rounds: usize) -> Result<(), String> {
-    let scratch = tempfile::tempdir_in("target").or_else(|_| tempfile::tempdir()).map_err(told)?;
     for (carrier, listen) in CARRIERS {
+        let scratch = tempfile::tempdir_in("target").or_else(|_| tempfile::tempdir()).map_err(told)?;
         let origin = Origin::start(bytes).await?;
         // Two for the proxies, two for the bare stream: a proxy takes all streams of its node.
         let nodes = overlays(listen, 4).await?;
@@ -44,6 +47,9 @@ pub(super) async fn measure(report: &mut Report, bytes: u64, rounds: usize) -> R
             let path = format!("/{round}");
             get(&holder, &origin.host(0), &path).await?;
             idle(&holder).await;
+            // No row waits for what was written before it.
+            let written = scratch.path().to_owned();
+            tokio::task::spawn_blocking(move || settle(&written)).await.map_err(told)?.map_err(told)?;
             let busy = worked()?;
             bare.push(copied(bare_from, bare_to, bytes, &AtomicU64::default()).await?);
             bare_work.push(per_gigabyte(worked()? - busy, bytes));
@@ -108,6 +114,20 @@ async fn copied(from: &Overlay, to: &Overlay, bytes: u64, counted: &AtomicU64) -
     }
     giving.await.map_err(told)??;
     if came == bytes { Ok(rate(bytes, began)) } else { Err(format!("{came} bytes came of {bytes}")) }
+}
+
+/// Waits until all files in a directory, and below it, are on the disk; those that go meanwhile need not be.
+fn settle(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        match File::open(&path) {
+            Ok(_) if path.is_dir() => settle(&path)?,
+            Ok(file) => file.sync_all()?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn rate(bytes: u64, began: Instant) -> f64 {
