@@ -14,7 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "atoll",
         &["atoll-dnssrv", "atoll-overlay", "atoll-proxy", "atoll-store", "atoll-sys", "atoll-tls", "atoll-units"],
     ),
-    ("atoll-overlay", &["atoll-units"]),
+    ("atoll-overlay", &["atoll-sys", "atoll-units"]),
     ("atoll-proxy", &["atoll-overlay", "atoll-store", "atoll-sys", "atoll-tls", "atoll-units"]),
     ("atoll-dnssrv", &["atoll-overlay", "atoll-sys", "atoll-tls", "atoll-units"]),
     ("atoll-store", &["atoll-sys", "atoll-units"]),

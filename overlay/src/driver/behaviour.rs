@@ -276,7 +276,7 @@ impl Links {
         self.gate.admit(connection, peer, &greeting.papers);
         let purpose = dialled.as_ref().map_or(greeting.purpose, |(purpose, _)| *purpose);
         let reply = dialled.is_none().then(|| self.greeting(purpose));
-        self.tell(peer, connection, Order::Welcome { reply });
+        self.tell(peer, connection, Order::Welcome { reply, purpose });
         if dialled.is_some() && renewals != self.gate.renewals() {
             self.tell(peer, connection, Order::Renew(self.greeting(purpose)));
         }

@@ -3,7 +3,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use atoll_units::span;
+use atoll_units::{ByteSize, span};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -70,7 +70,8 @@ pub struct Config {
     /// choice. `[guess]`
     #[serde(with = "span")]
     pub open_timeout: Duration,
-    /// Bound on the farewell when stopping. 0s to 10s: shorter may lose the goodbye, longer stops later. `[guess]`
+    /// Bound on the farewell when stopping, until the last datagram of it. 0s to 10s: shorter may lose the goodbye, longer stops
+    /// later. `[guess]`
     #[serde(with = "span")]
     pub stop_timeout: Duration,
     /// Commands that wait for the driver; past it callers wait. 1 to 65,536: fewer slow callers down, more hide overload. `[guess]`
@@ -94,7 +95,7 @@ pub struct Config {
     /// `[guess]`
     pub connections_per_peer: u32,
     /// Incoming connections that have not shown a certificate, all together. 16 to 65,536: fewer let a flood keep members out,
-    /// more cost sockets. `[guess]`
+    /// more cost sockets, and their handshakes more of the thread that carries all messages. `[guess]`
     pub knocks: usize,
     /// The same from one /24 or /48 (from one address inside loopback). 1 to 1,024: fewer slow a site's restart, more help a
     /// flood. `[guess]`
@@ -105,6 +106,17 @@ pub struct Config {
     /// Messages read from one peer per second, twice as many at once; more are dropped unread. 10 to 1,000,000: fewer slow busy
     /// peers down, more let one peer take the node's time. `[guess]`
     pub messages_per_peer: u32,
+    /// Bytes that a TCP link carries in a second, both ways, before it goes to the threads for bulk: a peer that cannot be dialled has
+    /// its byte streams on its link. 1 MiB to 1 GiB: fewer move links that are busy with messages, more let streams delay
+    /// the messages of others. `[guess: 5,000 messages of 1,200 bytes, each way and more]`
+    pub link_bytes: ByteSize,
+    /// Threads that carry byte streams over bulk connections, made as these come, each with its connections; 0: one for every two
+    /// processors. One more carries all links. 0 to 1,024: fewer bound what bulk takes of the processors, more carry more of it at once.
+    /// `[measured on two processors, where two of them woke one another]`
+    pub bulk_threads: usize,
+    /// How much nicer the threads for bulk are than the node's others. 0 to 19: less delays messages beside byte streams, more lets
+    /// what else runs on the machine starve them. `[measured]`
+    pub bulk_nicer: u8,
     /// Peers remembered with their addresses; past it the longest unused that is not linked is forgotten. 256 to 2^22, about 500
     /// bytes each: fewer forget holders of pointers. `[guess]`
     pub known_peers: usize,
@@ -154,6 +166,9 @@ impl Default for Config {
             knocks_per_prefix: 16,
             connections_per_prefix: 512,
             messages_per_peer: 5_000,
+            link_bytes: ByteSize::mib(16),
+            bulk_threads: 0,
+            bulk_nicer: 10,
             known_peers: 65_536,
             saved_peers: 128,
         }
@@ -217,6 +232,15 @@ impl Config {
         if let Some((field, ..)) = counts.iter().find(|(_, count, least)| count < least) {
             return refuse(field, "it is too small");
         }
+        if !(ByteSize::mib(1).0..=ByteSize::mib(1 << 10).0).contains(&self.link_bytes.0) {
+            return refuse("link_bytes", "it must be 1 MiB to 1 GiB");
+        }
+        if self.bulk_threads > 1_024 {
+            return refuse("bulk_threads", "there may be 1,024 at most");
+        }
+        if self.bulk_nicer > 19 {
+            return refuse("bulk_nicer", "it may be 19 at most");
+        }
         if self.dial_queue > self.link_queue {
             return refuse("dial_queue", "it must not exceed link_queue, into which it empties");
         }
@@ -236,3 +260,26 @@ pub struct ConfigError {
 
 /// Substreams one side may have besides byte streams: certificates, messages, pings, and some that are ending.
 const OWN_SUBSTREAMS: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_and_loads_beyond_their_range_are_refused() {
+        let bytes = |link_bytes| Config { link_bytes: ByteSize(link_bytes), ..Config::default() };
+        let threads = |bulk_threads| Config { bulk_threads, ..Config::default() };
+        let nicer = |bulk_nicer| Config { bulk_nicer, ..Config::default() };
+        for fits in [bytes(1 << 20), bytes(1 << 30), threads(0), threads(1_024), nicer(0), nicer(19)] {
+            fits.check().unwrap();
+        }
+        for (field, config) in [
+            ("link_bytes", bytes((1 << 20) - 1)),
+            ("link_bytes", bytes((1 << 30) + 1)),
+            ("bulk_threads", threads(1_025)),
+            ("bulk_nicer", nicer(20)),
+        ] {
+            assert_eq!(config.check().unwrap_err().field, field);
+        }
+    }
+}

@@ -36,8 +36,10 @@ use tokio::{
 
 use super::{
     auth::{self, Auth, AuthError},
+    certificate::Purpose,
     counters::Counters,
     frame::{FrameError, FrameReader, FrameWriter},
+    lanes,
     protocol::{Names, Offer},
     renewal::{self, Renewal},
     stream::PeerStream,
@@ -51,6 +53,8 @@ pub(super) enum Order {
     Welcome {
         /// This side's greeting, if it has not been shown yet.
         reply: Option<Vec<u8>>,
+        /// What the connection is for.
+        purpose: Purpose,
     },
     /// Whether to stay open while idle.
     Keep(bool),
@@ -367,7 +371,12 @@ impl ConnectionHandler for LinkHandler {
         match order {
             Order::Keep(kept) => self.kept = kept,
             Order::Renew(greeting) => self.renewal.show(greeting),
-            Order::Welcome { reply } => self.auth.on_checked(reply),
+            Order::Welcome { reply, purpose } => {
+                if purpose == Purpose::Bulk {
+                    lanes::leave_links();
+                }
+                self.auth.on_checked(reply);
+            }
         }
     }
 

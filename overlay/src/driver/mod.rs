@@ -19,6 +19,12 @@ pub use overlay::{Overlay, RevokeError};
 
 mod run;
 
+mod lanes;
+
+mod homed;
+
+mod batch;
+
 mod roads;
 
 mod join;

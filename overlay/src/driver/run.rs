@@ -28,6 +28,7 @@ use super::{
     counters::Counters,
     handler::Open,
     join::Join,
+    lanes::Ended,
     overlay::{Request, Shared},
     roads::{Change, Handed, Member, Roads},
     stream::PeerStream,
@@ -94,8 +95,8 @@ pub(super) enum Target {
 type Other = Option<(Purpose, PeerId, Vec<Multiaddr>)>;
 
 impl Driver {
-    /// Runs until told to stop or nobody holds the overlay any more.
-    pub(super) async fn run(mut self) {
+    /// Runs until told to stop or nobody holds the overlay any more. Its addresses are free once the tasks of its connections are gone.
+    pub(super) async fn run(mut self) -> Ended {
         let stopped = loop {
             let now = self.clock.now();
             if now >= self.rejoin_at {
@@ -122,11 +123,9 @@ impl Driver {
             }
             self.settle();
         };
-        self.stop().await;
-        if let Some(done) = stopped {
-            // The caller may have gone meanwhile.
-            let _ = done.send(());
-        }
+        let farewell = tokio::time::Instant::now() + self.config.stop_timeout;
+        self.stop(farewell).await;
+        Ended { tell: stopped, farewell }
     }
 
     /// Tells the core something, and does what it wants done, until neither has more to say.
@@ -494,13 +493,13 @@ impl Driver {
     }
 
     /// Says farewell, lets what is queued go out, closes.
-    async fn stop(&mut self) {
+    async fn stop(&mut self, by: tokio::time::Instant) {
         self.feed(Input::Leave);
         self.waiting.clear();
         for connection in self.roads.connections() {
             self.swarm.close_connection(connection);
         }
-        let deadline = tokio::time::sleep(self.config.stop_timeout);
+        let deadline = tokio::time::sleep_until(by);
         tokio::pin!(deadline);
         while self.swarm.connected_peers().next().is_some() {
             tokio::select! {

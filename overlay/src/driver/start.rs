@@ -7,6 +7,7 @@ use bytes::Bytes;
 use libp2p::{Multiaddr, PeerId, Swarm, core::upgrade::Version, swarm};
 use rand::{SeedableRng as _, TryRng as _, rngs::SysRng};
 use rand_pcg::Pcg64Mcg;
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::{
@@ -19,6 +20,7 @@ use super::{
     gate::{self, Gate, MembershipError},
     identity::Identity,
     join::Join,
+    lanes::{self, Lanes, Terms},
     overlay::{Overlay, Shared, Sizes},
     proof::Notary,
     protocol::Names,
@@ -33,8 +35,8 @@ use crate::{
     membership::{Limits, Membership, Revocation, Revocations},
 };
 
-/// Starts a node of the overlay on the current tokio runtime, listening when this returns. `info.id` is ignored: the place follows from
-/// the identity, and from the membership where there is one.
+/// Starts a node of the overlay on threads of its own, listening when this returns. It ends when it is stopped or the last handle is
+/// dropped. `info.id` is ignored: the place follows from the identity, and from the membership where there is one.
 ///
 /// # Errors
 /// A setting that cannot work, a membership that is missing or of no use, or an address that cannot be listened on. Nothing runs then.
@@ -45,9 +47,26 @@ pub async fn start(
     info: NodeInfo,
     saved: impl Into<Saved>,
 ) -> Result<Overlay, StartError> {
-    let (overlay, driver) = prepare(config, index, identity, info, saved.into()).await?;
-    tokio::spawn(driver.run());
-    Ok(overlay)
+    config.check()?;
+    let lanes = Lanes::new(Terms::of(&config));
+    let (ready, started) = oneshot::channel();
+    let (own, identity, saved) = (Arc::clone(&lanes), identity.clone(), saved.into());
+    let body = move || async move {
+        match prepare(config, index, &identity, info, saved, own).await {
+            // If nobody waits for it any more, the loop sees the last handle gone.
+            Ok((overlay, driver)) => {
+                drop(ready.send(Ok(overlay)));
+                Some(driver.run().await)
+            }
+            Err(error) => {
+                drop(ready.send(Err(error)));
+                None
+            }
+        }
+    };
+    lanes::start(lanes, body).map_err(|error| StartError::Transport(format!("no thread for links: {error}")))?;
+    let ended = |_| Err(StartError::Transport("the thread of the links has ended".to_owned()));
+    started.await.unwrap_or_else(ended)
 }
 
 /// A node that listens, and the loop that is to run it.
@@ -57,6 +76,7 @@ pub(super) async fn prepare(
     identity: &Identity,
     info: NodeInfo,
     saved: Saved,
+    lanes: Arc<Lanes>,
 ) -> Result<(Overlay, Driver), StartError> {
     config.check()?;
     let addresses = Addresses::read(&config)?;
@@ -100,7 +120,7 @@ pub(super) async fn prepare(
     let (overlay, ends) = Overlay::new(info, (notary, voice), Arc::clone(&shared), counters.clone(), &sizes);
     let mut driver = Driver {
         me,
-        swarm: build_swarm(identity, &settings, Behaviour::new(gate, names, &config, clock, counters.clone()))?,
+        swarm: build_swarm(identity, &settings, lanes, Behaviour::new(gate, names, &config, clock, counters.clone()))?,
         shared,
         clock,
         counters,
@@ -227,12 +247,13 @@ fn read_saved(config: &Config, book: &mut AddressBook, bytes: Option<Bytes>) -> 
 fn build_swarm(
     identity: &Identity,
     settings: &transport::Settings,
+    lanes: Arc<Lanes>,
     behaviour: Behaviour,
 ) -> Result<Swarm<Behaviour>, StartError> {
-    let transport = transport::build(identity, settings).map_err(StartError::Transport)?;
+    let transport = transport::build(identity, settings, &lanes).map_err(StartError::Transport)?;
     // The handlers say when a connection is idle; libp2p's own time-out only has to be short after that. V1Lazy: with one name
     // offered, a substream costs no round trip.
-    let swarm = swarm::Config::with_tokio_executor()
+    let swarm = swarm::Config::with_executor(move |task| lanes.run(task))
         .with_idle_connection_timeout(IDLE_GRACE)
         .with_substream_upgrade_protocol_override(Version::V1Lazy);
     Ok(Swarm::new(transport, behaviour, identity.peer_id(), swarm))

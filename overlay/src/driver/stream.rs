@@ -15,10 +15,14 @@ use tokio::{
     sync::OwnedSemaphorePermit,
 };
 
+use super::batch::Waiter;
+
 /// A byte stream to a peer. Shutting it down ends this side's bytes; dropping it before resets it.
 #[derive(Debug)]
 pub(super) struct PeerStream<S = libp2p::Stream> {
     substream: S,
+    reader: Waiter,
+    writer: Waiter,
     /// Bytes that the next read has room for.
     room: usize,
     /// Why a read failed: then all fails.
@@ -30,7 +34,7 @@ pub(super) struct PeerStream<S = libp2p::Stream> {
 impl<S: Unpin> PeerStream<S> {
     /// The byte stream on this substream.
     pub(super) const fn new(substream: S, place: Option<OwnedSemaphorePermit>) -> Self {
-        Self { substream, room: READ, broken: None, _place: place }
+        Self { substream, reader: Waiter::new(), writer: Waiter::new(), room: READ, broken: None, _place: place }
     }
 
     /// The substream, unless it is not to be touched any more.
@@ -45,6 +49,8 @@ impl<S: Unpin> PeerStream<S> {
 impl<S: futures::AsyncRead + Unpin> AsyncRead for PeerStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let room = buffer.remaining().min(self.room);
+        let waker = self.reader.patient(cx.waker());
+        let cx = &mut Context::from_waker(&waker);
         let read = ready!(self.whole()?.poll_read(cx, buffer.initialize_unfilled_to(room)));
         if let Err(error) = &read {
             self.broken = Some(error.kind());
@@ -58,7 +64,8 @@ impl<S: futures::AsyncRead + Unpin> AsyncRead for PeerStream<S> {
 
 impl<S: futures::AsyncWrite + Unpin> AsyncWrite for PeerStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.whole()?.poll_write(cx, bytes)
+        let waker = self.writer.patient(cx.waker());
+        self.whole()?.poll_write(&mut Context::from_waker(&waker), bytes)
     }
 
     fn poll_write_vectored(
@@ -66,6 +73,8 @@ impl<S: futures::AsyncWrite + Unpin> AsyncWrite for PeerStream<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let waker = self.writer.patient(cx.waker());
+        let cx = &mut Context::from_waker(&waker);
         let mut slices = slices.iter().map(|slice| &slice[..]).filter(|slice| !slice.is_empty());
         let substream = self.whole()?;
         match slices.next() {

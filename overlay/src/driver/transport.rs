@@ -9,11 +9,12 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, TryFutureExt as _, future::BoxFuture};
 use libp2p::{
     Multiaddr, PeerId,
     core::{
@@ -25,12 +26,17 @@ use libp2p::{
     },
     dns, noise, tcp, yamux,
 };
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    runtime::Handle,
+};
 use tracing::warn;
 
 use super::{
     address::{self, Carrier},
+    homed::Homed,
     identity::Identity,
+    lanes::Lanes,
     quic,
 };
 
@@ -47,20 +53,24 @@ pub(super) struct Settings {
 }
 
 /// The whole stack.
-pub(super) fn build(identity: &Identity, settings: &Settings) -> Result<Boxed<(PeerId, StreamMuxerBox)>, String> {
+pub(super) fn build(
+    identity: &Identity,
+    settings: &Settings,
+    lanes: &Arc<Lanes>,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, String> {
     let noise = noise::Config::new(identity.keypair()).map_err(|error| error.to_string())?;
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(settings.streams);
     let noise = noise.with_prologue(settings.prologue.clone().into_bytes());
     let both = || -> Result<_, String> {
         let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
-        let tcp = Tcp { inner: tcp, source: settings.source }
+        let tcp = Tcp { inner: tcp, source: settings.source, link_bytes: lanes.link_bytes() }
             .upgrade(Version::V1Lazy)
             .authenticate(noise.clone())
             .multiplex(yamux.clone())
             .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
         let quic = quic::Transport::new(identity.keypair(), settings)?;
-        let quic = Quic { inner: quic, source: settings.source, listens: Vec::new() }
+        let quic = Quic { inner: quic, source: settings.source, listens: Vec::new(), lanes: Arc::clone(lanes) }
             .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)));
         Ok(tcp.or_transport(quic).map(|either, _| either.into_inner()))
     };
@@ -81,6 +91,7 @@ struct Quic {
     source: Option<IpAddr>,
     /// What this node listens on by QUIC.
     listens: Vec<IpAddr>,
+    lanes: Arc<Lanes>,
 }
 
 impl Transport for Quic {
@@ -107,8 +118,12 @@ impl Transport for Quic {
             // It would leave from another address than the one configured.
             return Err(TransportError::MultiaddrNotSupported(address));
         }
+        let bulk = (opts.port_use == PortUse::New).then(|| self.lanes.bulk()).flatten();
         let port_use = if source.is_some() { PortUse::Reuse } else { opts.port_use };
-        self.inner.dial(address, DialOpts { port_use, ..opts })
+        let opts = DialOpts { port_use, ..opts };
+        // The runtime that watches its socket.
+        let _entered = bulk.as_ref().map(Handle::enter);
+        self.inner.dial(address, opts)
     }
 
     fn poll(
@@ -123,13 +138,14 @@ impl Transport for Quic {
 struct Tcp {
     inner: tcp::tokio::Transport,
     source: Option<IpAddr>,
+    link_bytes: u64,
 }
 
 impl Transport for Tcp {
-    type Output = tcp::tokio::TcpStream;
+    type Output = Homed;
     type Error = io::Error;
-    type ListenerUpgrade = <tcp::tokio::Transport as Transport>::ListenerUpgrade;
-    type Dial = BoxFuture<'static, io::Result<tcp::tokio::TcpStream>>;
+    type ListenerUpgrade = BoxFuture<'static, io::Result<Homed>>;
+    type Dial = BoxFuture<'static, io::Result<Homed>>;
 
     fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<io::Error>> {
         self.inner.listen_on(id, address)
@@ -143,15 +159,21 @@ impl Transport for Tcp {
         let to = address::socket(&address).filter(|_| address::carrier(&address) == Carrier::Tcp);
         let Some(to) = to else { return Err(TransportError::MultiaddrNotSupported(address)) };
         let source = self.source.filter(|source| source.is_ipv4() == to.is_ipv4());
-        Ok(Box::pin(connect(to, source)))
+        Ok(Box::pin(connect(to, source, self.link_bytes)))
     }
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
-        Pin::new(&mut self.inner).poll(cx)
+        let most = self.link_bytes;
+        let homed = |event: TransportEvent<_, _>| {
+            event.map_upgrade(|upgrade: <tcp::tokio::Transport as Transport>::ListenerUpgrade| {
+                upgrade.map_ok(move |stream| Homed::new(stream, most)).boxed()
+            })
+        };
+        Pin::new(&mut self.inner).poll(cx).map(homed)
     }
 }
 
-async fn connect(to: SocketAddr, source: Option<IpAddr>) -> io::Result<tcp::tokio::TcpStream> {
+async fn connect(to: SocketAddr, source: Option<IpAddr>, link_bytes: u64) -> io::Result<Homed> {
     let stream = match source {
         Some(source) => {
             let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
@@ -161,5 +183,5 @@ async fn connect(to: SocketAddr, source: Option<IpAddr>) -> io::Result<tcp::toki
         None => TcpStream::connect(to).await?,
     };
     stream.set_nodelay(true)?;
-    Ok(tcp::tokio::TcpStream(stream))
+    Ok(Homed::new(tcp::tokio::TcpStream(stream), link_bytes))
 }

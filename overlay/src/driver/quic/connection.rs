@@ -14,16 +14,17 @@ use libp2p::{
 };
 use quinn::{ConnectionError, RecvStream, SendStream, rustls::pki_types::CertificateDer};
 
-use super::Error;
+use super::{Error, runtime::Seat};
+use crate::driver::lanes::in_bulk;
 
 /// A handshake, and whose it was. Whoever began it sets it a deadline.
 pub(super) type Handshake = BoxFuture<'static, Result<(PeerId, Connection), Error>>;
 
 /// Waits for the end of a handshake.
-pub(super) async fn shake_hands(begun: quinn::Connecting) -> Result<(PeerId, Connection), Error> {
+pub(super) async fn shake_hands(begun: quinn::Connecting, seat: Seat) -> Result<(PeerId, Connection), Error> {
     let connection = begun.await?;
     let peer = peer(&connection).ok_or(Error::Nobody)?;
-    Ok((peer, Connection { connection, inbound: None, outbound: None, closing: None }))
+    Ok((peer, Connection { connection, seat: Some(seat), inbound: None, outbound: None, closing: None }))
 }
 
 /// Who is named by the certificate that was shown.
@@ -38,6 +39,8 @@ type Opening = BoxFuture<'static, Result<(SendStream, RecvStream), ConnectionErr
 /// A connection to a peer. It lives until it is closed, or this and all its streams are dropped.
 pub(in crate::driver) struct Connection {
     pub(super) connection: quinn::Connection,
+    /// Where quinn's task for it runs; none after it came along to where bulk runs.
+    seat: Option<Seat>,
     inbound: Option<Opening>,
     outbound: Option<Opening>,
     closing: Option<BoxFuture<'static, ConnectionError>>,
@@ -48,6 +51,11 @@ impl StreamMuxer for Connection {
     type Error = Error;
 
     fn poll_inbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Stream, Error>> {
+        if in_bulk()
+            && let Some(seat) = self.seat.take()
+        {
+            seat.come_here();
+        }
         let Self { connection, inbound, .. } = &mut *self;
         poll_opening(inbound, cx, || {
             let connection = connection.clone();

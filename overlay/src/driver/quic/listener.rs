@@ -17,6 +17,7 @@ use quinn::Endpoint;
 use super::{
     Error,
     connection::{Handshake, shake_hands},
+    runtime::Seat,
 };
 use crate::driver::address::{Carrier, of_socket};
 
@@ -100,12 +101,13 @@ impl Listener {
     /// A handshake that somebody began.
     fn incoming(&self, knock: quinn::Incoming) -> Event {
         let listener_id = self.id;
-        match knock.accept() {
+        let (begun, seat) = Seat::offer(|| knock.accept());
+        match begun {
             Ok(begun) => Event::Incoming {
                 listener_id,
                 local_addr: of_socket(Carrier::Quic, self.local),
                 send_back_addr: of_socket(Carrier::Quic, begun.remote_address()),
-                upgrade: shake_hands(begun).boxed(),
+                upgrade: shake_hands(begun, seat).boxed(),
             },
             Err(error) => Event::ListenerError { listener_id, error: error.into() },
         }

@@ -15,6 +15,8 @@ mod listener;
 
 mod connection;
 
+mod runtime;
+
 mod tls;
 
 mod udp;

@@ -15,12 +15,13 @@ use libp2p::{
     identity::Keypair,
     multiaddr::Protocol,
 };
-use quinn::{ClientConfig, Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig, TokioRuntime, VarInt};
+use quinn::{ClientConfig, Endpoint, EndpointConfig, MtuDiscoveryConfig, ServerConfig, VarInt};
 use socket2::{Domain, Socket, Type};
 
 use super::{
     connection::{Connection, Handshake, shake_hands},
     listener::Listener,
+    runtime::{Runtime, Seat},
     tls,
     udp::Udp,
 };
@@ -91,7 +92,7 @@ impl Transport {
         let _ = socket.set_recv_buffer_size(RECEIVE);
         socket.bind(&at.into())?;
         let socket = Udp::new(socket.into())?;
-        Endpoint::new_with_abstract_socket(self.endpoint.clone(), server, socket, Arc::new(TokioRuntime))
+        Endpoint::new_with_abstract_socket(self.endpoint.clone(), server, socket, Arc::new(Runtime))
     }
 
     /// An endpoint to dial from.
@@ -141,7 +142,10 @@ impl libp2p::core::Transport for Transport {
         let Some(to) = to else { return Err(TransportError::MultiaddrNotSupported(address)) };
         let endpoint = self.dialer(to.ip(), opts.port_use).map_err(|error| TransportError::Other(error.into()))?;
         let client = self.client.clone();
-        let handshake = async move { shake_hands(endpoint.connect_with(client, to, NAME)?).await };
+        let handshake = async move {
+            let (begun, seat) = Seat::offer(|| endpoint.connect_with(client, to, NAME));
+            shake_hands(begun?, seat).await
+        };
         Ok(handshake.boxed())
     }
 

@@ -7,10 +7,16 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
 };
 
-use super::{Config, Identity, Overlay, StartError, start};
-use crate::{NodeId, NodeInfo, Roles, StreamError, Streams as _};
+use super::{
+    Config, Identity, Overlay, StartError,
+    lanes::{Lanes, Terms},
+    start,
+    start::{Saved, prepare},
+};
+use crate::{Index as _, NodeId, NodeInfo, Roles, StreamError, Streams as _};
 
 mod closed;
+mod ends;
 mod network;
 mod silent;
 mod stranger;
@@ -32,8 +38,22 @@ fn config(bootstrap: &[SocketAddr]) -> Config {
     }
 }
 
+/// A node on the runtime of the test.
+async fn node_here(config: Config, lanes: std::sync::Arc<Lanes>) -> Overlay {
+    let (identity, core) = (Identity::generate(), crate::Config::default());
+    let started = prepare(config, core, &identity, info(), Saved::default(), lanes).await;
+    let (overlay, driver) = started.unwrap();
+    tokio::spawn(async move { driver.run().await.tell.map(|tell| tell.send(())) });
+    overlay
+}
+
 async fn node(config: Config) -> Overlay {
     start(config, crate::Config::default(), &Identity::generate(), info(), None).await.unwrap()
+}
+
+/// The lanes of a node that the test runs itself.
+fn lanes() -> std::sync::Arc<Lanes> {
+    Lanes::new(Terms::of(&Config::default()))
 }
 
 fn info() -> NodeInfo {
@@ -133,6 +153,35 @@ async fn a_stream_for_much_takes_a_bulk_connection_or_the_link_where_none_comes(
         assert_eq!(stream.read_u8().await.unwrap(), b'x');
         let counts = other.counts();
         assert_eq!(if bulk { counts.dials } else { counts.connections_admitted }, if bulk { 2 } else { 1 });
+    }
+}
+
+#[tokio::test]
+async fn bulk_leaves_the_threads_of_messages_on_both_sides() {
+    // By QUIC quinn has a task for the connection, and one for the socket that is dialled from.
+    for (listen, dialled, accepted) in [("/ip4/127.0.0.1/tcp/0", 1, 1), ("/ip4/127.0.0.1/udp/0/quic-v1", 3, 2)] {
+        let (ours, theirs) = (lanes(), lanes());
+        let listening = Config { listen: vec![listen.to_owned()], ..config(&[]) };
+        let seed = node_here(listening.clone(), theirs.clone()).await;
+        let other = node_here(Config { bootstrap: seed.listen_multiaddrs(), ..listening }, ours.clone()).await;
+        until("a link", || other.counts().connections_admitted > 0).await;
+        soon("an answer", other.get(crate::Key::ZERO, crate::Levels::All)).await.unwrap();
+        assert_eq!((ours.tasks(), theirs.tasks()), (0, 0), "{listen}: messages alone went there");
+        let mut stream = soon("a stream", other.open_bulk(seed.id())).await.unwrap();
+        let sent = vec![7; 3_000_000];
+        let send = async {
+            stream.write_all(&sent).await.unwrap();
+            stream.shutdown().await.unwrap();
+        };
+        let take = async {
+            let (_, mut stream) = seed.accept().await.unwrap();
+            let mut came = Vec::new();
+            stream.read_to_end(&mut came).await.unwrap();
+            came
+        };
+        let ((), came) = soon("the bytes", async { tokio::join!(send, take) }).await;
+        assert!(came == sent);
+        assert_eq!((ours.tasks(), theirs.tasks()), (dialled, accepted), "{listen}: some of it stayed with the links");
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{Config, DEADLINE, Identity, Overlay, at, config, info, node, soon, start, until};
+use super::{Config, DEADLINE, Identity, Overlay, at, config, info, lanes, node, node_here, soon, start, until};
 use crate::{Acquire, Acquired, Found, Index as _, Key, Level, Levels, NodesQuery, Put, Roles, Streams as _};
 
 /// Nodes that one knows at level 0, itself not counted.
@@ -104,7 +104,9 @@ async fn a_killed_node_is_noticed() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let seed = node(config(&[])).await;
     let address = at(&seed);
-    let victim = runtime.spawn(async move { node(config(&[address])).await }).await.unwrap();
+    // It runs on a runtime that ends without a farewell.
+    let start = async move { node_here(config(&[address]), lanes()).await };
+    let victim = runtime.spawn(start).await.unwrap();
     until("the victim known", || knows(&seed, &victim)).await;
     runtime.shutdown_background();
     until("the victim forgotten", || known(&seed) == 0).await;

@@ -10,7 +10,7 @@ use libp2p::{
 };
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
-use super::{Config, DEADLINE, Identity, Overlay, config, info, soon};
+use super::{Config, DEADLINE, Identity, Overlay, config, info, lanes, soon};
 use crate::{
     NodeId, Roles, StreamError, Streams as _,
     core::{
@@ -34,7 +34,7 @@ use crate::{
 /// A driver that does not run, with these seeds.
 async fn stopped(seeds: &[SocketAddr]) -> (Overlay, Driver) {
     let identity = Identity::generate();
-    prepare(config(seeds), crate::Config::default(), &identity, info(), Saved::default()).await.unwrap()
+    prepare(config(seeds), crate::Config::default(), &identity, info(), Saved::default(), lanes()).await.unwrap()
 }
 
 /// A peer with a link, what is handed to that, and since when it owes an answer: longer than it may.
@@ -166,7 +166,7 @@ async fn a_peer_that_linked_itself_is_not_dialled_by_the_second_carrier_once_the
 async fn unmeasured(rtt: Duration, open_timeout: Duration) -> (Overlay, Driver, NodeId) {
     let (core, identity) = (crate::Config { rto_unknown: rtt, ..crate::Config::default() }, Identity::generate());
     let config = Config { open_timeout, ..config(&[]) };
-    let (overlay, mut driver) = prepare(config, core, &identity, info(), Saved::default()).await.unwrap();
+    let (overlay, mut driver) = prepare(config, core, &identity, info(), Saved::default(), lanes()).await.unwrap();
     let (peer, _) = link_silent(&mut driver);
     let to = driver.members[&peer].contact.id;
     (overlay, driver, to)

@@ -12,6 +12,7 @@ use super::super::{
     frame::{FrameReader, FrameWriter},
     transport,
 };
+use super::lanes;
 
 /// It runs only while one of its futures is awaited.
 pub(super) struct Stranger {
@@ -145,7 +146,7 @@ fn swarm(identity: &Identity, prologue: &str) -> Swarm<libp2p_stream::Behaviour>
         timeout: Duration::from_secs(5),
         keep_alive: Duration::from_secs(30),
     };
-    let transport = transport::build(identity, &settings).unwrap();
+    let transport = transport::build(identity, &settings, &lanes()).unwrap();
     let config = swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(60));
     Swarm::new(transport, libp2p_stream::Behaviour::new(), identity.peer_id(), config)
 }
