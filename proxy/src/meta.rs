@@ -13,7 +13,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use atoll_overlay::Key;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use prost::Message as _;
+use prost::{
+    Message as _,
+    encoding::{WireType, encode_key, encode_varint, encoded_len_varint},
+};
 
 use crate::{
     clock,
@@ -214,56 +217,46 @@ struct Message(Vec<u8>);
 
 impl Message {
     /// A number; none, if it is 0.
-    fn number(&mut self, tag: u64, number: u64) {
+    fn number(&mut self, tag: u32, number: u64) {
         if number != 0 {
             self.given_number(tag, number);
         }
     }
 
-    fn given_number(&mut self, tag: u64, number: u64) {
-        self.varint(tag << 3);
-        self.varint(number);
+    fn given_number(&mut self, tag: u32, number: u64) {
+        encode_key(tag, WireType::Varint, &mut self.0);
+        encode_varint(number, &mut self.0);
     }
 
     /// Bytes; none, if there are none.
-    fn bytes(&mut self, tag: u64, bytes: &[u8]) {
+    fn bytes(&mut self, tag: u32, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.given_bytes(tag, bytes);
         }
     }
 
-    fn given_bytes(&mut self, tag: u64, bytes: &[u8]) {
+    fn given_bytes(&mut self, tag: u32, bytes: &[u8]) {
         self.begin(tag, bytes.len());
         self.0.extend_from_slice(bytes);
     }
 
     /// A message of two fields.
-    fn field(&mut self, tag: u64, name: &[u8], value: &[u8]) {
-        let length = |bytes: &[u8]| if bytes.is_empty() { 0 } else { 1 + varint_length(bytes.len()) + bytes.len() };
+    fn field(&mut self, tag: u32, name: &[u8], value: &[u8]) {
+        let length =
+            |bytes: &[u8]| if bytes.is_empty() { 0 } else { 1 + encoded_len_varint(long(bytes.len())) + bytes.len() };
         self.begin(tag, length(name) + length(value));
         self.bytes(1, name);
         self.bytes(2, value);
     }
 
-    fn begin(&mut self, tag: u64, length: usize) {
-        self.varint(tag << 3 | 2);
-        self.varint(u64::try_from(length).unwrap_or(u64::MAX));
-    }
-
-    fn varint(&mut self, mut number: u64) {
-        while number >= 0x80 {
-            let [low, ..] = number.to_le_bytes();
-            self.0.push(low | 0x80);
-            number >>= 7;
-        }
-        let [last, ..] = number.to_le_bytes();
-        self.0.push(last);
+    fn begin(&mut self, tag: u32, length: usize) {
+        encode_key(tag, WireType::LengthDelimited, &mut self.0);
+        encode_varint(long(length), &mut self.0);
     }
 }
 
-fn varint_length(number: usize) -> usize {
-    let bits = usize::BITS - (number | 1).leading_zeros();
-    usize::try_from(bits.div_ceil(7)).unwrap_or(usize::MAX)
+fn long(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
