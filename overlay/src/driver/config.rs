@@ -89,7 +89,8 @@ pub struct Config {
     /// Streams at a time per connection, both ways together; each side opens half of them at most, less 8, and refuses more. 32 to
     /// 8,192: fewer refuse busy peers, more let one peer hold memory. `[facts C: 512]`
     pub streams: usize,
-    /// Established connections, both ways together. 16 to 65,536, about 25 KiB each: fewer refuse members. `[facts C]`
+    /// Established connections, both ways together. 16 to 65,536, about 25 KiB each; by QUIC 80 KiB, what is under way on it, which is
+    /// 512 KiB at most, and 512 MiB more on all together: fewer refuse members. `[facts C]`
     pub connections: u32,
     /// Connections to one peer: links, bulk, and those that look whether it is where it says. 2 to 16: fewer break simultaneous dials, more let one peer hold slots.
     /// `[guess]`

@@ -103,6 +103,8 @@ pub(super) async fn prepare(
         prologue: membership.as_ref().map_or_else(|| format!("atoll {}", config.network), |_| format!("atoll {id}")),
         source: config.bind_source,
         streams: config.streams,
+        knocks: config.knocks,
+        knocks_per_prefix: config.knocks_per_prefix,
         timeout: config.handshake_timeout,
         keep_alive: config.ping_interval,
     };

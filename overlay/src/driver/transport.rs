@@ -47,6 +47,10 @@ pub(super) struct Settings {
     pub(super) prologue: String,
     pub(super) source: Option<IpAddr>,
     pub(super) streams: usize,
+    /// Handshakes that may wait to be taken up.
+    pub(super) knocks: usize,
+    /// The same of one prefix. Half as many by QUIC may be from addresses that have not answered yet.
+    pub(super) knocks_per_prefix: usize,
     pub(super) timeout: Duration,
     /// An idle QUIC connection says that often that it lives; twice that without a word, and it is dead.
     pub(super) keep_alive: Duration,
@@ -84,7 +88,7 @@ pub(super) fn build(
     Ok(TransportTimeout::new(named, settings.timeout).boxed())
 }
 
-/// QUIC, but for the address that dials start from: a listening one where one is configured. Else links leave from a
+/// QUIC, but where an address to start from is configured, it dials only if it listens there. Links leave from a
 /// listening socket, and bulk connections, which ask for a new port, from a socket each.
 struct Quic {
     inner: quic::Transport,
@@ -119,8 +123,6 @@ impl Transport for Quic {
             return Err(TransportError::MultiaddrNotSupported(address));
         }
         let bulk = (opts.port_use == PortUse::New).then(|| self.lanes.bulk()).flatten();
-        let port_use = if source.is_some() { PortUse::Reuse } else { opts.port_use };
-        let opts = DialOpts { port_use, ..opts };
         // The runtime that watches its socket.
         let _entered = bulk.as_ref().map(Handle::enter);
         self.inner.dial(address, opts)

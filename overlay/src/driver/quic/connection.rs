@@ -3,6 +3,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -14,17 +15,26 @@ use libp2p::{
 };
 use quinn::{ConnectionError, RecvStream, SendStream, rustls::pki_types::CertificateDer};
 
-use super::{Error, runtime::Seat};
+use super::{
+    Error,
+    runtime::Seat,
+    window::{Growth, Window},
+};
 use crate::driver::lanes::in_bulk;
 
 /// A handshake, and whose it was. Whoever began it sets it a deadline.
 pub(super) type Handshake = BoxFuture<'static, Result<(PeerId, Connection), Error>>;
 
 /// Waits for the end of a handshake.
-pub(super) async fn shake_hands(begun: quinn::Connecting, seat: Seat) -> Result<(PeerId, Connection), Error> {
+pub(super) async fn shake_hands(
+    begun: quinn::Connecting,
+    seat: Seat,
+    growth: Growth,
+) -> Result<(PeerId, Connection), Error> {
     let connection = begun.await?;
     let peer = peer(&connection).ok_or(Error::Nobody)?;
-    Ok((peer, Connection { connection, seat: Some(seat), inbound: None, outbound: None, closing: None }))
+    let window = Window::new(connection.clone(), growth);
+    Ok((peer, Connection { connection, window, seat: Some(seat), inbound: None, outbound: None, closing: None }))
 }
 
 /// Who is named by the certificate that was shown.
@@ -39,6 +49,7 @@ type Opening = BoxFuture<'static, Result<(SendStream, RecvStream), ConnectionErr
 /// A connection to a peer. It lives until it is closed, or this and all its streams are dropped.
 pub(in crate::driver) struct Connection {
     pub(super) connection: quinn::Connection,
+    pub(super) window: Arc<Window>,
     /// Where quinn's task for it runs; none after it came along to where bulk runs.
     seat: Option<Seat>,
     inbound: Option<Opening>,
@@ -56,16 +67,16 @@ impl StreamMuxer for Connection {
         {
             seat.come_here();
         }
-        let Self { connection, inbound, .. } = &mut *self;
-        poll_opening(inbound, cx, || {
+        let Self { connection, window, inbound, .. } = &mut *self;
+        poll_opening(inbound, window, cx, || {
             let connection = connection.clone();
             async move { connection.accept_bi().await }.boxed()
         })
     }
 
     fn poll_outbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Stream, Error>> {
-        let Self { connection, outbound, .. } = &mut *self;
-        poll_opening(outbound, cx, || {
+        let Self { connection, window, outbound, .. } = &mut *self;
+        poll_opening(outbound, window, cx, || {
             let connection = connection.clone();
             async move { connection.open_bi().await }.boxed()
         })
@@ -92,19 +103,21 @@ impl StreamMuxer for Connection {
 
 fn poll_opening(
     opening: &mut Option<Opening>,
+    window: &Arc<Window>,
     cx: &mut Context<'_>,
     begin: impl FnOnce() -> Opening,
 ) -> Poll<Result<Stream, Error>> {
     let opened = ready!(opening.get_or_insert_with(begin).as_mut().poll(cx));
     *opening = None;
     let (send, receive) = opened?;
-    Poll::Ready(Ok(Stream { send, receive, closed: None }))
+    Poll::Ready(Ok(Stream { send, receive, window: Arc::clone(window), closed: None }))
 }
 
 /// A stream. Dropped, it ends this side's bytes and takes no more of the other's.
 pub(in crate::driver) struct Stream {
     send: SendStream,
     receive: RecvStream,
+    window: Arc<Window>,
     /// How this side's bytes ended.
     closed: Option<Result<(), io::ErrorKind>>,
 }
@@ -114,13 +127,17 @@ impl AsyncRead for Stream {
         if matches!(self.closed, Some(Err(_))) {
             return Poll::Ready(Ok(0));
         }
-        AsyncRead::poll_read(Pin::new(&mut self.receive), cx, buffer)
+        let read = ready!(AsyncRead::poll_read(Pin::new(&mut self.receive), cx, buffer))?;
+        self.window.moved(read);
+        Poll::Ready(Ok(read))
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, bytes)
+        let written = ready!(AsyncWrite::poll_write(Pin::new(&mut self.send), cx, bytes))?;
+        self.window.moved(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -21,5 +21,7 @@ mod tls;
 
 mod udp;
 
+mod window;
+
 #[cfg(test)]
 mod tests;

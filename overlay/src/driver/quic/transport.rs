@@ -20,10 +20,11 @@ use socket2::{Domain, Socket, Type};
 
 use super::{
     connection::{Connection, Handshake, shake_hands},
-    listener::Listener,
+    listener::{Listener, Unproven},
     runtime::{Runtime, Seat},
     tls,
     udp::Udp,
+    window::{FIRST_WINDOW, Growth},
 };
 use crate::driver::transport::Settings;
 
@@ -33,6 +34,10 @@ pub(in crate::driver) struct Transport {
     server: ServerConfig,
     client: ClientConfig,
     listeners: SelectAll<Listener>,
+    /// The address that dials start from; if none, the system chooses.
+    source: Option<IpAddr>,
+    unproven: Unproven,
+    growth: Growth,
     /// What links leave from where nothing listens, by IPv4 and by IPv6.
     dialers: [Option<Endpoint>; 2],
     /// To be woken when it listens on more.
@@ -69,46 +74,50 @@ impl Transport {
         let mut server = ServerConfig::with_crypto(Arc::new(server));
         // A connection is known by its peer's address.
         server.transport_config(transport).migration(false);
-        server.max_incoming(KNOCKS).incoming_buffer_size(KNOCK_BYTES).incoming_buffer_size_total(KNOCKS_BYTES);
-        // No address is asked to prove itself first, so that there is nothing that a token would spare.
+        server
+            .max_incoming(settings.knocks.min(KNOCKS))
+            .incoming_buffer_size(KNOCK_BYTES)
+            .incoming_buffer_size_total(KNOCKS_BYTES);
+        // Most addresses need not prove themselves first, so that there is little that a token would spare.
         server.validation_token.sent(0);
-        // A node that was started anew tells peers so that know it from before.
-        let mut endpoint = keypair.derive_secret(RESET).map_or_else(EndpointConfig::default, |secret| {
-            EndpointConfig::new(Arc::new(ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &secret)))
-        });
+        let mut endpoint = EndpointConfig::default();
         endpoint.supported_versions(vec![1]);
         endpoint.max_udp_payload_size(DATAGRAM).map_err(|error| error.to_string())?;
         let (listeners, dialers) = (SelectAll::new(), [None, None]);
-        Ok(Self { endpoint, server, client, listeners, dialers, waker: None })
+        let (unproven, growth) = (Unproven::new(settings.knocks_per_prefix / 2), Growth::new(GROWTH));
+        let source = settings.source;
+        Ok(Self { endpoint, server, client, listeners, source, unproven, growth, dialers, waker: None })
     }
 
     /// The endpoint on a socket of that address.
-    fn bind(&self, at: SocketAddr, server: Option<ServerConfig>) -> io::Result<Endpoint> {
-        let socket = Socket::new(Domain::for_address(at), Type::DGRAM, Some(socket2::Protocol::UDP))?;
+    pub(super) fn bind(&self, at: SocketAddr, server: Option<ServerConfig>) -> io::Result<Endpoint> {
+        let socket = roomy(Domain::for_address(at))?;
         if at.is_ipv6() {
             socket.set_only_v6(true)?;
         }
-        // As much as the system allows.
-        let _ = socket.set_recv_buffer_size(RECEIVE);
         socket.bind(&at.into())?;
         let socket = Udp::new(socket.into())?;
         Endpoint::new_with_abstract_socket(self.endpoint.clone(), server, socket, Arc::new(Runtime))
     }
 
     /// An endpoint to dial from.
-    fn dialer(&mut self, to: IpAddr, port_use: PortUse) -> io::Result<Endpoint> {
+    pub(super) fn dialer(&mut self, to: IpAddr, port_use: PortUse) -> io::Result<Endpoint> {
         let any = if to.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
-        let any = SocketAddr::new(any, 0);
+        let source = self.source.filter(|source| source.is_ipv4() == to.is_ipv4());
+        let own = SocketAddr::new(source.unwrap_or(any), 0);
         if port_use == PortUse::New {
-            return self.bind(any, None);
+            return self.bind(own, None);
         }
-        if let Some(listener) = self.listeners.iter().find(|listener| listener.leads_to(to)) {
+        let leading = self.listeners.iter().filter(|listener| listener.leads_to(to));
+        let leading = leading.filter(|listener| source.is_none_or(|source| listener.local.ip() == source));
+        // Always the same one of several, and rather one that leads everywhere.
+        if let Some(listener) = leading.min_by_key(|listener| (!listener.is_wild(), listener.local)) {
             return Ok(listener.endpoint.clone());
         }
         if let Some(endpoint) = &self.dialers[usize::from(to.is_ipv6())] {
             return Ok(endpoint.clone());
         }
-        let endpoint = self.bind(any, None)?;
+        let endpoint = self.bind(own, None)?;
         self.dialers[usize::from(to.is_ipv6())] = Some(endpoint.clone());
         Ok(endpoint)
     }
@@ -122,7 +131,10 @@ impl libp2p::core::Transport for Transport {
 
     fn listen_on(&mut self, id: ListenerId, address: Multiaddr) -> Result<(), TransportError<Error>> {
         let at = socket(&address).ok_or(TransportError::MultiaddrNotSupported(address))?;
-        let listening = self.bind(at, Some(self.server.clone())).and_then(|endpoint| Listener::new(id, endpoint));
+        let listening = self.bind(at, Some(self.server.clone())).and_then(|endpoint| {
+            let local = SocketAddr::new(at.ip(), endpoint.local_addr()?.port());
+            Listener::new(id, endpoint, local, self.unproven.clone(), self.growth.clone())
+        });
         self.listeners.push(listening.map_err(|error| TransportError::Other(error.into()))?);
         // Dials leave from here now; the socket that they left from goes with the last connection on it.
         self.dialers[usize::from(at.is_ipv6())] = None;
@@ -141,10 +153,10 @@ impl libp2p::core::Transport for Transport {
         let to = socket(&address).filter(|to| to.port() != 0 && !to.ip().is_unspecified() && opts.role.is_dialer());
         let Some(to) = to else { return Err(TransportError::MultiaddrNotSupported(address)) };
         let endpoint = self.dialer(to.ip(), opts.port_use).map_err(|error| TransportError::Other(error.into()))?;
-        let client = self.client.clone();
+        let (client, growth) = (self.client.clone(), self.growth.clone());
         let handshake = async move {
             let (begun, seat) = Seat::offer(|| endpoint.connect_with(client, to, NAME));
-            shake_hands(begun?, seat).await
+            shake_hands(begun?, seat, growth).await
         };
         Ok(handshake.boxed())
     }
@@ -174,10 +186,22 @@ fn terms(settings: &Settings) -> quinn::TransportConfig {
         .max_idle_timeout(Some(VarInt::from_u32(idle).into()))
         .allow_spin(false)
         .stream_receive_window(STREAM_WINDOW.into())
-        .receive_window(CONNECTION_WINDOW.into())
-        .send_window(CONNECTION_WINDOW.into())
+        .receive_window(FIRST_WINDOW.into())
+        .send_window(FIRST_WINDOW.into())
         .mtu_discovery_config(Some(lengths));
     terms
+}
+
+/// A socket with room for as much as the system allows of [`RECEIVE`], and for what it gives by itself if that is more.
+fn roomy(domain: Domain) -> io::Result<Socket> {
+    let socket = || Socket::new(domain, Type::DGRAM, Some(socket2::Protocol::UDP));
+    let asked = socket()?;
+    let given = asked.recv_buffer_size()?;
+    if given >= RECEIVE {
+        return Ok(asked);
+    }
+    let _ = asked.set_recv_buffer_size(RECEIVE);
+    if asked.recv_buffer_size()? < given { socket() } else { Ok(asked) }
 }
 
 /// The UDP address of a QUIC multiaddr, with or without the peer that is expected there.
@@ -192,11 +216,12 @@ pub(super) fn socket(address: &Multiaddr) -> Option<SocketAddr> {
     }
 }
 
-/// Bytes that a peer may send ahead of their being read, on one QUIC stream and on one connection, and that this node keeps on a
-/// connection until they have arrived: what fills 100 ms at 160 and at 640 Mbit/s. They bound the memory that a peer can hold.
-/// `[guess]`
+/// Bytes that a peer may send ahead of their being read on one QUIC stream: what fills 100 ms at 160 Mbit/s. The windows of its
+/// connection bound it too. `[guess]`
 const STREAM_WINDOW: u32 = 2 << 20;
-const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// Bytes by which the windows of all connections may grow together, past [`FIRST_WINDOW`] each way of each. `[guess]`
+const GROWTH: usize = 512 << 20;
 
 /// The longest datagram, bytes, that is sent where a path is found to take it, and that is taken. Connections begin with 1,200, and
 /// each probes what its path takes [RFC 8899]: 1,472 by Ethernet and IPv4. Ten of this length are as much as the system takes in one
@@ -215,6 +240,3 @@ const KNOCKS_BYTES: u64 = 8 << 20;
 
 /// The name of a server means nothing between peers, and may not be empty.
 const NAME: &str = "l";
-
-/// What the key of stateless resets is derived by.
-const RESET: &[u8] = b"libp2p quic stateless reset key";

@@ -143,6 +143,8 @@ fn swarm(identity: &Identity, prologue: &str) -> Swarm<libp2p_stream::Behaviour>
         prologue: prologue.to_owned(),
         source: None,
         streams: 16,
+        knocks: 16,
+        knocks_per_prefix: 16,
         timeout: Duration::from_secs(5),
         keep_alive: Duration::from_secs(30),
     };

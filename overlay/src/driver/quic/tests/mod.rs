@@ -1,34 +1,50 @@
 //! Both ends of a connection in one test, over loopback.
 
-use std::{future::poll_fn, pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{
+    future::poll_fn,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    pin::Pin,
+    time::Duration,
+};
 
 use futures::{AsyncReadExt as _, AsyncWriteExt as _, StreamExt as _, future::join};
 use libp2p::{
     Multiaddr, PeerId,
     core::{
         Endpoint, Transport as _,
-        muxing::{StreamMuxerBox, StreamMuxerExt as _},
+        muxing::{StreamMuxer as _, StreamMuxerBox, StreamMuxerExt as _},
         transport::{Boxed, DialOpts, ListenerId, PortUse, TransportEvent},
     },
     identity::Keypair,
+    multiaddr::Protocol,
 };
-use quinn::{
-    AsyncUdpSocket as _,
-    rustls::{self, CipherSuite},
-};
+use quinn::{AsyncUdpSocket as _, rustls::CipherSuite};
+
+mod strangers;
 
 use super::{
-    Transport, tls,
-    transport::{DATAGRAM, KNOCKS, socket},
+    Transport,
+    connection::Connection,
+    listener::{Listener, Unproven},
+    tls,
+    transport::{DATAGRAM, socket},
     udp::Udp,
+    window::{Growth, Window},
 };
 use crate::driver::transport::Settings;
 
 type Any = Boxed<(PeerId, StreamMuxerBox)>;
 
 fn bare(keypair: &Keypair) -> Transport {
+    with(keypair, 4, None)
+}
+
+/// One that listens for four handshakes at a time, and for half of so many from addresses that have not answered.
+fn with(keypair: &Keypair, knocks_per_prefix: usize, source: Option<IpAddr>) -> Transport {
     let (timeout, keep_alive) = (Duration::from_secs(10), Duration::from_secs(10));
-    let settings = Settings { prologue: String::new(), source: None, streams: 64, timeout, keep_alive };
+    let knocks = 4;
+    let prologue = String::new();
+    let settings = Settings { prologue, source, streams: 64, knocks, knocks_per_prefix, timeout, keep_alive };
     Transport::new(keypair, &settings).unwrap()
 }
 
@@ -108,14 +124,18 @@ async fn next(transport: &mut Transport) -> super::listener::Event {
 }
 
 async fn bare_listener() -> (Transport, Multiaddr, ListenerId) {
-    let (mut listener, id) = (bare(&Keypair::generate_ed25519()), ListenerId::next());
+    listening(bare(&Keypair::generate_ed25519())).await
+}
+
+async fn listening(mut listener: Transport) -> (Transport, Multiaddr, ListenerId) {
+    let id = ListenerId::next();
     listener.listen_on(id, HERE.parse().unwrap()).unwrap();
     let TransportEvent::NewAddress { listen_addr, .. } = next(&mut listener).await else { panic!("no address") };
     (listener, listen_addr, id)
 }
 
-#[tokio::test]
-async fn datagrams_become_as_long_as_the_path_takes() {
+/// The two ends of a connection, and who listened.
+async fn connected() -> (Connection, Connection, Transport) {
     let (mut listener, address, _) = within(bare_listener()).await;
     let dial = bare(&Keypair::generate_ed25519()).dial(address, dialling(PortUse::New)).unwrap();
     let accept = async {
@@ -123,7 +143,13 @@ async fn datagrams_become_as_long_as_the_path_takes() {
         upgrade.await.unwrap().1
     };
     let (dialled, accepted) = within(join(dial, accept)).await;
-    let (dialled, accepted) = (dialled.unwrap().1.connection, accepted.connection);
+    (dialled.unwrap().1, accepted, listener)
+}
+
+#[tokio::test]
+async fn datagrams_become_as_long_as_the_path_takes() {
+    let (dialled, accepted, _listener) = connected().await;
+    let (dialled, accepted) = (dialled.connection, accepted.connection);
     let (mut ping, _) = dialled.open_bi().await.unwrap();
     ping.write_all(b"?").await.unwrap();
     let (_, mut pong) = within(accepted.accept_bi()).await.unwrap();
@@ -139,59 +165,100 @@ async fn datagrams_become_as_long_as_the_path_takes() {
 }
 
 #[tokio::test]
-async fn whoever_shows_no_certificate_of_libp2p_is_refused() {
-    let certified = rcgen::generate_simple_self_signed(["l".to_owned()]).unwrap();
-    let plain = (certified.cert.der().clone(), certified.signing_key.serialize_der());
-    for shown in [None, Some(plain)] {
-        let (mut listener, address, _) = within(bare_listener()).await;
-        let client = rustls::ClientConfig::builder_with_provider(Arc::new(tls::provider(true)))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(tls::Verifier));
-        let mut client = match shown {
-            None => client.with_no_client_auth(),
-            Some((certificate, key)) => {
-                client.with_client_auth_cert(vec![certificate], key.try_into().unwrap()).unwrap()
-            }
-        };
-        client.alpn_protocols = vec![b"libp2p".to_vec()];
-        let client = quinn::crypto::rustls::QuicClientConfig::try_from(client).unwrap();
-        let stranger = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-        let config = quinn::ClientConfig::new(Arc::new(client));
-        let dial = stranger.connect_with(config, socket(&address).unwrap(), "l").unwrap();
-        let accept = async {
-            let TransportEvent::Incoming { upgrade, .. } = next(&mut listener).await else { panic!("nobody dialled") };
-            upgrade.await.map(|(peer, _)| peer)
-        };
-        let (_, accepted) = within(join(dial, accept)).await;
-        let error = accepted.unwrap_err().to_string();
-        assert!(error.contains("cryptographic handshake failed"), "{error}");
+async fn a_peer_that_is_not_read_from_sends_no_more_than_the_first_window() {
+    let (dialled, accepted, _listener) = connected().await;
+    let first = dialled.window.size();
+    let sender = dialled.connection.clone();
+    sender.set_send_window(1 << 30);
+    let (mut send, _) = sender.open_bi().await.unwrap();
+    let sent = vec![0; 4 * first];
+    let blocked = async {
+        while sender.stats().frame_tx.data_blocked == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        written = send.write_all(&sent) => panic!("{written:?}"),
+        () = within(blocked) => {}
     }
+    let came = accepted.connection.stats().udp_rx.bytes;
+    assert!(came < 2 * u64::try_from(first).unwrap(), "{came} for {first}");
+    assert_eq!(accepted.window.size(), first);
 }
 
 #[tokio::test]
-async fn handshakes_that_nobody_takes_up_are_put_off_past_their_bound() {
-    let (mut listener, address, _) = within(bare_listener()).await;
-    let mut dialler = bare(&Keypair::generate_ed25519());
-    let mut dials = Vec::new();
-    for _ in 0..KNOCKS + 64 {
-        let mut dial = dialler.dial(address.clone(), dialling(PortUse::Reuse)).unwrap();
-        assert!(futures::poll!(&mut dial).is_pending());
-        dials.push(dial);
-        // Both endpoints get their turn, and the runtime looks at the sockets.
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
-        }
+async fn windows_grow_with_what_moves_out_of_what_all_have() {
+    let (one, other, _listener) = connected().await;
+    let first = one.window.size();
+    let growth = Growth::new(2 * first);
+    let [a, b] = [one, other].map(|end| Window::new(end.connection.clone(), growth.clone()));
+    a.moved(first - 1);
+    assert_eq!(a.size(), first);
+    a.moved(1);
+    b.moved(first);
+    assert_eq!([a.size(), b.size()], [2 * first, first]);
+    a.moved(9 * first);
+    assert_eq!(a.size(), 2 * first);
+    drop(a);
+    b.moved(0);
+    assert_eq!(b.size(), 2 * first);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_read_has_the_windows_grow_at_both_ends() {
+    let (mut dialled, mut accepted, _listener) = connected().await;
+    let first = dialled.window.size();
+    let mut send = poll_fn(|cx| Pin::new(&mut dialled).poll_outbound(cx)).await.unwrap();
+    let sent = vec![0; 8 * first];
+    let ask = async {
+        send.write_all(&sent).await.unwrap();
+        send.close().await.unwrap();
+    };
+    let answer = async {
+        let mut receive = poll_fn(|cx| Pin::new(&mut accepted).poll_inbound(cx)).await.unwrap();
+        receive.read_to_end(&mut Vec::new()).await.unwrap()
+    };
+    let ((), came) = within(join(ask, answer)).await;
+    assert_eq!(came, sent.len());
+    assert!(dialled.window.size() > 2 * first && accepted.window.size() > 2 * first);
+}
+
+#[tokio::test]
+async fn dials_leave_from_the_source_and_from_no_loopback_to_elsewhere() {
+    let (here, out) = ("127.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap());
+    let source: IpAddr = "127.0.0.9".parse().unwrap();
+    let keypair = Keypair::generate_ed25519();
+    let mut free = bare(&keypair);
+    for at in ["/ip4/127.0.0.3/udp/0/quic-v1", "/ip4/127.0.0.2/udp/0/quic-v1"] {
+        free.listen_on(ListenerId::next(), at.parse().unwrap()).unwrap();
     }
-    let mut waited = 0;
-    while let Poll::Ready(event) = poll_fn(|cx| Poll::Ready(Pin::new(&mut listener).poll(cx))).await {
-        assert!(matches!(event, TransportEvent::Incoming { .. }));
-        waited += 1;
+    let from = |endpoint: &quinn::Endpoint| endpoint.local_addr().unwrap();
+    assert_eq!(from(&free.dialer(here, PortUse::Reuse).unwrap()).ip(), IpAddr::from([127, 0, 0, 2]));
+    assert!(from(&free.dialer(out, PortUse::Reuse).unwrap()).ip().is_unspecified());
+    let mut bound = with(&keypair, 4, Some(source));
+    for at in ["/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.9/udp/0/quic-v1"] {
+        bound.listen_on(ListenerId::next(), at.parse().unwrap()).unwrap();
     }
-    assert!((KNOCKS / 2..=KNOCKS).contains(&waited), "{waited}");
-    // They knock again.
-    assert!(matches!(within(next(&mut listener)).await, TransportEvent::Incoming { .. }));
+    let link = from(&bound.dialer(here, PortUse::Reuse).unwrap());
+    let bulk = from(&bound.dialer(here, PortUse::New).unwrap());
+    assert!(link.ip() == source && bulk.ip() == source && link.port() != bulk.port(), "{link} {bulk}");
+    assert_eq!(from(&bound.dialer(here, PortUse::Reuse).unwrap()), link);
+}
+
+#[tokio::test]
+async fn the_peer_is_who_it_proves_to_be_whoever_was_expected() {
+    let keypair = Keypair::generate_ed25519();
+    let (mut listener, address, _) = within(listening(bare(&keypair))).await;
+    let other = Keypair::generate_ed25519();
+    let address = address.with(Protocol::P2p(other.public().to_peer_id()));
+    let dial = bare(&other).dial(address, dialling(PortUse::New)).unwrap();
+    let accept = async {
+        let TransportEvent::Incoming { upgrade, .. } = next(&mut listener).await else { panic!("nobody dialled") };
+        upgrade.await.unwrap().0
+    };
+    let (dialled, accepted) = within(join(dial, accept)).await;
+    let found = [dialled.unwrap().0, accepted];
+    assert_eq!(found, [&keypair, &other].map(|key| key.public().to_peer_id()));
 }
 
 #[tokio::test]
@@ -209,14 +276,17 @@ async fn a_listener_that_is_removed_says_so_once_and_no_other_is_removed() {
 
 #[tokio::test]
 async fn where_every_address_is_listened_on_each_is_told() {
-    let (mut listener, id) = (bare(&Keypair::generate_ed25519()), ListenerId::next());
-    listener.listen_on(id, "/ip4/0.0.0.0/udp/0/quic-v1".parse().unwrap()).unwrap();
+    let transport = bare(&Keypair::generate_ed25519());
+    let endpoint = transport.bind("127.0.0.1:0".parse().unwrap(), None).unwrap();
+    let every = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 7_400);
+    let (unproven, growth) = (Unproven::new(1), Growth::new(0));
+    let mut listener = Listener::new(ListenerId::next(), endpoint, every, unproven, growth).unwrap();
     let loopback = async {
         loop {
-            match next(&mut listener).await {
-                TransportEvent::NewAddress { listen_addr, .. } => {
+            match listener.next().await {
+                Some(TransportEvent::NewAddress { listen_addr, .. }) => {
                     let at = socket(&listen_addr).unwrap();
-                    assert!(at.is_ipv4() && at.port() != 0 && !at.ip().is_unspecified(), "{at}");
+                    assert!(at.is_ipv4() && at.port() == 7_400 && !at.ip().is_unspecified(), "{at}");
                     if at.ip().is_loopback() {
                         return;
                     }
