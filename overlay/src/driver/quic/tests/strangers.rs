@@ -160,14 +160,13 @@ async fn received(by: &UdpSocket) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_handshake_that_is_not_taken_up_is_refused_and_costs_no_signature() {
+async fn a_handshake_that_is_not_taken_up_was_not_begun() {
     let (mut listener, address, _) = within(bare_listener()).await;
-    let stranger = mute(&initials(1).await.remove(0), &address).await;
-    let knock = within(next(&mut listener)).await;
-    assert!(matches!(knock, TransportEvent::Incoming { .. }));
-    drop(knock);
-    let refusal = received(&stranger).await;
-    assert!(refusal.len() < 200, "{} bytes", refusal.len());
+    let dial = bare(&Keypair::generate_ed25519()).dial(address, dialling(PortUse::New)).unwrap();
+    let deny = async { drop(next(&mut listener).await) };
+    let (dialled, ()) = within(join(dial, deny)).await;
+    let error = dialled.map(drop).unwrap_err().to_string();
+    assert!(error.contains("refused"), "{error}");
 }
 
 #[tokio::test]
