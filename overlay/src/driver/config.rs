@@ -98,8 +98,8 @@ pub struct Config {
     /// Incoming connections that have not shown a certificate, all together. 16 to 65,536: fewer let a flood keep members out,
     /// more cost sockets, and their handshakes more of the thread that carries all messages. `[guess]`
     pub knocks: usize,
-    /// The same from one /24 or /48 (from one address inside loopback). 1 to 1,024: fewer slow a site's restart, more help a
-    /// flood. `[guess]`
+    /// The same from one /24 or /48 (from one address inside loopback). Half as many may knock by QUIC, all together, before their
+    /// addresses have answered; others send back a token first. 1 to 1,024: fewer slow a site's restart, more help a flood. `[guess]`
     pub knocks_per_prefix: usize,
     /// Admitted incoming connections from one /24 or /48 (from one address inside loopback). 1 to 65,536: fewer refuse members of a
     /// large site, more let one network hold the places of others. `[guess]`
