@@ -455,7 +455,7 @@ impl Node {
         let Some(known) = self.peers.get_mut(contact) else { return };
         known.linked = false;
         // A probe that is lost with a link says nothing of its node: it is made again over a new link, once.
-        let wanted = known.pinned || known.tables != 0 || self.exchanges.is_probed_over_link(peer);
+        let wanted = known.kept.here() || known.tables != 0 || self.exchanges.is_probed_over_link(peer);
         self.peers.loosen();
         // What was asked over the link is lost with it.
         self.fail_exchanges(now, peer);
@@ -501,7 +501,7 @@ impl Node {
     pub(super) fn bury(&mut self, now: Instant, contact: Contact) {
         let Some(known) = self.peers.get_mut(contact) else { return };
         known.misses = DEAD_AFTER;
-        if std::mem::take(&mut known.pinned) {
+        if known.kept.set_here(false) {
             self.outbox.push_back(Output::Pin { peer: contact.peer, keep: false });
         }
         self.peers.note_death();

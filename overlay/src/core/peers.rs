@@ -29,8 +29,8 @@ pub(super) struct Known {
     pub(super) linked: bool,
     /// It has answered a question of ours: it may be in tables.
     pub(super) reached: bool,
-    /// Its link is kept.
-    pub(super) pinned: bool,
+    /// Who keeps its link.
+    pub(super) kept: Kept,
     /// Questions in a row that it did not answer.
     pub(super) misses: u8,
     /// The levels whose table it is in, a bit each.
@@ -69,7 +69,7 @@ impl Known {
             was_greeted: false,
             linked: false,
             reached: false,
-            pinned: false,
+            kept: Kept::default(),
             misses: 0,
             tables: 0,
             operator: 0,
@@ -132,7 +132,7 @@ impl Known {
 
     /// Whether it may not be forgotten.
     pub(super) const fn is_kept(&self) -> bool {
-        self.pinned || self.linked || self.tables != 0
+        self.kept.here() || self.linked || self.tables != 0
     }
 
     /// Its measured distance; none before the first sample.
@@ -156,6 +156,40 @@ impl Known {
     /// The ids of its clusters.
     pub(super) fn clusters(&self) -> Vec<Key> {
         self.tags().iter().map(|tag| tag.id).collect()
+    }
+}
+
+/// Which of its two ends keep a link, in one byte.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Kept(u8);
+
+impl Kept {
+    const HERE: u8 = 1;
+    #[cfg(feature = "sim")]
+    const THERE: u8 = 2;
+
+    /// Whether this node does.
+    pub(super) const fn here(self) -> bool {
+        self.0 & Self::HERE != 0
+    }
+
+    /// Keeps it from now on, or no more. Whether that is a change.
+    pub(super) const fn set_here(&mut self, keep: bool) -> bool {
+        let changes = self.here() != keep;
+        self.0 ^= if changes { Self::HERE } else { 0 };
+        changes
+    }
+
+    /// Whether the other end does, as far as it was noted.
+    #[cfg(feature = "sim")]
+    pub(super) const fn there(self) -> bool {
+        self.0 & Self::THERE != 0
+    }
+
+    /// Notes that the other end does, or no more.
+    #[cfg(feature = "sim")]
+    pub(super) const fn set_there(&mut self, keep: bool) {
+        self.0 = if keep { self.0 | Self::THERE } else { self.0 & !Self::THERE };
     }
 }
 

@@ -63,7 +63,9 @@ impl Node {
     pub(crate) fn befriend(&mut self, now: Instant, neighbour: Neighbour) {
         let Some(known) = self.peers.entry(neighbour.who.contact) else { return };
         known.rtt = Rtt::known(now, neighbour.rtt);
-        (known.linked, known.reached, known.pinned, known.was_greeted) = (true, true, true, true);
+        (known.linked, known.reached, known.was_greeted) = (true, true, true);
+        known.kept.set_here(true);
+        known.kept.set_there(true);
         (known.heard, known.greeted) = (Stamp::of(now), Stamp::of(now));
         known.header = Some(neighbour.header);
         let contact = neighbour.who.contact;
@@ -113,7 +115,14 @@ impl Node {
 
     /// Whether this node keeps its link to that one.
     pub(crate) fn is_pinned(&self, to: Contact) -> bool {
-        self.peers.get(to).is_some_and(|known| known.pinned)
+        self.peers.get(to).is_some_and(|known| known.kept.here())
+    }
+
+    /// That one keeps its link to this node, or no more.
+    pub(crate) fn note_kept(&mut self, by: Contact, keep: bool) {
+        if let Some(known) = self.peers.get_mut(by) {
+            known.kept.set_there(keep);
+        }
     }
 
     /// The nodes it has a link to.
@@ -121,10 +130,10 @@ impl Node {
         self.peers.iter().filter(|known| known.linked).map(|known| known.contact())
     }
 
-    /// The nodes it has an unused link to that it does not keep, and has not heard from for this long.
+    /// The nodes it has an unused link to that neither end keeps, and has not heard from for this long.
     pub(crate) fn idle_links(&self, now: Instant, idle: Duration) -> Vec<Contact> {
         let unused = |moment: Stamp| now.since(moment.moment(now)) >= idle;
-        let links = self.peers.iter().filter(|known| known.linked && !known.pinned);
+        let links = self.peers.iter().filter(|known| known.linked && !known.kept.here() && !known.kept.there());
         links.filter(|known| unused(known.heard) && unused(known.asked)).map(|known| known.contact()).collect()
     }
 }

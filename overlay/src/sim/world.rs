@@ -363,13 +363,9 @@ impl Sim {
             return;
         };
         one.tidied = at;
-        let me = one.core.contact();
         for other in one.core.idle_links(now, LINK_IDLE) {
-            let kept = self.nodes.get(usize_of(other.peer.0)).is_some_and(|other| other.core.is_pinned(me));
-            if !kept {
-                self.queue.push(at, Event::Disconnected { node, peer: other.peer.0 });
-                self.queue.push(at, Event::Disconnected { node: other.peer.0, peer: node });
-            }
+            self.queue.push(at, Event::Disconnected { node, peer: other.peer.0 });
+            self.queue.push(at, Event::Disconnected { node: other.peer.0, peer: node });
         }
     }
 
@@ -404,7 +400,13 @@ impl Sim {
         }
         let now = self.local(node);
         let Some(one) = self.nodes.get_mut(usize_of(node)) else { return };
+        let linked = if let Input::Connected(other) = &input { Some(*other) } else { None };
         one.core.handle_input(now, input);
+        if let Some(other) = linked {
+            let me = one.core.contact();
+            let kept = self.nodes.get(usize_of(other.peer.0)).is_some_and(|other| other.core.is_pinned(me));
+            self.note_kept(node, other, kept);
+        }
         self.drain(node);
     }
 
@@ -412,7 +414,12 @@ impl Sim {
         while let Some(output) = self.nodes.get_mut(usize_of(node)).and_then(|one| one.core.poll_output()) {
             match output {
                 Output::Send { to, message } => self.send(node, to.0, message),
-                Output::Pin { .. } | Output::Asked(..) => {}
+                Output::Pin { peer, keep } => {
+                    if let Some(me) = self.contact(usize_of(node)) {
+                        self.note_kept(peer.0, me, keep);
+                    }
+                }
+                Output::Asked(..) => {}
                 Output::Done { op, outcome } => {
                     self.note(&[6, op.0]);
                     self.invariants.ended(self.now, op, &outcome);
@@ -426,6 +433,13 @@ impl Sim {
             }
         }
         self.rearm(node);
+    }
+
+    /// Tells a node whether the other end of a link keeps it: it would have to be looked up for each link that is idle.
+    fn note_kept(&mut self, node: u32, by: Contact, keep: bool) {
+        if let Some(one) = self.nodes.get_mut(usize_of(node)) {
+            one.core.note_kept(by, keep);
+        }
     }
 
     /// Notes when the node wants to be woken, and has it woken by then.
