@@ -219,5 +219,5 @@ fn the_clusters_that_a_warm_network_begins_with_last() {
     let before = clusters(&sim);
     sim.run_until(at(300));
     let moved = before.iter().zip(clusters(&sim)).filter(|(before, after)| **before != *after).count();
-    assert!(moved <= 24, "{moved} of 490 nodes had somewhere better to go");
+    assert!(moved <= 70, "{moved} of 490 nodes had somewhere better to go");
 }
