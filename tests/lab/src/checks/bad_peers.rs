@@ -43,6 +43,11 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let base = quantile(&nobody, 0.5);
     stage.figure("nobody_has_it_p50", base, "s");
     for (turn, name) in turns.iter().zip(["slow", "hole", "dead"]) {
+        if name != "slow" {
+            // The others take it for near and alive again, as they did at first.
+            lab.change(Change::HealAll);
+            stage.wait_for_clusters(&lab)?;
+        }
         spoil(&lab, bad, name)?;
         claim(stage, &lab, asked, (name, base), turn);
     }
@@ -70,7 +75,6 @@ impl Turn<'_> {
 }
 
 fn spoil(lab: &Lab, bad: &Host, how: &str) -> Result<(), Error> {
-    lab.change(Change::HealAll);
     match how {
         "slow" => lab.change(Change::Slow { host: bad.id, extra: SLOW }),
         "hole" => {
