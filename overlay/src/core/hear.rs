@@ -85,10 +85,8 @@ impl Node {
         };
         let sooner = if request.is_through_levels() {
             patience / 2
-        } else if request.is_hedged() {
-            self.hedge(to).min(patience)
         } else {
-            patience
+            self.hedge(to, &request).map_or(patience, |hedge| hedge.min(patience))
         };
         let (due, later) = (now + sooner, (sooner < patience).then_some(now + patience));
         let linked = self.peers.get(to).is_some_and(|known| known.linked);
@@ -111,15 +109,15 @@ impl Node {
         if to == self.contact {
             return self.config.put_deadline;
         }
-        let known = self.peers.get(to);
-        let measured = known.filter(|known| known.linked).and_then(|known| known.rtt.timeout());
-        let rto = measured.map_or(self.config.rto_unknown, |rto| rto.clamp(self.config.rto_min, self.config.rto_max));
+        let rto = self.rto(to);
         if purpose == Purpose::Probe {
             // Nobody waits for a probe, and it must still measure a node that has moved far away: patience doubles per miss.
-            let misses = known.map_or(0, |known| u32::from(known.misses));
+            let misses = self.peers.get(to).map_or(0, |known| u32::from(known.misses));
             return (rto.max(self.config.rto_probe) * (1 << misses.min(4))).min(self.config.rto_max);
         }
         match purpose {
+            // It cannot answer in time: whether it still is so far, a short wait tells.
+            Purpose::Nearer if self.is_as_far(to, self.config.acquire_deadline) => self.config.lost_min / 4,
             // Somebody waits for the word on it, and that its answers varied is no word.
             Purpose::Nearer | Purpose::Holder(_) => self.usual(to).map_or(rto, |usual| rto.min(usual)),
             Purpose::Hold(_) => rto.min(self.config.acquire_deadline / 2),
@@ -133,17 +131,34 @@ impl Node {
         }
     }
 
+    /// How long an answer of a node may take by what its answers took.
+    fn rto(&self, to: Contact) -> Duration {
+        let known = self.peers.get(to).filter(|known| known.linked);
+        let measured = known.and_then(|known| known.rtt.timeout());
+        measured.map_or(self.config.rto_unknown, |rto| rto.clamp(self.config.rto_min, self.config.rto_max))
+    }
+
     /// How long an answer takes over a link by its distance alone, a short pause of the process included: a quarter of the longest.
     fn usual(&self, to: Contact) -> Option<Duration> {
         let known = self.peers.get(to).filter(|known| known.linked)?;
         known.distance().map(|distance| (distance * 2).max(self.config.lost_min / 4))
     }
 
-    /// How long a node that is asked on behalf of an acquire is waited for alone: not at all if its distance takes half of the time there
-    /// is. However much its answers varied, the next one is asked beside it soon.
-    fn hedge(&self, to: Contact) -> Duration {
-        let far = self.peers.distance(to.id).is_some_and(|distance| distance >= self.config.acquire_deadline / 2);
-        if far { Duration::ZERO } else { self.usual(to).unwrap_or(Duration::MAX) }
+    /// How long a node that is asked on behalf of an acquire is waited for alone, however much its answers varied: not at all if its
+    /// distance takes half of the time there is. Nobody waits for the answer to a beat: it is asked elsewhere in time, and no sooner.
+    fn hedge(&self, to: Contact, request: &Request) -> Option<Duration> {
+        let half = self.config.acquire_deadline / 2;
+        if matches!(request, Request::Beat { .. }) {
+            return self.usual(to).map(|usual| usual.min(half));
+        }
+        if !matches!(request, Request::Acquire { .. } | Request::Hold { .. }) {
+            return None;
+        }
+        if self.is_as_far(to, half) { Some(Duration::ZERO) } else { self.usual(to) }
+    }
+
+    fn is_as_far(&self, node: Contact, least: Duration) -> bool {
+        self.peers.get(node).and_then(Known::distance).is_some_and(|distance| distance >= least)
     }
 
     /// A question is late, or lost.
@@ -151,7 +166,8 @@ impl Node {
         let Some(pending) = self.exchanges.get_mut(id) else { return };
         if pending.late {
             if let Some(pending) = self.exchanges.drop(id) {
-                if pending.manner == Manner::HandedOn {
+                // Who was asked because another could not reach it had little time: its own probe counts.
+                if pending.manner == Manner::HandedOn || pending.purpose == Purpose::Nearer {
                     self.doubt(now, pending.to);
                 } else {
                     self.miss(now, pending.to);
@@ -165,7 +181,7 @@ impl Node {
             let (to, purpose, manner) = (pending.to, pending.purpose, pending.manner);
             self.arm_new(due, Timer::Exchange(id));
             match purpose {
-                Purpose::Task(task) => self.feed(now, task, |task| task.on_late(to, manner)),
+                Purpose::Task(task) => self.feed(now, task, |task| task.on_slow(to, manner)),
                 Purpose::Hold(key) => self.on_hold_slow(now, to, key),
                 Purpose::Probe
                 | Purpose::Sample(_)
@@ -178,12 +194,17 @@ impl Node {
             }
             return;
         }
-        pending.late = true;
+        let Pending { to, purpose, manner, sent, linked, .. } = *pending;
         // A dial takes its time: a stranger is asked beside others soon, and given up late.
-        let least = if pending.linked { self.config.lost_min } else { self.config.rto_unknown * 6 };
-        let again = (now + now.since(pending.sent)).max(pending.sent + least);
-        pending.due = again;
-        let (to, purpose, manner) = (pending.to, pending.purpose, pending.manner);
+        let mut least = if linked { self.config.lost_min } else { self.config.rto_unknown * 6 };
+        if matches!(purpose, Purpose::Hold(_)) {
+            // The grant did not wait for it as long as it may take.
+            least = least.max(self.rto(to) * 2);
+        }
+        let again = (now + now.since(sent)).max(sent + least);
+        if let Some(pending) = self.exchanges.get_mut(id) {
+            (pending.late, pending.due) = (true, again);
+        }
         self.arm_new(again, Timer::Exchange(id));
         match purpose {
             Purpose::Task(task) => self.feed(now, task, |task| task.on_late(to, manner)),
@@ -206,10 +227,7 @@ impl Node {
             Purpose::Task(id) => self.feed(now, id, |task| task.on_failure(to, manner)),
             Purpose::Hold(key) => self.on_hold_failure(now, to, key),
             Purpose::Holder(key) => self.on_holder(now, to, key, false),
-            Purpose::Nearer => {
-                self.bury(now, to);
-                self.on_nearer(now, to, false);
-            }
+            Purpose::Nearer => self.on_nearer(now, to, false),
             Purpose::Copy(level, key) => self.on_copied(now, to, (level, key), false),
             Purpose::Probe | Purpose::Sample(_) | Purpose::Explore | Purpose::SpreadKeys(_) | Purpose::SpreadGet => {}
         }
@@ -316,15 +334,18 @@ impl Node {
             }
             Request::Acquire { key, reference, ttl, failed, unreached } => {
                 let what = Errand::Acquire { key, reference, ttl, failed };
-                return self.on_root_request(now, Asked { from, id, arrived: now, unreached, what });
+                return self
+                    .on_root_request(now, Asked { from, id, arrived: now, unreached, silent: Vec::new(), what });
             }
             Request::Beat { lease, reference, ttl, unreached } => {
                 let what = Errand::Beat { lease, reference, ttl };
-                return self.on_root_request(now, Asked { from, id, arrived: now, unreached, what });
+                return self
+                    .on_root_request(now, Asked { from, id, arrived: now, unreached, silent: Vec::new(), what });
             }
             Request::Pass { lease, marker } => {
                 let what = Errand::Pass { lease, marker };
-                return self.on_root_request(now, Asked { from, id, arrived: now, unreached: Vec::new(), what });
+                let (unreached, silent) = (Vec::new(), Vec::new());
+                return self.on_root_request(now, Asked { from, id, arrived: now, unreached, silent, what });
             }
             Request::Hold { key, state } => self.on_hold(now, from, key, state),
             Request::SpreadKeys { from } => {

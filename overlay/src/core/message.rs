@@ -403,11 +403,6 @@ impl Request {
         matches!(self, Self::Seek { level, widest, .. } if level != widest)
     }
 
-    /// Whether an acquire or a beat waits for the answer: if it is late, the next node is asked beside this one.
-    pub(super) const fn is_hedged(&self) -> bool {
-        matches!(self, Self::Acquire { .. } | Self::Beat { .. } | Self::Pass { .. } | Self::Hold { .. })
-    }
-
     /// The level it is about, the widest where it is about none, and whether whoever is asked hands it on.
     pub(super) const fn reach(&self) -> (Level, bool) {
         match self {

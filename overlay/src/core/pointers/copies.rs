@@ -23,6 +23,9 @@ impl Node {
         }
         let Some(entry) = self.leases.entry(now, key) else { return Reply::Refused(Refusal::Keys) };
         let same_root = entry.root.is_some_and(|root| root == from);
+        let (mine, theirs) = (self.contact.id.key().distance(&key), from.id.key().distance(&key));
+        // Who stands in for a root that lives and hears of its lease does not end it by a later term.
+        let stands_above = entry.root.is_none() && mine < theirs;
         let granting = matches!(entry.state, State::Granting(_));
         if !same_root
             && !granting
@@ -31,7 +34,7 @@ impl Node {
             let newer = match (&state, &other) {
                 (LeaseState::Leased { lease: new, holder }, LeaseState::Leased { lease: old, holder: was }) => {
                     // Roots that do not see each other grant the same term to different nodes.
-                    (new == old && holder.holder == was.holder) || new.epoch > old.epoch
+                    (new == old && holder.holder == was.holder) || (new.epoch > old.epoch && !stands_above)
                 }
                 (LeaseState::Leased { .. }, LeaseState::Marked { .. }) => false,
                 (LeaseState::Marked { .. }, _) => true,
@@ -40,12 +43,9 @@ impl Node {
                 return Reply::Held(Held::Other(other));
             }
         }
-        if granting {
-            // Both think they are the root, and neither has told its asker: the nearer one goes on.
-            let (mine, theirs) = (self.contact.id.key().distance(&key), from.id.key().distance(&key));
-            if mine < theirs {
-                return Reply::Refused(Refusal::Busy);
-            }
+        // Both think they are the root, and neither has told its asker: the nearer one goes on.
+        if granting && mine < theirs {
+            return Reply::Refused(Refusal::Busy);
         }
         entry.root = Some(from);
         entry.take(now, state);
@@ -103,6 +103,7 @@ impl Node {
             (State::Leased(leased), Held::Other(LeaseState::Leased { lease, holder })) => {
                 let ours = rank(&leased.lease, leased.holder.pointer.holder.id);
                 if rank(&lease, holder.holder.id) < ours {
+                    entry.root = Some(from);
                     entry.take(now, LeaseState::Leased { lease, holder });
                 }
             }
@@ -147,7 +148,9 @@ impl Node {
             match next {
                 Some(next) if granting.held + granting.asked.len() < self.config.lease_copies => {
                     granting.tried.push(next.peer);
-                    granting.asked.push(next.peer);
+                    if !granting.passed.contains(&next.id) {
+                        granting.asked.push(next.peer);
+                    }
                     let state = LeaseState::Leased { lease: granting.lease, holder: granting.holder.told(now) };
                     self.ask(now, next, Request::Hold { key, state }, Purpose::Hold(key));
                 }

@@ -62,6 +62,8 @@ pub(super) struct Granting {
     pub(super) asked: Vec<Peer>,
     /// The same that take long: others are asked beside them.
     pub(super) slow: Vec<Peer>,
+    /// Nodes the root stands in for: they are asked, and not waited for.
+    pub(super) passed: Vec<NodeId>,
     /// Nodes that were asked at all.
     pub(super) tried: Vec<Peer>,
     /// Copies held.
@@ -98,6 +100,8 @@ pub(in crate::core) struct Waiter {
     /// Its own reference, should it be granted the fetch.
     pub(super) reference: Pointer,
     pub(super) failed: Vec<NodeId>,
+    /// Nodes this one stands in for: a lease that one of them holds ends, once.
+    pub(super) passed: Vec<NodeId>,
 }
 
 impl Leases {

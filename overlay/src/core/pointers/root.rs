@@ -37,6 +37,8 @@ pub(in crate::core) struct Asked {
     pub(in crate::core) arrived: Instant,
     /// Nodes nearer the key that the asker could not reach.
     pub(in crate::core) unreached: Vec<NodeId>,
+    /// Those of them that did not answer this node either.
+    pub(in crate::core) silent: Vec<NodeId>,
     pub(in crate::core) what: Errand,
 }
 
@@ -59,7 +61,8 @@ impl Errand {
 
 /// Whether this node is the root of a key.
 enum Place {
-    Root,
+    /// It is, and stands in for these nearer ones if there are any: neither the asker nor this node reaches them in time.
+    Root(Vec<NodeId>),
     /// These live nodes are nearer.
     Nearer(Vec<Contact>),
     /// Only these are, and the asker could not reach them.
@@ -70,8 +73,8 @@ impl Node {
     /// Answers what is asked of a root, now or later.
     pub(in crate::core) fn on_root_request(&mut self, now: Instant, asked: Asked) {
         let Asked { from, id, arrived, .. } = asked;
-        match self.place(&asked.what.key(), &asked.unreached) {
-            Place::Root => {}
+        let passed = match self.place(now, &asked) {
+            Place::Root(passed) => passed,
             Place::Nearer(nodes) => {
                 let reply = match asked.what {
                     Errand::Beat { .. } => Reply::Beaten(Beaten::Elsewhere(nodes)),
@@ -80,13 +83,13 @@ impl Node {
                 return self.reply(now, from, id, arrived, reply);
             }
             Place::Doubtful(nodes) => return self.defer(now, &nodes, asked),
-        }
+        };
         match asked.what {
             Errand::Acquire { key, reference, ttl, mut failed } => {
                 let reference = self.pointer_of(from, reference, ttl.min(self.config.reference_ttl));
                 // Who does not answer the asker is no source for it either.
                 failed.extend(asked.unreached.into_iter().take(Request::FAILED_LIMIT));
-                let waiter = Waiter { asker: from, id, arrived, reference, failed };
+                let waiter = Waiter { asker: from, id, arrived, reference, failed, passed };
                 self.look_at_failed(now, &key, &waiter.failed);
                 self.decide(now, key, waiter);
             }
@@ -96,7 +99,7 @@ impl Node {
             }
             Errand::Beat { lease, reference, ttl } => {
                 let pointer = self.pointer_of(from, reference, ttl.min(self.config.reference_ttl));
-                let beaten = self.on_beat(now, lease, pointer);
+                let beaten = self.on_beat(now, lease, pointer, &passed);
                 self.reply(now, from, id, arrived, beaten);
             }
             Errand::Pass { lease, marker } => {
@@ -113,8 +116,8 @@ impl Node {
         if self.deferred.len() >= self.config.waiters {
             return self.reply(now, from, id, asked.arrived, Reply::Refused(Refusal::Busy));
         }
-        // All at once: if the nearest is gone, it is known of the others as soon.
-        for node in nearer {
+        // If the nearest is gone, it is known of the next as soon.
+        for node in nearer.iter().take(DOUBTED) {
             if !self.exchanges.is_asked(node.peer, Purpose::Nearer) {
                 self.ask(now, *node, Request::Ping, Purpose::Nearer);
             }
@@ -125,6 +128,13 @@ impl Node {
 
     /// A node that stood between this one and a key has answered, or is gone.
     pub(in crate::core) fn on_nearer(&mut self, now: Instant, nearer: Contact, lives: bool) {
+        if !lives {
+            for Deferred { asked, .. } in &mut self.deferred {
+                if asked.unreached.contains(&nearer.id) && !asked.silent.contains(&nearer.id) {
+                    asked.silent.push(nearer.id);
+                }
+            }
+        }
         let waiting: Vec<Deferred> = self.deferred.extract_if(.., |one| one.nearer == nearer.peer).collect();
         for Deferred { mut asked, .. } in waiting {
             if lives {
@@ -160,21 +170,30 @@ impl Node {
         self.decide_all(now, key);
     }
 
-    fn place(&self, key: &Key, unreached: &[NodeId]) -> Place {
-        let mine = self.contact.id.key().distance(key);
-        let mut nearer = self.peers.closest(Level::GLOBAL, key, Reply::NODES);
-        nearer.retain(|node| node.id.key().distance(key) < mine);
+    fn place(&self, now: Instant, asked: &Asked) -> Place {
+        let key = asked.what.key();
+        let mine = self.contact.id.key().distance(&key);
+        let mut nearer = self.peers.closest(Level::GLOBAL, &key, Reply::NODES);
+        nearer.retain(|node| node.id.key().distance(&key) < mine);
         let (doubtful, reachable): (Vec<Contact>, Vec<Contact>) =
-            nearer.into_iter().partition(|node| unreached.contains(&node.id));
+            nearer.into_iter().partition(|node| asked.unreached.contains(&node.id));
         if !reachable.is_empty() {
             return Place::Nearer(reachable);
         }
-        // One from which no answer comes within the time of an acquire need not be asked whether it lives.
-        let too_far = |node: &Contact| {
-            self.peers.distance(node.id).is_some_and(|distance| distance >= self.config.acquire_deadline)
-        };
-        let doubtful: Vec<Contact> = doubtful.into_iter().filter(|node| !too_far(node)).collect();
-        if doubtful.is_empty() { Place::Root } else { Place::Doubtful(doubtful) }
+        let passed = |node: &Contact| asked.silent.contains(&node.id) || self.is_out_of_reach(now, *node);
+        let (passed, doubtful): (Vec<Contact>, Vec<Contact>) = doubtful.into_iter().partition(passed);
+        if doubtful.is_empty() {
+            Place::Root(passed.iter().map(|node| node.id).collect())
+        } else {
+            Place::Doubtful(doubtful)
+        }
+    }
+
+    /// Whether a node was so far lately that no answer comes within the time of an acquire: it need not be asked whether it lives.
+    fn is_out_of_reach(&self, now: Instant, node: Contact) -> bool {
+        let Some(known) = self.peers.get(node) else { return false };
+        let fresh = known.rtt.sampled(now).is_some_and(|at| now.since(at) < self.config.rtt_window);
+        fresh && known.distance().is_some_and(|distance| distance >= self.config.acquire_deadline)
     }
 
     /// Sees whether holders that failed an asker live, so that the dead are not named to the next one.
@@ -194,18 +213,19 @@ impl Node {
     }
 
     /// Says to one asker what the key's state asks for.
-    fn decide(&mut self, now: Instant, key: Key, waiter: Waiter) {
+    fn decide(&mut self, now: Instant, key: Key, mut waiter: Waiter) {
         let limit = self.config.beat_limit;
         let waiters = self.config.waiters;
         let references = self.references(now, &key, &waiter);
         let holder = self.leases.get(&key).and_then(|entry| entry.live(now, limit));
-        let gone = holder.is_some_and(|leased| self.is_dead(leased.holder.pointer.holder));
+        let gone = holder.is_some_and(|leased| waiter.passed.contains(&leased.holder.pointer.holder.id));
         let Some(entry) = self.leases.entry(now, key) else {
             return self.reply(now, waiter.asker, waiter.id, waiter.arrived, Reply::Refused(Refusal::Keys));
         };
         entry.take_over(now);
         if gone {
-            // It did not answer just now: to ask it once more would cost an asker as long again.
+            // It does not answer in time: to ask it once more would cost an asker as long again.
+            waiter.passed.clear();
             entry.state = State::Idle;
             entry.touched = now;
         }
@@ -260,13 +280,14 @@ impl Node {
         entry.touched = now;
         let lease = Lease { epoch: entry.epoch, counter: entry.counter, key };
         let holder = Reference::new(now, waiter.reference.clone());
-        let (asker, id) = (waiter.asker, waiter.id);
+        let (asker, id, passed) = (waiter.asker, waiter.id, waiter.passed.clone());
         entry.waiters.push(waiter);
         entry.state = State::Granting(Granting {
             lease,
             holder,
             asked: Vec::new(),
             slow: Vec::new(),
+            passed,
             tried: Vec::new(),
             held: 0,
             known: Vec::new(),
@@ -283,7 +304,7 @@ impl Node {
         pointer.holder != waiter.asker && !waiter.failed.contains(&pointer.holder.id) && !self.is_dead(pointer.holder)
     }
 
-    fn on_beat(&mut self, now: Instant, lease: Lease, pointer: Pointer) -> Reply {
+    fn on_beat(&mut self, now: Instant, lease: Lease, pointer: Pointer, passed: &[NodeId]) -> Reply {
         let limit = self.config.beat_limit;
         let copy_every = self.config.copy_every;
         let Some(entry) = self.leases.entry(now, lease.key) else { return Reply::Refused(Refusal::Keys) };
@@ -306,6 +327,11 @@ impl Node {
             State::Leased(live) if live.lease == lease && entry.root.is_none() => live.copied,
             State::Leased(_) | State::Idle | State::Granting(_) | State::Marked { .. } => Instant::START,
         };
+        if entry.root.is_some_and(|root| passed.contains(&root.id)) {
+            // The root may live: its copy is kept fresh here, and stays a copy.
+            entry.take(now, LeaseState::Leased { lease, holder: pointer });
+            return Reply::Beaten(Beaten::Kept);
+        }
         entry.take_over(now);
         entry.take(now, LeaseState::Leased { lease, holder: pointer.clone() });
         if let State::Leased(leased) = &mut entry.state {
@@ -389,6 +415,9 @@ impl Node {
         Pointer { holder, clusters: self.clusters_of(holder), value, ttl }
     }
 }
+
+/// Nodes that an asker could not reach and that are asked at once whether they live: an asker may name as many as it likes.
+const DOUBTED: usize = 2;
 
 /// A Pass marker stays at least this long.
 const PASS_SHORTEST: Duration = Duration::from_secs(30);

@@ -1,8 +1,9 @@
 //! What is said to the root of a key alone: acquire, beat and pass. The root is found by asking the nearest node known, which
 //! acts or names nearer ones; each errand is its own search, so that a known root costs one round trip.
 //!
-//! A node that does not answer is asked once more when it is late (a lost message), and the next nearest beside it, to which it is named
-//! as unreached; that one sees for itself before it acts as root, and says so if it finds that the late one lives. What comes first counts.
+//! Beside a node that takes long the next nearest is asked, to which it is named as unreached; that one sees for itself before it acts as
+//! root, and says so if it finds that the slow one lives. What comes first counts. A node that is late is asked once more itself (a lost
+//! message). A refusal counts only where no nearer node may still answer.
 
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub(in crate::core) struct Errand {
     asked: usize,
     ending: Option<Outcome>,
     references: Option<Ending>,
+    /// Why one that stood in for a nearer one would not.
+    refused: Option<IndexError>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -53,6 +56,8 @@ struct Candidate {
 enum State {
     New,
     Asked,
+    /// It takes long: the next one is asked beside it.
+    Slow,
     /// Late: to be asked once more.
     Again,
     /// Asked once more.
@@ -73,6 +78,7 @@ impl Errand {
             asked: 0,
             ending: None,
             references: None,
+            refused: None,
         };
         errand.add(me);
         errand
@@ -90,11 +96,11 @@ impl Errand {
             one.state = match one.state {
                 State::New => State::Asked,
                 State::Again => State::AskedAgain,
-                State::AskedAgain if late.len() < LATE_LIMIT => {
+                State::Slow | State::AskedAgain if late.len() < LATE_LIMIT => {
                     late.push(one.contact.id);
                     continue;
                 }
-                State::Asked | State::AskedAgain => return Step::Wait,
+                State::Asked | State::Slow | State::AskedAgain => return Step::Wait,
                 // It knows of a nearer one that lives: only a late one can be meant.
                 State::Elsewhere if !late.is_empty() => return Step::Wait,
                 State::Elsewhere | State::Failed => continue,
@@ -128,7 +134,7 @@ impl Errand {
             Reply::Beaten(Beaten::Kept) => self.ending = Some(Outcome::Beat(Ok(Beat::Kept))),
             Reply::Beaten(Beaten::Superseded(by)) => self.references = Some(Ending::Superseded(by)),
             Reply::Done => self.ending = Some(Outcome::Pass(Ok(()))),
-            Reply::Refused(refusal) => self.ending = Some(self.fail(IndexError::Refused(refusal.to_string()))),
+            Reply::Refused(refusal) => self.on_refusal(from, IndexError::Refused(refusal.to_string())),
             // No answer to an errand: as good as none.
             Reply::Pong
             | Reply::Wait
@@ -143,9 +149,31 @@ impl Errand {
     }
 
     pub(super) fn on_late(&mut self, from: Contact) {
+        match self.candidates.iter().find(|one| one.contact == from).map(|one| one.state) {
+            Some(State::Asked) => {
+                self.mark(from, State::Again);
+                self.ask_namers();
+            }
+            Some(State::Slow) => self.mark(from, State::Again),
+            Some(State::New | State::Again | State::AskedAgain | State::Elsewhere | State::Failed) | None => {}
+        }
+    }
+
+    pub(super) fn on_slow(&mut self, from: Contact) {
         if self.candidates.iter().any(|one| one.contact == from && one.state == State::Asked) {
-            self.mark(from, State::Again);
+            self.mark(from, State::Slow);
             self.ask_namers();
+        }
+    }
+
+    /// One will not, whatever nearer ones say.
+    fn on_refusal(&mut self, from: Contact, error: IndexError) {
+        let waits = |one: &Candidate| matches!(one.state, State::Slow | State::Again | State::AskedAgain);
+        if self.candidates.iter().take_while(|one| one.contact != from).any(waits) {
+            self.mark(from, State::Failed);
+            self.refused = Some(error);
+        } else {
+            self.ending = Some(self.fail(error));
         }
     }
 
@@ -191,7 +219,7 @@ impl Errand {
     }
 
     fn silence(&self) -> Outcome {
-        self.fail(IndexError::Timeout(self.deadline))
+        self.fail(self.refused.clone().unwrap_or(IndexError::Timeout(self.deadline)))
     }
 
     fn fail(&self, error: IndexError) -> Outcome {
@@ -225,3 +253,67 @@ const LATE_LIMIT: usize = 2;
 
 /// Questions an errand asks at most: hops, repeats and detours around the dead.
 const ASKED_LIMIT: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{Peer, message::Refusal};
+
+    fn node(number: u8) -> Contact {
+        Contact { peer: Peer(u32::from(number)), id: Key::from_bytes([number; Key::BYTES]).into() }
+    }
+
+    fn asks(errand: &mut Errand) -> Option<(u32, usize)> {
+        match errand.next() {
+            Step::Ask(to, Request::Acquire { unreached, .. }) => Some((to.peer.0, unreached.len())),
+            Step::Wait => None,
+            other @ (Step::Ask(..) | Step::Done(_)) => panic!("{other:?}"),
+        }
+    }
+
+    /// An acquire of node 9 that knows of 1, the root, and 2.
+    fn begun() -> Errand {
+        let key = Key::ZERO;
+        let acquire = Acquire { key, reference: Bytes::new(), ttl: Duration::ZERO, failed: Vec::new() };
+        let mut errand = Errand::new(node(9), ErrandKind::Acquire(acquire), Duration::from_millis(600));
+        assert_eq!(asks(&mut errand), Some((9, 0)));
+        errand.on_reply(node(9), Reply::Acquired(Acquisition::Elsewhere(vec![node(2), node(1)])));
+        assert_eq!((asks(&mut errand), asks(&mut errand)), (Some((1, 0)), None));
+        errand
+    }
+
+    #[test]
+    fn a_root_that_takes_long_is_asked_again_only_once_it_is_late() {
+        let mut errand = begun();
+        errand.on_slow(node(1));
+        assert_eq!((asks(&mut errand), asks(&mut errand)), (Some((2, 1)), None));
+        errand.on_late(node(1));
+        assert_eq!((asks(&mut errand), asks(&mut errand)), (Some((1, 0)), None));
+    }
+
+    #[test]
+    fn a_refusal_of_who_was_asked_beside_the_root_does_not_keep_the_root_from_granting() {
+        let mut errand = begun();
+        errand.on_slow(node(1));
+        assert_eq!(asks(&mut errand), Some((2, 1)));
+        errand.on_reply(node(2), Reply::Refused(Refusal::Busy));
+        assert_eq!((asks(&mut errand), asks(&mut errand)), (Some((9, 1)), None), "the asker itself, which knows of 2");
+        let lease = Lease { epoch: 1, counter: 1, key: Key::ZERO };
+        errand.on_reply(node(1), Reply::Acquired(Acquisition::Granted(lease)));
+        let ending = errand.next();
+        assert!(matches!(ending, Step::Done(Ending::Outcome(Outcome::Acquire(Ok(_))))), "{ending:?}");
+    }
+
+    #[test]
+    fn a_refusal_of_the_root_counts_whoever_else_was_asked() {
+        let mut errand = begun();
+        errand.on_slow(node(1));
+        assert_eq!(asks(&mut errand), Some((2, 1)));
+        errand.on_reply(node(1), Reply::Refused(Refusal::Busy));
+        let ending = errand.next();
+        assert!(
+            matches!(&ending, Step::Done(Ending::Outcome(Outcome::Acquire(Err(IndexError::Refused(_)))))),
+            "{ending:?}"
+        );
+    }
+}

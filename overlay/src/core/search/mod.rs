@@ -110,6 +110,16 @@ impl Task {
         }
     }
 
+    /// The answer takes long, and is not late yet: somebody else may be asked beside.
+    pub(super) fn on_slow(&mut self, from: Contact, manner: Manner) {
+        match self {
+            Self::Errand(task) => task.on_slow(from),
+            Self::Search(_) | Self::Get(_) | Self::Put(_) | Self::Withdraw(_) | Self::Relay(_) => {
+                self.on_late(from, manner);
+            }
+        }
+    }
+
     /// The answer is later than usual: ask somebody else meanwhile.
     pub(super) fn on_late(&mut self, from: Contact, manner: Manner) {
         match self {
