@@ -321,11 +321,7 @@ impl Fetch {
         if self.wanted.cut.is_none() && self.wanted.key != self.wanted.url.key() {
             self.list_copy(meta).await;
         }
-        let begun = match self.wanted.cut {
-            Some(_) => self.begin_in_time(meta.clone(), Source::Peer(level)).await,
-            None => self.begin(meta.clone(), Source::Peer(level)).map_err(|refused| refused.failure),
-        };
-        begun.map_err(|failure| Outcome::End(End::Failed(failure)))
+        self.begin(meta.clone(), Source::Peer(level)).map_err(|refused| Outcome::End(End::Failed(refused.failure)))
     }
 
     /// All of it has come.
@@ -418,11 +414,11 @@ impl Fetch {
     }
 
     /// As [`Self::begin`], for what cannot be passed on without being stored: it waits for room as long as it would for a place among
-    /// the connections to its origin, and meanwhile its source waits.
-    pub(crate) async fn begin_in_time(&mut self, mut meta: Meta, source: Source) -> Result<(), Failure> {
+    /// the connections to its origin, and meanwhile its origin waits.
+    pub(crate) async fn begin_in_time(&mut self, mut meta: Meta) -> Result<(), Failure> {
         let until = Instant::now() + self.cache.config.timeouts.connect;
         loop {
-            let refused = match self.begin(meta, source) {
+            let refused = match self.begin(meta, Source::Origin) {
                 Ok(()) => return Ok(()),
                 Err(refused) => refused,
             };

@@ -248,7 +248,7 @@ impl Fetch {
             Cut::Slice(plan, number) if storable && !varies && plan.fits(number, &part) => part,
             Cut::Slice(plan, _) => return self.changed(&plan).await,
         };
-        match self.begin_in_time(meta, Source::Origin).await {
+        match self.begin_in_time(meta).await {
             Ok(()) => self.pump(body, 0).await,
             Err(failure) => End::Failed(failure),
         }

@@ -440,29 +440,3 @@ async fn a_slice_that_finds_no_room_in_time_is_refused() {
     let response = range(&alone_with(config, store), &origin.host(), "0-9").await;
     assert_eq!(response.status, 503, "{}", response.cache_status());
 }
-
-#[tokio::test]
-async fn a_slice_from_a_peer_waits_for_room_too() {
-    let body = noise(200_000);
-    let origin = large(&body).await;
-    let (net, host) = (Net::new(Level(1)), origin.host());
-    let one = net.proxy(1, sliced(config_for(&origin))).await;
-    assert_eq!(range(&one, &host, "100000-100009").await.status, 206);
-    landed(&one).await;
-    let before = origin.count();
-    let (store, others) = full().await;
-    let node = net.node(2);
-    let index = Arc::clone(&node) as Arc<dyn atoll_overlay::Index>;
-    let two = Arc::new(Proxy::start(sliced(config_for(&origin)), index, node, store).unwrap());
-    let waiting = tokio::spawn({
-        let (two, host) = (Arc::clone(&two), host.clone());
-        async move { range(&two, &host, "100000-100009").await }
-    });
-    until(|| two.stats().flights > 0).await;
-    let passed = get(&two, &host, "/other").await;
-    assert!(passed.body == body && passed.cache_status().ends_with("no-room"), "{}", passed.cache_status());
-    drop(others);
-    let response = soon(waiting).await.unwrap();
-    assert_eq!((response.status, &response.body[..]), (206, &body[100_000..=100_009]));
-    assert_eq!(origin.count(), before + 1, "all but the other came from the peer");
-}
