@@ -15,7 +15,6 @@ use atoll_overlay::{Key, Level, Marker, NodeId, Value};
 use atoll_store::{Head, PurgeNumber, StoreError, Writer};
 use bytes::Bytes;
 use http::StatusCode;
-use tokio::time::{Instant, sleep};
 
 use crate::{
     cache::{Cache, Negative, directory, store_key},
@@ -413,23 +412,6 @@ impl Fetch {
         Ok(())
     }
 
-    /// As [`Self::begin`], for what cannot be passed on without being stored: it waits for room as long as it would for a place among
-    /// the connections to its origin, and meanwhile its origin waits.
-    pub(crate) async fn begin_in_time(&mut self, mut meta: Meta) -> Result<(), Failure> {
-        let until = Instant::now() + self.cache.config.timeouts.connect;
-        loop {
-            let refused = match self.begin(meta, Source::Origin) {
-                Ok(()) => return Ok(()),
-                Err(refused) => refused,
-            };
-            if refused.failure != Failure::Busy || Instant::now() >= until {
-                return Err(refused.failure);
-            }
-            meta = *refused.meta;
-            self.keeper.beating(&self.lead, sleep(ROOM_AGAIN)).await;
-        }
-    }
-
     fn writer(&self, meta: &Meta) -> Result<Writer, Failure> {
         if meta.length.is_some_and(|length| length > self.cache.config.limits.object) {
             return Err(Failure::BodyTooLarge);
@@ -583,9 +565,6 @@ pub(crate) fn fresh_for(cache: &Cache, site: Option<&Own>, meta: &Meta) -> Durat
 pub(crate) fn wide(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
-
-/// How soon it is looked again whether there is room.
-const ROOM_AGAIN: Duration = Duration::from_millis(20);
 
 /// Sources in one flight that contradict what is here: after so many it is rather that which is wrong.
 const CONTRADICTED: u32 = 2;

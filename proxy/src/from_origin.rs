@@ -248,9 +248,9 @@ impl Fetch {
             Cut::Slice(plan, number) if storable && !varies && plan.fits(number, &part) => part,
             Cut::Slice(plan, _) => return self.changed(&plan).await,
         };
-        match self.begin_in_time(meta).await {
+        match self.begin(meta, Source::Origin) {
             Ok(()) => self.pump(body, 0).await,
-            Err(failure) => End::Failed(failure),
+            Err(refused) => End::Failed(refused.failure),
         }
     }
 

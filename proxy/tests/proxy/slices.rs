@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::support::{
-    Do, Net, Origin, Response, alone, alone_with, config_for, config_site, get, get_with, noise, ok, raw, soon, until,
+    Do, Net, Origin, Response, alone, config_for, config_site, get, get_with, noise, ok, raw, soon, until,
 };
 
 const SLICE: u64 = 16 << 10;
@@ -393,50 +393,4 @@ async fn of_several_ranges_those_that_are_there_are_served_whatever_comes_first(
     let proxy = alone(sliced(config_for(&origin))).await;
     let none = range(&proxy, &origin.host(), "999999999-,200000-").await;
     assert_eq!((none.status, none.field("content-range").as_deref()), (416, Some("bytes */200000")));
-}
-
-/// A store whose room for what is coming in is held by others, and who holds it.
-async fn full() -> (atoll_store::Store, [atoll_store::Writer; 2]) {
-    // Half of the memory is for fills.
-    let config = atoll_store::Config { memory: atoll_store::ByteSize::mib(2), ..atoll_store::Config::default() };
-    let store = atoll_store::Store::open(config).await.unwrap();
-    let (key, tags, metadata) = (atoll_store::Key::from_bytes([1; 20]), atoll_store::Tags::default(), Bytes::new());
-    let born = store.purge_number();
-    let head = atoll_store::Head { key, directory: 0, tags, expires: None, metadata, length: None, born };
-    let mut others = [store.writer(head.clone()).unwrap(), store.writer(head).unwrap()];
-    for other in &mut others {
-        other.append(noise((512 << 10) - 500)).await.unwrap();
-    }
-    (store, others)
-}
-
-// A slice cannot be passed on without being stored: it waits until others have come in, and its origin with it.
-#[tokio::test]
-async fn a_slice_waits_for_room_where_what_is_coming_in_holds_all() {
-    let body = noise(200_000);
-    let origin = large(&body).await;
-    let (store, others) = full().await;
-    let proxy = Arc::new(alone_with(sliced(config_for(&origin)), store));
-    let host = origin.host();
-    let waiting = tokio::spawn({
-        let (proxy, host) = (Arc::clone(&proxy), host.clone());
-        async move { range(&proxy, &host, "100000-100009").await }
-    });
-    until(|| origin.count() == 1).await;
-    // What comes after it is passed on meanwhile.
-    let passed = get(&proxy, &host, "/other").await;
-    assert!(passed.body == body && passed.cache_status().ends_with("no-room"), "{}", passed.cache_status());
-    drop(others);
-    let response = soon(waiting).await.unwrap();
-    assert_eq!((response.status, &response.body[..]), (206, &body[100_000..=100_009]));
-}
-
-#[tokio::test]
-async fn a_slice_that_finds_no_room_in_time_is_refused() {
-    let origin = large(&noise(200_000)).await;
-    let (store, _others) = full().await;
-    let mut config = sliced(config_for(&origin));
-    config.timeouts.connect = std::time::Duration::from_millis(50);
-    let response = range(&alone_with(config, store), &origin.host(), "0-9").await;
-    assert_eq!(response.status, 503, "{}", response.cache_status());
 }
