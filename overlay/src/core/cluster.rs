@@ -10,7 +10,7 @@
 //! counts when it is tried again; members must be too far for a while before they are left (`far.rs`); a cluster that falls into
 //! parts splits (`split.rs`).
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     Contact, Node,
@@ -22,6 +22,7 @@ use super::{
     rng::Rng,
     routing::{Insertion, bit_of},
     search::{Purpose, Search, Task, Way},
+    shunned::{Measured, Shunned},
     time::Instant,
 };
 use crate::{Config, Key, Level};
@@ -45,10 +46,8 @@ pub(super) struct Membership {
     far: Far,
     /// Since when its members are measured anew, to see whether it is in parts.
     pub(super) parting: Option<Instant>,
-    /// Clusters found too far.
-    rejected: Vec<Rejected>,
-    /// Clusters this node was in, oldest first.
-    left: VecDeque<Left>,
+    /// Clusters that it does not join for now.
+    shunned: Shunned,
     /// Times this node changed cluster, being in company before.
     pub(super) moves: u32,
 }
@@ -59,44 +58,6 @@ struct Check {
     cluster: ClusterTag,
     sample: Vec<Contact>,
     since: Instant,
-}
-
-/// A cluster that was left.
-#[derive(Debug)]
-struct Left {
-    cluster: Key,
-    at: Instant,
-    /// How often it was left before.
-    times: u32,
-    /// It fell into parts: until then it is not joined again whatever has changed.
-    parted_until: Option<Instant>,
-}
-
-/// A cluster found too far.
-#[derive(Debug)]
-struct Rejected {
-    cluster: Key,
-    /// Until when it is not tried again.
-    until: Instant,
-    /// For how long it was not to be tried; doubles each time.
-    pause: Duration,
-    /// What was measured of it.
-    measured: Measured,
-}
-
-/// How many of a cluster's members were measured, and how many of these are near.
-#[derive(Debug, Clone, Copy, Default)]
-struct Measured {
-    near: u32,
-    all: u32,
-}
-
-impl Measured {
-    /// With what was measured before. Of long ago it counts less: a cluster changes.
-    const fn with(self, before: Self) -> Self {
-        let both = Self { near: self.near + before.near, all: self.all + before.all };
-        if both.all > MEASURED_MOST { Self { near: both.near / 2, all: both.all / 2 } } else { both }
-    }
 }
 
 impl Membership {
@@ -113,8 +74,7 @@ impl Membership {
             check: None,
             far: Far::never(now),
             parting: None,
-            rejected: Vec::new(),
-            left: VecDeque::new(),
+            shunned: Shunned::default(),
             moves: 0,
         }
     }
@@ -154,19 +114,14 @@ impl Membership {
         (!at_home || tag.size >= own) && is_better((tag.size, tag.id), (own, self.id), margin)
     }
 
-    /// What was measured of a cluster that was found too far, the last few times.
-    fn measured_before(&self, cluster: &Key) -> Measured {
-        self.rejected.iter().find(|one| one.cluster == *cluster).map(|one| one.measured).unwrap_or_default()
+    /// Whether a cluster is not to be tried now.
+    fn rejects(&self, now: Instant, cluster: &Key, hold_down: Duration) -> bool {
+        self.shunned.contains(now, cluster, hold_down)
     }
 
-    /// Whether a cluster was found too far lately, or was left less than this long ago; each time it was left doubles that.
-    fn rejects(&self, now: Instant, cluster: &Key, hold_down: Duration) -> bool {
-        self.rejected.iter().any(|one| one.cluster == *cluster && one.until > now)
-            || self.left.iter().any(|one| {
-                one.cluster == *cluster
-                    && (now.since(one.at) < hold_down * (1 << one.times)
-                        || one.parted_until.is_some_and(|end| end > now))
-            })
+    /// The cluster that was just left fell into parts.
+    pub(super) fn note_parted(&mut self, until: Instant) {
+        self.shunned.note_parted(until);
     }
 
     /// For how long this node has been in it.
@@ -181,35 +136,7 @@ impl Membership {
 
     /// Whether this node is or was in a cluster, as far as it remembers.
     pub(super) fn was_in(&self, cluster: &Key) -> bool {
-        self.id == *cluster || self.left.iter().any(|one| one.cluster == *cluster)
-    }
-
-    /// The cluster that was just left fell into parts.
-    pub(super) fn note_parted(&mut self, until: Instant) {
-        if let Some(left) = self.left.back_mut() {
-            left.parted_until = Some(until);
-        }
-    }
-
-    /// Remembers the cluster that is being left.
-    fn note_left(&mut self, now: Instant) {
-        let before = self.left.iter().position(|one| one.cluster == self.id).and_then(|at| self.left.remove(at));
-        if self.left.len() >= REJECTED {
-            self.left.pop_front();
-        }
-        let times = before.as_ref().map_or(0, |before| (before.times + 1).min(LEFT_MOST));
-        let parted_until = before.and_then(|before| before.parted_until);
-        self.left.push_back(Left { cluster: self.id, at: now, times, parted_until });
-    }
-
-    fn reject(&mut self, now: Instant, cluster: Key, measured: Measured, (first, longest): (Duration, Duration)) {
-        let before = self.rejected.iter().find(|one| one.cluster == cluster).map(|one| one.pause);
-        let pause = before.map_or(first, |before| (before * 2).max(first)).min(longest);
-        self.rejected.retain(|one| one.cluster != cluster);
-        if self.rejected.len() >= REJECTED {
-            self.rejected.remove(0);
-        }
-        self.rejected.push(Rejected { cluster, until: now + pause, pause, measured });
+        self.id == *cluster || self.shunned.was_left(cluster)
     }
 }
 
@@ -408,7 +335,7 @@ impl Node {
         let seen = self.seen(level);
         // Of a dozen members enough may be near once: whoever tries again and again would get in. Smaller clusters are measured whole.
         let sampled = usize::try_from(cluster.size).unwrap_or(usize::MAX) > self.config.sample;
-        let before = self.membership(level).filter(|_| sampled).map(|own| own.measured_before(&cluster.id));
+        let before = self.membership(level).filter(|_| sampled).map(|own| own.shunned.measured(&cluster.id));
         let measured = Measured { near, all }.with(before.unwrap_or_default());
         if let Some(membership) = self.membership_mut(level) {
             membership.check = None;
@@ -425,7 +352,7 @@ impl Node {
             // A cluster whose sampled members have all moved on meanwhile is not too far, only gone.
             let alone = membership.size(now, seen) <= 1;
             let longest = if alone { REJECTED_ALONE } else { REJECTED_LONGEST };
-            membership.reject(now, cluster.id, measured, (first, longest));
+            membership.shunned.reject(now, cluster.id, measured, (first, longest));
         }
     }
 
@@ -439,7 +366,7 @@ impl Node {
 
     /// Distances change: clusters that were too far may be near now.
     pub(super) fn forget_rejections(&mut self) {
-        self.memberships.iter_mut().for_each(|membership| membership.rejected.clear());
+        self.memberships.iter_mut().for_each(|membership| membership.shunned.forget_far());
     }
 
     /// A node has moved away. A few may be mistakes; after more, what was left may be near again.
@@ -454,7 +381,7 @@ impl Node {
 
     /// This node itself has moved, or much of the network was lost and is back: what was left may be near again.
     pub(super) fn forget_departures(&mut self) {
-        self.memberships.iter_mut().for_each(|membership| membership.left.retain(|one| one.parted_until.is_some()));
+        self.memberships.iter_mut().for_each(|membership| membership.shunned.forget_left());
     }
 
     /// Moves to a cluster, fills its table with those known to be in it, and shows the new header to all who are near.
@@ -463,7 +390,7 @@ impl Node {
         let seen = self.seen(level);
         let Some(membership) = self.membership_mut(level) else { return };
         let from_company = membership.size(now, seen) > 1;
-        membership.note_left(now);
+        membership.shunned.note_left(now, membership.id);
         membership.id = cluster.id;
         membership.age = (cluster.age, now);
         membership.joined = joins;
@@ -573,9 +500,6 @@ const HOME_AFTER: Duration = Duration::from_secs(60);
 /// two seeds of eight\]
 const HOME_LARGER_PERCENT: u32 = 200;
 
-/// Past so many members measured of a cluster that was tried several times half of them are forgotten. `[guess]`
-const MEASURED_MOST: u32 = 96;
-
 /// How long the ages in a header are taken for true.
 const HEADER_KEPT: Duration = Duration::from_secs(60);
 
@@ -591,18 +515,12 @@ const MOVED_TOGETHER: Duration = Duration::from_secs(60);
 /// A network of fewer nodes is a small one.
 const FEW: u32 = 64;
 
-/// A cluster that was left doubles its hold-down so often at most.
-const LEFT_MOST: u32 = 8;
-
 /// From this size on the dwell time applies in full.
 const DWELL_FULL: u32 = 8;
 
 /// RTT under so many percent of the threshold is near to one who is alone, if all of a cluster is. \[measured: at 100 the worst of 490
 /// nodes' clusters gets too wide at one seed of nine, at 98 at none of eight\]
 const FITTING_PERCENT: u32 = 98;
-
-/// Clusters found too far that are remembered.
-const REJECTED: usize = 16;
 
 /// How long a cluster found too far is not tried again at first: where much has changed, it may have changed as well.
 const REJECTED_FIRST: Duration = Duration::from_secs(3);
@@ -652,19 +570,5 @@ mod tests {
         assert!(!goes(later, 40, tag(high, 51)) && !goes(later, 40, tag(LOW, 39)));
         assert!(goes(later, 40, tag(high, 121)) && goes(later, 40, tag(LOW, 40)));
         assert!(goes(later, 1, tag(LOW, 1)) && goes(later, 3, tag(high, 4)), "hardly anybody is at home there");
-    }
-
-    #[test]
-    fn a_sample_that_is_lucky_once_does_not_outweigh_those_before() {
-        let (now, pause) = (Instant::START, Duration::from_secs(3));
-        let mut own = Membership::alone(now, Level(2), &mut Rng::new(7), &Config::default());
-        let unlucky = Measured { near: 8, all: 12 };
-        own.reject(now, LOW, unlucky, (pause, pause));
-        let both = Measured { near: 12, all: 12 }.with(own.measured_before(&LOW));
-        assert_eq!((both.near, both.all), (20, 24));
-        let many = (0..100).fold(both, |sum, _| unlucky.with(sum));
-        assert!(many.all <= MEASURED_MOST && many.near * 12 <= many.all * 8 + 24, "{many:?}");
-        let other = own.measured_before(&Key::from_bytes([1; Key::BYTES]));
-        assert_eq!(other.all, 0, "nothing was measured of another one");
     }
 }

@@ -33,6 +33,7 @@ mod joint;
 mod leak;
 mod ring;
 mod seek;
+mod shunned;
 mod site;
 mod tend;
 
