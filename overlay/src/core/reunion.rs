@@ -2,12 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use bytes::Bytes;
+
 use super::{
-    message::{Body, Reply, Request},
+    message::{Body, Pointer, Reply, Request},
     tests::{Alone, ping, stranger},
     *,
 };
-use crate::Config;
+use crate::{Config, Key, Level};
 
 /// A node with so many neighbours, all linked and reached.
 fn among(count: u32) -> Alone {
@@ -71,4 +73,43 @@ fn once_one_of_many_lost_nodes_is_back_all_are_tried_and_soon_again() {
     let times = pinged(&outputs);
     // Each may be lost on a way that still stands, or in a dial that began before.
     assert!((2..=count).all(|number| times.get(&Peer(number)).is_some_and(|times| *times >= 2)), "{times:?}");
+}
+
+/// To whom a node among twelve brings copies of a key that it is told by the one of this rank by distance to the key, within ten
+/// seconds, and who is nearest.
+fn copied(rank: usize) -> (BTreeMap<Peer, usize>, Vec<Peer>) {
+    let mut alone = among(12);
+    let key = Key::of(b"copied");
+    let mut order: Vec<Contact> = (1..=12).map(stranger).collect();
+    order.sort_by_key(|one| one.id.key().distance(&key));
+    let from = order[rank];
+    let pointer =
+        Pointer { holder: from, clusters: Vec::new(), value: Bytes::from_static(b"v"), ttl: Duration::from_secs(600) };
+    let request = Request::Copy { level: Level::GLOBAL, key, values: vec![pointer] };
+    alone.hear(from.peer.0, Body::Request { id: 9, request });
+    let mut times = BTreeMap::new();
+    for _ in 0..100 {
+        for output in alone.pass(Duration::from_millis(100)) {
+            if let Some((Peer(number), id)) = ping(&output) {
+                answer(&mut alone, number, id);
+            }
+            let Output::Send { to, message } = output else { continue };
+            let Body::Request { id, request: Request::Copy { .. } } = message.body else { continue };
+            alone.hear(to.0, Body::Reply { id, spent: Duration::ZERO, reply: Reply::Done });
+            *times.entry(to).or_default() += 1;
+        }
+    }
+    (times, order.into_iter().map(|one| one.peer).collect())
+}
+
+#[test]
+fn who_is_brought_a_copy_by_one_that_does_not_know_the_nearest_brings_it_to_them_once() {
+    let (times, order) = copied(11);
+    assert!(order[..2].iter().all(|one| times.get(one) == Some(&1)) && times.len() <= 3, "{times:?} {order:?}");
+}
+
+#[test]
+fn who_is_brought_a_copy_by_one_of_the_nearest_leaves_the_others_to_it() {
+    let (times, _) = copied(0);
+    assert!(times.is_empty(), "{times:?}");
 }

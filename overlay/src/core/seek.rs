@@ -115,11 +115,19 @@ impl Node {
         if !self.is_in(from, level) || !self.peers.closest(level, &key, COPIERS).contains(&from) {
             return Reply::Refused(Refusal::NotInCluster);
         }
+        let had = !self.values.get(now, level, key).is_empty();
         for value in values {
             // What does not fit is left out: the sender keeps it, and the next look at the copies tries again.
             let _ = self.values.store(now, level, key, value);
         }
-        self.note_closest(level, key);
+        if had || self.peers.closest(level, &key, self.config.copies()).contains(&from) {
+            self.note_closest(level, key);
+        } else {
+            // Who sent it does not know those nearer that this node knows: after a partition one comes back after the other. Were
+            // they taken to have it, each would leave it to another to tell them.
+            self.values.seeded(level, key, &[from]);
+            self.arm_sooner(now + RESEED_PAUSE, Timer::Reseed);
+        }
         Reply::Done
     }
 
