@@ -58,6 +58,10 @@ enum Told {
     Network,
 }
 
+/// One line of the cache.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Known>() <= 64, "a neighbour takes more than a line of the cache");
+
 impl Known {
     fn new(contact: Contact) -> Self {
         Self {
