@@ -2,11 +2,12 @@
 //! near and which is larger, and leaves when half of its members are no longer near. Clusters merge as members that move pull
 //! their neighbours along, by the headers of their messages.
 //!
-//! Departures from the paper: the order of clusters is total (larger, then the lower id) with a margin and a dwell time that
+//! Departures from the paper: clusters are ordered (larger, then the lower id) with a margin and a dwell time that
 //! doubles per move from company to company, instead of an hourly square wave; a cluster that was left is not joined again for a time
 //! that doubles too; a foreign cluster's header is an event that triggers the check; a small cluster may be left sooner, so that a young
 //! network settles in seconds, and who is alone joins one all of which is near; who has been in company for a minute is at home there,
-//! and moves only to a cluster that is no smaller and much larger or of a lower id; what was measured of a cluster that was too far
+//! and moves only to a cluster that is no smaller and much larger or of a lower id, so that two of a like size of which the larger has
+//! the higher id stay apart; what was measured of a cluster that was too far
 //! counts when it is tried again; members must be too far for a while before they are left (`far.rs`); a cluster that falls into
 //! parts splits (`split.rs`).
 
