@@ -28,12 +28,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use crate::{
-    Transport,
-    connection::{self, Seat},
-    question::least_ttl,
-    redirector::Redirector,
-};
+use crate::{Transport, connection, question::least_ttl, redirector::Redirector, seats::Seat};
 
 /// Serves one connection to its end, until nothing was asked for too long, or until its place is given to another.
 pub(crate) async fn serve(

@@ -20,12 +20,13 @@ use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 
 use crate::{
     Config, Explanation, Guide, ServeError, Stats, Transport,
-    connection::{self, Connections, Way},
+    connection::{self, Way},
     hints, last_good,
     live::{self, Watch},
     overrides, probe, query_log,
     redirector::Redirector,
     respond::Outcome,
+    seats::Seats,
     udp::Threads,
     waiters::{Patience, Waited},
 };
@@ -55,7 +56,7 @@ pub async fn serve(config: Config, index: Arc<dyn Index>, saved: Option<Bytes>) 
     if let Some(file) = redirector.config.query_log.file.clone() {
         tasks.spawn(query_log::run(file, redirector.log_to()));
     }
-    let connections = Arc::new(Connections::default());
+    let seats = Arc::new(Seats::default());
     let mut secure = [Vec::new(), Vec::new()];
     let certificates = Certificates::load(&redirector.config.certificates)
         .map_err(|error| ServeError::config("certificates", error.to_string()))?;
@@ -67,7 +68,7 @@ pub async fn serve(config: Config, index: Arc<dyn Index>, saved: Option<Bytes>) 
             let refused = |source| ServeError::Bind { address, transport: "tcp", source };
             let listener = listen(address).map_err(refused)?;
             taken.push(listener.local_addr().map_err(refused)?);
-            tasks.spawn(connection::accept(Arc::clone(&redirector), listener, Arc::clone(&connections), way));
+            tasks.spawn(connection::accept(Arc::clone(&redirector), listener, Arc::clone(&seats), way));
         }
     }
     tasks.spawn(connection::look_at(certificates));
@@ -82,8 +83,8 @@ pub async fn serve(config: Config, index: Arc<dyn Index>, saved: Option<Bytes>) 
                 source,
             })?;
         }
-        let (redirector, connections) = (Arc::clone(&redirector), Arc::clone(&connections));
-        tasks.spawn(connection::accept(redirector, tcp, connections, Way::Clear));
+        let (redirector, seats) = (Arc::clone(&redirector), Arc::clone(&seats));
+        tasks.spawn(connection::accept(redirector, tcp, seats, Way::Clear));
     }
     let [tls, https] = secure;
     Ok(Server { redirector, addresses, tls, https, tasks, threads })
