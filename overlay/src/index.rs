@@ -75,7 +75,7 @@ pub trait Index: Send + Sync {
     /// hashed prefix key. Never blocks.
     fn observe(&self, prefix: Prefix, rtt: Duration);
 
-    /// Sends a small signed record to every node (a purge, a revocation, a takedown). Nodes that were away pull it on return.
+    /// Sends a small signed record to every node (a purge, a revocation). Nodes that were away pull it on return.
     async fn spread(&self, record: Bytes) -> Result<(), IndexError>;
 
     /// The records spread by any node, this one included, from now on and each once. A receiver that lags by more than 1,024

@@ -312,7 +312,7 @@ impl Entry {
         let ([year, month, date], clock) = when(now);
         let word = |text: &str| if text.is_empty() { "-".to_owned() } else { escaped(text).replace(' ', "+") };
         format!(
-            "{year}-{month:02}-{date:02} {clock} {} {} {} {} {} {} {:.3} {} {}\n",
+            "{year}-{month:02}-{date:02} {clock} {} {} {} {} {} {} {:.3} {} {} {} {}\n",
             self.client.map_or_else(|| "-".to_owned(), |client| client.to_string()),
             self.method,
             word(&self.host),
@@ -321,7 +321,9 @@ impl Entry {
             self.bytes,
             self.began.elapsed().as_secs_f64(),
             word(&self.cache),
-            word(self.field(&header::USER_AGENT).unwrap_or_default())
+            word(self.field(&header::USER_AGENT).unwrap_or_default()),
+            word(self.field(&MINICDN_DATA).unwrap_or_default()),
+            word(self.field(&MINICDN_TYPE).unwrap_or_default())
         )
     }
 }
@@ -377,7 +379,7 @@ const MINICDN_TYPE: http::HeaderName = http::HeaderName::from_static("x-minicdn-
 /// Of a request's fields, what a line may show.
 static LOGGED: [http::HeaderName; 5] = [header::USER_AGENT, header::REFERER, TRACEPARENT, MINICDN_DATA, MINICDN_TYPE];
 
-const W3C_HEAD: &str = "#Version: 1.0\n#Software: atoll\n#Fields: date time c-ip cs-method cs-host cs-uri sc-status sc-bytes time-taken x-cache cs(User-Agent)\n";
+const W3C_HEAD: &str = "#Version: 1.0\n#Software: atoll\n#Fields: date time c-ip cs-method cs-host cs-uri sc-status sc-bytes time-taken x-cache cs(User-Agent) cs(X-Minicdn-Data) cs(X-Minicdn-Type)\n";
 
 const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 

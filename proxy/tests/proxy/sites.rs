@@ -304,6 +304,7 @@ async fn every_answer_is_a_line_in_the_access_log() {
         (atoll_proxy::AccessFormat::Json, "{", "\"data\":{\"a\":[1]}"),
         (atoll_proxy::AccessFormat::Clf, "127.0.0.1 - - [", "] \"GET /x?y HTTP/1.1\" 200 5 \"-\" \"a \\x22b\""),
         (atoll_proxy::AccessFormat::W3c, "20", " 127.0.0.1 GET a /x?y 200 5 "),
+        (atoll_proxy::AccessFormat::W3c, "20", " a+\\x22b {\\x22a\\x22:+[1]} json"),
     ] {
         let mut config = config_site(&origin);
         config.access_log.file = Some(file.clone());
