@@ -111,7 +111,7 @@ enum What {
     Dns(dns::Options),
     #[command(hide = true)]
     DnsServe(dns::Serve),
-    /// The proxy beside nginx, HAProxy, Varnish and two bare servers: CPU per answer, a crowd on one cold file, kept connections
+    /// The proxy beside nginx, HAProxy, Varnish, Traffic Server and two bare servers: CPU per answer, a crowd on one cold file, kept connections
     Http(http::Options),
     #[command(hide = true)]
     HttpServe(http::Serve),

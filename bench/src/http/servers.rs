@@ -28,6 +28,7 @@ pub(super) enum Kind {
     NginxOfc,
     Haproxy,
     Varnish,
+    TrafficServer,
     /// hyper and nothing behind it.
     Bare,
     Epoll,
@@ -72,7 +73,16 @@ pub(super) struct Contender {
 impl Kind {
     /// Those who can be asked for hits, or for misses.
     pub(super) fn of(misses: bool) -> Vec<Self> {
-        let all = [Self::Atoll, Self::Nginx, Self::NginxOfc, Self::Haproxy, Self::Varnish, Self::Bare, Self::Epoll];
+        let all = [
+            Self::Atoll,
+            Self::Nginx,
+            Self::NginxOfc,
+            Self::Haproxy,
+            Self::Varnish,
+            Self::TrafficServer,
+            Self::Bare,
+            Self::Epoll,
+        ];
         let fits = |kind: &Self| !misses || !matches!(kind, Self::NginxOfc | Self::Bare | Self::Epoll);
         all.into_iter().filter(fits).collect()
     }
@@ -90,6 +100,7 @@ impl fmt::Display for Kind {
             Self::NginxOfc => "nginx_ofc",
             Self::Haproxy => "haproxy",
             Self::Varnish => "varnish",
+            Self::TrafficServer => "traffic_server",
             Self::Bare => "bare_hyper",
             Self::Epoll => "bare_epoll",
         })
@@ -139,6 +150,11 @@ impl Contender {
                 command.args(["-F", "-j", "none", "-s", "malloc,4G", "-p", "timeout_idle=600"]);
                 command.arg("-a").arg(address.to_string()).arg("-n").arg(format!("{shown}/work"));
                 command.arg("-f").arg(written(place, "varnish.vcl", &vcl)?);
+                command
+            }
+            Kind::TrafficServer => {
+                let mut command = Command::new(find("traffic_server")?);
+                command.env("TS_RUNROOT", traffic_server(place, address, origin)?);
                 command
             }
             Kind::Bare => this("bare", address)?,
@@ -203,6 +219,44 @@ fn haproxy(address: SocketAddr, origin: SocketAddr) -> String {
          frontend front\n bind {address}\n http-request cache-use all\n http-response cache-store all\n \
          default_backend back\nbackend back\n server origin {origin}\n"
     )
+}
+
+/// Where its files are; one thread that serves, and a RAM cache as large as ours.
+fn traffic_server(place: &Path, address: SocketAddr, origin: SocketAddr) -> Result<PathBuf, String> {
+    let shown = place.display();
+    for folder in ["cache", "run", "log"] {
+        fs::create_dir(place.join(folder)).map_err(|error| format!("{shown}/{folder}: {error}"))?;
+    }
+    let records = [
+        format!("http.server_ports STRING {}:ip-in={}", address.port(), address.ip()),
+        "exec_thread.autoconfig INT 0".to_owned(),
+        "exec_thread.limit INT 1".to_owned(),
+        "exec_thread.affinity INT 0".to_owned(),
+        "accept_threads INT 0".to_owned(),
+        "task_threads INT 1".to_owned(),
+        "cache.threads_per_disk INT 1".to_owned(),
+        "cache.ram_cache.size INT 512M".to_owned(),
+        "http.wait_for_cache INT 2".to_owned(),
+        "http.cache.required_headers INT 0".to_owned(),
+        "http.keep_alive_no_activity_timeout_in INT 3600".to_owned(),
+        "net.connections_throttle INT 30000".to_owned(),
+        "log.logging_enabled INT 0".to_owned(),
+        "crash_log_helper STRING NULL".to_owned(),
+        "admin.user_id STRING #-1".to_owned(),
+    ];
+    let records: String = records.iter().map(|record| format!("CONFIG proxy.config.{record}\n")).collect();
+    written(place, "records.config", &records)?;
+    written(place, "remap.config", &format!("map / http://{origin}/\n"))?;
+    written(place, "storage.config", &format!("{shown}/cache 4G\n"))?;
+    written(place, "plugin.config", "")?;
+    written(place, "ip_allow.yaml", "ip_allow:\n  - {apply: in, ip_addrs: 0/0, action: allow, methods: ALL}\n")?;
+    let folders = format!(
+        "prefix: {shown}\nexec_prefix: {shown}\nbindir: /usr/bin\nsbindir: /usr/bin\nsysconfdir: {shown}\ndatadir: {shown}/cache\n\
+         includedir: /usr/include\nlibdir: /usr/lib/trafficserver\nlibexecdir: /usr/lib/trafficserver/modules\n\
+         localstatedir: {shown}/run\nruntimedir: {shown}/run\nlogdir: {shown}/log\ncachedir: {shown}/cache\n"
+    );
+    written(place, "runroot.yaml", &folders)?;
+    Ok(place.to_owned())
 }
 
 fn written(place: &Path, name: &str, text: &str) -> Result<PathBuf, String> {
