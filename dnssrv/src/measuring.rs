@@ -54,8 +54,9 @@ pub struct Probes {
     #[serde(with = "span")]
     pub wait: Duration,
     /// The longest from when a resolver asks until it has its answer, both ways included, as far as it depends on these waits.
+    /// A server that is near a resolver is as far from here as that, so its word comes two round trips after the question.
     /// Shorter: fewer far resolvers are placed by the first answer. Longer: resolvers ask again meanwhile, and elsewhere.
-    /// \[unbound asks again after 376 ms, Knot Resolver and BIND after 800\]
+    /// \[Knot Resolver and BIND ask again after 800 ms; unbound after 376, and of the same server\]
     #[serde(with = "span")]
     pub answer_within: Duration,
     /// How much longer it waits, if `wait` is on and the resolver is far, until those were heard that may be near it: the quickest of
@@ -122,7 +123,7 @@ impl Default for Probes {
         Self {
             wait: Duration::from_millis(60),
             wait_scouts: Duration::from_millis(400),
-            answer_within: Duration::from_millis(350),
+            answer_within: Duration::from_millis(700),
             timeout: Duration::from_secs(1),
             interval: Duration::from_secs(120),
             per_second: 100,

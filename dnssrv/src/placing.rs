@@ -363,24 +363,43 @@ pub(crate) mod tests {
         let placed = || redirector.clients().placement(now, prefix, true);
         let first = Waited::default();
         let second = |time| Waited { times: 1, time: ms(time) };
-        // 350 ms in all: of a stranger it is known how long he has been measured, of others how long the answer takes.
+        // 700 ms in all: of a stranger it is known how long he has been measured, of others how long the answer takes.
         assert_eq!(
-            [first, second(60), second(175)].map(|waited| redirector.patience(&placed(), waited)),
-            [175, 115, 0].map(ms)
+            [first, second(60), second(350)].map(|waited| redirector.patience(&placed(), waited)),
+            [350, 290, 0].map(ms)
         );
         let stranger = AskedFor { prefix, address: RESOLVER, placement: placed(), scope: 0, resolver: prefix };
         let patience = redirector.find_out(now, &stranger, Some(first)).expect("a probe was wished for");
-        assert_eq!((patience.most, redirector.waiters().count()), (ms(175), 1));
-        redirector.measured(now, prefix, Source::TcpConnect, ms(120));
-        assert_eq!([second(120), second(300)].map(|waited| redirector.patience(&placed(), waited)), [110, 0].map(ms));
+        assert_eq!((patience.most, redirector.waiters().count()), (ms(350), 1));
+        redirector.measured(now, prefix, Source::TcpConnect, ms(300));
+        assert_eq!([second(300), second(400)].map(|waited| redirector.patience(&placed(), waited)), [100, 0].map(ms));
         let measured = AskedFor { placement: placed(), ..stranger };
-        assert!(redirector.find_out(now, &measured, Some(second(120))).is_some(), "scouts were sent");
+        assert!(redirector.find_out(now, &measured, Some(second(300))).is_some(), "scouts were sent");
         redirector.probed(RESOLVER, true);
         redirector.scouts_found(prefix, None, Scouts::Back);
         drop(patience);
         let settled = AskedFor { placement: placed(), ..measured };
         assert!(settled.placement.settled && redirector.find_out(now, &settled, Some(first)).is_none());
         assert_eq!(redirector.waiters().count(), 0, "all who waited were told, and nobody came");
+    }
+
+    #[test]
+    fn a_stranger_waits_until_a_server_can_have_said_that_it_is_near_however_far_both_are() {
+        let me = NodeInfo::new(NodeId::from(Key::ZERO), Roles::DNSSRV);
+        let ms = Duration::from_millis;
+        for rtt in [70, 120, 175, 230].map(ms) {
+            let config = Config { wait: true, ..Config::default() };
+            let wait = config.probe.wait;
+            let (redirector, ..) = Redirector::new(config, Arc::new(Alone::new(me.clone()))).unwrap();
+            let (now, prefix) = (Instant::now(), Prefix::of(RESOLVER));
+            let placed = || redirector.clients().placement(now, prefix, true);
+            assert!(redirector.patience(&placed(), Waited::default()) >= rtt, "{rtt:?}: until it is measured");
+            redirector.measured(now, prefix, Source::TcpConnect, rtt);
+            let left = redirector.patience(&placed(), Waited { times: 1, time: rtt });
+            // A server as far as this, 20 ms from the resolver, was asked when the question came; it measures, and its neighbours do.
+            assert!(left >= ms(20) + wait + crate::telling::LOOKS_ON, "{rtt:?}: {left:?} are left for its word");
+            assert!(rtt * 2 + left < ms(800), "{rtt:?}: the answer is back before it is asked for again");
+        }
     }
 
     #[test]

@@ -142,7 +142,7 @@ fn scout_answer(name: &Name, report: &Report) -> Answer {
 
 /// How much longer than for its own measurement a scout lets its answer wait until its neighbours have said how near they are.
 /// They are within the first threshold, and measure at once. \[guess\]
-const LOOKS_ON: Duration = Duration::from_millis(150);
+pub(crate) const LOOKS_ON: Duration = Duration::from_millis(150);
 
 #[cfg(test)]
 mod tests {
