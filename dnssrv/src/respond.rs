@@ -184,19 +184,25 @@ impl Redirector {
         for_its_own_sake || self.gaps().is_sent(now, resolver, Sent::Referral(cut))
     }
 
+    /// Whether the answer depends on who asks, or that to the question which is to be expected next.
     fn depends_on_who_asks(&self, place: &Place<'_>) -> bool {
         match place {
             Place::Cut(_) | Place::Target(_) => true,
             // The CNAME depends on nobody, but who follows it will be answered soon.
             Place::Public(_) => true,
-            Place::Outside | Place::Apex(_) | Place::Plain(_) | Place::Empty(_) | Place::Missing(_) => false,
+            // Nor does this, but who minimises names asks for one below it next (RFC 9156 2), here or at another server.
+            Place::Empty(_) => true,
+            Place::Outside | Place::Apex(_) | Place::Plain(_) | Place::Missing(_) => false,
             Place::Node(..) | Place::Server(..) => false,
         }
     }
 
-    /// An alias depends on nobody; the question that follows it may wait.
+    /// An alias depends on nobody, nor does the lack of records; the question that follows may wait.
     fn is_worth_waiting(&self, place: &Place<'_>) -> bool {
-        self.config.mode == Mode::Direct || !matches!(place, Place::Public(_))
+        match place {
+            Place::Public(_) => self.config.mode == Mode::Direct,
+            _ => !matches!(place, Place::Empty(_)),
+        }
     }
 
     fn refuse(&self, asked: &Asked<'_>, header: Header, edns: Option<Edns>, code: ResponseCode) -> Outcome {
@@ -250,5 +256,41 @@ fn unanswerable(query: &Query) -> Option<Answer> {
         251 | 252 => Some(Answer::of(ResponseCode::Refused)),
         // Any other there may be records of, and if there are none, that is the answer (RFC 8906 3.1.4).
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use atoll_overlay::{Alone, Key, NodeId, NodeInfo, Roles};
+    use hickory_proto::op::{Message, Query as Question};
+
+    use super::*;
+    use crate::{Config, placing::tests::RESOLVER};
+
+    /// Whether a stranger's question waits, and whether it has the stranger measured.
+    fn check(mode: Mode, name: &str) -> (bool, bool) {
+        let me = NodeInfo::new(NodeId::from(Key::ZERO), Roles::DNSSRV.with(Roles::PROXY));
+        let config = Config { mode, wait: true, ..Config::default() };
+        let (redirector, mut probes, _errands) = Redirector::new(config, Arc::new(Alone::new(me))).unwrap();
+        let mut message = Message::query();
+        let name = format!("{name}.{}", redirector.zone().origin().to_ascii());
+        message.add_query(Question::query(name.parse().unwrap(), RecordType::A));
+        let from = SocketAddr::new(RESOLVER, 4096);
+        let bytes = message.to_vec().unwrap();
+        let outcome = redirector.respond(Instant::now(), &bytes, from, Transport::Udp, Some(Waited::default()));
+        (matches!(outcome, Outcome::Wait(_)), probes.try_recv().is_ok())
+    }
+
+    #[test]
+    fn a_minimised_question_waits_for_nothing_and_has_the_one_that_follows_it_answered_sooner() {
+        for mode in [Mode::Direct, Mode::Levels] {
+            assert_eq!(check(mode, "com"), (false, true), "{mode:?}");
+            assert_eq!(check(mode, "www.example.com"), (mode == Mode::Direct, true), "{mode:?}");
+            assert_eq!(check(mode, "www.example.com.l0"), (false, false), "{mode:?}: no such name");
+        }
+        assert_eq!(check(Mode::Levels, "http.l2.l1.l0"), (false, true));
+        assert_eq!(check(Mode::Plain, "com"), (false, false), "there nothing depends on who asks");
     }
 }
