@@ -99,7 +99,8 @@ fn delegation_of(lab: &Lab, client: &Host) -> Delegation {
 /// The questions of resolvers to nodes since then: how many went to the asker's own servers, and how many elsewhere.
 fn refreshes(lab: &Lab, before: &Watch, delegated: &BTreeMap<&str, Delegation>) -> (usize, usize) {
     let (mut own, mut aside) = (0, 0);
-    let asked = since(lab, &before.questions, &lab.watch().questions);
+    let now = lab.watch();
+    let asked = since(lab, &before.questions, &now.questions);
     for client in clients(lab) {
         let (Some(resolver), delegation) = (client.resolver, &delegated[client.name.as_str()]) else { continue };
         for ((_, to), count) in asked.iter().filter(|((from, _), _)| *from == resolver) {
@@ -109,7 +110,14 @@ fn refreshes(lab: &Lab, before: &Watch, delegated: &BTreeMap<&str, Delegation>) 
             } else {
                 aside += count;
                 let node = &lab.scenario().hosts[to.index()].name;
-                say_aside(&format!("  {}: {count} questions to {node}, which is not one of its servers", client.name));
+                // A cut among them says that a delegation lapsed. New ones first: which of the others was asked again is not noted.
+                let names = |watch: &Watch| watch.names.get(&(resolver, *to)).cloned().unwrap_or_default();
+                let (then, now) = (names(before), names(&now));
+                let new: Vec<String> =
+                    now.difference(&then).chain(now.intersection(&then)).map(Name::to_ascii).collect();
+                let of = format!("{count} questions to {node}, which is not one of its servers, of {}", new.join(", "));
+                say_aside(&format!("  {}: {of}", client.name));
+                why::say(lab, &client.name, "site");
             }
         }
     }
