@@ -53,8 +53,8 @@ pub struct Config {
     /// anew. `[guess]`
     #[serde(with = "span")]
     pub rto_probe: Duration,
-    /// An unanswered question counts against a node after this long at least, however near it is. Shorter: a pause of its process
-    /// looks like death. `[guess]`
+    /// An unanswered question counts against a node after this long at least, however near it is; after half of it a root that an asker
+    /// does not reach either is stood in for. Shorter: a pause of its process looks like death. `[guess]`
     #[serde(with = "span")]
     pub lost_min: Duration,
     /// A get handed on from node to node that has no answer by then goes on hop by hop, beside it; on its way through nearer levels it

@@ -194,29 +194,50 @@ impl Node {
             }
             return;
         }
-        let Pending { to, purpose, manner, sent, linked, .. } = *pending;
-        // A dial takes its time: a stranger is asked beside others soon, and given up late.
-        let mut least = if linked { self.config.lost_min } else { self.config.rto_unknown * 6 };
-        if matches!(purpose, Purpose::Hold(_)) {
-            // The grant did not wait for it as long as it may take.
-            least = least.max(self.rto(to) * 2);
-        }
-        let again = (now + now.since(sent)).max(sent + least);
+        let pending = *pending;
+        let Pending { to, purpose, manner, sent, .. } = pending;
+        let again = (now + now.since(sent)).max(sent + self.lost_after(&pending));
         if let Some(pending) = self.exchanges.get_mut(id) {
             (pending.late, pending.due) = (true, again);
+            // The answer to a question that is said twice is no distance.
+            pending.linked &= purpose != Purpose::Nearer;
         }
         self.arm_new(again, Timer::Exchange(id));
         match purpose {
             Purpose::Task(task) => self.feed(now, task, |task| task.on_late(to, manner)),
             Purpose::Hold(key) => self.on_hold_late(now, to, key),
+            // A packet may have been lost.
+            Purpose::Nearer => self.send(to, Body::Request { id, request: Request::Ping }),
             Purpose::Probe
+            | Purpose::Sample(_)
+            | Purpose::Explore
+            | Purpose::Copy(..)
+            | Purpose::Holder(_)
+            | Purpose::SpreadKeys(_)
+            | Purpose::SpreadGet => {}
+        }
+    }
+
+    /// After how long at least a late question is lost.
+    fn lost_after(&self, pending: &Pending) -> Duration {
+        let Pending { to, purpose, linked, .. } = *pending;
+        // A dial takes its time: a stranger is asked beside others soon, and given up late.
+        let least = if linked { self.config.lost_min } else { self.config.rto_unknown * 6 };
+        match purpose {
+            // The grant did not wait for it as long as it may take.
+            Purpose::Hold(_) => least.max(self.rto(to) * 2),
+            // The second that doubts it: each asks half as long as one alone would.
+            Purpose::Nearer if linked => least / 2,
+            Purpose::Holder(_) if linked && self.is_dead(to) => least / 2,
+            Purpose::Task(_)
+            | Purpose::Probe
             | Purpose::Sample(_)
             | Purpose::Explore
             | Purpose::Copy(..)
             | Purpose::Holder(_)
             | Purpose::Nearer
             | Purpose::SpreadKeys(_)
-            | Purpose::SpreadGet => {}
+            | Purpose::SpreadGet => least,
         }
     }
 

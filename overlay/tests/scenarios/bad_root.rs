@@ -123,6 +123,30 @@ fn a_fetch_is_granted_in_time_whatever_becomes_of_the_root_or_of_one_of_its_next
 }
 
 #[test]
+fn a_fetch_is_granted_soon_however_much_is_known_yet_of_a_root_that_fetched_it_and_fell_silent() {
+    for (turn, seed) in
+        [Turn::Slow(ms(1_000)), Turn::Hole].into_iter().flat_map(|turn| (0..8).map(move |seed| (turn, seed)))
+    {
+        let mut place = Place::new(seed, turn);
+        let roots = place.roots.clone();
+        for key in &roots {
+            // The next-closest nodes keep its lease until they hear more of it, which they do not.
+            let granted = acquire(&mut place.sim, place.bad, *key, &[]);
+            assert!(matches!(granted, Ok(Acquired::Granted(_))), "{turn:?}, seed {seed}: {granted:?}");
+        }
+        place.spoil(turn);
+        for (at, key) in roots.into_iter().enumerate() {
+            let asker = [2, 3][at % 2];
+            let took = place.until_granted(asker, key);
+            let bound = if turn == Turn::Hole { SOON } else { LATER };
+            assert!(took.is_some_and(|took| took <= bound), "{turn:?}, seed {seed}, {at}: {took:?}");
+            // Each finds the nodes at another stage of noticing.
+            place.sim.run_for(ms(37));
+        }
+    }
+}
+
+#[test]
 fn while_the_root_does_not_answer_one_of_all_is_granted_the_fetch() {
     for (turn, seed) in TURNS.into_iter().flat_map(|turn| (0..4).map(move |seed| (turn, seed))) {
         let mut place = Place::new(seed, turn);
@@ -147,6 +171,37 @@ fn while_the_root_does_not_answer_one_of_all_is_granted_the_fetch() {
                 let answer = acquire(&mut place.sim, node, key, &failed);
                 assert!(matches!(answer, Ok(Acquired::References(_))), "{turn:?}, seed {seed}, {node}: {answer:?}");
             }
+        }
+    }
+}
+
+#[test]
+fn a_root_that_stands_still_for_a_moment_and_who_stands_in_for_it_grant_one_fetch_between_them() {
+    let pauses = [50, 100, 150, 200, 250, 300, 400, 600];
+    for (pause, seed) in pauses.into_iter().flat_map(|pause| (0..4).map(move |seed| (pause, seed))) {
+        let mut place = Place::new(seed, Turn::Hole);
+        for key in place.others.split_off(EACH / 2).into_iter().chain(place.roots.clone()) {
+            let root = (0..NODES).min_by_key(|node| id(&place.sim, *node).key().distance(&key)).expect("nodes");
+            let failed = [id(&place.sim, place.bad)];
+            let good: Vec<usize> = (0..NODES).filter(|node| *node != place.bad && *node != root).collect();
+            // It may stand still before, while or after it is asked first.
+            let (first, rest) = good.split_first().expect("others");
+            let mut ops = vec![(*first, place.sim.command(*first, acquire_command(key, &failed)))];
+            place.sim.run_for(ms(seed * 5));
+            place.sim.freeze(root, ms(pause));
+            for node in rest {
+                ops.push((*node, place.sim.command(*node, acquire_command(key, &failed))));
+                place.sim.run_for(ms(pause / 4));
+            }
+            let said = ops.into_iter().map(|(node, op)| (node, place.sim.wait(op, secs(3))));
+            let granted: Vec<_> = said
+                .filter(|(_, said)| matches!(said, Some((_, Outcome::Acquire(Ok(Acquired::Granted(_)))))))
+                .map(|(node, _)| node)
+                .collect();
+            // Nobody waits for longer than 600 ms: whoever it began to grant the fetch asks the origin by itself then.
+            let least = usize::from(pause < 600);
+            assert!((least..=1).contains(&granted.len()), "{pause} ms, seed {seed}: {granted:?}");
+            place.sim.run_for(secs(2));
         }
     }
 }
@@ -192,6 +247,13 @@ const NODES: usize = 6;
 
 /// Keys of each kind.
 const EACH: usize = 16;
+
+/// A quarter of the shortest time after which silence counts against a node, until the next one is asked; half of it, for that one to
+/// see for itself; and what they say to each other.
+const SOON: Duration = ms(63 + 125 + 6 * 8 + 14);
+
+/// The same where what the root said long ago comes in meanwhile, so that it looks alive: it is asked a second time.
+const LATER: Duration = ms(450);
 
 /// How long a proxy waits for a holder that is near, before it says that it failed.
 const HEDGE: Duration = ms(200);

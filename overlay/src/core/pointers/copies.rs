@@ -148,7 +148,9 @@ impl Node {
             match next {
                 Some(next) if granting.held + granting.asked.len() < self.config.lease_copies => {
                     granting.tried.push(next.peer);
-                    if !granting.passed.contains(&next.id) {
+                    if granting.doubted.contains(&next.id) && !granting.passed.contains(&next.id) {
+                        granting.slow.push(next.peer);
+                    } else if !granting.passed.contains(&next.id) {
                         granting.asked.push(next.peer);
                     }
                     let state = LeaseState::Leased { lease: granting.lease, holder: granting.holder.told(now) };

@@ -64,6 +64,8 @@ pub(super) struct Granting {
     pub(super) slow: Vec<Peer>,
     /// Nodes the root stands in for: they are asked, and not waited for.
     pub(super) passed: Vec<NodeId>,
+    /// Nodes that failed the asker: they are asked as if they took long already.
+    pub(super) doubted: Vec<NodeId>,
     /// Nodes that were asked at all.
     pub(super) tried: Vec<Peer>,
     /// Copies held.

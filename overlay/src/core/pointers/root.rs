@@ -183,7 +183,9 @@ impl Node {
         let passed = |node: &Contact| asked.silent.contains(&node.id) || self.is_out_of_reach(now, *node);
         let (passed, doubtful): (Vec<Contact>, Vec<Contact>) = doubtful.into_iter().partition(passed);
         if doubtful.is_empty() {
-            Place::Root(passed.iter().map(|node| node.id).collect())
+            // Whoever was silent may be out of the tables by now; what it holds ends with it all the same.
+            let silent = asked.silent.iter().copied().filter(|id| passed.iter().all(|node| node.id != *id));
+            Place::Root(passed.iter().map(|node| node.id).chain(silent).collect())
         } else {
             Place::Doubtful(doubtful)
         }
@@ -280,7 +282,7 @@ impl Node {
         entry.touched = now;
         let lease = Lease { epoch: entry.epoch, counter: entry.counter, key };
         let holder = Reference::new(now, waiter.reference.clone());
-        let (asker, id, passed) = (waiter.asker, waiter.id, waiter.passed.clone());
+        let (asker, id, passed, doubted) = (waiter.asker, waiter.id, waiter.passed.clone(), waiter.failed.clone());
         entry.waiters.push(waiter);
         entry.state = State::Granting(Granting {
             lease,
@@ -288,6 +290,7 @@ impl Node {
             asked: Vec::new(),
             slow: Vec::new(),
             passed,
+            doubted,
             tried: Vec::new(),
             held: 0,
             known: Vec::new(),
