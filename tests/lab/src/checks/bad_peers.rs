@@ -1,5 +1,6 @@
 //! Peers that are worse than none (bad-inputs P07): a node has copies of what its neighbour is asked for, and then is slow, a black
-//! hole, or dead. What that adds to the neighbour's answers, against files that nobody has.
+//! hole, or dead. What that adds to the neighbour's answers, against files that nobody has: asked for just before, since what the origin's
+//! answers take depends on how long its connections were idle (TCP begins anew then, RFC 5681 4.1).
 //!
 //! Whoever holds a file may be the root of its key too, the node that is to say who fetches it. Ids are drawn anew in each run, so the
 //! bad node is the one that is the root of most files, and both kinds are asked for and claimed by themselves.
@@ -25,32 +26,34 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let (roots, others): (Vec<usize>, Vec<usize>) = (0..is_root.len()).partition(|file| is_root[*file]);
     stage.figure("keys_whose_root_is_bad", percent(roots.len(), is_root.len()), "%");
     let (as_root, as_other) = stage.by_scale((3, 4), (5, 10));
-    if roots.len() < 3 * as_root || others.len() < 4 * as_other {
+    if roots.len() < 3 * as_root || others.len() < 3 * (as_other + UNKNOWN) {
         return Err(refused("more files"));
     }
     let turns: Vec<Turn<'_>> = (0..3)
         .map(|turn| Turn {
             roots: &roots[turn * as_root..(turn + 1) * as_root],
             others: &others[turn * as_other..(turn + 1) * as_other],
+            unknown: &others[3 * as_other + turn * UNKNOWN..3 * as_other + (turn + 1) * UNKNOWN],
         })
         .collect();
     let held = turns.iter().flat_map(Turn::files).filter(|file| get(&lab, bad, *file).is_some()).count();
     stage.claim("held_by_the_neighbour", percent(held, 3 * (as_root + as_other)), "%", Wanted::Exactly(100.0));
     // Announced by then, or nobody is misled.
     stage.wait(Duration::from_secs(3))?;
-    let unknown = &others[3 * as_other..4 * as_other];
-    let nobody: Vec<f64> = unknown.iter().filter_map(|file| get(&lab, asked, *file)).collect();
-    let base = quantile(&nobody, 0.5);
-    stage.figure("nobody_has_it_p50", base, "s");
+    let mut nobody = Vec::new();
     for (turn, name) in turns.iter().zip(["slow", "hole", "dead"]) {
         if name != "slow" {
             // The others take it for near and alive again, as they did at first.
             lab.change(Change::HealAll);
             stage.wait_for_clusters(&lab)?;
         }
+        let without: Vec<f64> = turn.unknown.iter().filter_map(|file| get(&lab, asked, *file)).collect();
+        let base = quantile(&without, 0.5);
+        nobody.extend(without);
         spoil(&lab, bad, name)?;
         claim(stage, &lab, asked, (name, base), turn);
     }
+    stage.figure("nobody_has_it_p50", quantile(&nobody, 0.5), "s");
     stage.figures_of_nodes(&lab);
     Ok(())
 }
@@ -60,6 +63,8 @@ struct Turn<'f> {
     /// Those whose key it is the root of.
     roots: &'f [usize],
     others: &'f [usize],
+    /// Those that nobody has, of which none is asked for while it is bad.
+    unknown: &'f [usize],
 }
 
 impl Turn<'_> {
@@ -150,6 +155,9 @@ fn get(lab: &Lab, node: &Host, number: usize) -> Option<f64> {
 }
 
 const SITE: &str = "www.site.test";
+
+/// Files asked for before each turn that nobody has.
+const UNKNOWN: usize = 3;
 
 /// On each packet from and to the slow node.
 const SLOW: Duration = Duration::from_secs(1);
