@@ -89,8 +89,8 @@ pub struct Config {
     /// Streams at a time per connection, both ways together; each side opens half of them at most, less 8, and refuses more. 32 to
     /// 8,192: fewer refuse busy peers, more let one peer hold memory. `[facts C: 512]`
     pub streams: usize,
-    /// Established connections, both ways together. 16 to 65,536, about 25 KiB each; by QUIC 80 KiB, what is under way on it, which is
-    /// 512 KiB at most, and 512 MiB more on all together: fewer refuse members. `[facts C]`
+    /// Established connections, both ways together. 16 to 65,536, about 25 KiB each; by QUIC 80 KiB, and what is under way on it, as
+    /// `quic_window` and the next bound it: fewer refuse members. `[facts C]`
     pub connections: u32,
     /// Connections to one peer: links, bulk, and those that look whether it is where it says. 2 to 16: fewer break simultaneous dials, more let one peer hold slots.
     /// `[guess]`
@@ -111,6 +111,20 @@ pub struct Config {
     /// its byte streams on its link. 1 MiB to 1 GiB: fewer move links that are busy with messages, more let streams delay
     /// the messages of others. `[guess: 5,000 messages of 1,200 bytes, each way and more]`
     pub link_bytes: ByteSize,
+    /// Bytes that may be under way on a QUIC connection at first, each way: of a stranger, and of this side. 64 KiB to 16 MiB: fewer slow
+    /// the first bytes to far peers, more let strangers hold memory. `[guess: what fills 100 ms at 20 Mbit/s]`
+    pub quic_window: ByteSize,
+    /// Bytes that a member may send ahead of their being read on one QUIC stream. On all of a connection it may send twice as many
+    /// unread, and more once windows grow: a stream that nobody reads leaves room for as much. 64 KiB to 16 MiB: fewer slow a stream from
+    /// far away, more let one member hold memory. `[guess: what fills 100 ms at 80 Mbit/s]`
+    pub quic_stream_window: ByteSize,
+    /// Where the window of a QUIC connection ends that doubles with each as much that moves, each way. `quic_window` or twice
+    /// `quic_stream_window`, whichever is more, to 1 GiB: less slows many streams to one far peer, more lets one member hold memory.
+    /// `[guess: what fills 100 ms at 640 Mbit/s]`
+    pub quic_window_most: ByteSize,
+    /// Bytes by which the windows of all QUIC connections may grow together, both ways; past it they stay as large as they are. 0 to
+    /// 1 TiB: less slows far peers of a busy node, more lets members hold memory. `[guess]`
+    pub quic_windows: ByteSize,
     /// Threads that carry byte streams over bulk connections, made as these come, each with its connections; 0: one for every two
     /// processors. One more carries all links. 0 to 1,024: fewer bound what bulk takes of the processors, more carry more of it at once.
     /// `[measured on two processors, where two of them woke one another]`
@@ -168,6 +182,10 @@ impl Default for Config {
             connections_per_prefix: 512,
             messages_per_peer: 5_000,
             link_bytes: ByteSize::mib(16),
+            quic_window: ByteSize::kib(256),
+            quic_stream_window: ByteSize::mib(1),
+            quic_window_most: ByteSize::mib(8),
+            quic_windows: ByteSize::mib(512),
             bulk_threads: 0,
             bulk_nicer: 10,
             known_peers: 65_536,
@@ -236,6 +254,7 @@ impl Config {
         if !(ByteSize::mib(1).0..=ByteSize::mib(1 << 10).0).contains(&self.link_bytes.0) {
             return refuse("link_bytes", "it must be 1 MiB to 1 GiB");
         }
+        self.check_windows()?;
         if self.bulk_threads > 1_024 {
             return refuse("bulk_threads", "there may be 1,024 at most");
         }
@@ -244,6 +263,28 @@ impl Config {
         }
         if self.dial_queue > self.link_queue {
             return refuse("dial_queue", "it must not exceed link_queue, into which it empties");
+        }
+        Ok(())
+    }
+
+    fn check_windows(&self) -> Result<(), ConfigError> {
+        let refuse = |field, reason| Err(ConfigError { field, reason });
+        let range = ByteSize::kib(64)..=ByteSize::mib(16);
+        if !range.contains(&self.quic_window) {
+            return refuse("quic_window", "it must be 64 KiB to 16 MiB");
+        }
+        if !range.contains(&self.quic_stream_window) {
+            return refuse("quic_stream_window", "it must be 64 KiB to 16 MiB");
+        }
+        let least = self.quic_window.max(ByteSize(2 * self.quic_stream_window.0));
+        if !(least..=ByteSize::gib(1)).contains(&self.quic_window_most) {
+            return refuse(
+                "quic_window_most",
+                "it must be 1 GiB at most, and quic_window and twice quic_stream_window at least",
+            );
+        }
+        if self.quic_windows > ByteSize::gib(1 << 10) {
+            return refuse("quic_windows", "it may be 1 TiB at most");
         }
         Ok(())
     }
@@ -279,6 +320,37 @@ mod tests {
             ("link_bytes", bytes((1 << 30) + 1)),
             ("bulk_threads", threads(1_025)),
             ("bulk_nicer", nicer(20)),
+        ] {
+            assert_eq!(config.check().unwrap_err().field, field);
+        }
+    }
+
+    #[test]
+    fn windows_beyond_their_range_are_refused_and_so_is_one_that_two_full_streams_do_not_fit_in() {
+        let windows = |first: u64, stream: u64, most: u64, all: u64| Config {
+            quic_window: ByteSize(first),
+            quic_stream_window: ByteSize(stream),
+            quic_window_most: ByteSize(most),
+            quic_windows: ByteSize(all),
+            ..Config::default()
+        };
+        let (kib, mib, gib) = (1 << 10, 1 << 20, 1 << 30);
+        for fits in [
+            windows(64 * kib, 64 * kib, 128 * kib, 0),
+            windows(16 * mib, 64 * kib, 16 * mib, mib),
+            windows(16 * mib, 16 * mib, gib, gib << 10),
+        ] {
+            fits.check().unwrap();
+        }
+        for (field, config) in [
+            ("quic_window", windows(64 * kib - 1, mib, 8 * mib, 0)),
+            ("quic_window", windows(16 * mib + 1, mib, 32 * mib, 0)),
+            ("quic_stream_window", windows(mib, 64 * kib - 1, 8 * mib, 0)),
+            ("quic_stream_window", windows(mib, 16 * mib + 1, 64 * mib, 0)),
+            ("quic_window_most", windows(64 * kib, mib, 2 * mib - 1, 0)),
+            ("quic_window_most", windows(4 * mib, mib, 4 * mib - 1, 0)),
+            ("quic_window_most", windows(mib, mib, gib + 1, 0)),
+            ("quic_windows", windows(mib, mib, gib, (gib << 10) + 1)),
         ] {
             assert_eq!(config.check().unwrap_err().field, field);
         }

@@ -344,10 +344,11 @@ impl ConnectionHandler for LinkHandler {
         if let Some(report) = self.reports.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(report));
         }
-        if self.auth.is_admitted()
-            && let Poll::Ready(event) = self.poll_admitted(cx)
-        {
-            return Poll::Ready(event);
+        if self.auth.is_admitted() {
+            lanes::admitted();
+            if let Poll::Ready(event) = self.poll_admitted(cx) {
+                return Poll::Ready(event);
+            }
         }
         // What just failed is still to be told.
         self.reports

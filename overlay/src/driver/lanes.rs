@@ -230,6 +230,16 @@ pub(super) fn leave_links() {
     LEAVES.set(true);
 }
 
+/// The task that says this, a connection's, is a member's. It says so each time it is polled.
+pub(super) fn admitted() {
+    ADMITTED.set(true);
+}
+
+/// Whether the task that asks this, a connection's, has said that it is a member's. Only members' come to bulk lanes.
+pub(super) fn is_admitted() -> bool {
+    in_bulk() || ADMITTED.get()
+}
+
 /// Whether this thread is a bulk lane's.
 pub(super) fn in_bulk() -> bool {
     IN_BULK.get()
@@ -246,6 +256,7 @@ impl Future for Traveller {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         LEAVES.set(false);
+        ADMITTED.set(false);
         let Some(task) = &mut self.task else { return Poll::Ready(()) };
         let polled = task.as_mut().poll(cx);
         if LEAVES.replace(false)
@@ -264,6 +275,8 @@ impl Future for Traveller {
 thread_local! {
     /// Whether the connection being polled wants to leave the link lane.
     static LEAVES: Cell<bool> = const { Cell::new(false) };
+    /// Whether the connection being polled, or the last one that was, is a member's.
+    static ADMITTED: Cell<bool> = const { Cell::new(false) };
     /// Whether this thread is a bulk lane's.
     static IN_BULK: Cell<bool> = const { Cell::new(false) };
 }

@@ -24,6 +24,7 @@ use super::{
     overlay::{Overlay, Shared, Sizes},
     proof::Notary,
     protocol::Names,
+    quic,
     roads::Roads,
     run::Driver,
     saved, transport,
@@ -106,6 +107,7 @@ pub(super) async fn prepare(
         knocks: config.knocks,
         knocks_per_prefix: config.knocks_per_prefix,
         timeout: config.handshake_timeout,
+        windows: quic::Windows::of(&config),
         keep_alive: config.ping_interval,
     };
     let gate = Gate::new(me, &config.network, membership, revocations);

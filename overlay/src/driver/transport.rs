@@ -52,6 +52,8 @@ pub(super) struct Settings {
     /// The same of one prefix. Half as many by QUIC may be from addresses that have not answered yet.
     pub(super) knocks_per_prefix: usize,
     pub(super) timeout: Duration,
+    /// What may be under way by QUIC.
+    pub(super) windows: quic::Windows,
     /// An idle QUIC connection says that often that it lives; twice that without a word, and it is dead.
     pub(super) keep_alive: Duration,
 }

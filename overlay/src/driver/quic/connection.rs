@@ -20,7 +20,7 @@ use super::{
     runtime::Seat,
     window::{Growth, Window},
 };
-use crate::driver::lanes::in_bulk;
+use crate::driver::lanes::{in_bulk, is_admitted};
 
 /// A handshake, and whose it was. Whoever began it sets it a deadline.
 pub(super) type Handshake = BoxFuture<'static, Result<(PeerId, Connection), Error>>;
@@ -34,7 +34,8 @@ pub(super) async fn shake_hands(
     let connection = begun.await?;
     let peer = peer(&connection).ok_or(Error::Nobody)?;
     let window = Window::new(connection.clone(), growth);
-    Ok((peer, Connection { connection, window, seat: Some(seat), inbound: None, outbound: None, closing: None }))
+    let (admitted, inbound, outbound, closing) = (false, None, None, None);
+    Ok((peer, Connection { connection, window, admitted, seat: Some(seat), inbound, outbound, closing }))
 }
 
 /// Who is named by the certificate that was shown.
@@ -50,6 +51,8 @@ type Opening = BoxFuture<'static, Result<(SendStream, RecvStream), ConnectionErr
 pub(in crate::driver) struct Connection {
     pub(super) connection: quinn::Connection,
     pub(super) window: Arc<Window>,
+    /// It is known to be a member's.
+    admitted: bool,
     /// Where quinn's task for it runs; none after it came along to where bulk runs.
     seat: Option<Seat>,
     inbound: Option<Opening>,
@@ -62,6 +65,10 @@ impl StreamMuxer for Connection {
     type Error = Error;
 
     fn poll_inbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Stream, Error>> {
+        if !self.admitted && is_admitted() {
+            self.admitted = true;
+            self.window.admit();
+        }
         if in_bulk()
             && let Some(seat) = self.seat.take()
         {

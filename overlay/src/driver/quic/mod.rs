@@ -22,6 +22,7 @@ mod tls;
 mod udp;
 
 mod window;
+pub(super) use window::Windows;
 
 #[cfg(test)]
 mod tests;

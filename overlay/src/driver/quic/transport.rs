@@ -24,7 +24,7 @@ use super::{
     runtime::{Runtime, Seat},
     tls,
     udp::Udp,
-    window::{FIRST_WINDOW, Growth},
+    window::Growth,
 };
 use crate::driver::transport::Settings;
 
@@ -84,7 +84,7 @@ impl Transport {
         endpoint.supported_versions(vec![1]);
         endpoint.max_udp_payload_size(DATAGRAM).map_err(|error| error.to_string())?;
         let (listeners, dialers) = (SelectAll::new(), [None, None]);
-        let (unproven, growth) = (Unproven::new(settings.knocks_per_prefix / 2), Growth::new(GROWTH));
+        let (unproven, growth) = (Unproven::new(settings.knocks_per_prefix / 2), Growth::of(settings.windows));
         let source = settings.source;
         Ok(Self { endpoint, server, client, listeners, source, unproven, growth, dialers, waker: None })
     }
@@ -174,6 +174,7 @@ impl libp2p::core::Transport for Transport {
 fn terms(settings: &Settings) -> quinn::TransportConfig {
     let streams = u32::try_from(settings.streams / 2).unwrap_or(u32::MAX);
     let idle = u32::try_from(settings.keep_alive.as_millis().saturating_mul(2)).unwrap_or(u32::MAX);
+    let window = |bytes: usize| VarInt::from_u32(u32::try_from(bytes).unwrap_or(u32::MAX));
     let mut lengths = MtuDiscoveryConfig::default();
     lengths.upper_bound(DATAGRAM);
     let mut terms = quinn::TransportConfig::default();
@@ -185,9 +186,9 @@ fn terms(settings: &Settings) -> quinn::TransportConfig {
         .keep_alive_interval(Some(settings.keep_alive))
         .max_idle_timeout(Some(VarInt::from_u32(idle).into()))
         .allow_spin(false)
-        .stream_receive_window(STREAM_WINDOW.into())
-        .receive_window(FIRST_WINDOW.into())
-        .send_window(FIRST_WINDOW.into())
+        .stream_receive_window(window(settings.windows.stream))
+        .receive_window(window(settings.windows.first))
+        .send_window(window(settings.windows.first).into_inner())
         .mtu_discovery_config(Some(lengths));
     terms
 }
@@ -216,19 +217,12 @@ pub(super) fn socket(address: &Multiaddr) -> Option<SocketAddr> {
     }
 }
 
-/// Bytes that a peer may send ahead of their being read on one QUIC stream: what fills 100 ms at 160 Mbit/s. The windows of its
-/// connection bound it too. `[guess]`
-const STREAM_WINDOW: u32 = 2 << 20;
-
-/// Bytes by which the windows of all connections may grow together, past [`FIRST_WINDOW`] each way of each. `[guess]`
-const GROWTH: usize = 512 << 20;
-
 /// The longest datagram, bytes, that is sent where a path is found to take it, and that is taken. Connections begin with 1,200, and
 /// each probes what its path takes [RFC 8899]: 1,472 by Ethernet and IPv4. Ten of this length are as much as the system takes in one
 /// call, and quinn gives it ten.
 pub(super) const DATAGRAM: u16 = 6_500;
 
-/// Bytes of datagrams that the system may hold for a socket until they are read, where it allows so many: a stream's window. A
+/// Bytes of datagrams that the system may hold for a socket until they are read, where it allows so many. A
 /// common 208 KiB overflow while the reader's thread waits for its turn. `[measured]`
 const RECEIVE: usize = 2 << 20;
 

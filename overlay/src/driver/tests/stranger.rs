@@ -9,7 +9,9 @@ use tokio::sync::oneshot;
 use super::super::{
     Carrier, Identity, NodeCert, address,
     certificate::{GREETING_LIMIT, Greeting, Papers, Purpose},
+    config::Config,
     frame::{FrameReader, FrameWriter},
+    quic::Windows,
     transport,
 };
 use super::lanes;
@@ -146,6 +148,7 @@ fn swarm(identity: &Identity, prologue: &str) -> Swarm<libp2p_stream::Behaviour>
         knocks: 16,
         knocks_per_prefix: 16,
         timeout: Duration::from_secs(5),
+        windows: Windows::of(&Config::default()),
         keep_alive: Duration::from_secs(30),
     };
     let transport = transport::build(identity, &settings, &lanes()).unwrap();

@@ -24,14 +24,14 @@ mod strangers;
 
 use super::{
     Transport,
-    connection::Connection,
+    connection::{Connection, Stream},
     listener::{Listener, Unproven},
     tls,
     transport::{DATAGRAM, socket},
     udp::Udp,
-    window::{Growth, Window},
+    window::{Growth, Window, Windows},
 };
-use crate::driver::transport::Settings;
+use crate::driver::{config::Config, transport::Settings};
 
 type Any = Boxed<(PeerId, StreamMuxerBox)>;
 
@@ -44,7 +44,8 @@ fn with(keypair: &Keypair, knocks_per_prefix: usize, source: Option<IpAddr>) -> 
     let (timeout, keep_alive) = (Duration::from_secs(10), Duration::from_secs(10));
     let knocks = 4;
     let prologue = String::new();
-    let settings = Settings { prologue, source, streams: 64, knocks, knocks_per_prefix, timeout, keep_alive };
+    let windows = Windows::of(&Config::default());
+    let settings = Settings { prologue, source, streams: 64, knocks, knocks_per_prefix, timeout, windows, keep_alive };
     Transport::new(keypair, &settings).unwrap()
 }
 
@@ -190,7 +191,7 @@ async fn a_peer_that_is_not_read_from_sends_no_more_than_the_first_window() {
 async fn windows_grow_with_what_moves_out_of_what_all_have() {
     let (one, other, _listener) = connected().await;
     let first = one.window.size();
-    let growth = Growth::new(2 * first);
+    let growth = Growth::of(Windows { all: 2 * first, ..Windows::of(&Config::default()) });
     let [a, b] = [one, other].map(|end| Window::new(end.connection.clone(), growth.clone()));
     a.moved(first - 1);
     assert_eq!(a.size(), first);
@@ -221,6 +222,75 @@ async fn a_stream_that_is_read_has_the_windows_grow_at_both_ends() {
     let ((), came) = within(join(ask, answer)).await;
     assert_eq!(came, sent.len());
     assert!(dialled.window.size() > 2 * first && accepted.window.size() > 2 * first);
+}
+
+/// Fills a stream that the other end accepts and does not read; the two.
+async fn fill(from: &mut Connection, to: &mut Connection) -> (Stream, Stream) {
+    let mut send = poll_fn(|cx| Pin::new(&mut *from).poll_outbound(cx)).await.unwrap();
+    send.write_all(b"!").await.unwrap();
+    let receive = poll_fn(|cx| Pin::new(&mut *to).poll_inbound(cx)).await.unwrap();
+    let (sent, sender) = (vec![0; 1 << 20], from.connection.clone());
+    let blocked = || sender.stats().frame_tx.stream_data_blocked + sender.stats().frame_tx.data_blocked;
+    let before = blocked();
+    let is_full = async {
+        while blocked() == before {
+            tokio::task::yield_now().await;
+        }
+    };
+    let fills = async {
+        loop {
+            send.write_all(&sent).await.unwrap();
+        }
+    };
+    tokio::select! {
+        () = fills => {}
+        () = within(is_full) => {}
+    }
+    (send, receive)
+}
+
+#[tokio::test]
+async fn a_stream_that_nobody_reads_leaves_room_for_others_before_and_after_windows_have_grown() {
+    for grown in [false, true] {
+        let (mut dialled, mut accepted, _listener) = connected().await;
+        for end in [&dialled, &accepted] {
+            end.window.admit();
+            while grown && end.window.size() < Windows::of(&Config::default()).most {
+                end.window.moved(1 << 20);
+            }
+            // Nothing is to be in its way on this side.
+            end.connection.set_send_window(1 << 30);
+        }
+        let _unread = fill(&mut dialled, &mut accepted).await;
+        let mut send = poll_fn(|cx| Pin::new(&mut dialled).poll_outbound(cx)).await.unwrap();
+        let sent = vec![7; 3 << 20];
+        let ask = async {
+            send.write_all(&sent).await.unwrap();
+            send.close().await.unwrap();
+        };
+        let answer = async {
+            let mut receive = poll_fn(|cx| Pin::new(&mut accepted).poll_inbound(cx)).await.unwrap();
+            receive.read_to_end(&mut Vec::new()).await.unwrap()
+        };
+        assert_eq!(within(join(ask, answer)).await.1, sent.len(), "grown: {grown}");
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_has_the_first_window_and_a_member_room_for_two_full_streams() {
+    let (dialled, _accepted, _listener) = connected().await;
+    let windows = Windows::of(&Config::default());
+    let mut connection = dialled;
+    assert_eq!(connection.window.receive(), windows.first);
+    let poll = |connection: &mut Connection| {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(Pin::new(connection).poll_inbound(&mut cx).is_pending());
+    };
+    poll(&mut connection);
+    assert_eq!(connection.window.receive(), windows.first);
+    crate::driver::lanes::admitted();
+    poll(&mut connection);
+    assert_eq!([connection.window.receive(), connection.window.size()], [2 * windows.stream, windows.first]);
 }
 
 #[tokio::test]
@@ -279,7 +349,7 @@ async fn where_every_address_is_listened_on_each_is_told() {
     let transport = bare(&Keypair::generate_ed25519());
     let endpoint = transport.bind("127.0.0.1:0".parse().unwrap(), None).unwrap();
     let every = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 7_400);
-    let (unproven, growth) = (Unproven::new(1), Growth::new(0));
+    let (unproven, growth) = (Unproven::new(1), Growth::of(Windows::of(&Config::default())));
     let mut listener = Listener::new(ListenerId::next(), endpoint, every, unproven, growth).unwrap();
     let loopback = async {
         loop {
