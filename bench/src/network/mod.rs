@@ -53,6 +53,11 @@ pub(crate) fn run(options: &Options) -> Result<Report, String> {
         "medians of {} rounds; all nodes, clients and the origin share this process, but for rpc",
         options.rounds
     ));
+    report.note(
+        "what takes distances is the lab's, `cargo xtask lab --long run SCENARIO`: flash-crowd (clients' times), large-file (200 MB to ten \
+         nodes at once), bad-peers (a slow, silent or dead peer, and root of the key), purge (a tag at 20 nodes)"
+            .to_owned(),
+    );
     let wanted = |part| options.only.is_empty() || options.only.contains(&part);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(told)?;
     runtime.block_on(async {
