@@ -100,16 +100,7 @@ pub(super) async fn prepare(
     let node = Node::new(index, AddressBook::ME, info.clone(), seed);
     let revocations = read_revocations(membership.as_ref(), saved.revocations, clock);
     let saved = read_saved(&config, &mut book, saved.peers);
-    let settings = transport::Settings {
-        prologue: membership.as_ref().map_or_else(|| format!("atoll {}", config.network), |_| format!("atoll {id}")),
-        source: config.bind_source,
-        streams: config.streams,
-        knocks: config.knocks,
-        knocks_per_prefix: config.knocks_per_prefix,
-        timeout: config.handshake_timeout,
-        windows: quic::Windows::of(&config),
-        keep_alive: config.ping_interval,
-    };
+    let settings = settings(&config, format!("atoll {id}"));
     let gate = Gate::new(me, &config.network, membership, revocations);
     let shared = Arc::new(Shared::new(node, book, loopback));
     let sizes = Sizes {
@@ -246,6 +237,20 @@ fn read_saved(config: &Config, book: &mut AddressBook, bytes: Option<Bytes>) -> 
     let saved: Vec<Contact> = saved.filter(|contact| contact.peer != AddressBook::ME).collect();
     saved.iter().for_each(|contact| book.keep_saved(contact.peer));
     saved
+}
+
+/// What the transport needs to know of the configuration.
+fn settings(config: &Config, prologue: String) -> transport::Settings {
+    transport::Settings {
+        prologue,
+        source: config.bind_source,
+        streams: config.streams,
+        knocks: config.knocks,
+        knocks_per_prefix: config.knocks_per_prefix,
+        timeout: config.handshake_timeout,
+        windows: quic::Windows::of(config),
+        keep_alive: config.ping_interval,
+    }
 }
 
 fn build_swarm(
