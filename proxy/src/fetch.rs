@@ -12,7 +12,7 @@ use std::{
 };
 
 use atoll_overlay::{Key, Level, Marker, NodeId, Value};
-use atoll_store::{Head, PurgeNumber, StoreError, Writer};
+use atoll_store::{Head, Keep, PurgeNumber, StoreError, Writer};
 use bytes::Bytes;
 use http::StatusCode;
 
@@ -492,7 +492,8 @@ impl Fetch {
             return End::Whole;
         }
         let written = meta.encode(clock::now());
-        if let Err(error) = filling.writer.commit_or_hold(Some(written)).await {
+        let keep = if self.lead.is_in_demand() { Keep::InRam } else { Keep::OnDisk };
+        if let Err(error) = filling.writer.commit_or_hold(Some(written), keep).await {
             tracing::warn!(%error, url = %self.wanted.url, "a whole object could not be stored");
             self.wanted.trace.note("kept", || format!("not stored: the store failed: {error}"));
             return End::Failed(Failure::Internal);

@@ -60,6 +60,8 @@ pub(crate) struct Flight {
     waiters: AtomicUsize,
     /// Changed while those that can be joined are locked.
     landed: AtomicBool,
+    /// More than one came for it.
+    in_demand: AtomicBool,
     overtaken: AtomicBool,
     given_up: AtomicBool,
     /// The store's purge number when its request began.
@@ -331,6 +333,11 @@ impl Lead {
         self.flight.progress.send_if_modified(|progress| !std::mem::replace(&mut progress.landed, true));
     }
 
+    /// Whether more than one came for it.
+    pub(crate) fn is_in_demand(&self) -> bool {
+        self.flight.in_demand.load(Ordering::Relaxed)
+    }
+
     /// Whether waiters have been shown a head.
     pub(crate) fn has_head(&self) -> bool {
         self.flight.progress.borrow().answer.is_some()
@@ -420,6 +427,9 @@ pub(crate) struct Waiter {
 impl Waiter {
     fn of(flight: &Arc<Flight>, limit: usize) -> Option<Self> {
         let before = flight.waiters.fetch_add(1, Ordering::Relaxed);
+        if before > 0 {
+            flight.in_demand.store(true, Ordering::Relaxed);
+        }
         let waiter = Self { flight: Arc::clone(flight), progress: flight.progress.subscribe() };
         (before < limit).then_some(waiter)
     }

@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use atoll_overlay::Key;
+use atoll_store::Keep;
 use atoll_units::size;
 use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
@@ -184,7 +185,7 @@ impl Fetch {
         let (key, mut record) = (Plan::key(plan.whole), plan.record());
         record.vouched = Vouched::from_origin(self.applied.clone());
         let stored = match self.cache.store.writer(self.head(key, &record, self.expires(&record))) {
-            Ok(writer) => writer.commit_or_hold(None).await.map(|_| ()),
+            Ok(writer) => writer.commit_or_hold(None, Keep::InRam).await.map(|_| ()),
             Err(error) => Err(error),
         };
         match stored {

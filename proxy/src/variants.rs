@@ -11,6 +11,7 @@ use std::{
 };
 
 use atoll_overlay::Key;
+use atoll_store::Keep;
 use http::{HeaderMap, StatusCode};
 
 use crate::{
@@ -153,7 +154,7 @@ impl Fetch {
             vouched: Vouched::default(),
         };
         let stored = match self.cache.store.writer(self.head(place, &meta, until)) {
-            Ok(writer) => writer.commit_or_hold(None).await.map(|_| ()),
+            Ok(writer) => writer.commit_or_hold(None, Keep::InRam).await.map(|_| ()),
             Err(error) => Err(error),
         };
         if let Err(error) = stored {

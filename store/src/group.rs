@@ -23,6 +23,7 @@ use crate::object::{Object, Pieces, Whole};
 use crate::purge::Verdict;
 use crate::record::{Header, Kind, to_millisecond};
 use crate::tiers::Tiers;
+use crate::writer::Keep;
 
 /// Those that wait for one disk.
 #[derive(Default)]
@@ -46,6 +47,8 @@ pub(crate) struct Put {
     pub(crate) sums: Vec<u32>,
     /// What it holds of the budget of fills until it is written.
     pub(crate) _charge: Charge,
+    /// Whether RAM keeps it beside the disk.
+    pub(crate) keep: Keep,
     /// Whether it can do without the disk if too much waits.
     pub(crate) may_be_held: bool,
 }
@@ -195,8 +198,8 @@ impl Tiers {
         let comers: Vec<_> =
             puts.iter().map(|put| (self.memory.house(whole(put)), self.book.admit(&put.head, &entry))).collect();
         let on_disk = self.write_together(disk, puts, &comers);
-        let take_in = |((whole, verdict), on_disk)| self.take_in(whole, verdict, on_disk);
-        let became = comers.into_iter().zip(on_disk).map(take_in).collect();
+        let take_in = |(((whole, verdict), on_disk), put): (_, &Put)| self.take_in(whole, verdict, on_disk, put.keep);
+        let became = comers.into_iter().zip(on_disk).zip(puts).map(take_in).collect();
         drop(entry);
         self.tidy();
         became

@@ -5,6 +5,7 @@ use tokio::task::JoinHandle;
 
 use super::*;
 use crate::behind_tests::{bytes, config, head, open, run, until};
+use crate::config::PIECE;
 use crate::double::{Double, Plan};
 use crate::{ByteSize, Config, Store};
 
@@ -31,7 +32,7 @@ async fn slow(disk: &Double, memory: ByteSize) -> Store {
 async fn put(store: &Store, n: u8, from: usize) -> JoinHandle<Result<Object, StoreError>> {
     let mut writer = store.writer(head(store, n)).unwrap();
     writer.append(bytes(from, LENGTH)).await.unwrap();
-    tokio::spawn(writer.commit_or_hold(None))
+    tokio::spawn(writer.commit_or_hold(None, Keep::InRam))
 }
 
 /// Whether somebody writes, and how many wait.
@@ -165,7 +166,7 @@ fn a_body_that_is_whole_is_read_on_where_it_could_not_be_stored() {
         writer.append(bytes(7, LENGTH)).await.unwrap();
         let partial = writer.partial();
         disk.plan(Plan::FailFrom(0));
-        assert!(writer.commit_or_hold(None).await.is_err());
+        assert!(writer.commit_or_hold(None, Keep::InRam).await.is_err());
         assert_eq!(partial.read(0, LENGTH).await.unwrap(), bytes(7, LENGTH));
         assert_eq!(store.stats().fill_bytes, 0);
     });
@@ -197,5 +198,36 @@ fn what_is_held_goes_to_disk_later_though_it_was_renewed_or_the_disk_failed_once
         disk.plan(Plan::FailOnce(0, io::ErrorKind::Other));
         store.tiers.admit_late(&key(5));
         assert!(!is_on_disk(&store, 5) && is_owed(5));
+    });
+}
+
+#[test]
+fn what_is_kept_on_disk_is_in_ram_once_it_is_asked_for_again() {
+    run(async {
+        let disk = Double::default();
+        let store = slow(&disk, ByteSize::mib(1)).await;
+        let store_as = async |from, length, keep| {
+            let mut writer = store.writer(head(&store, 5)).unwrap();
+            writer.append(bytes(from, length)).await.unwrap();
+            writer.commit_or_hold(None, keep).await.unwrap()
+        };
+        let resident = || store.get_resident(&key(5)).is_some();
+        store_as(1, LENGTH, Keep::InRam).await;
+        assert!(resident());
+        let newer = store_as(2, LENGTH, Keep::OnDisk).await;
+        assert!(!resident(), "the older one is gone, and the newer one was asked for once");
+        assert_eq!(newer.read(0, LENGTH).await.unwrap(), bytes(2, LENGTH));
+        assert_eq!(store.stats().fill_bytes, 0);
+        assert_eq!(read(&store, 5).await, Some(bytes(2, LENGTH)));
+        assert!(resident());
+        // What would take more than one read stays where it is served without any.
+        let long = usize::try_from(PIECE).unwrap() + 1;
+        store_as(3, long, Keep::OnDisk).await;
+        assert!(resident());
+        // So does what the disk did not take.
+        disk.plan(Plan::FailFrom(0));
+        store_as(4, LENGTH, Keep::OnDisk).await;
+        assert!(resident());
+        assert_eq!(read(&store, 5).await, Some(bytes(4, LENGTH)));
     });
 }

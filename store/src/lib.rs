@@ -15,7 +15,7 @@ mod key;
 pub use key::{Head, Key, PurgeNumber, Tags};
 
 mod writer;
-pub use writer::{Partial, Writer};
+pub use writer::{Keep, Partial, Writer};
 mod behind;
 mod budget;
 mod fill;

@@ -159,6 +159,11 @@ impl Whole {
         self.length + 2 * self.head.metadata.len() as u64
     }
 
+    /// Whether it comes from disk with one read.
+    pub(crate) fn is_read_at_once(&self) -> bool {
+        self.length + self.head.metadata.len() as u64 <= PIECE
+    }
+
     /// Counts that it was asked for; true: the first time since it came in or was last passed over.
     pub(crate) fn ask(&self) -> bool {
         let asked = self.asked.load(Ordering::Relaxed);

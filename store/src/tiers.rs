@@ -42,6 +42,7 @@ use crate::purge::Verdict;
 use crate::purge_log::Book;
 use crate::record::{Header, Kind, to_millisecond};
 use crate::sweep::Sweeps;
+use crate::writer::Keep;
 
 /// What all handles, writers and objects of a store share.
 pub(crate) struct Tiers {
@@ -158,7 +159,7 @@ impl Tiers {
         let entry = self.book.entry();
         let verdict = self.book.admit(&head, &entry);
         let stored = to_millisecond(disk::now());
-        self.take_in(self.memory.house(Whole::new(head, stored, false, pieces)), verdict, None)
+        self.take_in(self.memory.house(Whole::new(head, stored, false, pieces)), verdict, None, Keep::InRam)
     }
 
     /// Takes a whole object in whose place on disk is known, if it was to have one.
@@ -167,8 +168,14 @@ impl Tiers {
         whole: Arc<Whole>,
         verdict: Verdict,
         on_disk: Option<io::Result<Spot>>,
+        keep: Keep,
     ) -> Result<Object, StoreError> {
         let object = Object::in_memory(Arc::clone(&whole), verdict == Verdict::Soft);
+        if keep == Keep::OnDisk && matches!(on_disk, Some(Ok(_))) && whole.is_read_at_once() {
+            // What it replaced.
+            self.memory.remove(&whole.key);
+            return Ok(object);
+        }
         let in_memory = verdict != Verdict::Hard && self.memory.insert(whole.key, Value::Object(whole));
         match on_disk {
             Some(Err(error)) if !in_memory => Err(self.refused(error)),

@@ -29,6 +29,15 @@ pub struct Writer {
     whole: bool,
 }
 
+/// Where a small object is once it is stored, if the disk took it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// In RAM too.
+    InRam,
+    /// On disk; in RAM once it is asked for again, which most of what is asked for once never is.
+    OnDisk,
+}
+
 /// Reads what has been appended to a [`Writer`] so far, also after its commit.
 #[derive(Clone)]
 pub struct Partial {
@@ -84,19 +93,24 @@ impl Writer {
     /// An append failed before, the body is shorter than announced, the metadata is over the limit, or the disk failed
     /// and RAM cannot hold the object either. A small body that was whole is still read then.
     pub async fn commit(self, metadata: Option<Bytes>) -> Result<Object, StoreError> {
-        self.commit_with(metadata, false).await
+        self.commit_with(metadata, Keep::InRam, false).await
     }
 
-    /// As [`Writer::commit`], but where more than `write_queue` waits for the disk, a small object does not wait too: it is held in RAM
+    /// As [`Writer::commit`], kept as is said, but where more than `write_queue` waits for the disk, a small object does not wait too: it is held in RAM
     /// alone, and goes to disk once it is asked for there. One that RAM cannot take, or of which the disk has an older one, waits.
     ///
     /// # Errors
     /// As [`Writer::commit`].
-    pub async fn commit_or_hold(self, metadata: Option<Bytes>) -> Result<Object, StoreError> {
-        self.commit_with(metadata, true).await
+    pub async fn commit_or_hold(self, metadata: Option<Bytes>, keep: Keep) -> Result<Object, StoreError> {
+        self.commit_with(metadata, keep, true).await
     }
 
-    async fn commit_with(mut self, metadata: Option<Bytes>, may_be_held: bool) -> Result<Object, StoreError> {
+    async fn commit_with(
+        mut self,
+        metadata: Option<Bytes>,
+        keep: Keep,
+        may_be_held: bool,
+    ) -> Result<Object, StoreError> {
         if let Some(metadata) = metadata {
             self.fill.tiers.check_metadata(&metadata)?;
             self.head.metadata = metadata;
@@ -118,7 +132,8 @@ impl Writer {
         }
         let run = begun && self.fill.state().stay.is_none();
         self.whole = !run;
-        let object = if run { Box::pin(self.commit_run()).await? } else { self.commit_whole(may_be_held).await? };
+        let object =
+            if run { Box::pin(self.commit_run()).await? } else { self.commit_whole(keep, may_be_held).await? };
         self.committed = true;
         Ok(object)
     }
@@ -128,7 +143,7 @@ impl Writer {
         drop(self);
     }
 
-    async fn commit_whole(&mut self, may_be_held: bool) -> Result<Object, StoreError> {
+    async fn commit_whole(&mut self, keep: Keep, may_be_held: bool) -> Result<Object, StoreError> {
         let tiers = Arc::clone(&self.fill.tiers);
         let (pieces, sums, charge) = {
             let mut state = self.fill.state();
@@ -139,7 +154,7 @@ impl Writer {
         let head = self.head.clone();
         let Some((disk, charge)) = self.fill.disk.zip(charge) else { return tiers.put_resident(head, pieces) };
         let group = tiers.groups.get(disk).ok_or(StoreError::Broken)?;
-        group.put(&tiers, disk, Put { head, pieces, sums, _charge: charge, may_be_held }).await
+        group.put(&tiers, disk, Put { head, pieces, sums, _charge: charge, keep, may_be_held }).await
     }
 
     async fn commit_run(&self) -> Result<Object, StoreError> {
