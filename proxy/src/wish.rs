@@ -98,7 +98,8 @@ impl Wish {
             return Use::Send(Some(Reason::MaxStale));
         }
         let refused = self.no_cache
-            || self.max_age.is_some_and(|most| age > most)
+            // Of no age is only what the origin says now.
+            || self.max_age.is_some_and(|most| age > most || most.is_zero())
             || self.min_fresh.is_some_and(|least| lifetime.fresh.saturating_sub(age) < least);
         if refused && !matches!(state, State::Stale { .. }) {
             let if_error = accepts || lifetime.if_error > Duration::ZERO;
@@ -141,6 +142,7 @@ mod tests {
             ("max-age=49", 50, asked),
             ("max-age=50", 50, Use::Send(None)),
             ("max-age=0", 1, asked),
+            ("max-age=0", 0, asked),
             ("max-age=x", 1, asked),
             ("min-fresh=50", 50, Use::Send(None)),
             ("min-fresh=51", 50, asked),

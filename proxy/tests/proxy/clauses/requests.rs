@@ -56,6 +56,57 @@ async fn a_client_s_directives_are_read_by_the_same_grammar() {
     .await;
 }
 
+// RFC 9111 5.2.1.1, 5.2.1.3: also of what came a moment ago.
+#[tokio::test]
+async fn what_is_new_is_not_new_enough_for_whom_no_age_is() {
+    let row = |field: &'static str, stored: bool| {
+        let second = get(&[HOUR]).with(&[field]);
+        (field, vec![get(&[HOUR]), if stored { second.stored(0) } else { second }])
+    };
+    check_sites(vec![
+        row("Cache-Control: max-age=0", false),
+        row("Cache-Control: max-age=00", false),
+        row("Cache-Control: max-age=\"0\"", false),
+        row("Cache-Control: max-age=", false),
+        row("Cache-Control: max-age=0, max-stale", false),
+        row("Cache-Control: max-age=600", true),
+        row("Cache-Control: min-fresh=3601", false),
+        row("Cache-Control: min-fresh=3000", true),
+        row("Cache-Control: no-cache, max-age=600", false),
+        (
+            "it is asked about, not fetched anew",
+            vec![
+                get(&[HOUR, "ETag: \"a\""]),
+                get(&[HOUR])
+                    .status("304 X")
+                    .with(&["Cache-Control: max-age=0"])
+                    .saw("If-None-Match: \"a\"")
+                    .gets(200)
+                    .given("0123456789"),
+                get(&[]).stored(1),
+            ],
+        ),
+        (
+            "what it brings is for others",
+            vec![
+                get(&[HOUR]),
+                get(&[HOUR]).with(&["Cache-Control: no-cache"]),
+                get(&[]).stored(1),
+                get(&["Cache-Control: no-store"]).with(&["Cache-Control: no-cache"]),
+            ],
+        ),
+        (
+            "a range",
+            vec![
+                get(&[HOUR]),
+                get(&[HOUR]).with(&["Cache-Control: no-cache", "Range: bytes=2-4"]).given("234"),
+                get(&[]).stored(1),
+            ],
+        ),
+    ])
+    .await;
+}
+
 #[tokio::test]
 async fn a_client_takes_what_is_stale_for_as_long_as_it_says() {
     check_sites(vec![
