@@ -162,6 +162,8 @@ fn several(parted: Parted, parts: &[Part], mut fields: HeaderMap) -> Response<Bo
     };
     let boundary = format!("{:032x}", rand::random::<u128>());
     let kind = fields.remove(header::CONTENT_TYPE);
+    // Each part has its own [RFC 9110 14.4].
+    fields.remove(header::CONTENT_RANGE);
     let mut with_heads = Vec::with_capacity(parts.len());
     for part in parts {
         let mut head = format!("\r\n--{boundary}\r\n").into_bytes();

@@ -388,8 +388,9 @@ impl OriginClient {
             .max_header_size(limit)
             .max_buf_size(limit.max(PARSER_MINIMUM))
             .max_headers(self.limits.fields)
-            // Of a response they are taken out, not refused [RFC 9112 5.1].
+            // Spaces before colons are taken out and folded lines joined, not refused [RFC 9112 5.1, 5.2].
             .allow_spaces_after_header_name_in_responses(true)
+            .allow_obsolete_multiline_headers_in_responses(true)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|_| Failure::ConnectRefused)?;

@@ -3,12 +3,16 @@
 //! Every request carries its number to the origin, which answers by it and writes it into the answer: so each response says for
 //! which request it was made. Staleness is made by Age and Date, never by waiting.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::SocketAddr};
 
 use atoll_proxy::{Config, Proxy};
 use bytes::Bytes;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
-use crate::support::{Do, Origin, Response, SOON, alone, config_site, exchange, until};
+use crate::support::{Do, Origin, Response, SOON, alone, config_site, exchange, soon, until};
 
 /// One request.
 #[derive(Clone)]
@@ -21,6 +25,7 @@ pub(crate) struct Ask {
     body: &'static str,
     cut: bool,
     chunked: bool,
+    unframed: bool,
     short: bool,
     expect: Expect,
     code: Option<u16>,
@@ -45,7 +50,7 @@ enum Expect {
     Broken,
 }
 
-/// A request whose answer has these fields, lines without their ends.
+/// A request whose answer has these fields, lines without their ends; `{host}` in them is the host that the origin was asked for.
 pub(crate) fn get(answer: &[&str]) -> Ask {
     Ask {
         method: "GET",
@@ -56,6 +61,7 @@ pub(crate) fn get(answer: &[&str]) -> Ask {
         body: "0123456789",
         cut: false,
         chunked: false,
+        unframed: false,
         short: false,
         expect: Expect::Own,
         code: None,
@@ -119,6 +125,11 @@ impl Ask {
     /// The origin does not say before how long its answer is.
     pub(crate) fn chunked(self) -> Self {
         Self { chunked: true, ..self }
+    }
+
+    /// The origin's answer is as long as its connection lasts.
+    pub(crate) fn unframed(self) -> Self {
+        Self { unframed: true, ..self }
     }
 
     /// The origin closes before its answer is as long as it says, or before its last chunk, and the client must see that.
@@ -185,14 +196,15 @@ pub(crate) async fn check(cases: Vec<(&str, Vec<Ask>)>) {
     check_with(cases, |_| {}).await;
 }
 
-/// The same where every host is one site, and where a site has a name to itself.
+/// The same where every host is one site, and where a site has a name to itself; and asked at once, on one connection.
 pub(crate) async fn check_sites(cases: Vec<(&str, Vec<Ask>)>) {
     check(cases.clone()).await;
-    check_with(cases, |config| {
+    check_with(cases.clone(), |config| {
         let site = config.sites.remove("*").unwrap();
         config.sites.insert(OWN.to_owned(), site);
     })
     .await;
+    play_all(cases, |_| {}, Manner::AtOnce).await;
 }
 
 /// Pairs of requests, by the fields of their answers: the second gets the first's answer, or its own.
@@ -206,6 +218,19 @@ pub(crate) async fn check_rows(rows: &[(&[&str], bool)]) {
 }
 
 pub(crate) async fn check_with(cases: Vec<(&str, Vec<Ask>)>, settings: impl Fn(&mut Config)) {
+    play_all(cases, settings, Manner::InTurn).await;
+}
+
+/// How a client asks.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// On a connection for each request, once all is done that the last one began.
+    InTurn,
+    /// On one connection, the next as soon as it has the answer. Only what is renewed beside an answer is waited for.
+    AtOnce,
+}
+
+async fn play_all(cases: Vec<(&str, Vec<Ask>)>, settings: impl Fn(&mut Config), manner: Manner) {
     let mut wrong = Vec::new();
     for (name, asks) in cases {
         let script = asks.clone();
@@ -215,14 +240,18 @@ pub(crate) async fn check_with(cases: Vec<(&str, Vec<Ask>)>, settings: impl Fn(&
         settings(&mut config);
         let host = if config.sites.contains_key(OWN) { OWN.to_owned() } else { origin.address.to_string() };
         let proxy = alone(config).await;
+        let mut kept = (manner == Manner::AtOnce).then(|| Kept::new(proxy.local_addrs()[0]));
+        let beside = asks.iter().any(|ask| ask.answer.to_ascii_lowercase().contains("stale-while-revalidate"));
         for (number, ask) in asks.iter().enumerate() {
-            let response = play(&proxy, &host, number, ask).await;
+            let response = play(kept.as_mut().ok_or(&proxy), &host, number, ask).await;
             let heads = origin.heads();
             let head = heads.iter().rev().find(|head| asked(head) == Some(number)).cloned();
             if let Err(why) = judge(number, ask, &response, head.as_deref()) {
                 wrong.push(format!("{name}: request {number}: {why}: {} {:?}", response.status, response.fields));
             }
-            until(|| proxy.stats().flights == 0).await;
+            if kept.is_none() || beside {
+                until(|| proxy.stats().flights == 0).await;
+            }
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
@@ -237,7 +266,7 @@ fn answer(script: &[Ask], head: &str) -> Vec<Do> {
     let Some(ask) = script.get(number).filter(|ask| !ask.cut) else { return vec![Do::Close] };
     let bodiless = ask.answer.contains(" 304 ") || ask.answer.contains(" 204 ");
     let length = match ask.chunked {
-        _ if bodiless => String::new(),
+        _ if bodiless || ask.unframed => String::new(),
         true => "Transfer-Encoding: chunked\r\n".to_owned(),
         false => format!("Content-Length: {}\r\n", ask.body.len() + if ask.short { 1 } else { 0 }),
     };
@@ -246,16 +275,61 @@ fn answer(script: &[Ask], head: &str) -> Vec<Do> {
         true => format!("{:x}\r\n{}\r\n{}", ask.body.len(), ask.body, if ask.short { "" } else { "0\r\n\r\n" }),
         false => ask.body.to_owned(),
     };
-    let answer = format!("{}Served: {number}\r\n{length}\r\n{body}", ask.answer);
+    let host = head.to_ascii_lowercase().split("\r\nhost: ").nth(1).unwrap().split("\r\n").next().unwrap().to_owned();
+    let answer = format!("{}Served: {number}\r\n{length}\r\n{body}", ask.answer).replace("{host}", &host);
     let all = Do::Send(Bytes::from(answer));
-    if ask.short { vec![all, Do::Close] } else { vec![all] }
+    if ask.short || ask.unframed { vec![all, Do::Close] } else { vec![all] }
 }
 
-async fn play(proxy: &Proxy, host: &str, number: usize, ask: &Ask) -> Response {
+async fn play(to: Result<&mut Kept, &Proxy>, host: &str, number: usize, ask: &Ask) -> Response {
     let Ask { method, path, version, fields, .. } = ask;
-    let request =
-        format!("{method} {path} {version}\r\nHost: {host}\r\nConnection: close\r\nNumber: {number}\r\n{fields}\r\n");
-    Response::read(&exchange(proxy.local_addrs()[0], request.as_bytes()).await, *method == "HEAD")
+    let closes = if to.is_err() { "Connection: close\r\n" } else { "" };
+    let request = format!("{method} {path} {version}\r\nHost: {host}\r\n{closes}Number: {number}\r\n{fields}\r\n");
+    let answer = match to {
+        Ok(kept) => kept.exchange(request.as_bytes(), *method == "HEAD").await,
+        Err(proxy) => exchange(proxy.local_addrs()[0], request.as_bytes()).await,
+    };
+    Response::read(&answer, *method == "HEAD")
+}
+
+/// A connection that is used as long as it lasts.
+struct Kept {
+    to: SocketAddr,
+    stream: Option<TcpStream>,
+}
+
+impl Kept {
+    const fn new(to: SocketAddr) -> Self {
+        Self { to, stream: None }
+    }
+
+    /// Sends a request and reads until its answer is whole, or the other side closes.
+    async fn exchange(&mut self, request: &[u8], head_only: bool) -> Vec<u8> {
+        let asked = async {
+            let mut stream = match self.stream.take() {
+                Some(stream) => stream,
+                None => TcpStream::connect(self.to).await.unwrap(),
+            };
+            stream.write_all(request).await.unwrap();
+            let mut answer = Vec::new();
+            loop {
+                let read = stream.read_buf(&mut answer).await.unwrap_or(0);
+                if read == 0 {
+                    return (answer, None);
+                }
+                if answer.windows(4).any(|four| four == b"\r\n\r\n") {
+                    let response = Response::read(&answer, head_only);
+                    if response.complete {
+                        let stays = response.field("connection").is_none_or(|it| !it.eq_ignore_ascii_case("close"));
+                        return (answer, stays.then_some(stream));
+                    }
+                }
+            }
+        };
+        let (answer, stream) = soon(asked).await;
+        self.stream = stream;
+        answer
+    }
 }
 
 fn judge(number: usize, ask: &Ask, response: &Response, head: Option<&str>) -> Result<(), String> {

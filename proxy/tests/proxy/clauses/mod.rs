@@ -4,6 +4,7 @@
 mod conditions;
 mod dates;
 mod directives;
+mod framing;
 mod ranges;
 mod requests;
 mod selection;
