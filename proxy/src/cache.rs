@@ -327,8 +327,11 @@ impl Cache {
 
     /// How long an answer may be used in which way.
     pub(crate) fn lifetime(&self, site: Option<&Own>, meta: &Meta) -> Lifetime {
-        let lifetime = meta.lifetime(&self.config.freshness);
-        site.map_or(lifetime, |site| site.bounded(lifetime))
+        let config = &self.config.freshness;
+        match site {
+            Some(site) => site.bounded(meta.lifetime(config, site.rules.negative.min(config.negative_most))),
+            None => meta.lifetime(config, config.negative_most),
+        }
     }
 
     /// The own site that a URL is of, if it was asked for by that name.

@@ -222,6 +222,10 @@ pub struct Site {
     pub client_directives: bool,
     /// What a range costs the origin that is not here yet.
     pub ranges: Ranges,
+    /// Freshness of a 404, 405, 410, 414 or 501 of which neither the origin nor a Last-Modified says how long it holds; never more than
+    /// `freshness.negative_most`. Zero: the origin is asked every time. [RFC 9111 4.2.2]
+    #[serde(with = "span")]
+    pub negative: Duration,
     /// Least freshness of what the origin lets be fresh at all. Up to 365d; unset: the origin's word. \[guess\]
     #[serde(with = "maybe_span")]
     pub ttl_least: Option<Duration>,
@@ -240,6 +244,7 @@ impl Default for Site {
             set_cookie: SetCookie::Obey,
             client_directives: true,
             ranges: Ranges::Part,
+            negative: Duration::ZERO,
             ttl_least: None,
             ttl_most: None,
         }
@@ -365,7 +370,7 @@ pub struct FreshnessConfig {
     #[serde(with = "span")]
     pub minimum: Duration,
     /// Most heuristic freshness: a tenth of the age since Last-Modified, at most this. Zero: nothing is guessed, nor are refusals that say
-    /// nothing kept for `negative_most`. [RFC 9111 4.2.2]
+    /// nothing kept. [RFC 9111 4.2.2]
     #[serde(with = "span")]
     pub heuristic: Duration,
     /// A stale copy may stand in for a failing origin this long, unless the answer forbids it. Coral: 24 h. [Coral C.4]

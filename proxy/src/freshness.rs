@@ -45,14 +45,19 @@ impl Lifetime {
         if stale < self.while_revalidate { State::Refresh } else { State::Stale { if_error: stale < self.if_error } }
     }
 
-    /// The lifetime of an answer [RFC 9111 4.2.1].
-    pub(crate) fn of(status: StatusCode, headers: &HeaderMap, received: SystemTime, config: &FreshnessConfig) -> Self {
+    /// The lifetime of an answer [RFC 9111 4.2.1]; a refusal of which nothing says how long it holds is kept for the time given.
+    pub(crate) fn of(
+        status: StatusCode,
+        headers: &HeaderMap,
+        received: SystemTime,
+        (config, refusal): (&FreshnessConfig, Duration),
+    ) -> Self {
         let said = Said::of(headers);
         let directives = &said.directives;
         let fresh = match said.explicit(headers, received) {
             _ if directives.no_cache => Duration::ZERO,
             Some(fresh) => fresh,
-            None => heuristic(status, directives.public, headers, received, config),
+            None => heuristic((status, directives.public), headers, received, (config, refusal)),
         };
         let minimum = if directives.no_cache { Duration::ZERO } else { config.minimum };
         // s-maxage implies proxy-revalidate [RFC 9111 5.2.2.10].
@@ -293,22 +298,21 @@ impl Said {
 
 /// A tenth of the time since the last change [RFC 9111 4.2.2], where the status or `public` allows a guess.
 fn heuristic(
-    status: StatusCode,
-    public: bool,
+    (status, public): (StatusCode, bool),
     headers: &HeaderMap,
     received: SystemTime,
-    config: &FreshnessConfig,
+    (config, refusal): (&FreshnessConfig, Duration),
 ) -> Duration {
     if !public && !is_heuristic(status) {
         return Duration::ZERO;
     }
-    // Answers that say no are remembered for a short time.
-    let refusal = status.is_client_error() || is_server_error(status);
-    let (silent, most) = match refusal {
+    // Answers that say no are remembered for a short time; for longer only if the origin says so itself [bad-inputs C03].
+    let refused = status.is_client_error() || is_server_error(status);
+    let default = config.negative_most.min(config.default);
+    let (silent, most) = match refused {
         false => (config.default, config.heuristic),
-        true if config.heuristic.is_zero() => (config.negative_most.min(config.default), Duration::ZERO),
-        // For longer only if the origin says so itself [bad-inputs C03].
-        true => (config.negative_most, config.negative_most),
+        true if config.heuristic.is_zero() => (default, Duration::ZERO),
+        true => (refusal.max(default), config.negative_most),
     };
     let from = date(headers, &header::DATE).unwrap_or(received);
     date(headers, &header::LAST_MODIFIED)

@@ -20,7 +20,7 @@ fn seconds(count: u64) -> Duration {
 
 fn lifetime(status: u16, fields: &[(&str, &str)]) -> Lifetime {
     let config = FreshnessConfig::default();
-    Lifetime::of(StatusCode::from_u16(status).unwrap(), &headers(fields), now(), &config)
+    Lifetime::of(StatusCode::from_u16(status).unwrap(), &headers(fields), now(), (&config, seconds(30)))
 }
 
 fn fresh(fields: &[(&str, &str)]) -> Duration {
@@ -49,10 +49,31 @@ fn nothing_is_guessed_where_the_operator_wants_no_guess() {
     let old = ("last-modified", "Sun, 06 Nov 1994 08:32:57 GMT");
     for status in [200, 206, 301, 404, 410, 501] {
         for fields in [&[][..], &[old], &[old, ("cache-control", "public")]] {
-            let life = Lifetime::of(StatusCode::from_u16(status).unwrap(), &headers(fields), now(), &config);
+            let life =
+                Lifetime::of(StatusCode::from_u16(status).unwrap(), &headers(fields), now(), (&config, seconds(30)));
             assert_eq!(life.fresh, Duration::ZERO, "{status} {fields:?}");
         }
     }
+}
+
+// RFC 9111 4.2.2: a guess needs something to go by, or the operator's word.
+#[test]
+fn a_refusal_that_says_nothing_is_kept_for_as_long_as_the_operator_says() {
+    let config = FreshnessConfig { default: seconds(10), ..FreshnessConfig::default() };
+    let old = ("last-modified", "Sun, 06 Nov 1994 08:32:57 GMT");
+    let fresh = |fields: &[(&str, &str)], config: &FreshnessConfig, refusal| {
+        Lifetime::of(StatusCode::NOT_FOUND, &headers(fields), now(), (config, refusal)).fresh
+    };
+    let silent = FreshnessConfig::default();
+    assert_eq!(fresh(&[], &silent, Duration::ZERO), Duration::ZERO);
+    assert_eq!(fresh(&[], &silent, seconds(7)), seconds(7));
+    assert_eq!(
+        fresh(&[old], &silent, Duration::ZERO),
+        seconds(30),
+        "a tenth of 1,000 s, and no longer than any failure"
+    );
+    assert_eq!(fresh(&[], &config, Duration::ZERO), seconds(10));
+    assert_eq!(fresh(&[], &config, seconds(20)), seconds(20));
 }
 
 #[test]

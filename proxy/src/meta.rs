@@ -58,10 +58,10 @@ impl Meta {
         self.initial_age + clock::resident(self.received, now)
     }
 
-    /// How long it may be used.
-    pub(crate) fn lifetime(&self, config: &FreshnessConfig) -> Lifetime {
+    /// How long it may be used; a refusal that says nothing for so long.
+    pub(crate) fn lifetime(&self, config: &FreshnessConfig, refusal: Duration) -> Lifetime {
         // Directives are counted from the origin's moment; a Date in the fields is the origin's own.
-        Lifetime::of(self.status, &self.fields, self.received, config)
+        Lifetime::of(self.status, &self.fields, self.received, (config, refusal))
     }
 
     /// Takes out what may not be sent on without asking the origin [RFC 9111 5.2.2.4].

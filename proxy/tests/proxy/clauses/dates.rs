@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{FUTURE, HOUR, MINUTE, OLD, PAST};
-use crate::script::{check_rows, check_sites, check_with, get};
+use crate::script::{Ask, check_rows, check_sites, check_with, get};
 
 #[tokio::test]
 async fn what_is_no_date_has_expired() {
@@ -56,6 +56,9 @@ async fn expires_is_counted_from_the_date() {
         (&["Expires: Thu, 18 Aug 2005 03:01:18 GMT", "Date: Thu, 18 Aug 2005 02:01:18 GMT"], false),
         (&["Expires: Thu, 18 Aug 2005 03:01:18 GMT", "Date: foo"], false),
         (&[FUTURE, "Date: Thu, 18 Aug 2005 02:01:18 GMT"], true),
+        (&[FUTURE, "Date: Thu, 18 Aug 2050 01:01:18 GMT", "Date: Thu, 18 Aug 2050 01:01:18 GMT"], true),
+        (&[FUTURE, "Date: Thu, 18 Aug 2050 02:01:18 GMT", "Date: foo"], true),
+        (&["expires: thu, 18 aug 2050 02:01:18 gmt", "date: thu, 18 aug 2050 01:01:18 gmt"], true),
         (&[FUTURE, "Age: 2000000000"], false),
         (&[FUTURE, "Age: 3600"], true),
     ])
@@ -209,6 +212,11 @@ async fn guesses_are_made_only_where_nothing_is_said() {
         (&["ETag: \"a\""], false),
         (&["Cache-Control: public"], false),
         (&["Vary: Foo"], false),
+        (&[OLD, "Pragma: no-cache"], true),
+        (&[OLD, "Cache-Control: max-age=0, public"], false),
+        (&[OLD, "Cache-Control: s-maxage=3600"], true),
+        (&[OLD, "Set-Cookie: a=b"], false),
+        (&[OLD, "Expires: "], false),
     ])
     .await;
     let asked = |path: &'static str| get(&[OLD]).path(path);
@@ -217,6 +225,28 @@ async fn guesses_are_made_only_where_nothing_is_said() {
         ("with a slash at the end", vec![asked("/x/"), asked("/x/").stored(0), asked("/x")]),
     ])
     .await;
+}
+
+// RFC 9111 4.2.2: of a refusal too; where nothing says how long it holds, only if the operator does.
+#[tokio::test]
+async fn a_refusal_that_says_nothing_is_kept_only_where_the_operator_wants_it() {
+    let statuses = ["404 X", "405 X", "410 X", "414 X", "501 X"];
+    let silent = |again: fn(Ask) -> Ask| {
+        let rows = statuses.iter().flat_map(|status| {
+            [&[][..], &["ETag: \"a\""], &["Cache-Control: public"], &["Cache-Control: foo"]].map(|fields| {
+                let ask = || get(fields).status(status);
+                (*status, vec![ask(), again(ask()), get(&[HOUR]).method("DELETE"), get(&[HOUR])])
+            })
+        });
+        rows.collect::<Vec<_>>()
+    };
+    check_sites(silent(|ask| ask)).await;
+    check_with(silent(|ask| ask.stored(0)), |config| {
+        config.sites.get_mut("*").unwrap().negative = Duration::from_secs(30);
+    })
+    .await;
+    let dated = statuses.map(|status| (status, vec![get(&[OLD]).status(status), get(&[]).stored(0)]));
+    check_sites(dated.to_vec()).await;
 }
 
 // An operator may want nothing used again of which the origin does not say how long.

@@ -271,6 +271,13 @@ async fn only_what_may_change_something_makes_it_invalid_and_only_if_it_did() {
         named("Location: /z", "/y", false),
         named("Location: ", "/y", false),
         named("Link: </y>", "/y", false),
+        named("Location: http://{host}/y", "/y", true),
+        named("Content-Location: http://{host}/y?a=1#b", "/y?a=1", true),
+        named("Content-Location: //{host}/y", "/y", true),
+        named("Location: HTTP://{host}/y", "/y", true),
+        named("Location: http://{host}.invalid/y", "/y", false),
+        named("Location: http://a@{host}/y", "/y", false),
+        named("Location: https://{host}:1/y", "/y", false),
         ("another query", vec![get(&[HOUR]).path("/x?a=1"), change("200 X"), get(&[]).path("/x?a=1").stored(0)]),
         ("one that does not arrive", vec![get(&[HOUR]), get(&[]).method("DELETE").cut().gets(502), get(&[]).stored(0)]),
     ];
