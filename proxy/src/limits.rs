@@ -10,6 +10,8 @@ use serde::Deserialize;
 
 use atoll_units::size;
 
+use crate::guard::Range;
+
 /// What may be in use at one time. Lower refuses more, higher lets one client or origin take more of the node.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -18,6 +20,9 @@ pub struct Limits {
     pub connections: usize,
     /// Connections of one client: an IPv4 address or an IPv6 /64. \[guess\]
     pub connections_per_client: usize,
+    /// Prefixes whose addresses are not held to `connections_per_client`, though to `connections`: a balancer in front, or a test on the
+    /// same machine, speaks for many clients. By default the loopback. More: more that one address may take of the node.
+    pub connections_exempt: Vec<Range>,
     /// Requests being answered; past it 503. \[guess\]
     pub requests: usize,
     /// Objects being fetched, until their bodies are there; past it 503. What the store then still has to write is its own to bound.
@@ -70,11 +75,21 @@ pub struct Limits {
     pub remembered: usize,
 }
 
+impl Limits {
+    /// The most connections that this client may have.
+    pub(crate) fn connections_of(&self, client: IpAddr) -> usize {
+        let client = client.to_canonical();
+        let exempt = self.connections_exempt.iter().any(|range| range.contains(client));
+        if exempt { usize::MAX } else { self.connections_per_client }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
             connections: 20_000,
             connections_per_client: 512,
+            connections_exempt: ["127.0.0.0/8", "::1/128"].iter().filter_map(|text| text.parse().ok()).collect(),
             requests: 10_000,
             flights: 4_096,
             waiters: 10_000,
@@ -150,6 +165,20 @@ fn unit(client: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_but_those_that_are_exempt_have_a_bound_and_by_default_that_is_the_loopback() {
+        let limits = Limits::default();
+        let of = |limits: &Limits, client: &str| limits.connections_of(client.parse().unwrap());
+        for client in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(of(&limits, client), usize::MAX, "{client}");
+        }
+        for client in ["192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"] {
+            assert_eq!(of(&limits, client), 512, "{client}");
+        }
+        let limits = Limits { connections_exempt: vec!["192.0.2.0/24".parse().unwrap()], ..limits };
+        assert_eq!((of(&limits, "192.0.2.1"), of(&limits, "127.0.0.1")), (usize::MAX, 512));
+    }
 
     #[test]
     fn a_client_has_its_limit_and_gets_places_back() {

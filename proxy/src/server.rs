@@ -320,7 +320,7 @@ fn accept(
     (stream, client): (TcpStream, SocketAddr),
 ) {
     let limits = &cache.config.limits;
-    let place = shared.clients.enter(client.ip(), limits.connections_per_client);
+    let place = shared.clients.enter(client.ip(), limits.connections_of(client.ip()));
     let count = Count::of(shared, |shared| &shared.connections);
     let Some(place) = place.filter(|_| count.before < limits.connections as u64) else {
         cache.counters.refused();

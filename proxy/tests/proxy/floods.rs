@@ -73,13 +73,15 @@ async fn a_head_that_drips_in_does_not_outlive_its_deadline() {
     }
 }
 
+// At the limits as they are by default.
 #[tokio::test]
-async fn ten_thousand_that_say_nothing_hinder_nobody() {
+async fn ten_thousand_that_say_nothing_or_nothing_more_hinder_nobody() {
     let origin = Origin::with_body(noise(10)).await;
     let mut config = config_site(&origin);
     config.timeouts.head = Duration::from_secs(3_600);
-    config.limits.connections_per_client = 20_000;
+    config.timeouts.keep_alive = Duration::from_secs(3_600);
     let proxy = alone(config).await;
+    let request = b"GET /kept HTTP/1.1\r\nHost: any.test\r\n\r\n";
     // Each takes a descriptor on either side.
     let room = atoll_sys::limits::raise_open_files().ok().flatten().and_then(|limit| usize::try_from(limit).ok());
     let room = room.unwrap_or(1_024);
@@ -87,10 +89,16 @@ async fn ten_thousand_that_say_nothing_hinder_nobody() {
     let mut held = Vec::new();
     for number in 0..count {
         let mut stream = TcpStream::connect(proxy.local_addrs()[0]).await.unwrap();
-        stream.write_all(&PREFACE[..number % 4]).await.unwrap();
+        let said = if number % 2 == 0 { &request[..] } else { &PREFACE[..number / 2 % 4] };
+        stream.write_all(said).await.unwrap();
         held.push(stream);
     }
     until(|| proxy.stats().connections == count as u64).await;
+    for stream in held.iter_mut().step_by(2) {
+        let mut status = [0; 13];
+        soon(stream.read_exact(&mut status)).await.unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200 ");
+    }
     for path in ["/a", "/a", "/b"] {
         assert_eq!(get(&proxy, "any.test", path).await.status, 200);
     }

@@ -251,6 +251,7 @@ async fn heads_that_do_not_come_are_not_waited_for() {
 async fn connections_have_ceilings_and_places_come_back() {
     let mut config = config();
     config.limits.connections_per_client = 2;
+    config.limits.connections_exempt.clear();
     let proxy = alone(config).await;
     let address = proxy.local_addrs()[0];
     let one = TcpStream::connect(address).await.unwrap();
@@ -260,6 +261,21 @@ async fn connections_have_ceilings_and_places_come_back() {
     drop((one, two));
     until(|| proxy.stats().connections == 0).await;
     assert_eq!(get(&proxy, "x.test", "/.well-known/atoll/health").await.status, 200);
+}
+
+#[tokio::test]
+async fn who_is_exempt_from_the_ceiling_of_one_client_is_held_to_that_of_all() {
+    let mut config = config();
+    config.limits.connections_per_client = 1;
+    config.limits.connections = 3;
+    let proxy = alone(config).await;
+    let address = proxy.local_addrs()[0];
+    let mut held = Vec::new();
+    for count in 1..=3 {
+        held.push(TcpStream::connect(address).await.unwrap());
+        until(|| proxy.stats().connections == count).await;
+    }
+    assert!(exchange(address, b"").await.starts_with(b"HTTP/1.1 503 "));
 }
 
 // H14: a client that takes nothing is let go, and holds up nobody.

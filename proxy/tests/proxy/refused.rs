@@ -241,6 +241,7 @@ async fn what_is_turned_away_for_want_of_room_or_by_the_other_version_is_logged_
     config.access_log.file = Some(file.clone());
     config.limits.requests = 1;
     config.limits.connections_per_client = 2;
+    config.limits.connections_exempt.clear();
     let proxy = Arc::new(alone(config).await);
     let logged = |status: u16, has: &'static str| {
         let file = file.clone();
