@@ -168,7 +168,7 @@ async fn passed_back(cache: &Cache, relay: Relay) -> (Response<Body>, Option<Tol
 
 /// RFC 9110 9.2.1, and the safe ones of other RFCs. A method that is not known may change anything.
 fn is_safe(method: &Method) -> bool {
-    matches!(method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "QUERY" | "PROPFIND" | "REPORT" | "SEARCH")
+    matches!(method.as_str(), "GET" | "HEAD" | "OPTIONS" | "TRACE" | "PROPFIND" | "REPORT" | "SEARCH")
 }
 
 /// What the URL and those that the answer names have in store is no longer good. Others' URLs are not ours to touch.

@@ -175,6 +175,8 @@ enum Method {
     Known,
     /// Answered here, to those whom the configuration names.
     Purge,
+    /// Served nowhere, as long as nothing says how: what it asks for is in its body, which no key here knows [RFC 10008].
+    Query,
     /// Known, and served nowhere: they are about this proxy, not about a resource.
     Never,
     Unknown,
@@ -285,6 +287,7 @@ impl Head {
             "POST" | "PUT" | "DELETE" | "PATCH" | "OPTIONS" => Method::Known,
             "PURGE" => Method::Purge,
             "TRACE" | "CONNECT" | "PRI" => Method::Never,
+            "QUERY" => Method::Query,
             _ => Method::Unknown,
         }
     }
@@ -358,7 +361,7 @@ impl Head {
     /// The head is whole: what only all of it can say. Framing first, because a wrong guess there costs most.
     fn verdict(&self, own: &OwnSite) -> Result<Following, Refusal> {
         let site = self.authority().is_some_and(own);
-        let open = site && !matches!(self.method, Method::Never | Method::Purge);
+        let open = site && !matches!(self.method, Method::Never | Method::Purge | Method::Query);
         // A body in a GET has no meaning [RFC 9110 9.3.1], and two readers of one stream would have to agree on that.
         let bodies = open && self.method != Method::Served;
         let body = match (self.coding, self.length) {
@@ -374,7 +377,7 @@ impl Head {
             Method::Served | Method::Purge => {}
             Method::Known | Method::Unknown if open => {}
             Method::Known | Method::Never => return Err(Refusal::Method),
-            Method::Unknown => return Err(Refusal::UnknownMethod),
+            Method::Unknown | Method::Query => return Err(Refusal::UnknownMethod),
         }
         if body != Following::Head && !bodies {
             return Err(Refusal::Body);

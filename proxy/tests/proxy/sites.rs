@@ -135,13 +135,21 @@ async fn a_body_that_does_not_come_is_not_waited_for_for_ever() {
 }
 
 #[tokio::test]
-async fn methods_about_the_proxy_itself_are_never_passed_on() {
+async fn methods_about_the_proxy_itself_and_query_are_never_passed_on() {
     let origin = Origin::with_body(noise(10)).await;
     let proxy = alone(config_site(&origin)).await;
-    for line in ["TRACE /", "PURGE /", "CONNECT a:443"] {
-        let request = format!("{line} HTTP/1.1\r\nHost: a:443\r\n\r\n");
+    for (line, more, status) in [
+        ("TRACE /", "", 405),
+        ("PURGE /", "", 405),
+        ("PRI /", "", 405),
+        ("CONNECT a:443", "", 405),
+        ("QUERY /", "", 501),
+        ("QUERY /", "Content-Length: 1\r\n\r\nq", 501),
+    ] {
+        let request = format!("{line} HTTP/1.1\r\nHost: a:443\r\n{more}\r\n");
         let answer = exchange(proxy.local_addrs()[0], request.as_bytes()).await;
-        assert!(answer.starts_with(b"HTTP/1.1 405 "), "{line} {}", String::from_utf8_lossy(&answer));
+        let text = String::from_utf8_lossy(&answer);
+        assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{line} {text}");
     }
     assert_eq!(origin.count(), 0);
 }
