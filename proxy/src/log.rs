@@ -31,6 +31,7 @@ use crate::{
     config::{AccessFormat, AccessLogConfig},
     deliver::CACHE_STATUS,
     plain::Plain,
+    receive::TRACEPARENT,
 };
 
 /// Where lines go.
@@ -372,7 +373,6 @@ fn when(now: Duration) -> ([i64; 3], String) {
     ([year, month, day], format!("{:02}:{:02}:{:02}", of_day / 3_600, of_day / 60 % 60, of_day % 60))
 }
 
-const TRACEPARENT: http::HeaderName = http::HeaderName::from_static("traceparent");
 const MINICDN_DATA: http::HeaderName = http::HeaderName::from_static("x-minicdn-data");
 const MINICDN_TYPE: http::HeaderName = http::HeaderName::from_static("x-minicdn-type");
 

@@ -8,6 +8,7 @@
 //! Atoll-From: 65536          bytes the asker has already (left out: none)
 //! Atoll-Validator: HEX       of which copy
 //! Atoll-To: 2097152          where the part ends that is asked for (left out: the body does); what follows may come too
+//! Traceparent, Tracestate    the client's, if it sent them [W3C Trace Context]
 //! ```
 //!
 //! The answer is 200 with frames ([`crate::frames`]), or 404: neither a copy nor a fetch under way. A peer answers for what it has and
@@ -28,7 +29,7 @@ use futures::{
     FutureExt as _,
     future::{BoxFuture, Fuse},
 };
-use http::{HeaderValue, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -42,6 +43,7 @@ use crate::{
     fetch::fresh_for,
     frames::{Abort, Frame, Frames},
     meta::{self, Meta},
+    receive::{TRACEPARENT, TRACESTATE},
     reference::Reference,
     site::Own,
     url::OriginUrl,
@@ -72,6 +74,8 @@ pub(crate) struct PeerRequest {
     pub(crate) url: OriginUrl,
     /// The own site it is of, whose rules say how long it is fresh.
     pub(crate) site: Option<Arc<Own>>,
+    /// What the origin would be told, of which the trace's context goes along.
+    pub(crate) fields: Arc<HeaderMap>,
     /// What the asker has already: so many bytes of the copy with this validator.
     pub(crate) from: Option<(u64, [u8; 16])>,
     /// No more is needed than up to this byte; unset: all of it.
@@ -301,6 +305,11 @@ fn head(request: &PeerRequest) -> Result<Request<Empty<Bytes>>, PeerError> {
     }
     if let Some(to) = request.to {
         head = head.header(ATOLL_TO, HeaderValue::from(to));
+    }
+    for name in [TRACEPARENT, TRACESTATE] {
+        if let Some(value) = request.fields.get(&name) {
+            head = head.header(name, value);
+        }
     }
     head.body(Empty::new()).map_err(|_| PeerError::Misbehaved)
 }

@@ -352,8 +352,8 @@ pub(crate) fn coding_class<'v>(values: impl Iterator<Item = &'v str>) -> usize {
 /// RFC 8586.
 const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 

@@ -36,6 +36,7 @@ impl Wanted {
             key: self.key,
             url: self.url.clone(),
             site: self.site.clone(),
+            fields: Arc::clone(&self.fields),
             from: None,
             to: None,
             absence: Absence::default(),

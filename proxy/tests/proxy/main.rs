@@ -32,6 +32,7 @@ mod heads;
 mod laws;
 mod leases;
 mod lies;
+mod logged;
 mod network;
 mod origin;
 mod purge;
