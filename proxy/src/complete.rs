@@ -16,7 +16,7 @@ use crate::{
     meta::{Meta, strip_hop_by_hop, validator},
     origin::OriginAnswer,
     part::{self, Begun, Span},
-    reason::{Failure, Source},
+    reason::{Failure, Reason, Source},
     receive::CONDITIONS,
 };
 
@@ -99,7 +99,10 @@ impl Fetch {
     }
 
     async fn join(&mut self, meta: Meta, begun: &Begun) -> Result<(), End> {
-        self.begin(meta, Source::Origin).map_err(|refused| End::Failed(refused.failure))?;
+        self.begin(meta, Source::Origin).map_err(|refused| {
+            self.unkept = Some(Reason::of_broken(refused.failure));
+            End::Failed(refused.failure)
+        })?;
         for (_, object, part) in &begun.pieces {
             let (mut at, to) = (part.from, part.to.unwrap_or_else(|| object.len()));
             while at < to {

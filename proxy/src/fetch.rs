@@ -28,7 +28,7 @@ use crate::{
     peer::{Came, PeerError, PeerFill, PeerRequest},
     plan::{Cut, Plan},
     purge::{self, Heads},
-    reason::{Failure, Source},
+    reason::{Failure, Reason, Source},
     recheck,
     reference::Reference,
     seek::{Seek, Step},
@@ -68,6 +68,7 @@ async fn led(cache: Arc<Cache>, mut lead: Lead, wanted: Wanted, stale: Option<St
         filling: None,
         all_anew: false,
         unconditional: false,
+        unkept: None,
         born: PurgeNumber(0),
         applied: Heads::new(),
     };
@@ -83,6 +84,7 @@ async fn led(cache: Arc<Cache>, mut lead: Lead, wanted: Wanted, stale: Option<St
     {
         fetch.cache.failed(&fetch.wanted, fetch.born, Negative::Failure(failure));
     }
+    fetch.count_unkept(end);
     if end == End::Whole {
         fetch.keeper.release();
     }
@@ -120,6 +122,8 @@ pub(crate) struct Fetch {
     pub(crate) all_anew: bool,
     /// The origin confirmed something else than what is stored: it is asked for all, without conditions.
     pub(crate) unconditional: bool,
+    /// Why the answer that was to be stored is not.
+    pub(crate) unkept: Option<Reason>,
     pub(crate) born: PurgeNumber,
     /// The purges that had been applied by then.
     pub(crate) applied: Heads,
@@ -422,7 +426,7 @@ impl Fetch {
             StoreError::TooLarge { .. } | StoreError::MetadataTooLong { .. } => Failure::BodyTooLarge,
             error => {
                 tracing::warn!(%error, "the store takes nothing in");
-                Failure::BodyTooLarge
+                Failure::Internal
             }
         })
     }
@@ -443,10 +447,11 @@ impl Fetch {
             Some(digest) => filling.digest.chunk(&data, &digest),
             None => filling.digest.update(&data),
         }
-        filling.writer.append(data).await.map_err(|error| {
+        if let Err(error) = filling.writer.append(data).await {
             tracing::debug!(%error, "a fill was refused by the store");
-            End::Failed(Failure::BodyTooLarge)
-        })?;
+            self.unkept = Some(Reason::of_store(&error));
+            return Err(End::Failed(Failure::BodyTooLarge));
+        }
         let first = filling.at == 0;
         filling.at += count;
         if !filling.shown {
@@ -475,7 +480,10 @@ impl Fetch {
             false => Groups::Own,
             true => match Box::pin(self.lead.ledger().kept(signer, reach)).await {
                 Ok(groups) => groups,
-                Err(failure) => return End::Failed(failure),
+                Err(failure) => {
+                    self.unkept = Some(Reason::of_broken(failure));
+                    return End::Failed(failure);
+                }
             },
         };
         if !filling.shown {
@@ -488,6 +496,7 @@ impl Fetch {
         if self.lead.is_overtaken() {
             // What was asked for before an unsafe method may be what that method changed.
             self.wanted.trace.note("kept", || "not stored: a method that may change it came meanwhile".to_owned());
+            self.unkept = Some(Reason::Overtaken);
             self.lead.withhold(filling.writer);
             return End::Whole;
         }
@@ -496,14 +505,20 @@ impl Fetch {
         if let Err(error) = filling.writer.commit_or_hold(Some(written), keep).await {
             tracing::warn!(%error, url = %self.wanted.url, "a whole object could not be stored");
             self.wanted.trace.note("kept", || format!("not stored: the store failed: {error}"));
+            self.unkept = Some(Reason::of_store(&error));
             return End::Failed(Failure::Internal);
         }
-        if self.lead.is_overtaken()
-            && let Err(error) = self.cache.store.remove(&store_key(self.wanted.key)).await
-        {
-            tracing::warn!(%error, "an answer that is no longer good could not be removed");
+        if self.lead.is_overtaken() {
+            self.unkept = Some(Reason::Overtaken);
+            if let Err(error) = self.cache.store.remove(&store_key(self.wanted.key)).await {
+                tracing::warn!(%error, "an answer that is no longer good could not be removed");
+            }
         }
         self.cache.recovered(self.wanted.key);
+        let is_purged = self.cache.purges.took(self.born, &meta);
+        if is_purged {
+            self.unkept.get_or_insert(Reason::Purged);
+        }
         // A slice is a copy that others can use; a part as one client asked for it is none, nor is what a purge took meanwhile.
         let part = meta.status == StatusCode::PARTIAL_CONTENT && self.wanted.cut.is_none();
         if part {
@@ -513,7 +528,7 @@ impl Fetch {
             self.wanted.trace.note("kept", || "not kept: a method that may change it came meanwhile".to_owned());
             return End::Whole;
         }
-        if self.cache.purges.took(self.born, &meta) {
+        if is_purged {
             self.wanted.trace.note("kept", || "not for others: it was purged meanwhile".to_owned());
             return End::Whole;
         }

@@ -19,7 +19,7 @@ use crate::{
     origin::{OriginAnswer, OriginBody},
     part::Span,
     plan::Cut,
-    reason::Failure,
+    reason::{Failure, Reason},
     vouch::Copied,
 };
 
@@ -164,6 +164,17 @@ impl Fetch {
         }
         let short = filling.answer.meta.length.is_some_and(|length| length != filling.at);
         if short { Err(Spilt::Broken(Failure::ResponseIncomplete)) } else { Ok(()) }
+    }
+
+    /// An answer that was to be stored and is not counts once; those that were never to be are counted where that is found.
+    pub(crate) fn count_unkept(&self, end: End) {
+        let broken = match end {
+            End::Failed(failure) if self.filling.is_some() => Some(Reason::of_broken(failure)),
+            _ => None,
+        };
+        if let Some(reason) = self.unkept.or(broken) {
+            self.cache.counters.not_stored(reason);
+        }
     }
 
     /// Whoever signed what is here at this place lied, or the origin answers each asker differently. This node had its own part from the

@@ -226,7 +226,11 @@ impl Fetch {
 
     /// What the store does not take in is passed on.
     fn unstored(&mut self, refused: Refused, body: OriginBody) -> End {
-        let reason = if refused.failure == Failure::Busy { Reason::NoRoom } else { Reason::TooLarge };
+        let reason = match refused.failure {
+            Failure::Busy => Reason::NoRoom,
+            Failure::BodyTooLarge => Reason::TooLarge,
+            _ => Reason::StoreFailed,
+        };
         self.unshared(*refused.meta, body, reason)
     }
 
@@ -250,7 +254,10 @@ impl Fetch {
         };
         match self.begin(meta, Source::Origin) {
             Ok(()) => self.pump(body, 0).await,
-            Err(refused) => End::Failed(refused.failure),
+            Err(refused) => {
+                self.unkept = Some(Reason::of_broken(refused.failure));
+                End::Failed(refused.failure)
+            }
         }
     }
 
@@ -315,6 +322,7 @@ impl Fetch {
             Ok(None) => return End::Again,
             Err(error) => {
                 tracing::warn!(%error, "a renewed answer could not be stored");
+                self.unkept = Some(Reason::of_store(&error));
                 return End::Failed(Failure::Internal);
             }
         };

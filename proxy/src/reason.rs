@@ -7,6 +7,7 @@
 use std::fmt::{self, Write as _};
 
 use atoll_overlay::Level;
+use atoll_store::StoreError;
 use http::{HeaderValue, StatusCode};
 
 /// Where the bytes of an answer came from.
@@ -76,6 +77,14 @@ pub enum Reason {
     Quota,
     /// An error of one client's, or a refusal in place of a copy that was good.
     KeptGood,
+    /// It ended before it was whole, or is not what came before.
+    Incomplete,
+    /// A method that may have changed it came while it was fetched.
+    Overtaken,
+    /// It was purged while it was fetched.
+    Purged,
+    /// The store failed.
+    StoreFailed,
 }
 
 impl Reason {
@@ -103,6 +112,29 @@ impl Reason {
             Self::Method => "method",
             Self::Quota => "quota",
             Self::KeptGood => "kept-good",
+            Self::Incomplete => "incomplete",
+            Self::Overtaken => "overtaken",
+            Self::Purged => "purged",
+            Self::StoreFailed => "store-failed",
+        }
+    }
+
+    /// Why an answer that was being stored is not, where only the failure that ended its fetch says so.
+    pub(crate) const fn of_broken(failure: Failure) -> Self {
+        match failure {
+            Failure::BodyTooLarge => Self::TooLarge,
+            Failure::Busy => Self::NoRoom,
+            _ => Self::Incomplete,
+        }
+    }
+
+    /// Why the store does not take an answer in, or the rest of it.
+    pub(crate) const fn of_store(error: &StoreError) -> Self {
+        match error {
+            StoreError::TooLarge { .. } | StoreError::MetadataTooLong { .. } => Self::TooLarge,
+            StoreError::NoRoom { .. } => Self::NoRoom,
+            StoreError::Length { .. } => Self::Incomplete,
+            StoreError::FilterTooLong { .. } | StoreError::Broken | StoreError::Disk(_) => Self::StoreFailed,
         }
     }
 }
@@ -351,6 +383,23 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_store_says_and_what_a_fetch_ends_in_have_one_reason_each() {
+        let disk = StoreError::Disk(std::io::Error::other("broken"));
+        for (error, reason) in [
+            (StoreError::NoRoom { held: 1, limit: 1 }, Reason::NoRoom),
+            (StoreError::TooLarge { length: 1, limit: 1 }, Reason::TooLarge),
+            (StoreError::Length { expected: 1, found: 2 }, Reason::Incomplete),
+            (StoreError::Broken, Reason::StoreFailed),
+            (disk, Reason::StoreFailed),
+        ] {
+            assert_eq!(Reason::of_store(&error), reason, "{error}");
+        }
+        assert_eq!(Reason::of_broken(Failure::BodyTooLarge), Reason::TooLarge);
+        assert_eq!(Reason::of_broken(Failure::Busy), Reason::NoRoom);
+        assert_eq!(Reason::of_broken(Failure::ResponseIncomplete), Reason::Incomplete);
+    }
 
     #[test]
     fn cache_status_says_why_and_whence() {

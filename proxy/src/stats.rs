@@ -39,6 +39,8 @@ pub struct Stats {
     pub origin_ungranted: u64,
     /// Body bytes received from origins.
     pub origin_bytes: u64,
+    /// Answers that were not stored, by why: words of Cache-Status.
+    pub not_stored: BTreeMap<&'static str, u64>,
     /// Body bytes received from peers.
     pub peer_bytes: u64,
     /// Lookups among the near that came back: at most one for each object that was not here, none where nobody is near.
@@ -103,6 +105,7 @@ pub(crate) struct Counters {
     origin_requests: AtomicU64,
     origin_ungranted: AtomicU64,
     origin_bytes: AtomicU64,
+    not_stored: Mutex<BTreeMap<&'static str, u64>>,
     peer_bytes: AtomicU64,
     near_lookups: AtomicU64,
     near_found: AtomicU64,
@@ -329,6 +332,7 @@ impl Counters {
 
     /// Something was not stored; each such answer counts once.
     pub(crate) fn not_stored(&self, reason: crate::reason::Reason) {
+        *self.not_stored.lock().unwrap_or_else(PoisonError::into_inner).entry(reason.word()).or_default() += 1;
         metrics::counter!("atoll_cache_not_stored_total", "reason" => reason.word()).increment(1);
     }
 
@@ -348,6 +352,7 @@ impl Counters {
             origin_requests: get(&self.origin_requests),
             origin_ungranted: get(&self.origin_ungranted),
             origin_bytes: get(&self.origin_bytes),
+            not_stored: self.not_stored.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             peer_bytes: get(&self.peer_bytes),
             near_lookups: get(&self.near_lookups),
             near_found: get(&self.near_found),

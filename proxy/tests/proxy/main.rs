@@ -40,4 +40,5 @@ mod races;
 mod refused;
 mod rows;
 mod two;
+mod unkept;
 mod vouched;
