@@ -22,6 +22,8 @@ pub(crate) struct Cookie {
     pub(crate) client: [u8; 8],
     /// The server's part, if it has the length of ours.
     pub(crate) server: Option<[u8; 16]>,
+    /// Whether a server's part came at all, of whatever length.
+    pub(crate) returned: bool,
 }
 
 /// What makes and knows cookies.
@@ -35,7 +37,7 @@ impl Cookie {
     pub(crate) fn parse(data: &[u8]) -> Option<Self> {
         let (client, server) = data.split_first_chunk::<8>()?;
         match server.len() {
-            0 | 8..=32 => Some(Self { client: *client, server: server.try_into().ok() }),
+            0 | 8..=32 => Some(Self { client: *client, server: server.try_into().ok(), returned: !server.is_empty() }),
             _ => None,
         }
     }
@@ -110,7 +112,7 @@ mod tests {
         let cookies = Cookies::new([7; 16]);
         let midnight = NOW - NOW % DAY;
         for made in [NOW, midnight - 10] {
-            let cookie = Cookie { client: [1; 8], server: Some(cookies.make([1; 8], HERE, made)) };
+            let cookie = Cookie { client: [1; 8], server: Some(cookies.make([1; 8], HERE, made)), returned: true };
             assert!(cookies.is_good(&cookie, HERE, made) && cookies.is_good(&cookie, HERE, made + 3600));
             assert!(!cookies.is_good(&cookie, HERE, made + 3601), "too old");
             assert!(cookies.is_good(&cookie, HERE, made - 300) && !cookies.is_good(&cookie, HERE, made - 301));

@@ -206,6 +206,7 @@ pub(crate) const fn code_name(code: ResponseCode) -> &'static str {
         ResponseCode::NotImp => "notimp",
         ResponseCode::Refused => "refused",
         ResponseCode::BADVERS => "badvers",
+        ResponseCode::BADCOOKIE => "badcookie",
         ResponseCode::YXDomain => "yxdomain",
         _ => "other",
     }

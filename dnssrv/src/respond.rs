@@ -76,7 +76,8 @@ impl Redirector {
             Err(Refusal::Malformed(header, edns)) => return self.refuse(&asked, header, edns, ResponseCode::FormErr),
             Err(Refusal::Operation(header, edns)) => return self.refuse(&asked, header, edns, ResponseCode::NotImp),
             Err(Refusal::Bare(header, edns)) => {
-                return self.refuse(&asked, header, Some(edns), ResponseCode::NoError);
+                let code = self.code_without_question(&asked, &edns);
+                return self.refuse(&asked, header, Some(edns), code);
             }
         };
         if transport.is_stream() && query.edns.is_some_and(|edns| edns.says_keepalive) {
@@ -109,7 +110,7 @@ impl Redirector {
     fn reply(&self, asked: &Asked<'_>, answer: &Answer, frame: &Frame<'_>, kind: &'static str) -> Outcome {
         let mut bytes = encode(answer, frame);
         let address = asked.from.ip().to_canonical();
-        if asked.transport == Transport::Udp && !self.has_good_cookie(asked, frame) {
+        if asked.transport == Transport::Udp && !self.has_good_cookie(asked, frame.edns.as_ref()) {
             match self.limiter.check(asked.now, address, asked.bytes.len(), bytes.len()) {
                 Action::Send => {}
                 Action::Slip => {
@@ -128,9 +129,18 @@ impl Redirector {
         Outcome::Reply(bytes)
     }
 
-    fn has_good_cookie(&self, asked: &Asked<'_>, frame: &Frame<'_>) -> bool {
-        let cookie = frame.edns.and_then(|edns| edns.cookie).filter(|_| self.config.cookies);
+    fn has_good_cookie(&self, asked: &Asked<'_>, edns: Option<&Edns>) -> bool {
+        let cookie = edns.and_then(|edns| edns.cookie).filter(|_| self.config.cookies);
         cookie.is_some_and(|cookie| self.cookies.is_good(&cookie, asked.from.ip(), self.wall(asked.now)))
+    }
+
+    /// What a query with a cookie and no question is answered by (RFC 7873 5.4); it means nothing where there are no cookies.
+    fn code_without_question(&self, asked: &Asked<'_>, edns: &Edns) -> ResponseCode {
+        match edns.cookie.filter(|_| self.config.cookies) {
+            None => ResponseCode::FormErr,
+            Some(cookie) if cookie.returned && !self.has_good_cookie(asked, Some(edns)) => ResponseCode::BADCOOKIE,
+            Some(_) => ResponseCode::NoError,
+        }
     }
 
     fn resolve(&self, now: Instant, query: &Query, from: SocketAddr, waited: Option<Waited>) -> Resolved {

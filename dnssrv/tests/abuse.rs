@@ -44,17 +44,36 @@ async fn d08_a_cookie_is_given_known_again_and_malformed_ones_are_refused() {
         let refused = exchange(address, &with_cookie(&vec![1; length])).await;
         assert_eq!((refused[3] & 0x0f, message(&refused).edns.is_some()), (1, true), "{length} bytes");
     }
-    let mut bare = with_cookie(&[7; 8]);
-    bare.drain(12..12 + query(NAME, RecordType::A).len() - 12);
-    bare[5] = 0;
-    let reply = exchange(address, &bare).await;
-    assert_eq!(
-        (reply[3] & 0x0f, reply[5], cookie_of(&reply)[8]),
-        (0, 0, 1),
-        "RFC 7873 5.4: a cookie without a question"
-    );
     let (_server, address) = alone(|config| config.cookies = false).await;
     assert!(exchange(address, &with_cookie(&[7; 8])).await.ends_with(&[0, 0]), "no option");
+}
+
+/// A query with a cookie and without a question.
+fn bare(cookie: &[u8]) -> Vec<u8> {
+    let mut bare = with_cookie(cookie);
+    bare.drain(12..12 + query(NAME, RecordType::A).len() - 12);
+    bare[5] = 0;
+    bare
+}
+
+#[tokio::test]
+async fn a_cookie_without_a_question_is_said_to_be_good_or_bad_as_rfc_7873_5_4_has_it() {
+    let (server, address) = alone(|_| {}).await;
+    let code = |reply: &[u8]| u16::from(message(reply).metadata.response_code);
+    let given = exchange(address, &bare(&[7; 8])).await;
+    let good = cookie_of(&given).to_vec();
+    assert_eq!((code(&given), given[5], good[8]), (0, 0, 1), "the client's part alone: it is given ours");
+    assert_eq!(code(&exchange(address, &bare(&good)).await), 0, "ours, returned");
+    for (what, server) in [("forged", &[9; 16][..]), ("short", &[9; 8]), ("long", &[9; 32])] {
+        let reply = exchange(address, &bare(&[&[7; 8], server].concat())).await;
+        assert_eq!((code(&reply), reply[5], cookie_of(&reply)[8]), (23, 0, 1), "{what}: BADCOOKIE, with a good one");
+    }
+    assert_eq!(server.stats().queries[&("unread", "badcookie", "udp")], 3);
+    let (_server, address) = alone(|config| config.cookies = false).await;
+    for cookie in [&[7; 8][..], &good] {
+        let reply = exchange(address, &bare(cookie)).await;
+        assert_eq!((code(&reply), message(&reply).edns.is_some()), (1, true), "without cookies it asks nothing");
+    }
 }
 
 #[tokio::test]
