@@ -62,10 +62,11 @@ impl Redirector {
         let from = from.to_canonical();
         let asks = kind == RecordType::TXT && self.config.why.iter().any(|network| network.contains(from));
         let first = name.iter().next().filter(|_| asks)?;
-        if !first.eq_ignore_ascii_case(b"why") || name.iter().count() <= self.zone().origin().iter().count() {
+        let about = name.base_name();
+        if !first.eq_ignore_ascii_case(b"why") || !self.zone().origin().zone_of(&about) {
             return None;
         }
-        let lines = self.why(now, &name.base_name(), from);
+        let lines = self.why(now, &about, from);
         let record = |line| Record::from_rdata(name.clone(), 0, RData::TXT(TXT::new(vec![line])));
         Some(Answer::with(lines.into_iter().map(record).collect()))
     }

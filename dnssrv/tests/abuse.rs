@@ -192,6 +192,13 @@ async fn why_an_answer_is_as_it_is_is_told_to_those_allowed_to_ask() {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
     assert!(reply.answers.iter().all(|record| record.ttl == 0));
+    let about_itself = message(&exchange(address, &query("WHY.nyud.example", RecordType::TXT)).await);
+    assert_eq!(about_itself.answers[0].record_type(), RecordType::TXT);
+    for outside in ["why.www.example.org", "why.example", "why.a.b.notnyud.example"] {
+        let reply = exchange(address, &with_opt(query(outside, RecordType::TXT), 0, 1232, &[])).await;
+        assert_eq!((reply[3] & 15, reply[2] & 4, reply[7]), (5, 0, 0), "{outside}: refused, without authority");
+        assert_eq!(reply[reply.len() - 6..][..6], [0, 15, 0, 2, 0, 20], "{outside}: extended error 20");
+    }
     let (_server, address) = alone(|_| {}).await;
     let reply = message(&exchange(address, &query(&why, RecordType::TXT)).await);
     assert_eq!(reply.answers[0].record_type(), RecordType::CNAME, "off by default: a public name like any other");
