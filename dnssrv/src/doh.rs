@@ -1,5 +1,5 @@
-//! Questions over HTTPS (RFC 8484): GET with the message in `dns`, POST with it as body, HTTP/2 or 1.1 as the handshake says. The
-//! path is `/dns-query`. How long a reply may be kept follows from the least TTL in it. A connection that is to end is told so first, by
+//! Questions over HTTPS (RFC 8484): GET with the message in `dns`, POST with it as body, HTTP/2 or 1.1 as the handshake says; HEAD as
+//! GET, without the reply (RFC 9110 9.3.2). The path is `/dns-query`. How long a reply may be kept follows from the least TTL in it. A connection that is to end is told so first, by
 //! GOAWAY or `Connection: close`, so that its client asks again what was not answered (RFC 9113 6.8).
 
 use std::{
@@ -109,12 +109,13 @@ async fn answer(
     if request.uri().path() != PATH {
         return refuse(StatusCode::NOT_FOUND);
     }
+    let is_head = *request.method() == Method::HEAD;
     let query = match *request.method() {
-        Method::GET => request.uri().query().and_then(asked).ok_or(StatusCode::BAD_REQUEST),
+        Method::GET | Method::HEAD => request.uri().query().and_then(asked).ok_or(StatusCode::BAD_REQUEST),
         Method::POST => body(request, redirector.config.limits.tcp_idle).await,
         _ => {
             let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED);
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, POST"));
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
             return response;
         }
     };
@@ -128,8 +129,10 @@ async fn answer(
         return refuse(StatusCode::BAD_REQUEST);
     };
     let age = least_ttl(&reply).map_or_else(|| "no-store".to_owned(), |ttl| format!("max-age={ttl}"));
-    let mut response = Response::new(Full::new(Bytes::from(reply)));
+    let length = reply.len();
+    let mut response = Response::new(if is_head { Full::default() } else { Full::new(Bytes::from(reply)) });
     let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MESSAGE));
     if let Ok(age) = HeaderValue::from_str(&age) {
         headers.insert(header::CACHE_CONTROL, age);
@@ -145,12 +148,18 @@ fn asked(query: &str) -> Option<Vec<u8>> {
 
 /// The message in a POST's body.
 async fn body(request: Request<Incoming>, idle: Duration) -> Result<Vec<u8>, StatusCode> {
-    if request.headers().get(header::CONTENT_TYPE).is_none_or(|kind| kind != MESSAGE) {
+    if !request.headers().get(header::CONTENT_TYPE).is_some_and(is_message) {
         return Err(StatusCode::UNSUPPORTED_MEDIA_TYPE);
     }
     let read = timeout(idle, Limited::new(request.into_body(), LONGEST).collect()).await;
     let read = read.map_err(|_| StatusCode::REQUEST_TIMEOUT)?;
     read.map(|body| body.to_bytes().to_vec()).map_err(|_| StatusCode::PAYLOAD_TOO_LARGE)
+}
+
+/// Whether a media type is that of messages: in whatever case, whatever its parameters (RFC 9110 8.3.1).
+fn is_message(kind: &HeaderValue) -> bool {
+    let name = kind.to_str().ok().and_then(|kind| kind.split(';').next());
+    name.is_some_and(|name| name.trim().eq_ignore_ascii_case(MESSAGE))
 }
 
 fn refuse(status: StatusCode) -> Response<Full<Bytes>> {

@@ -135,6 +135,23 @@ async fn the_same_answer_comes_over_tls_and_https_as_in_clear() {
             assert_eq!(response.headers()["cache-control"], "max-age=3600", "the alias's TTL");
             assert_eq!(response.body(), &expected, "{protocol}");
         }
+        let mut head = get(&format!("?dns={}", base64url(&bytes)));
+        *head.method_mut() = Method::HEAD;
+        let response = stage.https(protocol, head).await;
+        assert_eq!((response.status(), response.body().len()), (StatusCode::OK, 0), "{protocol}: HEAD");
+        assert_eq!(response.headers()["content-length"], expected.len().to_string(), "{protocol}: as GET would say");
+        assert_eq!(response.headers()["content-type"], MESSAGE);
+        assert_eq!(response.headers()["cache-control"], "max-age=3600");
+        for kind in
+            ["Application/DNS-Message", "application/dns-message; charset=binary", "application/dns-message ;a=b"]
+        {
+            let response = stage.https(protocol, post(kind, bytes.clone())).await;
+            assert_eq!(
+                (response.status(), response.body().to_vec()),
+                (StatusCode::OK, expected.clone()),
+                "{protocol}: {kind}"
+            );
+        }
     }
     let ways: Vec<&str> = stage.server.stats().queries.keys().map(|(.., way)| *way).collect();
     assert_eq!(ways, ["https", "tcp", "tls"]);
@@ -170,6 +187,12 @@ async fn requests_that_are_no_questions_are_refused_as_rfc_8484_has_it() {
         ("too short for a message", get("?dns=AAAA"), StatusCode::BAD_REQUEST),
         ("another method", put, StatusCode::METHOD_NOT_ALLOWED),
         ("another type", post("text/plain", good.clone()), StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        ("a longer type", post("application/dns-messages", good.clone()), StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        (
+            "a type in a parameter",
+            post("text/plain;application/dns-message", good.clone()),
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        ),
         ("too long", post(MESSAGE, vec![0; 65_536]), StatusCode::PAYLOAD_TOO_LARGE),
     ] {
         assert_eq!(stage.https("h2", request).await.status(), status, "{what}");
