@@ -350,15 +350,15 @@ impl Default for QueryLog {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RateLimit {
-    /// Units a second, and at once: a reply costs one for each two times its question's bytes it has. 0 switches the limit off.
-    /// Fewer: busy resolvers are sent to TCP; more: a better amplifier. \[guess\]
+    /// Units a second, a quarter of them at once: a reply costs one for each two times its question's bytes it has. Whoever is past it
+    /// is sent two times its bytes at most until it asks less. 0 switches the limit off. Fewer: busy resolvers are sent to TCP; more: a better amplifier. \[guess\]
     pub per_second: u32,
     /// One in so many of the replies past the rate is sent empty and truncated, the others not at all. 0: none is sent. \[BIND, NSD,
     /// Knot: 1 or 2\]
     pub slip: u32,
     /// Networks whose replies are not limited. By default the loopback: nobody else's packets can bear its addresses.
     pub exempt: Vec<Network>,
-    /// Prefixes told apart; 8 bytes each. Fewer: prefixes that collide are limited late. \[guess\]
+    /// Prefixes told apart; 16 bytes each. Fewer: prefixes that collide are limited late. \[guess\]
     pub prefixes: usize,
 }
 
