@@ -60,6 +60,7 @@ mod loc;
 mod master;
 mod plain;
 mod rdata;
+mod serial;
 mod service;
 mod words;
 

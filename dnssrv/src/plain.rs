@@ -49,6 +49,15 @@ impl Plain {
         Self { origin, names: HashMap::from([(Box::default(), Vec::new())]), tops: [0; 4] }
     }
 
+    /// Whether the records of the two are not the same, in whatever order.
+    pub(crate) fn differs(&self, other: &Self) -> bool {
+        let same = |mine: &[Record], theirs: &[Record]| {
+            mine.len() == theirs.len() && mine.iter().all(|record| theirs.contains(record))
+        };
+        self.names.len() != other.names.len()
+            || self.names.iter().any(|(name, mine)| other.names.get(name).is_none_or(|theirs| !same(mine, theirs)))
+    }
+
     /// Adds a record whose owner lies in the zone. One there already is passed over.
     pub(crate) fn add(&mut self, record: Record) -> Result<(), String> {
         if !self.origin.zone_of(&record.name) {

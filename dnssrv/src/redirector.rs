@@ -181,7 +181,7 @@ impl Redirector {
         Arc::clone(&self.zone.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes up other plain records. What cannot be used changes nothing.
+    /// Takes up other plain records. What cannot be used changes nothing; a serial that does not rise with them is told in the log.
     pub(crate) fn reload(&self, config: &Config) -> Result<(), ServeError> {
         let records = Config {
             records: config.records.clone(),
@@ -193,7 +193,12 @@ impl Redirector {
         if let Some(signer) = &self.signer {
             zone.hold_key(signer.dnskey());
         }
-        *self.zone.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(zone);
+        let mut current = self.zone.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(wrong) = current.wrong_serial(&zone) {
+            tracing::warn!(serial = zone.serial(), was = current.serial(), "{wrong}");
+        }
+        *current = Arc::new(zone);
+        drop(current);
         self.version.fetch_add(1, Ordering::Release);
         Ok(())
     }

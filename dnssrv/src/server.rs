@@ -39,6 +39,13 @@ use crate::{
 pub async fn serve(config: Config, index: Arc<dyn Index>, saved: Option<Bytes>) -> Result<Server, ServeError> {
     let (redirector, probes, errands) = Redirector::new(config, index)?;
     let redirector = Arc::new(redirector);
+    if redirector.zone().names_no_server() {
+        tracing::warn!(
+            zone = %redirector.config.zone,
+            "no `nameservers` are set in [dns]: the zone's NS change with who is there and its SOA names none of them, which checkers of \
+             delegations find wrong; set them, the same on every node, before the zone is delegated"
+        );
+    }
     let mut bound = Vec::new();
     for address in &redirector.config.listen {
         bound.push(bind(*address, sockets(redirector.config.limits.udp_sockets))?);

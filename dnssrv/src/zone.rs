@@ -228,6 +228,11 @@ impl Zone {
         self.soa.clone()
     }
 
+    /// All plain records.
+    pub(crate) const fn plain(&self) -> &Plain {
+        &self.plain
+    }
+
     fn in_levels(&self, reversed: &[&[u8]]) -> Place<'_> {
         let deep =
             reversed.iter().zip(0_usize..self.cuts.len()).take_while(|(label, level)| is_level(label, *level)).count();
