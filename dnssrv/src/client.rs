@@ -70,6 +70,8 @@ struct Nearby {
     near: Arc<Near>,
     heard: Instant,
     until: Instant,
+    /// Whether scouts found it, rather than that the index told of it.
+    by_scouts: bool,
 }
 
 /// How far a search by servers of other clusters has come.
@@ -133,7 +135,7 @@ impl Clients {
         let near = near.filter(|(near, _)| self.is_possible(near));
         let known = self.entry(now, prefix);
         known.asked = Some(now);
-        known.take_near(now, near);
+        known.take_near(now, near, false);
     }
 
     /// Whether the index is to be asked about a prefix (again): seldom about one that is as near to this server as can be.
@@ -239,7 +241,7 @@ impl Clients {
             (Some(search), _) => Some(Search { scouts: search.scouts.max(scouts), ..search }),
         };
         // Another search may have found a nearer one.
-        known.take_near(now, near);
+        known.take_near(now, near, true);
     }
 
     /// A cluster that was heard of, unless all its proxies are dead while one that is known lives. One that is known and dead is
@@ -287,6 +289,11 @@ impl Clients {
             *told = Some((Arc::new(near.clone()), now));
         }
         !fresh
+    }
+
+    /// Whether the cluster last heard of near a prefix was found by scouts, rather than in the index.
+    pub(crate) fn is_found_by_scouts(&self, prefix: Prefix) -> bool {
+        self.known.get(&prefix).and_then(|known| known.near.as_ref()).is_some_and(|near| near.by_scouts)
     }
 
     /// The least RTT from here to a prefix, and what measured it.
@@ -405,7 +412,7 @@ impl Known {
     /// Takes up a cluster near the prefix, with the time it is good for, unless a nearer one was heard of lately. A get need not
     /// hear all that was put: that it brought a wider cluster only is no word against a nearer one, unless who named that says so.
     /// The later word of the same server counts at once.
-    fn take_near(&mut self, now: Instant, near: Option<(Near, Duration)>) {
+    fn take_near(&mut self, now: Instant, near: Option<(Near, Duration)>, by_scouts: bool) {
         let Some((near, ttl)) = near else { return };
         if self.near.as_ref().is_some_and(|known| now < known.until && near.is_before(&known.near)) {
             metrics::counter!("atoll_dns_pointers_refused_total").increment(1);
@@ -419,7 +426,7 @@ impl Known {
         let is_outdated = |known: &&Nearby| near.is_by_who_said(&known.near) && near.epoch > known.near.epoch;
         let better = self.near.as_ref().filter(lately).filter(|known| !is_outdated(known));
         if better.is_none_or(|known| (near.level, known.near.rtt) >= (known.near.level, near.rtt)) {
-            self.near = Some(Nearby { near: Arc::new(near), heard: now, until: now + ttl });
+            self.near = Some(Nearby { near: Arc::new(near), heard: now, until: now + ttl, by_scouts });
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Why an answer is as it is: for the operator (`atoll explain`) and, if allowed, as TXT records of `why.NAME`.
 
-use std::{net::IpAddr, time::Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use atoll_overlay::Prefix;
 use hickory_proto::rr::{Name, RData, Record, RecordType, rdata::TXT};
@@ -23,9 +26,7 @@ impl Redirector {
         let told = self.explain(now, prefix);
         let settled = if told.settled { "settled" } else { "not settled yet" };
         lines.push(format!("prefix {prefix}: level {}, {settled}", told.level.0));
-        if self.overrides.placement(prefix).is_some() {
-            lines.push("placed by the file of overrides".to_owned());
-        }
+        lines.push(self.what_placed(now, prefix));
         if told.measured.is_empty() {
             lines.push("rtt unknown".to_owned());
         }
@@ -34,7 +35,7 @@ impl Redirector {
             lines.push(format!("handed to cluster {cluster}, {rtt:?} from it"));
         }
         if let Some(site) = site {
-            self.candidates(now, site, prefix, &mut lines);
+            self.candidates(now, (site, prefix), &told.nodes, &mut lines);
         }
         // A TXT record's string has 255 bytes at most; only a name is as long.
         lines.iter_mut().for_each(|line| line.truncate(line.floor_char_boundary(255)));
@@ -71,6 +72,19 @@ impl Redirector {
         Some(Answer::with(lines.into_iter().map(record).collect()))
     }
 
+    /// What decided where a prefix is served.
+    fn what_placed(&self, now: Instant, prefix: Prefix) -> String {
+        let placement = self.clients().placement(now, prefix, self.config.sources.hints);
+        let what = match self.placed_by(now, prefix, &placement) {
+            "override" => "the file of overrides",
+            "hint" if self.clients().is_found_by_scouts(prefix) => "scouts: servers of other clusters that measured it",
+            "hint" => "a hint: what another server said in the index",
+            "unknown" => "nothing yet: no source has measured it",
+            source => source,
+        };
+        format!("placed by {what}")
+    }
+
     fn place_in_words(&self, name: &Name, lines: &mut Vec<String>) -> Option<Site> {
         let (words, site) = match self.zone().locate(name) {
             Place::Outside => ("of another zone".to_owned(), None),
@@ -88,7 +102,13 @@ impl Redirector {
         site
     }
 
-    fn candidates(&self, now: Instant, site: Site, prefix: Prefix, lines: &mut Vec<String>) {
+    fn candidates(
+        &self,
+        now: Instant,
+        (site, prefix): (Site, Prefix),
+        distances: &[(IpAddr, Duration)],
+        lines: &mut Vec<String>,
+    ) {
         for family in [Family::V4, Family::V6] {
             let Some(choice) = self.choice(now, site, prefix, family) else { continue };
             let standing = match choice.standing {
@@ -102,8 +122,10 @@ impl Redirector {
                 choice.deck.cards().partition(|(address, ..)| chosen.contains(address));
             for (address, load, weight) in first.into_iter().chain(rest).take(CANDIDATES) {
                 let mark = if chosen.contains(&address) { ", chosen" } else { "" };
+                let distance = distances.iter().find(|(node, _)| *node == address);
+                let distance = distance.map(|(_, rtt)| format!(", {rtt:?} from the client")).unwrap_or_default();
                 lines.push(format!(
-                    "candidate {address}: level {level}, {standing}, load {load}, weight {weight}{mark}"
+                    "candidate {address}: level {level}, {standing}, load {load}, weight {weight}{distance}{mark}"
                 ));
             }
         }
@@ -115,3 +137,42 @@ impl Redirector {
 
 /// Candidates told per family.
 const CANDIDATES: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use atoll_overlay::{Key, Level};
+
+    use super::*;
+    use crate::{Source, client::Scouts, near::Near};
+
+    #[test]
+    fn what_decided_where_a_client_is_served_and_how_far_candidates_are_is_told() {
+        let redirector = crate::foreign_bytes::redirector();
+        let (now, client) = (Instant::now(), IpAddr::from([203, 0, 113, 7]));
+        let (prefix, name) = (Prefix::of(client), Name::from_ascii("www.example.com.nyud.example.").unwrap());
+        let lines = || redirector.why(now, &name, client);
+        let placed = || lines().into_iter().filter(|line| line.starts_with("placed by ")).collect::<Vec<_>>();
+        assert_eq!(placed(), ["placed by nothing yet: no source has measured it"]);
+        let candidate = || lines().into_iter().find(|line| line.starts_with("candidate 192.0.2.1: ")).unwrap();
+        assert!(!candidate().contains("from the client"), "{}", candidate());
+        redirector.measured(now, prefix, Source::Icmp, Duration::from_millis(100));
+        assert_eq!(placed(), ["placed by icmp"]);
+        redirector.clients().heard(now, prefix, [([192, 0, 2, 1].into(), Duration::from_millis(9))]);
+        assert!(candidate().contains(", 9ms from the client"), "{}", candidate());
+        let near = |cluster| Near {
+            level: Level(2),
+            rtt: Duration::from_millis(5),
+            cluster: Key::from_bytes([cluster; 20]),
+            servers: Vec::new(),
+            proxies: Vec::new(),
+            epoch: 0,
+        };
+        let hour = Duration::from_secs(3600);
+        redirector.clients().asked(now, prefix, Some((near(7), hour)));
+        assert_eq!(placed(), ["placed by a hint: what another server said in the index"]);
+        let later = Instant::now() + hour;
+        redirector.clients().scouted(later, prefix, Some((near(8), hour)), Scouts::Back);
+        let told = redirector.why(later, &name, client);
+        assert!(told.contains(&"placed by scouts: servers of other clusters that measured it".to_owned()), "{told:?}");
+    }
+}
