@@ -54,11 +54,16 @@ pub struct Probes {
     #[serde(with = "span")]
     pub wait: Duration,
     /// The longest from when a resolver asks until it has its answer, both ways included, as far as it depends on these waits.
-    /// A server that is near a resolver is as far from here as that, so its word comes two round trips after the question.
     /// Shorter: fewer far resolvers are placed by the first answer. Longer: resolvers ask again meanwhile, and elsewhere.
-    /// \[Knot Resolver and BIND ask again after 800 ms; unbound after 376, and of the same server\]
+    /// \[unbound asks again after 376 ms, Knot Resolver and BIND after 800\]
     #[serde(with = "span")]
     pub answer_within: Duration,
+    /// The same for the addresses of a public name in mode `direct`, where no referral leads a far resolver on to who is near it. A
+    /// server that is near it is as far from here as it is, so its word comes two round trips after the question. Shorter: fewer far
+    /// resolvers are placed by the first answer. Longer: resolvers ask again elsewhere; unbound, after 376 ms, asks here again and
+    /// takes the same answer. \[measured\]
+    #[serde(with = "span")]
+    pub direct_within: Duration,
     /// How much longer it waits, if `wait` is on and the resolver is far, until those were heard that may be near it: the quickest of
     /// them ends it. Shorter: the first answer of a far resolver leads anywhere; longer: it comes later. 0: not at all. \[measured\]
     #[serde(with = "span")]
@@ -123,7 +128,8 @@ impl Default for Probes {
         Self {
             wait: Duration::from_millis(60),
             wait_scouts: Duration::from_millis(400),
-            answer_within: Duration::from_millis(700),
+            answer_within: Duration::from_millis(350),
+            direct_within: Duration::from_millis(700),
             timeout: Duration::from_secs(1),
             interval: Duration::from_secs(120),
             per_second: 100,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    Explanation, Probes, Source,
+    Explanation, Mode, Probes, Source,
     client::{Scouts, TOLD_FOR},
     gap::{Followed, Sent},
     near::Near,
@@ -189,12 +189,13 @@ impl Redirector {
 
     /// How long a question may wait yet, so that its answer is back before the resolver asks again.
     fn patience(&self, placement: &Placement, waited: Waited) -> Duration {
-        let Probes { wait, wait_scouts, answer_within, .. } = self.config.probe;
+        let Probes { wait, wait_scouts, answer_within, direct_within, .. } = self.config.probe;
+        let within = if self.config.mode == Mode::Direct { direct_within } else { answer_within };
         let scouts = if self.config.probe.sends_scouts() { wait_scouts } else { Duration::ZERO };
         let was_measured = waited.times == 0 && (placement.rtt.is_some() || !self.config.probes());
         let most = if was_measured { scouts } else { wait + scouts };
         // Of one that is still being measured it is known that it is farther than this took.
-        let on_time = placement.rtt.map_or(answer_within / 2, |rtt| answer_within.saturating_sub(rtt));
+        let on_time = placement.rtt.map_or(within / 2, |rtt| within.saturating_sub(rtt));
         most.min(on_time).saturating_sub(waited.time)
     }
 
@@ -363,18 +364,18 @@ pub(crate) mod tests {
         let placed = || redirector.clients().placement(now, prefix, true);
         let first = Waited::default();
         let second = |time| Waited { times: 1, time: ms(time) };
-        // 700 ms in all: of a stranger it is known how long he has been measured, of others how long the answer takes.
+        // 350 ms in all: of a stranger it is known how long he has been measured, of others how long the answer takes.
         assert_eq!(
-            [first, second(60), second(350)].map(|waited| redirector.patience(&placed(), waited)),
-            [350, 290, 0].map(ms)
+            [first, second(60), second(175)].map(|waited| redirector.patience(&placed(), waited)),
+            [175, 115, 0].map(ms)
         );
         let stranger = AskedFor { prefix, address: RESOLVER, placement: placed(), scope: 0, resolver: prefix };
         let patience = redirector.find_out(now, &stranger, Some(first)).expect("a probe was wished for");
-        assert_eq!((patience.most, redirector.waiters().count()), (ms(350), 1));
-        redirector.measured(now, prefix, Source::TcpConnect, ms(300));
-        assert_eq!([second(300), second(400)].map(|waited| redirector.patience(&placed(), waited)), [100, 0].map(ms));
+        assert_eq!((patience.most, redirector.waiters().count()), (ms(175), 1));
+        redirector.measured(now, prefix, Source::TcpConnect, ms(120));
+        assert_eq!([second(120), second(300)].map(|waited| redirector.patience(&placed(), waited)), [110, 0].map(ms));
         let measured = AskedFor { placement: placed(), ..stranger };
-        assert!(redirector.find_out(now, &measured, Some(second(300))).is_some(), "scouts were sent");
+        assert!(redirector.find_out(now, &measured, Some(second(120))).is_some(), "scouts were sent");
         redirector.probed(RESOLVER, true);
         redirector.scouts_found(prefix, None, Scouts::Back);
         drop(patience);
@@ -384,11 +385,11 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_stranger_waits_until_a_server_can_have_said_that_it_is_near_however_far_both_are() {
+    fn in_mode_direct_a_stranger_waits_until_a_server_can_have_said_that_it_is_near_however_far_both_are() {
         let me = NodeInfo::new(NodeId::from(Key::ZERO), Roles::DNSSRV);
         let ms = Duration::from_millis;
         for rtt in [70, 120, 175, 230].map(ms) {
-            let config = Config { wait: true, ..Config::default() };
+            let config = Config { mode: Mode::Direct, wait: true, ..Config::default() };
             let wait = config.probe.wait;
             let (redirector, ..) = Redirector::new(config, Arc::new(Alone::new(me.clone()))).unwrap();
             let (now, prefix) = (Instant::now(), Prefix::of(RESOLVER));

@@ -464,7 +464,7 @@ async fn questions_that_wait_for_a_measurement_hold_up_none_behind_them() {
         // One probe a second: the last of the questions below would wait for half a minute.
         config.probe.per_second = 1;
         config.probe.wait = DEADLINE;
-        config.probe.answer_within = DEADLINE * 4;
+        config.probe.direct_within = DEADLINE * 4;
     })
     .await;
     let mut stream = TcpStream::connect(address).await.unwrap();
