@@ -13,6 +13,7 @@ mod cli;
 mod demo;
 mod faults;
 mod flash_crowd;
+mod logs;
 mod manager;
 mod manager_inputs;
 mod manager_page;
