@@ -22,7 +22,9 @@ pub struct WarmArgs {
     /// How many machines of each cluster, or of the manager, are to have each file
     #[arg(long, value_name = "K", default_value_t = 2)]
     pub copies: usize,
-    /// Take no more than this from the nodes, such as 50mbit or 6MB; without it, all that comes
+    /// Read no more than this from the nodes, over all files and copies, such as 50mbit or 6MB, and begin no file before the one before is
+    /// read: a node fetches each by itself as fast as its source sends. Copies that are there are checked at full speed. Without it, all
+    /// that comes
     #[arg(long, value_name = "RATE", conflicts_with = "manager")]
     pub rate: Option<String>,
     /// Where it is noted what is done, so that a run that was ended goes on; without it a file among the user's state

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::Report;
-use crate::warm::browsers_codings;
+use crate::warm::{browsers_codings, is_own, secure_own};
 
 /// What is to be traced.
 #[derive(Debug, Clone)]
@@ -52,7 +52,10 @@ pub(crate) struct Here<'a, D> {
 pub(crate) async fn ask<D: Fn(&str) -> Option<Led>>(here: Here<'_, D>, wanted: Wanted) -> Result<Report, String> {
     let begun = Instant::now();
     let url = OriginUrl::parse(&wanted.url).map_err(|error| error.to_string())?;
-    let own = here.sites.iter().any(|site| site == url.host() || site == "*");
+    let own = is_own(&here.sites, &url);
+    if let Some(why) = secure_own(&here.sites, &url) {
+        return Err(why);
+    }
     let zone = Zone::new(here.zone).map_err(|error| error.to_string())?;
     let name = if own { Ok(url.authority()) } else { zone.host(&url) };
     let mut report = Report { url: url.to_string(), ..Report::default() };
@@ -67,7 +70,12 @@ pub(crate) async fn ask<D: Fn(&str) -> Option<Led>>(here: Here<'_, D>, wanted: W
                     report.add(begun.elapsed(), "dns", "answer", chosen_text);
                     led = chosen;
                 }
-                None => report.add(begun.elapsed(), "dns", "answer", "this node answers no DNS"),
+                None => report.add(
+                    begun.elapsed(),
+                    "dns",
+                    "answer",
+                    "this node answers no DNS: ask one that does where it leads (--socket)",
+                ),
             }
         }
         Ok(name) => report.add(begun.elapsed(), "dns", "answer", format!("{name} is served under its own name")),

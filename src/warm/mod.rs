@@ -12,11 +12,12 @@ mod board;
 mod journal;
 mod nodes;
 mod run;
+mod throttle;
 mod urls;
 
 pub(crate) use board::Board;
 pub use board::{Warmed, WarmedCopy, Warmth};
-pub(crate) use nodes::browsers_codings;
 pub use nodes::{Nodes, Place};
+pub(crate) use nodes::{browsers_codings, is_own, secure_own};
 pub use run::run;
 pub(crate) use urls::listed;

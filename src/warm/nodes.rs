@@ -60,15 +60,35 @@ impl Nodes {
         chosen.collect()
     }
 
+    /// Why a URL cannot be asked for as its clients do, if it cannot.
+    pub(super) fn unasked(&self, url: &OriginUrl) -> Option<String> {
+        secure_own(&self.sites, url)
+    }
+
     /// What a node is asked for a URL: Host and target.
     pub(super) fn form(&self, url: &OriginUrl, node: &Place) -> (String, String) {
-        let own = self.sites.iter().any(|site| site == url.host() || site == "*");
+        let own = is_own(&self.sites, url);
         let name = if own { Ok(url.authority()) } else { Zone::new(&self.zone).and_then(|zone| zone.host(url)) };
         match name {
             Ok(name) => (name, url.path().to_owned()),
             Err(_) => (node.address.to_string(), url.manager_path()),
         }
     }
+}
+
+/// Whether a URL is of one of these sites, which are served under their own names; `*` is every host.
+pub(crate) fn is_own(sites: &[String], url: &OriginUrl) -> bool {
+    sites.iter().any(|site| site == url.host() || site == "*")
+}
+
+/// Why a URL of an own site under https is not asked for: what a node answers in clear is another object [RFC 9110 4.3.3].
+pub(crate) fn secure_own(sites: &[String], url: &OriginUrl) -> Option<String> {
+    (is_own(sites, url) && url.scheme() == Scheme::Https).then(|| {
+        format!(
+            "{url}: this site is served under its own name, where https and http are two things, and they are asked in clear: \
+             ask for it by https with a client, or name its http URL here"
+        )
+    })
 }
 
 /// The content codings that browsers take of a URL: what is put into caches for them is to be what they ask for.
@@ -105,6 +125,15 @@ mod tests {
         assert_eq!(one.iter().filter(|id| id.as_str() < "0000000000000000000000000000000000000004").count(), 2);
         assert_eq!(one, at("http://www.example.com/b", 2));
         assert_eq!(at("http://www.example.com/a", 100).len(), 7);
+    }
+
+    #[test]
+    fn what_an_own_site_serves_over_tls_is_not_asked_for_in_clear() {
+        let unasked = |url: &str| nodes().unasked(&OriginUrl::parse(url).unwrap());
+        assert!(unasked("https://own.test/x").is_some_and(|why| why.starts_with("https://own.test/x: ")));
+        assert_eq!((unasked("http://own.test/x"), unasked("https://a.test/x")), (None, None));
+        let all = Nodes { sites: vec!["*".to_owned()], ..nodes() };
+        assert!(all.unasked(&OriginUrl::parse("https://a.test/").unwrap()).is_some());
     }
 
     #[test]

@@ -17,13 +17,14 @@ use hyper_util::rt::TokioIo;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::{
     net::TcpStream,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
     board::Warmth,
     journal::{Done, Journal},
     nodes::{Nodes, Place, browsers_codings},
+    throttle::Throttle,
     urls::{Sitemap, listed, read},
 };
 use crate::{
@@ -59,6 +60,9 @@ async fn warm(socket: &Path, args: &WarmArgs) -> Result<bool, String> {
     }
     let throttle = Throttle::new(pace);
     let urls = wanted(&nodes, &throttle, args).await?;
+    if let Some(why) = urls.iter().find_map(|url| nodes.unasked(url)) {
+        return Err(why);
+    }
     let path = args.state.clone().unwrap_or_else(|| default_state(&urls, args.copies));
     let mut journal = Journal::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let bars = Bars::new(&urls);
@@ -80,8 +84,7 @@ async fn warm(socket: &Path, args: &WarmArgs) -> Result<bool, String> {
     }
     bars.clear();
     failures.iter().for_each(|why| complain(plain(why)));
-    let whole =
-        shown_all(socket, (&nodes, &throttle), &urls, args.copies.max(1), &journal).await && failures.is_empty();
+    let whole = shown_all(socket, &nodes, &urls, args.copies.max(1), &journal).await && failures.is_empty();
     if whole {
         journal.remove().map_err(|error| format!("{}: {error}", path.display()))?;
     } else {
@@ -167,6 +170,9 @@ async fn read_from(
     throttle: &Throttle,
     take: impl Fn(&[u8], Option<u64>),
 ) -> Result<(), String> {
+    if let Some(why) = nodes.unasked(url) {
+        return Err(why);
+    }
     let response = ask(nodes, url, node, how).await?;
     if response.status() != http::StatusCode::OK {
         return Err(format!("it answered {}", response.status()));
@@ -208,13 +214,7 @@ async fn ask(nodes: &Nodes, url: &OriginUrl, node: &Place, how: As) -> Result<ht
 
 /// Shows what is cached where, here and on the dashboard of the node here; whether all of it is there, and the copies of each file
 /// are alike.
-async fn shown_all(
-    socket: &Path,
-    (nodes, throttle): (&Nodes, &Throttle),
-    urls: &[OriginUrl],
-    copies: usize,
-    journal: &Journal,
-) -> bool {
+async fn shown_all(socket: &Path, nodes: &Nodes, urls: &[OriginUrl], copies: usize, journal: &Journal) -> bool {
     let mut good = true;
     // Who has read a body to its end has it a moment before the store has, on a busy machine a long one.
     let patience = Instant::now() + STORED;
@@ -225,7 +225,7 @@ async fn shown_all(
         for node in nodes.homes(url, copies) {
             let done = journal.find(&text, &node.id);
             let held = match done {
-                Some(_) => held(nodes, url, node, throttle, patience).await,
+                Some(_) => held(nodes, url, node, patience).await,
                 None => None,
             };
             let verified = match done {
@@ -253,38 +253,17 @@ async fn shown_all(
 }
 
 /// What a node holds of a file, read out of its cache to the end; if it holds none yet, it is asked again until then.
-async fn held(nodes: &Nodes, url: &OriginUrl, node: &Place, throttle: &Throttle, until: Instant) -> Option<Done> {
+async fn held(nodes: &Nodes, url: &OriginUrl, node: &Place, until: Instant) -> Option<Done> {
+    // What costs neither origin nor peers is not held back.
+    let free = Throttle::new(None);
     loop {
-        if let Ok(held) = fetch(nodes, url, node, As::IfCached, throttle, |_, _| {}).await {
+        if let Ok(held) = fetch(nodes, url, node, As::IfCached, &free, |_, _| {}).await {
             return Some(held);
         }
         if Instant::now() >= until {
             return None;
         }
         sleep(AGAIN).await;
-    }
-}
-
-/// Lets so many bytes pass in a second, over all that is read.
-struct Throttle {
-    rate: Option<u64>,
-    next: Mutex<Instant>,
-}
-
-impl Throttle {
-    fn new(rate: Option<u64>) -> Self {
-        Self { rate, next: Mutex::new(Instant::now()) }
-    }
-
-    /// So many bytes came; returns when more may.
-    async fn pass(&self, bytes: usize) {
-        let Some(rate) = self.rate else { return };
-        let until = {
-            let mut next = self.next.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            *next = (*next).max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / rate as f64);
-            *next
-        };
-        sleep_until(until).await;
     }
 }
 
@@ -403,7 +382,7 @@ mod tests {
             let nodes = Nodes { zone: "nyud.example".to_owned(), sites: Vec::new(), nodes: vec![place.clone()] };
             let read = fetch(&nodes, &url, &place, As::Browser, &throttle, |_, _| {}).await.unwrap();
             assert_eq!((read.bytes, read.blake3.as_str()), (12, blake3::hash(b"for browsers").to_string().as_str()));
-            let held = held(&nodes, &url, &place, &throttle, Instant::now()).await.unwrap();
+            let held = held(&nodes, &url, &place, Instant::now()).await.unwrap();
             assert_eq!(held == read, same, "{cached}");
             let plain = fetch(&nodes, &url, &place, As::Reader, &throttle, |_, _| {}).await.unwrap();
             assert_eq!(plain.blake3, blake3::hash(b"for programs").to_string());
