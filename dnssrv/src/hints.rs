@@ -22,7 +22,7 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut errands: mpsc::Receiver
     let mut pace = Pace::new(Instant::now(), redirector.config.limits.index_per_second);
     let mut under_way = JoinSet::new();
     // Several questions of one prefix may have left the same errand.
-    let mut asking: BTreeSet<Prefix> = BTreeSet::new();
+    let mut asking: BTreeSet<Question> = BTreeSet::new();
     while let Some(errand) = errands.recv().await {
         while let Some(done) = under_way.try_join_next() {
             forget(&mut asking, done);
@@ -36,7 +36,8 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut errands: mpsc::Receiver
         match errand {
             Errand::Ask(prefix) | Errand::AskSoon(prefix) => {
                 let soon = matches!(errand, Errand::AskSoon(_));
-                if !(soon || redirector.is_to_ask(Instant::now(), prefix)) || !asking.insert(prefix) {
+                let question = Question { prefix, soon };
+                if !(soon || redirector.is_to_ask(Instant::now(), prefix)) || !asking.insert(question) {
                     continue;
                 }
                 pace.wait().await;
@@ -45,7 +46,7 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut errands: mpsc::Receiver
                         tokio::time::sleep(SAID_WITHIN).await;
                     }
                     ask(&redirector, prefix).await;
-                    Some(prefix)
+                    Some(question)
                 });
             }
             Errand::Search(quest) => {
@@ -73,10 +74,18 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut errands: mpsc::Receiver
     }
 }
 
-fn forget(asking: &mut BTreeSet<Prefix>, done: Result<Option<Prefix>, tokio::task::JoinError>) {
+/// What the index is being asked. Who asks it at once hears nothing yet of what is found out in this moment, so that is no reason
+/// not to ask soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Question {
+    prefix: Prefix,
+    soon: bool,
+}
+
+fn forget(asking: &mut BTreeSet<Question>, done: Result<Option<Question>, tokio::task::JoinError>) {
     match done {
-        Ok(prefix) => {
-            prefix.map(|prefix| asking.remove(&prefix));
+        Ok(question) => {
+            question.map(|question| asking.remove(&question));
         }
         // One that panicked is ours to repair; whose it was is not known any more.
         Err(_) => asking.clear(),

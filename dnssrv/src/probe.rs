@@ -2,7 +2,7 @@
 //! process may open a ping socket. Rate-limited per prefix and in all, jittered, never in the way of an answer.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     Source,
     hints::Pace,
-    redirector::{Errand, Probe, Redirector},
+    redirector::{Errand, Probe, Quest, Redirector},
 };
 
 /// Probes until nobody can ask any more.
@@ -39,13 +39,17 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut wishes: mpsc::Receiver<
         let now = Instant::now();
         let jitter = rand::rng().random_range(0.0..0.5);
         if !recent.may(now, prefix, config.interval.mul_f64(1.0 + jitter)) {
+            // It may have been measured for another server, which looks for itself alone.
+            if search && !under_way.search_too(prefix) {
+                redirector.send_scouts(now, Quest { address, resolver: prefix, first: true });
+            }
             // Several questions, and other servers', may wait for the one that is under way, or for scouts.
             if !under_way.has(prefix) && !redirector.clients().is_scouted(prefix) {
                 redirector.waiters().release(prefix);
             }
             continue;
         }
-        under_way.begins(prefix);
+        under_way.begins(prefix, search);
         let turn = locked(&pace).next(now);
         if !turn.is_zero() {
             tokio::time::sleep(turn).await;
@@ -63,24 +67,30 @@ fn locked(pace: &Mutex<Pace>) -> MutexGuard<'_, Pace> {
     pace.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Prefixes whose first measurement is not there yet.
+/// Prefixes whose first measurement is not there yet, and whether scouts are to go there once it is.
 #[derive(Debug, Default)]
-struct UnderWay(Mutex<BTreeSet<Prefix>>);
+struct UnderWay(Mutex<BTreeMap<Prefix, bool>>);
 
 impl UnderWay {
-    fn begins(&self, prefix: Prefix) {
-        self.prefixes().insert(prefix);
+    fn begins(&self, prefix: Prefix, search: bool) {
+        self.prefixes().insert(prefix, search);
     }
 
-    fn ends(&self, prefix: Prefix) {
-        self.prefixes().remove(&prefix);
+    /// Scouts are to go there, whoever wished for the measurement first. False if it is not under way.
+    fn search_too(&self, prefix: Prefix) -> bool {
+        self.prefixes().get_mut(&prefix).map(|search| *search = true).is_some()
+    }
+
+    /// Whether scouts are to go there.
+    fn ends(&self, prefix: Prefix) -> bool {
+        self.prefixes().remove(&prefix).unwrap_or(false)
     }
 
     fn has(&self, prefix: Prefix) -> bool {
-        self.prefixes().contains(&prefix)
+        self.prefixes().contains_key(&prefix)
     }
 
-    fn prefixes(&self) -> MutexGuard<'_, BTreeSet<Prefix>> {
+    fn prefixes(&self) -> MutexGuard<'_, BTreeMap<Prefix, bool>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -120,7 +130,7 @@ async fn probe(redirector: &Redirector, under_way: &UnderWay, pace: &Mutex<Pace>
         measuring = other.0;
         note(other);
     }
-    under_way.ends(prefix);
+    let search = under_way.ends(prefix) || search;
     redirector.probed(address, search);
     if first.1.is_some() {
         note(second.await);
@@ -338,6 +348,40 @@ mod tests {
         assert!(waiting.try_recv().is_err(), "the first is under way");
         waiting.await.expect("it ends at the time-out");
         prober.abort();
+    }
+
+    /// What was measured for another server alone had nobody look who is near it, and was not settled at the second question either.
+    #[tokio::test]
+    async fn who_asks_after_it_was_measured_for_another_server_has_scouts_sent_at_once() {
+        // Bound and not listening: it refuses, which measures.
+        let refusing = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        refusing.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let port = refusing.local_addr().unwrap().as_socket().unwrap().port();
+        for is_late in [false, true] {
+            let config = Config {
+                listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+                // Whatever it measures is far.
+                thresholds: [2, 1].map(Duration::from_nanos).to_vec(),
+                sources: Sources { icmp: false, ..Sources::default() },
+                probe: Probes { port, ..Probes::default() },
+                ..Config::default()
+            };
+            let me = NodeInfo::new(NodeId::from(Key::ZERO), Roles::DNSSRV);
+            let (redirector, probes, mut errands) = Redirector::new(config, Arc::new(Alone::new(me))).unwrap();
+            let redirector = Arc::new(redirector);
+            let prober = tokio::spawn(run(Arc::clone(&redirector), probes));
+            let address = IpAddr::from([127, 0, 0, 1]);
+            let wish = async |search| redirector.probes().send(Probe { address, search }).await.unwrap();
+            let measured = redirector.waiters().wait(Prefix::of(address), Until::Measured);
+            wish(false).await;
+            if is_late {
+                measured.await.expect("it was measured");
+            }
+            wish(true).await;
+            let sent = timeout(Duration::from_secs(60), errands.recv()).await.expect("an errand");
+            assert!(matches!(sent, Some(Errand::Search(_))), "{sent:?}");
+            prober.abort();
+        }
     }
 
     #[tokio::test]
