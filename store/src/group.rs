@@ -194,9 +194,11 @@ impl Tiers {
     fn put_together(self: &Arc<Self>, disk: usize, puts: &[Put]) -> Vec<Result<Object, StoreError>> {
         let stored = to_millisecond(disk::now());
         let entry = self.book.entry();
-        let whole = |put: &Put| Whole::new(put.head.clone(), stored, false, Arc::clone(&put.pieces));
-        let comers: Vec<_> =
-            puts.iter().map(|put| (self.memory.house(whole(put)), self.book.admit(&put.head, &entry))).collect();
+        let whole = |put: &Put| {
+            let whole = Whole::new(put.head.clone(), stored, false, Arc::clone(&put.pieces));
+            if put.keep == Keep::InRam { self.memory.house(whole) } else { Arc::new(whole) }
+        };
+        let comers: Vec<_> = puts.iter().map(|put| (whole(put), self.book.admit(&put.head, &entry))).collect();
         let on_disk = self.write_together(disk, puts, &comers);
         let take_in = |(((whole, verdict), on_disk), put): (_, &Put)| self.take_in(whole, verdict, on_disk, put.keep);
         let became = comers.into_iter().zip(on_disk).zip(puts).map(take_in).collect();
