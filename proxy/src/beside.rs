@@ -21,7 +21,8 @@ impl Fetch {
         let head = Head {
             key: store_key(groups_key(self.wanted.key)),
             // They are purged with the copy, by the same words. Without a digest they are given to nobody as a copy.
-            metadata: Meta { digest: None, vouched: Vouched::default(), ..meta.clone() }.encode(clock::now()),
+            metadata: Meta { digest: None, undigested: false, vouched: Vouched::default(), ..meta.clone() }
+                .encode(clock::now()),
             length: Some(wide(groups.len())),
             ..self.head(self.wanted.key, meta, self.expires(meta))
         };
@@ -39,7 +40,8 @@ impl Fetch {
     /// took its place meanwhile, stays as it is.
     pub(crate) async fn freshen_groups(&self, copy: Key, (old, meta): (Meta, &Meta), expires: SystemTime, tags: Tags) {
         let key = store_key(groups_key(copy));
-        let written = Meta { digest: None, vouched: Vouched::default(), ..meta.clone() }.encode(meta.received);
+        let written =
+            Meta { digest: None, undigested: false, vouched: Vouched::default(), ..meta.clone() }.encode(meta.received);
         if let Err(error) =
             self.cache.store.freshen_tagged(&key, written, Some(expires), self.born, Some(tags), of_answer(old)).await
         {
@@ -80,6 +82,7 @@ mod tests {
             validator: [validator; 16],
             length: Some(9),
             digest: None,
+            undigested: false,
             varies_by: Vec::new(),
             variants: Vec::new(),
             vouched: Vouched::default(),

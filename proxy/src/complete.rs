@@ -88,6 +88,7 @@ impl Fetch {
             received,
             length: Some(total),
             digest: None,
+            undigested: false,
             varies_by: Vec::new(),
             variants: Vec::new(),
             vouched: crate::vouch::Vouched::default(),

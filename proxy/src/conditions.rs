@@ -206,6 +206,7 @@ mod tests {
             validator: [0; 16],
             length: None,
             digest: None,
+            undigested: false,
             varies_by: Vec::new(),
             variants: Vec::new(),
             vouched: crate::vouch::Vouched::default(),

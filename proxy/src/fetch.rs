@@ -36,7 +36,7 @@ use crate::{
     swarm::Swarm,
     trace::short,
     variants::is_for_all,
-    vouch::{Copied, Groups, Vouched},
+    vouch::{CHUNK, Copied, Groups, Vouched},
     wanted::Wanted,
 };
 
@@ -132,8 +132,8 @@ pub(crate) struct Fetch {
 /// A body that is being written.
 pub(crate) struct Filling {
     writer: Writer,
-    /// Kept apart: it is large, and a filling is moved about.
-    digest: Box<digest::Whole>,
+    /// None: it is made once somebody is there to be told of it. Kept apart: it is large, and a filling is moved about.
+    digest: Option<Box<digest::Whole>>,
     pub(crate) answer: Arc<Answer>,
     shown: bool,
     pub(crate) at: u64,
@@ -412,8 +412,15 @@ impl Fetch {
         if shown {
             self.lead.head(Arc::clone(&answer));
         }
-        self.filling = Some(Filling { writer, digest: Box::default(), answer, shown, at: 0 });
+        let digest = (!self.can_wait(&answer.meta, source)).then(Box::default);
+        self.filling = Some(Filling { writer, digest, answer, shown, at: 0 });
         Ok(())
+    }
+
+    /// Whether the digest of what the origin is about to send can be made later: nobody is there to be told, and it is short.
+    fn can_wait(&self, meta: &Meta, source: Source) -> bool {
+        let short = meta.length.is_some_and(|length| length <= u64::from(CHUNK)) && meta.is_short();
+        source == Source::Origin && short && self.cache.announcer().is_none()
     }
 
     fn writer(&self, meta: &Meta) -> Result<Writer, Failure> {
@@ -443,9 +450,10 @@ impl Fetch {
         if filling.at + count > self.cache.config.limits.object {
             return Err(End::Failed(Failure::BodyTooLarge));
         }
-        match digest {
-            Some(digest) => filling.digest.chunk(&data, &digest),
-            None => filling.digest.update(&data),
+        match (&mut filling.digest, digest) {
+            (Some(whole), Some(digest)) => whole.chunk(&data, &digest),
+            (Some(whole), None) => whole.update(&data),
+            (None, _) => {}
         }
         if let Err(error) = filling.writer.append(data).await {
             tracing::debug!(%error, "a fill was refused by the store");
@@ -468,10 +476,11 @@ impl Fetch {
 
     /// All bytes are in: the object replaces the older one, and the index learns of it.
     pub(crate) async fn complete(&mut self) -> End {
-        let Some(mut filling) = self.filling.take() else { return End::Failed(Failure::Internal) };
+        let Some(filling) = self.filling.take() else { return End::Failed(Failure::Internal) };
         let mut meta = filling.answer.meta.clone();
         meta.length = Some(filling.at);
-        meta.digest = Some(filling.digest.finalize());
+        meta.digest = filling.digest.map(|mut digest| digest.finalize());
+        meta.undigested = meta.digest.is_none();
         meta.withhold_private();
         let signer = (self.cache.streams.as_ref(), Copied { key: self.wanted.key, validator: meta.validator });
         let partial = filling.writer.partial();
@@ -502,12 +511,15 @@ impl Fetch {
         }
         let written = meta.encode(clock::now());
         let keep = if self.lead.is_in_demand() { Keep::InRam } else { Keep::OnDisk };
-        if let Err(error) = filling.writer.commit_or_hold(Some(written), keep).await {
-            tracing::warn!(%error, url = %self.wanted.url, "a whole object could not be stored");
-            self.wanted.trace.note("kept", || format!("not stored: the store failed: {error}"));
-            self.unkept = Some(Reason::of_store(&error));
-            return End::Failed(Failure::Internal);
-        }
+        let stored = match filling.writer.commit_or_hold(Some(written), keep).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                tracing::warn!(%error, url = %self.wanted.url, "a whole object could not be stored");
+                self.wanted.trace.note("kept", || format!("not stored: the store failed: {error}"));
+                self.unkept = Some(Reason::of_store(&error));
+                return End::Failed(Failure::Internal);
+            }
+        };
         if self.lead.is_overtaken() {
             self.unkept = Some(Reason::Overtaken);
             if let Err(error) = self.cache.store.remove(&store_key(self.wanted.key)).await {
@@ -533,7 +545,11 @@ impl Fetch {
             return End::Whole;
         }
         self.wanted.trace.note("kept", || format!("stored whole, {} bytes, and announced", meta.length.unwrap_or(0)));
-        self.keeper.whole(self.wanted.key, Reference::whole_of(&meta), || self.fresh_for(&meta));
+        let reference = match self.cache.announcer() {
+            Some(_) => Reference::of_copy(&meta, &stored),
+            None => Reference::whole_of(&meta),
+        };
+        self.keeper.whole(self.wanted.key, reference, || self.fresh_for(&meta));
         End::Whole
     }
 

@@ -94,6 +94,7 @@ pub(crate) async fn forward(
         received,
         length: answer.length,
         digest: None,
+        undigested: false,
         varies_by: Vec::new(),
         variants: Vec::new(),
         vouched: Vouched::from_origin(applied),

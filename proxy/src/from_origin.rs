@@ -124,6 +124,7 @@ impl Fetch {
             received,
             length,
             digest: None,
+            undigested: false,
             varies_by: Vec::new(),
             variants: Vec::new(),
             vouched: Vouched::default(),
@@ -331,7 +332,7 @@ impl Fetch {
         }
         self.cache.recovered(self.wanted.key);
         self.wanted.trace.note("kept", || "the stored copy was confirmed".to_owned());
-        self.keeper.whole(stale.key, Reference::whole_of(&meta), || self.fresh_for(&meta));
+        self.keeper.whole(stale.key, Reference::of_copy(&meta, &object), || self.fresh_for(&meta));
         let varies_by = freshness::varies_by(&meta.fields);
         let content = Content::Stored(object);
         let answer = Answer { meta, key: stale.key, varies_by, source: Source::Origin, reason: None, content };

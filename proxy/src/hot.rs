@@ -329,7 +329,7 @@ impl Head {
             let Some(announcer) = cache.announcer() else { return };
             announcer.hits(self.key, hits, left, || {
                 Meta::decode_stored(&object.head().metadata)
-                    .map_or_else(Reference::fetching, |meta| Reference::whole_of(&meta))
+                    .map_or_else(Reference::fetching, |meta| Reference::of_copy(&meta, object))
             });
         }
     }

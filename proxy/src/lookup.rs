@@ -186,7 +186,7 @@ fn hit(cache: &Arc<Cache>, asked: &Asked, wanted: &Wanted, object: Object, meta:
                 && let Some(announcer) = cache.announcer()
             {
                 let left = lifetime.fresh.saturating_sub(age);
-                announcer.hit(wanted.key, left, || Reference::whole_of(&meta));
+                announcer.hit(wanted.key, left, || Reference::of_copy(&meta, &object));
             }
             Hit::Found(Found::Stored { object, meta, ttl, reason, asked: None })
         }

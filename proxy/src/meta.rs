@@ -11,6 +11,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use atoll_overlay::Key;
+use atoll_store::Object;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use prost::{
@@ -44,6 +45,8 @@ pub(crate) struct Meta {
     pub(crate) length: Option<u64>,
     /// BLAKE3 of the body, once it is whole.
     pub(crate) digest: Option<blake3::Hash>,
+    /// It is whole, and its digest is yet to be made: there was nobody to be told of it.
+    pub(crate) undigested: bool,
     /// Not an answer but the list of request fields that answers to this URL vary by.
     pub(crate) varies_by: Vec<String>,
     /// The keys of the variants that are stored, oldest first.
@@ -56,6 +59,19 @@ impl Meta {
     /// How old the answer is now.
     pub(crate) fn age(&self, now: SystemTime) -> Duration {
         self.initial_age + clock::resident(self.received, now)
+    }
+
+    /// BLAKE3 of the body of a copy that is whole; made now if it was not when the body came, which takes a copy that is in RAM, as short
+    /// ones are once they are found.
+    pub(crate) fn digest_of(&self, copy: &Object) -> Option<blake3::Hash> {
+        if !self.undigested {
+            return self.digest;
+        }
+        let mut hasher = blake3::Hasher::new();
+        for piece in copy.resident()? {
+            hasher.update(piece);
+        }
+        Some(hasher.finalize())
     }
 
     /// How long it may be used; a refusal that says nothing for so long.
@@ -120,6 +136,7 @@ impl Meta {
         to.number(14, (self.vouched.body == Groups::Beside).into());
         to.number(15, self.vouched.as_of.made);
         to.bytes(16, &encode_heads(&self.vouched.as_of.heads));
+        to.number(17, self.undigested.into());
         to.0.into()
     }
 
@@ -155,6 +172,7 @@ impl Meta {
             validator: written.validator.as_ref().try_into().ok()?,
             length: written.length,
             digest: written.digest.as_ref().try_into().ok().map(blake3::Hash::from_bytes),
+            undigested: received.is_none() && written.undigested,
             varies_by: written.varies_by,
             variants: written
                 .variants
@@ -299,6 +317,8 @@ struct Written {
     /// The purges that it had applied, 28 bytes for each signer.
     #[prost(bytes = "bytes", tag = "16")]
     heads: Bytes,
+    #[prost(bool, tag = "17")]
+    undigested: bool,
 }
 
 /// What all versions have in common.
@@ -365,6 +385,7 @@ mod tests {
             validator: [3; 16],
             length: Some(9),
             digest: Some(blake3::hash(b"body")),
+            undigested: false,
             varies_by: vec!["accept".to_owned()],
             variants: vec![Key::of(b"one")],
             vouched: Vouched {
@@ -389,6 +410,7 @@ mod tests {
         bare.fields.append("long", HeaderValue::from_bytes(&[b'a'; 20_000]).unwrap());
         let mut none = full.clone();
         (none.length, none.fields, none.vouched.body) = (None, HeaderMap::new(), Groups::Beside);
+        (none.digest, none.undigested) = (None, true);
         for meta in [full, bare, none] {
             let bytes = meta.encode(now());
             assert_eq!(Written::decode(bytes.clone()).unwrap().encode_to_vec(), bytes, "{meta:?}");

@@ -223,6 +223,7 @@ mod tests {
             validator: [0; 16],
             length: span.map(Span::length),
             digest: None,
+            undigested: false,
             varies_by: Vec::new(),
             variants: Vec::new(),
             vouched: Vouched::default(),

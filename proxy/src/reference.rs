@@ -7,6 +7,7 @@
     warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)
 )]
 
+use atoll_store::Object;
 use bytes::Bytes;
 use prost::Message as _;
 
@@ -47,6 +48,11 @@ impl Reference {
             validator: Bytes::copy_from_slice(&meta.validator),
             held: meta.length.unwrap_or(0),
         }
+    }
+
+    /// The same of a copy that is at hand, should its digest have to be made.
+    pub(crate) fn of_copy(meta: &Meta, copy: &Object) -> Self {
+        Self::whole_of(&Meta { digest: meta.digest_of(copy), ..meta.clone() })
     }
 
     /// Reads a value of the index. `None`: not ours, damaged, or of a version we do not know.

@@ -127,6 +127,7 @@ async fn whole(cache: &Cache, asked: &Asked) -> Option<Copy> {
     }
     let object = cache.store.get(&store_key(asked.key)).await?;
     let mut meta = Meta::decode_stored(&object.head().metadata)?;
+    (meta.digest, meta.undigested) = (meta.digest_of(&object), false);
     let clean = !object.soft_purged() && !cache.purges.doubts(meta.received);
     let good = asked.fits(&meta) && clean && meta.digest.is_some();
     // Whether it came under a site's name nobody says: the asker knows, and judges by the same rules.

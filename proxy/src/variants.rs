@@ -149,6 +149,7 @@ impl Fetch {
             validator: [0; 16],
             length: Some(0),
             digest: None,
+            undigested: false,
             varies_by: names.to_vec(),
             variants,
             vouched: Vouched::default(),

@@ -107,6 +107,28 @@ async fn a_lone_node_asks_no_index_and_shares_what_it_fetches_once_somebody_come
     assert_eq!(origin.count(), 2);
 }
 
+// Nobody was there to be told of its digest when it came: that is made once somebody is.
+#[tokio::test]
+async fn a_short_copy_from_before_anybody_came_is_named_with_its_digest_and_given_away() {
+    let body = noise(20_000);
+    let served = body.clone();
+    let origin = Origin::start(move |_, _| ok("Cache-Control: max-age=600\r\n", &served)).await;
+    let net = Net::new(Level(1));
+    net.strangers.store(true, Ordering::SeqCst);
+    let one = net.proxy(1, config_for(&origin)).await;
+    assert!(get(&one, &origin.host(), "/").await.body == body);
+    until(|| one.stats().flights == 0).await;
+    net.strangers.store(false, Ordering::SeqCst);
+    assert!(get(&one, &origin.host(), "/").await.cache_status().contains("hit"));
+    until(|| net.whole_copy(key(&origin, "/"), 1).is_some()).await;
+    let digest = blake3::hash(&body);
+    let told = net.whole_copy(key(&origin, "/"), 1).unwrap();
+    assert!(told.windows(32).any(|part| part == digest.as_bytes()), "the reference has no digest of the body");
+    let two = net.proxy(2, config_for(&origin)).await;
+    assert!(get(&two, &origin.host(), "/").await.body == body);
+    assert_eq!((origin.count(), two.stats().peer_bytes), (1, 20_000));
+}
+
 // A slow origin is no failure: its fetcher shows that it lives, and nobody asks a second time.
 #[tokio::test]
 async fn waiting_on_a_slow_origin_starts_no_second_fetch() {
