@@ -70,22 +70,29 @@ pub(crate) fn variant(url: &OriginUrl, fields: &HeaderMap, names: &[String]) -> 
 }
 
 /// A request field's value as variants tell it apart: several fields are one list, spaces around commas do not count, and of
-/// languages only their weights do, not how these are written nor in what order [RFC 9111 4.1, RFC 9110 12.5.4]. No field at all is
-/// told apart from an empty one.
+/// languages and media types without parameters only their weights do, not how these are written nor in what order [RFC 9111 4.1,
+/// RFC 9110 12.5.1, 12.5.4]. No field at all is told apart from an empty one.
 fn normal(name: &str, fields: &HeaderMap) -> Vec<u8> {
     let mut members: Vec<Vec<u8>> = Vec::new();
     for value in fields.get_all(name) {
         members.extend(value.as_bytes().split(|byte| *byte == b',').map(|member| member.trim_ascii().to_vec()));
     }
     let none = members.is_empty();
-    if name == "accept-language" {
-        members = languages(members);
+    if name == "accept-language" || name == "accept" && members.iter().all(|member| has_no_parameters(member)) {
+        members = by_weight(members);
     }
     if none { b"-".to_vec() } else { [b"=", members.join(&b","[..]).as_slice()].concat() }
 }
 
-/// Languages by weight, the most wanted first. A list with a member that is none stays in its order.
-fn languages(members: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+/// Whether nothing but a weight stands beside a media type; parameters may tell cases apart.
+fn has_no_parameters(member: &[u8]) -> bool {
+    let mut parts = member.split(|byte| *byte == b';').skip(1).map(<[u8]>::trim_ascii);
+    let weight = parts.next().is_none_or(|part| part.get(..2).is_some_and(|name| name.eq_ignore_ascii_case(b"q=")));
+    weight && parts.next().is_none()
+}
+
+/// Ranges by weight, the most wanted first. A list with a member that is none stays in its order.
+fn by_weight(members: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     let lower = members.into_iter().map(|mut member| {
         member.make_ascii_lowercase();
         member.retain(|byte| !matches!(byte, b' ' | b'\t'));
@@ -149,6 +156,18 @@ mod tests {
         for same in ["en;q=0.5, de", "DE , en; q=0.50", "de;q=1, en;Q=.5", "de;q=1.0,en;q=0.500"] {
             let equal = of("accept-language", &["de, en;q=0.5"]) == of("accept-language", &[same]);
             assert_eq!(equal, !same.contains("=."), "{same}");
+        }
+        for same in ["a/b;q=0.5, c/d", "C/D , a/b; q=0.50"] {
+            assert_eq!(of("accept", &["c/d, a/b;q=0.5"]), of("accept", &[same]), "{same}");
+        }
+        for (one, other) in [
+            ("c/d, a/b;q=0.5", "c/d, a/b"),
+            ("a/b;x=C", "a/b;x=c"),
+            ("a/b;x=1, c/d", "c/d, a/b;x=1"),
+            ("a/b;q=0.5;x=C", "a/b;q=0.5;x=c"),
+            ("*/*", "a/*"),
+        ] {
+            assert_ne!(of("accept", &[one]), of("accept", &[other]), "{one}");
         }
         for other in ["de, en;q=0.6", "de;q=0.5, en", "de, en", "de, en;q=2", "de, en;q=0.5000", "de, en;x=0.5"] {
             assert_ne!(of("accept-language", &["de, en;q=0.5"]), of("accept-language", &[other]), "{other}");

@@ -202,3 +202,27 @@ async fn languages_are_compared_by_their_meaning() {
     ])
     .await;
 }
+
+// RFC 9110 12.5.1, 12.5.3: of media types and codings too.
+#[tokio::test]
+async fn media_types_and_codings_are_compared_by_their_meaning() {
+    let row = |of: &'static str, first: &'static str, second: &'static str, stored: bool| {
+        let asked = vary(of, &[second]);
+        (second, vec![vary(of, &[first]), if stored { asked.stored(0) } else { asked }])
+    };
+    let (types, codings) = ("Vary: Accept", "Vary: Accept-Encoding");
+    check_sites(vec![
+        row(types, "Accept: a/b, c/d;q=0.5", "Accept: C/D; q=0.50 ,a/b", true),
+        row(types, "Accept: a/b\r\nAccept: c/d", "Accept: c/d, a/b", true),
+        row(types, "Accept: a/b, c/d;q=0.5", "Accept: a/b;q=0.5, c/d", false),
+        row(types, "Accept: a/b", "Accept: a/*", false),
+        row(types, "Accept: a/b;x=Y", "Accept: a/b;x=y", false),
+        row(types, "Accept: */*", "X: no Accept", false),
+        row(codings, "Accept-Encoding: gzip, br", "Accept-Encoding: BR;q=0.9,GZIP", true),
+        row(codings, "Accept-Encoding: gzip", "Accept-Encoding: x-gzip, identity", true),
+        row(codings, "Accept-Encoding: gzip", "Accept-Encoding: gzip;q=0", false),
+        row(codings, "Accept-Encoding: gzip", "Accept-Encoding: br", false),
+        row(codings, "Accept-Encoding: identity", "X: no Accept-Encoding", true),
+    ])
+    .await;
+}
