@@ -3,13 +3,14 @@
 //! Every request carries its number to the origin, which answers by it and writes it into the answer: so each response says for
 //! which request it was made. Staleness is made by Age and Date, never by waiting.
 
-use std::{fmt::Write as _, net::SocketAddr};
+use std::{fmt::Write as _, net::SocketAddr, sync::Arc};
 
 use atoll_proxy::{Config, Proxy};
 use bytes::Bytes;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    task::JoinSet,
 };
 
 use crate::support::{Do, Origin, Response, SOON, alone, config_site, exchange, soon, until};
@@ -196,7 +197,7 @@ pub(crate) async fn check(cases: Vec<(&str, Vec<Ask>)>) {
     check_with(cases, |_| {}).await;
 }
 
-/// The same where every host is one site, and where a site has a name to itself; and asked at once, on one connection.
+/// The same where every host is one site, and where a site has a name to itself; and all of them at once.
 pub(crate) async fn check_sites(cases: Vec<(&str, Vec<Ask>)>) {
     check(cases.clone()).await;
     check_with(cases.clone(), |config| {
@@ -204,7 +205,7 @@ pub(crate) async fn check_sites(cases: Vec<(&str, Vec<Ask>)>) {
         config.sites.insert(OWN.to_owned(), site);
     })
     .await;
-    play_all(cases, |_| {}, Manner::AtOnce).await;
+    check_at_once(cases).await;
 }
 
 /// Pairs of requests, by the fields of their answers: the second gets the first's answer, or its own.
@@ -218,19 +219,6 @@ pub(crate) async fn check_rows(rows: &[(&[&str], bool)]) {
 }
 
 pub(crate) async fn check_with(cases: Vec<(&str, Vec<Ask>)>, settings: impl Fn(&mut Config)) {
-    play_all(cases, settings, Manner::InTurn).await;
-}
-
-/// How a client asks.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Manner {
-    /// On a connection for each request, once all is done that the last one began.
-    InTurn,
-    /// On one connection, the next as soon as it has the answer. Only what is renewed beside an answer is waited for.
-    AtOnce,
-}
-
-async fn play_all(cases: Vec<(&str, Vec<Ask>)>, settings: impl Fn(&mut Config), manner: Manner) {
     let mut wrong = Vec::new();
     for (name, asks) in cases {
         let script = asks.clone();
@@ -240,21 +228,55 @@ async fn play_all(cases: Vec<(&str, Vec<Ask>)>, settings: impl Fn(&mut Config), 
         settings(&mut config);
         let host = if config.sites.contains_key(OWN) { OWN.to_owned() } else { origin.address.to_string() };
         let proxy = alone(config).await;
-        let mut kept = (manner == Manner::AtOnce).then(|| Kept::new(proxy.local_addrs()[0]));
-        let beside = asks.iter().any(|ask| ask.answer.to_ascii_lowercase().contains("stale-while-revalidate"));
         for (number, ask) in asks.iter().enumerate() {
-            let response = play(kept.as_mut().ok_or(&proxy), &host, number, ask).await;
-            let heads = origin.heads();
-            let head = heads.iter().rev().find(|head| asked(head) == Some(number)).cloned();
-            if let Err(why) = judge(number, ask, &response, head.as_deref()) {
-                wrong.push(format!("{name}: request {number}: {why}: {} {:?}", response.status, response.fields));
-            }
-            if kept.is_none() || beside {
-                until(|| proxy.stats().flights == 0).await;
-            }
+            let response = play(Err(&proxy), &host, number, ask).await;
+            wrong.extend(judged((name, number, ask), &response, &origin, &host));
+            until(|| proxy.stats().flights == 0).await;
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// Plays all conversations at once against one proxy with one origin, each on a connection and about a host of its own, each request
+/// as soon as the answer to the last one is there. Those that have to wait for what is renewed beside an answer are left out.
+async fn check_at_once(cases: Vec<(&str, Vec<Ask>)>) {
+    let waits = |ask: &Ask| ask.answer.to_ascii_lowercase().contains("stale-while-revalidate");
+    let cases = cases.into_iter().filter(|(_, asks)| !asks.iter().any(waits));
+    let cases: Vec<_> = cases.map(|(name, asks)| (name.to_owned(), asks)).collect();
+    let scripts: Vec<_> = cases.iter().map(|(_, asks)| asks.clone()).collect();
+    let script = move |head: &str| host(head).strip_prefix("case")?.split('.').next()?.parse::<usize>().ok();
+    let origin =
+        Arc::new(Origin::start(move |_, head| answer(script(head).map_or(&[], |at| &scripts[at]), head)).await);
+    let mut config = config_site(&origin);
+    config.timeouts.posted = SOON;
+    let proxy = alone(config).await;
+    let mut talks = JoinSet::new();
+    for (at, (name, asks)) in cases.into_iter().enumerate() {
+        let (origin, mut kept) = (Arc::clone(&origin), Kept::new(proxy.local_addrs()[0]));
+        talks.spawn(async move {
+            let (host, mut wrong) = (format!("case{at}.test"), Vec::new());
+            for (number, ask) in asks.iter().enumerate() {
+                let response = play(Ok(&mut kept), &host, number, ask).await;
+                wrong.extend(judged((&name, number, ask), &response, &origin, &host));
+            }
+            wrong
+        });
+    }
+    let wrong = talks.join_all().await.concat();
+    assert!(wrong.is_empty(), "{} wrong at once:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// What is wrong with a response, if anything is.
+fn judged((name, number, ask): (&str, usize, &Ask), response: &Response, origin: &Origin, of: &str) -> Option<String> {
+    let heads = origin.heads();
+    let head = heads.iter().rev().find(|head| asked(head) == Some(number) && host(head) == of);
+    let why = judge(number, ask, response, head.map(String::as_str)).err()?;
+    Some(format!("{name}: request {number}: {why}: {} {:?}", response.status, response.fields))
+}
+
+/// The host that the origin was asked for.
+fn host(head: &str) -> String {
+    head.to_ascii_lowercase().split("\r\nhost: ").nth(1).unwrap().split("\r\n").next().unwrap().to_owned()
 }
 
 fn asked(head: &str) -> Option<usize> {
@@ -275,8 +297,7 @@ fn answer(script: &[Ask], head: &str) -> Vec<Do> {
         true => format!("{:x}\r\n{}\r\n{}", ask.body.len(), ask.body, if ask.short { "" } else { "0\r\n\r\n" }),
         false => ask.body.to_owned(),
     };
-    let host = head.to_ascii_lowercase().split("\r\nhost: ").nth(1).unwrap().split("\r\n").next().unwrap().to_owned();
-    let answer = format!("{}Served: {number}\r\n{length}\r\n{body}", ask.answer).replace("{host}", &host);
+    let answer = format!("{}Served: {number}\r\n{length}\r\n{body}", ask.answer).replace("{host}", &host(head));
     let all = Do::Send(Bytes::from(answer));
     if ask.short || ask.unframed { vec![all, Do::Close] } else { vec![all] }
 }
