@@ -96,6 +96,8 @@ mod foreign_bytes;
 mod never_empty;
 #[cfg(test)]
 mod script;
+#[cfg(test)]
+mod switches;
 
 /// Tests count what they ask of the heap.
 #[cfg(test)]

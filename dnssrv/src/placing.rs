@@ -67,11 +67,12 @@ impl Redirector {
             }
             let shared = roster.rings.iter().rposition(|ring| ring.members.contains(&node));
             // At level 0 everybody is a neighbour, which says nothing.
-            let Some(shared) = shared.filter(|shared| *shared > 0) else { continue };
+            let Some(shared) = shared.filter(|shared| *shared > 0 && self.config.sources.hints) else { continue };
             // Not nearer than the innermost level we share with it.
             let least = self.config.thresholds.get(shared).copied().unwrap_or_default();
             clients.measured(now, prefix, Source::Neighbour, rtt.max(least));
         }
+        let near = near.filter(|_| self.config.sources.hints);
         let near = clients.prefer_living(now, prefix, near, |near| roster.lives(near));
         clients.asked(now, prefix, near);
         let placement = clients.placement(now, prefix, self.config.sources.hints);
@@ -163,7 +164,9 @@ impl Redirector {
         if placement.placed {
             return None;
         }
-        if self.config.sources.hints && self.clients().is_to_ask(now, *prefix) {
+        // What this node's own proxy saw is there, too.
+        let asks = self.config.sources.hints || self.config.sources.proxies;
+        if asks && self.clients().is_to_ask(now, *prefix) {
             self.errand(Errand::Ask(*prefix));
         }
         let is_known = placement.level == self.zone().innermost() || placement.settled;

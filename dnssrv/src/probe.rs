@@ -384,6 +384,42 @@ mod tests {
         }
     }
 
+    /// Whether this process may open a ping socket; if not, says so.
+    async fn may_echo() -> bool {
+        match timeout(Duration::from_secs(60), echo([127, 0, 0, 1].into())).await.expect("the loopback answers") {
+            Ok(_) => true,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                println!("skipped: no ping socket ({error}); net.ipv4.ping_group_range names no group of this process");
+                false
+            }
+            Err(error) => panic!("an echo to the loopback failed: {error}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn each_kind_of_probe_measures_unless_switched_off() {
+        let may_echo = may_echo().await;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        for (tcp_connect, icmp) in [(true, true), (true, false), (false, true), (false, false)] {
+            let timeout = Duration::from_secs(60);
+            let probe = Probes { port, timeout, later: Vec::new(), ..Probes::default() };
+            let sources = Sources { tcp_connect, icmp, ..Sources::default() };
+            let config = Config { probe, sources, ..Config::default() };
+            let me = NodeInfo::new(NodeId::from(Key::ZERO), Roles::DNSSRV);
+            let (redirector, ..) = Redirector::new(config, Arc::new(Alone::new(me))).unwrap();
+            let wish = Probe { address: [127, 0, 0, 1].into(), search: false };
+            let pace = Mutex::new(Pace::new(Instant::now(), 100));
+            super::probe(&redirector, &UnderWay::default(), &pace, wish).await;
+            let measured = redirector.explain(Instant::now(), Prefix::of([127, 0, 0, 1].into())).measured;
+            let measured: Vec<Source> = measured.into_iter().map(|(source, _)| source).collect();
+            let mut expected = Vec::new();
+            expected.extend(tcp_connect.then_some(Source::TcpConnect));
+            expected.extend((icmp && may_echo).then_some(Source::Icmp));
+            assert_eq!(measured, expected);
+        }
+    }
+
     #[tokio::test]
     async fn a_taken_and_a_refused_connect_both_measure() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -41,6 +41,20 @@ async fn a_resolver_nobody_knows_is_sent_to_tcp_where_its_handshake_measures_it(
 }
 
 #[tokio::test]
+async fn a_handshake_of_a_resolver_measures_nothing_where_that_is_switched_off() {
+    let (server, address) = alone(|config| {
+        config.mode = Mode::Direct;
+        config.sources.tcp_info = false;
+        config.probe.cut_one_in = 1;
+    })
+    .await;
+    let question = query(NAME, RecordType::A);
+    assert_eq!(exchange(address, &question).await[2] & 2, 0, "nobody is sent to TCP for nothing");
+    assert_eq!(message(&exchange_tcp(address, &question).await).answers.len(), 1);
+    assert_eq!(server.explain(here()).measured, []);
+}
+
+#[tokio::test]
 async fn what_the_nodes_own_proxy_saw_places_a_prefix_unless_switched_off() {
     for on in [true, false] {
         let me = node(1, Ipv4Addr::LOCALHOST, 1, 1);
