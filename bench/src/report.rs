@@ -26,11 +26,31 @@ pub(crate) struct Row {
     value: f64,
     unit: String,
     against: BTreeMap<String, f64>,
+    /// What it must be no more than, if that is said anywhere. Not in the JSON, whose form is published.
+    #[serde(skip)]
+    most: Option<f64>,
 }
 
 impl Row {
     pub(crate) fn new(name: &str, value: f64, unit: &str) -> Self {
-        Self { name: name.to_owned(), value, unit: unit.to_owned(), against: BTreeMap::new() }
+        Self { name: name.to_owned(), value, unit: unit.to_owned(), against: BTreeMap::new(), most: None }
+    }
+
+    /// The figure must be no more than this.
+    pub(crate) const fn at_most(mut self, most: f64) -> Self {
+        self.most = Some(most);
+        self
+    }
+
+    /// What it must be, and whether it is.
+    fn must(&self) -> Option<String> {
+        let most = self.most?;
+        Some(format!("<= {}: {}", shown(most), if self.value <= most { "met" } else { "NOT met" }))
+    }
+
+    /// The least figure of those of these peers that are there.
+    pub(crate) fn least_of(&self, peers: &[&str]) -> Option<f64> {
+        peers.iter().filter_map(|peer| self.against.get(*peer)).copied().min_by(f64::total_cmp)
     }
 
     /// Sets a peer's figure for the same work, in the same unit, of the same run.
@@ -79,6 +99,7 @@ impl Report {
             for (peer, value) in &row.against {
                 text += &format!("  {peer} {} ({:.2} x)", shown(*value), row.value / value);
             }
+            text.extend(row.must().map(|must| format!("  must be {must}")));
             text = text.trim_end().to_owned() + "\n";
         }
         for note in &self.notes {
@@ -87,19 +108,24 @@ impl Report {
         text.trim_end().to_owned()
     }
 
-    /// As documentation shows them: a line a row, a column each for us and for every peer.
+    /// As documentation shows them: a line a row, a column each for us, for every peer, and for what must be, if that is said of any.
     fn markdown(&self) -> String {
         let peers: BTreeSet<&String> = self.rows.iter().flat_map(|row| row.against.keys()).collect();
         let mut text = "| row | Atoll |".to_owned();
         text.extend(peers.iter().map(|peer| format!(" {peer} |")));
-        text += "\n|---|---|";
+        let goals = self.rows.iter().any(|row| row.most.is_some());
+        text += if goals { " must |\n|---|---|" } else { "\n|---|---|" };
         text.extend(peers.iter().map(|_| "---|"));
+        text += if goals { "---|" } else { "" };
         for row in &self.rows {
             text += &format!("\n| {}, {} | {} |", row.name.replace('_', " "), row.unit, shown(row.value));
             let of = |peer: &&String| {
                 row.against.get(*peer).map_or_else(|| " |".to_owned(), |value| format!(" {} |", shown(*value)))
             };
             text.extend(peers.iter().map(of));
+            if goals {
+                text += &row.must().map_or_else(|| " |".to_owned(), |must| format!(" {must} |"));
+            }
         }
         text + "\n"
     }
@@ -167,6 +193,23 @@ mod tests {
         let expected = "| row | Atoll | knot | nginx |\n|---|---|---|---|\n| hit 1k, us | 9.000 | | 12.0 |\n\
                         | start, ms | 1500 | 0.500 | |\n";
         assert_eq!(report.markdown(), expected);
+    }
+
+    #[test]
+    fn a_figure_with_a_goal_says_whether_it_meets_it() {
+        let mut report = Report::new("t");
+        report.add(Row::new("start", 143.0, "ms").at_most(1000.0));
+        report.add(Row::new("rate", 10.0, "1/s").against("knot", 20.0).at_most(9.0));
+        report.add(Row::new("other", 1.0, "us"));
+        let expected = "t\n  start         143.0 ms      must be <= 1000: met\n  rate           10.0 1/s     knot 20.0 (0.50 x)  must be <= 9.000: \
+                        NOT met\n  other         1.000 us";
+        assert_eq!(report.table(), expected);
+        let expected = "| row | Atoll | knot | must |\n|---|---|---|---|\n| start, ms | 143.0 | | <= 1000: met |\n\
+                        | rate, 1/s | 10.0 | 20.0 | <= 9.000: NOT met |\n| other, us | 1.000 | | |\n";
+        assert_eq!(report.markdown(), expected);
+        let row = Row::new("p50", 6.0, "us").against("nsd", 9.0).against("knot", 8.0).against("bare", 1.0);
+        assert_eq!((row.least_of(&["nsd", "knot", "gdnsd"]), row.least_of(&["gdnsd"])), (Some(8.0), None));
+        assert_eq!(serde_json::to_value(&row.at_most(1.0)).unwrap().as_object().unwrap().len(), 4, "as published");
     }
 
     #[test]
