@@ -58,6 +58,7 @@ struct State {
     granted: u64,
     puts: Vec<(NodeId, Put)>,
     beats: u64,
+    observed: Vec<(Prefix, Duration)>,
 }
 
 impl Net {
@@ -137,6 +138,10 @@ impl Net {
 
     pub(crate) fn beats(&self) -> u64 {
         self.state.lock().unwrap().beats
+    }
+
+    pub(crate) fn observed(&self) -> Vec<(Prefix, Duration)> {
+        self.state.lock().unwrap().observed.clone()
     }
 
     pub(crate) fn puts(&self) -> Vec<(NodeId, Put)> {
@@ -352,7 +357,9 @@ impl Index for Node {
         self.net.strangers.load(Ordering::SeqCst)
     }
 
-    fn observe(&self, _: Prefix, _: Duration) {}
+    fn observe(&self, prefix: Prefix, rtt: Duration) {
+        self.net.state.lock().unwrap().observed.push((prefix, rtt));
+    }
 
     async fn spread(&self, record: Bytes) -> Result<(), IndexError> {
         self.alone.spread(record).await

@@ -1,9 +1,10 @@
-//! What nodes tell the index of their copies, and whether these are to be had then (issue 8; bad-inputs P03, P08, C10).
+//! What nodes tell the index of their copies, and whether these are to be had then (issue 8; bad-inputs P03, P08, C10); and of how
+//! far their clients are.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use atoll_overlay::Level;
-use atoll_proxy::PurgeTarget;
+use atoll_overlay::{Level, Prefix};
+use atoll_proxy::{Config, PurgeTarget};
 use bytes::Bytes;
 
 use crate::{
@@ -164,4 +165,22 @@ async fn a_rolling_restart_and_the_loss_of_half_cost_the_origin_nothing() {
     let late = net.proxy(21, config_for(&origin)).await;
     asked_of(&late).await;
     assert_eq!(origin.count(), OBJECTS);
+}
+
+// The handshake of a client's connection says how far its prefix is: DNS servers find it in the index.
+#[tokio::test]
+async fn how_far_a_client_is_is_told_once_for_its_prefix_unless_switched_off() {
+    let origin = Origin::with_body(noise(1_000)).await;
+    for observe in [true, false] {
+        let net = Net::new(Level(1));
+        let one = net.proxy(1, Config { observe, ..config_for(&origin) }).await;
+        for _ in 0..3 {
+            assert_eq!(get(&one, &origin.host(), "/").await.status, 200);
+        }
+        let observed = net.observed();
+        let expected = usize::from(observe && cfg!(target_os = "linux"));
+        assert_eq!(observed.len(), expected, "{observed:?}");
+        let here = Prefix::of(std::net::Ipv4Addr::LOCALHOST.into());
+        assert!(observed.iter().all(|(prefix, rtt)| *prefix == here && !rtt.is_zero()), "{observed:?}");
+    }
 }
