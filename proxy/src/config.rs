@@ -215,6 +215,9 @@ pub struct Site {
     pub query: Query,
     /// Parameters left out of queries: names, or beginnings such as `"utm_*"`. Up to 64.
     pub ignore_query: Vec<String>,
+    /// Cookies taken out of requests before anything is made of them: names, or beginnings such as `"_ga*"`; `"*"` is all. What is left
+    /// alone decides whether an answer may be stored, and reaches the origin. Up to 64.
+    pub ignore_cookies: Vec<String>,
     /// Whether answers that set cookies are stored. [RFC 9111 7.3]
     pub set_cookie: SetCookie,
     /// Whether Cache-Control, If-Match and If-Unmodified-Since of requests count. Off: no client can make the origin be asked.
@@ -241,6 +244,7 @@ impl Default for Site {
             host: None,
             query: Query::Keep,
             ignore_query: Vec::new(),
+            ignore_cookies: Vec::new(),
             set_cookie: SetCookie::Obey,
             client_directives: true,
             ranges: Ranges::Part,

@@ -284,6 +284,7 @@ fn sent_on(
     for name in &not_sent {
         fields.remove(name);
     }
+    site.strip_cookies(&mut fields);
     if let Some(from) = from {
         if let Ok(address) = HeaderValue::from_str(&from.client.ip().to_canonical().to_string()) {
             fields.insert(X_FORWARDED_FOR, address);

@@ -8,6 +8,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderValue, header};
+
 use crate::{
     config::{Config, Query, SetCookie, Site},
     freshness::Lifetime,
@@ -100,7 +103,7 @@ impl Own {
         let Some((path, query)) = target.split_once('?') else { return target.to_owned() };
         let kept = query.split('&').filter(|pair| {
             let name = pair.split('=').next().unwrap_or_default();
-            !self.rules.ignore_query.iter().any(|pattern| matches(pattern, name))
+            !self.rules.ignore_query.iter().any(|pattern| matches(pattern.as_bytes(), name.as_bytes()))
         });
         match self.rules.query {
             Query::Keep if self.rules.ignore_query.is_empty() => target.to_owned(),
@@ -112,6 +115,32 @@ impl Own {
                 }
                 if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) }
             }
+        }
+    }
+
+    /// Takes out of a request the cookies that are to count for nothing.
+    pub(crate) fn strip_cookies(&self, fields: &mut HeaderMap) {
+        if self.rules.ignore_cookies.is_empty() || !fields.contains_key(header::COOKIE) {
+            return;
+        }
+        let mut kept = BytesMut::new();
+        for pair in fields.get_all(header::COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'))
+        {
+            let pair = pair.trim_ascii();
+            let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii_end();
+            let ignored = self.rules.ignore_cookies.iter().any(|pattern| matches(pattern.as_bytes(), name));
+            if !ignored && !pair.is_empty() {
+                if !kept.is_empty() {
+                    kept.extend_from_slice(b"; ");
+                }
+                kept.extend_from_slice(pair);
+            }
+        }
+        fields.remove(header::COOKIE);
+        if !kept.is_empty()
+            && let Ok(cookies) = HeaderValue::from_maybe_shared(kept.freeze())
+        {
+            fields.insert(header::COOKIE, cookies);
         }
     }
 
@@ -136,8 +165,8 @@ impl fmt::Debug for Own {
 }
 
 /// `utm_*` is every name that begins so; anything else is itself.
-fn matches(pattern: &str, name: &str) -> bool {
-    pattern.strip_suffix('*').map_or(pattern == name, |start| name.starts_with(start))
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    pattern.strip_suffix(b"*").map_or(pattern == name, |start| name.starts_with(start))
 }
 
 /// The host that stands for every other.
@@ -161,6 +190,28 @@ mod tests {
         let ignore = Site { ignore_query: vec!["utm_*".to_owned(), "c".to_owned()], ..Site::default() };
         assert_eq!(site(ignore.clone()).target(all), "/a?b=2&a=1&b=1");
         assert_eq!(site(ignore).target("/a?utm_y=1"), "/a");
+    }
+
+    #[test]
+    fn cookies_are_taken_out_by_name_or_beginning_and_the_others_stay_in_their_order() {
+        let left = |rules: &[&str], sent: &[&str]| {
+            let rules = rules.iter().map(|rule| (*rule).to_owned()).collect();
+            let mut fields = HeaderMap::new();
+            for value in sent {
+                fields.append(header::COOKIE, value.parse().unwrap());
+            }
+            site(Site { ignore_cookies: rules, ..Site::default() }).strip_cookies(&mut fields);
+            let left: Vec<_> =
+                fields.get_all(header::COOKIE).iter().map(|it| it.to_str().unwrap().to_owned()).collect();
+            left
+        };
+        let sent = ["_ga=1; session=a=b;c", "_gat_x=2;id =3"];
+        assert_eq!(left(&[], &sent), sent);
+        assert_eq!(left(&["_ga*"], &sent), ["session=a=b; c; id =3"]);
+        assert_eq!(left(&["_ga", "id"], &sent), ["session=a=b; c; _gat_x=2"]);
+        assert_eq!(left(&["*"], &sent), [""; 0]);
+        assert_eq!(left(&["Session"], &["session=1"]), ["session=1"], "names have a case");
+        assert_eq!(left(&["x"], &["x=1;; "]), [""; 0]);
     }
 
     #[test]

@@ -374,3 +374,26 @@ async fn what_is_for_one_client_is_never_given_to_another_that_waited_with_it() 
         gate.forget_permits(1_000);
     }
 }
+
+// Cookies that say nothing of what is answered.
+#[tokio::test]
+async fn cookies_that_are_ignored_reach_no_origin_and_keep_nothing_from_being_stored() {
+    let fields = "Last-Modified: Thu, 01 Jan 2015 00:00:00 GMT\r\nVary: Cookie\r\n";
+    let origin = Origin::start(move |_, _| ok(fields, &noise(10))).await;
+    let mut config = config_site(&origin);
+    for site in config.sites.values_mut() {
+        site.ignore_cookies = vec!["_ga*".to_owned()];
+    }
+    let proxy = alone(config).await;
+    for cookies in ["_ga=1", "_ga=2; _gat_x=3", ""] {
+        let cookie = if cookies.is_empty() { String::new() } else { format!("Cookie: {cookies}\r\n") };
+        assert_eq!(get_with(&proxy, "GET", "a", "/x", &cookie).await.status, 200);
+        until(|| proxy.stats().flights == 0).await;
+    }
+    assert_eq!(origin.count(), 1, "one copy for all");
+    assert!(!origin.heads()[0].to_ascii_lowercase().contains("cookie"), "{}", origin.heads()[0]);
+    // What is left counts as ever.
+    let theirs = get_with(&proxy, "GET", "a", "/x", "Cookie: _ga=1; session=2\r\n").await;
+    assert!(theirs.cache_status().ends_with("origin.cookie"), "{}", theirs.cache_status());
+    assert!(origin.heads()[1].to_ascii_lowercase().contains("cookie: session=2\r\n"), "{}", origin.heads()[1]);
+}
