@@ -1,7 +1,8 @@
 //! Scenario 2: after its second resolution a resolver's refreshes go to the servers it was referred to, and every answer is of the
 //! cluster its delegation was made for.
 //!
-//! The router notes the referrals that each resolver is given, and counts questions. The cluster is that of the server which the
+//! The router notes the referrals that each resolver is given, and counts each question by the one that led to its server, as the
+//! asker held it at that moment: a delegation that is made anew names other servers. The cluster is that of the server which the
 //! referral to the deepest zone names first, as it says itself, at that zone's level: servers of wider clusters come after it. It is
 //! looked at when the delegation was made, and again at each answer, for clusters are left and joined while a delegation holds for an
 //! hour. A resolver that asks for the whole name at once is told the first zone only: of it, that server's cluster at any level above
@@ -18,13 +19,12 @@ use super::{
 };
 use crate::{address::HostId, error::Error, lab::Lab, router::Watch, scenario::Host};
 
-/// Whom a client's resolver was referred to.
+/// The deepest zone that a client's resolver was referred to.
 #[derive(Default)]
 struct Delegation {
-    /// All servers of the zones it holds.
-    servers: BTreeSet<HostId>,
-    /// Those of the deepest one as they were named, and its level.
-    deepest: (Vec<HostId>, usize),
+    /// Its servers as they were named.
+    servers: Vec<HostId>,
+    level: usize,
 }
 
 pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
@@ -57,14 +57,14 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
             if named.is_empty() || ![&then, &clusters].iter().any(|clusters| clusters.are_of(&named, delegation)) {
                 strayed += 1;
                 let node = |node: &HostId| lab.scenario().hosts[node.index()].name.as_str();
-                let (named, level) = (named.iter().map(node).collect::<Vec<_>>(), delegation.deepest.1);
-                let servers: Vec<&str> = delegation.deepest.0.iter().map(node).collect();
+                let (named, level) = (named.iter().map(node).collect::<Vec<_>>(), delegation.level);
+                let servers: Vec<&str> = delegation.servers.iter().map(node).collect();
                 say_aside(&format!("  {}: {named:?} are not of the level-{level} cluster of {servers:?}", client.name));
                 why::say(&lab, &client.name, "site");
             }
         }
     }
-    let (own, aside) = refreshes(&lab, &before, &delegated);
+    let (own, aside) = refreshes(&lab, &before);
     stage.claim("failed_refreshes", f64::from(failed), "", Wanted::Exactly(0.0));
     // At short scale clusters are still being found on a busy machine, and delegations outlive them.
     let wanted = stage.by_scale(Wanted::Nothing, Wanted::AtLeast(100.0));
@@ -86,36 +86,44 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// The referrals that a client's resolver holds.
+/// The deepest referral that a client's resolver holds.
 fn delegation_of(lab: &Lab, client: &Host) -> Delegation {
     let zone = Name::from_ascii(format!("{}.", lab.scenario().zone)).unwrap_or_default();
     let held = client.resolver.map(|resolver| lab.watch().held(resolver, &zone)).unwrap_or_default();
-    let servers = held.iter().flat_map(|(_, servers)| servers.iter().copied()).collect();
-    let deepest =
-        held.last().map(|(cut, servers)| (servers.clone(), usize::from(cut.num_labels() - zone.num_labels()) - 1));
-    Delegation { servers, deepest: deepest.unwrap_or_default() }
+    let level = |cut: &Name| usize::from(cut.num_labels() - zone.num_labels()) - 1;
+    let deepest = held.last().map(|(cut, servers)| Delegation { servers: servers.clone(), level: level(cut) });
+    deepest.unwrap_or_default()
 }
 
-/// The questions of resolvers to nodes since then: how many went to the asker's own servers, and how many elsewhere.
-fn refreshes(lab: &Lab, before: &Watch, delegated: &BTreeMap<&str, Delegation>) -> (usize, usize) {
+/// The questions of resolvers to nodes since then: how many went to servers that a referral to a zone below the apex had led the asker
+/// to, as it held them at that moment, and how many elsewhere. Of a delegation that lapsed the apex is asked, and that is elsewhere.
+fn refreshes(lab: &Lab, before: &Watch) -> (usize, usize) {
     let (mut own, mut aside) = (0, 0);
-    let now = lab.watch();
-    let asked = since(lab, &before.questions, &now.questions);
+    let (now, zone) = (lab.watch(), Name::from_ascii(format!("{}.", lab.scenario().zone)).unwrap_or_default());
     for client in clients(lab) {
-        let (Some(resolver), delegation) = (client.resolver, &delegated[client.name.as_str()]) else { continue };
-        for ((_, to), count) in asked.iter().filter(|((from, _), _)| *from == resolver) {
-            let count = usize::try_from(*count).unwrap_or(usize::MAX);
-            if delegation.servers.contains(to) {
-                own += count;
-            } else {
-                aside += count;
-                let node = &lab.scenario().hosts[to.index()].name;
+        let Some(resolver) = client.resolver else { continue };
+        for node in nodes(lab) {
+            let pair = (resolver, node.id);
+            let led = |watch: &Watch| {
+                let (inside, outside): (Vec<_>, Vec<_>) =
+                    watch.led.get(&pair).into_iter().flatten().partition(|(cut, _)| zone.zone_of(cut) && **cut != zone);
+                [inside, outside].map(|zones| zones.into_iter().map(|(_, count)| *count).sum::<usize>())
+            };
+            let ([own_then, aside_then], [own_now, aside_now]) = (led(before), led(&now));
+            own += own_now - own_then;
+            let strayed = aside_now - aside_then;
+            aside += strayed;
+            if strayed > 0 {
                 // A cut among them says that a delegation lapsed. New ones first: which of the others was asked again is not noted.
-                let names = |watch: &Watch| watch.names.get(&(resolver, *to)).cloned().unwrap_or_default();
+                let names = |watch: &Watch| watch.names.get(&pair).cloned().unwrap_or_default();
                 let (then, now) = (names(before), names(&now));
-                let new: Vec<String> =
+                let names: Vec<String> =
                     now.difference(&then).chain(now.intersection(&then)).map(Name::to_ascii).collect();
-                let of = format!("{count} questions to {node}, which is not one of its servers, of {}", new.join(", "));
+                let of = format!(
+                    "{strayed} questions to {}, which is not one of its servers, of {}",
+                    node.name,
+                    names.join(", ")
+                );
                 say_aside(&format!("  {}: {of}", client.name));
                 why::say(lab, &client.name, "site");
             }
@@ -138,7 +146,7 @@ fn since(lab: &Lab, before: &Counts, now: &Counts) -> Counts {
 impl Clusters {
     /// Whether all of these are of the cluster a delegation was made for.
     fn are_of(&self, named: &[HostId], delegation: &Delegation) -> bool {
-        let (servers, level) = &delegation.deepest;
+        let Delegation { servers, level } = delegation;
         let Some(first) = servers.first() else { return false };
         // One that was only ever led to the outermost level is held to what is nearer; level 0 is everybody's and says nothing.
         let levels = if *level > 0 { vec![*level] } else { vec![2, 1] };

@@ -18,6 +18,9 @@ use crate::address::{HostId, datagram_of};
 pub(crate) struct Watch {
     /// Questions by sender and receiver, whether or not the receiver lives.
     pub(crate) questions: BTreeMap<(HostId, HostId), u64>,
+    /// The same by the deepest zone above the name asked for whose referral, held by the sender then, named the receiver; the root for
+    /// none.
+    pub(crate) led: BTreeMap<(HostId, HostId), BTreeMap<Name, usize>>,
     /// Replies by who asked and who replied.
     pub(crate) replies: BTreeMap<(HostId, HostId), u64>,
     /// The names that were in questions, by sender and receiver; the first [`MOST`] of each pair.
@@ -41,7 +44,7 @@ impl Watch {
         match datagram_of(packet) {
             Some((_, DNS, question)) => {
                 *self.questions.entry((from, to)).or_default() += 1;
-                self.note_question((from, to), question);
+                self.note_question(now, (from, to), question);
             }
             Some((DNS, _, reply)) => {
                 *self.replies.entry((to, from)).or_default() += 1;
@@ -60,13 +63,23 @@ impl Watch {
         held
     }
 
-    fn note_question(&mut self, pair: (HostId, HostId), question: &[u8]) {
+    fn note_question(&mut self, now: Duration, pair: (HostId, HostId), question: &[u8]) {
+        let Ok(message) = Message::from_vec(question) else { return };
+        let Some(name) = message.queries.first().map(|query| query.name().to_lowercase()) else { return };
+        let zone = self.zone_that_led(now, pair, &name);
+        *self.led.entry(pair).or_default().entry(zone).or_default() += 1;
         let known = self.names.entry(pair).or_default();
-        if known.len() < MOST
-            && let Ok(message) = Message::from_vec(question)
-        {
-            known.extend(message.queries.first().map(|query| query.name().to_lowercase()));
+        if known.len() < MOST {
+            known.insert(name);
         }
+    }
+
+    fn zone_that_led(&self, now: Duration, (from, to): (HostId, HostId), name: &Name) -> Name {
+        let led = |(cut, referral): &(&Name, &Referral)| {
+            cut.zone_of(name) && now < referral.until + LATE && referral.servers.contains(&to)
+        };
+        let referrals = self.referrals.get(&from).into_iter().flatten().filter(led);
+        referrals.map(|(cut, _)| cut).max_by_key(|cut| cut.num_labels()).cloned().unwrap_or_else(Name::root)
     }
 
     fn note_reply(&mut self, now: Duration, to: HostId, reply: &[u8]) {
@@ -98,6 +111,8 @@ impl Watch {
 }
 
 const DNS: u16 = 53;
+/// How much later than here a referral lapses where it was sent: the way there, and whole seconds.
+const LATE: Duration = Duration::from_millis(1500);
 /// Zones noted per host, and names per pair.
 const MOST: usize = 256;
 
@@ -144,5 +159,42 @@ mod tests {
         assert_eq!(watch.replies, BTreeMap::from([((hosts[1], hosts[0]), 1)]));
         watch.at = Duration::from_secs(30);
         assert!(watch.held(hosts[1], &zone).is_empty());
+    }
+
+    #[test]
+    fn a_question_is_led_by_the_deepest_referral_held_when_it_is_asked() {
+        let hosts: Vec<HostId> = (0..4).filter_map(HostId::new).collect();
+        let (asker, near) = (hosts[1], hosts[2]);
+        let mut watch = Watch::default();
+        let refer = |watch: &mut Watch, at: u64, cut: &str, to: HostId| {
+            let (cut, server) = (Name::from_ascii(cut).unwrap(), Name::from_ascii(format!("a.{cut}")).unwrap());
+            let mut message = Message::query();
+            message.authorities.push(Record::from_rdata(cut, 30, RData::NS(NS(server.clone()))));
+            message.additionals.push(Record::from_rdata(server, 30, RData::A(A(to.v4()))));
+            watch.note(Duration::from_secs(at), hosts[0], asker, &packet(53, 4096, &message));
+        };
+        let ask = |watch: &mut Watch, at: u64, name: &str, to: HostId| {
+            let mut question = Message::query();
+            question.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+            watch.note(Duration::from_secs(at), asker, to, &packet(4096, 53, &question));
+        };
+        refer(&mut watch, 0, "x.", near);
+        refer(&mut watch, 0, "l0.x.", near);
+        ask(&mut watch, 1, "a.L0.x.", near);
+        ask(&mut watch, 1, "a.x.", near);
+        ask(&mut watch, 1, "a.l0.x.", hosts[3]);
+        ask(&mut watch, 29, "a.l0.x.", near);
+        ask(&mut watch, 32, "a.l0.x.", near);
+        // Of those that another referral names it is known from then on.
+        refer(&mut watch, 40, "l0.x.", hosts[3]);
+        ask(&mut watch, 41, "a.l0.x.", hosts[3]);
+        ask(&mut watch, 41, "a.l0.x.", near);
+        let led =
+            |to| watch.led[&(asker, to)].iter().map(|(zone, count)| (zone.to_ascii(), *count)).collect::<Vec<_>>();
+        let is = |zones: &[(&str, usize)]| {
+            zones.iter().map(|(zone, count)| ((*zone).to_owned(), *count)).collect::<Vec<_>>()
+        };
+        assert_eq!(led(near), is(&[(".", 2), ("x.", 1), ("l0.x.", 2)]));
+        assert_eq!(led(hosts[3]), is(&[(".", 1), ("l0.x.", 1)]));
     }
 }
