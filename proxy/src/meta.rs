@@ -317,6 +317,7 @@ struct Written {
     /// The purges that it had applied, 28 bytes for each signer.
     #[prost(bytes = "bytes", tag = "16")]
     heads: Bytes,
+    /// In the store only.
     #[prost(bool, tag = "17")]
     undigested: bool,
 }
