@@ -20,7 +20,7 @@
 use std::{
     hash::Hasher as _,
     net::IpAddr,
-    sync::atomic::{AtomicI64, AtomicU64, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -49,8 +49,9 @@ pub(crate) struct Limiter {
 struct Slot {
     /// A tag of 15 bits, whether it is limited, and until when it has used up its units, in microseconds since the start, 48 bits.
     used: AtomicU64,
-    /// Bytes that it was sent beyond two times its own since it was last idle; below 0 what its questions have left.
-    owed: AtomicI64,
+    /// Bytes that it was sent beyond two times its own since it was last idle; of a limited one as a signed number, below 0 what its
+    /// questions have left.
+    owed: AtomicU64,
 }
 
 /// What replies to a prefix are charged to.
@@ -126,45 +127,51 @@ impl Limiter {
             Charge::Slot(at, tag) | Charge::ButExempt(at, tag) => (at, tag),
         };
         let Some(slot) = self.slots.get(at) else { return Action::Send };
-        let (brought, reply_bytes) = (2 * question.max(1), reply);
+        let (brought, reply) = (2 * bytes(question).max(1), bytes(reply));
         // Most replies have no more, and no division is cheaper than one.
-        let units = if reply_bytes <= brought { 1 } else { reply_bytes.div_ceil(brought) };
-        let cost = u64::try_from(units).unwrap_or(u64::MAX).saturating_mul(self.unit);
+        let cost = if reply <= brought { self.unit } else { reply.div_ceil(brought) * self.unit };
         let known = slot.used.load(Ordering::Relaxed);
         let used_until = if known >> TAG_AT == tag { (known & TIME).max(now) } else { now };
         let is_idle = used_until == now;
-        let until = used_until.saturating_add(cost);
-        let (brought, reply) = (bytes(brought), bytes(reply));
-        if (known & LIMITED == 0 || is_idle) && until - now <= self.burst {
-            let owed = if is_idle { 0 } else { slot.owed.load(Ordering::Relaxed) };
-            // Two threads that race may both be let through: the bound is then off by one reply.
-            slot.owed.store((owed + reply - brought).clamp(0, MOST_OWED), Ordering::Relaxed);
-            slot.used.store(tag << TAG_AT | (until & TIME), Ordering::Relaxed);
-            return Action::Send;
+        let until = used_until + cost;
+        if (known & LIMITED != 0 && !is_idle) || until - now > self.burst {
+            return self.limit(slot, tag, (now, used_until), (cost, brought, reply));
         }
+        // Two threads that race may both be let through: the bound is then off by one reply.
+        slot.used.store(tag << TAG_AT | (until & TIME), Ordering::Relaxed);
         let owed = if is_idle { 0 } else { slot.owed.load(Ordering::Relaxed) };
+        slot.owed.store(owed.wrapping_add(reply).saturating_sub(brought), Ordering::Relaxed);
+        Action::Send
+    }
+
+    /// What becomes of a reply to a prefix that is limited, or is from now on. A question brings so many bytes, but those that come faster
+    /// than units flow back bring less.
+    #[cold]
+    fn limit(
+        &self,
+        slot: &Slot,
+        tag: u64,
+        (now, used_until): (u64, u64),
+        (cost, brought, reply): (u64, u64, u64),
+    ) -> Action {
+        let owed = if used_until == now { 0 } else { slot.owed.load(Ordering::Relaxed).cast_signed().min(MOST_OWED) };
         let room = self.burst.saturating_sub(used_until - now);
         let until = used_until + cost.min(room);
         slot.used.store(tag << TAG_AT | LIMITED | (until & TIME), Ordering::Relaxed);
-        let (action, owed) = self.limit(owed, (brought, room), reply);
-        slot.owed.store(owed, Ordering::Relaxed);
-        action
-    }
-
-    /// What becomes of a reply to a limited prefix that is owed so many bytes, and what it is owed then. Its question brings so many, but
-    /// those that come faster than units flow back into this room bring less.
-    fn limit(&self, owed: i64, (brought, room): (i64, u64), reply: i64) -> (Action, i64) {
-        let (room, unit) = (room.min(self.unit).cast_signed(), self.unit.max(1).cast_signed());
-        let owed = (owed - brought * room / unit).max(-MOST_LEFT);
-        if owed + reply <= 0 {
-            return (Action::Send, owed + reply);
-        }
-        match self.config.slip {
-            slip @ 1.. if self.limited.fetch_add(1, Ordering::Relaxed).is_multiple_of(slip.into()) => {
-                (Action::Slip, (owed + brought / 2 + COOKIE).min(MOST_OWED))
+        let brings = brought * room.min(self.unit) / self.unit.max(1);
+        let owed = (owed - brings.cast_signed()).max(-MOST_LEFT);
+        let (action, owed) = if owed + reply.cast_signed() <= 0 {
+            (Action::Send, owed + reply.cast_signed())
+        } else {
+            match self.config.slip {
+                slip @ 1.. if self.limited.fetch_add(1, Ordering::Relaxed).is_multiple_of(slip.into()) => {
+                    (Action::Slip, owed + brought.cast_signed() / 2 + COOKIE)
+                }
+                _ => (Action::Drop, owed),
             }
-            _ => (Action::Drop, owed),
-        }
+        };
+        slot.owed.store(owed.cast_unsigned(), Ordering::Relaxed);
+        action
     }
 }
 
@@ -183,8 +190,9 @@ fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX) & TIME
 }
 
-fn bytes(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX >> 2)
+/// A message's length: at most 65,535, so that no sum of these overflows.
+fn bytes(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::from(u16::MAX))
 }
 
 const SECOND: u64 = 1_000_000;
