@@ -1,8 +1,9 @@
 //! `cargo xtask`: the project's own chores. `test` is README's second command and what CI runs; `lab` starts the small internet;
-//! `bench` measures.
+//! `bench` measures; `fuzz` tries strange inputs for longer than tests do.
 //!
 //! Everything here calls the tools a developer would call by hand and says which; nothing is hidden in it.
 
+mod fuzz;
 mod programs;
 mod test;
 
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
     let done = match Arguments::parse().chore {
         Chore::Test(options) => test::run(&options),
         Chore::Lab { arguments } => lab(&arguments),
+        Chore::Fuzz(options) => fuzz::run(&options),
         Chore::Bench { arguments } => release("atoll-bench", &arguments),
     };
     match done {
@@ -46,6 +48,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Runs every fuzz target for a while
+    Fuzz(fuzz::Options),
     /// Measures Atoll beside its peers; `cargo xtask bench help` lists what
     Bench {
         /// Handed to the benches as they are.
