@@ -218,7 +218,8 @@ fn d09_random_names_leave_nothing_behind() {
         // As many as the gaps of one resolver are remembered by.
         (0..64).for_each(ask);
         let (before, held) = (redirector.kept(), used());
-        (64..20_000).for_each(ask);
+        let names = if std::env::var_os("ATOLL_TEST_LONG").is_some() { 1_000_000 } else { 20_000 };
+        (64..names).for_each(ask);
         assert_eq!(redirector.kept(), before, "{mode:?}");
         assert_eq!(used().since(held).bytes, 0, "{mode:?}: whatever was asked for was given back");
     }
