@@ -18,6 +18,7 @@ use crate::{
     part::{self, Begun, Span},
     reason::{Failure, Reason, Source},
     receive::CONDITIONS,
+    stated::CONTENT_DIGEST,
 };
 
 impl Fetch {
@@ -78,6 +79,7 @@ impl Fetch {
         let mut fields = freshness::freshened(&begun.fields, &answer.fields);
         fields.remove(header::CONTENT_RANGE);
         fields.remove(header::CONTENT_LENGTH);
+        fields.remove(CONTENT_DIGEST);
         let url = self.wanted.url.to_string();
         let meta = Meta {
             validator: validator(&url, &fields, Some(total), rand::random()),

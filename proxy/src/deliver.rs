@@ -20,6 +20,7 @@ use crate::{
     origin::OriginBody,
     reason::{CacheStatus, Failure, Source},
     slices::Sliced,
+    stated::CONTENT_DIGEST,
     url::{OriginUrl, Scheme},
     zone::Zone,
 };
@@ -110,6 +111,7 @@ pub(crate) async fn deliver(
         Ranged::Whole => (meta.status, Part::all(length)),
         Ranged::Part(part) => {
             fields.insert(header::CONTENT_RANGE, content_range(part, length)?);
+            fields.remove(CONTENT_DIGEST);
             (StatusCode::PARTIAL_CONTENT, part)
         }
         Ranged::Unsatisfiable => {
@@ -188,6 +190,7 @@ fn several(parted: Parted, parts: &[Part], mut fields: HeaderMap) -> Response<Bo
     if let Body::Stream(_, Some(length)) = &body {
         fields.insert(header::CONTENT_LENGTH, HeaderValue::from(*length));
     }
+    fields.remove(CONTENT_DIGEST);
     if let Ok(kind) = format!("multipart/byteranges; boundary={boundary}").try_into() {
         fields.insert(header::CONTENT_TYPE, kind);
     }

@@ -66,7 +66,7 @@ impl Directives {
                 // Below zero, and what is no number, means none at all.
                 Item::Integer(number) => Some(number.to_string()),
                 Item::Text(text) if matches!(&*key, "no-cache" | "private") => Some(text),
-                Item::Text(_) | Item::Other => Some(String::new()),
+                Item::Text(_) | Item::Bytes(_) | Item::Other => Some(String::new()),
             };
             found.directive(key.as_bytes(), argument.as_deref().map(str::as_bytes));
         }

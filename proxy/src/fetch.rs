@@ -33,8 +33,8 @@ use crate::{
     reference::Reference,
     seek::{Seek, Step},
     site::Own,
+    stated::Stated,
     swarm::Swarm,
-    trace::short,
     variants::is_for_all,
     vouch::{CHUNK, Copied, Groups, Vouched},
     wanted::Wanted,
@@ -134,6 +134,8 @@ pub(crate) struct Filling {
     writer: Writer,
     /// None: it is made once somebody is there to be told of it. Kept apart: it is large, and a filling is moved about.
     digest: Option<Box<digest::Whole>>,
+    /// What the origin says its digest is, until that was looked at.
+    pub(crate) stated: Option<Box<Stated>>,
     pub(crate) answer: Arc<Answer>,
     shown: bool,
     pub(crate) at: u64,
@@ -337,26 +339,6 @@ impl Fetch {
         Outcome::End(end)
     }
 
-    /// A peer that was sending sends no more.
-    pub(crate) fn note_loss(&self, holder: NodeId, error: &PeerError) {
-        self.wanted.trace.note("peer", || format!("{}: {error}", short(holder)));
-        if *error == PeerError::Misbehaved {
-            self.cache.counters.peer_fetch("hash_mismatch");
-            self.cache.lied(holder, "its bytes are not those that their fetcher signed");
-        } else if *error == PeerError::Contradicts {
-            // One of two fetchers lied. Whoever passes its words on may be honest, and so may whoever sent what is here: the origin
-            // will tell, if it is asked.
-            self.cache.shunned.put(holder, (), self.cache.config.peers.shun);
-            self.cache.counters.peer_fetch("refused");
-        } else {
-            // A copy that breaks off here may be whole elsewhere; one that crawls is elsewhere in time.
-            if *error == PeerError::Slow {
-                self.cache.shunned.put(holder, (), self.cache.config.peers.shun);
-            }
-            self.cache.counters.peer_fetch("timeout");
-        }
-    }
-
     /// Bytes that are there.
     pub(crate) fn reached(&self) -> u64 {
         self.filling.as_ref().map_or(0, |filling| filling.at)
@@ -399,6 +381,8 @@ impl Fetch {
             Ok(writer) => writer,
             Err(failure) => return Err(Refused { failure, meta: Box::new(meta) }),
         };
+        let whole = source == Source::Origin && meta.status == StatusCode::OK && self.wanted.cut.is_none();
+        let stated = whole.then(|| Stated::of(&meta.fields)).flatten();
         let content = Content::Filling(writer.partial());
         let varies_by = freshness::varies_by(&meta.fields);
         let answer = Arc::new(Answer { meta, key: self.wanted.key, varies_by, source, reason: None, content });
@@ -413,7 +397,7 @@ impl Fetch {
             self.lead.head(Arc::clone(&answer));
         }
         let digest = (!self.can_wait(&answer.meta, source)).then(Box::default);
-        self.filling = Some(Filling { writer, digest, answer, shown, at: 0 });
+        self.filling = Some(Filling { writer, digest, stated, answer, shown, at: 0 });
         Ok(())
     }
 
@@ -455,6 +439,9 @@ impl Fetch {
             (Some(whole), None) => whole.update(&data),
             (None, _) => {}
         }
+        if let Some(stated) = &mut filling.stated {
+            stated.update(&data);
+        }
         if let Err(error) = filling.writer.append(data).await {
             tracing::debug!(%error, "a fill was refused by the store");
             self.unkept = Some(Reason::of_store(&error));
@@ -466,7 +453,8 @@ impl Fetch {
             filling.shown = true;
             self.lead.head(Arc::clone(&filling.answer));
         }
-        self.lead.show(filling.at);
+        // Without its last byte nobody takes a body for whole that is not what was stated.
+        self.lead.show(filling.at - u64::from(filling.stated.is_some()));
         // What nobody else can join, a part above all, is no copy to name to others yet.
         if first && self.mode == Mode::Shared {
             self.keeper.announce(filling.answer.meta.length);
@@ -476,7 +464,10 @@ impl Fetch {
 
     /// All bytes are in: the object replaces the older one, and the index learns of it.
     pub(crate) async fn complete(&mut self) -> End {
-        let Some(filling) = self.filling.take() else { return End::Failed(Failure::Internal) };
+        let Some(mut filling) = self.filling.take() else { return End::Failed(Failure::Internal) };
+        if let Err(end) = self.is_as_stated(&mut filling) {
+            return end;
+        }
         let mut meta = filling.answer.meta.clone();
         meta.length = Some(filling.at);
         meta.digest = filling.digest.map(|mut digest| digest.finalize());

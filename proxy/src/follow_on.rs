@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use atoll_overlay::NodeId;
 use atoll_store::Partial;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use tokio::time::sleep;
@@ -18,8 +19,10 @@ use crate::{
     meta::validator,
     origin::{OriginAnswer, OriginBody},
     part::Span,
+    peer::PeerError,
     plan::Cut,
     reason::{Failure, Reason},
+    trace::short,
     vouch::Copied,
 };
 
@@ -34,6 +37,26 @@ enum Spilt {
 }
 
 impl Fetch {
+    /// A peer that was sending sends no more.
+    pub(crate) fn note_loss(&self, holder: NodeId, error: &PeerError) {
+        self.wanted.trace.note("peer", || format!("{}: {error}", short(holder)));
+        if *error == PeerError::Misbehaved {
+            self.cache.counters.peer_fetch("hash_mismatch");
+            self.cache.lied(holder, "its bytes are not those that their fetcher signed");
+        } else if *error == PeerError::Contradicts {
+            // One of two fetchers lied. Whoever passes its words on may be honest, and so may whoever sent what is here: the origin
+            // will tell, if it is asked.
+            self.cache.shunned.put(holder, (), self.cache.config.peers.shun);
+            self.cache.counters.peer_fetch("refused");
+        } else {
+            // A copy that breaks off here may be whole elsewhere; one that crawls is elsewhere in time.
+            if *error == PeerError::Slow {
+                self.cache.shunned.put(holder, (), self.cache.config.peers.shun);
+            }
+            self.cache.counters.peer_fetch("timeout");
+        }
+    }
+
     /// Asks for what follows, where a strong tag makes it belong to what is there; else all of it is asked for and compared.
     pub(crate) fn ask_what_follows(&self, filling: &Filling, fields: &mut HeaderMap) {
         let tag = filling.answer.meta.fields.get(header::ETAG).filter(|tag| tag.as_bytes().starts_with(b"\""));
@@ -175,6 +198,19 @@ impl Fetch {
         if let Some(reason) = self.unkept.or(broken) {
             self.cache.counters.not_stored(reason);
         }
+    }
+
+    /// All of it came: whether it is what the origin says it is, if that says anything.
+    pub(crate) fn is_as_stated(&mut self, filling: &mut Filling) -> Result<(), End> {
+        let Some(stated) = filling.stated.take() else { return Ok(()) };
+        if stated.holds() {
+            self.lead.show(filling.at);
+            return Ok(());
+        }
+        tracing::warn!(url = %self.wanted.url, "an answer is not what its digest says");
+        self.wanted.trace.note("kept", || "not stored: it is not what its digest says".to_owned());
+        self.unkept = Some(Reason::DigestMismatch);
+        Err(End::Failed(Failure::ResponseIncomplete))
     }
 
     /// Whoever signed what is here at this place lied, or the origin answers each asker differently. This node had its own part from the

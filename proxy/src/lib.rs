@@ -140,4 +140,5 @@ mod date;
 mod directives;
 mod freshness;
 mod meta;
+mod stated;
 mod structured;

@@ -85,6 +85,8 @@ pub enum Reason {
     Purged,
     /// The store failed.
     StoreFailed,
+    /// It is not what the origin's digest of it says.
+    DigestMismatch,
 }
 
 impl Reason {
@@ -116,6 +118,7 @@ impl Reason {
             Self::Overtaken => "overtaken",
             Self::Purged => "purged",
             Self::StoreFailed => "store-failed",
+            Self::DigestMismatch => "digest-mismatch",
         }
     }
 

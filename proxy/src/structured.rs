@@ -15,7 +15,9 @@ pub(crate) enum Item {
     Integer(i64),
     /// In quotes.
     Text(String),
-    /// Valid, and of a type that no directive has: a token, decimal, date, byte sequence, display string or list.
+    /// Between colons, in base64 as it came.
+    Bytes(String),
+    /// Valid, and of a type that no field of ours has: a token, decimal, date, display string or list.
     Other,
 }
 
@@ -149,14 +151,14 @@ impl Reader<'_> {
             b'"' => self.text(),
             b':' => {
                 self.next();
-                self.take(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte));
-                self.eat(b':').then_some(Item::Other)
+                let bytes = self.take(|byte| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte));
+                self.eat(b':').then_some(Item::Bytes(bytes))
             }
             b'@' => {
                 self.next();
                 match self.number()? {
                     Item::Integer(_) => Some(Item::Other),
-                    Item::Boolean(_) | Item::Text(_) | Item::Other => None,
+                    Item::Boolean(_) | Item::Text(_) | Item::Bytes(_) | Item::Other => None,
                 }
             }
             b'%' => {
@@ -224,7 +226,7 @@ mod tests {
                 ("t".into(), Item::Other),
                 ("d".into(), Item::Other),
                 ("l".into(), Item::Other),
-                ("b".into(), Item::Other),
+                ("b".into(), Item::Bytes("aa==".into())),
                 ("n".into(), Item::Integer(-3)),
             ])
         );

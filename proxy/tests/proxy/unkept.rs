@@ -46,6 +46,7 @@ fn cases() -> Vec<Case> {
         Case { answer: ok(fresh, &noise(CAP + 1)), ..case("too-large", "", "") },
         Case { answer: chunked(CAP + 1, true), ..case("too-large", "", "") },
         Case { answer: chunked(10, false), ..case("incomplete", "", "") },
+        case("digest-mismatch", "", &format!("{fresh}Repr-Digest: sha-256=:{}:\r\n", "A".repeat(43))),
         raw("incomplete", "", "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 9\r\n\r\nshort"),
     ]
 }
@@ -174,4 +175,29 @@ async fn what_has_no_room_counts_as_such() {
     let passed = get(&proxy, "own.test", "/x").await;
     assert!(passed.cache_status().ends_with("no-room"), "{}", passed.cache_status());
     assert_eq!(proxy.stats().not_stored, counted("no-room"));
+}
+
+// RFC 9530: what an origin says of its body is held against the body, where it says anything.
+#[tokio::test]
+async fn a_body_that_is_not_what_its_digest_says_is_broken_off_and_not_kept() {
+    let good = "sha-256=:ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=:";
+    for field in ["Repr-Digest", "Content-Digest"] {
+        let fields = format!("Cache-Control: max-age=60\r\n{field}: {good}\r\n");
+        // The first answer is of another body than it says.
+        let origin =
+            Origin::start(move |number, _| ok(&fields, &Bytes::from_static(if number == 0 { b"abd" } else { b"abc" })))
+                .await;
+        let proxy = alone(config_site(&origin)).await;
+        // So soon that it may get nothing at all.
+        let wrong = String::from_utf8(try_get(&proxy, "GET", "").await).unwrap();
+        assert!(!wrong.ends_with("abd"), "{field}: {wrong}");
+        until(|| proxy.stats().flights == 0).await;
+        assert_eq!(proxy.stats().not_stored, counted("digest-mismatch"));
+        for _ in 0..2 {
+            let right = get(&proxy, "own.test", "/x").await;
+            assert!(right.complete && right.body == b"abc", "{field}: {}", right.cache_status());
+            until(|| proxy.stats().flights == 0).await;
+        }
+        assert_eq!(origin.count(), 2, "{field}");
+    }
 }
