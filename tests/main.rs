@@ -22,6 +22,7 @@ mod manager_storm;
 mod membership;
 mod metrics;
 mod objects;
+mod peers_page;
 mod purge;
 mod redirect;
 mod tidy;
