@@ -81,31 +81,33 @@ async fn the_page_of_peers_shows_the_numbers_of_the_status() {
     assert!(counts("peer_fetches/ok") > 0 && counts("hedged") > 0, "{status}");
     let day = status["shares"].as_array().unwrap().iter().find(|one| one["period"] == "day").unwrap().clone();
     assert!(day["used"].as_u64().unwrap() > FILE as u64 && day["limit"] == SHARE, "{day}");
-    let pages = folder.path().join("browser");
-    std::fs::create_dir(&pages).unwrap();
-    let token = std::fs::read_to_string(folder.path().join("one/state/admin.token")).unwrap();
-    let url = format!("http://{}/#token={}", listening(&one.status().await.unwrap(), "admin"), token.trim());
     let expected: Vec<(&str, String)> = TILES.iter().map(|(tile, name)| (*tile, counts(name).to_string())).collect();
     let left = SHARE - day["used"].as_u64().unwrap();
-    let looked = tokio::task::spawn_blocking(move || {
-        let Some(mut browser) = Browser::start(&pages) else { return false };
-        browser.open(&url);
-        let tile = |name: &str| {
-            format!(
-                "[...document.querySelectorAll('#peers div')].find(it => it.children[0].textContent === \"{name}\")"
-            )
-        };
-        for (name, value) in &expected {
-            browser.until(&format!("{}?.children[1].textContent === '{value}'", tile(name)));
-        }
-        let mib = format!("{:.0} MiB of 512 MiB", left as f64 / f64::from(1 << 20));
-        browser.until(&format!("{}?.children[1].textContent === '{mib}'", tile("Share of this day left")));
-        true
-    });
+    let admin = listening(&one.status().await.unwrap(), "admin");
+    let at = folder.path().to_owned();
+    let looked = tokio::task::spawn_blocking(move || shows(&at, &admin, &expected, left));
     if !looked.await.unwrap() {
         println!("SKIPPED: the page, for want of chromium");
     }
     two.signal("-CONT");
+}
+
+/// Waits until the first node's page shows these numbers, and so many bytes of the share as left. False without Chromium.
+fn shows(folder: &Path, admin: &str, expected: &[(&str, String)], left: u64) -> bool {
+    let pages = folder.join("browser");
+    std::fs::create_dir(&pages).unwrap();
+    let token = std::fs::read_to_string(folder.join("one/state/admin.token")).unwrap();
+    let Some(mut browser) = Browser::start(&pages) else { return false };
+    browser.open(&format!("http://{admin}/#token={}", token.trim()));
+    let tile = |name: &str| {
+        format!("[...document.querySelectorAll('#peers div')].find(it => it.children[0].textContent === \"{name}\")")
+    };
+    for (name, value) in expected {
+        browser.until(&format!("{}?.children[1].textContent === '{value}'", tile(name)));
+    }
+    let mib = format!("{:.0} MiB of 512 MiB", left as f64 / f64::from(1 << 20));
+    browser.until(&format!("{}?.children[1].textContent === '{mib}'", tile("Share of this day left")));
+    true
 }
 
 fn config(folder: &Path, seed: Option<&str>, origin: SocketAddr) -> String {
