@@ -153,7 +153,7 @@ impl Node {
         if !held || !self.memberships.iter().zip(&header.clusters).all(same) {
             let tag = |membership: &Membership| membership.tag(now, self.seen(membership.level));
             let clusters = self.memberships.iter().map(tag).collect();
-            self.header = (now, Arc::new(Header { clusters }));
+            self.header = (now, Arc::new(Header { clusters, of: self.contact, info: Some(Arc::clone(&self.me)) }));
         }
         Arc::clone(&self.header.1)
     }
@@ -486,7 +486,7 @@ impl Node {
     /// Says goodbye to all linked nodes.
     pub(super) fn take_leave(&mut self) {
         let linked: Vec<Contact> =
-            self.peers.iter().filter(|known| known.linked).map(|known| known.contact()).collect();
+            self.peers.iter().filter(|known| known.linked()).map(|known| known.contact()).collect();
         for contact in linked {
             self.send(contact, Body::Goodbye);
         }

@@ -235,7 +235,7 @@ impl Node {
     /// Whether a node did not answer lately.
     pub(super) fn is_dead(&self, contact: Contact) -> bool {
         self.peers.may_have_dead()
-            && self.peers.get(contact).is_some_and(|known| known.misses >= super::peers::DEAD_AFTER)
+            && self.peers.get(contact).is_some_and(|known| known.misses() >= super::peers::DEAD_AFTER)
     }
 }
 

@@ -107,7 +107,7 @@ impl Company {
             let mates = self.clusters.iter().filter(|one| one[usize::from(level - 1)] == number).count();
             ClusterTag { id: self.cluster(Level(level), number), age: HOUR, size: u32::try_from(mates).unwrap() }
         };
-        Header { clusters: vec![tag(1), tag(2)] }
+        Header { clusters: vec![tag(1), tag(2)], ..Header::default() }
     }
 
     /// The node's cluster at a level, how long it has been there, and how many it thinks are.
@@ -142,7 +142,7 @@ proptest! {
                     for member in node.peers.members(level) {
                         held += 1;
                         prop_assert_eq!(member.tag(level).map(|tag| tag.id), Some(own));
-                        prop_assert!(member.reached && member.distance().is_some());
+                        prop_assert!(member.reached() && member.distance().is_some());
                     }
                 }
             }

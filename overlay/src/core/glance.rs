@@ -59,13 +59,13 @@ impl Node {
 
     /// At who stands there, and its own clusters; where it will choose, at some of those after as well.
     pub(crate) fn glance_at_spot(&self, spot: usize, from: Option<Contact>) -> usize {
-        let misses = |known: &Known| usize::from(known.misses);
+        let misses = |known: &Known| usize::from(known.misses());
         let own = self.header.1.clusters.first().map_or(0, |tag| usize::from(tag.size > 1));
         let there = self.peers.all.get(spot..).unwrap_or_default();
         let seen = if from.is_none() && self.will_probe() {
             there.iter().take(LEAVES).step_by(2).map(misses).sum()
         } else {
-            let parts = |known: &Known| [known.header.is_some(), known.rtt.odd > 0, known.contact().peer.0 > 0];
+            let parts = |known: &Known| [known.odd() > 0, known.contact().peer.0 > 0];
             there.first().map_or(0, |known| misses(known) ^ parts(known).into_iter().map(usize::from).sum::<usize>())
         };
         let buckets = self.peers.tables.iter().filter_map(|buckets| buckets.first());
@@ -74,8 +74,7 @@ impl Node {
 
     /// At the clusters of who stands there.
     pub(crate) fn glance_at_header(&self, spot: usize) -> usize {
-        let header = self.peers.all.get(spot).and_then(|known| known.header.as_ref());
-        header.map_or(0, |header| header.clusters.len())
+        self.peers.all.get(spot).map_or(0, |known| known.tags().first().map_or(0, |tag| usize::from(tag.size > 1)))
     }
 
     /// Whether a neighbour is measured next.

@@ -1,14 +1,14 @@
 //! Messages in: who sent them is noted, questions are answered, answers go to who asked.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{
     Contact, Node, Output, Peer,
-    message::{Body, Header, Hello, Message, Reply, Request, Seen, Want},
+    message::{Body, Hello, Message, Reply, Request, Seen, Want},
     node::Timer,
-    peers::{DEAD_AFTER, Known},
+    peers::{DEAD_AFTER, Known, REGREET},
     pointers::{Asked, Errand, Intent},
     search::{Manner, Pending, Purpose},
     tend::crossing,
@@ -22,14 +22,8 @@ impl Node {
             return;
         }
         if let Some(known) = self.peers.entry(from) {
-            let (reached, back) = (known.reached, known.reached && known.misses >= DEAD_AFTER);
-            known.heard = Stamp::of(now);
-            known.misses = 0;
-            let same = |old: &Arc<Header>| Arc::ptr_eq(old, &message.header) || **old == *message.header;
-            let news = !known.header.as_ref().is_some_and(same);
-            if news {
-                known.header = Some(message.header);
-            }
+            let (reached, back) = (known.reached(), known.is_lost());
+            let news = known.hear(now, message.header);
             if back {
                 self.peers.loosen();
                 self.reunite(now);
@@ -89,7 +83,7 @@ impl Node {
             self.hedge(to, &request).map_or(patience, |hedge| hedge.min(patience))
         };
         let (due, later) = (now + sooner, (sooner < patience).then_some(now + patience));
-        let linked = self.peers.get(to).is_some_and(|known| known.linked);
+        let linked = self.peers.get(to).is_some_and(|known| known.linked());
         let Some(id) = self.exchanges.open(Pending { to, sent: now, due, late: false, later, linked, manner, purpose })
         else {
             return false;
@@ -112,7 +106,7 @@ impl Node {
         let rto = self.rto(to);
         if purpose == Purpose::Probe {
             // Nobody waits for a probe, and it must still measure a node that has moved far away: patience doubles per miss.
-            let misses = self.peers.get(to).map_or(0, |known| u32::from(known.misses));
+            let misses = self.peers.get(to).map_or(0, |known| u32::from(known.misses()));
             return (rto.max(self.config.rto_probe) * (1 << misses.min(4))).min(self.config.rto_max);
         }
         match purpose {
@@ -133,14 +127,14 @@ impl Node {
 
     /// How long an answer of a node may take by what its answers took.
     fn rto(&self, to: Contact) -> Duration {
-        let known = self.peers.get(to).filter(|known| known.linked);
+        let known = self.peers.get(to).filter(|known| known.linked());
         let measured = known.and_then(|known| known.rtt.timeout());
         measured.map_or(self.config.rto_unknown, |rto| rto.clamp(self.config.rto_min, self.config.rto_max))
     }
 
     /// How long an answer takes over a link by its distance alone, a short pause of the process included: a quarter of the longest.
     fn usual(&self, to: Contact) -> Option<Duration> {
-        let known = self.peers.get(to).filter(|known| known.linked)?;
+        let known = self.peers.get(to).filter(|known| known.linked())?;
         known.distance().map(|distance| (distance * 2).max(self.config.lost_min / 4))
     }
 
@@ -311,8 +305,8 @@ impl Node {
         // One slow answer is a lost packet; a node has moved away when two in a row are slow.
         let slower = before.is_some_and(|before| rtt > before);
         let odd = direct && before.is_some_and(|before| crossing(&self.config, before, rtt));
-        known.rtt.odd = if odd { known.rtt.odd.saturating_add(1) } else { 0 };
-        let crosses = odd && (!slower || known.rtt.odd >= ODD);
+        known.set_odd(if odd { known.odd() + 1 } else { 0 });
+        let crosses = odd && (!slower || known.odd() >= ODD);
         let moved = crosses && slower;
         match (direct, moved, odd && !crosses) {
             (true, true, _) => known.rtt.moved(now, rtt),
@@ -321,8 +315,8 @@ impl Node {
             (false, ..) => {}
         }
         again |= odd && !crosses;
-        known.reached = true;
-        let greet = !known.was_greeted || (!known.is_described() && known.greeted_ago(now) > REGREET);
+        known.set_reached();
+        let greet = !known.was_greeted() || (!known.is_described() && known.greeted_ago(now) > REGREET);
         if known.tables != 0 && known.cost() > cost {
             self.peers.note_cost(pending.to);
         }
@@ -472,15 +466,15 @@ impl Node {
     pub(super) fn greet(&mut self, now: Instant, to: Contact) {
         let hello = self.hello();
         if let Some(known) = self.peers.get_mut(to) {
-            (known.greeted, known.was_greeted) = (Stamp::of(now), true);
+            known.greet(now);
             self.send(to, hello);
         }
     }
 
     pub(super) fn on_connected(&mut self, now: Instant, contact: Contact) {
         let Some(known) = self.peers.entry(contact) else { return };
-        known.linked = true;
-        known.misses = 0;
+        known.set_linked(true);
+        known.set_misses(0);
         self.greet(now, contact);
         self.welcome(now, contact);
     }
@@ -495,9 +489,9 @@ impl Node {
     pub(super) fn on_disconnected(&mut self, now: Instant, peer: Peer) {
         let Some(contact) = self.peers.find(peer) else { return };
         let Some(known) = self.peers.get_mut(contact) else { return };
-        known.linked = false;
+        known.set_linked(false);
         // A probe that is lost with a link says nothing of its node: it is made again over a new link, once.
-        let wanted = known.kept.here() || known.tables != 0 || self.exchanges.is_probed_over_link(peer);
+        let wanted = known.kept_here() || known.tables != 0 || self.exchanges.is_probed_over_link(peer);
         self.peers.loosen();
         // What was asked over the link is lost with it.
         self.fail_exchanges(now, peer);
@@ -524,8 +518,8 @@ impl Node {
     /// A node did not answer: after the second time in a row it counts as dead, and is asked at once after the first.
     fn miss(&mut self, now: Instant, contact: Contact) {
         let Some(known) = self.peers.get_mut(contact) else { return };
-        known.misses = known.misses.saturating_add(1);
-        if known.misses >= DEAD_AFTER {
+        known.set_misses(known.misses() + 1);
+        if known.misses() >= DEAD_AFTER {
             self.bury(now, contact);
         } else if !self.exchanges.is_asked(contact.peer, Purpose::Probe) {
             self.ask(now, contact, Request::Ping, Purpose::Probe);
@@ -542,8 +536,8 @@ impl Node {
     /// A node is gone: out of the tables until it is heard of again.
     pub(super) fn bury(&mut self, now: Instant, contact: Contact) {
         let Some(known) = self.peers.get_mut(contact) else { return };
-        known.misses = DEAD_AFTER;
-        if known.kept.set_here(false) {
+        known.set_misses(DEAD_AFTER);
+        if known.keep_here(false) {
             self.outbox.push_back(Output::Pin { peer: contact.peer, keep: false });
         }
         self.peers.note_death();
@@ -566,9 +560,6 @@ impl Node {
 
 /// Known nodes nearest to the key itself that an answer names besides those nearest the aim.
 const TO_THE_KEY: usize = 2;
-
-/// A node is not told about this one again within this time, unless something changed.
-const REGREET: Duration = Duration::from_secs(5);
 
 /// Changes of the description within this time go out together.
 const GREET_PAUSE: Duration = Duration::from_secs(1);

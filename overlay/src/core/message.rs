@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::Contact;
+use super::{Contact, Peer};
 use crate::{Key, Lease, Level, Marker, NodeId, NodeInfo};
 
 /// One message between two nodes.
@@ -19,10 +19,14 @@ pub struct Message {
 }
 
 /// The sender's clusters, level 1 first; level 0 is the same for all. At most [`Header::LEVELS`].
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone)]
 pub struct Header {
     /// One tag per non-global level.
     pub clusters: Vec<ClusterTag>,
+    /// Who says so, as the receiver knows; of a message just read, nobody.
+    pub(crate) of: Contact,
+    /// What that node said of itself, if it has.
+    pub(crate) info: Option<Arc<NodeInfo>>,
 }
 
 /// A cluster as one of its members sees it.
@@ -378,6 +382,22 @@ impl Header {
     /// Non-global levels at most.
     pub const LEVELS: usize = 7;
 }
+
+impl Default for Header {
+    fn default() -> Self {
+        let nobody = Contact { peer: Peer(u32::MAX), id: NodeId::from(Key::ZERO) };
+        Self { clusters: Vec::new(), of: nobody, info: None }
+    }
+}
+
+/// By what is said; who says it is known by the link.
+impl PartialEq for Header {
+    fn eq(&self, other: &Self) -> bool {
+        self.clusters == other.clusters
+    }
+}
+
+impl Eq for Header {}
 
 impl SpreadRecord {
     /// Bytes of a record at most.

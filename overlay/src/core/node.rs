@@ -384,7 +384,7 @@ impl Node {
     fn ask_for_task(&mut self, now: Instant, to: Contact, request: Request, id: u64) {
         if to != self.contact {
             // No sign of life can come sooner than the way takes, a lost packet on it included; to dial takes longer than to ask.
-            let known = self.peers.get(to).filter(|known| known.linked).and_then(Known::distance);
+            let known = self.peers.get(to).filter(|known| known.linked()).and_then(Known::distance);
             let time = self.config.acquire_deadline;
             let least = known.map_or(time * COLD_LIMIT, |rtt| rtt * 4);
             if let Some(more) = least.checked_sub(time) {

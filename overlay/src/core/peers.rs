@@ -7,111 +7,112 @@ use super::{
     Contact, Peer,
     message::{ClusterTag, Header},
     rtt::Rtt,
-    time::{Instant, Stamp},
+    time::{Instant, Short, Stamp},
 };
 use crate::{Key, Level, NodeId, NodeInfo, Prefix};
 
-/// One other node, in 64 bytes: one line of the processor's cache. A hundred thousand simulated nodes know three hundred and fifty each:
-/// what is added here is paid thirty-five million times.
+/// One other node, in 40 bytes. A hundred thousand simulated nodes know three hundred and fifty each: what is added here is paid
+/// thirty-five million times.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
-    /// Shared by the simulated nodes that know it.
-    who: Arc<Who>,
+    /// Who it is, and what it last said of itself and its clusters; shared with its messages, and by all simulated nodes that heard it.
+    said: Arc<Header>,
     pub(super) rtt: Rtt,
     /// When a message from it last came; the start if never.
     pub(super) heard: Stamp,
     /// When it was last asked anything; the start if never.
     pub(super) asked: Stamp,
-    /// When it was last told about this node, if `was_greeted`.
-    pub(super) greeted: Stamp,
-    pub(super) was_greeted: bool,
-    /// A link to it stands.
-    pub(super) linked: bool,
-    /// It has answered a question of ours: it may be in tables.
-    pub(super) reached: bool,
-    /// Who keeps its link.
-    pub(super) kept: Kept,
-    /// Questions in a row that it did not answer.
-    pub(super) misses: u8,
+    /// When it was last told about this node, if that was lately.
+    greeted: Short,
+    marks: Marks,
+    tally: Tally,
     /// The levels whose table it is in, a bit each.
     pub(super) tables: u8,
     /// Who admitted it, as a number that [`Peers::operator`] gave; 0 if that is not known.
     pub(super) operator: u8,
-    /// The clusters it is in, by its last message; shared with that message and others of the same sender.
-    pub(super) header: Option<Arc<Header>>,
-    told: Told,
 }
 
-/// Which node it is, and what it says of itself, once it has.
-#[derive(Debug)]
-pub(crate) struct Who {
-    pub(crate) contact: Contact,
-    pub(crate) info: Option<Arc<NodeInfo>>,
-}
-
-/// What a node said of itself, beside the flags that are looked at together: the rest lies elsewhere in memory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
-    Nothing,
-    /// No network that it is reached in.
-    NoNetwork,
-    Network,
-}
-
-/// One line of the cache.
 #[cfg(target_pointer_width = "64")]
-const _: () = assert!(size_of::<Known>() <= 64, "a neighbour takes more than a line of the cache");
+const _: () = assert!(size_of::<Known>() <= 40, "a neighbour takes more than it may");
 
 impl Known {
     fn new(contact: Contact) -> Self {
         Self {
-            who: Arc::new(Who { contact, info: None }),
+            said: Arc::new(Header { of: contact, ..Header::default() }),
             rtt: Rtt::NONE,
             heard: Stamp::START,
             asked: Stamp::START,
-            greeted: Stamp::START,
-            was_greeted: false,
-            linked: false,
-            reached: false,
-            kept: Kept::default(),
-            misses: 0,
+            greeted: Short::default(),
+            marks: Marks::default(),
+            tally: Tally::default(),
             tables: 0,
             operator: 0,
-            header: None,
-            told: Told::Nothing,
         }
     }
 
     pub(super) fn contact(&self) -> Contact {
-        self.who.contact
+        self.said.of
+    }
+
+    /// A message of it came now. Whether it says something new of its clusters.
+    pub(super) fn hear(&mut self, now: Instant, header: Arc<Header>) -> bool {
+        self.heard = Stamp::of(now);
+        self.set_misses(0);
+        if self.marks.has(Marks::GREETED) && self.greeted_ago(now) > REGREET {
+            self.marks.set(Marks::GREETED_BEFORE, true);
+        }
+        let news = !Arc::ptr_eq(&self.said, &header) && *self.said != *header;
+        if news {
+            self.said = self.signed(header);
+        }
+        news
+    }
+
+    /// What a message says, as said by this node.
+    fn signed(&self, mut header: Arc<Header>) -> Arc<Header> {
+        let (of, info) = (self.contact(), &self.said.info);
+        let agrees = !self.is_described() || info.as_ref().map(Arc::as_ptr) == header.info.as_ref().map(Arc::as_ptr);
+        if header.of == of && agrees {
+            return header;
+        }
+        match Arc::get_mut(&mut header) {
+            Some(own) => (own.of, own.info) = (of, info.clone()),
+            None => header = Arc::new(Header { of, info: info.clone(), clusters: header.clusters.clone() }),
+        }
+        header
     }
 
     /// It says this of itself.
     pub(super) fn describe(&mut self, info: Arc<NodeInfo>) {
-        self.identify(Arc::new(Who { contact: self.contact(), info: Some(info) }));
+        if !self.said.info.as_ref().is_some_and(|said| Arc::ptr_eq(said, &info)) {
+            self.said = Arc::new(Header { of: self.contact(), info: Some(info), clusters: self.said.clusters.clone() });
+        }
+        self.marks.set(Marks::DESCRIBED, true);
+        self.marks.set(Marks::IN_NETWORK, true);
+        self.marks.set(Marks::IN_NETWORK, self.prefix().is_some());
     }
 
-    /// The same, shared with others that know it.
-    pub(super) fn identify(&mut self, who: Arc<Who>) {
-        (self.who, self.told) = (who, Told::Network);
-        if self.prefix().is_none() {
-            self.told = Told::NoNetwork;
-        }
+    /// All that it says, as others that know it have it.
+    #[cfg(feature = "sim")]
+    pub(super) fn identify(&mut self, header: Arc<Header>) {
+        let info = header.info.clone();
+        self.said = header;
+        info.into_iter().for_each(|info| self.describe(info));
     }
 
     /// What it says of itself, once it has.
     pub(super) fn info(&self) -> Option<&NodeInfo> {
-        self.who.info.as_deref()
+        if self.is_described() { self.said.info.as_deref() } else { None }
     }
 
     /// Whether it has said something of itself.
     pub(super) const fn is_described(&self) -> bool {
-        !matches!(self.told, Told::Nothing)
+        self.marks.has(Marks::DESCRIBED)
     }
 
-    /// Its clusters, level 1 first.
+    /// Its clusters, level 1 first, by its last message.
     pub(super) fn tags(&self) -> &[ClusterTag] {
-        self.header.as_ref().map_or(&[][..], |header| &header.clusters)
+        &self.said.clusters
     }
 
     /// Its cluster at a non-global level, if it is in one.
@@ -121,22 +122,95 @@ impl Known {
 
     /// Whether it is thought alive and has been reached.
     pub(super) const fn live(&self) -> bool {
-        self.reached && self.misses < DEAD_AFTER
+        self.reached() && self.misses() < DEAD_AFTER
     }
 
-    /// How long ago it was told about this node; very long if never.
+    /// It is told about this node now.
+    pub(super) const fn greet(&mut self, now: Instant) {
+        self.greeted = Short::of(now);
+        self.marks.set(Marks::GREETED, true);
+        self.marks.set(Marks::GREETED_BEFORE, false);
+    }
+
+    /// How long ago it was told about this node, if that was lately; very long if not.
     pub(super) const fn greeted_ago(&self, now: Instant) -> Duration {
-        if self.was_greeted { now.since(self.greeted.moment(now)) } else { Duration::MAX }
+        let lately = self.marks.has(Marks::GREETED) && !self.marks.has(Marks::GREETED_BEFORE);
+        if lately { now.since(self.greeted.moment(now)) } else { Duration::MAX }
+    }
+
+    /// Whether it was ever told.
+    pub(super) const fn was_greeted(&self) -> bool {
+        self.marks.has(Marks::GREETED)
+    }
+
+    /// Whether a link to it stands.
+    pub(super) const fn linked(&self) -> bool {
+        self.marks.has(Marks::LINKED)
+    }
+
+    pub(super) const fn set_linked(&mut self, linked: bool) {
+        self.marks.set(Marks::LINKED, linked);
+    }
+
+    /// Whether it has answered a question of ours: it may be in tables.
+    pub(super) const fn reached(&self) -> bool {
+        self.marks.has(Marks::REACHED)
+    }
+
+    pub(super) const fn set_reached(&mut self) {
+        self.marks.set(Marks::REACHED, true);
+    }
+
+    /// Questions in a row that it did not answer, up to seven.
+    pub(super) const fn misses(&self) -> u8 {
+        self.tally.0 & Tally::MOST
+    }
+
+    pub(super) const fn set_misses(&mut self, misses: u8) {
+        self.tally = Tally::of(misses, self.odd());
+    }
+
+    /// Answers in a row that put it at another level than its minimum does, up to seven.
+    pub(super) const fn odd(&self) -> u8 {
+        self.tally.0 >> Tally::BITS
+    }
+
+    pub(super) const fn set_odd(&mut self, odd: u8) {
+        self.tally = Tally::of(self.misses(), odd);
+    }
+
+    /// Whether this node keeps its link.
+    pub(super) const fn kept_here(&self) -> bool {
+        self.marks.has(Marks::KEPT_HERE)
+    }
+
+    /// Keeps its link from now on, or no more. Whether that is a change.
+    pub(super) const fn keep_here(&mut self, keep: bool) -> bool {
+        let changes = self.kept_here() != keep;
+        self.marks.set(Marks::KEPT_HERE, keep);
+        changes
+    }
+
+    /// Whether it keeps the link itself, as far as that was noted.
+    #[cfg(feature = "sim")]
+    pub(super) const fn kept_there(&self) -> bool {
+        self.marks.has(Marks::KEPT_THERE)
+    }
+
+    /// Notes that it does, or no more.
+    #[cfg(feature = "sim")]
+    pub(super) const fn keep_there(&mut self, keep: bool) {
+        self.marks.set(Marks::KEPT_THERE, keep);
     }
 
     /// Whether it has been reached once and is thought dead.
     pub(super) const fn is_lost(&self) -> bool {
-        self.reached && !self.live()
+        self.reached() && !self.live()
     }
 
     /// Whether it may not be forgotten.
     pub(super) const fn is_kept(&self) -> bool {
-        self.kept.here() || self.linked || self.tables != 0
+        self.kept_here() || self.linked() || self.tables != 0
     }
 
     /// Its measured distance; none before the first sample.
@@ -151,7 +225,7 @@ impl Known {
 
     /// The network it says it is reached in; none on loopback, or if it has not said.
     pub(super) fn prefix(&self) -> Option<Prefix> {
-        let info = if self.told == Told::Network { self.info() } else { None }?;
+        let info = if self.marks.has(Marks::IN_NETWORK) { self.info() } else { None }?;
         let v4 = info.v4.first().copied().map(IpAddr::from);
         let address = v4.or_else(|| info.v6.first().copied().map(IpAddr::from))?;
         (!address.is_loopback()).then(|| Prefix::of(address))
@@ -163,37 +237,51 @@ impl Known {
     }
 }
 
-/// Which of its two ends keep a link, in one byte.
+/// What is true of it, a bit each.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Kept(u8);
+struct Marks(u8);
 
-impl Kept {
-    const HERE: u8 = 1;
+impl Marks {
+    /// A link to it stands.
+    const LINKED: u8 = 1;
+    /// It has answered.
+    const REACHED: u8 = 1 << 1;
+    /// This end keeps its link.
+    const KEPT_HERE: u8 = 1 << 2;
+    /// The other end does.
     #[cfg(feature = "sim")]
-    const THERE: u8 = 2;
+    const KEPT_THERE: u8 = 1 << 3;
+    /// It was told about this node,
+    const GREETED: u8 = 1 << 4;
+    /// and longer ago than matters.
+    const GREETED_BEFORE: u8 = 1 << 5;
+    /// It has described itself,
+    const DESCRIBED: u8 = 1 << 6;
+    /// and said in which network it is reached.
+    const IN_NETWORK: u8 = 1 << 7;
 
-    /// Whether this node does.
-    pub(super) const fn here(self) -> bool {
-        self.0 & Self::HERE != 0
+    const fn has(self, mark: u8) -> bool {
+        self.0 & mark != 0
     }
 
-    /// Keeps it from now on, or no more. Whether that is a change.
-    pub(super) const fn set_here(&mut self, keep: bool) -> bool {
-        let changes = self.here() != keep;
-        self.0 ^= if changes { Self::HERE } else { 0 };
-        changes
+    const fn set(&mut self, mark: u8, on: bool) {
+        self.0 = if on { self.0 | mark } else { self.0 & !mark };
     }
+}
 
-    /// Whether the other end does, as far as it was noted.
-    #[cfg(feature = "sim")]
-    pub(super) const fn there(self) -> bool {
-        self.0 & Self::THERE != 0
-    }
+/// Its misses, then its odd answers; both end at the most.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally(u8);
 
-    /// Notes that the other end does, or no more.
-    #[cfg(feature = "sim")]
-    pub(super) const fn set_there(&mut self, keep: bool) {
-        self.0 = if keep { self.0 | Self::THERE } else { self.0 & !Self::THERE };
+impl Tally {
+    const BITS: u8 = 3;
+    const MOST: u8 = (1 << Self::BITS) - 1;
+
+    const fn of(misses: u8, odd: u8) -> Self {
+        const fn most(count: u8) -> u8 {
+            if count > Tally::MOST { Tally::MOST } else { count }
+        }
+        Self(most(odd) << Self::BITS | most(misses))
     }
 }
 
@@ -379,7 +467,7 @@ impl Peers {
             self.all.retain(|known| !goes(known));
             self.set_fences();
         }
-        self.some_dead = self.all.iter().any(|known| known.misses >= DEAD_AFTER);
+        self.some_dead = self.all.iter().any(|known| known.misses() >= DEAD_AFTER);
         let passing = self.all.iter().filter(|known| !known.is_kept() && !known.is_lost());
         self.kept_until = passing.map(silent_at).min().unwrap_or(Instant::at(Duration::MAX));
     }
@@ -426,7 +514,7 @@ impl Peers {
     /// Where a node stands, or would stand.
     pub(super) fn place(&self, id: NodeId) -> Result<usize, usize> {
         let head = id.key().head();
-        let is_at = |place: usize| self.all.get(place).is_some_and(|known| known.who.contact.id == id);
+        let is_at = |place: usize| self.all.get(place).is_some_and(|known| known.said.of.id == id);
         // Others may have come or gone since, so whoever stands there is looked at.
         let (last, place) = self.recent.get();
         if last == head && is_at(place) {
@@ -472,6 +560,9 @@ fn make_room<T>(list: &mut Vec<T>) {
         list.reserve_exact(list.len() / 16 + 4);
     }
 }
+
+/// A node is not told about this one again within this time, unless something changed.
+pub(super) const REGREET: Duration = Duration::from_secs(5);
 
 /// Unanswered questions in a row after which a node counts as dead.
 pub(super) const DEAD_AFTER: u8 = 2;

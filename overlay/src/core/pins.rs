@@ -20,7 +20,7 @@ impl Node {
         let keep = self.peers.worth_a_link(&leaves, self.config.levels(), self.config.pins);
         let mut released = false;
         for (known, keep) in self.peers.iter_mut().zip(keep) {
-            if known.kept.set_here(keep) {
+            if known.keep_here(keep) {
                 released |= !keep;
                 self.outbox.push_back(Output::Pin { peer: known.contact().peer, keep });
             }

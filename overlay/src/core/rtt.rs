@@ -1,37 +1,31 @@
 //! Round trips: SRTT and RTTVAR for time-outs (RFC 6298, in integers), and a minimum over a window for distance. The minimum
 //! ages out, so that a node that moves is noticed.
 
-use std::time::Duration;
+use std::{num::NonZeroU16, time::Duration};
 
-use super::time::{Instant, Stamp};
+use super::time::{Instant, Stamp, span_of};
 
-/// What was measured to one node. Microseconds in 32 bits; a sample beyond an hour is an error of the measurement.
+/// What was measured to one node, in 18 bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rtt {
-    smoothed: u32,
-    variation: u32,
+    smoothed: Micros,
+    variation: Micros,
     /// The minimum of the half-window under way, and of the one before.
-    minimum: [u32; 2],
-    /// Samples of the half-window under way, up to those that it takes to end it.
-    count: u8,
-    /// Answers in a row that put the node at another level than the minimum does.
-    pub(super) odd: u8,
-    /// When the half-window under way began.
-    since: Stamp,
-    /// When the last sample came.
-    sampled: Stamp,
+    minimum: [Micros; 2],
+    /// When the last sample came: a [`Stamp`].
+    sampled: [u8; 4],
+    /// How long before that the half-window under way began, if it has as many samples as it takes to end it.
+    since: Option<Span>,
 }
 
 impl Rtt {
     /// Nothing measured yet.
     pub(super) const NONE: Self = Self {
-        smoothed: 0,
-        variation: 0,
-        minimum: [0; 2],
-        count: 0,
-        odd: 0,
-        since: Stamp::START,
-        sampled: Stamp::START,
+        smoothed: Micros::ZERO,
+        variation: Micros::ZERO,
+        minimum: [Micros::ZERO; 2],
+        sampled: Stamp::START.bytes(),
+        since: None,
     };
 
     /// One round trip measured: what a converged network would know.
@@ -39,7 +33,7 @@ impl Rtt {
     pub(super) fn known(now: Instant, rtt: Duration) -> Self {
         let mut known = Self::NONE;
         known.sample(now, rtt, Duration::MAX);
-        known.variation = known.smoothed / 16;
+        known.variation = Micros::of(known.smoothed.get() / 16);
         known
     }
 
@@ -48,33 +42,35 @@ impl Rtt {
         let first = self.is_empty();
         self.smooth(rtt);
         let rtt = micros(rtt);
-        let [current, _] = self.minimum;
+        let [current, before] = self.minimum;
+        let stamp = Stamp::of(now);
         if first {
-            (self.minimum, self.count, self.since) = ([rtt; 2], 1, Stamp::of(now));
-        } else if self.count >= HALF && now.since(self.since.moment(now)) >= window / 2 {
-            // One sample says little of distance: a half-window without several goes on, however long it takes.
-            (self.minimum, self.count, self.since) = ([rtt, current], 1, Stamp::of(now));
+            (self.minimum, self.since) = ([rtt; 2], None);
+        } else if self.since.is_some_and(|since| since.is_over(now.since(self.last().moment(now)), window)) {
+            (self.minimum, self.since) = ([rtt, current], None);
         } else {
-            self.minimum[0] = current.min(rtt);
-            self.count = self.count.saturating_add(1).min(HALF);
+            // One sample says little of distance: a half-window without several goes on, however long it takes.
+            self.minimum = [current.min(rtt), before];
+            self.since = Some(Span::of(self.since.map_or(0, Span::ticks).saturating_add(self.last().ticks_to(stamp))));
         }
-        self.sampled = Stamp::of(now);
+        self.sampled = stamp.bytes();
     }
 
     /// The same of a round trip that may have lost a packet: it bears on time-outs, not on distance.
     pub(super) fn smooth(&mut self, rtt: Duration) {
-        let rtt = micros(rtt);
-        if self.is_empty() {
-            (self.smoothed, self.variation) = (rtt, rtt / 2);
+        let rtt = micros(rtt).get();
+        let (smoothed, variation) = (self.smoothed.get(), self.variation.get());
+        let (smoothed, variation) = if self.is_empty() {
+            (rtt, rtt / 2)
         } else {
-            self.variation = self.variation - self.variation / 4 + self.smoothed.abs_diff(rtt) / 4;
-            self.smoothed = self.smoothed - self.smoothed / 8 + rtt / 8;
-        }
+            (smoothed - smoothed / 8 + rtt / 8, variation - variation / 4 + smoothed.abs_diff(rtt) / 4)
+        };
+        (self.smoothed, self.variation) = (Micros::of(smoothed), Micros::of(variation));
     }
 
     /// The node has moved: only this round trip counts now.
     pub(super) fn moved(&mut self, now: Instant, rtt: Duration) {
-        *self = Self { odd: self.odd, ..Self::NONE };
+        *self = Self::NONE;
         self.sample(now, rtt, Duration::MAX);
     }
 
@@ -86,39 +82,83 @@ impl Rtt {
     /// The same in microseconds.
     pub(super) fn minimum_micros(&self) -> Option<u32> {
         let [current, before] = self.minimum;
-        (!self.is_empty()).then(|| current.min(before))
+        (!self.is_empty()).then(|| current.get().min(before.get()))
     }
 
     /// When the last sample came; none before the first.
     pub(super) fn sampled(&self, now: Instant) -> Option<Instant> {
-        (!self.is_empty()).then(|| self.sampled.moment(now))
+        (!self.is_empty()).then(|| self.last().moment(now))
     }
 
     /// How long ago that was, in nanoseconds; since the start before the first.
     pub(super) fn age(&self, now: Instant) -> u64 {
-        if self.is_empty() { now.nanos() } else { self.sampled.age(now) }
+        if self.is_empty() { now.nanos() } else { self.last().age(now) }
+    }
+
+    const fn last(&self) -> Stamp {
+        Stamp::from_bytes(self.sampled)
     }
 
     /// Nothing measured yet: no sample is zero, and the mean of samples never falls to it.
-    const fn is_empty(&self) -> bool {
-        self.smoothed == 0
+    fn is_empty(&self) -> bool {
+        self.smoothed == Micros::ZERO
     }
 
     /// How long to wait for an answer before asking somebody else: SRTT + 4 RTTVAR; none before the first sample.
     pub(super) fn timeout(&self) -> Option<Duration> {
-        let micros = u64::from(self.smoothed) + 4 * u64::from(self.variation);
+        let micros = u64::from(self.smoothed.get()) + 4 * u64::from(self.variation.get());
         (!self.is_empty()).then(|| Duration::from_micros(micros))
     }
 }
 
-fn micros(rtt: Duration) -> u32 {
-    u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).clamp(1, HOUR)
+/// Microseconds in three bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Micros([u8; 3]);
+
+impl Micros {
+    const ZERO: Self = Self([0; 3]);
+    /// A round trip of more than 16 s is an error of the measurement.
+    const MOST: u32 = (1 << 24) - 1;
+
+    fn of(micros: u32) -> Self {
+        let [a, b, c, _] = micros.min(Self::MOST).to_le_bytes();
+        Self([a, b, c])
+    }
+
+    const fn get(self) -> u32 {
+        let [a, b, c] = self.0;
+        u32::from_le_bytes([a, b, c, 0])
+    }
+
+    fn min(self, other: Self) -> Self {
+        if other.get() < self.get() { other } else { self }
+    }
 }
 
-const HOUR: u32 = 3_600_000_000;
+/// A sample.
+fn micros(rtt: Duration) -> Micros {
+    Micros::of(u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).max(1))
+}
 
-/// Samples that a half-window has at least.
-const HALF: u8 = 2;
+/// How long a half-window has been under way, up to the last of its samples, of which it has two or more. In ticks, from one on.
+#[derive(Debug, Clone, Copy)]
+struct Span(NonZeroU16);
+
+impl Span {
+    fn of(ticks: u32) -> Self {
+        let next = u16::try_from(ticks.saturating_add(1)).unwrap_or(u16::MAX);
+        Self(NonZeroU16::new(next).unwrap_or(NonZeroU16::MIN))
+    }
+
+    fn ticks(self) -> u32 {
+        u32::from(self.0.get() - 1)
+    }
+
+    /// Whether it is over, so long after that sample: after half the window, or a quarter of an hour, past which it is not counted.
+    fn is_over(self, after: Duration, window: Duration) -> bool {
+        self.0.get() == u16::MAX || span_of(self.ticks()) + after >= window / 2
+    }
+}
 
 #[cfg(test)]
 mod tests {

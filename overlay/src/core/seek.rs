@@ -95,7 +95,7 @@ impl Node {
             }
             let request = Request::Seek { level, widest, key, seeker, hops: hops.saturating_sub(1) };
             nearer.sort_by_key(|node| match self.peers.get(*node) {
-                Some(known) if known.linked && known.misses == 0 => known.cost(),
+                Some(known) if known.linked() && known.misses() == 0 => known.cost(),
                 Some(_) | None => u64::MAX,
             });
             nearer.truncate(TRIES);

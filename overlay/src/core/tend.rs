@@ -245,7 +245,7 @@ impl Node {
     /// Tells linked nodes how this one has changed.
     pub(super) fn greet_all(&mut self, now: Instant) {
         let linked: Vec<Contact> =
-            self.peers.iter().filter(|known| known.linked && known.live()).map(|known| known.contact()).collect();
+            self.peers.iter().filter(|known| known.linked() && known.live()).map(|known| known.contact()).collect();
         for contact in linked {
             self.greet(now, contact);
         }

@@ -55,6 +55,21 @@ impl Stamp {
         Self(low_half(moment.0 / TICK))
     }
 
+    /// Its four bytes, for where it must not be aligned.
+    pub(super) const fn bytes(self) -> [u8; 4] {
+        self.0.to_ne_bytes()
+    }
+
+    /// The stamp of these four bytes.
+    pub(super) const fn from_bytes(bytes: [u8; 4]) -> Self {
+        Self(u32::from_ne_bytes(bytes))
+    }
+
+    /// The ticks between two stamps of which this is the earlier.
+    pub(super) const fn ticks_to(self, later: Self) -> u32 {
+        later.0.wrapping_sub(self.0)
+    }
+
     /// How long ago the latest moment was that has this stamp, in nanoseconds: of many, cheaper to compare than spans.
     pub(super) const fn age(self, now: Instant) -> u64 {
         now.0.saturating_sub(self.moment(now).0)
@@ -69,12 +84,41 @@ impl Stamp {
     }
 }
 
+/// The same in two bytes, for what is of no more interest after a quarter of an hour: then it wraps.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Short(u16);
+
+impl Short {
+    pub(super) const fn of(moment: Instant) -> Self {
+        Self(low_quarter(moment.0 / TICK))
+    }
+
+    /// The latest moment up to now that has this stamp.
+    pub(super) const fn moment(self, now: Instant) -> Instant {
+        let ticks = now.0 / TICK;
+        let back = low_quarter(ticks).wrapping_sub(self.0);
+        Instant(ticks.saturating_sub(back as u64) * TICK)
+    }
+}
+
+/// A tick is 16 ms.
 const TICK: u64 = 16_000_000;
+
+/// So many ticks.
+pub(super) const fn span_of(ticks: u32) -> Duration {
+    // Widening, as above.
+    Duration::from_nanos(ticks as u64 * TICK)
+}
 
 /// The low half of a number, kept on purpose.
 #[expect(clippy::cast_possible_truncation, reason = "the upper half is what wraps")]
 const fn low_half(number: u64) -> u32 {
     number as u32
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the upper part is what wraps")]
+const fn low_quarter(number: u64) -> u16 {
+    number as u16
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "bounded by the line before")]

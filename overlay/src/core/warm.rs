@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+pub(crate) use super::routing::bit_of;
 use super::{
     Contact, Node,
     message::{ClusterTag, Header},
@@ -10,13 +11,11 @@ use super::{
     rtt::Rtt,
     time::{Instant, Stamp},
 };
-pub(crate) use super::{peers::Who, routing::bit_of};
 use crate::{Key, Level};
 
 /// A neighbour that a warm node has.
 pub(crate) struct Neighbour {
-    pub(crate) who: Arc<Who>,
-    /// Its clusters.
+    /// Who it is, and its clusters.
     pub(crate) header: Arc<Header>,
     /// Its measured distance.
     pub(crate) rtt: Duration,
@@ -32,7 +31,7 @@ impl Node {
             membership.settle(now, *tag, self.config.dwell_max);
         }
         for neighbour in neighbours {
-            let (contact, tables) = (neighbour.who.contact, neighbour.tables);
+            let (contact, tables) = (neighbour.header.of, neighbour.tables);
             self.befriend(now, neighbour);
             for level in self.config.levels().filter(|level| tables & bit_of(*level) != 0) {
                 self.peers.enter(level, contact);
@@ -61,15 +60,16 @@ impl Node {
 
     /// Knows and is linked to this node, as after hours.
     pub(crate) fn befriend(&mut self, now: Instant, neighbour: Neighbour) {
-        let Some(known) = self.peers.entry(neighbour.who.contact) else { return };
+        let contact = neighbour.header.of;
+        let Some(known) = self.peers.entry(contact) else { return };
         known.rtt = Rtt::known(now, neighbour.rtt);
-        (known.linked, known.reached, known.was_greeted) = (true, true, true);
-        known.kept.set_here(true);
-        known.kept.set_there(true);
-        (known.heard, known.greeted) = (Stamp::of(now), Stamp::of(now));
-        known.header = Some(neighbour.header);
-        let contact = neighbour.who.contact;
-        known.identify(neighbour.who);
+        known.set_linked(true);
+        known.set_reached();
+        known.keep_here(true);
+        known.keep_there(true);
+        known.heard = Stamp::of(now);
+        known.greet(now);
+        known.identify(neighbour.header);
         if known.tables != 0 {
             self.peers.note_cost(contact);
         }
@@ -88,9 +88,9 @@ impl Node {
         self.header(now)
     }
 
-    /// This node as it describes itself, to be shared by those who know it.
-    pub(crate) fn description(&self) -> Arc<Who> {
-        Arc::new(Who { contact: self.contact, info: Some(Arc::clone(&self.me)) })
+    /// What this node says of itself in these clusters, to be shared by those who know it.
+    pub(crate) fn saying(&self, clusters: Vec<ClusterTag>) -> Arc<Header> {
+        Arc::new(Header { clusters, of: self.contact, info: Some(Arc::clone(&self.me)) })
     }
 
     /// Whether it stores something under a key at a level.
@@ -110,30 +110,30 @@ impl Node {
 
     /// Whether this node has a link to that one.
     pub(crate) fn is_linked(&self, to: Contact) -> bool {
-        self.peers.get(to).is_some_and(|known| known.linked)
+        self.peers.get(to).is_some_and(|known| known.linked())
     }
 
     /// Whether this node keeps its link to that one.
     pub(crate) fn is_pinned(&self, to: Contact) -> bool {
-        self.peers.get(to).is_some_and(|known| known.kept.here())
+        self.peers.get(to).is_some_and(|known| known.kept_here())
     }
 
     /// That one keeps its link to this node, or no more.
     pub(crate) fn note_kept(&mut self, by: Contact, keep: bool) {
         if let Some(known) = self.peers.get_mut(by) {
-            known.kept.set_there(keep);
+            known.keep_there(keep);
         }
     }
 
     /// The nodes it has a link to.
     pub(crate) fn links(&self) -> impl Iterator<Item = Contact> {
-        self.peers.iter().filter(|known| known.linked).map(|known| known.contact())
+        self.peers.iter().filter(|known| known.linked()).map(|known| known.contact())
     }
 
     /// The nodes it has an unused link to that neither end keeps, and has not heard from for this long.
     pub(crate) fn idle_links(&self, now: Instant, idle: Duration) -> Vec<Contact> {
         let unused = |moment: Stamp| now.since(moment.moment(now)) >= idle;
-        let links = self.peers.iter().filter(|known| known.linked && !known.kept.here() && !known.kept.there());
+        let links = self.peers.iter().filter(|known| known.linked() && !known.kept_here() && !known.kept_there());
         links.filter(|known| unused(known.heard) && unused(known.asked)).map(|known| known.contact()).collect()
     }
 }

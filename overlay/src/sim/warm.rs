@@ -15,7 +15,7 @@ use crate::{
         Contact,
         message::{ClusterTag, Header},
         time::Instant,
-        warm::{Neighbour, Who, bit_of},
+        warm::{Neighbour, bit_of},
     },
 };
 
@@ -27,15 +27,18 @@ impl Sim {
         let clusters: Vec<Vec<usize>> = (1..=levels).map(|level| self.cluster_sites(level)).collect();
         let ids: Vec<Vec<Key>> = clusters.iter().map(|of| of.iter().map(|_| self.rng.key()).collect()).collect();
         let members = self.members(&clusters);
-        let headers: Vec<Arc<Header>> = (0..self.len())
-            .map(|node| {
+        let headers: Vec<Arc<Header>> = self
+            .nodes
+            .iter()
+            .enumerate()
+            .map(|(node, one)| {
                 let tag = |level: usize| {
                     let cluster = clusters[level][self.site_of(node)];
                     let size = members[level + 1].get(&cluster).map_or(1, Vec::len);
                     let size = u32::try_from(size).unwrap_or(u32::MAX);
                     ClusterTag { id: ids[level][cluster], age: GROWN, size }
                 };
-                Arc::new(Header { clusters: (0..levels).map(tag).collect() })
+                one.core.saying((0..levels).map(tag).collect())
             })
             .collect();
         let chosen = (0..self.len()).map(|node| self.choose(node, &clusters, &members)).collect();
@@ -71,7 +74,8 @@ impl Sim {
         let now = self.now();
         let contacts: BTreeMap<NodeId, Contact> =
             (0..self.len()).filter_map(|node| self.contact(node)).map(|one| (one.id, one)).collect();
-        let headers: Vec<Arc<Header>> = views.iter().map(|view| Arc::new(header(view))).collect();
+        let headers: Vec<Arc<Header>> =
+            self.nodes.iter().zip(views).map(|(node, view)| node.core.saying(tags(view))).collect();
         let choose = |(node, view): (usize, &Vec<LevelInfo>)| {
             let mut chosen: BTreeMap<u32, u8> = BTreeMap::new();
             for info in view {
@@ -89,7 +93,6 @@ impl Sim {
     /// Puts all nodes among those that they and others have chosen. Each has room for as many first, and for those that come by later:
     /// lists that grow one by one leave half as much again behind them.
     fn introduce_all(&mut self, now: Instant, chosen: Vec<Vec<Chosen>>, headers: &[Arc<Header>]) {
-        let everybody: Vec<Arc<Who>> = self.nodes.iter().map(|node| node.core.description()).collect();
         let mut counts: Vec<usize> = chosen.iter().map(Vec::len).collect();
         for (node, chosen_by_it) in (0_u32..).zip(&chosen) {
             for other in chosen_by_it.iter().map(|one| usize_of(one.number)) {
@@ -104,29 +107,23 @@ impl Sim {
             one.core.expect(count + count / 16);
         }
         for (node, chosen) in chosen.into_iter().enumerate() {
-            self.introduce(now, node, &chosen, (headers, &everybody));
+            self.introduce(now, node, &chosen, headers);
         }
     }
 
     /// Puts a node among its neighbours.
-    fn introduce(
-        &mut self,
-        now: Instant,
-        node: usize,
-        chosen: &[Chosen],
-        (headers, everybody): (&[Arc<Header>], &[Arc<Who>]),
-    ) {
+    fn introduce(&mut self, now: Instant, node: usize, chosen: &[Chosen], headers: &[Arc<Header>]) {
         let Some(me) = self.contact(node) else { return };
         for one in chosen {
             // A link has two ends.
-            let (header, who) = (Arc::clone(&headers[node]), Arc::clone(&everybody[node]));
-            let neighbour = Neighbour { who, header, rtt: self.rtt(me.peer.0, one.number), tables: 0 };
+            let header = Arc::clone(&headers[node]);
+            let neighbour = Neighbour { header, rtt: self.rtt(me.peer.0, one.number), tables: 0 };
             self.nodes[usize_of(one.number)].core.befriend(now, neighbour);
         }
         let neighbours = chosen.iter().map(|one| {
             let other = usize_of(one.number);
-            let (header, who) = (Arc::clone(&headers[other]), Arc::clone(&everybody[other]));
-            Neighbour { who, header, rtt: self.rtt(me.peer.0, one.number), tables: one.tables }
+            let header = Arc::clone(&headers[other]);
+            Neighbour { header, rtt: self.rtt(me.peer.0, one.number), tables: one.tables }
         });
         let neighbours = neighbours.collect();
         if let Some(one) = self.nodes.get_mut(node) {
@@ -242,10 +239,10 @@ struct Chosen {
 }
 
 /// What a node with these levels says of its clusters.
-fn header(view: &[LevelInfo]) -> Header {
+fn tags(view: &[LevelInfo]) -> Vec<ClusterTag> {
     let clusters = view.iter().filter(|info| info.level != Level::GLOBAL);
     let tag = |info: &LevelInfo| ClusterTag { id: info.cluster, age: GROWN, size: info.size };
-    Header { clusters: clusters.map(tag).collect() }
+    clusters.map(tag).collect()
 }
 
 /// The stretches of a cluster, in the order of ids, that share exactly 0, 1, 2 ... bits with a node.

@@ -112,6 +112,6 @@ impl Message {
                 Body::Reply { id: frame.id, spent, reply: frame.read_reply(book)? }
             }
         };
-        Ok(Self { header: Arc::new(Header { clusters }), body })
+        Ok(Self { header: Arc::new(Header { clusters, ..Header::default() }), body })
     }
 }
