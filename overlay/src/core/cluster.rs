@@ -42,7 +42,7 @@ pub(super) struct Membership {
     dwell: Duration,
     /// The size others said it has, believed until this node has had time to see for itself.
     said: u32,
-    check: Option<Check>,
+    check: Option<Box<Check>>,
     /// How far its members are, over time.
     far: Far,
     /// Since when its members are measured anew, to see whether it is in parts.
@@ -280,7 +280,7 @@ impl Node {
         let wide = sample.len() < self.config.sample && cluster.size > u32::try_from(sample.len()).unwrap_or(u32::MAX);
         let stale: Vec<Contact> = sample.iter().filter(|one| !self.is_fresh(**one, now, now)).copied().collect();
         if let Some(membership) = self.membership_mut(level) {
-            membership.check = Some(Check { cluster, sample, since: now });
+            membership.check = Some(Box::new(Check { cluster, sample, since: now }));
         }
         for member in stale {
             self.ask(now, member, Request::Ping, Purpose::Probe);

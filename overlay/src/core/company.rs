@@ -107,7 +107,7 @@ impl Company {
             let mates = self.clusters.iter().filter(|one| one[usize::from(level - 1)] == number).count();
             ClusterTag { id: self.cluster(Level(level), number), age: HOUR, size: u32::try_from(mates).unwrap() }
         };
-        Header { clusters: vec![tag(1), tag(2)], ..Header::default() }
+        Header { clusters: [tag(1), tag(2)].into_iter().collect(), ..Header::default() }
     }
 
     /// The node's cluster at a level, how long it has been there, and how many it thinks are.

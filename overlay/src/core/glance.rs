@@ -63,7 +63,7 @@ impl Node {
         let own = self.header.1.clusters.first().map_or(0, |tag| usize::from(tag.size > 1));
         let there = self.peers.all.get(spot..).unwrap_or_default();
         let seen = if from.is_none() && self.will_probe() {
-            there.iter().take(LEAVES).step_by(2).map(misses).sum()
+            there.iter().take(LEAVES).map(misses).sum()
         } else {
             let parts = |known: &Known| [known.odd() > 0, known.contact().peer.0 > 0];
             there.first().map_or(0, |known| misses(known) ^ parts(known).into_iter().map(usize::from).sum::<usize>())

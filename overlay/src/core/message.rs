@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Contact, Peer};
+use super::{Contact, Peer, Tags};
 use crate::{Key, Lease, Level, Marker, NodeId, NodeInfo};
 
 /// One message between two nodes.
@@ -22,7 +22,7 @@ pub struct Message {
 #[derive(Debug, Clone)]
 pub struct Header {
     /// One tag per non-global level.
-    pub clusters: Vec<ClusterTag>,
+    pub clusters: Tags,
     /// Who says so, as the receiver knows; of a message just read, nobody.
     pub(crate) of: Contact,
     /// What that node said of itself, if it has.
@@ -386,7 +386,7 @@ impl Header {
 impl Default for Header {
     fn default() -> Self {
         let nobody = Contact { peer: Peer(u32::MAX), id: NodeId::from(Key::ZERO) };
-        Self { clusters: Vec::new(), of: nobody, info: None }
+        Self { clusters: Tags::default(), of: nobody, info: None }
     }
 }
 

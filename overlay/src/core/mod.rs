@@ -17,6 +17,9 @@ pub mod id;
 pub mod message;
 pub mod time;
 
+mod tags;
+pub use tags::Tags;
+
 pub mod wire;
 pub use wire::{Book, DecodeError};
 
@@ -39,6 +42,7 @@ mod tend;
 
 mod cluster;
 mod far;
+mod known;
 mod peers;
 mod pins;
 mod pointers;

@@ -235,8 +235,8 @@ impl Node {
     /// The next thing to do, until `None`.
     pub fn poll_output(&mut self) -> Option<Output> {
         let next = self.outbox.pop_front();
-        // Links chosen anew are hundreds of outputs at once, and rarely.
-        if next.is_none() && self.outbox.capacity() > OUTBOX_KEPT {
+        // No room is kept: of many nodes in one process only one has outputs at a time, and takes what the last one gave back.
+        if next.is_none() && self.outbox.capacity() > 0 {
             self.outbox = VecDeque::new();
         }
         next
@@ -520,9 +520,6 @@ impl Node {
         }
     }
 }
-
-/// Outputs for which there is room between inputs.
-const OUTBOX_KEPT: usize = 8;
 
 /// An errand to a node without a link has so many times its deadline.
 const COLD_LIMIT: u32 = 4;

@@ -209,6 +209,19 @@ mod tests {
     }
 
     #[test]
+    fn a_window_ends_after_half_an_hour_however_long_it_is_and_a_sample_counts_as_sixteen_seconds_at_most() {
+        let (mut rtt, hours) = (Rtt::NONE, Duration::from_secs(36_000));
+        for (second, millis) in [(0, 5), (600, 5), (1_200, 3_600_000), (1_800, 3_600_000)] {
+            rtt.sample(at(second), Duration::from_millis(millis), hours);
+            assert_eq!(rtt.minimum(), Some(Duration::from_millis(5)), "{second}");
+        }
+        for second in [2_400, 3_000, 3_600] {
+            rtt.sample(at(second), Duration::from_secs(3_600), hours);
+        }
+        assert_eq!(rtt.minimum(), Some(Duration::from_micros((1 << 24) - 1)));
+    }
+
+    #[test]
     fn one_slow_answer_does_not_move_a_node() {
         let mut rtt = Rtt::NONE;
         rtt.sample(at(0), Duration::from_millis(5), WINDOW);

@@ -237,6 +237,7 @@ impl Node {
     pub(super) fn sweep(&mut self, now: Instant) {
         self.values.sweep(now);
         self.leases.sweep(now);
+        self.timers.shrink_to(TIMERS_KEPT);
         // Passers-by are forgotten; those that were lost are not, or a partition would never heal.
         self.peers.prune(now, FORGOTTEN);
         self.arm(now + SWEEP_PAUSE, Timer::Sweep);
@@ -308,6 +309,9 @@ pub(super) const LEAVES: usize = 16;
 
 /// A node that is in no table and not linked is forgotten after so long a silence.
 const FORGOTTEN: Duration = Duration::from_secs(120);
+
+/// Timers for which there is room when all is quiet.
+const TIMERS_KEPT: usize = 8;
 
 /// Pause between sweeps.
 const SWEEP_PAUSE: Duration = Duration::from_secs(10);

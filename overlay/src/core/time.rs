@@ -129,7 +129,7 @@ const fn nanos(span: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Instant, Stamp, TICK};
+    use super::{Instant, Short, Stamp, TICK};
 
     #[test]
     fn a_stamp_s_age_is_right_at_the_start_and_across_the_wrap() {
@@ -144,5 +144,15 @@ mod tests {
         }
         // Within a tick, the tick's beginning counts.
         assert_eq!(Stamp::of(Instant(TICK + 1)).age(Instant(TICK + 2)), 2);
+    }
+
+    #[test]
+    fn a_short_stamp_is_right_for_a_quarter_of_an_hour() {
+        for stamped in [0, 65_535, 65_536, 1 << 40] {
+            for later in [0, 1, 56_250, 65_535] {
+                let (then, now) = (Instant(stamped * TICK), Instant((stamped + later) * TICK + 1));
+                assert_eq!(Short::of(then).moment(now), then, "{stamped} {later}");
+            }
+        }
     }
 }

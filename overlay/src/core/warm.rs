@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 pub(crate) use super::routing::bit_of;
 use super::{
-    Contact, Node,
+    Contact, Node, Tags,
     message::{ClusterTag, Header},
     node::Timer,
     rtt::Rtt,
@@ -89,7 +89,7 @@ impl Node {
     }
 
     /// What this node says of itself in these clusters, to be shared by those who know it.
-    pub(crate) fn saying(&self, clusters: Vec<ClusterTag>) -> Arc<Header> {
+    pub(crate) fn saying(&self, clusters: Tags) -> Arc<Header> {
         Arc::new(Header { clusters, of: self.contact, info: Some(Arc::clone(&self.me)) })
     }
 

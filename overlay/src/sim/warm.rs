@@ -12,7 +12,7 @@ use super::{Sim, world::usize_of};
 use crate::{
     Key, Level, LevelInfo, NodeId,
     core::{
-        Contact,
+        Contact, Tags,
         message::{ClusterTag, Header},
         time::Instant,
         warm::{Neighbour, bit_of},
@@ -239,7 +239,7 @@ struct Chosen {
 }
 
 /// What a node with these levels says of its clusters.
-fn tags(view: &[LevelInfo]) -> Vec<ClusterTag> {
+fn tags(view: &[LevelInfo]) -> Tags {
     let clusters = view.iter().filter(|info| info.level != Level::GLOBAL);
     let tag = |info: &LevelInfo| ClusterTag { id: info.cluster, age: GROWN, size: info.size };
     clusters.map(tag).collect()

@@ -115,11 +115,11 @@ impl Exchanges {
         self.pending.len()
     }
 
-    /// Room for many at once is not kept when none is left.
+    /// No room is kept when none is left.
     fn remove(&mut self, at: usize) -> Pending {
         let (_, pending) = self.pending.remove(at);
         if self.pending.is_empty() {
-            self.pending.shrink_to(ROOM_KEPT);
+            self.pending = Vec::new();
         }
         pending
     }
@@ -128,6 +128,3 @@ impl Exchanges {
         self.pending.binary_search_by_key(&id, |(one, _)| *one).ok()
     }
 }
-
-/// Questions for which there is room while none is under way.
-const ROOM_KEPT: usize = 4;

@@ -129,7 +129,7 @@ fn every_body() -> Vec<Body> {
 
 fn with_header(body: Body) -> Message {
     let tag = ClusterTag { id: key(3), age: Duration::from_secs(60), size: 12 };
-    Message { header: Arc::new(Header { clusters: vec![tag, tag], ..Header::default() }), body }
+    Message { header: Arc::new(Header { clusters: vec![tag, tag].into(), ..Header::default() }), body }
 }
 
 #[test]
