@@ -569,6 +569,16 @@ mod tests {
         assert!(matches!(flights.join(Key::of(b"a")), Joined::Follow(_)));
     }
 
+    #[test]
+    fn a_flight_is_in_demand_from_the_second_on_who_came_for_it() {
+        let flights = Flights::new(8, 8);
+        let leader = lead(&flights, Key::of(b"a"));
+        let _first = leader.follow();
+        assert!(!leader.is_in_demand());
+        drop(flights.join(Key::of(b"a")));
+        assert!(leader.is_in_demand(), "whoever came and went is one who came");
+    }
+
     #[tokio::test]
     async fn a_fetch_that_has_landed_makes_room_for_others_whatever_the_store_still_does() {
         let flights = Flights::new(1, 8);
