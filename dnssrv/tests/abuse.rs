@@ -140,6 +140,38 @@ async fn d10_a_thousand_pipelined_questions_and_a_half_closed_connection_are_ans
     assert_eq!(replies, 1_000);
 }
 
+/// Far more connections than there are places, none of which ever asks: those that idle longest give way, so that whoever asks is
+/// answered, over UDP and over TCP.
+#[tokio::test]
+async fn d10_ten_thousand_idle_connections_leave_questions_answered() {
+    const PLACES: usize = 100;
+    let (_server, address) = alone(|config| {
+        config.limits.tcp_connections = PLACES;
+        config.limits.tcp_idle = 10 * DEADLINE;
+    })
+    .await;
+    let question = query(NAME, RecordType::A);
+    let mut idle = std::collections::VecDeque::new();
+    for number in 0..10_000 {
+        idle.push_back(TcpStream::connect(address).await.unwrap());
+        // Twice as many as there are places stay open here: who was closed there is let go.
+        if idle.len() > 2 * PLACES {
+            idle.pop_front();
+        }
+        if number % 100 == 99 {
+            assert_eq!(exchange(address, &question).await[3] & 15, 0, "{number} over UDP");
+            assert_eq!(exchange_tcp(address, &question).await[3] & 15, 0, "{number} over TCP");
+        }
+    }
+    let open = || idle.iter().filter(|stream| is_open(stream)).count();
+    until("no more are open than there are places", async || open() <= PLACES).await;
+    assert!(open() > PLACES / 2, "no more were closed than had to be: {} are open", open());
+}
+
+fn is_open(stream: &TcpStream) -> bool {
+    stream.try_read(&mut [0; 1]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
 #[tokio::test]
 async fn a_client_that_asks_is_told_how_long_its_connection_may_idle() {
     let (_server, address) = alone(|config| config.limits.tcp_idle = std::time::Duration::from_millis(12_300)).await;
