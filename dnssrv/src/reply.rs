@@ -223,3 +223,109 @@ const BLOCK: usize = 468;
 /// Bytes of an OPT record before its options.
 const OPT_HEAD: usize = 11;
 const EXTENDED_ERROR: u16 = 15;
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::{
+        op::Message,
+        rr::{
+            Name, RData, Record,
+            rdata::{A, NS, TXT},
+        },
+    };
+
+    use super::*;
+    use crate::{answer::Extended, cookie::Cookie};
+
+    /// The types of a message's records, and whether it ends where they do.
+    fn types(reply: &[u8]) -> (Vec<u16>, bool) {
+        let count = |at: usize| usize::from(u16::from_be_bytes([reply[at], reply[at + 1]]));
+        let mut at = HEADER;
+        let skip_name = |at: &mut usize| loop {
+            let length = usize::from(reply[*at]);
+            *at += if length >= 0xc0 { 2 } else { 1 + length };
+            if length == 0 || length >= 0xc0 {
+                break;
+            }
+        };
+        for _ in 0..count(4) {
+            skip_name(&mut at);
+            at += 4;
+        }
+        let records = count(6) + count(8) + count(10);
+        let types = (0..records).map(|_| {
+            skip_name(&mut at);
+            let kind = u16::from_be_bytes([reply[at], reply[at + 1]]);
+            at += 10 + usize::from(u16::from_be_bytes([reply[at + 8], reply[at + 9]]));
+            kind
+        });
+        (types.collect(), at == reply.len())
+    }
+
+    fn record((kind, name, length, ttl): (u8, u8, u8, u32)) -> Record {
+        let names = ["nyud.example.", "www.nyud.example.", "a.b.www.nyud.example.", "ns.other.example.", "."];
+        let named = |at: u8| Name::from_ascii(names[usize::from(at) % names.len()]).unwrap();
+        let data = match kind % 3 {
+            0 => RData::A(A::new(192, 0, 2, length)),
+            1 => RData::NS(NS(named(length))),
+            _ => RData::TXT(TXT::new(vec!["x".repeat(length.into())])),
+        };
+        Record::from_rdata(named(name), ttl & 0x7fff_ffff, data)
+    }
+
+    #[test]
+    fn any_answer_is_encoded_within_its_limit_so_that_it_is_read_again_and_its_opt_stands_last() {
+        type Sections = [Vec<(u8, u8, u8, u32)>; 3];
+        let query = b"\x07\x07\0\0\0\x01\0\0\0\0\0\0\x03www\x04nyud\x07example\0\0\x01\0\x01";
+        bolero::check!().with_type::<(Sections, u16, u16, u8, [u8; 4])>().for_each(
+            |(sections, limit, code, with, subnet)| {
+                let of = |at: usize| sections[at].iter().copied().map(record).collect::<Vec<_>>();
+                let is = |bit: u8| with & 1 << bit != 0;
+                let answer = Answer {
+                    answers: of(0),
+                    authority: of(1),
+                    additional: of(2),
+                    error: is(0).then_some(Extended::NOT_READY),
+                    cut: is(1),
+                    ..Answer::of((code & 0xfff).into())
+                };
+                let prefix = subnet[0] % 33;
+                let subnet = Subnet { family: 1, address: Some(IpAddr::from(*subnet)), prefix };
+                let cookie = Cookie { client: [1; 8], server: None, returned: false };
+                let edns = Edns {
+                    nsid: is(2),
+                    subnet: is(3).then_some(subnet),
+                    cookie: is(4).then_some(cookie),
+                    ..Edns::default()
+                };
+                // Over TCP nothing is cut, and there alone replies are padded.
+                let (limit, padded) = if is(5) { (u16::MAX, is(6)) } else { (512 + limit % 3585, false) };
+                let frame = Frame {
+                    header: Header { id: 0x0707, question: query.len() - HEADER, ..Header::default() },
+                    query,
+                    edns: is(7).then_some(edns),
+                    scope: 24,
+                    cookie: edns.cookie.map(|cookie| (cookie.client, [2; 16])),
+                    compact: false,
+                    padded,
+                    keepalive: None,
+                    nsid: "one of many",
+                    payload: 1232,
+                    limit,
+                };
+                let reply = encode(&answer, &frame);
+                assert!(reply.len() <= usize::from(limit), "{} of {limit} bytes", reply.len());
+                let read = Message::from_vec(&reply).expect("it is well formed");
+                let (types, ends) = types(&reply);
+                assert!(ends, "nothing follows the last record");
+                let opts: Vec<usize> =
+                    types.iter().enumerate().filter(|(_, kind)| **kind == OPT).map(|(at, _)| at).collect();
+                assert_eq!(opts, if is(7) { vec![types.len() - 1] } else { Vec::new() }, "one OPT, the last");
+                assert_eq!(read.edns.is_some(), is(7));
+                let whole = reply[2] & TC == 0 && read.answers.len() == answer.answers.len();
+                assert!(whole || read.answers.is_empty(), "all answers or none");
+                assert!(!padded || !is(7) || reply.len().is_multiple_of(BLOCK), "{}", reply.len());
+            },
+        );
+    }
+}
