@@ -140,7 +140,7 @@ fn program(line: &str) -> Option<PathBuf> {
 /// What a test program is called after, without its number.
 fn package(program: &Path) -> String {
     let name = program.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    name.rsplit_once('-').map_or(name.clone(), |(name, _)| name.to_owned())
+    name.rsplit_once('-').map_or_else(|| name.clone(), |(name, _)| name.to_owned())
 }
 
 /// The folders of the workspace's packages: the root and every folder with a manifest, two steps down at most.
