@@ -209,7 +209,7 @@ mod tests {
         assert_eq!(report.markdown(), expected);
         let row = Row::new("p50", 6.0, "us").against("nsd", 9.0).against("knot", 8.0).against("bare", 1.0);
         assert_eq!((row.least_of(&["nsd", "knot", "gdnsd"]), row.least_of(&["gdnsd"])), (Some(8.0), None));
-        assert_eq!(serde_json::to_value(&row.at_most(1.0)).unwrap().as_object().unwrap().len(), 4, "as published");
+        assert_eq!(serde_json::to_value(row.at_most(1.0)).unwrap().as_object().unwrap().len(), 4, "as published");
     }
 
     #[test]

@@ -192,7 +192,7 @@ fn micros(span: Duration) -> u64 {
 
 /// A message's length: at most 65,535, so that no sum of these overflows.
 fn bytes(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::from(u16::MAX))
+    u64::try_from(count).unwrap_or(0xFFFF)
 }
 
 const SECOND: u64 = 1_000_000;

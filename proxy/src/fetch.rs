@@ -30,7 +30,6 @@ use crate::{
     purge::{self, Heads},
     reason::{Failure, Reason, Source},
     recheck,
-    reference::Reference,
     seek::{Seek, Step},
     site::Own,
     stated::Stated,
@@ -518,29 +517,7 @@ impl Fetch {
             }
         }
         self.cache.recovered(self.wanted.key);
-        let is_purged = self.cache.purges.took(self.born, &meta);
-        if is_purged {
-            self.unkept.get_or_insert(Reason::Purged);
-        }
-        // A slice is a copy that others can use; a part as one client asked for it is none, nor is what a purge took meanwhile.
-        let part = meta.status == StatusCode::PARTIAL_CONTENT && self.wanted.cut.is_none();
-        if part {
-            return End::Whole;
-        }
-        if self.lead.is_overtaken() {
-            self.wanted.trace.note("kept", || "not kept: a method that may change it came meanwhile".to_owned());
-            return End::Whole;
-        }
-        if is_purged {
-            self.wanted.trace.note("kept", || "not for others: it was purged meanwhile".to_owned());
-            return End::Whole;
-        }
-        self.wanted.trace.note("kept", || format!("stored whole, {} bytes, and announced", meta.length.unwrap_or(0)));
-        let reference = match self.cache.announcer() {
-            Some(_) => Reference::of_copy(&meta, &stored),
-            None => Reference::whole_of(&meta),
-        };
-        self.keeper.whole(self.wanted.key, reference, || self.fresh_for(&meta));
+        self.tell_of(&meta, &stored);
         End::Whole
     }
 

@@ -21,7 +21,7 @@ use crate::{
     part::Span,
     peer::PeerError,
     plan::Cut,
-    reason::{Failure, Reason},
+    reason::Failure,
     trace::short,
     vouch::Copied,
 };
@@ -187,30 +187,6 @@ impl Fetch {
         }
         let short = filling.answer.meta.length.is_some_and(|length| length != filling.at);
         if short { Err(Spilt::Broken(Failure::ResponseIncomplete)) } else { Ok(()) }
-    }
-
-    /// An answer that was to be stored and is not counts once; those that were never to be are counted where that is found.
-    pub(crate) fn count_unkept(&self, end: End) {
-        let broken = match end {
-            End::Failed(failure) if self.filling.is_some() => Some(Reason::of_broken(failure)),
-            _ => None,
-        };
-        if let Some(reason) = self.unkept.or(broken) {
-            self.cache.counters.not_stored(reason);
-        }
-    }
-
-    /// All of it came: whether it is what the origin says it is, if that says anything.
-    pub(crate) fn is_as_stated(&mut self, filling: &mut Filling) -> Result<(), End> {
-        let Some(stated) = filling.stated.take() else { return Ok(()) };
-        if stated.holds() {
-            self.lead.show(filling.at);
-            return Ok(());
-        }
-        tracing::warn!(url = %self.wanted.url, "an answer is not what its digest says");
-        self.wanted.trace.note("kept", || "not stored: it is not what its digest says".to_owned());
-        self.unkept = Some(Reason::DigestMismatch);
-        Err(End::Failed(Failure::ResponseIncomplete))
     }
 
     /// Whoever signed what is here at this place lied, or the origin answers each asker differently. This node had its own part from the

@@ -114,6 +114,7 @@ mod following;
 mod frames;
 mod from_origin;
 mod keeper;
+mod kept;
 mod ledger;
 mod liars;
 mod memory;

@@ -1,0 +1,64 @@
+//! What becomes of an answer once all of it is here, or its fetch has ended: others are told of it, or it is counted why it is not kept.
+
+use atoll_store::Object;
+use http::StatusCode;
+
+use crate::{
+    fetch::{Fetch, Filling},
+    flight::End,
+    meta::Meta,
+    reason::{Failure, Reason},
+    reference::Reference,
+};
+
+impl Fetch {
+    /// Tells the index of what was just stored, if others may have it.
+    pub(crate) fn tell_of(&mut self, meta: &Meta, stored: &Object) {
+        let is_purged = self.cache.purges.took(self.born, meta);
+        if is_purged {
+            self.unkept.get_or_insert(Reason::Purged);
+        }
+        // A slice is a copy that others can use; a part as one client asked for it is none, nor is what a purge took meanwhile.
+        if meta.status == StatusCode::PARTIAL_CONTENT && self.wanted.cut.is_none() {
+            return;
+        }
+        if self.lead.is_overtaken() {
+            self.wanted.trace.note("kept", || "not kept: a method that may change it came meanwhile".to_owned());
+            return;
+        }
+        if is_purged {
+            self.wanted.trace.note("kept", || "not for others: it was purged meanwhile".to_owned());
+            return;
+        }
+        self.wanted.trace.note("kept", || format!("stored whole, {} bytes, and announced", meta.length.unwrap_or(0)));
+        let reference = match self.cache.announcer() {
+            Some(_) => Reference::of_copy(meta, stored),
+            None => Reference::whole_of(meta),
+        };
+        self.keeper.whole(self.wanted.key, reference, || self.fresh_for(meta));
+    }
+
+    /// An answer that was to be stored and is not counts once; those that were never to be are counted where that is found.
+    pub(crate) fn count_unkept(&self, end: End) {
+        let broken = match end {
+            End::Failed(failure) if self.filling.is_some() => Some(Reason::of_broken(failure)),
+            _ => None,
+        };
+        if let Some(reason) = self.unkept.or(broken) {
+            self.cache.counters.not_stored(reason);
+        }
+    }
+
+    /// All of it came: whether it is what the origin says it is, if that says anything.
+    pub(crate) fn is_as_stated(&mut self, filling: &mut Filling) -> Result<(), End> {
+        let Some(stated) = filling.stated.take() else { return Ok(()) };
+        if stated.holds() {
+            self.lead.show(filling.at);
+            return Ok(());
+        }
+        tracing::warn!(url = %self.wanted.url, "an answer is not what its digest says");
+        self.wanted.trace.note("kept", || "not stored: it is not what its digest says".to_owned());
+        self.unkept = Some(Reason::DigestMismatch);
+        Err(End::Failed(Failure::ResponseIncomplete))
+    }
+}
