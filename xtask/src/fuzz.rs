@@ -49,12 +49,14 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
         return Ok(());
     }
     for (at, target) in targets.iter().enumerate() {
+        // Said before, so that it is known which one does not end.
+        say(&format!("{} of {}: {}", at + 1, targets.len(), target.shown()));
         let began = Instant::now();
         let output = target.run(options)?;
         if !output.status.success() {
             return Err(target.failure(&output));
         }
-        say(&format!("{} of {}: {} held for {:.0?}", at + 1, targets.len(), target.shown(), began.elapsed()));
+        say(&format!("  held for {:.0?}", began.elapsed()));
     }
     Ok(())
 }
@@ -68,7 +70,7 @@ impl Target {
         let mut command = Command::new(&self.program);
         command.args(["--exact", &self.name, "--nocapture"]);
         match options.seed {
-            Some(seed) => command.env("BOLERO_RANDOM_SEED", seed.to_string()).env("BOLERO_RANDOM_ITERATIONS", "1"),
+            Some(seed) => command.env("BOLERO_RANDOM_SEED", seed.to_string()).env("BOLERO_RANDOM_ITERATIONS", "0"),
             // Whatever number of inputs the test has by itself.
             None => command
                 .env("BOLERO_RANDOM_TEST_TIME_MS", (options.seconds * 1_000).to_string())

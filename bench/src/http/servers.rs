@@ -153,8 +153,10 @@ impl Contender {
                 command
             }
             Kind::TrafficServer => {
-                let mut command = Command::new(find("traffic_server")?);
-                command.env("TS_RUNROOT", traffic_server(place, address, origin)?);
+                let program = find("traffic_server")?;
+                let folder = traffic_server(place, address, origin, program.parent().unwrap_or(Path::new("/usr/bin")))?;
+                let mut command = Command::new(program);
+                command.env("TS_RUNROOT", folder);
                 command
             }
             Kind::Bare => this("bare", address)?,
@@ -222,8 +224,10 @@ fn haproxy(address: SocketAddr, origin: SocketAddr) -> String {
 }
 
 /// Where its files are; one thread that serves, and a RAM cache as large as ours.
-fn traffic_server(place: &Path, address: SocketAddr, origin: SocketAddr) -> Result<PathBuf, String> {
+fn traffic_server(place: &Path, address: SocketAddr, origin: SocketAddr, programs: &Path) -> Result<PathBuf, String> {
     let shown = place.display();
+    let prefix = programs.parent().unwrap_or(Path::new("/")).display();
+    let programs = programs.display();
     for folder in ["cache", "run", "log"] {
         fs::create_dir(place.join(folder)).map_err(|error| format!("{shown}/{folder}: {error}"))?;
     }
@@ -251,8 +255,8 @@ fn traffic_server(place: &Path, address: SocketAddr, origin: SocketAddr) -> Resu
     written(place, "plugin.config", "")?;
     written(place, "ip_allow.yaml", "ip_allow:\n  - {apply: in, ip_addrs: 0/0, action: allow, methods: ALL}\n")?;
     let folders = format!(
-        "prefix: {shown}\nexec_prefix: {shown}\nbindir: /usr/bin\nsbindir: /usr/bin\nsysconfdir: {shown}\ndatadir: {shown}/cache\n\
-         includedir: /usr/include\nlibdir: /usr/lib/trafficserver\nlibexecdir: /usr/lib/trafficserver/modules\n\
+        "prefix: {shown}\nexec_prefix: {shown}\nbindir: {programs}\nsbindir: {programs}\nsysconfdir: {shown}\ndatadir: {shown}/cache\n\
+         includedir: {prefix}/include\nlibdir: {prefix}/lib/trafficserver\nlibexecdir: {prefix}/lib/trafficserver/modules\n\
          localstatedir: {shown}/run\nruntimedir: {shown}/run\nlogdir: {shown}/log\ncachedir: {shown}/cache\n"
     );
     written(place, "runroot.yaml", &folders)?;

@@ -55,9 +55,11 @@ impl Known {
 
     /// A message of it came now. Whether it says something new of its clusters.
     pub(super) fn hear(&mut self, now: Instant, header: Arc<Header>) -> bool {
+        // Of one silent for so long it is not known any more when it was greeted: the stamp may have wrapped.
+        let returns = self.heard != Stamp::START && Duration::from_nanos(self.heard.age(now)) > Short::TOLD_APART;
         self.heard = Stamp::of(now);
         self.set_misses(0);
-        if self.marks.has(Marks::GREETED) && self.greeted_ago(now) > REGREET {
+        if self.marks.has(Marks::GREETED) && (returns || self.greeted_ago(now) > REGREET) {
             self.marks.set(Marks::GREETED_BEFORE, true);
         }
         let news = !Arc::ptr_eq(&self.said, &header) && *self.said != *header;
@@ -344,6 +346,12 @@ mod tests {
         }
         known.greet(at(2_200));
         assert!(known.greeted_ago(at(2_201)) < REGREET);
+        // Nor of one that is silent until the stamp has wrapped.
+        let mut silent = Known::new(contact(2));
+        silent.hear(at(100), Arc::new(Header::default()));
+        silent.greet(at(100));
+        silent.hear(at(1_150), Arc::new(Header::default()));
+        assert_eq!(silent.greeted_ago(at(1_150)), Duration::MAX);
     }
 
     #[test]

@@ -89,6 +89,9 @@ impl Stamp {
 pub(super) struct Short(u16);
 
 impl Short {
+    /// Moments farther back than this may be taken for later ones.
+    pub(super) const TOLD_APART: Duration = Duration::from_secs(900);
+
     pub(super) const fn of(moment: Instant) -> Self {
         Self(low_quarter(moment.0 / TICK))
     }
