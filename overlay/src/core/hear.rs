@@ -193,20 +193,17 @@ impl Node {
         let again = (now + now.since(sent)).max(sent + self.lost_after(&pending));
         if let Some(pending) = self.exchanges.get_mut(id) {
             (pending.late, pending.due) = (true, again);
-            // The answer to a question that is said twice is no distance.
-            pending.linked &= purpose != Purpose::Nearer;
         }
         self.arm_new(again, Timer::Exchange(id));
         match purpose {
             Purpose::Task(task) => self.feed(now, task, |task| task.on_late(to, manner)),
             Purpose::Hold(key) => self.on_hold_late(now, to, key),
-            // A packet may have been lost.
-            Purpose::Nearer => self.send(to, Body::Request { id, request: Request::Ping }),
             Purpose::Probe
             | Purpose::Sample(_)
             | Purpose::Explore
             | Purpose::Copy(..)
             | Purpose::Holder(_)
+            | Purpose::Nearer
             | Purpose::SpreadKeys(_)
             | Purpose::SpreadGet => {}
         }
