@@ -263,6 +263,11 @@ impl Node {
                     self.extend(now, id);
                 }
                 let crowded = self.is_crowded(now, id);
+                let reply = if self.has_say(to, id, &reply) {
+                    reply
+                } else {
+                    Reply::Refused(crate::core::message::Refusal::NotInCluster)
+                };
                 self.feed(now, id, |task| {
                     if crowded {
                         task.be_content();
@@ -287,6 +292,12 @@ impl Node {
                 _,
             ) => {}
         }
+    }
+
+    /// Whether a node may answer what a get asks in a cluster: who is not in it was named by somebody who lied or was out of date.
+    fn has_say(&self, node: Contact, task: u64, reply: &Reply) -> bool {
+        let asked = self.tasks.get(&task).and_then(|running| running.task.level());
+        !matches!(reply, Reply::Step { .. }) || asked.is_none_or(|level| self.is_in(node, level))
     }
 
     /// An exchange has ended: the node is reached, and its distance measured.

@@ -81,7 +81,7 @@ pub struct Node {
 /// An operation and who waits for it.
 #[derive(Debug)]
 pub(super) struct Running {
-    task: Task,
+    pub(super) task: Task,
     reason: Reason,
     begun: Instant,
     due: Instant,

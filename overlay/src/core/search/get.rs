@@ -6,10 +6,11 @@
 //!   If the way through nearer levels is late, it is handed on once more, by another node and straight at the widest level.
 //! - **Asked hop by hop** (mode `paper`, and once the first way is late or fails): slower, and in this node's own hands.
 //! - **Thoroughly**: a get repeated at once says that the answer was of no use, so that some node on the way lied or was out of
-//!   date. Then no single answer ends the search: those that have values are heard until enough name the same one and those nearest
-//!   the key have spoken, who would know better; else all of them. What most of them say comes first. Beside that the question is
-//!   handed on, over links that stand. A node has one voice however often it names a pointer, and so has all that comes back of the
-//!   question handed on: the same node may have said it all.
+//!   date. Then no single answer ends the search. In a nearer cluster it ends if those nearest the key there all name the same
+//!   pointer. In the widest one those that have values are heard until enough name the same one and those nearest the key have spoken,
+//!   who would know better, the late among them: strangers, to whom a link must be dialled, know best. Else all are heard. What most of
+//!   them say comes first. Beside that the question is handed on, over links that stand. A node has one voice however often it names a
+//!   pointer, and so has all that comes back of the question handed on: the same node may have said it all.
 
 use std::time::Duration;
 
@@ -85,6 +86,11 @@ impl Heard {
         self.named.iter().any(|one| one.voices.len() >= self.enough)
     }
 
+    /// These nodes all name the same pointer.
+    fn is_named_by_all(&self, nodes: &[Contact]) -> bool {
+        self.named.iter().any(|one| nodes.iter().all(|node| one.voices.contains(&Voice::Node(*node))))
+    }
+
     /// A node that was asked itself has values.
     fn is_firsthand(&self) -> bool {
         self.named.iter().any(|one| one.voices.iter().any(|voice| *voice != Voice::Relayed))
@@ -125,9 +131,12 @@ impl Get {
     pub(in crate::core) fn new(me: Contact, key: Key, levels: &[Level], plan: Plan) -> Self {
         let mut wider: Vec<Level> = levels.iter().rev().copied().collect();
         let level = wider.pop().unwrap_or(Level::GLOBAL);
-        let Plan { way, insist, own_counts, hand: mut handed, wide, thorough, deadline } = plan;
+        let Plan { mut way, insist, own_counts, hand: mut handed, wide, thorough, deadline } = plan;
         handed.reverse();
         let patient = handed.last().is_some_and(|(_, request)| request.is_through_levels());
+        if thorough.is_some() {
+            way.window *= 2;
+        }
         let mut get = Self {
             me,
             way,
@@ -147,9 +156,7 @@ impl Get {
             thorough: thorough.map(|enough| Heard { enough, ..Heard::default() }),
             deadline,
         };
-        if get.thorough.is_some() {
-            get.hurry();
-        }
+        get.lookup = Lookup::new(me, level, key, get.way_here());
         get
     }
 
@@ -191,15 +198,13 @@ impl Get {
                 (Hop::Wait, false) if !self.hurried && self.lookup.is_answered_but_for_the_late() => self.widen(),
                 (Hop::Wait, true) if self.lookup.is_answered_but_for_the_late() && self.lookup.insist(self.insist) => {}
                 // What was heard from all others is enough.
-                (Hop::Wait, _) if self.has_heard() && self.lookup.is_answered_but_for_the_late() => {
+                (Hop::Wait, _) if self.has_heard_nearest() && self.lookup.is_answered_but_for_the_late() => {
                     return Step::Done(self.conclude(Ok(Found::Nothing)));
                 }
                 (Hop::Wait, _) => return Step::Wait,
                 // After deaths, those that have it may not be the very closest any more.
                 (Hop::Done, last) if (last || self.hurried) && self.lookup.insist(self.insist) => {}
                 (Hop::Done, true) => return Step::Done(self.conclude(Ok(Found::Nothing))),
-                // All that have it in the widest level were heard, and there it began: the nearer ones would say the same.
-                (Hop::Done, false) if self.has_heard() => return Step::Done(self.conclude(Ok(Found::Nothing))),
                 (Hop::Done, false) => self.widen(),
             }
         }
@@ -234,21 +239,39 @@ impl Get {
         self.content = true;
     }
 
-    /// This search itself came to nodes that have values. What came back of the question handed on may be one node's lie.
-    fn has_heard(&self) -> bool {
-        self.thorough.as_ref().is_some_and(Heard::is_firsthand)
+    /// This search itself came to nodes that have values, and those nearest the key have spoken. What came back of the question handed
+    /// on may be one node's lie.
+    fn has_heard_nearest(&self) -> bool {
+        let heard = self.thorough.as_ref().filter(|heard| heard.is_firsthand());
+        heard.is_some_and(|heard| self.lookup.is_answered_by_nearest(heard.enough))
     }
 
-    /// Enough name the same pointer, and those that should know have spoken.
+    /// Enough name the same pointer, and those that should know have spoken; in a nearer level all of these name it, since whoever has it
+    /// may be elsewhere.
     fn is_agreed(&self) -> bool {
-        let agreed = self.thorough.as_ref().filter(|heard| heard.is_enough());
-        agreed.is_some_and(|heard| self.lookup.is_answered_by_nearest(heard.enough))
+        let Some(heard) = &self.thorough else { return false };
+        if self.wider.is_empty() {
+            return heard.is_enough() && self.lookup.is_answered_by_nearest(heard.enough);
+        }
+        let nearest: Vec<Contact> = self.lookup.nearest(heard.enough).collect();
+        nearest.len() >= heard.enough && heard.is_named_by_all(&nearest)
+    }
+
+    /// How the level at hand is searched: a thorough search hears many in the widest alone.
+    fn way_here(&self) -> Way {
+        let near = self.thorough.as_ref().filter(|_| !self.wider.is_empty());
+        Way { closest: near.map_or(self.way.closest, |heard| heard.enough), ..self.way }
     }
 
     /// On to the next wider level.
     fn widen(&mut self) {
         let level = self.wider.pop().unwrap_or(Level::GLOBAL);
-        self.lookup = self.lookup.widen(self.me, level, self.way);
+        self.lookup = self.lookup.widen(self.me, level, self.way_here());
+    }
+
+    /// The level being searched.
+    pub(super) const fn level(&self) -> Level {
+        self.lookup.level
     }
 
     pub(super) fn on_reply(&mut self, from: Contact, manner: Manner, reply: Reply) {

@@ -97,7 +97,7 @@ fn a_node_has_one_voice_and_so_has_all_that_comes_back_of_the_question_handed_on
 }
 
 #[test]
-fn agreement_waits_for_those_nearest_the_key_but_not_for_the_late() {
+fn agreement_waits_for_those_nearest_the_key_and_for_the_late_among_them() {
     let agreed = || {
         let mut get = asked(&[Level::GLOBAL]);
         says(&mut get, 4, &[40]);
@@ -105,35 +105,32 @@ fn agreement_waits_for_those_nearest_the_key_but_not_for_the_late() {
         relays(&mut get, 1, &[40]);
         says(&mut get, 3, &[]);
         assert_eq!(found(&mut get), None, "the nearest of all may know better");
+        get.on_late(node(2), Manner::Directly);
+        assert_eq!(found(&mut get), None, "a link to it may have to be dialled");
         get
     };
     let mut get = agreed();
     says(&mut get, 2, &[20]);
     assert_eq!(found(&mut get), Some(vec![40, 20]));
     let mut get = agreed();
-    get.on_late(node(2), Manner::Directly);
+    get.on_failure(node(2), Manner::Directly);
     assert_eq!(found(&mut get), Some(vec![40]));
 }
 
 #[test]
-fn what_was_handed_on_alone_does_not_end_a_search_that_found_nothing_itself() {
+fn in_a_nearer_level_those_nearest_the_key_must_all_name_the_same_pointer() {
     let mut get = asked(&[Level(1), Level::GLOBAL]);
-    relays(&mut get, 1, &[10]);
-    (2..6).for_each(|from| says(&mut get, from, &[]));
-    // The nearer level, of which the nearest known are asked.
-    let Step::Ask(to, Request::Step { level: Level(1), .. }) = get.next() else {
-        panic!("the nearer level is passed by")
-    };
-    let values = Seen::Values(vec![pointer(50)]);
-    get.on_reply(to, Manner::Directly, Reply::Step { seen: values, nodes: Vec::new() });
-    let pointers = loop {
-        match get.next() {
-            Step::Ask(to, _) => says(&mut get, to.peer.0, &[]),
-            Step::Done(Ending::Found(_, pointers)) => break pointers,
-            other @ (Step::Wait | Step::Done(_)) => panic!("{other:?}"),
-        }
-    };
-    assert_eq!(pointers.len(), 2, "{pointers:?}");
+    says(&mut get, 2, &[20, 21]);
+    says(&mut get, 3, &[21]);
+    assert_eq!(found(&mut get), None);
+    says(&mut get, 4, &[40, 21]);
+    let Step::Done(Ending::Found(Level(1), pointers)) = get.next() else { panic!("they agree") };
+    assert_eq!(pointers[0].holder, node(21));
+    let mut get = asked(&[Level(1), Level::GLOBAL]);
+    relays(&mut get, 1, &[20]);
+    [(2, &[20][..]), (3, &[]), (4, &[20]), (5, &[20])].into_iter().for_each(|(from, what)| says(&mut get, from, what));
+    let next = get.next();
+    assert!(matches!(next, Step::Ask(_, Request::Step { level: Level::GLOBAL, .. })), "{next:?}");
 }
 
 #[test]

@@ -179,13 +179,22 @@ impl Lookup {
 
     /// Whether enough of the nearest have answered, but for some that are late: a search may go on elsewhere meanwhile.
     pub(super) fn is_answered_but_for_the_late(&self) -> bool {
-        self.is_answered_by_nearest(self.closest)
+        let prompt = self.candidates.iter().filter(|one| !matches!(one.state, State::Failed | State::Late));
+        self.at == self.key && prompt.take(self.closest).all(|one| one.state.has_answered())
     }
 
-    /// Whether so many of those nearest the key have answered, but for the late.
+    /// Whether so many of those nearest the key have answered, the late among them.
     pub(super) fn is_answered_by_nearest(&self, count: usize) -> bool {
-        let prompt = self.candidates.iter().filter(|one| !matches!(one.state, State::Failed | State::Late));
-        self.at == self.key && prompt.take(count).all(|one| one.state.has_answered())
+        self.at == self.key && self.hoped_for().take(count).all(|one| one.state.has_answered())
+    }
+
+    /// So many of the nodes nearest the key that have not failed.
+    pub(super) fn nearest(&self, count: usize) -> impl Iterator<Item = Contact> {
+        self.hoped_for().take(count).map(|one| one.contact)
+    }
+
+    fn hoped_for(&self) -> impl Iterator<Item = &Candidate> {
+        self.candidates.iter().filter(|one| one.state != State::Failed)
     }
 
     /// Goes on until so many of the nodes nearest the key have answered. Whether that is more than before.

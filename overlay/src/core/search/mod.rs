@@ -91,6 +91,14 @@ impl Task {
         }
     }
 
+    /// The level at which others are asked for values now.
+    pub(super) const fn level(&self) -> Option<Level> {
+        match self {
+            Self::Get(task) => Some(task.level()),
+            Self::Search(_) | Self::Put(_) | Self::Withdraw(_) | Self::Errand(_) | Self::Relay(_) => None,
+        }
+    }
+
     pub(super) fn on_reply(&mut self, from: Contact, manner: Manner, reply: Reply) {
         match self {
             Self::Search(task) => task.on_reply(from, reply),
