@@ -144,7 +144,8 @@ pub struct Config {
     /// Members sampled before joining. `[guess]`
     pub sample: usize,
     /// How much larger, in percent, a cluster must be to be larger at all; below that the lower id wins. For who has been in company of
-    /// more than three for a minute it is 200 at least, and who is there moves to no smaller one whatever its id. `[guess]`
+    /// more than three for a minute sizes count to a power of two instead; after three minutes this is 200 at least, and who is there moves
+    /// to no smaller one whatever its id. `[guess]`
     pub larger_percent: u32,
     /// Time in a cluster before moving to a better one, at first, and less in one of fewer than eight nodes; doubles per move from company
     /// to company; who leaves as too far comes to be alone, and its next join counts as none. [design: 15 s]

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::{
     message::{Acquisition, Beaten, Body, Held, Hello, LeaseState, Refusal, Reply, Request, Room, Seen, Verdict},
     node::Timer,
-    order::is_better,
+    order::{is_better, ranks_above},
     tests::{Alone, TTL, answer_pings, info, key, ping, stranger},
     time::Instant,
     *,
@@ -369,6 +369,7 @@ proptest! {
         let (one, other) = ((one, key(a)), (other, key(b)));
         prop_assert!(is_better(one, other, margin) != is_better(other, one, margin));
         prop_assert!(!is_better(one, one, margin));
+        prop_assert!(ranks_above(one, other) != ranks_above(other, one));
     }
 
     /// Law 9: what a node says it spent on an answer makes it no nearer than it is, if it is more than passed.

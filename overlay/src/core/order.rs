@@ -17,6 +17,13 @@ pub(super) fn is_better(one: (u32, Key), other: (u32, Key), margin_percent: u32)
     }
 }
 
+/// Whether a cluster ranks above another where both have stood for a while: by its size to a power of two, then the lower id. Sizes that
+/// differ by a few, and are seen so by some alone, change nothing.
+pub(super) fn ranks_above(one: (u32, Key), other: (u32, Key)) -> bool {
+    let class = |size: u32| size.max(1).ilog2();
+    (class(one.0), other.1) > (class(other.0), one.1)
+}
+
 /// Clusters of up to so many are small.
 pub(super) const SMALL: u32 = 3;
 
@@ -30,5 +37,7 @@ mod tests {
         assert!(is_better((1, low), (3, high), 10));
         assert!(is_better((4, high), (1, low), 10));
         assert!(is_better((111, high), (100, low), 10) && !is_better((110, high), (100, low), 10));
+        assert!(ranks_above((128, high), (127, low)) && ranks_above((64, low), (127, high)));
+        assert!(!ranks_above((64, high), (127, low)) && !ranks_above((64, low), (64, low)));
     }
 }
