@@ -1,8 +1,8 @@
 //! A network as it is after hours: clusters, tables and links worked out at once instead of grown. Documented in docs/overlay.md;
 //! nothing holds it against a grown one yet.
 //!
-//! - Clusters: over sites, greedily by the 80 % rule, the largest first; then sites move to larger ones that are near, as their nodes
-//!   would, until none has one to go to.
+//! - Clusters: over sites, greedily by the rule that nodes join by, the largest first; then sites move to larger ones that are near, as
+//!   their nodes would, until none has one to go to.
 //! - Tables: each bucket holds the nearest of four times as many candidates drawn from all that belong there, and those that the
 //!   tables of nearer levels hold already: no more than a node meets in a few hours.
 
@@ -173,11 +173,12 @@ impl Sim {
     }
 
     /// A cluster for each site: the site with the most free sites near it founds the next one, and those join, nearest first,
-    /// that are near to 80 % of its members.
+    /// that are near to as many of its members as one that joins must be.
     fn cluster_sites(&self, level: usize) -> Vec<usize> {
         let limit = self.config.thresholds.get(level - 1).copied().unwrap_or_default();
         let sites = (0..self.len()).map(|node| self.site_of(node)).max().unwrap_or(0) + 1;
         let near = |one: usize, other: usize| one == other || self.network.rtt(one, other) < limit * 9 / 10;
+        let enough = usize::try_from(self.config.join_percent).unwrap_or(usize::MAX);
         let mut cluster = vec![usize::MAX; sites];
         for next in 0..sites {
             let free: Vec<usize> = (0..sites).filter(|site| cluster[*site] == usize::MAX).collect();
@@ -189,7 +190,7 @@ impl Sim {
             let mut inside = vec![founder];
             for site in others {
                 let reached = inside.iter().filter(|member| near(site, **member)).count();
-                if reached * 100 >= inside.len() * 85 {
+                if reached * 100 >= inside.len() * enough {
                     inside.push(site);
                 }
             }
@@ -219,7 +220,9 @@ impl Sim {
                     seen[cluster[other]] |= rtt < limit;
                 }
                 let own = cluster[site];
-                let fits = |one: &usize| seen[*one] && size[*one] > size[own] && near[*one] * 100 >= size[*one] * 80;
+                let fits = |one: &usize| {
+                    seen[*one] && size[*one] > size[own] && near[*one] * 100 >= size[*one] * IN_TIME_PERCENT
+                };
                 if let Some(best) = (0..size.len()).filter(fits).max_by_key(|one| (size[*one], *one)) {
                     size[own] -= weight[site];
                     size[best] += weight[site];
@@ -264,6 +267,10 @@ fn buckets(all: &[Contact], me: Contact) -> Vec<&[Contact]> {
 
 /// The age of clusters that were not grown here.
 const GROWN: Duration = Duration::from_secs(86_400);
+
+/// A cluster of which so many percent are near is joined in time, though that takes more of the dozen that are sampled: some sample has
+/// them. \[measured: at the share that a sample must have, 90 of 490 nodes move within half an hour\]
+const IN_TIME_PERCENT: usize = 80;
 
 /// Candidates for each place in a bucket.
 const CANDIDATES: usize = 4;
