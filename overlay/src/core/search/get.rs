@@ -135,7 +135,7 @@ impl Get {
         handed.reverse();
         let patient = handed.last().is_some_and(|(_, request)| request.is_through_levels());
         if thorough.is_some() {
-            way.window *= 2;
+            way.window *= THOROUGH_WINDOWS;
         }
         let mut get = Self {
             me,
@@ -380,6 +380,10 @@ impl Get {
         Ending::Found(level, named.into_iter().map(|one| one.pointer).collect())
     }
 }
+
+/// A thorough get keeps so many times as many questions under way: strangers, to whom a link is dialled, are asked beside each other.
+/// \[measured: at 2 the slowest thousandth under loss takes 50 to 200 ms longer; at 8 less is found among liars\]
+const THOROUGH_WINDOWS: usize = 4;
 
 /// Pointers a thorough get keeps at most.
 const HEARD_LIMIT: usize = 64;
