@@ -141,7 +141,7 @@ fn under_churn(setup: &Setup, median: Duration, report: &mut Report, progress: P
     let seconds = 60 * setup.minutes(Scenario::Churn);
     let start = sim.now();
     let mut tally = Tally::default();
-    let mut pending: Vec<(bool, Asked)> = Vec::new();
+    let mut pending: Vec<(usize, bool, Asked)> = Vec::new();
     for second in 1..=seconds {
         let living: Vec<usize> = (0..sim.len()).filter(|node| sim.is_alive(*node)).collect();
         for part in 0..CHURN_GETS {
@@ -149,14 +149,16 @@ fn under_churn(setup: &Setup, median: Duration, report: &mut Report, progress: P
             if sim.is_alive(asker) && sim.has_joined(asker) && asker != keys.holders[number] {
                 let can = keys.can_be_found(&sim, number);
                 let op = sim.command(asker, Command::Get(keys.key(number), Levels::All));
-                pending.push((can, Asked { op, at: sim.now(), key: number }));
+                pending.push((asker, can, Asked { op, at: sim.now(), key: number }));
             }
             let until = start + Duration::from_millis(1_000 * (second - 1) + 1_000 / CHURN_GETS * (part + 1));
             churn.run_until(&mut sim, until);
         }
-        let due: Vec<_> = pending.extract_if(.., |(_, asked)| sim.now().since(asked.at) >= GET_TIME).collect();
-        for (can, asked) in due {
+        let due: Vec<_> = pending.extract_if(.., |(_, _, asked)| sim.now().since(asked.at) >= GET_TIME).collect();
+        for (asker, can, asked) in due {
             let result = got(&mut sim, &asked);
+            // Whoever died meanwhile waits for nothing.
+            let can = can && (result.is_some() || sim.is_alive(asker));
             let holder = sim.contact(keys.holders[asked.key]).map(|one| one.id);
             let found = result.is_some_and(|one| one.values.iter().any(|value| Some(value.holder) == holder));
             if can && (found || keys.can_be_found(&sim, asked.key)) {
