@@ -154,7 +154,8 @@ impl Contender {
             }
             Kind::TrafficServer => {
                 let program = find("traffic_server")?;
-                let folder = traffic_server(place, address, origin, program.parent().unwrap_or(Path::new("/usr/bin")))?;
+                let folder =
+                    traffic_server(place, address, origin, program.parent().unwrap_or_else(|| Path::new("/usr/bin")))?;
                 let mut command = Command::new(program);
                 command.env("TS_RUNROOT", folder);
                 command
@@ -226,7 +227,7 @@ fn haproxy(address: SocketAddr, origin: SocketAddr) -> String {
 /// Where its files are; one thread that serves, and a RAM cache as large as ours.
 fn traffic_server(place: &Path, address: SocketAddr, origin: SocketAddr, programs: &Path) -> Result<PathBuf, String> {
     let shown = place.display();
-    let prefix = programs.parent().unwrap_or(Path::new("/")).display();
+    let prefix = programs.parent().unwrap_or_else(|| Path::new("/")).display();
     let programs = programs.display();
     for folder in ["cache", "run", "log"] {
         fs::create_dir(place.join(folder)).map_err(|error| format!("{shown}/{folder}: {error}"))?;
