@@ -426,6 +426,14 @@ impl Known {
         let is_outdated = |known: &&Nearby| near.is_by_who_said(&known.near) && near.epoch > known.near.epoch;
         let better = self.near.as_ref().filter(lately).filter(|known| !is_outdated(known));
         if better.is_none_or(|known| (near.level, known.near.rtt) >= (known.near.level, near.rtt)) {
+            // Whoever scouts found says so in the index, too.
+            let is_found = |known: &Nearby| {
+                known.by_scouts
+                    && now < known.until
+                    && near.cluster == known.near.cluster
+                    && near.is_by_who_said(&known.near)
+            };
+            let by_scouts = by_scouts || self.near.as_ref().is_some_and(is_found);
             self.near = Some(Nearby { near: Arc::new(near), heard: now, until: now + ttl, by_scouts });
         }
     }
@@ -669,6 +677,21 @@ mod tests {
         assert_eq!(cluster(&clients, now + ms(11_000)), Some(Key::ZERO), "nobody says otherwise");
         clients.asked(now + ms(11_000), prefix(), Some((moved, HOUR)));
         assert_eq!(cluster(&clients, now + ms(11_000)), Some(Key::from_bytes([1; 20])));
+    }
+
+    #[test]
+    fn what_scouts_found_stays_found_by_them_when_the_index_repeats_it() {
+        let now = Instant::now();
+        let mut clients = clients();
+        let server = |last| Server { id: Key::from_bytes([last; 20]).into(), v4: None, v6: None, cluster: None };
+        let by = |last| Near { servers: vec![server(last)], ..near(2) };
+        clients.asked(now, prefix(), Some((by(1), HOUR)));
+        assert!(!clients.is_found_by_scouts(prefix()));
+        clients.scouted(now, prefix(), Some((by(1), HOUR)), Scouts::Back);
+        clients.asked(now + ms(1_000), prefix(), Some((by(1), HOUR)));
+        assert!(clients.is_found_by_scouts(prefix()));
+        clients.asked(now + ms(2_000), prefix(), Some((by(2), HOUR)));
+        assert!(!clients.is_found_by_scouts(prefix()), "another server says so");
     }
 
     #[test]

@@ -350,8 +350,9 @@ impl Default for QueryLog {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RateLimit {
-    /// Units a second, a quarter of them at once: a reply costs one for each two times its question's bytes it has. Whoever is past it
-    /// is sent two times its bytes at most until it asks less. 0 switches the limit off. Fewer: busy resolvers are sent to TCP; more: a better amplifier. \[guess\]
+    /// Units a second, a quarter of them at once: a reply costs one for each two times its question's bytes it has. Whoever is
+    /// past it is sent two times its bytes at most until it asks less. 0 switches the limit off. Fewer: busy resolvers are sent to
+    /// TCP; more: a better amplifier. \[guess\]
     pub per_second: u32,
     /// One in so many of the replies past the rate is sent empty and truncated, the others not at all. 0: none is sent. \[BIND, NSD,
     /// Knot: 1 or 2\]

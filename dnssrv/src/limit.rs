@@ -5,8 +5,9 @@
 //! ```text
 //!   a reply costs one unit for each two times the question's bytes it has, begun ones whole
 //!
-//!   below the limit   units flow back, so many a second; while there are some, replies are whole. What they have beyond two
-//!                     times their questions' bytes is written up until the prefix has been idle.
+//!   below the limit   units flow back, so many a second; while there are some, replies are whole, and the first after all have
+//!                     flowed back is, whatever it costs. What they have beyond two times their questions' bytes is written up
+//!                     until the prefix has been idle.
 //!   limited           from the first reply there are no units for, until all have flowed back, sent or not. Each question brings
 //!                     two times its bytes, so many questions a second at most. A reply is whole if these make up for what was
 //!                     written up and for itself; a cut one is charged, too.
@@ -82,7 +83,7 @@ impl Limiter {
         let count = if config.per_second == 0 { 0 } else { config.prefixes.max(1) };
         let slots = (0..count).map(|_| Slot::default()).collect();
         let unit = SECOND / u64::from(config.per_second.max(1));
-        // Of a low rate some units, or no reply would ever be whole.
+        // Of a low rate some units, or only the first reply would ever be whole.
         let burst = (4 * unit).clamp(BURST, SECOND);
         Self { config, began, key, slots, unit, burst, limited: AtomicU64::new(0) }
     }
@@ -134,10 +135,11 @@ impl Limiter {
         let used_until = if known >> TAG_AT == tag { (known & TIME).max(now) } else { now };
         let is_idle = used_until == now;
         let until = used_until + cost;
-        if (known & LIMITED != 0 && !is_idle) || until - now > self.burst {
+        // Whoever was idle gets his reply, even if it alone uses up more than there may be at once of a low rate.
+        if !is_idle && (known & LIMITED != 0 || until - now > self.burst) {
             return self.limit(slot, tag, (now, used_until), (cost, brought, reply));
         }
-        // Two threads that race may both be let through: the bound is then off by one reply.
+        // Threads that race may all be let through: the bound is then off by one reply for each of them.
         slot.used.store(tag << TAG_AT | (until & TIME), Ordering::Relaxed);
         let owed = if is_idle { 0 } else { slot.owed.load(Ordering::Relaxed) };
         slot.owed.store(owed.wrapping_add(reply).saturating_sub(brought), Ordering::Relaxed);
@@ -341,6 +343,41 @@ mod tests {
         }
         assert_ne!(limiter.check(began, [198, 51, 100, 9].into(), 60, 110), Action::Send, "the same /24");
         assert_eq!(limiter.check(began, [203, 0, 113, 1].into(), 60, 110), Action::Send);
+    }
+
+    #[test]
+    fn at_however_low_a_rate_who_was_idle_gets_a_whole_reply_however_long() {
+        for per_second in [1, 2, 10, 50, 56, 100] {
+            for slip in [0, 2] {
+                let (limiter, began) = limiter(per_second, slip);
+                // Longer than any of these takes to flow back; the flood between two limits the prefix.
+                for minute in 0..5 {
+                    let now = began + Duration::from_secs(60 * minute);
+                    let mut actions =
+                        (0..100).map(|_| limiter.check(now, [192, 0, 2, 1].into(), 45, 1232) == Action::Send);
+                    assert!(actions.next().unwrap(), "{per_second} a second, slip {slip}, minute {minute}");
+                    assert!(!actions.all(|is_sent| is_sent), "{per_second} a second, slip {slip}, minute {minute}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_steady_resolver_past_the_rate_the_share_of_whole_replies_is_what_its_questions_make_up_for() {
+        // 1400 units a second of 1000.
+        for (slip, least, most) in [(0, 0.07, 0.075), (2, 0.045, 0.055)] {
+            let limiter = limiter(1_000, slip);
+            let (mut asked, mut whole) = (0.0, 0.0);
+            flood(&limiter, (20_000, 10_000), (45, 1232), |sum, action| {
+                // Once what was sent before is made up for.
+                if sum.questions > 45 * 10_000 {
+                    asked += 1.0;
+                    whole += if action == Action::Send { 1.0 } else { 0.0 };
+                }
+            });
+            let share = whole / asked;
+            assert!((least..=most).contains(&share), "slip {slip}: {share}");
+        }
     }
 
     #[test]

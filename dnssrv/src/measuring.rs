@@ -58,7 +58,7 @@ pub struct Probes {
     /// \[unbound asks again after 376 ms, Knot Resolver and BIND after 800\]
     #[serde(with = "span")]
     pub answer_within: Duration,
-    /// The same for the addresses of a public name in mode `direct`, where no referral leads a far resolver on to who is near it. A
+    /// The same in mode `direct`, whatever is asked for, where no referral leads a far resolver on to who is near it. A
     /// server that is near it is as far from here as it is, so its word comes two round trips after the question. Shorter: fewer far
     /// resolvers are placed by the first answer. Longer: resolvers ask again elsewhere; unbound, after 376 ms, asks here again and
     /// takes the same answer. \[measured\]

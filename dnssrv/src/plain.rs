@@ -9,7 +9,7 @@
     warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)
 )]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
@@ -51,8 +51,13 @@ impl Plain {
 
     /// Whether the records of the two are not the same, in whatever order.
     pub(crate) fn differs(&self, other: &Self) -> bool {
+        // No name has the same data twice.
         let same = |mine: &[Record], theirs: &[Record]| {
-            mine.len() == theirs.len() && mine.iter().all(|record| theirs.contains(record))
+            let in_another_order = || {
+                let theirs: HashSet<&RData> = theirs.iter().map(|record| &record.data).collect();
+                mine.iter().all(|record| theirs.contains(&record.data))
+            };
+            mine == theirs || (mine.len() == theirs.len() && in_another_order())
         };
         self.names.len() != other.names.len()
             || self.names.iter().any(|(name, mine)| other.names.get(name).is_none_or(|theirs| !same(mine, theirs)))

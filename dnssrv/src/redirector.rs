@@ -193,11 +193,13 @@ impl Redirector {
         if let Some(signer) = &self.signer {
             zone.hold_key(signer.dnskey());
         }
-        let mut current = self.zone.write().unwrap_or_else(PoisonError::into_inner);
+        // Large zones take long to compare, and whoever is to be answered reads the zone.
+        let current = self.zone();
         if let Some(wrong) = current.wrong_serial(&zone) {
             tracing::warn!(serial = zone.serial(), was = current.serial(), "{wrong}");
         }
-        *current = Arc::new(zone);
+        *self.zone.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(zone);
+        // Here the old one is freed, if nobody reads it any more.
         drop(current);
         self.version.fetch_add(1, Ordering::Release);
         Ok(())
