@@ -194,14 +194,17 @@ impl Tiers {
     fn put_together(self: &Arc<Self>, disk: usize, puts: &[Put]) -> Vec<Result<Object, StoreError>> {
         let stored = to_millisecond(disk::now());
         let entry = self.book.entry();
-        let whole = |put: &Put| {
+        // What is in RAM is replaced there: it was asked for again.
+        let keep = |put: &Put| if self.memory.peek(&put.head.key).is_some() { Keep::InRam } else { put.keep };
+        let comer = |put: &Put| {
             let whole = Whole::new(put.head.clone(), stored, false, Arc::clone(&put.pieces));
-            if put.keep == Keep::InRam { self.memory.house(whole) } else { Arc::new(whole) }
+            let (keep, verdict) = (keep(put), self.book.admit(&put.head, &entry));
+            (if keep == Keep::InRam { self.memory.house(whole) } else { Arc::new(whole) }, verdict, keep)
         };
-        let comers: Vec<_> = puts.iter().map(|put| (whole(put), self.book.admit(&put.head, &entry))).collect();
+        let comers: Vec<_> = puts.iter().map(comer).collect();
         let on_disk = self.write_together(disk, puts, &comers);
-        let take_in = |(((whole, verdict), on_disk), put): (_, &Put)| self.take_in(whole, verdict, on_disk, put.keep);
-        let became = comers.into_iter().zip(on_disk).zip(puts).map(take_in).collect();
+        let take_in = |((whole, verdict, keep), on_disk)| self.take_in(whole, verdict, on_disk, keep);
+        let became = comers.into_iter().zip(on_disk).map(take_in).collect();
         drop(entry);
         self.tidy();
         became
@@ -212,11 +215,11 @@ impl Tiers {
         &self,
         disk: usize,
         puts: &[Put],
-        comers: &[(Arc<Whole>, Verdict)],
+        comers: &[(Arc<Whole>, Verdict, Keep)],
     ) -> Vec<Option<io::Result<Spot>>> {
         let Some(engine) = self.disks.at(disk) else { return Vec::new() };
         let (mut drafts, mut goes) = (Vec::new(), Vec::new());
-        for ((whole, verdict), put) in comers.iter().zip(puts) {
+        for ((whole, verdict, _), put) in comers.iter().zip(puts) {
             let wanted = *verdict != Verdict::Hard && self.goes_to_disk(engine, &whole.key);
             // A longer one was to be a run, but the disk failed before its first slice.
             let fits = whole.len() <= self.config.slice_bytes();
@@ -228,7 +231,7 @@ impl Tiers {
             }
         }
         let mut written = engine.put_all(drafts).into_iter();
-        let place = |((whole, _), goes): (&(Arc<Whole>, Verdict), Option<bool>)| {
+        let place = |((whole, ..), goes): (&(Arc<Whole>, Verdict, Keep), Option<bool>)| {
             let spot = if goes? { written.next()? } else { Err(io::ErrorKind::FileTooLarge.into()) };
             if spot.is_err() {
                 self.disks.note_bad();

@@ -96,8 +96,9 @@ impl Writer {
         self.commit_with(metadata, Keep::InRam, false).await
     }
 
-    /// As [`Writer::commit`], kept as is said, but where more than `write_queue` waits for the disk, a small object does not wait too: it is held in RAM
-    /// alone, and goes to disk once it is asked for there. One that RAM cannot take, or of which the disk has an older one, waits.
+    /// As [`Writer::commit`], kept as is said, but where more than `write_queue` waits for the disk, a small object does not wait
+    /// too: it is held in RAM alone, and goes to disk once it is asked for there. One that RAM cannot take, or of which the disk
+    /// has an older one, waits.
     ///
     /// # Errors
     /// As [`Writer::commit`].
