@@ -77,44 +77,33 @@ fn normal(name: &str, fields: &HeaderMap) -> Vec<u8> {
     for value in fields.get_all(name) {
         members.extend(value.as_bytes().split(|byte| *byte == b',').map(|member| member.trim_ascii().to_vec()));
     }
-    let none = members.is_empty();
-    if name == "accept-language" || name == "accept" && members.iter().all(|member| has_no_parameters(member)) {
-        members = by_weight(members);
+    if members.is_empty() {
+        return b"-".to_vec();
     }
-    if none { b"-".to_vec() } else { [b"=", members.join(&b","[..]).as_slice()].concat() }
+    if !matches!(name, "accept" | "accept-language") {
+        return [b"=", members.join(&b","[..]).as_slice()].concat();
+    }
+    // What is written anew must not be mistaken for what was sent so.
+    let (mark, members) = by_weight(&members).map_or((b'~', members), |ranges| (b'=', ranges));
+    [&[mark], members.join(&b","[..]).as_slice()].concat()
 }
 
-/// Whether nothing but a weight stands beside a media type; parameters may tell cases apart.
-fn has_no_parameters(member: &[u8]) -> bool {
-    let mut parts = member.split(|byte| *byte == b';').skip(1).map(<[u8]>::trim_ascii);
-    let weight = parts.next().is_none_or(|part| part.get(..2).is_some_and(|name| name.eq_ignore_ascii_case(b"q=")));
-    weight && parts.next().is_none()
-}
-
-/// Ranges by weight, the most wanted first. A list with a member that is none stays in its order.
-fn by_weight(members: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
-    let lower = members.into_iter().map(|mut member| {
-        member.make_ascii_lowercase();
-        member.retain(|byte| !matches!(byte, b' ' | b'\t'));
-        member
-    });
-    let mut members: Vec<_> = lower.collect();
+/// Ranges by weight, the most wanted first, if nothing but a weight stands beside any of them; parameters may tell cases apart.
+fn by_weight(members: &[Vec<u8>]) -> Option<Vec<Vec<u8>>> {
     let weighed = members.iter().map(|member| {
-        let (range, weight) = match member.iter().position(|byte| *byte == b';') {
-            Some(at) => (member.get(..at)?, weight(member.get(at..)?.strip_prefix(b";q=")?)?),
-            None => (member.as_slice(), 1_000),
-        };
+        let member = member.to_ascii_lowercase();
+        let mut parts = member.splitn(2, |byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let range = parts.next().filter(|range| !range.contains(&b' ') && !range.contains(&b'\t'))?;
+        let weight = parts.next().map_or(Some(1_000), |part| weight(part.strip_prefix(b"q=")?))?;
         Some((std::cmp::Reverse(weight), range.to_vec()))
     });
-    if let Some(mut weighed) = weighed.collect::<Option<Vec<_>>>() {
-        weighed.sort_unstable();
-        let again = weighed.into_iter().map(|(weight, range)| match weight.0 {
-            1_000 => range,
-            weight => [range, format!(";q={weight}").into_bytes()].concat(),
-        });
-        members = again.collect();
-    }
-    members
+    let mut weighed = weighed.collect::<Option<Vec<_>>>()?;
+    weighed.sort_unstable();
+    let again = weighed.into_iter().map(|(weight, range)| match weight.0 {
+        1_000 => range,
+        weight => [range, format!(";q={weight}").into_bytes()].concat(),
+    });
+    Some(again.collect())
 }
 
 /// A weight in thousandths [RFC 9110 12.4.2].
@@ -166,6 +155,9 @@ mod tests {
             ("a/b;x=1, c/d", "c/d, a/b;x=1"),
             ("a/b;q=0.5;x=C", "a/b;q=0.5;x=c"),
             ("*/*", "a/*"),
+            ("c/d, a/b;q=500", "c/d, a/b;q=0.5"),
+            ("te xt/html", "text/html"),
+            ("te\txt/html", "text/html"),
         ] {
             assert_ne!(of("accept", &[one]), of("accept", &[other]), "{one}");
         }
