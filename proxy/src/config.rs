@@ -226,7 +226,8 @@ pub struct Site {
     /// What a range costs the origin that is not here yet.
     pub ranges: Ranges,
     /// Freshness of a 404, 405, 410, 414 or 501 of which neither the origin nor a Last-Modified says how long it holds; never more than
-    /// `freshness.negative_most`. Zero: the origin is asked every time. [RFC 9111 4.2.2]
+    /// `freshness.negative_most`. Zero: the origin is asked every time. Without effect where `freshness.heuristic` is zero; a longer
+    /// `freshness.default` counts in its place. [RFC 9111 4.2.2]
     #[serde(with = "span")]
     pub negative: Duration,
     /// Least freshness of what the origin lets be fresh at all. Up to 365d; unset: the origin's word. \[guess\]

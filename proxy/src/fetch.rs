@@ -133,8 +133,8 @@ pub(crate) struct Filling {
     writer: Writer,
     /// None: it is made once somebody is there to be told of it. Kept apart: it is large, and a filling is moved about.
     digest: Option<Box<digest::Whole>>,
-    /// What the origin says its digest is, until that was looked at.
-    pub(crate) stated: Option<Box<Stated>>,
+    /// What the origin says its digest is.
+    stated: Option<Box<Stated>>,
     pub(crate) answer: Arc<Answer>,
     shown: bool,
     pub(crate) at: u64,
@@ -380,7 +380,8 @@ impl Fetch {
             Ok(writer) => writer,
             Err(failure) => return Err(Refused { failure, meta: Box::new(meta) }),
         };
-        let whole = source == Source::Origin && meta.status == StatusCode::OK && self.wanted.cut.is_none();
+        // Of a peer's too: it may still be fetching, and not know yet that what it passes on is something else.
+        let whole = meta.status == StatusCode::OK && self.wanted.cut.is_none();
         let stated = whole.then(|| Stated::of(&meta.fields)).flatten();
         let content = Content::Filling(writer.partial());
         let varies_by = freshness::varies_by(&meta.fields);
@@ -452,8 +453,7 @@ impl Fetch {
             filling.shown = true;
             self.lead.head(Arc::clone(&filling.answer));
         }
-        // Without its last byte nobody takes a body for whole that is not what was stated.
-        self.lead.show(filling.at - u64::from(filling.stated.is_some()));
+        self.lead.show(filling.at);
         // What nobody else can join, a part above all, is no copy to name to others yet.
         if first && self.mode == Mode::Shared {
             self.keeper.announce(filling.answer.meta.length);
@@ -464,9 +464,6 @@ impl Fetch {
     /// All bytes are in: the object replaces the older one, and the index learns of it.
     pub(crate) async fn complete(&mut self) -> End {
         let Some(mut filling) = self.filling.take() else { return End::Failed(Failure::Internal) };
-        if let Err(end) = self.is_as_stated(&mut filling) {
-            return end;
-        }
         let mut meta = filling.answer.meta.clone();
         meta.length = Some(filling.at);
         meta.digest = filling.digest.map(|mut digest| digest.finalize());
@@ -489,6 +486,10 @@ impl Fetch {
             self.lead.head(Arc::clone(&filling.answer));
         }
         self.lead.land();
+        if !self.is_as_stated(filling.stated.take()) {
+            self.lead.withhold(filling.writer);
+            return End::Whole;
+        }
         if meta.vouched.body == Groups::Beside {
             Box::pin(self.keep_beside(&meta)).await;
         }

@@ -60,7 +60,7 @@ pub(crate) struct Flight {
     waiters: AtomicUsize,
     /// Changed while those that can be joined are locked.
     landed: AtomicBool,
-    /// More than one came for it.
+    /// More than one waited for it at the same time.
     in_demand: AtomicBool,
     overtaken: AtomicBool,
     given_up: AtomicBool,
@@ -333,7 +333,7 @@ impl Lead {
         self.flight.progress.send_if_modified(|progress| !std::mem::replace(&mut progress.landed, true));
     }
 
-    /// Whether more than one came for it.
+    /// Whether more than one waited for it at the same time.
     pub(crate) fn is_in_demand(&self) -> bool {
         self.flight.in_demand.load(Ordering::Relaxed)
     }

@@ -1,21 +1,21 @@
 //! What becomes of an answer once all of it is here, or its fetch has ended: others are told of it, or it is counted why it is not kept.
 
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
 use atoll_store::Object;
 use http::StatusCode;
 
-use crate::{
-    fetch::{Fetch, Filling},
-    flight::End,
-    meta::Meta,
-    reason::{Failure, Reason},
-    reference::Reference,
-};
+use crate::{fetch::Fetch, flight::End, meta::Meta, reason::Reason, reference::Reference, stated::Stated};
 
 impl Fetch {
     /// Tells the index of what was just stored, if others may have it.
     pub(crate) fn tell_of(&mut self, meta: &Meta, stored: &Object) {
         let is_purged = self.cache.purges.took(self.born, meta);
-        if is_purged {
+        // After a soft purge it is here, to be confirmed.
+        if is_purged && self.cache.purges.gave_up(self.born, meta) {
             self.unkept.get_or_insert(Reason::Purged);
         }
         // A slice is a copy that others can use; a part as one client asked for it is none, nor is what a purge took meanwhile.
@@ -50,15 +50,30 @@ impl Fetch {
     }
 
     /// All of it came: whether it is what the origin says it is, if that says anything.
-    pub(crate) fn is_as_stated(&mut self, filling: &mut Filling) -> Result<(), End> {
-        let Some(stated) = filling.stated.take() else { return Ok(()) };
-        if stated.holds() {
-            self.lead.show(filling.at);
-            return Ok(());
+    pub(crate) fn is_as_stated(&mut self, stated: Option<Box<Stated>>) -> bool {
+        let holds = stated.is_none_or(|stated| stated.holds());
+        if !holds {
+            self.wanted.trace.note("kept", || "not stored: it is not what its digest says".to_owned());
+            self.unkept = Some(Reason::DigestMismatch);
+            warn_of_mismatch(&self.wanted.url.to_string());
         }
-        tracing::warn!(url = %self.wanted.url, "an answer is not what its digest says");
-        self.wanted.trace.note("kept", || "not stored: it is not what its digest says".to_owned());
-        self.unkept = Some(Reason::DigestMismatch);
-        Err(End::Failed(Failure::ResponseIncomplete))
+        holds
     }
 }
+
+/// Once in a while: of an origin whose front changes bodies every answer may be such.
+fn warn_of_mismatch(url: &str) {
+    static LAST: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.is_none_or(|last| last.elapsed() >= WARN) {
+        *last = Some(Instant::now());
+        tracing::warn!(
+            url,
+            "an answer is not what its Repr-Digest or Content-Digest says, and is passed on without being stored: \
+             look for what changes bodies between the origin and here, or take the field away"
+        );
+    }
+}
+
+/// At most one warning in this time.
+const WARN: Duration = Duration::from_secs(60);

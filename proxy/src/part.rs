@@ -25,6 +25,7 @@ use crate::{
     meta::Meta,
     reason::{CacheStatus, Source},
     receive::Asked,
+    stated::CONTENT_DIGEST,
     step::Told,
     wish::Use,
 };
@@ -310,6 +311,7 @@ impl Held {
         let source = if in_memory { Source::Memory } else { Source::Disk };
         let status = CacheStatus::hit(source, ttl, None);
         let told = Some(Told { source: Some(source), ..Told::default() });
+        let is_as_it_came = matches!(&pieces[..], [(object, part)] if part.length() == Some(object.len()));
         let length: u64 = pieces.iter().filter_map(|(_, part)| part.length()).sum();
         let body = match Body::joined(pieces).await {
             Ok(body) => body,
@@ -317,6 +319,9 @@ impl Held {
         };
         let mut fields = meta.fields;
         fields.remove(header::CONTENT_RANGE);
+        if !is_as_it_came {
+            fields.remove(CONTENT_DIGEST);
+        }
         if let Some(range) = stretch.and_then(|stretch| stretch.to_string().try_into().ok()) {
             fields.insert(header::CONTENT_RANGE, range);
         }

@@ -12,8 +12,7 @@ use crate::structured::{Item, dictionary};
 #[derive(Clone)]
 pub(crate) struct Stated {
     context: Context,
-    /// In base64, without padding.
-    digest: String,
+    digest: Vec<u8>,
 }
 
 impl Stated {
@@ -28,10 +27,8 @@ impl Stated {
             [("sha-256", &SHA256), ("sha-512", &SHA512)].iter().find_map(|(key, algorithm)| {
                 let (_, item) = members.iter().find(|(name, _)| name == key)?;
                 let Item::Bytes(digest) = item else { return None };
-                let digest = digest.trim_end_matches('=').to_owned();
-                // Six bits a letter: what cannot be one of this algorithm is none.
-                let fits = digest.len() == (algorithm.output_len() * 8).div_ceil(6);
-                fits.then(|| Box::new(Self { context: Context::new(algorithm), digest }))
+                let digest = decode(digest).filter(|digest| digest.len() == algorithm.output_len())?;
+                Some(Box::new(Self { context: Context::new(algorithm), digest }))
             })
         })
     }
@@ -43,17 +40,28 @@ impl Stated {
 
     /// All of it came: whether it is what was said.
     pub(crate) fn holds(self) -> bool {
-        base64(self.context.finish().as_ref()) == self.digest
+        self.context.finish().as_ref() == self.digest
     }
 }
 
-/// Base64 without padding [RFC 4648 4].
-fn base64(bytes: &[u8]) -> String {
-    let letters = bytes.chunks(3).flat_map(|three| {
-        let word = three.iter().fold(0_u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
-        (0..=three.len()).map(move |place| word >> (18 - 6 * place) & 63)
-    });
-    letters.filter_map(|six| LETTERS.get(six as usize).copied().map(char::from)).collect()
+/// Base64 \[RFC 4648 4\]. The padding may be left out, and what its last letter says beyond the bytes may be anything \[RFC 9651 4.2.7\].
+fn decode(text: &str) -> Option<Vec<u8>> {
+    let letters = text.trim_end_matches('=');
+    let padding = text.len() - letters.len();
+    if letters.len() % 4 == 1 || padding > 0 && (padding > 2 || !text.len().is_multiple_of(4)) {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(letters.len() * 3 / 4);
+    for four in letters.as_bytes().chunks(4) {
+        let mut word = 0_u32;
+        for letter in four {
+            let six = LETTERS.iter().position(|it| it == letter)?;
+            word = word << 6 | u32::try_from(six).ok()?;
+        }
+        word <<= 6 * (4 - four.len());
+        bytes.extend(word.to_be_bytes().iter().skip(1).take(four.len() - 1));
+    }
+    Some(bytes)
 }
 
 const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -75,11 +83,18 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_written_as_rfc_4648_does() {
-        for (bytes, text) in [("", ""), ("f", "Zg"), ("fo", "Zm8"), ("foo", "Zm9v"), ("foob", "Zm9vYg")] {
-            assert_eq!(base64(bytes.as_bytes()), text);
+    fn bytes_are_read_as_rfc_4648_writes_them() {
+        let good =
+            [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9vYg==", "foob"), ("Zm9vYmE", "fooba")];
+        for (text, bytes) in good {
+            assert_eq!(decode(text).unwrap(), bytes.as_bytes(), "{text}");
         }
-        assert_eq!(base64(&[0xff, 0xfe, 0xfb]), "//77");
+        assert_eq!(decode("//77").unwrap(), [0xff, 0xfe, 0xfb]);
+        // Bits that are left over.
+        assert_eq!((decode("Zh==").unwrap(), decode("Zm9").unwrap()), (b"f".to_vec(), b"fo".to_vec()));
+        for text in ["Z", "Z===", "Zg=", "Zm9v=", "Zm9v==", "Zm8==", "Z=g=", "Zm-_", "Zm9v Yg", "===="] {
+            assert_eq!(decode(text), None, "{text}");
+        }
     }
 
     // FIPS 180's digests of "abc".
@@ -88,8 +103,11 @@ mod tests {
         let sha256 = "sha-256=:ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=:";
         let sha512 =
             "sha-512=:3a81oZNherrMQXNJriBBMRLm+k6JqX6iCp7u5ktV05ohkpkqJ0/BqDa6PCOj/uu9RU1EI2Q86A4qmslPpUyknw==:";
+        let loose = "sha-256=:ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa3:";
         let none = "md5=:kAFQmDzST7DWlj99KOF/cg==:";
-        for values in [&[sha256][..], &[sha512], &[none, sha256], &[&format!("{none}, {sha512}")], &[sha256, sha512]] {
+        for values in
+            [&[sha256][..], &[sha512], &[loose], &[none, sha256], &[&format!("{none}, {sha512}")], &[sha256, sha512]]
+        {
             for name in ["repr-digest", "content-digest"] {
                 let mut good = stated(name, values).unwrap();
                 let mut bad = good.clone();
@@ -100,9 +118,17 @@ mod tests {
                 assert!(!bad.holds(), "{values:?}");
             }
         }
-        for values in
-            [&[none][..], &["sha-256=:AAAA:"], &["sha-256=ungW"], &["noise,,"], &["sha-256=\"a\""], &[""], &[]]
-        {
+        let malformed = sha256.replace("Fa0=", "=Fa0");
+        for values in [
+            &[none][..],
+            &["sha-256=:AAAA:"],
+            &["sha-256=ungW"],
+            &[&malformed],
+            &["noise,,"],
+            &["sha-256=\"a\""],
+            &[""],
+            &[],
+        ] {
             assert!(stated("repr-digest", values).is_none(), "{values:?}");
         }
     }

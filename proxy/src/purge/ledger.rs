@@ -201,6 +201,12 @@ impl Ledger {
         self.log.values().any(|entry| entry.applied > born && entry.purge.selector.means_answer(url, fields))
     }
 
+    /// The same of hard purges alone.
+    pub(crate) fn gave_up(&self, born: PurgeNumber, answer: &Meta) -> bool {
+        let mut hard = self.log.values().filter(|entry| entry.purge.hard && entry.applied > born);
+        hard.any(|entry| entry.purge.selector.means(answer))
+    }
+
     /// All there are, oldest first.
     pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Entry> {
         self.log.values()

@@ -196,6 +196,11 @@ impl Purges {
         self.newest.load(Ordering::SeqCst) > born.0 && self.ledger().took(born, url, fields)
     }
 
+    /// Whether a hard purge has taken it: nothing of it is kept.
+    pub(crate) fn gave_up(&self, born: PurgeNumber, answer: &Meta) -> bool {
+        self.ledger().gave_up(born, answer)
+    }
+
     /// Whether a copy received then is to be confirmed by the origin because purges may have been missed.
     pub(crate) fn doubts(&self, received: SystemTime) -> bool {
         self.step.doubts(received, self.config.doubt)

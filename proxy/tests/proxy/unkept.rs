@@ -2,12 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use atoll_overlay::Level;
 use atoll_proxy::{Proxy, PurgeTarget};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::support::{
-    Do, Origin, Response, alone, alone_with, config_site, get, get_with, noise, ok, raw, soon, until,
+    Do, Net, Origin, Response, alone, alone_with, config_for, config_site, get, get_with, noise, ok, raw, soon, until,
 };
 
 /// A request to an own site, what the origin answers, and the word.
@@ -115,7 +116,7 @@ async fn a_refusal_beside_a_good_copy_counts_as_such() {
 
 #[tokio::test]
 async fn what_an_unsafe_method_or_a_purge_overtakes_counts_as_such() {
-    for word in ["overtaken", "purged"] {
+    for word in ["overtaken", "purged", "softly"] {
         let gate = Arc::new(Semaphore::new(0));
         let held = Arc::clone(&gate);
         let origin = Origin::start(move |number, _| {
@@ -137,14 +138,14 @@ async fn what_an_unsafe_method_or_a_purge_overtakes_counts_as_such() {
             1
         } else {
             let target = PurgeTarget::Url("http://own.test/x".to_owned());
-            proxy.purge(target, true, Duration::ZERO).await.unwrap();
+            proxy.purge(target, word == "purged", Duration::ZERO).await.unwrap();
             0
         };
         gate.add_permits(1);
         let answer: Response = soon(slow).await.unwrap();
         assert_eq!((answer.status, &answer.body[..]), (200, &b"body"[..]));
         until(|| proxy.stats().flights == 0).await;
-        let mut expected = counted(word);
+        let mut expected = if word == "softly" { BTreeMap::new() } else { counted(word) };
         if before == 1 {
             expected.insert("method", 1);
         }
@@ -177,27 +178,109 @@ async fn what_has_no_room_counts_as_such() {
     assert_eq!(proxy.stats().not_stored, counted("no-room"));
 }
 
-// RFC 9530: what an origin says of its body is held against the body, where it says anything.
+/// FIPS 180's digest of "abc".
+const ABC: &str = "sha-256=:ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=:";
+
+// RFC 9530: what an origin says of its body is held against the body, where it says anything. A client checks for itself.
 #[tokio::test]
-async fn a_body_that_is_not_what_its_digest_says_is_broken_off_and_not_kept() {
-    let good = "sha-256=:ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0=:";
+async fn a_body_that_is_not_what_its_digest_says_is_passed_on_and_not_kept() {
     for field in ["Repr-Digest", "Content-Digest"] {
-        let fields = format!("Cache-Control: max-age=60\r\n{field}: {good}\r\n");
-        // The first answer is of another body than it says.
-        let origin =
-            Origin::start(move |number, _| ok(&fields, &Bytes::from_static(if number == 0 { b"abd" } else { b"abc" })))
-                .await;
-        let proxy = alone(config_site(&origin)).await;
-        // So soon that it may get nothing at all.
-        let wrong = String::from_utf8(try_get(&proxy, "GET", "").await).unwrap();
-        assert!(!wrong.ends_with("abd"), "{field}: {wrong}");
-        until(|| proxy.stats().flights == 0).await;
-        assert_eq!(proxy.stats().not_stored, counted("digest-mismatch"));
-        for _ in 0..2 {
-            let right = get(&proxy, "own.test", "/x").await;
-            assert!(right.complete && right.body == b"abc", "{field}: {}", right.cache_status());
+        for (length, chunks) in [(3, false), (3, true), (80_000, false), (80_000, true)] {
+            let fields = format!("Cache-Control: max-age=60\r\n{field}: {ABC}\r\n");
+            let wrong = noise(length);
+            let (right, first) = (Bytes::from_static(b"abc"), wrong.clone());
+            let origin = Origin::start(move |number, _| match (number, chunks) {
+                (0, true) => in_chunks(&fields, &first),
+                (0, false) => ok(&fields, &first),
+                _ => ok(&fields, &right),
+            })
+            .await;
+            let proxy = alone(config_site(&origin)).await;
+            let got = get(&proxy, "own.test", "/x").await;
+            assert_eq!(
+                (got.status, got.complete, got.field(&field.to_ascii_lowercase()).as_deref()),
+                (200, true, Some(ABC))
+            );
+            assert_eq!(got.body, wrong, "{field} {length} {chunks}");
             until(|| proxy.stats().flights == 0).await;
+            assert_eq!(proxy.stats().not_stored, counted("digest-mismatch"));
+            for _ in 0..2 {
+                let right = get(&proxy, "own.test", "/x").await;
+                assert!(right.complete && right.body == b"abc"[..], "{field}: {}", right.cache_status());
+                until(|| proxy.stats().flights == 0).await;
+            }
+            assert_eq!(origin.count(), 2, "{field}");
         }
-        assert_eq!(origin.count(), 2, "{field}");
+    }
+}
+
+fn in_chunks(fields: &str, body: &Bytes) -> Vec<Do> {
+    let head = format!("HTTP/1.1 200 OK\r\n{fields}Transfer-Encoding: chunked\r\n\r\n");
+    let chunk = [format!("{:x}\r\n", body.len()).as_bytes(), body, b"\r\n0\r\n\r\n"].concat();
+    vec![Do::Send(head.into()), Do::Send(chunk.into())]
+}
+
+// As with any 200 that is not stored.
+#[tokio::test]
+async fn a_mismatch_leaves_the_stale_copy() {
+    let origin = Origin::start(|number, _| {
+        let fields =
+            format!("Cache-Control: max-age=0, stale-if-error=60\r\nETag: \"{number}\"\r\nRepr-Digest: {ABC}\r\n");
+        match number {
+            0 => ok(&fields, &Bytes::from_static(b"abc")),
+            1 => ok(&fields, &Bytes::from_static(b"abd")),
+            _ => raw("HTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n"),
+        }
+    })
+    .await;
+    let proxy = alone(config_site(&origin)).await;
+    for body in ["abc", "abd", "abc"] {
+        let got = get(&proxy, "own.test", "/x").await;
+        assert_eq!((got.status, got.complete, &got.body[..]), (200, true, body.as_bytes()));
+        until(|| proxy.stats().flights == 0).await;
+    }
+    assert_eq!(proxy.stats().not_stored.get("digest-mismatch"), Some(&1));
+}
+
+// A node that streams what another still fetches holds it against the same, also where the rest comes from the origin.
+#[tokio::test]
+async fn a_mismatch_from_a_peer_is_not_kept_either() {
+    for lost in [false, true] {
+        let body = noise(2_000_000);
+        let gate = Arc::new(Semaphore::new(0));
+        let (served, held) = (body.clone(), Arc::clone(&gate));
+        let origin = Origin::start(move |number, _| {
+            let mut steps = ok(&format!("Cache-Control: max-age=60\r\nRepr-Digest: {ABC}\r\n"), &served);
+            if number == 0 {
+                steps.truncate(1);
+                steps.push(Do::Send(served.slice(..1_000_000)));
+                steps.push(Do::Wait(Arc::clone(&held)));
+                steps.push(Do::Send(served.slice(1_000_000..)));
+            }
+            steps
+        })
+        .await;
+        let net = Net::new(Level(1));
+        let one = Arc::new(net.proxy(1, config_for(&origin)).await);
+        let two = Arc::new(net.proxy(2, config_for(&origin)).await);
+        let ask = |proxy: &Arc<Proxy>| {
+            let (proxy, host) = (Arc::clone(proxy), origin.host());
+            tokio::spawn(async move { get(&proxy, &host, "/").await })
+        };
+        let _first = ask(&one);
+        until(|| one.stats().origin_bytes >= 1_000_000).await;
+        let second = ask(&two);
+        until(|| two.stats().peer_bytes >= 900_000).await;
+        if lost {
+            net.kill(1);
+            one.stop().await;
+        } else {
+            gate.add_permits(1);
+        }
+        let got = soon(second).await.unwrap();
+        assert!(got.complete && got.body == body, "wrong bytes");
+        until(|| two.stats().flights == 0).await;
+        assert_eq!(two.stats().not_stored, counted("digest-mismatch"));
+        assert_eq!(origin.count(), if lost { 2 } else { 1 });
     }
 }
