@@ -27,7 +27,7 @@ pub(super) struct Known {
     tally: Tally,
     /// The levels whose table it is in, a bit each.
     pub(super) tables: u8,
-    /// Who admitted it, as a number that [`Peers::operator`] gave; 0 if that is not known.
+    /// Who admitted it, as a number that `Peers` gave; 0 if that is not known.
     pub(super) operator: u8,
 }
 
