@@ -1,6 +1,6 @@
 //! References: what an index value of ours says about a copy. At most 256 bytes, protobuf, so that versions can roll.
 //!
-//! Signed chunk digests come with the copy itself (`proof.rs`), and which slices a node holds it says when it is asked for one.
+//! Signed chunk digests come with the copy itself (`vouch.rs`), and which slices a node holds it says when it is asked for one.
 
 #![cfg_attr(
     not(test),
