@@ -1,6 +1,7 @@
 //! `atoll warm` on a network of real nodes.
 
 use std::{
+    io::Write as _,
     path::Path,
     process::{Command, Output},
 };
@@ -32,14 +33,18 @@ async fn files_and_what_a_sitemap_names_are_in_the_caches_of_each_cluster_and_th
     let site = |port| format!("http://www.site.test:{port}");
     let sitemap = |address: std::net::SocketAddr| {
         let site = site(address.port());
-        format!("<urlset><url><loc>{site}/one?a=1&amp;b=2</loc></url><url><loc>{site}/two</loc></url></urlset>").into()
+        let text =
+            format!("<urlset><url><loc>{site}/one?a=1&amp;b=2</loc></url><url><loc>{site}/two</loc></url></urlset>");
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        gzip.write_all(text.as_bytes()).unwrap();
+        gzip.finish().unwrap().into()
     };
     let origin = Origin::start_with(sitemap, 100 << 20).await;
     let network = Network::start(folder.path(), 3, &origin).await;
     let site = site(origin.address.port());
     let list = folder.path().join("list");
-    std::fs::write(&list, format!("# what else\n{site}/three\n")).unwrap();
-    let (direct, map, list) = (format!("{site}/zero"), format!("{site}/sitemap.xml"), list.display().to_string());
+    std::fs::write(&list, format!("# what else\nftp://www.site.test/no\n{site}/three\n")).unwrap();
+    let (direct, map, list) = (format!("{site}/zero"), format!("{site}/sitemap.xml.gz"), list.display().to_string());
     // One that no node may fetch keeps it from being all done.
     let refused = "http://www.site.test:1/refused";
     let first = warm(&folder, &state, &[&direct, refused, "--sitemap", &map, "--list", &list]);
@@ -50,13 +55,14 @@ async fn files_and_what_a_sitemap_names_are_in_the_caches_of_each_cluster_and_th
     assert_eq!(origin.requests(), 5, "the sitemap and four files: {told}");
     let folder_of_page = folder.path().to_owned();
     let status = network.nodes[0].process.status().await.unwrap();
+    assert!(told.contains("refused: ftp://www.site.test/no: "), "{told}");
     let page = move || shown_on_the_dashboard(&folder_of_page, &crate::support::listening(&status, "admin"));
     tokio::task::spawn_blocking(page).await.unwrap();
     // What is done is not done again: the sitemap is read, and what is there is asked for by its head.
     let before = answered(&network).await;
     let again = warm(&folder, &state, &[&direct, "--sitemap", &map, "--list", &list]);
     let told = said(&again);
-    assert!(again.status.success() && !state.exists(), "{told}\n{}", network.logs());
+    assert!(again.status.code() == Some(1) && !state.exists(), "what is refused stays so: {told}\n{}", network.logs());
     assert_eq!((told.matches("verified, blake3 ").count(), origin.requests()), (12, 5), "{told}");
     assert_eq!(answered(&network).await - before, 1 + 12);
 }

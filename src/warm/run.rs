@@ -25,7 +25,7 @@ use super::{
     journal::{Done, Journal},
     nodes::{Nodes, Place, browsers_codings},
     throttle::Throttle,
-    urls::{Sitemap, listed, read},
+    urls::{self, Meant, Sitemap, listed},
 };
 use crate::{
     admin,
@@ -37,7 +37,8 @@ use crate::{
     out::{complain, plain, say},
 };
 
-/// `atoll warm` without a manager: exit code 0 if every copy is whole and alike; 2 if it was asked wrongly.
+/// `atoll warm` without a manager: exit code 0 if every copy is whole and alike, and nothing that was named is refused;
+/// 2 if it was asked wrongly.
 pub async fn run(socket: PathBuf, args: WarmArgs) -> ExitCode {
     match warm(&socket, &args).await {
         Ok(true) => ExitCode::SUCCESS,
@@ -59,9 +60,10 @@ async fn warm(socket: &Path, args: &WarmArgs) -> Result<bool, String> {
         return Err("the node knows none that serves HTTP".to_owned());
     }
     let throttle = Throttle::new(pace);
-    let urls = wanted(&nodes, &throttle, args).await?;
-    if let Some(why) = urls.iter().find_map(|url| nodes.unasked(url)) {
-        return Err(why);
+    let Meant { urls, refused } = wanted(&nodes, &throttle, args).await?;
+    refused.iter().for_each(|why| complain(plain(&format!("refused: {why}"))));
+    if urls.is_empty() {
+        return Err("there is nothing to warm".to_owned());
     }
     let path = args.state.clone().unwrap_or_else(|| default_state(&urls, args.copies));
     let mut journal = Journal::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -90,15 +92,22 @@ async fn warm(socket: &Path, args: &WarmArgs) -> Result<bool, String> {
     } else {
         complain(format_args!("not all is done; the same command goes on (noted in {})", path.display()));
     }
-    Ok(whole)
+    if !refused.is_empty() {
+        complain(format_args!(
+            "{} of what was named is refused, see above; the rest was warmed as shown",
+            refused.len()
+        ));
+    }
+    Ok(whole && refused.is_empty())
 }
 
-/// All URLs meant.
-async fn wanted(nodes: &Nodes, throttle: &Throttle, args: &WarmArgs) -> Result<Vec<OriginUrl>, String> {
+/// All URLs meant. A sitemap that cannot be had is refused by itself, as a URL is.
+async fn wanted(nodes: &Nodes, throttle: &Throttle, args: &WarmArgs) -> Result<Meant, String> {
     let mut texts = args.files.clone();
     if let Some(list) = &args.list {
         texts.extend(listed(list)?);
     }
+    let mut refused = Vec::new();
     let mut sitemaps: Vec<(String, u32)> = args.sitemap.iter().rev().map(|url| (url.clone(), 0)).collect();
     let mut read_so_far = 0;
     while let Some((text, depth)) = sitemaps.pop() {
@@ -106,27 +115,39 @@ async fn wanted(nodes: &Nodes, throttle: &Throttle, args: &WarmArgs) -> Result<V
         if depth > SITEMAPS_DEEP || read_so_far > SITEMAPS {
             return Err(format!("{text}: too many sitemaps, or too deep"));
         }
-        let url = OriginUrl::parse(&text).map_err(|error| format!("{text}: {error}"))?;
-        let node = nodes.homes(&url, 1).into_iter().next().ok_or("no node")?;
-        let body = Mutex::new(Vec::new());
-        let got = read_from(nodes, &url, node, As::Reader, throttle, |data, _| {
-            let mut body = body.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let room = SITEMAP_LIMIT.saturating_sub(body.len()).min(data.len());
-            body.extend_from_slice(data.get(..room).unwrap_or_default());
-        });
-        got.await.map_err(|why| format!("{text}: {why}"))?;
-        let body = body.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match Sitemap::parse(&String::from_utf8_lossy(&body)) {
-            Some(Sitemap::Urls(urls)) => texts.extend(urls),
-            Some(Sitemap::Index(more)) => sitemaps.extend(more.into_iter().rev().map(|url| (url, depth + 1))),
-            None => {
-                return Err(format!(
-                    "{text} is no sitemap: neither <urlset> nor <sitemapindex> (nor may the file be compressed)"
-                ));
-            }
+        match sitemap(nodes, throttle, &text).await {
+            Ok(Sitemap::Urls(urls)) => texts.extend(urls),
+            Ok(Sitemap::Index(more)) => sitemaps.extend(more.into_iter().rev().map(|url| (url, depth + 1))),
+            Err(why) => refused.push(why),
+        }
+        if texts.len() > SITEMAPS_LINES {
+            return Err(format!(
+                "{text}: the sitemaps name more than {SITEMAPS_LINES} URLs: warm them in several runs"
+            ));
         }
     }
-    read(texts)
+    let mut meant = Meant::read(texts, |url| nodes.unasked(url))?;
+    meant.refused.extend(refused);
+    Ok(meant)
+}
+
+/// Reads a sitemap from a node.
+async fn sitemap(nodes: &Nodes, throttle: &Throttle, text: &str) -> Result<Sitemap, String> {
+    let url = OriginUrl::parse(text).map_err(|error| format!("{text}: {error}"))?;
+    if let Some(why) = nodes.unasked(&url) {
+        return Err(why);
+    }
+    let node = nodes.homes(&url, 1).into_iter().next().ok_or("no node")?;
+    let body = Mutex::new(Vec::new());
+    let got = read_from(nodes, &url, node, As::Reader, throttle, |data, _| {
+        let mut body = body.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // One more than may be, so that it shows.
+        let room = (urls::LIMIT + 1).saturating_sub(body.len()).min(data.len());
+        body.extend_from_slice(data.get(..room).unwrap_or_default());
+    });
+    got.await.map_err(|why| format!("{text}: {why}"))?;
+    let body = body.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Sitemap::read(&body).map_err(|why| format!("{text}: {why}"))
 }
 
 /// For whom a node is asked.
@@ -336,8 +357,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const SITEMAPS: u32 = 1_000;
 const SITEMAPS_DEEP: u32 = 2;
 
-/// Bytes of a sitemap [sitemaps.org].
-const SITEMAP_LIMIT: usize = 50 << 20;
+/// Lines that sitemaps may name in all before each is counted once.
+const SITEMAPS_LINES: usize = 500_000;
 
 /// Files whose bars are drawn.
 const DRAWN: usize = 64;
