@@ -49,16 +49,23 @@ pub(crate) struct Vain {
     pub(crate) forwarded: Forwarded,
     /// What it answered, if it did.
     pub(crate) status: Option<StatusCode>,
+    /// Whether it was another's.
+    pub(crate) collapsed: bool,
 }
 
 impl Vain {
     /// That there was no answer; `None` where the origin was left alone.
     pub(crate) fn unanswered(forwarded: Forwarded, failure: Failure) -> Option<Self> {
-        (failure != Failure::CircuitOpen).then_some(Self { forwarded, status: None })
+        (failure != Failure::CircuitOpen).then_some(Self { forwarded, status: None, collapsed: false })
     }
 
     pub(crate) const fn answered(forwarded: Forwarded, status: StatusCode) -> Option<Self> {
-        Some(Self { forwarded, status: Some(status) })
+        Some(Self { forwarded, status: Some(status), collapsed: false })
+    }
+
+    /// Asked by this request, or by another that it waited for.
+    pub(crate) const fn by_another(self, collapsed: bool) -> Self {
+        Self { collapsed, ..self }
     }
 }
 

@@ -315,7 +315,8 @@ impl Turn<'_> {
             Err(End::Failed(failure)) => {
                 return Some(match stale {
                     Some(stale) if stale.if_error && failure.lets_stale_stand_in() => {
-                        stale.instead(Vain::unanswered(self.forwarded, failure))
+                        let vain = Vain::unanswered(self.forwarded, failure);
+                        stale.instead(vain.map(|vain| vain.by_another(collapsed)))
                     }
                     Some(_) | None => Found::Failed(failure, None),
                 });
@@ -325,7 +326,8 @@ impl Turn<'_> {
             && stale.if_error
             && freshness::is_failure(answer.meta.status)
         {
-            return Some(stale.instead(Vain::answered(self.forwarded, answer.meta.status)));
+            let vain = Vain::answered(self.forwarded, answer.meta.status);
+            return Some(stale.instead(vain.map(|vain| vain.by_another(collapsed))));
         }
         if collapsed && cache.purges.took(waiter.born(), &answer.meta) {
             // It was asked for before a purge that means it, and is for those who came before that too.

@@ -25,7 +25,8 @@ pub(crate) async fn respond(cache: &Cache, asked: Box<Asked>, found: Found) -> (
         Found::Stored { object, mut meta, ttl, reason, asked: vain } => {
             meta.withhold();
             let source = if object.tier() == Tier::Memory { Source::Memory } else { Source::Disk };
-            let told = Told { source: Some(source), stale: reason.is_some(), ..Told::default() };
+            let collapsed = vain.as_ref().is_some_and(|vain| vain.collapsed);
+            let told = Told { source: Some(source), stale: reason.is_some(), collapsed, ..Told::default() };
             (Head::Own(Box::new(meta)), Given::Object(object), after(CacheStatus::hit(source, ttl, reason), vain), told)
         }
         Found::Flown { waiter, answer, collapsed, forwarded } => {
@@ -128,8 +129,8 @@ impl Head {
 /// What is said of a copy that stands in for what the origin was asked for.
 fn after(status: CacheStatus, vain: Option<Vain>) -> CacheStatus {
     match vain {
-        Some(Vain { forwarded, status: answered }) => {
-            CacheStatus { forwarded: Some(forwarded), status: answered, ..status }
+        Some(Vain { forwarded, status: answered, collapsed }) => {
+            CacheStatus { forwarded: Some(forwarded), status: answered, collapsed, ..status }
         }
         None => status,
     }

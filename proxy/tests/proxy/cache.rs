@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::support::{
-    Do, Origin, alone, alone_with, config, config_for, get, get_with, noise, ok, raw, site_of, soon, until,
+    Do, Origin, alone, alone_with, config, config_for, config_site, get, get_with, noise, ok, raw, site_of, soon, until,
 };
 
 #[tokio::test]
@@ -343,6 +343,42 @@ async fn errors_never_replace_a_copy_and_stale_stands_in_unless_forbidden() {
             // A dead kept connection is tried once more on a new one.
             assert!(origin.count() <= 3, "{control} {failure} {}", origin.count());
         }
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_another_to_renew_a_copy_is_counted_whatever_comes_of_it() {
+    const CLIENTS: usize = 20;
+    for answer in ["304 Not Modified\r\nETag: \"a\"", "503 No\r\nContent-Length: 0"] {
+        let gate = Arc::new(Semaphore::new(0));
+        let held = Arc::clone(&gate);
+        let origin = Origin::start(move |number, _| match number {
+            0 => ok("Cache-Control: max-age=0, stale-if-error=60\r\nETag: \"a\"\r\n", &Bytes::from_static(b"x")),
+            _ => {
+                let mut steps = raw(&format!("HTTP/1.1 {answer}\r\n\r\n"));
+                steps.insert(0, Do::Wait(Arc::clone(&held)));
+                steps
+            }
+        })
+        .await;
+        let proxy = Arc::new(alone(config_site(&origin)).await);
+        assert_eq!(get(&proxy, "own.test", "/").await.body, b"x");
+        until(|| proxy.stats().flights == 0 && proxy.stats().connections == 0).await;
+        let mut clients = JoinSet::new();
+        for _ in 0..CLIENTS {
+            let proxy = Arc::clone(&proxy);
+            clients.spawn(async move { get(&proxy, "own.test", "/").await });
+        }
+        until(|| proxy.stats().connections == CLIENTS as u64).await;
+        gate.add_permits(1_000);
+        let mut collapsed = 0;
+        while let Some(response) = soon(clients.join_next()).await {
+            let response = response.unwrap();
+            assert_eq!((response.status, &response.body[..]), (200, &b"x"[..]));
+            collapsed += u64::from(response.cache_status().contains("; collapsed"));
+        }
+        assert!(collapsed > 0, "{answer}");
+        assert_eq!(proxy.stats().collapsed, collapsed, "{answer}");
     }
 }
 
