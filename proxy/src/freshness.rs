@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, StatusCode, header};
 
-use crate::{config::FreshnessConfig, date as dates, directives::Directives, reason::Reason, site::Own};
+use crate::{
+    config::FreshnessConfig, date as dates, directives::Directives, reason::Reason, site::Own, stated::CONTENT_DIGEST,
+};
 
 /// How long an answer may be used in which way, counted from the origin's own moment (age zero).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -338,8 +340,8 @@ static CDN_CACHE_CONTROL: HeaderName = HeaderName::from_static("cdn-cache-contro
 
 /// What a 304 may not change [RFC 9111 3.2]: the length of the body that is stored, which part of it that is, and what is of one
 /// connection.
-static KEPT_BY_304: [HeaderName; 4] =
-    [header::CONTENT_LENGTH, header::CONTENT_RANGE, header::TRANSFER_ENCODING, header::CONNECTION];
+static KEPT_BY_304: [HeaderName; 5] =
+    [header::CONTENT_LENGTH, header::CONTENT_RANGE, header::TRANSFER_ENCODING, header::CONNECTION, CONTENT_DIGEST];
 
 /// Names a Vary may list before it counts as `*`.
 const VARY_NAMES: usize = 10;

@@ -68,7 +68,7 @@ impl Fetch {
         }
         match begun {
             Some(begun) => Box::pin(self.rest(begun, answer, asked)).await,
-            None if !self.unconditional && self.confirms_another(&answer) => {
+            None if !self.unconditional && self.confirms_another(&answer).await => {
                 // Nothing may be made of it [RFC 9111 4.3.4], and the client is still without an answer.
                 self.unconditional = true;
                 drop(answer);
@@ -79,13 +79,14 @@ impl Fetch {
     }
 
     /// Whether an answer says that something else is still good than what was asked about.
-    fn confirms_another(&self, answer: &OriginAnswer) -> bool {
+    async fn confirms_another(&self, answer: &OriginAnswer) -> bool {
         let Some(stale) = self.stale.as_ref().filter(|_| answer.status == StatusCode::NOT_MODIFIED) else {
             return false;
         };
         let mut fields = answer.fields.clone();
         dated(&mut fields, clock::now());
         !same_entity(&stale.meta.fields, &fields)
+            || !self.keeper.beating(&self.lead, Box::pin(self.has_digest(stale, &fields))).await
     }
 
     /// The origin answered a whole or conditional request.
@@ -277,8 +278,8 @@ impl Fetch {
     async fn confirmed(&mut self, answer: OriginAnswer, asked: SystemTime) -> End {
         let Some(stale) = self.stale.take() else { return End::Failed(Failure::Protocol) };
         let received = clock::now();
-        if !same_entity(&stale.meta.fields, &answer.fields) {
-            // It confirms something else than was asked about: nothing may be made of it [RFC 9111 4.3.4].
+        if self.unconditional || !same_entity(&stale.meta.fields, &answer.fields) {
+            // It confirms something else than was asked about, or what was not asked: nothing may be made of it [RFC 9111 4.3.4].
             return End::Failed(Failure::Protocol);
         }
         let fields = freshness::freshened(&stale.meta.fields, &answer.fields);

@@ -6,9 +6,18 @@ use std::{
 };
 
 use atoll_store::Object;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
-use crate::{fetch::Fetch, flight::End, meta::Meta, reason::Reason, reference::Reference, stated::Stated};
+use crate::{
+    cache::store_key,
+    fetch::{Fetch, Stale, wide},
+    flight::End,
+    meta::Meta,
+    reason::Reason,
+    reference::Reference,
+    serve_peer::PIECE,
+    stated::Stated,
+};
 
 impl Fetch {
     /// Tells the index of what was just stored, if others may have it.
@@ -47,6 +56,26 @@ impl Fetch {
         if let Some(reason) = self.unkept.or(broken) {
             self.cache.counters.not_stored(reason);
         }
+    }
+
+    /// Whether a stale copy is what a 304 says by a digest, if it says one: else that is about something else [RFC 9530 3, RFC 9111 4.3.4].
+    pub(crate) async fn has_digest(&self, stale: &Stale, confirmed: &HeaderMap) -> bool {
+        let Some(mut said) = Stated::of_confirmed(confirmed).filter(|_| stale.meta.status == StatusCode::OK) else {
+            return true;
+        };
+        // What came under a digest was stored only if it was that.
+        if let Some(same) = Stated::of(&stale.meta.fields).and_then(|known| said.agrees(&known)) {
+            return same;
+        }
+        // Whether that is still what was asked about is looked at before it is renewed.
+        let Some(object) = self.cache.store.get(&store_key(stale.key)).await else { return true };
+        let mut at = 0;
+        while at < object.len() {
+            let Some(bytes) = object.read(at, PIECE).await.ok().filter(|bytes| !bytes.is_empty()) else { return false };
+            said.update(&bytes);
+            at += wide(bytes.len());
+        }
+        said.holds()
     }
 
     /// All of it came: whether it is what the origin says it is, if that says anything.

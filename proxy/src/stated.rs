@@ -18,19 +18,32 @@ pub(crate) struct Stated {
 impl Stated {
     /// What the fields of a whole answer say.
     pub(crate) fn of(fields: &HeaderMap) -> Option<Box<Self>> {
-        [REPR_DIGEST, CONTENT_DIGEST].iter().find_map(|name| {
-            let lines: Vec<_> = fields.get_all(name).iter().map(http::HeaderValue::as_bytes).collect();
-            if lines.is_empty() {
-                return None;
-            }
-            let members = dictionary(&lines.join(&b", "[..]))?;
-            [("sha-256", &SHA256), ("sha-512", &SHA512)].iter().find_map(|(key, algorithm)| {
-                let (_, item) = members.iter().find(|(name, _)| name == key)?;
-                let Item::Bytes(digest) = item else { return None };
-                let digest = decode(digest).filter(|digest| digest.len() == algorithm.output_len())?;
-                Some(Box::new(Self { context: Context::new(algorithm), digest }))
-            })
+        [REPR_DIGEST, CONTENT_DIGEST].iter().find_map(|name| Self::in_field(fields, name))
+    }
+
+    /// What a 304 says of the representation that it is about. It has no content: the digest of that says nothing of any other.
+    pub(crate) fn of_confirmed(fields: &HeaderMap) -> Option<Box<Self>> {
+        let of_content = || Self::in_field(fields, &CONTENT_DIGEST).filter(|said| !said.clone().holds());
+        Self::in_field(fields, &REPR_DIGEST).or_else(of_content)
+    }
+
+    fn in_field(fields: &HeaderMap, name: &HeaderName) -> Option<Box<Self>> {
+        let lines: Vec<_> = fields.get_all(name).iter().map(http::HeaderValue::as_bytes).collect();
+        if lines.is_empty() {
+            return None;
+        }
+        let members = dictionary(&lines.join(&b", "[..]))?;
+        [("sha-256", &SHA256), ("sha-512", &SHA512)].iter().find_map(|(key, algorithm)| {
+            let (_, item) = members.iter().find(|(name, _)| name == key)?;
+            let Item::Bytes(digest) = item else { return None };
+            let digest = decode(digest).filter(|digest| digest.len() == algorithm.output_len())?;
+            Some(Box::new(Self { context: Context::new(algorithm), digest }))
         })
+    }
+
+    /// Whether both are of the same bytes; `None` where they are by different algorithms.
+    pub(crate) fn agrees(&self, other: &Self) -> Option<bool> {
+        (self.digest.len() == other.digest.len()).then(|| self.digest == other.digest)
     }
 
     /// The next bytes.

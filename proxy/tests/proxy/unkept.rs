@@ -242,6 +242,51 @@ async fn a_mismatch_leaves_the_stale_copy() {
     assert_eq!(proxy.stats().not_stored.get("digest-mismatch"), Some(&1));
 }
 
+// RFC 9530 3, RFC 9111 4.3.4: a 304's Repr-Digest is that of what a 200 would bring. Its own content is empty (RFC 9530 2).
+#[tokio::test]
+async fn a_304_with_the_digest_of_something_else_renews_nothing() {
+    let sha256 = |byte: &str| format!("Repr-Digest: sha-256=:{}:\r\n", byte.repeat(43));
+    let same = format!("Repr-Digest: {ABC}\r\n");
+    let by_sha512 = "Repr-Digest: sha-512=:3a81oZNherrMQXNJriBBMRLm+k6JqX6iCp7u5ktV05ohkpkqJ0/BqDa6PCOj/uu9RU1EI2Q86A4qms\
+                     lPpUyknw==:\r\n";
+    let of_content = format!("Content-Digest: {ABC}\r\n");
+    let of_nothing = "Content-Digest: sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:\r\n".to_owned();
+    let other_content = sha256("A").replace("Repr", "Content");
+    for (stored, said, good) in [
+        (&same, &sha256("A"), false),
+        (&String::new(), &sha256("A"), false),
+        (&String::new(), &other_content, false),
+        (&same, &same, true),
+        (&String::new(), &same, true),
+        (&same, &by_sha512.to_owned(), true),
+        (&of_content, &of_nothing, true),
+    ] {
+        let (first, update) = (stored.clone(), said.clone());
+        let origin = Origin::start(move |number, head| {
+            let fields = |age| format!("Cache-Control: max-age=60, must-revalidate\r\nETag: \"a\"\r\nAge: {age}\r\n");
+            match number {
+                0 => ok(&(fields(120) + &first), &Bytes::from_static(b"abc")),
+                _ if head.to_ascii_lowercase().contains("if-none-match") => {
+                    raw(&format!("HTTP/1.1 304 X\r\n{}{update}\r\n", fields(0)))
+                }
+                _ => ok(&fields(0), &Bytes::from_static(b"new")),
+            }
+        })
+        .await;
+        let proxy = alone(config_site(&origin)).await;
+        let (body, asked) = if good { ("abc", 2) } else { ("new", 3) };
+        for (body, asked) in [("abc", 1), (body, asked), (body, asked)] {
+            let got = get(&proxy, "own.test", "/x").await;
+            let found = (got.status, String::from_utf8_lossy(&got.body).into_owned(), origin.count());
+            assert_eq!(found, (200, body.to_owned(), asked), "{stored}{said}");
+            if stored.starts_with("Content") {
+                assert_eq!(got.field("content-digest").as_deref(), Some(ABC), "of the copy, not of the 304");
+            }
+            until(|| proxy.stats().flights == 0).await;
+        }
+    }
+}
+
 // A node that streams what another still fetches holds it against the same, also where the rest comes from the origin.
 #[tokio::test]
 async fn a_mismatch_from_a_peer_is_not_kept_either() {
