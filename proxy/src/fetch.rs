@@ -317,6 +317,7 @@ impl Fetch {
     pub(crate) async fn begin_copy(&mut self, meta: &Meta, (holder, level): (NodeId, Level)) -> Result<(), Outcome> {
         let misplaced = self.wanted.key == self.wanted.url.key() && self.wanted.cut.is_none() && !is_for_all(meta);
         if misplaced || !self.is_of_cut(meta) {
+            self.cache.counters.peer_fetch("refused");
             return Err(Outcome::Next(holder));
         }
         if self.filling.is_some() {
@@ -325,7 +326,10 @@ impl Fetch {
         if self.wanted.cut.is_none() && self.wanted.key != self.wanted.url.key() {
             self.list_copy(meta).await;
         }
-        self.begin(meta.clone(), Source::Peer(level)).map_err(|refused| Outcome::End(End::Failed(refused.failure)))
+        self.begin(meta.clone(), Source::Peer(level)).map_err(|refused| {
+            self.cache.counters.peer_fetch("no_room");
+            Outcome::End(End::Failed(refused.failure))
+        })
     }
 
     /// All of it has come.

@@ -130,7 +130,10 @@ impl Following {
         let most = self.cache.config.peers.uploads;
         match Uploads::enter(self.waiter.flight(), self.peer, most, (answer.meta.length, visible)) {
             Ok(upload) => self.upload = Some(upload),
-            Err(others) => return self.give_up(Abort::Busy(others)),
+            Err(others) => {
+                self.cache.counters.upload_refused("growing");
+                return self.give_up(Abort::Busy(others));
+            }
         }
         let mut meta = answer.meta.clone();
         meta.withhold_private();

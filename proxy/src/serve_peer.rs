@@ -54,7 +54,10 @@ pub(crate) async fn handle<B>(cache: Arc<Cache>, peer: NodeId, request: Request<
     let frames = match whole(&cache, &asked).await {
         Some(copy) => match Arc::clone(&cache.parts).try_acquire_owned() {
             // Who asks for a part may ask others for it; who asks for all knows of nobody else.
-            Err(_) if asked.to.is_some() => busy(),
+            Err(_) if asked.to.is_some() => {
+                cache.counters.upload_refused("parts");
+                busy()
+            }
             place => stored(Arc::clone(&cache), copy, asked, place.ok()),
         },
         None => match cache.flights.find(asked.key) {

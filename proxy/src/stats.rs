@@ -47,7 +47,7 @@ pub struct Stats {
     pub near_lookups: u64,
     /// Those that named a copy.
     pub near_found: u64,
-    /// Fetches from peers by what came of them: `ok`, `timeout`, `hash_mismatch`, `stale`, `refused`.
+    /// Fetches from peers by what came of them: `ok`, `timeout`, `hash_mismatch`, `stale`, `refused`, `no_room`.
     pub peer_fetches: BTreeMap<&'static str, u64>,
     /// Fetches that went to the origin because no peer made progress.
     pub hedged: u64,
@@ -55,6 +55,8 @@ pub struct Stats {
     pub hedged_by_peers: u64,
     /// Copies sent to peers, whole or in part.
     pub peer_served: u64,
+    /// Times that a peer was told that all places for copies were taken.
+    pub peer_uploads_refused: u64,
     /// Copies from peers whose bytes were not those promised.
     pub peer_mismatches: u64,
     /// Times that a peer was caught lying.
@@ -113,6 +115,7 @@ pub(crate) struct Counters {
     hedged: AtomicU64,
     hedged_by_peers: AtomicU64,
     peer_served: AtomicU64,
+    peer_uploads_refused: AtomicU64,
     peer_mismatches: AtomicU64,
     peer_lies: AtomicU64,
     peer_contradictions: AtomicU64,
@@ -281,7 +284,13 @@ impl Counters {
         add(&self.peer_served, 1);
     }
 
-    /// A fetch from a peer ended: `ok`, `timeout`, `hash_mismatch`, `stale`, `refused`.
+    /// A peer found no place: among those that one growing copy is given to (`growing`), or parts of whole ones (`parts`).
+    pub(crate) fn upload_refused(&self, bound: &'static str) {
+        add(&self.peer_uploads_refused, 1);
+        metrics::counter!("atoll_peer_uploads_refused_total", "bound" => bound).increment(1);
+    }
+
+    /// A fetch from a peer ended: `ok`, `timeout`, `hash_mismatch`, `stale`, `refused`, `no_room`.
     pub(crate) fn peer_fetch(&self, result: &'static str) {
         add(&self.peer_mismatches, u64::from(result == "hash_mismatch"));
         *self.peer_fetches.lock().unwrap_or_else(PoisonError::into_inner).entry(result).or_default() += 1;
@@ -360,6 +369,7 @@ impl Counters {
             hedged: get(&self.hedged),
             hedged_by_peers: get(&self.hedged_by_peers),
             peer_served: get(&self.peer_served),
+            peer_uploads_refused: get(&self.peer_uploads_refused),
             peer_mismatches: get(&self.peer_mismatches),
             peer_lies: get(&self.peer_lies),
             peer_contradictions: get(&self.peer_contradictions),

@@ -447,6 +447,8 @@ async fn a_large_growing_copy_is_handed_from_peer_to_peer() {
     }
     until(|| proxies[1..].iter().all(|proxy| proxy.stats().peer_bytes >= 2 << 20)).await;
     assert_eq!(net.most_fed(), 1, "each feeds one at a time");
+    let refused = proxies.iter().map(|proxy| proxy.stats().peer_uploads_refused).sum::<u64>();
+    assert!(refused >= 3, "all but one of four found no place at the first they asked: {refused}");
     gate.add_permits(1);
     for client in clients {
         assert!(soon(client).await.unwrap().body == body);
