@@ -17,20 +17,21 @@ use crate::{
     ledger::{Next, Reach},
     reason::Failure,
     serve_peer::{Asked, Frames, PIECE},
-    uploads::{Upload, Uploads},
+    uploads::{Upload, Uploads, Wait},
     vouch::{self, Copied},
 };
 
 /// The frames for one peer.
 pub(crate) fn following(cache: Arc<Cache>, peer: NodeId, waiter: Waiter, asked: Asked) -> Frames {
+    let place = Uploads::wait(waiter.flight(), peer, cache.streams.distance(peer));
     let following = Following {
         cache,
-        peer,
         waiter,
         asked,
         beats: 0,
         ahead: None,
         at: At::Head,
+        place: Some(place),
         upload: None,
         out: VecDeque::new(),
     };
@@ -41,7 +42,6 @@ pub(crate) fn following(cache: Arc<Cache>, peer: NodeId, waiter: Waiter, asked: 
 
 struct Following {
     cache: Arc<Cache>,
-    peer: NodeId,
     waiter: Waiter,
     asked: Asked,
     /// Signs of life passed on.
@@ -49,6 +49,8 @@ struct Following {
     /// What there was, less than the peer has already, when that was last looked at.
     ahead: Option<u64>,
     at: At,
+    /// Until the head is known.
+    place: Option<Wait<Arc<Flight>>>,
     upload: Option<Upload<Arc<Flight>>>,
     /// What is to be sent before anything new.
     out: VecDeque<Bytes>,
@@ -128,12 +130,13 @@ impl Following {
             return self.give_up(Abort::Broken);
         }
         let most = self.cache.config.peers.uploads;
-        match Uploads::enter(self.waiter.flight(), self.peer, most, (answer.meta.length, visible)) {
-            Ok(upload) => self.upload = Some(upload),
-            Err(others) => {
+        match self.place.take().map(|place| place.enter(most, (answer.meta.length, visible))) {
+            Some(Ok(upload)) => self.upload = Some(upload),
+            Some(Err(others)) => {
                 self.cache.counters.upload_refused("growing");
                 return self.give_up(Abort::Busy(others));
             }
+            None => return self.give_up(Abort::Broken),
         }
         let mut meta = answer.meta.clone();
         meta.withhold_private();

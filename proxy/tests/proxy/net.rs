@@ -46,6 +46,8 @@ pub(crate) struct Net {
     pub(crate) late: Mutex<Option<(Key, Arc<Semaphore>)>>,
     /// How far apart all nodes are, if they know.
     pub(crate) distance: Mutex<Option<Duration>>,
+    /// How far from everybody some are.
+    pub(crate) distances: Mutex<HashMap<NodeId, Duration>>,
     /// Who was given how many bytes by whom.
     given: Mutex<HashMap<(NodeId, NodeId), Arc<AtomicUsize>>>,
 }
@@ -76,6 +78,7 @@ impl Net {
             strangers: AtomicBool::new(false),
             late: Mutex::default(),
             distance: Mutex::default(),
+            distances: Mutex::default(),
             given: Mutex::default(),
         })
     }
@@ -403,8 +406,8 @@ impl Streams for Node {
         self.visitors.lock().await.recv().await.ok_or(StreamError::NoPeers)
     }
 
-    fn distance(&self, _: NodeId) -> Option<Duration> {
-        *self.net.distance.lock().unwrap()
+    fn distance(&self, to: NodeId) -> Option<Duration> {
+        self.net.distances.lock().unwrap().get(&to).copied().or(*self.net.distance.lock().unwrap())
     }
 
     fn sign(&self, statement: &[u8]) -> Option<Bytes> {

@@ -455,3 +455,35 @@ async fn a_large_growing_copy_is_handed_from_peer_to_peer() {
     }
     assert_eq!((origin.count(), proxies.iter().map(|proxy| proxy.stats().origin_ungranted).sum::<u64>()), (1, 0));
 }
+
+// Of those that wait for a large copy together the nearest has it from its fetcher, and the others from that one: a chain that goes to and fro
+// between far regions loses time with each long way.
+#[tokio::test]
+async fn a_large_copy_is_handed_to_the_nearest_of_those_that_wait_for_it() {
+    let body = noise(6 << 20);
+    let gate = Arc::new(Semaphore::new(0));
+    let (served, held) = (body.clone(), Arc::clone(&gate));
+    let origin = Origin::start(move |_, _| {
+        let head = format!("HTTP/1.1 200 OK\r\nCache-Control: max-age=600\r\nContent-Length: {}\r\n\r\n", served.len());
+        vec![Do::Wait(Arc::clone(&held)), Do::Send(head.into()), Do::Send(served.clone())]
+    })
+    .await;
+    let net = Net::new(Level(1));
+    let mut clients = Vec::new();
+    for number in 1..=6 {
+        net.distances.lock().unwrap().insert(info(number).id, Duration::from_millis(100 - 10 * u64::from(number)));
+        let mut config = config_for(&origin);
+        config.peers.uploads = 1;
+        // However long all take to come, nobody gives up the one that fetches.
+        (config.peers.hedge, config.peers.patience) = (Duration::from_secs(3_600), Duration::from_secs(3_600));
+        let (proxy, host) = (net.proxy(number, config).await, origin.host());
+        clients.push(tokio::spawn(async move { (get(&proxy, &host, "/").await.body, proxy) }));
+        until(|| if number == 1 { origin.count() == 1 } else { net.given(1, number) > 0 }).await;
+    }
+    gate.add_permits(1);
+    for client in clients {
+        assert!(soon(client).await.unwrap().0 == body);
+    }
+    let by_the_fetcher: Vec<_> = (2..=6).filter(|to| net.given(1, *to) > 1 << 20).collect();
+    assert_eq!((by_the_fetcher, origin.count()), (vec![6], 1));
+}
