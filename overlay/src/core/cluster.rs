@@ -7,8 +7,8 @@
 //! that doubles too; a foreign cluster's header is an event that triggers the check; a small cluster may be left sooner, so that a young
 //! network settles in seconds, and who is alone joins one all of which is near; who has been in company for a minute goes by sizes to a
 //! power of two, then by ids, so that of two near clusters all of one join the other; after three minutes it is at home there, and moves
-//! only to a cluster that is no smaller and much larger or of a lower id; what was measured of a cluster that was too far
-//! counts when it is tried again; members must be too far for a while before they are left (`far.rs`); a cluster that falls into
+//! only to a cluster that is no smaller and much larger or of a lower id, that it did not find too far before, or that it has only
+//! met now (`met.rs`); what was measured of a cluster that was too far counts when it is tried again; members must be too far for a while before they are left (`far.rs`); a cluster that falls into
 //! parts splits (`split.rs`).
 
 use std::{sync::Arc, time::Duration};
@@ -17,6 +17,7 @@ use super::{
     Contact, Node,
     far::Far,
     message::{Body, ClusterTag, Header, Reply, Request},
+    met::Met,
     node::Timer,
     order::{SMALL, is_better, ranks_above},
     peers::Known,
@@ -49,6 +50,8 @@ pub(super) struct Membership {
     pub(super) parting: Option<Instant>,
     /// Clusters that it does not join for now.
     shunned: Shunned,
+    /// Clusters that it met at home.
+    pub(super) met: Option<Box<Met>>,
     /// Times this node changed cluster, being in company before.
     pub(super) moves: u32,
 }
@@ -76,6 +79,7 @@ impl Membership {
             far: Far::never(now),
             parting: None,
             shunned: Shunned::default(),
+            met: None,
             moves: 0,
         }
     }
@@ -109,9 +113,12 @@ impl Membership {
 
     /// Whether a cluster is one to move to if it is near, from one of this size. Who has been in company for a while sees that sizes
     /// differ by more than what each guesses differently; of any two clusters one yields, so that those which are to be one become one
-    /// soon. Later it is at home: there sizes that grow by one at a time are no reason for all to go.
+    /// soon. Later it is at home: there sizes that grow by one at a time are no reason for all to go. A cluster that it meets there for
+    /// the first time is looked at as by who is not at home yet: else neither of two of a like size might yield.
     fn yields_to(&self, now: Instant, own: u32, tag: &ClusterTag, margin: u32) -> bool {
-        let (since, theirs, ours) = (now.since(self.moved), (tag.size, tag.id), (own, self.id));
+        let (theirs, ours) = ((tag.size, tag.id), (own, self.id));
+        let met = self.met.as_ref().is_some_and(|met| met.holds(now, &tag.id, HOME_AFTER));
+        let since = if met { self.since(now).min(MERGE_AFTER) } else { self.since(now) };
         if own <= SMALL || since < MERGE_AFTER {
             is_better(theirs, ours, margin)
         } else if since < HOME_AFTER {
@@ -121,9 +128,15 @@ impl Membership {
         }
     }
 
-    /// Whether a cluster is not to be tried now.
-    fn rejects(&self, now: Instant, cluster: &Key, hold_down: Duration) -> bool {
-        self.shunned.contains(now, cluster, hold_down)
+    /// Whether this node has long been in company of this size.
+    pub(super) fn is_home(&self, now: Instant, own: u32) -> bool {
+        own > SMALL && now.since(self.moved) >= HOME_AFTER
+    }
+
+    /// Whether a cluster is not to be tried now. Who is at home tries none a second time that was too far, unless distances change: a
+    /// sample that is lucky at last is no reason to go.
+    fn rejects(&self, now: Instant, own: u32, cluster: &Key, hold_down: Duration) -> bool {
+        self.shunned.contains(now, cluster, hold_down) || self.is_home(now, own) && self.shunned.was_far(cluster)
     }
 
     /// The cluster that was just left fell into parts.
@@ -272,7 +285,7 @@ impl Node {
             let Some(tag) = known.tag(level).filter(|_| near) else { continue };
             let better = membership.yields_to(now, own, tag, margin) || self.is_own_part(now, membership, tag);
             let best_so_far = best.is_none_or(|(one, _)| is_better((tag.size, tag.id), (one.size, one.id), 0));
-            if tag.id != membership.id && better && best_so_far && !membership.rejects(now, &tag.id, hold_down) {
+            if tag.id != membership.id && better && best_so_far && !membership.rejects(now, own, &tag.id, hold_down) {
                 best = Some((*tag, known.contact()));
             }
         }
@@ -458,7 +471,8 @@ impl Node {
             let near = distance.zip(limit).is_some_and(|(distance, limit)| distance < limit);
             let own = membership.size(now, self.seen(membership.level));
             let better = membership.yields_to(now, own, tag, self.config.larger_percent);
-            soon |= near && better && membership.may_move(now, own) && !membership.rejects(now, &tag.id, hold_down);
+            soon |=
+                near && better && membership.may_move(now, own) && !membership.rejects(now, own, &tag.id, hold_down);
         }
         for level in self.config.levels().rev() {
             let bit = bit_of(level);
@@ -583,5 +597,28 @@ mod tests {
         assert!(!goes(last, 40, tag(high, 64)) && !goes(last, 40, tag(LOW, 39)));
         assert!(goes(last, 40, tag(high, 121)) && goes(last, 40, tag(LOW, 40)));
         assert!(goes(last, 1, tag(LOW, 1)) && goes(last, 3, tag(high, 4)), "hardly anybody is at home there");
+    }
+
+    #[test]
+    fn of_two_clusters_of_like_size_that_meet_when_all_are_at_home_one_yields() {
+        let mut own = Membership::alone(Instant::START, Level(2), &mut Rng::new(7), &Config::default());
+        let [met, soon, late] = [600, 660, 781].map(|seconds| Instant::at(Duration::from_secs(seconds)));
+        assert!(!own.yields_to(soon, 40, &tag(LOW, 35), 25));
+        own.met.get_or_insert_default().note(met, LOW);
+        assert!(own.yields_to(soon, 40, &tag(LOW, 35), 25) && !own.yields_to(late, 40, &tag(LOW, 35), 25));
+        let other = Membership { id: LOW, ..own };
+        assert!(!other.yields_to(soon, 35, &tag(Key::from_bytes([255; Key::BYTES]), 40), 25), "the other one stays");
+    }
+
+    #[test]
+    fn who_is_at_home_tries_no_cluster_again_that_was_too_far_until_distances_change() {
+        let mut own = Membership::alone(Instant::START, Level(2), &mut Rng::new(7), &Config::default());
+        let (pause, hold_down) = (Duration::from_secs(3), Config::default().hold_down);
+        let [at, later, last] = [50, 60, 181].map(|seconds| Instant::at(Duration::from_secs(seconds)));
+        own.shunned.reject(at, LOW, Measured::default(), (pause, pause));
+        assert!(own.rejects(at, 9, &LOW, hold_down) && !own.rejects(later, 9, &LOW, hold_down));
+        assert!(own.rejects(last, 9, &LOW, hold_down) && !own.rejects(last, 1, &LOW, hold_down));
+        own.shunned.forget_far();
+        assert!(!own.rejects(last, 9, &LOW, hold_down));
     }
 }

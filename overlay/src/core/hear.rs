@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     Contact, Node, Output, Peer,
-    message::{Body, Hello, Message, Reply, Request, Seen, Want},
+    message::{Body, Hello, Message, Refusal, Reply, Request, Seen, Want},
     node::Timer,
     peers::{DEAD_AFTER, Known, REGREET},
     pointers::{Asked, Errand, Intent},
@@ -29,6 +29,7 @@ impl Node {
                 self.reunite(now);
             }
             if reached && (news || back) {
+                self.note_met(now, from);
                 self.on_header(now, from);
             } else if !reached && matches!(message.body, Body::Request { .. } | Body::Hello(_)) {
                 self.welcome(now, from);
@@ -263,11 +264,8 @@ impl Node {
                     self.extend(now, id);
                 }
                 let crowded = self.is_crowded(now, id);
-                let reply = if self.has_say(to, id, &reply) {
-                    reply
-                } else {
-                    Reply::Refused(crate::core::message::Refusal::NotInCluster)
-                };
+                let says = self.has_say(to, id, &reply);
+                let reply = if says { reply } else { Reply::Refused(Refusal::NotInCluster) };
                 self.feed(now, id, |task| {
                     if crowded {
                         task.be_content();
@@ -327,6 +325,9 @@ impl Node {
         let greet = !known.was_greeted() || (!known.is_described() && known.greeted_ago(now) > REGREET);
         if known.tables != 0 && known.cost() > cost {
             self.peers.note_cost(pending.to);
+        }
+        if before.is_none() {
+            self.note_met(now, pending.to);
         }
         self.on_header(now, pending.to);
         if greet {
@@ -389,7 +390,7 @@ impl Node {
         (value, ttl): (Bytes, Duration),
     ) -> Reply {
         if !self.is_in(from, level) {
-            return Reply::Refused(crate::core::message::Refusal::NotInCluster);
+            return Reply::Refused(Refusal::NotInCluster);
         }
         let pointer = self.pointer_of(from, value, ttl);
         let stored = self.values.store(now, level, key, pointer);
@@ -406,7 +407,7 @@ impl Node {
         want: Want,
     ) -> Reply {
         if !self.is_in(from, level) {
-            return Reply::Refused(crate::core::message::Refusal::NotInCluster);
+            return Reply::Refused(Refusal::NotInCluster);
         }
         let seen = match want {
             Want::Nodes => Seen::Nothing,

@@ -43,6 +43,7 @@ mod tend;
 mod cluster;
 mod far;
 mod known;
+mod met;
 mod peers;
 mod pins;
 mod pointers;

@@ -26,6 +26,11 @@ impl Shunned {
             })
     }
 
+    /// Whether a cluster was found too far since distances last changed, as far as is remembered.
+    pub(super) fn was_far(&self, cluster: &Key) -> bool {
+        self.rejected.iter().any(|one| one.cluster == *cluster)
+    }
+
     /// What was measured of a cluster that was found too far, the last few times.
     pub(super) fn measured(&self, cluster: &Key) -> Measured {
         self.rejected.iter().find(|one| one.cluster == *cluster).map(|one| one.measured).unwrap_or_default()

@@ -179,6 +179,23 @@ fn two_networks_that_meet_merge_their_clusters() {
 }
 
 #[test]
+fn two_networks_of_like_size_that_meet_late_become_one() {
+    for seed in 0..8 {
+        let mut sim = Sim::new(Config::default(), Network::regions(1, ms(6), ms(6)), seed);
+        (0..22).for_each(|site| drop(sim.add(site, ms(1))));
+        (1..12).for_each(|node| sim.seeds(node, &[0]));
+        (13..22).for_each(|node| sim.seeds(node, &[12]));
+        sim.run_until(at(600));
+        assert!([1, 2].iter().all(|level| are_grouped(&sim, *level, |node| node / 12)), "seed {seed}: one each");
+        sim.seeds(0, &[12]);
+        sim.run_until(at(720));
+        for level in [1, 2] {
+            assert!(are_grouped(&sim, level, |_| 0), "level {level} at seed {seed}");
+        }
+    }
+}
+
+#[test]
 fn on_planetlab_clusters_are_near_and_most_nodes_with_near_neighbours_are_in_company() {
     const NODES: usize = 120;
     // Every fourth host of the matrix.
