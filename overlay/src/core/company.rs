@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{
-    message::{Body, ClusterTag, Header, Message, Reply, Request, Room, Seen, Verdict, Want},
+    message::{Body, ClusterTag, Header, Message, Pointer, Reply, Request, Room, Seen, Verdict, Want},
     tests::{Alone, key, stranger},
     time::Instant,
     *,
@@ -23,6 +23,11 @@ struct Company {
     answers: Vec<(Instant, u32, Body)>,
     /// Who was asked for room for which key, when.
     intents: Vec<(Peer, Key, Instant)>,
+    /// Neighbours that say they have a value under any key at level 2.
+    have: Vec<u32>,
+    /// Who was asked for values.
+    sought: Vec<Peer>,
+    outcomes: Vec<Outcome>,
 }
 
 impl Company {
@@ -32,6 +37,9 @@ impl Company {
             clusters: (0..neighbours).map(|number| [Some(u8::try_from(number % 3).unwrap_or(0)); 2]).collect(),
             answers: Vec::new(),
             intents: Vec::new(),
+            have: Vec::new(),
+            sought: Vec::new(),
+            outcomes: Vec::new(),
         };
         for neighbour in 1..=neighbours {
             let outputs = company.alone.give(Input::Connected(stranger(neighbour)));
@@ -42,13 +50,16 @@ impl Company {
 
     /// Lets a step of time pass, with its answers.
     fn step(&mut self) {
-        let outputs = self.alone.pass(STEP);
-        self.note(outputs);
-        let now = self.alone.now;
-        for (_, from, body) in self.answers.extract_if(.., |(at, ..)| *at <= now).collect::<Vec<_>>() {
-            let message = Message { header: Arc::new(self.header(from)), body };
-            let outputs = self.alone.give(Input::Received { from: stranger(from), message: Box::new(message) });
+        // An answer comes a part later than it is due, at most.
+        for _ in 0..PARTS {
+            let outputs = self.alone.pass(STEP / PARTS);
             self.note(outputs);
+            let now = self.alone.now;
+            for (_, from, body) in self.answers.extract_if(.., |(at, ..)| *at <= now).collect::<Vec<_>>() {
+                let message = Message { header: Arc::new(self.header(from)), body };
+                let outputs = self.alone.give(Input::Received { from: stranger(from), message: Box::new(message) });
+                self.note(outputs);
+            }
         }
     }
 
@@ -60,12 +71,15 @@ impl Company {
     /// Answers questions one way later.
     fn note(&mut self, outputs: Vec<Output>) {
         for output in outputs {
+            if let Output::Done { outcome, .. } = &output {
+                self.outcomes.push(outcome.clone());
+            }
             let Output::Send { to, message } = output else { continue };
             let Body::Request { id, request } = message.body else { continue };
             let others = || (1..=u32::try_from(self.clusters.len()).unwrap()).map(stranger);
             let reply = match request {
                 Request::Neighbours { .. } => Reply::Nodes(others().take(Reply::NODES).collect()),
-                Request::Step { key, want, .. } => {
+                Request::Step { level, key, want, .. } => {
                     let mut nodes: Vec<Contact> = others().collect();
                     nodes.sort_by_key(|node| node.id.key().distance(&key));
                     nodes.truncate(Reply::NODES);
@@ -74,7 +88,12 @@ impl Company {
                             self.intents.push((to, key, self.alone.now));
                             Seen::Room(Room { loaded: false, count: 0, soonest: Duration::ZERO })
                         }
-                        Want::Nodes | Want::Values => Seen::Nothing,
+                        Want::Values => {
+                            self.sought.push(to);
+                            let holds = level == Level(2) && self.have.contains(&to.0);
+                            if holds { Seen::Values(vec![pointer(to.0)]) } else { Seen::Nothing }
+                        }
+                        Want::Nodes => Seen::Nothing,
                     };
                     Reply::Step { seen, nodes }
                 }
@@ -222,8 +241,63 @@ fn who_was_left_behind_may_go_where_it_was_about_to_go_when_others_came() {
     stays_for_its_dwell_time(4, life).unwrap();
 }
 
-/// What passes at once.
+fn pointer(holder: u32) -> Pointer {
+    Pointer { holder: stranger(holder), clusters: Vec::new(), value: Bytes::from_static(b"v"), ttl: HOUR }
+}
+
+/// A node in a level-2 cluster with neighbours 1 to 4; 5 is near, and in another one.
+fn four_mates_and_an_outsider() -> Company {
+    let mut company = Company::new(Config::default(), 5);
+    company.clusters = vec![[Some(0); 2]; 5];
+    company.clusters[4][1] = Some(1);
+    (0..200).for_each(|_| company.step());
+    let own = company.own(Level(2)).0;
+    assert_eq!(own, company.cluster(Level(2), Some(0)), "of two small clusters the lower id draws who is alone");
+    company.sought.clear();
+    company
+}
+
+/// What a get at level 2 finds; those in `go` leave the cluster after they were asked.
+fn got(company: &mut Company, go: &[usize]) -> Found {
+    company.command(1, Command::Get(key(1), Levels::Only(Level(2))));
+    go.iter().for_each(|who| company.clusters[*who][1] = Some(2));
+    for _ in 0..400 {
+        company.step();
+        if let Some(outcome) = company.outcomes.pop() {
+            let Outcome::Get(Ok(found)) = outcome else { panic!("{outcome:?}") };
+            return found;
+        }
+    }
+    panic!("a get ends");
+}
+
+#[test]
+fn a_member_of_the_cluster_that_is_asked_has_a_say() {
+    let mut company = four_mates_and_an_outsider();
+    company.have = vec![1, 2, 3, 4];
+    let found = got(&mut company, &[]);
+    assert!(matches!(found, Found::Values { level: Level(2), .. }), "{found:?}");
+}
+
+#[test]
+fn who_is_named_by_a_member_and_is_none_has_no_say() {
+    let mut company = four_mates_and_an_outsider();
+    company.have = vec![5];
+    assert_eq!(got(&mut company, &[]), Found::Nothing);
+    assert!(company.sought.contains(&Peer(5)), "it was asked: {:?}", company.sought);
+}
+
+#[test]
+fn who_has_left_the_cluster_when_it_answers_has_no_say() {
+    let mut company = four_mates_and_an_outsider();
+    company.have = vec![1, 2, 3, 4];
+    assert_eq!(got(&mut company, &[0, 1, 2, 3]), Found::Nothing);
+    assert!(!company.sought.is_empty());
+}
+
+/// What passes at once, and in how many parts.
 const STEP: Duration = Duration::from_millis(50);
+const PARTS: u32 = 5;
 
 /// Steps for which a check may be under way, and some more.
 const LATELY: usize = 50;
