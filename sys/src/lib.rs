@@ -5,11 +5,12 @@
 //!                                                             dnssrv        --> datagrams: Batch
 //!   overlay --> turns: set_slice, be_nicer
 //!   src   --> limits: raise_open_files, open_files            tests         --> heap: Counted, used
-//!   src   --> memory: join_pages
+//!   src   --> memory: join_pages, allocator: keep_freed
 //! ```
 //!
 //! A caller never asks which system it is on: what a system cannot tell is `None`. Read [`mod@file`] first.
 
+pub mod allocator;
 pub mod datagrams;
 pub mod file;
 pub mod heap;
