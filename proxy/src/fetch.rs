@@ -228,6 +228,8 @@ impl Fetch {
                 self.ask_origin().await
             }
             Step::Origin(lease) => {
+                let leased = lease.as_ref().map(|lease| (lease.epoch, lease.counter));
+                tracing::debug!(key = %self.wanted.key, ?leased, sought = %seek.in_words(), "the origin is asked");
                 match lease {
                     Some(lease) => {
                         trace.note("origin", || format!("asked under lease {}.{}", lease.epoch, lease.counter));

@@ -87,6 +87,14 @@ pub(crate) struct Seek {
 }
 
 impl Seek {
+    /// What it came to so far, for the log.
+    pub(crate) fn in_words(&self) -> String {
+        let (asked, took) = (self.asked, self.since.elapsed().as_millis());
+        let list = |nodes: &[NodeId]| nodes.iter().map(|node| short(*node)).collect::<Vec<_>>().join(" ");
+        let (tried, failed) = (list(&self.tried), list(&self.failed));
+        format!("for {took} ms, root asked {asked} times, tried [{tried}], failed [{failed}]")
+    }
+
     /// Starts the near lookup and the acquire.
     pub(crate) fn new(cache: &Arc<Cache>, request: PeerRequest, trace: Tracer) -> Self {
         let me = cache.company.me();

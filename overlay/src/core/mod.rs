@@ -3,7 +3,7 @@
 //! the same outputs, byte for byte.
 //!
 //! ```text
-//!   handle_input(now, Input) --+                    +--> Output::Send, Pin, Done, Heard
+//!   handle_input(now, Input) --+                    +--> Output::Send, Pin, Done, Granted, Heard
 //!                              +--> Node (state) ---+
 //!   handle_timeout(now) -------+                    +--> poll_timeout: when to come back
 //! ```
@@ -47,6 +47,8 @@ mod met;
 mod peers;
 mod pins;
 mod pointers;
+pub use pointers::{Grant, Why};
+
 pub(crate) mod rng;
 mod routing;
 mod rtt;
@@ -206,6 +208,8 @@ pub enum Output {
     },
     /// A command that is watched asks a question.
     Asked(Op, Question),
+    /// As the root of a key this node granted a fetch.
+    Granted(Grant),
     /// A record spread by some node reached this one for the first time.
     Heard(Spread),
 }

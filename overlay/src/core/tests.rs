@@ -40,7 +40,9 @@ impl Alone {
                 let Body::Reply { id: 7, reply, .. } = message.body else { return None };
                 Some(reply)
             }
-            Output::Pin { .. } | Output::Done { .. } | Output::Heard(_) | Output::Asked(..) => None,
+            Output::Pin { .. } | Output::Done { .. } | Output::Heard(_) | Output::Asked(..) | Output::Granted(_) => {
+                None
+            }
         };
         outputs.into_iter().filter_map(reply).collect()
     }
@@ -189,7 +191,7 @@ fn every_operation_ends_once_by_its_deadline_though_nobody_answers() {
     outputs.extend(node.pass(Duration::from_secs(6)));
     let done = |output: &Output| match output {
         Output::Done { op, .. } => Some(op.0),
-        Output::Send { .. } | Output::Pin { .. } | Output::Heard(_) | Output::Asked(..) => None,
+        Output::Send { .. } | Output::Pin { .. } | Output::Heard(_) | Output::Asked(..) | Output::Granted(_) => None,
     };
     let ends: Vec<u64> = outputs.iter().filter_map(done).collect();
     assert_eq!(ends.iter().copied().collect::<BTreeSet<_>>(), (0..count).collect());
@@ -235,7 +237,11 @@ fn links_kept_are_as_many_as_allowed_and_let_go_when_a_neighbour_dies() {
             match output {
                 Output::Pin { peer, keep: true } => drop(kept.insert(peer)),
                 Output::Pin { peer, keep: false } => drop(kept.remove(&peer)),
-                output @ (Output::Send { .. } | Output::Done { .. } | Output::Heard(_) | Output::Asked(..)) => {
+                output @ (Output::Send { .. }
+                | Output::Done { .. }
+                | Output::Heard(_)
+                | Output::Asked(..)
+                | Output::Granted(_)) => {
                     if let Some((to, id)) = ping(&output) {
                         node.hear(to.0, Body::Reply { id, spent: Duration::ZERO, reply: Reply::Pong });
                     }

@@ -36,7 +36,7 @@ use super::{
 use crate::{
     ByteStream, NodeId, NodeInfo, Teller,
     core::{
-        Contact, Input, Op, Outcome, Output, Peer,
+        Contact, Grant, Input, Op, Outcome, Output, Peer,
         message::{Body, Message},
         time::Instant,
     },
@@ -170,6 +170,7 @@ impl Driver {
                     let _ = caller.send(outcome);
                 }
             }
+            Output::Granted(grant) => say_granted(&grant),
             // Who is a member is the driver's business; the rest of the node hears all other records.
             Output::Heard(spread) if Revocation::is_one(&spread.record) => self.on_revocation(&spread.record),
             Output::Heard(spread) => self.shared.heard(spread),
@@ -508,4 +509,10 @@ impl Driver {
             }
         }
     }
+}
+
+/// Says who was granted a fetch: of an object that was fetched twice, the logs of all nodes tell why.
+fn say_granted(grant: &Grant) {
+    let Grant { key, holder, lease, why, standing_in, copies } = grant;
+    debug!(%key, %holder, lease = %format_args!("{}.{}", lease.epoch, lease.counter), %why, standing_in, copies, "a fetch is granted");
 }

@@ -1,10 +1,20 @@
 //! What must hold as the simulation runs: after each input no deadline lies in the past, no cap is passed, and every command ends
 //! once. A breach is noted with its moment, not raised: the run goes on, and the scenario fails with the line that replays it.
 
+use std::collections::VecDeque;
+
 use crate::{
-    Config, Found, Level,
-    core::{Node, Op, Outcome, message::Reply, time::Instant},
+    Config, Found, Key, Lease, Level,
+    core::{Grant, Node, Op, Outcome, message::Reply, time::Instant},
 };
+
+impl super::Sim {
+    /// The last grants of a key's fetch, in words: when, by which node, to whom and why.
+    #[must_use]
+    pub fn grants_of(&self, key: Key) -> Vec<String> {
+        self.invariants.grants_of(key)
+    }
+}
 
 /// What was checked, and what was broken.
 #[derive(Debug)]
@@ -19,6 +29,8 @@ pub(super) struct Invariants {
     /// A bit for each command that ended, by its number.
     ended: Vec<u64>,
     violations: Vec<String>,
+    /// The last grants: when, by whom, what.
+    grants: VecDeque<(Instant, u32, Grant)>,
 }
 
 impl Invariants {
@@ -33,6 +45,7 @@ impl Invariants {
             checks: 0,
             ended: Vec::new(),
             violations: Vec::new(),
+            grants: VecDeque::new(),
         }
     }
 
@@ -80,6 +93,27 @@ impl Invariants {
         }
     }
 
+    /// A node has granted a fetch.
+    pub(super) fn granted(&mut self, now: Instant, node: u32, grant: Grant) {
+        if self.grants.len() >= GRANTS {
+            self.grants.pop_front();
+        }
+        self.grants.push_back((now, node, grant));
+    }
+
+    /// Grants of a key lately, in words: when, by whom, to whom and why.
+    pub(super) fn grants_of(&self, key: Key) -> Vec<String> {
+        let of_key = self.grants.iter().filter(|(_, _, grant)| grant.key == key);
+        let words = |(at, node, grant): &(Instant, u32, Grant)| {
+            let Grant { holder, lease, why, standing_in, copies, .. } = grant;
+            let (at, Lease { epoch, counter, .. }) = (at.since_start().as_secs_f64(), lease);
+            format!(
+                "{at:.3} s: node {node} to {holder}, lease {epoch}.{counter}, {why}, for {standing_in} others, {copies} copies"
+            )
+        };
+        of_key.map(words).collect()
+    }
+
     pub(super) fn violations(&self) -> &[String] {
         &self.violations
     }
@@ -93,6 +127,9 @@ impl Invariants {
 
 /// Memory is looked at every so many inputs.
 const MEMORY_TURN: u64 = 64;
+
+/// Grants remembered.
+const GRANTS: usize = 4_096;
 
 /// Breaches noted.
 const SHOWN: usize = 8;

@@ -47,7 +47,7 @@ pub struct Sim {
     outcomes: BTreeMap<Op, (Instant, Outcome)>,
     pub(super) trace: u64,
     pub(super) events: u64,
-    invariants: Invariants,
+    pub(super) invariants: Invariants,
 }
 
 /// One node and what happened to it.
@@ -420,6 +420,7 @@ impl Sim {
                     }
                 }
                 Output::Asked(..) => {}
+                Output::Granted(grant) => self.invariants.granted(self.now, node, grant),
                 Output::Done { op, outcome } => {
                     self.note(&[6, op.0]);
                     self.invariants.ended(self.now, op, &outcome);

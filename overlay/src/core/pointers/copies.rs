@@ -1,11 +1,14 @@
 //! The copies of a lease: what a root has its next-closest nodes hold, before a grant is valid and as it is renewed, and what such a
 //! node says to that. So the next root knows of the fetch when this one dies.
 
-use super::lease::{Granting, Leased, State, rank};
+use super::{
+    Grant,
+    lease::{Granting, Leased, State, rank},
+};
 use crate::{
     Key, Lease, Level,
     core::{
-        Contact, Node,
+        Contact, Node, Output,
         message::{Acquisition, Held, LeaseState, Pointer, Refusal, Reply, Request},
         search::Purpose,
         time::Instant,
@@ -180,7 +183,10 @@ impl Node {
         let Some(entry) = self.leases.get_mut(&key) else { return };
         let granted = granting.holder.pointer.holder;
         if granting.known.is_empty() || rest.iter().any(|waiter| waiter.asker == granted) {
-            let Granting { lease, holder, .. } = granting;
+            let Granting { lease, holder, why, passed, held, .. } = granting;
+            let (standing_in, copies) = (passed.len(), held);
+            let grant = Grant { key, holder: holder.pointer.holder.id, lease, why, standing_in, copies };
+            self.outbox.push_back(Output::Granted(grant));
             entry.state = State::Leased(Leased { lease, holder, beaten: now, copied: now });
         }
         entry.waiters = rest;

@@ -11,6 +11,7 @@ use crate::{
     core::{
         Contact, Peer,
         message::{LeaseState, Pointer},
+        pointers::Why,
         time::Instant,
     },
 };
@@ -30,6 +31,8 @@ pub(super) struct Entry {
     /// The highest counter granted or seen within it.
     pub(super) counter: u64,
     pub(super) state: State,
+    /// Why nobody fetches, if nobody does.
+    pub(super) idle: Why,
     /// Leases that were given back, each with who held it, oldest first: beats of them that come late count for nothing.
     released: VecDeque<(Lease, NodeId)>,
     /// For whom this copy is kept; none if this node is the root.
@@ -58,6 +61,7 @@ pub(super) enum State {
 pub(super) struct Granting {
     pub(super) lease: Lease,
     pub(super) holder: Reference,
+    pub(super) why: Why,
     /// Nodes asked to hold a copy that have not answered.
     pub(super) asked: Vec<Peer>,
     /// The same that take long: others are asked beside them.
@@ -153,6 +157,7 @@ impl Entry {
             epoch: 1,
             counter: 0,
             state: State::Idle,
+            idle: Why::First,
             released: VecDeque::new(),
             root: None,
             waiters: Vec::new(),
@@ -190,6 +195,20 @@ impl Entry {
             return Some(LeaseState::Marked { marker: marker.clone(), ttl: until.since(now) });
         }
         self.live(now, limit).map(|leased| LeaseState::Leased { lease: leased.lease, holder: leased.holder.told(now) })
+    }
+
+    /// Nobody fetches any more.
+    pub(super) fn end(&mut self, now: Instant, why: Why) {
+        (self.state, self.idle, self.touched) = (State::Idle, why, now);
+    }
+
+    /// Why the next fetch is granted.
+    pub(super) const fn why(&self) -> Why {
+        match &self.state {
+            State::Idle | State::Granting(_) => self.idle,
+            State::Leased(_) => Why::Lapsed,
+            State::Marked { .. } => Why::MarkerOver,
+        }
     }
 
     /// Takes over what another node told.
@@ -231,7 +250,7 @@ impl Entry {
         self.touched = now;
         let current = matches!(&self.state, State::Leased(live) if live.lease == lease && live.holder.pointer.holder.id == holder);
         if current {
-            self.state = State::Idle;
+            self.end(now, Why::GivenBack);
         }
         current
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Values,
+    Values, Why,
     copies::COPY_TRIES,
     lease::{Granting, Reference, State, Waiter, rank},
 };
@@ -150,8 +150,7 @@ impl Node {
         let Some(entry) = self.leases.get_mut(&key) else { return };
         let current = matches!(&entry.state, State::Leased(leased) if leased.holder.pointer.holder == holder);
         if !lives && current {
-            entry.state = State::Idle;
-            entry.touched = now;
+            entry.end(now, Why::Silent);
         }
         if lives && current {
             let told = entry.told(now, self.config.beat_limit);
@@ -228,8 +227,7 @@ impl Node {
         if gone {
             // It does not answer in time: to ask it once more would cost an asker as long again.
             waiter.passed.clear();
-            entry.state = State::Idle;
-            entry.touched = now;
+            entry.end(now, Why::RootSilent);
         }
         let says = if let Some((marker, _)) = entry.marked(now) {
             Acquisition::Marked(marker.clone())
@@ -277,7 +275,10 @@ impl Node {
 
     /// Begins a grant: the next-closest nodes are to hold it first.
     fn grant(&mut self, now: Instant, key: Key, waiter: Waiter) {
+        let copies = self.values.get(now, Level::GLOBAL, key);
         let Some(entry) = self.leases.get_mut(&key) else { return };
+        let has_failed = entry.why() == Why::First && copies.iter().any(|copy| copy.holder != waiter.asker);
+        let why = if has_failed { Why::CopiesFailed } else { entry.why() };
         entry.counter += 1;
         entry.touched = now;
         let lease = Lease { epoch: entry.epoch, counter: entry.counter, key };
@@ -287,6 +288,7 @@ impl Node {
         entry.state = State::Granting(Granting {
             lease,
             holder,
+            why,
             asked: Vec::new(),
             slow: Vec::new(),
             passed,

@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use super::{
     load::{Crowd, Request, run},
     outcome::{Wanted, quantile},
-    stage::{Stage, say_aside},
+    stage::{Stage, nodes, say_aside},
 };
 use crate::{
     address::HostId,
-    error::Error,
+    error::{Doing as _, Error},
     lab::Lab,
+    programs::LOG,
     scenario::{Host, OriginFile, Role},
     units::millis,
 };
@@ -24,6 +25,7 @@ pub(super) fn show(stage: &mut Stage<'_>) -> Result<(), Error> {
     let crowd = crowd(stage, &name, files, None);
     let requests = run(&lab, &crowd, |_| Ok(()))?;
     let fetched = requests_for(&lab, origin, SITE)?;
+    keep_fetches(stage, &lab, origin)?;
     // Not optimised and on a busy machine, an acquire may take longer than its time-out: then its node asks by itself.
     let most = Wanted::AtMost(1.5 * files.len() as f64);
     let wanted = stage.by_scale(most, Wanted::Exactly(files.len() as f64));
@@ -77,6 +79,20 @@ pub(super) fn origin_log(lab: &Lab, origin: &Host) -> Result<Vec<Option<HostId>>
 pub(super) fn requests_for(lab: &Lab, origin: &Host, site: &str) -> Result<usize, Error> {
     let lines = origin_lines(lab, origin)?;
     Ok(lines.lines().filter(|line| line.split(' ').nth(2) == Some(site)).count())
+}
+
+/// Keeps what explains an object that was fetched twice: the origin's log, and from those of the nodes who granted whom a fetch and why,
+/// and who asked the origin under which lease.
+fn keep_fetches(stage: &Stage<'_>, lab: &Lab, origin: &Host) -> Result<(), Error> {
+    let mut lines = origin_lines(lab, origin)?;
+    for node in nodes(lab) {
+        let path = lab.folder(&node.name)?.join(LOG);
+        let log = std::fs::read_to_string(&path).doing(|| format!("read {}", path.display()))?;
+        let telling = log.lines().filter(|line| EXPLAINS.iter().any(|words| line.contains(words)));
+        telling.for_each(|line| lines.extend([&node.name, " ", line, "\n"]));
+    }
+    let kept = stage.artefact("fetches.log")?;
+    std::fs::write(&kept, lines).doing(|| format!("write {}", kept.display()))
 }
 
 fn origin_lines(lab: &Lab, origin: &Host) -> Result<String, Error> {
@@ -167,6 +183,8 @@ pub(super) fn explain(requests: &[Request]) {
     }
 }
 
+/// What nodes say in their logs of fetches.
+const EXPLAINS: [&str; 2] = ["a fetch is granted", "the origin is asked"];
 /// Whose files they ask for.
 const SITE: &str = "www.site.test";
 /// The quantiles that are looked at.
