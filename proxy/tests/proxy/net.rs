@@ -407,7 +407,7 @@ impl Streams for Node {
     }
 
     fn distance(&self, to: NodeId) -> Option<Duration> {
-        self.net.distances.lock().unwrap().get(&to).copied().or(*self.net.distance.lock().unwrap())
+        self.net.distances.lock().unwrap().get(&to).copied().or_else(|| *self.net.distance.lock().unwrap())
     }
 
     fn sign(&self, statement: &[u8]) -> Option<Bytes> {
