@@ -12,7 +12,7 @@ use super::{
     joint::{Answer, Joint},
     message::{Body, Header, Hello, Message, Reply, Request},
     peers::{Buckets, Known, Peers},
-    pointers::{Deferred, Hints, Leases, SpreadLog, Values},
+    pointers::{Deferred, Hints, Leases, Newborn, SpreadLog, Values},
     rng::Rng,
     search::{Ending, Exchanges, Manner, Task},
     time::Instant,
@@ -52,6 +52,7 @@ pub struct Node {
     pub(super) values: Values,
     pub(super) leases: Leases,
     pub(super) deferred: Vec<Deferred>,
+    pub(super) newborn: Newborn,
     pub(super) hints: Hints,
     pub(super) spread_log: SpreadLog,
     /// Nodes that may be asked to join.
@@ -172,6 +173,7 @@ impl Node {
             values: Values::new(&config),
             leases: Leases::new(config.leases),
             deferred: Vec::new(),
+            newborn: Newborn::default(),
             hints: Hints::new(config.hints),
             spread_log: SpreadLog::new(config.spread_log),
             seeds: Vec::new(),
@@ -470,6 +472,7 @@ impl Node {
                     self.reply(now, asker, question, arrived, answer);
                 }
             }
+            Reason::Upkeep if matches!(ending, Ending::Searched) => self.on_searched(now, id),
             Reason::Upkeep => {}
         }
     }

@@ -39,6 +39,7 @@ impl Node {
         }
         self.unrest_until = now;
         self.refreshed = 20;
+        self.newborn.joined = true;
         let periods = [
             (Timer::Probe, self.config.probe_idle),
             (Timer::Check, self.config.check_every),

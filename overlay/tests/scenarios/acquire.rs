@@ -2,9 +2,10 @@
 
 use atoll_overlay::{
     Acquired, Beat, Key, Lease, Levels, Marker,
-    core::Outcome,
+    core::{Command, Outcome},
     sim::{Death, Sim},
 };
+use bytes::Bytes;
 
 use super::support::{acquire, acquire_command, beat, beat_for, get, id, ms, pass, put, release, secs, three_regions};
 
@@ -224,6 +225,39 @@ fn when_a_nearer_node_joins_the_lease_goes_on_with_it() {
     beat_for(&mut sim, 5, lease, secs(10));
     let (granted, others) = ask_all(&mut sim, [0, 1, 2, 3, newcomer].into_iter(), key);
     assert_eq!((granted.len(), others.len()), (0, 5));
+}
+
+#[test]
+fn a_newcomer_grants_nothing_before_it_knows_its_neighbourhood_and_answers_all_the_same() {
+    for seed in 0..8 {
+        let mut sim = three_regions(seed, 30);
+        sim.run_for(secs(20));
+        let key = Key::of(b"newborn");
+        let mut order: Vec<usize> = (0..30).collect();
+        order.sort_by_key(|node| id(&sim, *node).key().distance(&key));
+        let (holder, through) = (order[20], order[29]);
+        let Ok(Acquired::Granted(lease)) = acquire(&mut sim, holder, key, &[]) else { panic!("granted") };
+        // As near as can be; it knows one node, which knows nothing of the key and is the first to hear of it.
+        let newcomer = sim.add_with_id(through, ms(1), key.into());
+        sim.seeds(newcomer, &[through]);
+        let mut ops = Vec::new();
+        for turn in 0..100 {
+            // Who has heard from nobody yet is alone.
+            let askers = if turn < 10 { &[through][..] } else { &[through, newcomer] };
+            for node in askers.iter().copied() {
+                ops.push((turn, node, sim.command(node, acquire_command(key, &[]))));
+            }
+            if turn % 15 == 0 {
+                sim.command(holder, Command::Beat(lease, Bytes::from_static(b"further")));
+            }
+            sim.run_for(ms(20));
+        }
+        for (turn, node, op) in ops {
+            let said = sim.wait(op, secs(4));
+            let sent = matches!(&said, Some((_, Outcome::Acquire(Ok(Acquired::References(values))))) if values[0].holder == id(&sim, holder));
+            assert!(sent, "seed {seed}, turn {turn}, node {node}: {said:?}; {:#?}", sim.grants_of(key));
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod copies;
 mod grant;
 mod hints;
 mod lease;
+mod newborn;
 mod root;
 mod spread;
 mod values;
@@ -12,6 +13,7 @@ pub use self::grant::{Grant, Why};
 pub(super) use self::{
     hints::Hints,
     lease::Leases,
+    newborn::Newborn,
     root::{Asked, Deferred, Errand},
     spread::SpreadLog,
     values::{Intent, Values},

@@ -73,8 +73,11 @@ impl Node {
     /// Answers what is asked of a root, now or later.
     pub(in crate::core) fn on_root_request(&mut self, now: Instant, asked: Asked) {
         let Asked { from, id, arrived, .. } = asked;
-        let passed = match self.place(now, &asked) {
-            Place::Root(passed) => passed,
+        let (asked, passed) = match self.place(now, &asked) {
+            Place::Root(passed) => match self.once_joined(now, asked) {
+                Some(asked) => (asked, passed),
+                None => return,
+            },
             Place::Nearer(nodes) => {
                 let reply = match asked.what {
                     Errand::Beat { .. } => Reply::Beaten(Beaten::Elsewhere(nodes)),
