@@ -182,7 +182,9 @@ fn two_networks_that_meet_merge_their_clusters() {
 fn two_networks_of_like_size_that_meet_late_become_one() {
     for seed in 0..8 {
         let mut sim = Sim::new(Config::default(), Network::regions(1, ms(6), ms(6)), seed);
-        (0..22).for_each(|site| drop(sim.add(site, ms(1))));
+        for site in 0..22 {
+            sim.add(site, ms(1));
+        }
         (1..12).for_each(|node| sim.seeds(node, &[0]));
         (13..22).for_each(|node| sim.seeds(node, &[12]));
         sim.run_until(at(600));
