@@ -14,7 +14,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Contact, Node,
+    Age, Contact, Node,
     far::Far,
     message::{Body, ClusterTag, Header, Reply, Request},
     met::Met,
@@ -89,7 +89,7 @@ impl Membership {
     pub(super) fn settle(&mut self, now: Instant, tag: ClusterTag, dwell: Duration) {
         (self.moved, self.dwell) = (now, dwell);
         self.id = tag.id;
-        self.age = (tag.age, now);
+        self.age = (tag.age.span(), now);
         self.said = tag.size;
         self.joined = tag.size > 1;
     }
@@ -97,8 +97,7 @@ impl Membership {
     fn tag(&self, now: Instant, seen: u32) -> ClusterTag {
         let (age, at) = self.age;
         // Whole seconds, as on the wire: the simulator hands messages over unencoded and must see the same.
-        let age = Duration::from_secs((age + now.since(at)).as_secs());
-        ClusterTag { id: self.id, age, size: self.size(now, seen) }
+        ClusterTag { id: self.id, age: (age + now.since(at)).into(), size: self.size(now, seen) }
     }
 
     /// How large the cluster is thought to be, given what the table shows.
@@ -266,7 +265,7 @@ impl Node {
     }
 
     fn leave_cluster(&mut self, now: Instant, level: Level) {
-        let cluster = ClusterTag { id: self.rng.key(), age: Duration::ZERO, size: 1 };
+        let cluster = ClusterTag { id: self.rng.key(), age: Age::NEW, size: 1 };
         self.enter_cluster(now, level, cluster, false);
     }
 
@@ -412,7 +411,7 @@ impl Node {
         let from_company = membership.size(now, seen) > 1;
         membership.shunned.note_left(now, membership.id);
         membership.id = cluster.id;
-        membership.age = (cluster.age, now);
+        membership.age = (cluster.age.span(), now);
         membership.joined = joins;
         membership.said = if joins { cluster.size.saturating_add(1) } else { 1 };
         membership.moved = now;
@@ -582,7 +581,7 @@ mod tests {
     const LOW: Key = Key::ZERO;
 
     fn tag(id: Key, size: u32) -> ClusterTag {
-        ClusterTag { id, age: Duration::ZERO, size }
+        ClusterTag { id, age: Age::NEW, size }
     }
 
     #[test]

@@ -124,7 +124,7 @@ impl Company {
         let tag = |level: u8| {
             let number = self.clusters[neighbour][usize::from(level - 1)];
             let mates = self.clusters.iter().filter(|one| one[usize::from(level - 1)] == number).count();
-            ClusterTag { id: self.cluster(Level(level), number), age: HOUR, size: u32::try_from(mates).unwrap() }
+            ClusterTag { id: self.cluster(Level(level), number), age: HOUR.into(), size: u32::try_from(mates).unwrap() }
         };
         Header { clusters: [tag(1), tag(2)].into_iter().collect(), ..Header::default() }
     }

@@ -297,7 +297,7 @@ mod tests {
     use super::*;
     use crate::{
         Roles,
-        core::{Peer, Tags},
+        core::{Age, Peer, Tags},
     };
 
     fn contact(number: u32) -> Contact {
@@ -305,7 +305,7 @@ mod tests {
     }
 
     fn tags(size: u32) -> Tags {
-        [ClusterTag { id: Key::ZERO, age: Duration::ZERO, size }].into_iter().collect()
+        [ClusterTag { id: Key::ZERO, age: Age::NEW, size }].into_iter().collect()
     }
 
     fn at(seconds: u64) -> Instant {

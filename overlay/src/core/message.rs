@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Contact, Peer, Tags};
+use super::{Age, Contact, Peer, Tags};
 use crate::{Key, Lease, Level, Marker, NodeId, NodeInfo};
 
 /// One message between two nodes.
@@ -35,7 +35,7 @@ pub struct ClusterTag {
     /// Its id, chosen at random by its founder.
     pub id: Key,
     /// How long ago it was founded, or up to a minute less.
-    pub age: Duration,
+    pub age: Age,
     /// How many members the sender thinks it has.
     pub size: u32,
 }
@@ -377,6 +377,9 @@ impl Message {
     /// Bytes no message may exceed; checked before anything is allocated.
     pub const LIMIT: usize = 4_096;
 }
+
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Header>() <= 96, "a header takes more than it may");
 
 impl Header {
     /// Non-global levels at most.

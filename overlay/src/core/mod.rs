@@ -18,7 +18,7 @@ pub mod message;
 pub mod time;
 
 mod tags;
-pub use tags::Tags;
+pub use tags::{Age, Tags};
 
 pub mod wire;
 pub use wire::{Book, DecodeError};

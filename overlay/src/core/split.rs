@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use super::{
-    Contact, Node,
+    Age, Contact, Node,
     cluster::Membership,
     message::{ClusterTag, Request},
     peers::Known,
@@ -71,7 +71,7 @@ impl Node {
     pub(super) fn is_own_part(&self, now: Instant, own: &Membership, part: &ClusterTag) -> bool {
         let Some(limit) = self.config.threshold(own.level) else { return false };
         // Seldom past here: hashes take time.
-        if part.age > SPLIT_LATELY || part.age >= own.age(now) || part.id == own.id {
+        if part.age.span() > SPLIT_LATELY || part.age.span() >= own.age(now) || part.id == own.id {
             return false;
         }
         let near = |known: &&Known| known.distance().is_some_and(|distance| distance < limit);
@@ -97,7 +97,7 @@ impl Node {
         // Of several with as many the first, which this node would have named.
         let id = named.iter().rev().max_by_key(|id| there(id))?;
         let size = u32::try_from(there(id)).unwrap_or(u32::MAX);
-        (!membership.was_in(id)).then_some(ClusterTag { id: *id, age: Duration::ZERO, size })
+        (!membership.was_in(id)).then_some(ClusterTag { id: *id, age: Age::NEW, size })
     }
 
     /// A cluster is too wide: whether that is because it is in parts. Then all members known are measured anew, since minima are

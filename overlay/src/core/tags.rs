@@ -77,14 +77,57 @@ impl fmt::Debug for Tags {
     }
 }
 
+/// How long ago a cluster was founded, in whole seconds as on the wire: of every neighbour two are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Age(u32);
+
+impl Age {
+    /// Founded just now.
+    pub const NEW: Self = Self(0);
+
+    /// So many seconds.
+    #[must_use]
+    pub const fn of_seconds(seconds: u32) -> Self {
+        Self(seconds)
+    }
+
+    /// The seconds.
+    #[must_use]
+    pub const fn seconds(self) -> u32 {
+        self.0
+    }
+
+    /// The same as a span.
+    #[must_use]
+    pub const fn span(self) -> Duration {
+        // Widening, which `u64::from` cannot do in a const fn.
+        Duration::from_secs(self.0 as u64)
+    }
+}
+
+/// Less than a second counts as nothing; more than a century as that.
+impl From<Duration> for Age {
+    fn from(span: Duration) -> Self {
+        Self(u32::try_from(span.as_secs()).unwrap_or(u32::MAX))
+    }
+}
+
 /// As many as levels by default.
 const FEW: usize = 2;
 
-const NONE: ClusterTag = ClusterTag { id: Key::ZERO, age: Duration::ZERO, size: 0 };
+const NONE: ClusterTag = ClusterTag { id: Key::ZERO, age: Age::NEW, size: 0 };
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_age_is_in_whole_seconds_and_ends_where_its_bytes_do() {
+        for (span, seconds) in [(Duration::ZERO, 0), (Duration::from_millis(60_999), 60), (Duration::MAX, u32::MAX)] {
+            assert_eq!((Age::from(span).seconds(), Age::of_seconds(seconds)), (seconds, Age::from(span)));
+        }
+        assert_eq!(Age::of_seconds(61).span(), Duration::from_secs(61));
+    }
 
     #[test]
     fn any_number_of_tags_is_the_slice_of_them() {

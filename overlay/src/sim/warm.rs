@@ -12,7 +12,7 @@ use super::{Sim, world::usize_of};
 use crate::{
     Key, Level, LevelInfo, NodeId,
     core::{
-        Contact, Tags,
+        Age, Contact, Tags,
         message::{ClusterTag, Header},
         time::Instant,
         warm::{Neighbour, bit_of},
@@ -266,7 +266,7 @@ fn buckets(all: &[Contact], me: Contact) -> Vec<&[Contact]> {
 }
 
 /// The age of clusters that were not grown here.
-const GROWN: Duration = Duration::from_secs(86_400);
+const GROWN: Age = Age::of_seconds(86_400);
 
 /// A cluster of which so many percent are near is joined in time, though that takes more of the dozen that are sampled: some sample has
 /// them. \[measured: at the share that a sample must have, 90 of 490 nodes move within half an hour\]

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     Certificate, Key, Lease, Level, Marker, NodeId, NodeInfo, Roles,
     core::{
-        Contact,
+        Age, Contact,
         message::{
             Acquisition, Beaten, ClusterTag, Header, Held, LeaseState, Pointer, Refusal, Reply, Request, Room, Seen,
             SpreadRecord, Verdict, Want,
@@ -199,7 +199,7 @@ pub(super) fn tag(bytes: &Bytes) -> Result<ClusterTag, DecodeError> {
     let size: &[u8; 4] = rest.try_into().map_err(|_| wrong)?;
     Ok(ClusterTag {
         id: Key::from_bytes(*id),
-        age: Duration::from_secs(u64::from(u32::from_be_bytes(*age))),
+        age: Age::of_seconds(u32::from_be_bytes(*age)),
         size: u32::from_be_bytes(*size),
     })
 }

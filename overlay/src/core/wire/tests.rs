@@ -6,9 +6,12 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     Certificate, Key, Lease, Level, Marker, NodeId, NodeInfo, Roles,
-    core::message::{
-        Acquisition, Beaten, ClusterTag, Held, LeaseState, Pointer, Refusal, Reply, Request, Room, Seen, SpreadRecord,
-        Verdict, Want,
+    core::{
+        Age,
+        message::{
+            Acquisition, Beaten, ClusterTag, Held, LeaseState, Pointer, Refusal, Reply, Request, Room, Seen,
+            SpreadRecord, Verdict, Want,
+        },
     },
 };
 
@@ -128,7 +131,7 @@ fn every_body() -> Vec<Body> {
 }
 
 fn with_header(body: Body) -> Message {
-    let tag = ClusterTag { id: key(3), age: Duration::from_secs(60), size: 12 };
+    let tag = ClusterTag { id: key(3), age: Age::of_seconds(60), size: 12 };
     Message { header: Arc::new(Header { clusters: vec![tag, tag].into(), ..Header::default() }), body }
 }
 

@@ -226,7 +226,7 @@ impl Frame {
 pub(super) fn tag(tag: &ClusterTag) -> Bytes {
     let mut bytes = Vec::with_capacity(TAG_BYTES);
     bytes.extend_from_slice(tag.id.as_bytes());
-    bytes.extend_from_slice(&u32::try_from(tag.age.as_secs()).unwrap_or(u32::MAX).to_be_bytes());
+    bytes.extend_from_slice(&tag.age.seconds().to_be_bytes());
     bytes.extend_from_slice(&tag.size.to_be_bytes());
     bytes.into()
 }
