@@ -322,7 +322,7 @@ pub struct Timeouts {
     /// A client takes no byte, or sends none of a body, for so long; or takes so much longer than `limits.slowest_client` asks. \[guess\]
     #[serde(with = "span")]
     pub send: Duration,
-    /// TCP and TLS to an origin, all its addresses together. \[guess\]
+    /// TCP and TLS to an origin, all its addresses together; and for a range that is half-way, room for its next slice. \[guess\]
     #[serde(with = "span")]
     pub connect: Duration,
     /// From the end of the request, with its body, to an origin's response head. \[guess\]

@@ -13,13 +13,14 @@
 //! answers a slice with something else has a new version: the plan is given up, whoever was half-way is cut off. A GET of the whole is
 //! one plain GET still, and its copy one object; ranges are cut out of it, also while it streams.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use atoll_overlay::{Found as Indexed, Key, Levels};
 use atoll_store::{Object, Tier};
 use bytes::Bytes;
 use futures::stream;
 use http::{HeaderMap, StatusCode, header};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     body::{Body, PIECE, Part},
@@ -311,10 +312,11 @@ impl Reading {
     async fn turn_to(&mut self, number: u64, to: u64) -> Result<(), Failure> {
         if self.now.as_ref().is_none_or(|(now, _)| *now != number) {
             let next = self.next.take().filter(|(next, _)| *next == number);
-            self.now = Some(match next {
-                Some(next) => next,
-                None => (number, self.open(number).await?),
-            });
+            let opened = match next {
+                Some((_, opened)) => self.with_room(number, Ok(opened)).await?,
+                None => self.with_room(number, self.open(number).await).await?,
+            };
+            self.now = Some((number, opened));
         }
         let after = number + 1;
         if self.next.is_none() && self.plan.span(after).first < to {
@@ -322,6 +324,24 @@ impl Reading {
             self.next = self.open(after).await.ok().map(|opened| (after, opened));
         }
         Ok(())
+    }
+
+    /// A slice for a client that is half-way already: where there is no room for its fetch, among the others or in the store, it is looked
+    /// for again for as long as a fetch may wait for its origin.
+    async fn with_room(&self, number: u64, mut opened: Result<Opened, Failure>) -> Result<Opened, Failure> {
+        let until = Instant::now() + self.cache.config.timeouts.connect;
+        loop {
+            let no_room = match &mut opened {
+                Err(failure) => *failure == Failure::Busy,
+                Ok(Opened::Flying(waiter)) => matches!(waiter.answer().await, Err(End::Failed(Failure::Busy))),
+                Ok(Opened::Stored(_)) => false,
+            };
+            if !no_room || Instant::now() >= until {
+                return opened;
+            }
+            sleep(ROOM_AGAIN).await;
+            opened = self.open(number).await;
+        }
     }
 
     /// A slice out of the store, from the fetch under way, or from one that begins now.
@@ -379,6 +399,9 @@ impl Reading {
 
 /// How often a slice is looked for while others fetch it.
 const OPENED: usize = 4;
+
+/// Room for a slice is looked for again after this. \[guess\]
+const ROOM_AGAIN: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {

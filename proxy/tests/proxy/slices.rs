@@ -91,6 +91,48 @@ async fn a_byte_of_a_large_object_costs_its_origin_two_slices_at_most() {
     }
 }
 
+// A range is refused with 503 where there is no room for its first slice; one that is half-way waits for room, but not for ever.
+#[tokio::test]
+async fn a_range_that_is_half_way_waits_for_room_and_one_that_begins_is_refused() {
+    let body = noise(200_000);
+    for room in [true, false] {
+        let (gate, served) = (Arc::new(Semaphore::new(0)), body.clone());
+        let held = Arc::clone(&gate);
+        let origin = Origin::start(move |_, head| {
+            let mut steps = honest(head, "\"one\"", &served);
+            if head.starts_with("GET /held ") {
+                steps.insert(0, Do::Wait(Arc::clone(&held)));
+            }
+            steps
+        })
+        .await;
+        let mut config = sliced(config_for(&origin));
+        config.limits.flights = 1;
+        if !room {
+            config.timeouts.connect = std::time::Duration::from_millis(200);
+        }
+        let proxy = Arc::new(alone(config).await);
+        assert_eq!(range(&proxy, &origin.host(), "0-9").await.status, 206);
+        landed(&proxy).await;
+        let (other, host) = (Arc::clone(&proxy), origin.host());
+        let other = tokio::spawn(async move { get(&other, &host, "/held").await });
+        until(|| origin.count() == 2).await;
+        let refused = range(&proxy, &origin.host(), "100000-100009").await;
+        assert_eq!((refused.status, refused.field("retry-after").as_deref()), (503, Some("1")));
+        let (half, host) = (Arc::clone(&proxy), origin.host());
+        let half = tokio::spawn(async move { range(&half, &host, "0-39999").await });
+        if room {
+            until(|| proxy.stats().served.local >= 1).await;
+            gate.add_permits(10);
+            assert!(soon(other).await.unwrap().body == body);
+        }
+        let got = soon(half).await.unwrap();
+        assert_eq!((got.status, got.complete), (206, room));
+        assert!(body[..40_000].starts_with(&got.body) && got.body.len() >= SLICE as usize, "{}", got.body.len());
+        gate.add_permits(10);
+    }
+}
+
 // G01: the ratio of what origins send to what the client takes.
 #[tokio::test]
 async fn a_network_that_has_much_more_fetched_than_it_takes_is_refused_and_no_other_is() {
