@@ -1,7 +1,7 @@
 //! Looks at what a node will need for its next input, for the simulator: so that memory has it ready. Pass by pass, since what one
 //! reads says where the next one reads. What is returned means nothing; it is there so that the looking is not left out.
 
-use super::{Contact, Node, node::Timer, peers::Known, tend::LEAVES};
+use super::{Contact, Node, node::Timer, peers::Known, tend::LOOKED_AT};
 use crate::Key;
 
 impl Node {
@@ -30,6 +30,16 @@ impl Node {
         let heads = from.map_or(0, |from| self.peers.glance_heads(from.id));
         let buckets = self.peers.tables.iter().map(Vec::len).sum::<usize>();
         due ^ clusters.sum::<usize>() ^ heads ^ buckets ^ self.header.1.clusters.len() ^ self.exchanges.glance()
+    }
+
+    /// At where a search for a node it knows begins,
+    pub(crate) fn glance_at_fences(&self) -> usize {
+        self.peers.glance()
+    }
+
+    /// and goes on.
+    pub(crate) fn glance_at_heads_near(&self, known: Contact) -> usize {
+        self.peers.glance_heads(known.id)
     }
 
     /// At what it will search for those nearest a point.
@@ -63,7 +73,7 @@ impl Node {
         let own = self.header.1.clusters.first().map_or(0, |tag| usize::from(tag.size > 1));
         let there = self.peers.all.get(spot..).unwrap_or_default();
         let seen = if from.is_none() && self.will_probe() {
-            there.iter().take(LEAVES).map(misses).sum()
+            there.iter().take(LOOKED_AT).step_by(2).map(misses).sum()
         } else {
             let parts = |known: &Known| [known.odd() > 0, known.contact().peer.0 > 0];
             there.first().map_or(0, |known| misses(known) ^ parts(known).into_iter().map(usize::from).sum::<usize>())

@@ -276,7 +276,7 @@ const LOST_TURN: u32 = 4;
 const LOST_PAUSE: Duration = Duration::from_secs(10);
 
 /// Neighbours looked at in turn for one to measure, and by how many the turn goes on.
-const LOOKED_AT: usize = 32;
+pub(super) const LOOKED_AT: usize = 32;
 const LOOK_STEP: usize = 8;
 
 /// Every so many probes go to one of the nearest in the id space.

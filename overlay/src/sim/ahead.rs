@@ -57,6 +57,34 @@ impl Sim {
         black_box(seen);
     }
 
+    /// Tells the other ends of these links whether a node keeps them.
+    pub(super) fn note_pins(&mut self, node: u32, pins: &[(u32, bool)]) {
+        let Some(me) = self.contact(usize_of(node)) else { return };
+        for some in pins.chunks(AHEAD) {
+            self.look_at_ends(me, some);
+            for (peer, keep) in some {
+                self.note_kept(*peer, me, *keep);
+            }
+        }
+    }
+
+    /// Looks at the other ends of a node's links, before they are told whether it keeps them: a node that chooses its links anew lets
+    /// a hundred go at once, whose other ends lie anywhere.
+    fn look_at_ends(&self, me: Contact, pins: &[(u32, bool)]) {
+        if self.nodes.len() < MANY || pins.len() < 2 {
+            return;
+        }
+        let ends = || pins.iter().filter_map(|(peer, _)| self.nodes.get(usize_of(*peer)).map(|one| &one.core));
+        let mut seen = ends().fold(0, |seen, end| seen ^ end.glance_at_fences());
+        seen ^= ends().fold(0, |seen, end| seen ^ end.glance_at_heads_near(me));
+        let mut spots = [0; AHEAD];
+        for (spot, end) in spots.iter_mut().zip(ends()) {
+            *spot = end.spot(Some(me));
+        }
+        seen ^= spots.iter().zip(ends()).fold(0, |seen, (spot, end)| seen ^ end.glance_at_header(*spot));
+        black_box(seen);
+    }
+
     /// The node that an event happens to, and what comes; none if nothing will.
     fn foresee<'a>(&'a self, at: Instant, event: &'a Event) -> Option<Coming<'a>> {
         let number = usize_of(event.node());

@@ -411,14 +411,11 @@ impl Sim {
     }
 
     fn drain(&mut self, node: u32) {
+        let mut pins = Vec::new();
         while let Some(output) = self.nodes.get_mut(usize_of(node)).and_then(|one| one.core.poll_output()) {
             match output {
                 Output::Send { to, message } => self.send(node, to.0, message),
-                Output::Pin { peer, keep } => {
-                    if let Some(me) = self.contact(usize_of(node)) {
-                        self.note_kept(peer.0, me, keep);
-                    }
-                }
+                Output::Pin { peer, keep } => pins.push((peer.0, keep)),
                 Output::Asked(..) => {}
                 Output::Granted(grant) => self.invariants.granted(self.now, node, grant),
                 Output::Done { op, outcome } => {
@@ -433,11 +430,12 @@ impl Sim {
                 }
             }
         }
+        self.note_pins(node, &pins);
         self.rearm(node);
     }
 
     /// Tells a node whether the other end of a link keeps it: it would have to be looked up for each link that is idle.
-    fn note_kept(&mut self, node: u32, by: Contact, keep: bool) {
+    pub(super) fn note_kept(&mut self, node: u32, by: Contact, keep: bool) {
         if let Some(one) = self.nodes.get_mut(usize_of(node)) {
             one.core.note_kept(by, keep);
         }
