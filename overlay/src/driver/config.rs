@@ -122,8 +122,9 @@ pub struct Config {
     /// `quic_stream_window`, whichever is more, to 1 GiB: less slows many streams to one far peer, more lets one member hold memory.
     /// `[guess: what fills 100 ms at 640 Mbit/s]`
     pub quic_window_most: ByteSize,
-    /// Bytes by which the windows of all QUIC connections may grow together, both ways; past it they stay as large as they are. 0 to
-    /// 1 TiB: less slows far peers of a busy node, more lets members hold memory. `[guess]`
+    /// Bytes by which the windows of all QUIC connections may grow together, both ways, each member's room for two full streams among
+    /// them (at the defaults 1.75 MiB: enough for 292 members); past it they stay as large as they are. 0 to 1 TiB: less slows far
+    /// peers of a busy node, and lets a stream that nobody reads hold up others beside it; more lets members hold memory. `[guess]`
     pub quic_windows: ByteSize,
     /// Threads that carry byte streams over bulk connections, made as these come, each with its connections; 0: one for every two
     /// processors. One more carries all links. 0 to 1,024: fewer bound what bulk takes of the processors, more carry more of it at once.

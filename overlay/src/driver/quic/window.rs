@@ -1,10 +1,10 @@
 //! How much each side may have under way on a connection, which is what a peer can make this node hold: little at first, so that
 //! strangers hold little; room for two full streams once the peer is a member, so that one that nobody reads leaves as much to the
-//! others; and twice as much each time as much has been written and read as fits, out of what all may grow by.
+//! others; and twice as much each time as much has been written and read as fits. Both come out of what all may grow by.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use quinn::{Connection, VarInt};
@@ -64,24 +64,24 @@ pub(super) struct Window {
     connection: Connection,
     growth: Growth,
     size: AtomicUsize,
+    /// Bytes that the peer may have under way at least: room for two full streams of a member, or none.
+    room: AtomicUsize,
     moved: AtomicUsize,
-    /// Its peer is a member.
-    admitted: AtomicBool,
-    /// Held while quinn is told: the last word is the newest.
-    telling: Mutex<()>,
+    /// Held while size or room change and quinn is told: the last word is the newest.
+    changing: Mutex<()>,
 }
 
 impl Window {
     pub(super) fn new(connection: Connection, growth: Growth) -> Arc<Self> {
-        let (size, moved) = (AtomicUsize::new(growth.windows.first), AtomicUsize::new(0));
-        let (admitted, telling) = (AtomicBool::new(false), Mutex::new(()));
-        Arc::new(Self { connection, growth, size, moved, admitted, telling })
+        let (size, room, moved) = (AtomicUsize::new(growth.windows.first), AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { connection, growth, size, room, moved, changing: Mutex::new(()) })
     }
 
-    /// The peer is a member from now on.
+    /// The peer is a member from now on: it has room for two full streams, if all may still grow by that.
     pub(super) fn admit(&self) {
-        if !self.admitted.swap(true, Ordering::Relaxed) {
-            self.tell();
+        if self.room.load(Ordering::Relaxed) == 0 {
+            let _changing = self.changing();
+            self.become_of(self.size(), 2 * self.growth.windows.stream);
         }
     }
 
@@ -91,18 +91,11 @@ impl Window {
         if size >= most || self.moved.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) < size {
             return;
         }
-        let larger = (2 * size).min(most);
-        // Both ways.
-        let more = 2 * (larger - size);
-        if !self.growth.take(more) {
-            return;
-        }
+        let _changing = self.changing();
         // Another stream may have come here at the same time.
-        if self.size.compare_exchange(size, larger, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-            self.growth.give_back(more);
-            return;
+        if self.size() == size {
+            self.become_of((2 * size).min(most), self.room.load(Ordering::Relaxed));
         }
-        self.tell();
     }
 
     /// Bytes that this side may have under way, and a stranger.
@@ -112,20 +105,28 @@ impl Window {
 
     /// Bytes that the peer may have under way: two full streams of a member fit, however much the windows have grown.
     pub(super) fn receive(&self) -> usize {
-        let room = if self.admitted.load(Ordering::Relaxed) { 2 * self.growth.windows.stream } else { 0 };
-        self.size().max(room)
+        self.size().max(self.room.load(Ordering::Relaxed))
     }
 
-    fn tell(&self) {
-        let _telling = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
-        let size = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
-        self.connection.set_receive_window(VarInt::from_u32(size(self.receive())));
-        self.connection.set_send_window(size(self.size()).into());
+    /// Both windows become as large as this, out of what all may grow by; or stay as they are.
+    fn become_of(&self, size: usize, room: usize) {
+        let more = (size - self.size()) + (size.max(room) - self.receive());
+        if self.growth.take(more) {
+            self.size.store(size, Ordering::Relaxed);
+            self.room.store(room, Ordering::Relaxed);
+            let bytes = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+            self.connection.set_receive_window(VarInt::from_u32(bytes(self.receive())));
+            self.connection.set_send_window(bytes(self.size()).into());
+        }
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Window {
     fn drop(&mut self) {
-        self.growth.give_back(2 * (self.size() - self.growth.windows.first));
+        self.growth.give_back(self.size() + self.receive() - 2 * self.growth.windows.first);
     }
 }

@@ -206,6 +206,29 @@ async fn windows_grow_with_what_moves_out_of_what_all_have() {
 }
 
 #[tokio::test]
+async fn a_member_s_room_for_two_streams_is_out_of_what_all_may_grow_by() {
+    let (one, other, _listener) = connected().await;
+    let windows = Windows::of(&Config::default());
+    let (first, room) = (windows.first, 2 * windows.stream);
+    let growth = Growth::of(Windows { all: 2 * (room - first) - 1, ..windows });
+    let [a, b] = [one, other].map(|end| Window::new(end.connection.clone(), growth.clone()));
+    a.admit();
+    b.admit();
+    assert_eq!([a.receive(), b.receive()], [room, first], "there is no more for the second");
+    // What it may send fits into its room already: one way is paid for.
+    a.moved(first);
+    assert_eq!([a.size(), a.receive()], [2 * first, room]);
+    drop(a);
+    b.admit();
+    assert_eq!(b.receive(), room);
+    drop(b);
+    let c = Window::new(connected().await.0.connection.clone(), growth);
+    c.admit();
+    c.admit();
+    assert_eq!(c.receive(), room, "all was given back");
+}
+
+#[tokio::test]
 async fn a_stream_that_is_read_has_the_windows_grow_at_both_ends() {
     let (mut dialled, mut accepted, _listener) = connected().await;
     let first = dialled.window.size();
