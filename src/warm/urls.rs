@@ -134,7 +134,7 @@ mod tests {
             meant.urls.iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["http://a.test/", "http://a.test/x"]
         );
-        assert_eq!(meant.refused, [String::new(); 0]);
+        assert!(meant.refused.is_empty(), "{meant:?}");
         assert!(listed(&folder.path().join("none")).is_err());
     }
 
