@@ -60,13 +60,14 @@ async fn warm(socket: &Path, args: &WarmArgs) -> Result<bool, String> {
         return Err("the node knows none that serves HTTP".to_owned());
     }
     let throttle = Throttle::new(pace);
-    let Meant { urls, refused } = wanted(&nodes, &throttle, args).await?;
+    let list = args.list.as_deref().map(listed).transpose()?.unwrap_or_default();
+    let noted = args.state.clone().unwrap_or_else(|| default_state(args, &list));
+    let Meant { urls, refused } = wanted(&nodes, &throttle, args, list).await?;
     refused.iter().for_each(|why| complain(plain(&format!("refused: {why}"))));
     if urls.is_empty() {
         return Err("there is nothing to warm".to_owned());
     }
-    let path = args.state.clone().unwrap_or_else(|| default_state(&urls, args.copies));
-    let mut journal = Journal::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut journal = Journal::open(&noted).map_err(|error| format!("{}: {error}", noted.display()))?;
     let bars = Bars::new(&urls);
     let mut failures = Vec::new();
     for (place, url) in urls.iter().enumerate() {
@@ -78,7 +79,7 @@ async fn warm(socket: &Path, args: &WarmArgs) -> Result<bool, String> {
             }
             bars.begin(place, sent);
             match fetch(&nodes, url, node, As::Browser, &throttle, |at, length| bars.at(place, at, length)).await {
-                Ok(done) => journal.note(done).map_err(|error| format!("{}: {error}", path.display()))?,
+                Ok(done) => journal.note(done).map_err(|error| format!("{}: {error}", noted.display()))?,
                 Err(why) => failures.push(format!("{url} at {}: {why}", node.address)),
             }
         }
@@ -88,9 +89,9 @@ async fn warm(socket: &Path, args: &WarmArgs) -> Result<bool, String> {
     failures.iter().for_each(|why| complain(plain(why)));
     let whole = shown_all(socket, &nodes, &urls, args.copies.max(1), &journal).await && failures.is_empty();
     if whole {
-        journal.remove().map_err(|error| format!("{}: {error}", path.display()))?;
+        journal.remove().map_err(|error| format!("{}: {error}", noted.display()))?;
     } else {
-        complain(format_args!("not all is done; the same command goes on (noted in {})", path.display()));
+        complain(format_args!("not all is done; the same command goes on (noted in {})", noted.display()));
     }
     if !refused.is_empty() {
         complain(format_args!(
@@ -102,11 +103,9 @@ async fn warm(socket: &Path, args: &WarmArgs) -> Result<bool, String> {
 }
 
 /// All URLs meant. A sitemap that cannot be had is refused by itself, as a URL is.
-async fn wanted(nodes: &Nodes, throttle: &Throttle, args: &WarmArgs) -> Result<Meant, String> {
+async fn wanted(nodes: &Nodes, throttle: &Throttle, args: &WarmArgs, list: Vec<String>) -> Result<Meant, String> {
     let mut texts = args.files.clone();
-    if let Some(list) = &args.list {
-        texts.extend(listed(list)?);
-    }
+    texts.extend(list);
     let mut refused = Vec::new();
     let mut sitemaps: Vec<(String, u32)> = args.sitemap.iter().rev().map(|url| (url.clone(), 0)).collect();
     let mut read_so_far = 0;
@@ -335,12 +334,14 @@ impl Bars {
     }
 }
 
-/// A file for this very task, so that the same command finds it again.
-fn default_state(urls: &[OriginUrl], copies: usize) -> PathBuf {
+/// A file for what was asked for, so that the same command finds it again: also when a sitemap cannot be read, or names other files by then.
+fn default_state(args: &WarmArgs, list: &[String]) -> PathBuf {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&copies.to_be_bytes());
-    for url in urls {
-        hasher.update(url.to_string().as_bytes()).update(b"\n");
+    hasher.update(format!("{}\n", args.copies.max(1)).as_bytes());
+    for (kind, texts) in [("file", &args.files[..]), ("list", list), ("sitemap", &args.sitemap[..])] {
+        for text in texts {
+            hasher.update(format!("{kind} {} {text}\n", text.len()).as_bytes());
+        }
     }
     let name: String = hasher.finalize().to_string().chars().take(16).collect();
     home::first("warm").join(format!("{name}.jsonl"))
@@ -408,5 +409,37 @@ mod tests {
             let plain = fetch(&nodes, &url, &place, As::Reader, &throttle, |_, _| {}).await.unwrap();
             assert_eq!(plain.blake3, blake3::hash(b"for programs").to_string());
         }
+    }
+
+    #[test]
+    fn the_same_command_has_the_same_journal_and_another_one_another() {
+        let of = |files: &[&str], list: &[&str], sitemaps: &[&str], copies: usize| {
+            let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+            let none = WarmArgs {
+                files: owned(files),
+                sitemap: owned(sitemaps),
+                list: None,
+                manager: None,
+                copies,
+                rate: None,
+                state: None,
+                login: None,
+                config: None,
+                socket: None,
+            };
+            default_state(&none, &owned(list))
+        };
+        let asked = of(&["a", "b"], &["c"], &["s"], 2);
+        assert_eq!(asked, of(&["a", "b"], &["c"], &["s"], 2), "whatever the sitemap names");
+        let others = [
+            of(&["a"], &["b", "c"], &["s"], 2),
+            of(&["a", "b"], &[], &["c", "s"], 2),
+            of(&["b", "a"], &["c"], &["s"], 2),
+            of(&["a", "b"], &["c"], &["t"], 2),
+            of(&["a\nfile 1 b"], &["c"], &["s"], 2),
+            of(&["a", "b"], &["c"], &["s"], 3),
+        ];
+        assert!(!others.contains(&asked), "{asked:?} {others:?}");
+        assert_eq!(others.iter().collect::<std::collections::BTreeSet<_>>().len(), others.len());
     }
 }
