@@ -12,6 +12,7 @@ mod board;
 mod journal;
 mod nodes;
 mod run;
+mod sitemaps;
 mod throttle;
 mod urls;
 

@@ -2,6 +2,7 @@
 //! peer, each time as a browser asks for it; then every node is to give what it holds, and that is compared with what was read.
 
 use std::{
+    ops::ControlFlow,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Mutex,
@@ -24,8 +25,9 @@ use super::{
     board::Warmth,
     journal::{Done, Journal},
     nodes::{Nodes, Place, browsers_codings},
+    sitemaps::wanted,
     throttle::Throttle,
-    urls::{self, Meant, Sitemap, listed},
+    urls::{Meant, listed},
 };
 use crate::{
     admin,
@@ -63,7 +65,7 @@ async fn warm(socket: &Path, args: &WarmArgs) -> Result<bool, String> {
     let list = args.list.as_deref().map(listed).transpose()?.unwrap_or_default();
     let noted = args.state.clone().unwrap_or_else(|| default_state(args, &list));
     let Meant { urls, refused } = wanted(&nodes, &throttle, args, list).await?;
-    refused.iter().for_each(|why| complain(plain(&format!("refused: {why}"))));
+    refused.lines().for_each(|why| complain(plain(&format!("refused: {why}"))));
     if urls.is_empty() {
         return Err("there is nothing to warm".to_owned());
     }
@@ -93,65 +95,18 @@ async fn warm(socket: &Path, args: &WarmArgs) -> Result<bool, String> {
     } else {
         complain(format_args!("not all is done; the same command goes on (noted in {})", noted.display()));
     }
-    if !refused.is_empty() {
+    if refused.count() > 0 {
         complain(format_args!(
             "{} of what was named is refused, see above; the rest was warmed as shown",
-            refused.len()
+            refused.count()
         ));
     }
-    Ok(whole && refused.is_empty())
-}
-
-/// All URLs meant. A sitemap that cannot be had is refused by itself, as a URL is.
-async fn wanted(nodes: &Nodes, throttle: &Throttle, args: &WarmArgs, list: Vec<String>) -> Result<Meant, String> {
-    let mut texts = args.files.clone();
-    texts.extend(list);
-    let mut refused = Vec::new();
-    let mut sitemaps: Vec<(String, u32)> = args.sitemap.iter().rev().map(|url| (url.clone(), 0)).collect();
-    let mut read_so_far = 0;
-    while let Some((text, depth)) = sitemaps.pop() {
-        read_so_far += 1;
-        if depth > SITEMAPS_DEEP || read_so_far > SITEMAPS {
-            return Err(format!("{text}: too many sitemaps, or too deep"));
-        }
-        match sitemap(nodes, throttle, &text).await {
-            Ok(Sitemap::Urls(urls)) => texts.extend(urls),
-            Ok(Sitemap::Index(more)) => sitemaps.extend(more.into_iter().rev().map(|url| (url, depth + 1))),
-            Err(why) => refused.push(why),
-        }
-        if texts.len() > SITEMAPS_LINES {
-            return Err(format!(
-                "{text}: the sitemaps name more than {SITEMAPS_LINES} URLs: warm them in several runs"
-            ));
-        }
-    }
-    let mut meant = Meant::read(texts, |url| nodes.unasked(url))?;
-    meant.refused.extend(refused);
-    Ok(meant)
-}
-
-/// Reads a sitemap from a node.
-async fn sitemap(nodes: &Nodes, throttle: &Throttle, text: &str) -> Result<Sitemap, String> {
-    let url = OriginUrl::parse(text).map_err(|error| format!("{text}: {error}"))?;
-    if let Some(why) = nodes.unasked(&url) {
-        return Err(why);
-    }
-    let node = nodes.homes(&url, 1).into_iter().next().ok_or("no node")?;
-    let body = Mutex::new(Vec::new());
-    let got = read_from(nodes, &url, node, As::Reader, throttle, |data, _| {
-        let mut body = body.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // One more than may be, so that it shows.
-        let room = (urls::LIMIT + 1).saturating_sub(body.len()).min(data.len());
-        body.extend_from_slice(data.get(..room).unwrap_or_default());
-    });
-    got.await.map_err(|why| format!("{text}: {why}"))?;
-    let body = body.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Sitemap::read(&body).map_err(|why| format!("{text}: {why}"))
+    Ok(whole && refused.count() == 0)
 }
 
 /// For whom a node is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum As {
+pub(super) enum As {
     /// For this program, which reads what comes.
     Reader,
     /// As browsers ask: their variant is to be there for them.
@@ -175,20 +130,21 @@ async fn fetch(
         counted.0 += u64::try_from(data.len()).unwrap_or(u64::MAX);
         counted.1.update(data);
         show(counted.0, length);
+        ControlFlow::Continue(())
     })
     .await?;
     let (bytes, hasher) = counted.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     Ok(Done { url: url.to_string(), node: node.id.clone(), bytes, blake3: hasher.finalize().to_string() })
 }
 
-/// Asks a node for a URL and hands on its body as it comes, with its length if that is known.
-async fn read_from(
+/// Asks a node for a URL and hands on its body as it comes, with its length if that is known, until its end or until no more is wanted.
+pub(super) async fn read_from(
     nodes: &Nodes,
     url: &OriginUrl,
     node: &Place,
     how: As,
     throttle: &Throttle,
-    take: impl Fn(&[u8], Option<u64>),
+    take: impl Fn(&[u8], Option<u64>) -> ControlFlow<()>,
 ) -> Result<(), String> {
     if let Some(why) = nodes.unasked(url) {
         return Err(why);
@@ -203,8 +159,11 @@ async fn read_from(
         let frame = timeout(SILENCE, body.frame()).await.map_err(|_| format!("nothing came for {SILENCE:?}"))?;
         let Some(frame) = frame else { return Ok(()) };
         if let Ok(data) = frame.map_err(|error| format!("the body broke off: {error}"))?.into_data() {
-            take(&data, length);
+            let further = take(&data, length);
             throttle.pass(data.len()).await;
+            if further.is_break() {
+                return Ok(());
+            }
         }
     }
 }
@@ -353,13 +312,6 @@ const AGAIN: Duration = Duration::from_millis(50);
 
 /// How long a node may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
-
-/// Sitemaps read in all, and how deep one may lead to another.
-const SITEMAPS: u32 = 1_000;
-const SITEMAPS_DEEP: u32 = 2;
-
-/// Lines that sitemaps may name in all before each is counted once.
-const SITEMAPS_LINES: usize = 500_000;
 
 /// Files whose bars are drawn.
 const DRAWN: usize = 64;
