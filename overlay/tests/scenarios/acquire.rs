@@ -201,6 +201,25 @@ fn a_holder_that_lives_though_an_asker_says_it_failed_keeps_its_lease() {
 }
 
 #[test]
+fn a_holder_that_beat_and_then_stands_still_for_a_moment_keeps_its_lease() {
+    for seed in 8..16 {
+        let (mut sim, key, order, lease) = held_under_a_root(seed);
+        let (holder, askers) = (order[20], [order[10], order[5], order[0]]);
+        assert_eq!(beat(&mut sim, holder, lease), Ok(Beat::Kept));
+        sim.freeze(holder, ms(600));
+        sim.run_for(ms(150));
+        let failed = [id(&sim, holder)];
+        let ops = askers.map(|node| sim.command(node, acquire_command(key, &failed)));
+        for op in ops {
+            let said = sim.wait(op, secs(3));
+            let granted = matches!(said, Some((_, Outcome::Acquire(Ok(Acquired::Granted(_))))));
+            assert!(!granted, "seed {seed}: {said:?}; {:#?}", sim.grants_of(key));
+        }
+        assert_eq!(beat(&mut sim, holder, lease), Ok(Beat::Kept), "seed {seed}");
+    }
+}
+
+#[test]
 fn when_the_root_dies_its_next_closest_node_knows_the_lease() {
     for seed in [8, 9, 10] {
         let (mut sim, key, order, lease) = held_under_a_root(seed);

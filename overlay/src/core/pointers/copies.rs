@@ -187,7 +187,7 @@ impl Node {
             let (standing_in, copies) = (passed.len(), held);
             let grant = Grant { key, holder: holder.pointer.holder.id, lease, why, standing_in, copies };
             self.outbox.push_back(Output::Granted(grant));
-            entry.state = State::Leased(Leased { lease, holder, beaten: now, copied: now });
+            entry.state = State::Leased(Leased { lease, holder, beaten: now, heard: now, copied: now });
         }
         entry.waiters = rest;
         self.decide_all(now, key);

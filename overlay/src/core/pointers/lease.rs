@@ -83,8 +83,10 @@ pub(super) struct Granting {
 pub(super) struct Leased {
     pub(super) lease: Lease,
     pub(super) holder: Reference,
-    /// When the holder was last heard of.
+    /// When the holder was last heard of; or a moment's grace for it to find a new root.
     pub(super) beaten: Instant,
+    /// When it was really.
+    pub(super) heard: Instant,
     /// When the copies were last renewed.
     pub(super) copied: Instant,
 }
@@ -211,6 +213,14 @@ impl Entry {
         }
     }
 
+    /// When the holder of the lease was last heard of.
+    pub(super) const fn heard(&self) -> Option<Instant> {
+        match &self.state {
+            State::Leased(leased) => Some(leased.heard),
+            State::Idle | State::Granting(_) | State::Marked { .. } => None,
+        }
+    }
+
     /// Takes over what another node told.
     pub(super) fn take(&mut self, now: Instant, state: LeaseState) {
         self.touched = now;
@@ -218,7 +228,7 @@ impl Entry {
             LeaseState::Leased { lease, holder } => {
                 self.saw(&lease);
                 let holder = Reference::new(now, holder);
-                self.state = State::Leased(Leased { lease, holder, beaten: now, copied: now });
+                self.state = State::Leased(Leased { lease, holder, beaten: now, heard: now, copied: now });
             }
             LeaseState::Marked { marker, ttl } => {
                 self.state = State::Marked { marker, until: now + ttl.min(Pointer::TTL_LIMIT) };

@@ -150,9 +150,16 @@ impl Node {
 
     /// A holder that failed an asker has answered, or has not.
     pub(in crate::core) fn on_holder(&mut self, now: Instant, holder: Contact, key: Key, lives: bool) {
+        let stands = self.peers.get(holder).is_some_and(|known| known.linked()) && !self.is_dead(holder);
         let Some(entry) = self.leases.get_mut(&key) else { return };
         let current = matches!(&entry.state, State::Leased(leased) if leased.holder.pointer.holder == holder);
         if !lives && current {
+            let heard = entry.heard().map_or(Duration::MAX, |at| now.since(at));
+            if stands && heard < self.config.beat_limit * 3 / 4 {
+                // One answer may be lost, or a process stand still for a moment: two beats missing say more.
+                self.ask(now, holder, Request::Ping, Purpose::Holder(key));
+                return;
+            }
             entry.end(now, Why::Silent);
         }
         if lives && current {
