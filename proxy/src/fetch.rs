@@ -237,6 +237,9 @@ impl Fetch {
                     }
                     None => {
                         trace.note("origin", || "asked without a lease".to_owned());
+                        if seek.is_rootless() {
+                            self.keeper.without_lease();
+                        }
                         self.cache.counters.ungranted();
                     }
                 }

@@ -10,9 +10,10 @@ use std::{
 
 use atoll_overlay::{Acquire, Acquired, Beat, Key, Lease, Marker, Value};
 use bytes::Bytes;
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 
 use crate::{
@@ -37,7 +38,7 @@ struct Held {
 struct State {
     key: Key,
     lease: Option<Lease>,
-    /// None was asked for, since there was nobody to ask.
+    /// None was granted, since there was nobody to ask, or nobody answered.
     leaseless: bool,
     /// Bytes have come: the copy is announced and kept so.
     announced: bool,
@@ -79,7 +80,8 @@ impl Keeper {
         self.held.state().lease = Some(lease);
     }
 
-    /// The origin is asked without a lease, since nobody else is there. Should somebody come while the fetch goes on, one is asked for.
+    /// The origin is asked without a lease, since nobody else is there, or the root of the key did not answer in time. While the fetch goes
+    /// on one is asked for, as soon as somebody is there: so others learn of it.
     pub(crate) fn without_lease(&self) {
         self.held.state().leaseless = true;
     }
@@ -227,6 +229,18 @@ impl Held {
         }
     }
 
+    /// Another has a lower lease than this one: who that is, if this fetch gives way to it.
+    fn gives_way(&self, lease: Lease, to: Value) -> Option<Value> {
+        let mut state = self.state();
+        // Of several beats under way the first says it.
+        if state.lease != Some(lease) {
+            return None;
+        }
+        state.lease = None;
+        // Once bytes flow somebody depends on them, and this fetch goes on beside the other.
+        (!state.announced).then_some(to)
+    }
+
     /// A lease is granted, be it late.
     async fn granted(&self, lease: Lease) {
         let late = {
@@ -273,8 +287,21 @@ impl Held {
 async fn keep(held: Arc<Held>, superseded: watch::Sender<Option<Value>>) -> Infallible {
     let peers = &held.cache.config.peers;
     let mut told = Instant::now();
+    let mut rounds = interval(peers.beat);
+    rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    rounds.tick().await;
+    // The root of a key may be far, and a beat on its way may have to be sent again: the next does not wait for it.
+    let mut beats = FuturesUnordered::new();
     loop {
-        sleep(peers.beat).await;
+        tokio::select! {
+            Some((lease, beat)) = beats.next(), if !beats.is_empty() => {
+                if let Ok(Beat::Superseded(value)) = beat && let Some(value) = held.gives_way(lease, value) {
+                    superseded.send_replace(Some(value));
+                }
+                continue;
+            }
+            _ = rounds.tick() => {}
+        }
         let (lease, announced, due, key, leaseless, ended) = {
             let mut state = held.state();
             let few = held.flight.is_for_few();
@@ -307,15 +334,15 @@ async fn keep(held: Arc<Held>, superseded: watch::Sender<Option<Value>>) -> Infa
             }
             None => continue,
         };
-        if let Ok(Beat::Superseded(value)) = held.cache.index.beat(&lease, reference.value()).await {
-            held.state().lease = None;
-            // Once bytes flow somebody depends on them, and this fetch goes on beside the other.
-            if !announced {
-                superseded.send_replace(Some(value));
-            }
+        if beats.len() < BEATS {
+            let index = Arc::clone(&held.cache.index);
+            beats.push(async move { (lease, index.beat(&lease, reference.value()).await) });
         }
     }
 }
+
+/// Beats of one lease on their way at once: more than come to be within the time that the index gives each.
+const BEATS: usize = 8;
 
 /// How often a fetcher shows that the origin is still waited for: well within a peer's patience of 250 ms.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(100);

@@ -377,6 +377,11 @@ impl Seek {
         if self.rootless { Duration::ZERO } else { self.cache.config.peers.patience }
     }
 
+    /// Whether the root of the key has not answered.
+    pub(crate) const fn is_rootless(&self) -> bool {
+        self.rootless
+    }
+
     /// A lease that was granted while a peer was faster; its holder is this node, so it must be kept beating.
     pub(crate) fn take_lease(&mut self) -> Option<Lease> {
         self.lease.take()

@@ -1,13 +1,16 @@
-//! Leases that are granted when the fetch they were asked for is over.
+//! Leases as a fetch goes on: its beats, and what is granted late, or when the fetch is over.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use atoll_overlay::{Key, Level};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use crate::{
-    support::{Net, Origin, Response, config_for, get_with, ok, until},
+    support::{Do, Net, Origin, Response, config_for, get, get_with, ok, until},
     vouched::key,
 };
 
@@ -54,4 +57,52 @@ async fn one_that_comes_after_a_copy_that_is_for_nobody_else_is_given_back() {
     let before = net.granted();
     word.add_permits(1);
     until(|| net.granted() == before + 1 && !net.is_leased(variant)).await;
+}
+
+/// An origin that answers once it is let, by a permit a request.
+async fn held() -> (Origin, Arc<Semaphore>) {
+    let gate = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    let origin = Origin::start(move |_, _| {
+        let mut steps = ok("Cache-Control: max-age=600\r\n", &Bytes::from_static(b"x"));
+        steps.insert(0, Do::Wait(Arc::clone(&held)));
+        steps
+    })
+    .await;
+    (origin, gate)
+}
+
+#[tokio::test]
+async fn a_beat_that_is_not_answered_keeps_no_other_back() {
+    let (origin, gate) = held().await;
+    let net = Net::new(Level(1));
+    net.mute.store(true, Ordering::SeqCst);
+    let mut config = config_for(&origin);
+    config.peers.beat = Duration::from_millis(20);
+    let one = net.proxy(1, config).await;
+    let host = origin.host();
+    let asked = tokio::spawn(async move { get(&one, &host, "/").await });
+    until(|| net.beats() >= 3).await;
+    gate.add_permits(1);
+    assert_eq!(asked.await.unwrap().body, b"x");
+}
+
+#[tokio::test]
+async fn a_fetch_that_no_root_granted_in_time_gets_its_lease_while_it_goes_on() {
+    let (origin, gate) = held().await;
+    let net = Net::new(Level(1));
+    net.rootless.store(true, Ordering::SeqCst);
+    let mut config = config_for(&origin);
+    config.peers.beat = Duration::from_millis(20);
+    let one = Arc::new(net.proxy(1, config).await);
+    let (asking, host) = (Arc::clone(&one), origin.host());
+    let asked = tokio::spawn(async move { get(&asking, &host, "/").await });
+    until(|| origin.count() == 1).await;
+    assert_eq!(one.stats().origin_ungranted, 1);
+    assert!(!net.is_leased(key(&origin, "/")));
+    net.rootless.store(false, Ordering::SeqCst);
+    until(|| net.is_leased(key(&origin, "/")) && net.beats() > 0).await;
+    gate.add_permits(1);
+    assert_eq!(asked.await.unwrap().body, b"x");
+    assert_eq!((origin.count(), one.stats().origin_ungranted), (1, 1));
 }

@@ -30,6 +30,8 @@ pub(crate) struct Net {
     pub(crate) level: Level,
     /// The root of every key is unreachable.
     pub(crate) rootless: AtomicBool,
+    /// Beats are heard, and not answered.
+    pub(crate) mute: AtomicBool,
     /// Who holds a lower lease than any that beats.
     pub(crate) lower: Mutex<Option<Value>>,
     /// Nodes that are gone.
@@ -70,6 +72,7 @@ impl Net {
             doors: Mutex::default(),
             level,
             rootless: AtomicBool::new(false),
+            mute: AtomicBool::new(false),
             lower: Mutex::default(),
             dead: Mutex::default(),
             cut: Mutex::default(),
@@ -310,10 +313,15 @@ impl Index for Node {
     }
 
     async fn beat(&self, lease: &Lease, reference: Bytes) -> Result<Beat, IndexError> {
-        let mut state = self.net.state.lock().unwrap();
-        state.beats += 1;
-        if let Some((_, _, known)) = state.leases.get_mut(&lease.key) {
-            *known = reference;
+        {
+            let mut state = self.net.state.lock().unwrap();
+            state.beats += 1;
+            if let Some((_, _, known)) = state.leases.get_mut(&lease.key) {
+                *known = reference;
+            }
+        }
+        if self.net.mute.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
         }
         Ok(self.net.lower.lock().unwrap().clone().map_or(Beat::Kept, Beat::Superseded))
     }
