@@ -216,7 +216,7 @@ pub struct ProxyStatus {
     pub near_lookups: u64,
     /// Those that named a copy.
     pub near_found: u64,
-    /// Fetches from peers by what came of them: `ok`, `timeout`, `hash_mismatch`, `stale`, `refused`, `no_room`.
+    /// Fetches from peers by what came of them: `ok`, `timeout`, `hash_mismatch`, `stale`, `refused`, `no_room`, `too_large`, `store_failed`.
     pub peer_fetches: BTreeMap<String, u64>,
     /// Fetches that went to the origin because no peer made progress.
     pub hedged: u64,

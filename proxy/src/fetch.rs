@@ -332,7 +332,11 @@ impl Fetch {
             self.list_copy(meta).await;
         }
         self.begin(meta.clone(), Source::Peer(level)).map_err(|refused| {
-            self.cache.counters.peer_fetch("no_room");
+            self.cache.counters.peer_fetch(match refused.failure {
+                Failure::Busy => "no_room",
+                Failure::BodyTooLarge => "too_large",
+                _ => "store_failed",
+            });
             Outcome::End(End::Failed(refused.failure))
         })
     }

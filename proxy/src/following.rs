@@ -217,6 +217,8 @@ impl Following {
     }
 
     fn give_up(&mut self, why: Abort) {
+        // However long it takes until the peer has read that.
+        self.place = None;
         self.out.push_back(Frame::Abort(why).head());
     }
 }

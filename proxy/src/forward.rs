@@ -266,12 +266,6 @@ async fn stored(cache: &Cache, Asked { url, fields: sent, .. }: &Asked) -> Optio
     if first.meta.variants.contains(&key) { seen(key).await } else { None }
 }
 
-/// Whether what is stored and an answer without content are of the same bytes, as far as both say so.
-fn agree_in_digest(stored: &HeaderMap, answer: &HeaderMap) -> bool {
-    let (said, known) = (Stated::of_confirmed(answer), Stated::of(stored));
-    said.zip(known).and_then(|(said, known)| said.agrees(&known)).unwrap_or(true)
-}
-
 /// What a HEAD says of the copy that was stored when it was asked: renewed if they agree, given up if not. What took its place
 /// meanwhile is not what it is about.
 async fn confirm(
@@ -290,7 +284,7 @@ async fn confirm(
         .iter()
         .all(|name| answer.fields.get(name).is_none_or(|new| meta.fields.get(name) == Some(new)))
         && length.is_none_or(|length| length == object.len().to_string())
-        && agree_in_digest(&meta.fields, &answer.fields);
+        && Stated::agree(&meta.fields, &answer.fields);
     let fields = freshness::freshened(&meta.fields, &answer.fields);
     let asker = Asker::of(sent, site.as_deref());
     let said = if agrees { &fields } else { &answer.fields };

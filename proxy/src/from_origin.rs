@@ -19,6 +19,7 @@ use crate::{
     freshness::{self, Asker, Vary},
     home,
     keeper::Kept,
+    kept::may_be_of,
     meta::{Meta, strip_hop_by_hop, validator},
     origin::{OriginAnswer, OriginBody, OriginRequest},
     part::{self, Stretch},
@@ -68,7 +69,7 @@ impl Fetch {
         }
         match begun {
             Some(begun) => Box::pin(self.rest(begun, answer, asked)).await,
-            None if !self.unconditional && self.confirms_another(&answer).await => {
+            None if !self.unconditional && self.confirms_another(&answer) => {
                 // Nothing may be made of it [RFC 9111 4.3.4], and the client is still without an answer.
                 self.unconditional = true;
                 drop(answer);
@@ -79,14 +80,13 @@ impl Fetch {
     }
 
     /// Whether an answer says that something else is still good than what was asked about.
-    async fn confirms_another(&self, answer: &OriginAnswer) -> bool {
+    fn confirms_another(&self, answer: &OriginAnswer) -> bool {
         let Some(stale) = self.stale.as_ref().filter(|_| answer.status == StatusCode::NOT_MODIFIED) else {
             return false;
         };
         let mut fields = answer.fields.clone();
         dated(&mut fields, clock::now());
-        !same_entity(&stale.meta.fields, &fields)
-            || !self.keeper.beating(&self.lead, Box::pin(self.has_digest(stale, &fields))).await
+        !same_entity(&stale.meta.fields, &fields) || !may_be_of(&fields, stale)
     }
 
     /// The origin answered a whole or conditional request.

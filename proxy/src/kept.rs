@@ -9,13 +9,11 @@ use atoll_store::Object;
 use http::{HeaderMap, StatusCode};
 
 use crate::{
-    cache::store_key,
-    fetch::{Fetch, Stale, wide},
+    fetch::{Fetch, Stale},
     flight::End,
     meta::Meta,
     reason::Reason,
     reference::Reference,
-    serve_peer::PIECE,
     stated::Stated,
 };
 
@@ -58,26 +56,6 @@ impl Fetch {
         }
     }
 
-    /// Whether a stale copy is what a 304 says by a digest, if it says one: else that is about something else [RFC 9530 3, RFC 9111 4.3.4].
-    pub(crate) async fn has_digest(&self, stale: &Stale, confirmed: &HeaderMap) -> bool {
-        let Some(mut said) = Stated::of_confirmed(confirmed).filter(|_| stale.meta.status == StatusCode::OK) else {
-            return true;
-        };
-        // What came under a digest was stored only if it was that.
-        if let Some(same) = Stated::of(&stale.meta.fields).and_then(|known| said.agrees(&known)) {
-            return same;
-        }
-        // Whether that is still what was asked about is looked at before it is renewed.
-        let Some(object) = self.cache.store.get(&store_key(stale.key)).await else { return true };
-        let mut at = 0;
-        while at < object.len() {
-            let Some(bytes) = object.read(at, PIECE).await.ok().filter(|bytes| !bytes.is_empty()) else { return false };
-            said.update(&bytes);
-            at += wide(bytes.len());
-        }
-        said.holds()
-    }
-
     /// All of it came: whether it is what the origin says it is, if that says anything.
     pub(crate) fn is_as_stated(&mut self, stated: Option<Box<Stated>>) -> bool {
         let holds = stated.is_none_or(|stated| stated.holds());
@@ -88,6 +66,12 @@ impl Fetch {
         }
         holds
     }
+}
+
+/// Whether a 304 may be about a stale copy, as far as both state a digest: with another one it is about something else [RFC 9530 3,
+/// RFC 9111 4.3.4]. The copy's bytes are not read for it: those who wait have nothing meanwhile.
+pub(crate) fn may_be_of(confirmed: &HeaderMap, stale: &Stale) -> bool {
+    stale.meta.status != StatusCode::OK || Stated::agree(&stale.meta.fields, confirmed)
 }
 
 /// Once in a while: of an origin whose front changes bodies every answer may be such.

@@ -9,7 +9,7 @@ use ring::digest::{Context, SHA256, SHA512};
 use crate::structured::{Item, dictionary};
 
 /// A body that is to have a digest.
-#[derive(Clone)]
+#[cfg_attr(test, derive(Clone))]
 pub(crate) struct Stated {
     context: Context,
     digest: Vec<u8>,
@@ -21,10 +21,12 @@ impl Stated {
         [REPR_DIGEST, CONTENT_DIGEST].iter().find_map(|name| Self::in_field(fields, name))
     }
 
-    /// What a 304 says of the representation that it is about. It has no content: the digest of that says nothing of any other.
-    pub(crate) fn of_confirmed(fields: &HeaderMap) -> Option<Box<Self>> {
-        let of_content = || Self::in_field(fields, &CONTENT_DIGEST).filter(|said| !said.clone().holds());
-        Self::in_field(fields, &REPR_DIGEST).or_else(of_content)
+    /// Whether a stored answer and what a 304 or an answer to HEAD says of it are of the same bytes, as far as both say so by one
+    /// algorithm. Such an answer has no content, and its `Content-Digest` is of that [RFC 9530 2].
+    pub(crate) fn agree(stored: &HeaderMap, confirmed: &HeaderMap) -> bool {
+        let (known, said) = (Self::of(stored), Self::in_field(confirmed, &REPR_DIGEST));
+        said.zip(known)
+            .is_none_or(|(said, known)| said.digest.len() != known.digest.len() || said.digest == known.digest)
     }
 
     fn in_field(fields: &HeaderMap, name: &HeaderName) -> Option<Box<Self>> {
@@ -39,11 +41,6 @@ impl Stated {
             let digest = decode(digest).filter(|digest| digest.len() == algorithm.output_len())?;
             Some(Box::new(Self { context: Context::new(algorithm), digest }))
         })
-    }
-
-    /// Whether both are of the same bytes; `None` where they are by different algorithms.
-    pub(crate) fn agrees(&self, other: &Self) -> Option<bool> {
-        (self.digest.len() == other.digest.len()).then(|| self.digest == other.digest)
     }
 
     /// The next bytes.

@@ -47,7 +47,7 @@ pub struct Stats {
     pub near_lookups: u64,
     /// Those that named a copy.
     pub near_found: u64,
-    /// Fetches from peers by what came of them: `ok`, `timeout`, `hash_mismatch`, `stale`, `refused`, `no_room`.
+    /// Fetches from peers by what came of them: `ok`, `timeout`, `hash_mismatch`, `stale`, `refused`, `no_room`, `too_large`, `store_failed`.
     pub peer_fetches: BTreeMap<&'static str, u64>,
     /// Fetches that went to the origin because no peer made progress.
     pub hedged: u64,
@@ -290,7 +290,7 @@ impl Counters {
         metrics::counter!("atoll_peer_uploads_refused_total", "bound" => bound).increment(1);
     }
 
-    /// A fetch from a peer ended: `ok`, `timeout`, `hash_mismatch`, `stale`, `refused`, `no_room`.
+    /// A fetch from a peer ended: `ok`, `timeout`, `hash_mismatch`, `stale`, `refused`, `no_room`, `too_large`, `store_failed`.
     pub(crate) fn peer_fetch(&self, result: &'static str) {
         add(&self.peer_mismatches, u64::from(result == "hash_mismatch"));
         *self.peer_fetches.lock().unwrap_or_else(PoisonError::into_inner).entry(result).or_default() += 1;

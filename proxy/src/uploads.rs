@@ -80,6 +80,8 @@ impl<F: AsRef<Uploads> + Clone> Wait<F> {
     pub(crate) fn enter(self, most: usize, (length, visible): (Option<u64>, u64)) -> Result<Upload<F>, Vec<NodeId>> {
         let fed = Fed { peer: self.peer, at: Arc::default() };
         let mut places = self.flight.as_ref().lock();
+        // It is never seen in both.
+        places.leave(&self.name);
         let free = most == 0 || length.is_some_and(|length| length <= SMALL);
         let nearer = || places.waiting.iter().filter(|one| one.distance < self.distance && one.peer != self.peer);
         if !free && places.open(most, visible) <= nearer().count() {
@@ -97,11 +99,16 @@ impl<F: AsRef<Uploads> + Clone> Wait<F> {
 
 impl<F: AsRef<Uploads>> Drop for Wait<F> {
     fn drop(&mut self) {
-        self.flight.as_ref().lock().waiting.retain(|one| !Arc::ptr_eq(&one.name, &self.name));
+        self.flight.as_ref().lock().leave(&self.name);
     }
 }
 
 impl Places {
+    /// It waits no longer.
+    fn leave(&mut self, name: &Arc<()>) {
+        self.waiting.retain(|one| !Arc::ptr_eq(&one.name, name));
+    }
+
     /// How many more of `most` are to be had now.
     fn open(&self, most: usize, visible: u64) -> usize {
         let keeps_up = |one: &Fed| {
@@ -194,6 +201,31 @@ mod tests {
         );
         drop(two);
         assert!(flight.0.lock().fed.is_empty() && flight.0.lock().waiting.is_empty());
+    }
+
+    /// A flight that is looked at as soon as a place was given.
+    struct Watched(Arc<Flight>);
+
+    impl AsRef<Uploads> for Watched {
+        fn as_ref(&self) -> &Uploads {
+            &self.0.0
+        }
+    }
+
+    impl Clone for Watched {
+        fn clone(&self) -> Self {
+            let places = self.as_ref().lock();
+            assert_eq!((places.fed.len(), places.waiting.len()), (1, 1));
+            Self(Arc::clone(&self.0))
+        }
+    }
+
+    #[test]
+    fn whoever_is_given_a_place_waits_for_none_from_the_same_moment() {
+        let flight = Arc::new(Flight(Uploads::default()));
+        let _waits = Uploads::wait(Arc::clone(&flight), node(1), None);
+        let place = Uploads::wait(Watched(Arc::clone(&flight)), node(2), None).enter(2, (None, 0));
+        assert!(place.is_ok());
     }
 
     // P13: what is hot loads no node more than this, whatever its operator forgot to say.

@@ -635,6 +635,21 @@ async fn ten_thousand_simultaneous_misses_on_five_nodes_cost_one_request() {
     assert_eq!((origin.count(), net.granted()), (1, 1));
 }
 
+#[tokio::test]
+async fn a_peers_copy_that_is_longer_than_is_stored_here_is_no_want_of_room() {
+    let origin = Origin::with_body(noise(30_000)).await;
+    let net = Net::new(Level(1));
+    let one = net.proxy(1, config_for(&origin)).await;
+    assert_eq!(get(&one, &origin.host(), "/").await.status, 200);
+    until(|| one.stats().flights == 0).await;
+    let mut config = config_for(&origin);
+    config.limits.object = 20_000;
+    let two = net.proxy(2, config).await;
+    get(&two, &origin.host(), "/").await;
+    until(|| two.stats().flights == 0).await;
+    assert_eq!(two.stats().peer_fetches, [("too_large", 1)].into());
+}
+
 // What is coming in holds all the room there is: a copy of a peer's cannot be taken in, but the origin's answer can be passed on.
 #[tokio::test]
 async fn where_a_peers_copy_has_no_room_the_origins_answer_is_passed_on() {
@@ -660,6 +675,7 @@ async fn where_a_peers_copy_has_no_room_the_origins_answer_is_passed_on() {
     let passed = get(&two, &origin.host(), "/").await;
     assert!(passed.status == 200 && passed.body == body, "{}", passed.status);
     assert!(passed.cache_status().ends_with("no-room"), "{}", passed.cache_status());
+    assert_eq!(two.stats().peer_fetches, [("no_room", 1)].into());
     drop(others);
     let stored = get(&two, &origin.host(), "/").await;
     assert!(stored.body == body && stored.cache_status().contains("stored"), "{}", stored.cache_status());

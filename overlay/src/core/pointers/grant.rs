@@ -41,7 +41,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// As it stands in logs and metrics.
+    /// As it stands in the log.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
