@@ -281,7 +281,7 @@ async fn a_304_with_the_digest_of_something_else_renews_nothing() {
             let got = get(&proxy, "own.test", "/x").await;
             let found = (got.status, String::from_utf8_lossy(&got.body).into_owned(), origin.count());
             assert_eq!(found, (200, body.to_owned(), asked), "{stored}{said}");
-            if stored.starts_with("Content") {
+            if good && stored.starts_with("Content") {
                 assert_eq!(got.field("content-digest").as_deref(), Some(ABC), "of the copy, not of the 304");
             }
             until(|| proxy.stats().flights == 0).await;
