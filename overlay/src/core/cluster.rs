@@ -116,8 +116,7 @@ impl Membership {
     /// the first time is looked at as by who is not at home yet: else neither of two of a like size might yield.
     fn yields_to(&self, now: Instant, own: u32, tag: &ClusterTag, margin: u32) -> bool {
         let (theirs, ours) = ((tag.size, tag.id), (own, self.id));
-        let met = self.met.as_ref().is_some_and(|met| met.holds(now, &tag.id, HOME_AFTER));
-        let since = if met { self.since(now).min(MERGE_AFTER) } else { self.since(now) };
+        let since = if self.has_met(now, &tag.id) { self.since(now).min(MERGE_AFTER) } else { self.since(now) };
         if own <= SMALL || since < MERGE_AFTER {
             is_better(theirs, ours, margin)
         } else if since < HOME_AFTER {
@@ -132,10 +131,16 @@ impl Membership {
         own > SMALL && now.since(self.moved) >= HOME_AFTER
     }
 
-    /// Whether a cluster is not to be tried now. Who is at home tries none a second time that was too far, unless distances change: a
-    /// sample that is lucky at last is no reason to go.
+    /// Whether a cluster is not to be tried now. Who is at home tries none a second time that a full sample showed to be too far, unless
+    /// distances change or it has just met it: a sample that is lucky at last is no reason to go.
     fn rejects(&self, now: Instant, own: u32, cluster: &Key, hold_down: Duration) -> bool {
-        self.shunned.contains(now, cluster, hold_down) || self.is_home(now, own) && self.shunned.was_far(cluster)
+        let barred = || self.is_home(now, own) && self.shunned.is_far(cluster) && !self.has_met(now, cluster);
+        self.shunned.contains(now, cluster, hold_down) || barred()
+    }
+
+    /// Whether this node met a cluster at home a short time ago.
+    fn has_met(&self, now: Instant, cluster: &Key) -> bool {
+        self.met.as_ref().is_some_and(|met| met.holds(now, cluster, HOME_AFTER))
     }
 
     /// The cluster that was just left fell into parts.
@@ -356,7 +361,9 @@ impl Node {
         // Of a dozen members enough may be near once: whoever tries again and again would get in. Smaller clusters are measured whole.
         let sampled = usize::try_from(cluster.size).unwrap_or(usize::MAX) > self.config.sample;
         let before = self.membership(level).filter(|_| sampled).map(|own| own.shunned.measured(&cluster.id));
-        let measured = Measured { near, all }.with(before.unwrap_or_default());
+        let measured = Measured { near, all, full: false }.with(before.unwrap_or_default());
+        let enough = if sampled { u32::try_from(self.config.sample).unwrap_or(u32::MAX) } else { cluster.size };
+        let measured = Measured { full: measured.full || measured.all.max(all) >= enough, ..measured };
         if let Some(membership) = self.membership_mut(level) {
             membership.check = None;
         }
@@ -615,9 +622,19 @@ mod tests {
         let mut own = Membership::alone(Instant::START, Level(2), &mut Rng::new(7), &Config::default());
         let (pause, hold_down) = (Duration::from_secs(3), Config::default().hold_down);
         let [at, later, last] = [50, 60, 181].map(|seconds| Instant::at(Duration::from_secs(seconds)));
-        own.shunned.reject(at, LOW, Measured::default(), (pause, pause));
+        own.shunned.reject(at, LOW, Measured { full: false, ..Measured::default() }, (pause, pause));
+        assert!(
+            own.rejects(at, 9, &LOW, hold_down) && !own.rejects(last, 9, &LOW, hold_down),
+            "hardly any was measured"
+        );
+        own.shunned.reject(at, LOW, Measured { full: true, ..Measured::default() }, (pause, pause));
         assert!(own.rejects(at, 9, &LOW, hold_down) && !own.rejects(later, 9, &LOW, hold_down));
         assert!(own.rejects(last, 9, &LOW, hold_down) && !own.rejects(last, 1, &LOW, hold_down));
+        own.met.get_or_insert_default().note(last, LOW);
+        assert!(!own.rejects(last, 9, &LOW, hold_down), "where it was met now it may have changed");
+        own.shunned.reject(last, LOW, Measured { full: true, ..Measured::default() }, (pause, pause));
+        assert!(own.rejects(last, 9, &LOW, hold_down), "but it is not tried again at once");
+        own.met = None;
         own.shunned.forget_far();
         assert!(!own.rejects(last, 9, &LOW, hold_down));
     }

@@ -26,9 +26,9 @@ impl Shunned {
             })
     }
 
-    /// Whether a cluster was found too far since distances last changed, as far as is remembered.
-    pub(super) fn was_far(&self, cluster: &Key) -> bool {
-        self.rejected.iter().any(|one| one.cluster == *cluster)
+    /// Whether a cluster was found too far for good: by a full sample since distances last changed, as far as is remembered.
+    pub(super) fn is_far(&self, cluster: &Key) -> bool {
+        self.rejected.iter().any(|one| one.cluster == *cluster && one.measured.full)
     }
 
     /// What was measured of a cluster that was found too far, the last few times.
@@ -115,13 +115,15 @@ struct Left {
 pub(super) struct Measured {
     pub(super) near: u32,
     pub(super) all: u32,
+    /// They are a full sample, or were once: what fewer show may be chance.
+    pub(super) full: bool,
 }
 
 impl Measured {
     /// With what was measured before. What was tried often counts less: a cluster changes.
     pub(super) const fn with(self, before: Self) -> Self {
-        let both = Self { near: self.near + before.near, all: self.all + before.all };
-        if both.all > MEASURED_MOST { Self { near: both.near / 2, all: both.all / 2 } } else { both }
+        let (near, all, full) = (self.near + before.near, self.all + before.all, self.full || before.full);
+        if all > MEASURED_MOST { Self { near: near / 2, all: all / 2, full } } else { Self { near, all, full } }
     }
 }
 
@@ -142,9 +144,9 @@ mod tests {
     fn a_sample_that_is_lucky_once_does_not_outweigh_those_before() {
         let (now, pause) = (Instant::START, Duration::from_secs(3));
         let mut shunned = Shunned::default();
-        let unlucky = Measured { near: 8, all: 12 };
+        let unlucky = Measured { near: 8, all: 12, full: true };
         shunned.reject(now, Key::ZERO, unlucky, (pause, pause));
-        let both = Measured { near: 12, all: 12 }.with(shunned.measured(&Key::ZERO));
+        let both = Measured { near: 12, all: 12, full: true }.with(shunned.measured(&Key::ZERO));
         assert_eq!((both.near, both.all), (20, 24));
         let many = (0..100).fold(both, |sum, _| unlucky.with(sum));
         assert!(many.all <= MEASURED_MOST && many.near * 12 <= many.all * 8 + 24, "{many:?}");
