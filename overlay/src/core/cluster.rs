@@ -611,7 +611,7 @@ mod tests {
         let mut own = Membership::alone(Instant::START, Level(2), &mut Rng::new(7), &Config::default());
         let [met, soon, late] = [600, 660, 781].map(|seconds| Instant::at(Duration::from_secs(seconds)));
         assert!(!own.yields_to(soon, 40, &tag(LOW, 35), 25));
-        own.met.get_or_insert_default().note(met, LOW);
+        own.met.get_or_insert_default().note(met, LOW, false);
         assert!(own.yields_to(soon, 40, &tag(LOW, 35), 25) && !own.yields_to(late, 40, &tag(LOW, 35), 25));
         let other = Membership { id: LOW, ..own };
         assert!(!other.yields_to(soon, 35, &tag(Key::from_bytes([255; Key::BYTES]), 40), 25), "the other one stays");
@@ -630,7 +630,7 @@ mod tests {
         own.shunned.reject(at, LOW, Measured { full: true, ..Measured::default() }, (pause, pause));
         assert!(own.rejects(at, 9, &LOW, hold_down) && !own.rejects(later, 9, &LOW, hold_down));
         assert!(own.rejects(last, 9, &LOW, hold_down) && !own.rejects(last, 1, &LOW, hold_down));
-        own.met.get_or_insert_default().note(last, LOW);
+        own.met.get_or_insert_default().note(last, LOW, false);
         assert!(!own.rejects(last, 9, &LOW, hold_down), "where it was met now it may have changed");
         own.shunned.reject(last, LOW, Measured { full: true, ..Measured::default() }, (pause, pause));
         assert!(own.rejects(last, 9, &LOW, hold_down), "but it is not tried again at once");

@@ -29,7 +29,7 @@ impl Node {
                 self.reunite(now);
             }
             if reached && (news || back) {
-                self.note_met(now, from);
+                self.note_met(now, from, back);
                 self.on_header(now, from);
             } else if !reached && matches!(message.body, Body::Request { .. } | Body::Hello(_)) {
                 self.welcome(now, from);
@@ -327,7 +327,7 @@ impl Node {
             self.peers.note_cost(pending.to);
         }
         if before.is_none() {
-            self.note_met(now, pending.to);
+            self.note_met(now, pending.to, false);
         }
         self.on_header(now, pending.to);
         if greet {

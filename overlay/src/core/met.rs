@@ -25,12 +25,12 @@ struct Meeting {
 }
 
 impl Met {
-    /// A cluster was heard of of which nobody known was. Who says once more that a cluster is new gives it no more time, unless nobody of
-    /// it was known for so long that the network must have been in parts; each time it is met again doubles that, so that a member that
-    /// comes and goes does not make it new for ever.
-    pub(super) fn note(&mut self, now: Instant, cluster: Key) {
+    /// A cluster was heard of of which nobody known was. Who says once more that a cluster is new gives it no more time, unless by one
+    /// who was lost and is back when nobody of it was known for long: then the network was in parts, and strangers who only pass do not
+    /// count. Each time it is met again doubles that time, so that a member that comes and goes does not make it new for ever.
+    pub(super) fn note(&mut self, now: Instant, cluster: Key, back: bool) {
         if let Some(one) = self.clusters.iter_mut().find(|one| one.cluster == cluster) {
-            if now.since(one.about) >= HOME_AFTER * (1 << one.times) {
+            if back && now.since(one.about) >= HOME_AFTER * (1 << one.times) {
                 (one.at, one.times) = (now, (one.times + 1).min(AGAIN_MOST));
             }
             one.about = now;
@@ -58,8 +58,8 @@ impl Met {
 
 impl Node {
     /// A node that was reached said which clusters it is in as it had not said before: of those near, some are heard of for the first
-    /// time, as when two networks meet.
-    pub(super) fn note_met(&mut self, now: Instant, from: Contact) {
+    /// time, or again from one who was lost and is back, as when two networks meet.
+    pub(super) fn note_met(&mut self, now: Instant, from: Contact, back: bool) {
         let Some(known) = self.peers.get(from) else { return };
         let mut met = Vec::new();
         for own in &self.memberships {
@@ -73,7 +73,7 @@ impl Node {
         }
         for (level, cluster) in met {
             if let Some(own) = self.membership_mut(level) {
-                own.met.get_or_insert_default().note(now, cluster);
+                own.met.get_or_insert_default().note(now, cluster, back);
             }
         }
     }
@@ -128,38 +128,39 @@ mod tests {
     #[test]
     fn a_cluster_is_new_for_a_while_from_the_first_word_of_it_and_of_too_many_the_longest_gone_is_forgotten() {
         let mut met = Met::default();
-        met.note(at(1), key(0));
-        met.note(at(9), key(0));
+        met.note(at(1), key(0), true);
+        met.note(at(9), key(0), true);
         assert!(
             met.holds(at(10), &key(0), SPAN) && !met.holds(at(11), &key(0), SPAN) && !met.holds(at(2), &key(1), SPAN)
         );
-        (1..=REMEMBERED).for_each(|number| met.note(at(9 + u64::try_from(number).unwrap()), key(number)));
+        (1..=REMEMBERED).for_each(|number| met.note(at(9 + u64::try_from(number).unwrap()), key(number), true));
         assert_eq!(met.clusters.len(), REMEMBERED);
         assert!(!met.holds(at(10), &key(0), SPAN) && met.holds(at(18), &key(REMEMBERED), SPAN));
         met.look(at(20), |one| *one == key(1));
-        met.note(at(21), key(0));
+        met.note(at(21), key(0), true);
         assert!(met.holds(at(19), &key(1), SPAN) && !met.holds(at(19), &key(2), SPAN), "one that is about stays");
     }
 
     #[test]
-    fn a_cluster_of_which_nobody_was_known_for_long_is_met_again_and_a_member_that_comes_and_goes_renews_it_ever_more_rarely()
-     {
+    fn a_cluster_of_which_nobody_was_known_for_long_is_met_again_and_one_that_comes_and_goes_ever_more_rarely() {
         let (home, mut met) = (HOME_AFTER.as_secs(), Met::default());
-        met.note(at(0), key(0));
+        met.note(at(0), key(0), true);
         met.look(at(1_000), |_| true);
-        met.note(at(999 + home), key(0));
+        met.note(at(999 + home), key(0), true);
         assert!(!met.holds(at(999 + home), &key(0), SPAN), "it was about a moment too lately");
-        met.note(at(999 + 2 * home), key(0));
-        assert!(met.holds(at(999 + 2 * home), &key(0), SPAN));
+        met.note(at(999 + 2 * home), key(0), false);
+        assert!(!met.holds(at(999 + 2 * home), &key(0), SPAN), "a stranger only passed by");
+        met.note(at(999 + 3 * home), key(0), true);
+        assert!(met.holds(at(999 + 3 * home), &key(0), SPAN));
         let mut flapping = Met::default();
         // Gone for a little longer each time than at first makes it new.
         let returns = (0..1_000).map(|number| at(number * (home + 1)));
         let renewed = returns.filter(|now| {
-            flapping.note(*now, key(0));
+            flapping.note(*now, key(0), true);
             flapping.holds(*now, &key(0), SPAN)
         });
         assert_eq!(renewed.count(), 2, "the first word of it, and once more");
-        flapping.note(at(1_000_000 + (home << AGAIN_MOST)), key(0));
+        flapping.note(at(1_000_000 + (home << AGAIN_MOST)), key(0), true);
         assert!(flapping.holds(at(1_000_000 + (home << AGAIN_MOST)), &key(0), SPAN), "after long it always is");
     }
 
@@ -178,7 +179,7 @@ mod tests {
             }
         }
         alone.node.peers.estimates = [SMALL + 1; crate::core::peers::LEVELS];
-        alone.node.note_met(now, stranger(1));
+        alone.node.note_met(now, stranger(1), false);
         alone.node.membership(level).unwrap().met.as_ref().is_some_and(|met| met.holds(now, &key(7), SPAN))
     }
 
