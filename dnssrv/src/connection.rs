@@ -24,10 +24,10 @@ use crate::{
     Config, ServeError, Source, Transport,
     answer::Answer,
     doh,
+    later::answer_later,
     redirector::Redirector,
     respond::{Asked, Outcome},
     seats::{Seat, Seats},
-    server::answer_later,
     waiters::Waited,
 };
 

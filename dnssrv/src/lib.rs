@@ -31,6 +31,7 @@ mod udp;
 pub use server::{Server, serve};
 mod connection;
 mod doh;
+mod later;
 mod seats;
 
 mod glance;

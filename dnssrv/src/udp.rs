@@ -21,9 +21,9 @@ use tokio::runtime::Handle;
 use crate::{
     Transport,
     hot::{Hit, Hot},
+    later::answer_later,
     redirector::Redirector,
     respond::Outcome,
-    server::answer_later,
     waiters::Waited,
 };
 
