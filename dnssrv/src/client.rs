@@ -1,5 +1,6 @@
-//! Who is asking: the prefix of a resolver or its client, how far it is from here (`minima.rs`) and who is near it, by what other
-//! servers said in the index; where it belongs follows (`placement.rs`). Bounded in prefixes. Time is told.
+//! Who is asking: the prefix of a resolver or its client, how far it is from here (`minima.rs`), which cluster of others is nearest
+//! to it (`nearest.rs`), and whether that was looked for (`search.rs`); where it belongs follows (`placement.rs`). Bounded in
+//! prefixes. Time is told.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,8 +12,14 @@ use std::{
 use atoll_overlay::{Key, Level, Prefix};
 
 use crate::{
-    Probes, Source, distances::Distances, hints::Pace, minima::Minima, near::Near, overrides::Overrides,
+    Probes, Source,
+    distances::Distances,
+    minima::Minima,
+    near::{Near, TOLD_FOR},
+    nearest::Nearest,
+    overrides::Overrides,
     placement::Placement,
+    search::{Due, Scouts, Search, Searches},
 };
 
 /// What is known of prefixes.
@@ -23,10 +30,7 @@ pub(crate) struct Clients {
     thresholds: Vec<Duration>,
     /// This server's clusters, level 0 first.
     clusters: Vec<Key>,
-    /// Of the servers that are known now, and since when they are.
-    company: (u64, Option<Instant>),
-    /// How often what was searched in other company is searched anew.
-    renewals: Pace,
+    searches: Searches,
     probe: Probes,
     limit: usize,
     overrides: Arc<Overrides>,
@@ -40,7 +44,7 @@ struct Known {
     /// Whether it was asked for since its place was last looked at.
     used: bool,
     minima: Minima,
-    near: Option<Nearby>,
+    near: Nearest,
     /// When the index was last asked about it, and answered.
     asked: Option<Instant>,
     distances: Distances,
@@ -51,46 +55,12 @@ struct Known {
     told: Option<(Arc<Near>, Instant)>,
 }
 
-/// The last search by servers of other clusters for who is near a prefix.
-#[derive(Debug, Clone, Copy)]
-struct Search {
-    /// When they were sent.
-    at: Instant,
-    /// How far it has come, or the one before it.
-    scouts: Scouts,
-    /// The company they were sent in; 0: too few were sent.
-    company: u64,
-    /// Whether some did not know this server and said nothing.
-    refused: bool,
-}
-
-/// A foreign cluster near a prefix, as it was last heard of.
-#[derive(Debug, Clone)]
-struct Nearby {
-    near: Arc<Near>,
-    heard: Instant,
-    until: Instant,
-    /// Whether scouts found it, rather than that the index told of it.
-    by_scouts: bool,
-}
-
-/// How far a search by servers of other clusters has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Scouts {
-    /// They are on their way.
-    Out,
-    /// Each of the first was heard, or is late.
-    Heard,
-    /// All are back.
-    Back,
-}
-
 impl Clients {
     /// Nothing known yet; thresholds and times as in the configuration.
     pub(crate) fn new(thresholds: Vec<Duration>, probe: Probes, limit: usize) -> Self {
         let (known, order, clusters, overrides) = (BTreeMap::new(), VecDeque::new(), Vec::new(), Arc::default());
-        let renewals = Pace::new(Instant::now(), RENEWALS);
-        Self { known, order, thresholds, clusters, company: (0, None), renewals, probe, limit, overrides }
+        let searches = Searches::new(Instant::now(), probe.scout_again);
+        Self { known, order, thresholds, clusters, searches, probe, limit, overrides }
     }
 
     /// The same, but for prefixes that the operator has placed.
@@ -106,17 +76,7 @@ impl Clients {
     /// The company this server is in from now on. Who is near a prefix that was searched for in an earlier one is found out anew when
     /// it is next asked for: nobody of those who came back had been asked. What is known of it holds meanwhile.
     pub(crate) fn set_company(&mut self, now: Instant, company: u64) {
-        if company > self.company.0 {
-            self.company = (company, Some(now));
-        }
-    }
-
-    /// Whether who came since a search, or did not know this server then, may be nearer to a prefix than all that it found.
-    fn is_outdated(&self, now: Instant, prefix: Prefix, search: Search) -> bool {
-        let (company, since) = self.company;
-        let refused = search.refused && since.is_some_and(|at| now.saturating_duration_since(at) < KNOWN_BY_THEN);
-        let innermost = || usize::from(self.placement(now, prefix, true).level.0) == self.thresholds.len();
-        (search.company < company || refused) && !innermost()
+        self.searches.set_company(now, company);
     }
 
     /// Whether a prefix belongs to a cluster rather than to this server, which is of this level to it, at this RTT.
@@ -135,7 +95,9 @@ impl Clients {
         let near = near.filter(|(near, _)| self.is_possible(near));
         let known = self.entry(now, prefix);
         known.asked = Some(now);
-        known.take_near(now, near, false);
+        if let Some((near, ttl)) = near {
+            known.near.take(now, near, ttl, false);
+        }
     }
 
     /// Whether the index is to be asked about a prefix (again): seldom about one that is as near to this server as can be.
@@ -186,34 +148,29 @@ impl Clients {
     /// Whether servers of other clusters are to be sent to measure a prefix (again), sooner if some are lacking that would be asked
     /// now. If so they count as sent.
     pub(crate) fn is_to_scout(&mut self, now: Instant, prefix: Prefix, lacks: impl FnOnce(&Placement) -> bool) -> bool {
-        let (again, company) = (self.probe.scout_again, self.company.0);
         let last = self.entry(now, prefix).scouted;
-        let due = last.is_none_or(|search| {
-            let age = now.saturating_duration_since(search.at);
-            age >= again
-                || (age >= again.min(LACKING) && lacks(&self.placement(now, prefix, true)))
-                || (age >= again.min(RENEWED) && self.is_outdated(now, prefix, search) && self.renewals.spare(now))
-        });
-        if due {
-            let scouts = last.map_or(Scouts::Out, |search| search.scouts);
-            self.entry(now, prefix).scouted = Some(Search { at: now, scouts, company, refused: false });
+        let placement = || self.placement(now, prefix, true);
+        let is_innermost = || usize::from(placement().level.0) == self.thresholds.len();
+        let due = self.searches.due(now, last, || lacks(&placement()), is_innermost);
+        let sends = due == Due::Now || (due == Due::WithinPace && self.searches.has_room(now));
+        if sends {
+            let sent = self.searches.sent(now, last);
+            self.entry(now, prefix).scouted = Some(sent);
         }
-        due
+        sends
     }
 
     /// They could not be sent after all.
     pub(crate) fn scouts_stayed(&mut self, prefix: Prefix) {
         if let Some(known) = self.known.get_mut(&prefix) {
-            // What an earlier search found holds.
-            let earlier = known.scouted.filter(|search| search.scouts > Scouts::Out);
-            known.scouted = earlier.map(|search| Search { company: 0, ..search });
+            known.scouted = known.scouted.and_then(Search::stayed);
         }
     }
 
     /// Some of them were sent away by servers that do not know this one yet.
     pub(crate) fn scouts_refused(&mut self, prefix: Prefix) {
         if let Some(search) = self.known.get_mut(&prefix).and_then(|known| known.scouted.as_mut()) {
-            search.refused = true;
+            search.refused();
         }
     }
 
@@ -226,26 +183,21 @@ impl Clients {
 
     /// Whether they are on their way and none but the quickest was heard yet.
     pub(crate) fn is_scouted(&self, prefix: Prefix) -> bool {
-        self.known.get(&prefix).and_then(|known| known.scouted).is_some_and(|search| search.scouts == Scouts::Out)
+        self.known.get(&prefix).and_then(|known| known.scouted).is_some_and(|search| search.scouts() == Scouts::Out)
     }
 
     /// Some of them, or all, said which cluster is nearer than this server's, if there is one.
     pub(crate) fn scouted(&mut self, now: Instant, prefix: Prefix, near: Option<(Near, Duration)>, scouts: Scouts) {
         let near = near.filter(|(near, _)| self.is_possible(near));
         let known = self.entry(now, prefix);
-        known.scouted = match (known.scouted, scouts) {
-            // Some were asked ahead of the search, which is still to be sent.
-            (None, Scouts::Out) => None,
-            // Of one that was forgotten meanwhile.
-            (None, _) => Some(Search { at: now, scouts, company: 0, refused: false }),
-            (Some(search), _) => Some(Search { scouts: search.scouts.max(scouts), ..search }),
-        };
+        known.scouted = Search::came(known.scouted, now, scouts);
         // Another search may have found a nearer one.
-        known.take_near(now, near, true);
+        if let Some((near, ttl)) = near {
+            known.near.take(now, near, ttl, true);
+        }
     }
 
-    /// A cluster that was heard of, unless all its proxies are dead while one that is known lives. One that is known and dead is
-    /// forgotten for one that lives: it would be held against a wider one for long.
+    /// A cluster that was heard of, unless all its proxies are dead while one that is known lives.
     pub(crate) fn prefer_living(
         &mut self,
         now: Instant,
@@ -254,21 +206,8 @@ impl Clients {
         lives: impl Fn(&Near) -> bool,
     ) -> Option<(Near, Duration)> {
         let near = near.filter(|(near, _)| self.is_possible(near))?;
-        let known = self.known.get_mut(&prefix).map(|known| &mut known.near);
-        let Some(known) = known.filter(|known| known.as_ref().is_some_and(|known| now < known.until)) else {
-            return Some(near);
-        };
-        // Of what the same server says the later word goes first, whatever it is.
-        if known.as_ref().is_some_and(|known| near.0.is_by_who_said(&known.near)) {
-            return Some(near);
-        }
-        let known_lives = known.as_ref().is_some_and(|known| lives(&known.near));
-        match (known_lives, lives(&near.0)) {
-            (false, true) => *known = None,
-            (true, false) => return None,
-            (true, true) | (false, false) => {}
-        }
-        Some(near)
+        let known = self.known.get_mut(&prefix);
+        known.is_none_or(|known| known.near.admits(now, &near.0, lives)).then_some(near)
     }
 
     /// Whether there is such a level here: a pointer that speaks of a deeper one would go before all that is true.
@@ -293,7 +232,7 @@ impl Clients {
 
     /// Whether the cluster last heard of near a prefix was found by scouts, rather than in the index.
     pub(crate) fn is_found_by_scouts(&self, prefix: Prefix) -> bool {
-        self.known.get(&prefix).and_then(|known| known.near.as_ref()).is_some_and(|near| near.by_scouts)
+        self.known.get(&prefix).is_some_and(|known| known.near.is_found_by_scouts())
     }
 
     /// The least RTT from here to a prefix, and what measured it.
@@ -322,8 +261,7 @@ impl Clients {
         let known = self.known.get(&prefix);
         let rtt = self.rtt(now, prefix).map(|(rtt, _)| rtt);
         let own = rtt.map_or(Level::GLOBAL, |rtt| self.level(rtt));
-        let near = known.and_then(|known| known.near.as_ref()).filter(|nearby| now < nearby.until);
-        let near = near.map(|nearby| &nearby.near);
+        let near = known.and_then(|known| known.near.at(now));
         let near = near.filter(|near| self.is_nearer(near, own, rtt)).cloned();
         let level = near.as_ref().map_or(own, |near| near.level);
         let innermost = usize::from(level.0) == self.thresholds.len();
@@ -333,7 +271,7 @@ impl Clients {
             let somewhere = near.is_some() || own > Level::GLOBAL;
             // Whoever is near had the time to say so in the index.
             let heard = somewhere && known.asked.is_some_and(|asked| asked >= known.since + SAID_WITHIN);
-            match known.scouted.map(|search| (search.scouts, search.at)) {
+            match known.scouted.map(|search| (search.scouts(), search.at())) {
                 Some((Scouts::Back, _)) => true,
                 // Farther out, one may still be found that is nearer.
                 Some((Scouts::Heard, _)) => innermost || long_known,
@@ -346,7 +284,7 @@ impl Clients {
         });
         let handed_over = near.is_some() && (innermost || !self.probe.sends_scouts());
         let settled = handed_over || ((rtt.is_some() || near.is_some()) && looked);
-        let awaited = known.and_then(|known| known.scouted).is_some_and(|search| search.scouts == Scouts::Out);
+        let awaited = known.and_then(|known| known.scouted).is_some_and(|search| search.scouts() == Scouts::Out);
         let distances = known.map(|known| known.distances.awaiting(awaited)).unwrap_or_default();
         Placement { level, rtt, near, settled, distances, placed: false }
     }
@@ -398,7 +336,7 @@ impl Clients {
             since: now,
             used: false,
             minima: Minima::default(),
-            near: None,
+            near: Nearest::default(),
             asked: None,
             distances: Distances::default(),
             scouted: None,
@@ -408,85 +346,38 @@ impl Clients {
     }
 }
 
-impl Known {
-    /// Takes up a cluster near the prefix, with the time it is good for, unless a nearer one was heard of lately. A get need not
-    /// hear all that was put: that it brought a wider cluster only is no word against a nearer one, unless who named that says so.
-    /// The later word of the same server counts at once.
-    fn take_near(&mut self, now: Instant, near: Option<(Near, Duration)>, by_scouts: bool) {
-        let Some((near, ttl)) = near else { return };
-        if self.near.as_ref().is_some_and(|known| now < known.until && near.is_before(&known.near)) {
-            metrics::counter!("atoll_dns_pointers_refused_total").increment(1);
-            return;
-        }
-        let lately = |known: &&Nearby| {
-            let is_wider = near.level < known.near.level && !near.is_by_who_said(&known.near);
-            let holds = if is_wider { TOLD_FOR / 2 } else { SAID_BY_THEN };
-            now < known.until.min(known.heard + holds)
-        };
-        let is_outdated = |known: &&Nearby| near.is_by_who_said(&known.near) && near.epoch > known.near.epoch;
-        let better = self.near.as_ref().filter(lately).filter(|known| !is_outdated(known));
-        if better.is_none_or(|known| (near.level, known.near.rtt) >= (known.near.level, near.rtt)) {
-            // Whoever scouts found says so in the index, too.
-            let is_found = |known: &Nearby| {
-                known.by_scouts
-                    && now < known.until
-                    && near.cluster == known.near.cluster
-                    && near.is_by_who_said(&known.near)
-            };
-            let by_scouts = by_scouts || self.near.as_ref().is_some_and(is_found);
-            self.near = Some(Nearby { near: Arc::new(near), heard: now, until: now + ttl, by_scouts });
-        }
-    }
-}
-
-impl Near {
-    fn says_the_same(&self, other: &Self) -> bool {
-        self.level == other.level
-            && self.cluster == other.cluster
-            && self.servers == other.servers
-            && self.proxies == other.proxies
-    }
-}
-
 /// How long it takes a server that finds itself near a prefix to say so in the index. \[guess\]
 pub(crate) const SAID_WITHIN: Duration = Duration::from_millis(1500);
-/// The least time between two searches for a prefix of which neighbours have not said how far they are. \[guess\]
-const LACKING: Duration = Duration::from_secs(10);
-/// The least time between two searches for a prefix of which others may be nearer that were not asked. \[guess\]
-const RENEWED: Duration = Duration::from_secs(3);
-/// Such searches begun in a second: with what each takes of it, a fraction of the errands there may be at a time. \[guess\]
-const RENEWALS: u32 = 8;
-/// How long it takes those who came at most to know this server as it knows them. \[guess\]
-const KNOWN_BY_THEN: Duration = Duration::from_secs(60);
-/// By when what scouts found is in the index, too. \[guess\]
-const SAID_BY_THEN: Duration = Duration::from_secs(10);
-/// How long what this server tells the index stays there. \[guess\]
-pub(crate) const TOLD_FOR: Duration = Duration::from_secs(600);
 /// Prefixes looked at when one is to be forgotten. \[guess\]
 const CHANCES: usize = 64;
 /// The least time between two puts for one prefix. \[guess\]
 const TELL_AT_MOST: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
-    use crate::roster::Server;
 
-    const HOUR: Duration = Duration::from_secs(3600);
+    pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-    fn ms(millis: u64) -> Duration {
+    pub(crate) fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
     }
 
-    fn prefix() -> Prefix {
+    pub(crate) fn prefix() -> Prefix {
         Prefix::of([192, 0, 2, 1].into())
     }
 
-    fn clients() -> Clients {
+    /// Where nobody is sent to measure.
+    pub(crate) fn clients() -> Clients {
         Clients::new(vec![ms(60), ms(20)], Probes { window: HOUR, scouts: 0, ..Probes::default() }, 2)
     }
 
-    fn near(level: u8) -> Near {
+    /// Where some are, with room for so many prefixes.
+    pub(crate) fn searching(limit: usize) -> Clients {
+        Clients::new(vec![ms(60), ms(20)], Probes { window: HOUR, scouts: 6, ..Probes::default() }, limit)
+    }
+
+    pub(crate) fn near(level: u8) -> Near {
         Near { level: Level(level), rtt: ms(5), cluster: Key::ZERO, servers: Vec::new(), proxies: Vec::new(), epoch: 0 }
     }
 
@@ -517,8 +408,7 @@ mod tests {
     #[test]
     fn that_nobody_is_near_is_settled_by_time_only_where_nobody_can_be_sent() {
         let now = Instant::now();
-        let mut clients = clients();
-        clients.probe.scouts = 6;
+        let mut clients = searching(2);
         clients.measured(now, prefix(), Source::TcpConnect, ms(106));
         clients.asked(now + SAID_WITHIN, prefix(), None);
         let later = now + Probes::default().settle;
@@ -530,8 +420,7 @@ mod tests {
     #[test]
     fn where_scouts_are_sent_a_prefix_is_settled_when_they_are_back() {
         let now = Instant::now();
-        let mut clients = clients();
-        clients.probe.scouts = 6;
+        let mut clients = searching(2);
         clients.measured(now, prefix(), Source::CnameGap, ms(15));
         assert!(clients.is_to_scout(now, prefix(), |_| false) && !clients.is_to_scout(now, prefix(), |_| false));
         assert!(!clients.placement(now, prefix(), true).settled, "its proxies may not be as near as its server");
@@ -546,91 +435,10 @@ mod tests {
         assert!(clients.is_to_scout(again + ms(10_000), prefix(), |_| true), "a neighbour joined");
     }
 
-    /// A prefix that was searched for at this distance in company 1, and that it is searched for in company 2.
-    fn searched_in_company(now: Instant, rtt: u64) -> Clients {
-        let mut clients = clients();
-        clients.probe.scouts = 6;
-        clients.set_company(now, 1);
-        clients.measured(now, prefix(), Source::CnameGap, ms(rtt));
-        assert!(clients.is_to_scout(now, prefix(), |_| false));
-        clients.scouted(now, prefix(), None, Scouts::Back);
-        clients
-    }
-
-    #[test]
-    fn who_is_near_is_found_out_anew_once_others_came_back_and_what_is_known_holds_meanwhile() {
-        for (rtt, renewed) in [(130, true), (30, true), (15, false)] {
-            let now = Instant::now();
-            let mut clients = searched_in_company(now, rtt);
-            let later = now + ms(300_000);
-            assert!(!clients.is_to_scout(later, prefix(), |_| false));
-            clients.set_company(later, 2);
-            assert_eq!(clients.is_to_scout(later, prefix(), |_| false), renewed, "{rtt} ms");
-            assert!(clients.placement(later, prefix(), true).settled, "{rtt} ms");
-            assert!(!clients.is_to_scout(later + RENEWED * 2, prefix(), |_| false), "once");
-        }
-    }
-
-    #[test]
-    fn a_search_that_began_before_others_came_is_done_again_whenever_it_ends() {
-        let now = Instant::now();
-        let mut clients = searched_in_company(now, 130);
-        assert!(clients.is_to_scout(now + ms(600_000), prefix(), |_| false));
-        clients.set_company(now + ms(600_100), 2);
-        clients.scouted(now + ms(600_200), prefix(), None, Scouts::Back);
-        assert!(!clients.is_to_scout(now + ms(602_999), prefix(), |_| false));
-        assert!(clients.is_to_scout(now + ms(603_000), prefix(), |_| false));
-    }
-
-    #[test]
-    fn where_scouts_were_not_known_yet_they_are_sent_again_until_they_should_be() {
-        let now = Instant::now();
-        let mut clients = searched_in_company(now, 130);
-        clients.scouts_refused(prefix());
-        assert!(clients.is_to_scout(now + RENEWED, prefix(), |_| false));
-        assert!(!clients.is_to_scout(now + RENEWED * 2, prefix(), |_| false), "this time nobody refused");
-        clients.scouts_refused(prefix());
-        assert!(!clients.is_to_scout(now + KNOWN_BY_THEN, prefix(), |_| false));
-    }
-
-    #[test]
-    fn where_there_is_no_room_for_a_search_what_an_earlier_one_found_holds() {
-        let now = Instant::now();
-        let mut clients = searched_in_company(now, 130);
-        clients.set_company(now, 2);
-        let mut at = now;
-        for _ in 0..3 {
-            at += RENEWED;
-            assert!(clients.is_to_scout(at, prefix(), |_| false), "it is still to be done");
-            clients.scouts_stayed(prefix());
-            assert!(clients.placement(at, prefix(), true).settled);
-        }
-    }
-
-    #[test]
-    fn however_many_prefixes_are_to_be_searched_anew_it_is_a_few_at_a_time() {
-        let now = Instant::now();
-        let mut clients = Clients { limit: 1_000, ..searched_in_company(now, 130) };
-        let other = |number: u32| Prefix::of(std::net::Ipv4Addr::from(number << 8).into());
-        for number in 1..=500 {
-            clients.measured(now, other(number), Source::CnameGap, ms(130));
-            assert!(clients.is_to_scout(now, other(number), |_| false), "a new one waits for nobody");
-        }
-        let mut renewed = |at| (1..=500).filter(|number| clients.is_to_scout(at, other(*number), |_| false)).count();
-        let began = renewed(now + ms(60_000));
-        assert_eq!(began, 0, "nobody came");
-        clients.set_company(now + ms(60_000), 2);
-        let mut renewed = |at| (1..=500).filter(|number| clients.is_to_scout(at, other(*number), |_| false)).count();
-        let many: Vec<usize> = (60..64).map(|second| renewed(now + ms(second * 1_000))).collect();
-        let most = usize::try_from(RENEWALS).unwrap();
-        assert!(many.iter().all(|many| (1..=most).contains(many)), "{many:?}");
-    }
-
     #[test]
     fn a_delegation_is_not_made_for_long_while_scouts_that_may_find_a_nearer_cluster_are_out() {
         let now = Instant::now();
-        let mut clients = clients();
-        clients.probe.scouts = 6;
+        let mut clients = searching(2);
         clients.measured(now, prefix(), Source::CnameGap, ms(51));
         assert!(clients.is_to_scout(now, prefix(), |_| false));
         for (scouts, settled) in [(Scouts::Out, false), (Scouts::Heard, false), (Scouts::Back, true)] {
@@ -662,73 +470,6 @@ mod tests {
         assert_eq!(clients.placement(now + HOUR, prefix(), true).near, None);
         clients.measured(now, prefix(), Source::CnameGap, ms(3));
         assert_eq!(clients.placement(now, prefix(), true).near, None);
-    }
-
-    #[test]
-    fn the_index_has_the_last_word_on_who_is_near_once_it_can_know_what_scouts_found() {
-        let now = Instant::now();
-        let mut clients = clients();
-        let moved = Near { rtt: ms(7), cluster: Key::from_bytes([1; 20]), ..near(2) };
-        let cluster = |clients: &Clients, at| clients.placement(at, prefix(), true).near.map(|near| near.cluster);
-        clients.scouted(now, prefix(), Some((near(2), HOUR)), Scouts::Back);
-        clients.asked(now + ms(1_000), prefix(), Some((moved.clone(), HOUR)));
-        assert_eq!(cluster(&clients, now + ms(1_000)), Some(Key::ZERO), "it is nearer");
-        clients.asked(now + ms(11_000), prefix(), None);
-        assert_eq!(cluster(&clients, now + ms(11_000)), Some(Key::ZERO), "nobody says otherwise");
-        clients.asked(now + ms(11_000), prefix(), Some((moved, HOUR)));
-        assert_eq!(cluster(&clients, now + ms(11_000)), Some(Key::from_bytes([1; 20])));
-    }
-
-    #[test]
-    fn what_scouts_found_stays_found_by_them_when_the_index_repeats_it() {
-        let now = Instant::now();
-        let mut clients = clients();
-        let server = |last| Server { id: Key::from_bytes([last; 20]).into(), v4: None, v6: None, cluster: None };
-        let by = |last| Near { servers: vec![server(last)], ..near(2) };
-        clients.asked(now, prefix(), Some((by(1), HOUR)));
-        assert!(!clients.is_found_by_scouts(prefix()));
-        clients.scouted(now, prefix(), Some((by(1), HOUR)), Scouts::Back);
-        clients.asked(now + ms(1_000), prefix(), Some((by(1), HOUR)));
-        assert!(clients.is_found_by_scouts(prefix()));
-        clients.asked(now + ms(2_000), prefix(), Some((by(2), HOUR)));
-        assert!(!clients.is_found_by_scouts(prefix()), "another server says so");
-    }
-
-    #[test]
-    fn a_wider_cluster_displaces_a_nearer_one_only_by_the_word_of_who_named_that() {
-        let now = Instant::now();
-        let mut clients = clients();
-        let server = |last| Server { id: Key::from_bytes([last; 20]).into(), v4: None, v6: None, cluster: None };
-        let by = |last, level, epoch| Near { servers: vec![server(last)], epoch, ..near(level) };
-        let level = |clients: &Clients, at| clients.placement(at, prefix(), true).level;
-        clients.asked(now, prefix(), Some((by(1, 2, 1), HOUR)));
-        clients.asked(now + ms(60_000), prefix(), Some((by(2, 1, 9), HOUR)));
-        assert_eq!(level(&clients, now + ms(60_000)), Level(2), "the get did not hear of it, no more");
-        clients.asked(now + ms(61_000), prefix(), Some((by(1, 1, 2), HOUR)));
-        assert_eq!(level(&clients, now + ms(61_000)), Level(1), "it says so itself");
-        clients.asked(now + ms(62_000), prefix(), Some((by(1, 2, 3), HOUR)));
-        let later = now + ms(62_000) + TOLD_FOR / 2;
-        clients.asked(later, prefix(), Some((by(2, 1, 9), HOUR)));
-        assert_eq!(level(&clients, later), Level(1), "nobody has repeated it for long");
-    }
-
-    #[test]
-    fn an_earlier_word_of_a_server_never_takes_the_place_of_its_later_one() {
-        let now = Instant::now();
-        let mut clients = clients();
-        let server = Server { id: Key::ZERO.into(), v4: None, v6: None, cluster: None };
-        let word = |epoch, last| Near { epoch, servers: vec![server.clone()], rtt: ms(last), ..near(2) };
-        let rtt = |clients: &Clients| clients.placement(now + ms(20_001), prefix(), true).near.map(|near| near.rtt);
-        clients.asked(now, prefix(), Some((word(7, 9), HOUR)));
-        // The older one seems nearer; what scouts bring is no better.
-        clients.asked(now + ms(20_000), prefix(), Some((word(6, 3), HOUR)));
-        clients.scouted(now + ms(20_000), prefix(), Some((word(5, 1), HOUR)), Scouts::Back);
-        assert_eq!(rtt(&clients), Some(ms(9)));
-        clients.asked(now + ms(20_000), prefix(), Some((word(8, 12), HOUR)));
-        assert_eq!(rtt(&clients), Some(ms(12)));
-        // Soon after, and of a wider cluster: it may have moved.
-        clients.asked(now + ms(23_000), prefix(), Some((Near { level: Level(1), ..word(9, 15) }, HOUR)));
-        assert_eq!(clients.placement(now + ms(23_000), prefix(), true).level, Level(1));
     }
 
     #[test]

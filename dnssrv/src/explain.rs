@@ -143,7 +143,7 @@ mod tests {
     use atoll_overlay::{Key, Level};
 
     use super::*;
-    use crate::{Source, client::Scouts, near::Near};
+    use crate::{Source, near::Near, search::Scouts};
 
     #[test]
     fn what_decided_where_a_client_is_served_and_how_far_candidates_are_is_told() {

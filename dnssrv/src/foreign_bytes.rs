@@ -13,7 +13,7 @@ use hickory_proto::{op::Message, rr::RData};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
-    Config, RateLimit, Source, Transport, client::Scouts, redirector::Redirector, respond::Outcome, waiters::Waited,
+    Config, RateLimit, Source, Transport, redirector::Redirector, respond::Outcome, search::Scouts, waiters::Waited,
 };
 
 /// A redirector without a network, alone but for one proxy it has seen.

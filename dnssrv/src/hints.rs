@@ -11,8 +11,8 @@ use atoll_overlay::{Found, Level, Levels, Prefix, Put, Value};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
-    client::{SAID_WITHIN, TOLD_FOR},
-    near::Near,
+    client::SAID_WITHIN,
+    near::{Near, TOLD_FOR},
     redirector::{Errand, Redirector},
     scout,
 };

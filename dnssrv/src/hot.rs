@@ -333,10 +333,10 @@ mod tests {
     use super::*;
     use crate::{
         Config, Source,
-        client::Scouts,
         config::RateLimit,
         respond::Outcome,
         roster::{Proxy, Ring, Roster},
+        search::Scouts,
     };
 
     /// A redirector with nine proxies at each level, of them four with IPv6, and a client near, one far and one unknown.

@@ -78,11 +78,13 @@ mod live;
 mod minima;
 pub use minima::Source;
 mod near;
+mod nearest;
 mod overrides;
 mod placement;
 mod placing;
 mod probe;
 mod scout;
+mod search;
 mod telling;
 mod waiters;
 

@@ -14,11 +14,11 @@ use rand::RngExt as _;
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
-    client::TOLD_FOR,
     company::Company,
     config::Health,
     health_check::is_there,
     last_good::LastGood,
+    near::TOLD_FOR,
     redirector::Redirector,
     roster::{Proxy, Ring, Roster, Server},
     scout::VIEW,

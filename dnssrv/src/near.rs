@@ -68,6 +68,14 @@ impl Near {
         self.is_by_who_said(other) && self.epoch < other.epoch
     }
 
+    /// Whether it says the same of a cluster, whenever and how far.
+    pub(crate) fn says_the_same(&self, other: &Self) -> bool {
+        self.level == other.level
+            && self.cluster == other.cluster
+            && self.servers == other.servers
+            && self.proxies == other.proxies
+    }
+
     /// The pointer's bytes.
     pub(crate) fn encode(&self) -> Bytes {
         let mut to = BytesMut::with_capacity(LIMIT);
@@ -189,6 +197,9 @@ const SERVERS: usize = 3;
 const PROXIES: usize = 16;
 /// The weight of a proxy whose own is not known here.
 pub(crate) const NORMAL_WEIGHT: u16 = 100;
+
+/// How long what a server tells the index stays there. \[guess\]
+pub(crate) const TOLD_FOR: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
 mod tests {

@@ -17,11 +17,11 @@ use proptest::prelude::*;
 
 use crate::{
     Config, Mode, RateLimit, Source, Transport,
-    client::Scouts,
     near::Near,
     redirector::Redirector,
     respond::Outcome,
     roster::{Proxy, Ring, Roster, Server},
+    search::Scouts,
 };
 
 /// Something that happens to a redirector.

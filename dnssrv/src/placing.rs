@@ -8,13 +8,13 @@ use std::{
 
 use crate::{
     Explanation, Mode, Probes, Source,
-    client::{Scouts, TOLD_FOR},
     gap::{Followed, Sent},
-    near::Near,
+    near::{Near, TOLD_FOR},
     placement::Placement,
     question::{Query, Subnet},
     redirector::{Errand, Probe, Quest, Redirector},
     roster::{Roster, Server},
+    search::Scouts,
     waiters::{Patience, Until, Waited},
     zone::Place,
 };

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use crate::{
     Config, ServeError, Source, Stats,
     atlas::{Atlas, SHOWN},
-    client::{Clients, TOLD_FOR},
+    client::Clients,
     config::secret,
     cookie::Cookies,
     deck::Deck,
@@ -26,7 +26,7 @@ use crate::{
     gap::Gaps,
     heat::Heat,
     limit::Limiter,
-    near::Near,
+    near::{Near, TOLD_FOR},
     overrides::Overrides,
     roster::{Family, Proxy, Roster},
     site::Site,

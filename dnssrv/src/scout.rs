@@ -36,10 +36,10 @@ use rand::RngExt as _;
 use tokio::{net::UdpSocket, task::JoinSet, time::timeout};
 
 use crate::{
-    client::Scouts,
     near::{Near, Reader},
     redirector::{Quest, Redirector},
     roster::Roster,
+    search::Scouts,
     zone::Zone,
 };
 

@@ -153,11 +153,11 @@ mod tests {
     use super::*;
     use crate::{
         Config, Source,
-        client::Scouts,
         placing::{
             AskedFor,
             tests::{RESOLVER, redirector, redirector_with, word},
         },
+        search::Scouts,
         waiters::Waited,
     };
 
