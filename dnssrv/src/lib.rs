@@ -68,6 +68,7 @@ mod words;
 mod dnssec;
 pub use dnssec::{Dnssec, ZoneKey, ZoneKeyError};
 
+mod candidate;
 mod client;
 mod distances;
 mod gap;
@@ -85,6 +86,7 @@ mod placing;
 mod probe;
 mod scout;
 mod search;
+mod targets;
 mod telling;
 mod waiters;
 

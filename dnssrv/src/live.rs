@@ -1,5 +1,6 @@
-//! Proxies this server has itself seen answer, lately: asked by `health_check.rs`, k of n with hysteresis, jittered, so many at a
-//! time. From these and from what the index says (who is there, who drains, whose quota is spent) it makes the [`Roster`].
+//! Proxies this server has itself seen answer, lately: asked by `health_check.rs`, so many at a time; when again, and which of them
+//! count as alive, is `targets.rs`'s. From these and from what the index says (who is there, who drains, whose quota is spent;
+//! `candidate.rs`) it makes the [`Roster`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,19 +11,19 @@ use std::{
 
 use atoll_overlay::{Key, Level, NodeInfo, NodesQuery, Roles};
 use bytes::Bytes;
-use rand::RngExt as _;
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
+    candidate::{mute_of, server, share, targets},
     company::Company,
     config::Health,
     health_check::is_there,
     last_good::LastGood,
-    near::TOLD_FOR,
     redirector::Redirector,
     roster::{Proxy, Ring, Roster, Server},
     scout::VIEW,
     service::Secure,
+    targets::{Targets, is_blind},
 };
 
 /// Watches proxies for as long as it is polled.
@@ -50,7 +51,7 @@ pub(crate) async fn run(redirector: Arc<Redirector>, mut watch: Watch) {
         }
         let now = Instant::now();
         while checks.len() < health.concurrent.max(1)
-            && let Some(target) = watch.next_due(now)
+            && let Some(target) = watch.targets.next_due(now)
         {
             let limit = health.timeout;
             checks.spawn(async move { (target, matches!(timeout(limit, is_there(target)).await, Ok(Ok(true)))) });
@@ -64,7 +65,7 @@ pub(crate) struct Watch {
     levels: u8,
     /// This server's address where the index knows none.
     fallback: IpAddr,
-    targets: BTreeMap<SocketAddr, Target>,
+    targets: Targets,
     seen: Seen,
     last_good: LastGood,
     /// Of the last picture made.
@@ -82,21 +83,6 @@ struct Seen {
     are_all: bool,
 }
 
-/// One address of a proxy.
-struct Target {
-    /// The last answers, the latest in bit 0; how many there were.
-    answers: u32,
-    count: u32,
-    live: Option<bool>,
-    due: Instant,
-    asking: bool,
-    /// Of a node that the index knows or knew, which says itself where it is. Of others a pointer says so: what becomes of
-    /// them counts for pointers alone.
-    own: bool,
-    /// When the index or a pointer last named it.
-    known: Instant,
-}
-
 impl Watch {
     /// Nobody seen yet but those handed back from an earlier run.
     pub(crate) fn new(health: Health, levels: u8, fallback: IpAddr, saved: Option<&Bytes>) -> Self {
@@ -105,7 +91,7 @@ impl Watch {
             health,
             levels,
             fallback,
-            targets: BTreeMap::new(),
+            targets: Targets::default(),
             seen: Seen::default(),
             last_good,
             epoch: 0,
@@ -176,30 +162,7 @@ impl Watch {
 
     /// A target was asked. Says whether it counts otherwise than before.
     fn checked(&mut self, now: Instant, target: SocketAddr, good: bool) -> bool {
-        let health = &self.health;
-        let Some(target) = self.targets.get_mut(&target) else { return false };
-        let before = target.live;
-        target.asking = false;
-        target.answers = target.answers << 1 | u32::from(good);
-        target.count = (target.count + 1).min(health.of);
-        let of = u32::MAX >> (32 - target.count.clamp(1, 32));
-        let good_ones = (target.answers & of).count_ones();
-        target.live = Some(match target.live {
-            None => good,
-            Some(false) => good_ones >= health.up,
-            Some(true) => target.count - good_ones < health.down,
-        });
-        let pause = if good && target.live == Some(true) { health.interval } else { health.interval / 4 };
-        target.due = now + pause.mul_f64(rand::rng().random_range(0.8..1.2));
-        target.live != before
-    }
-
-    /// A target that is to be asked now; it counts as being asked.
-    fn next_due(&mut self, now: Instant) -> Option<SocketAddr> {
-        let (address, target) =
-            self.targets.iter_mut().filter(|(_, t)| !t.asking && t.due <= now).min_by_key(|(_, t)| t.due)?;
-        target.asking = true;
-        Some(*address)
+        self.targets.checked(&self.health, now, target, good)
     }
 
     /// The picture answers are made from.
@@ -210,7 +173,7 @@ impl Watch {
         roster.epoch = self.epoch;
         roster.company = self.company.number();
         roster.me.clone_from(&self.seen.me);
-        let answering = self.answering();
+        let answering = self.targets.answering();
         for (at, (nodes, ring)) in self.seen.rings.iter().enumerate() {
             let mut live: Vec<Proxy> = nodes.iter().filter_map(|node| self.proxy(node, Some(true))).collect();
             if self.is_panic(live.len(), nodes) {
@@ -224,19 +187,10 @@ impl Watch {
             roster.doubtful.push(roster.are_too_few(seen, known) || is_cut);
             roster.rings.push(Ring { live, unseen, ..ring.clone() });
         }
-        let own = || self.targets.iter().filter(|(_, target)| target.own);
-        let is_there = |ip: IpAddr| own().any(|(address, target)| address.ip() == ip && target.live != Some(false));
-        let dead = own().filter(|(_, target)| target.live == Some(false)).map(|(address, _)| address.ip());
-        roster.dead.extend(dead.filter(|ip| !is_there(*ip)));
-        roster.absent = self.absent();
+        roster.dead.extend(self.targets.dead());
+        roster.absent = self.targets.absent(&self.health);
         roster.last_good = self.last_good.proxies();
         roster
-    }
-
-    /// The addresses that answer.
-    fn answering(&self) -> BTreeSet<IpAddr> {
-        let answering = self.targets.iter().filter(|(_, target)| target.live == Some(true));
-        answering.map(|(address, _)| address.ip()).collect()
     }
 
     /// Whether a proxy that was live lately answers and the index does not know it: it was cut off and has not found back yet, and
@@ -256,55 +210,18 @@ impl Watch {
         let asked = nodes
             .iter()
             .filter(|node| self.proxy(node, Some(true)).is_some() || self.proxy(node, Some(false)).is_some());
-        live > 0 && self.is_blind(live, asked.count())
-    }
-
-    /// Whether fewer of those asked are live than can be believed.
-    fn is_blind(&self, live: usize, asked: usize) -> bool {
-        asked >= FEW && live * 100 < asked * usize::try_from(self.health.panic).unwrap_or(0)
-    }
-
-    /// Those known from pointers that do not answer. Where nearly none does, this server's own sight is the likelier fault.
-    fn absent(&self) -> Vec<SocketAddr> {
-        let of = |is_v4: bool| {
-            let asked = self
-                .targets
-                .iter()
-                .filter(move |(address, target)| !target.own && target.live.is_some() && address.is_ipv4() == is_v4);
-            let gone: Vec<SocketAddr> =
-                asked.clone().filter(|(_, target)| target.live == Some(false)).map(|(address, _)| *address).collect();
-            let asked = asked.count();
-            if self.is_blind(asked - gone.len(), asked) { Vec::new() } else { gone }
-        };
-        [of(true), of(false)].concat()
+        live > 0 && is_blind(&self.health, live, asked.count())
     }
 
     /// Asks the proxies of this server's clusters, and those of others that answers name.
     fn retarget(&mut self, rings: &[(Vec<NodeInfo>, Ring)], foreign: &[SocketAddr]) {
-        let own: BTreeSet<SocketAddr> = rings.iter().flat_map(|(nodes, _)| nodes).flat_map(targets).collect();
-        let now = Instant::now();
-        for address in own.iter().chain(foreign) {
-            let new = || Target { answers: 0, count: 0, live: None, due: now, asking: false, own: false, known: now };
-            let target = self.targets.entry(*address).or_insert_with(new);
-            target.own |= own.contains(address);
-            target.known = now;
-        }
-        // Those the index forgot, most often because they died, are asked on while pointers may still speak of them.
-        let mut gone: Vec<(Instant, SocketAddr)> =
-            self.targets.iter().filter(|(_, t)| t.known < now && !t.asking).map(|(at, t)| (t.known, *at)).collect();
-        gone.sort();
-        let too_many = gone.len().saturating_sub(self.health.candidates);
-        for (at, (known, address)) in gone.into_iter().enumerate() {
-            if at < too_many || now.saturating_duration_since(known) >= TOLD_FOR {
-                self.targets.remove(&address);
-            }
-        }
+        let own = rings.iter().flat_map(|(nodes, _)| nodes).flat_map(targets).collect();
+        self.targets.set(Instant::now(), &own, foreign, self.health.candidates);
     }
 
     /// A node as a proxy, with those of its addresses that are in this state, or in any. None if it has none.
     fn proxy(&self, node: &NodeInfo, state: Option<bool>) -> Option<Proxy> {
-        let now = |address: &SocketAddr| self.targets.get(address).and_then(|target| target.live);
-        let is = |address: &SocketAddr| state.is_none() || now(address) == state;
+        let is = |address: &SocketAddr| state.is_none() || self.targets.is_live(*address) == state;
         let port = targets(node).map(|target| target.port()).next().unwrap_or(0);
         let mut proxy = Proxy { v4: None, v6: None, load: node.load, weight: share(node), port };
         for address in targets(node).filter(is) {
@@ -347,43 +264,6 @@ fn seen_of<'p>(answering: &BTreeSet<IpAddr>, proxies: impl Iterator<Item = &'p P
     (answers.iter().filter(|answers| **answers).count(), answers.len())
 }
 
-/// Where a node's proxy is asked: its first address of each family, its cleartext port.
-fn targets(node: &NodeInfo) -> impl Iterator<Item = SocketAddr> + use<> {
-    let port = node.http_ports.first().copied().unwrap_or(80);
-    let v4 = node.v4.first().copied().map(IpAddr::V4);
-    let v6 = node.v6.first().copied().map(IpAddr::V6);
-    v4.into_iter().chain(v6).map(move |address| SocketAddr::new(address, port))
-}
-
-/// The addresses of those of these proxies that are no servers of the zone.
-fn mute_of(proxies: &[NodeInfo]) -> impl Iterator<Item = IpAddr> {
-    let mute = proxies.iter().filter(|node| !node.roles.contain(Roles::DNSSRV));
-    mute.flat_map(targets).map(|target| target.ip())
-}
-
-/// A proxy's share against others: what it wants, less the busier it is past half of what it can, and less as its quota runs out.
-/// In eighths, so that small changes move no site from one proxy to another.
-fn share(node: &NodeInfo) -> u16 {
-    let calm = 8 - (u32::from(node.load.clamp(50, 100)) - 50) * 6 / 50;
-    let left = node.quota_left.map_or(8, |left| u32::try_from(left / (LITTLE / 8)).unwrap_or(u32::MAX).clamp(1, 8));
-    let share = u32::from(node.weight) * calm * left / 64;
-    u16::try_from(share).unwrap_or(u16::MAX).max(u16::from(node.weight > 0))
-}
-
-fn server(node: &NodeInfo) -> Server {
-    Server {
-        id: node.id,
-        v4: node.v4.first().copied(),
-        v6: node.v6.first().copied(),
-        cluster: node.clusters.first().copied(),
-    }
-}
-
-/// Bytes of quota left below which a proxy is sent less. \[guess\]
-const LITTLE: u64 = 8 << 30;
-/// Proxies of a level from which on a share of them means anything. \[guess\]
-const FEW: usize = 5;
-
 #[cfg(test)]
 mod tests {
     use atoll_overlay::NodeId;
@@ -411,61 +291,6 @@ mod tests {
         watch.retarget(&rings, &[]);
         watch.seen.rings = rings;
         watch
-    }
-
-    /// Feeds answers ("+" good, "-" bad) of the first node and writes down its state after each.
-    fn check(answers: &str, states: &str) {
-        let mut watch = watch();
-        let target = SocketAddr::from(([127, 0, 0, 1], 8080));
-        let mut seen = String::new();
-        for answer in answers.chars() {
-            watch.checked(Instant::now(), target, answer == '+');
-            seen.push(if watch.targets[&target].live == Some(true) { '+' } else { '-' });
-        }
-        assert_eq!(seen, states, "after {answers}");
-    }
-
-    #[test]
-    fn the_first_answer_decides_alone() {
-        check("+", "+");
-        check("-", "-");
-    }
-
-    #[test]
-    fn one_bad_answer_kills_nobody_and_one_good_one_raises_nobody() {
-        check("++-++-+", "+++++++");
-        check("-+-", "---");
-    }
-
-    #[test]
-    fn two_bad_of_three_kill_and_two_good_of_three_raise() {
-        check("+--", "++-");
-        check("+-+-", "+++-");
-        check("+--++", "++--+");
-    }
-
-    #[test]
-    fn a_dead_proxy_that_answers_again_is_asked_once_more_soon() {
-        let (mut watch, now, soon) = (watch(), Instant::now(), Health::default().interval / 2);
-        let target = SocketAddr::from(([127, 0, 0, 1], 8080));
-        let mut due = |good| {
-            watch.checked(now, target, good);
-            (watch.targets[&target].live, watch.targets[&target].due < now + soon)
-        };
-        assert_eq!([due(false), due(true), due(true)], [(Some(false), true), (Some(false), true), (Some(true), false)]);
-    }
-
-    #[test]
-    fn each_target_is_asked_once_at_a_time_the_longest_due_first() {
-        let mut watch = watch();
-        let now = Instant::now();
-        let first = watch.next_due(now).unwrap();
-        let second = watch.next_due(now).unwrap();
-        assert_ne!(first, second);
-        assert_eq!(watch.next_due(now), None);
-        watch.checked(now, first, true);
-        assert_eq!(watch.next_due(now), None, "not before its pause is over");
-        assert_eq!(watch.next_due(now + Health::default().interval * 2), Some(first));
     }
 
     #[test]
@@ -496,7 +321,7 @@ mod tests {
         assert_eq!(watch.roster(Instant::now()).dead, [address.ip()]);
         watch.health.candidates = 1;
         watch.retarget(&[], &[]);
-        assert_eq!(watch.targets.len(), 1, "no more of them than are looked at");
+        assert_eq!(watch.targets.count(), 1, "no more of them than are looked at");
     }
 
     #[test]
@@ -515,7 +340,7 @@ mod tests {
     fn a_pointer_that_names_a_wrong_port_makes_no_node_dead_and_blindness_makes_nobody_absent() {
         let mut watch = watch();
         let (rings, now) = (watch.seen.rings.clone(), Instant::now());
-        let own = *watch.targets.keys().next().unwrap();
+        let own = SocketAddr::from(([127, 0, 0, 1], 8080));
         let wrong = SocketAddr::new(own.ip(), 1);
         watch.retarget(&rings, &[wrong]);
         watch.checked(now, own, true);
@@ -648,14 +473,6 @@ mod tests {
             assert_eq!(seen_of(&answering, proxies.iter()), (0, 1), "{proxies:?}");
         }
         assert_eq!(seen_of(&answering, [proxy(Some(1), Some(1)), proxy(Some(2), None)].iter()), (0, 2));
-    }
-
-    #[test]
-    fn a_busy_proxy_and_one_whose_quota_runs_out_have_a_smaller_share_but_never_none() {
-        let of = |weight, load, quota_left| share(&NodeInfo { weight, load, quota_left, ..node(1) });
-        assert_eq!([0, 50, 75, 100].map(|load| of(100, load, None)), [100, 100, 62, 25]);
-        assert_eq!([LITTLE * 9, LITTLE, LITTLE / 2, 1].map(|left| of(100, 0, Some(left))), [100, 100, 50, 12]);
-        assert_eq!((of(1, 100, Some(1)), of(0, 0, None)), (1, 0));
     }
 
     #[test]
