@@ -1,5 +1,5 @@
-//! One look at one proxy: a HEAD over a plain socket, whose answer says by its Server field whether it is one. Who is looked at, how
-//! often and what follows is `live.rs`'s.
+//! One look at one proxy: a HEAD over a plain socket, whose answer says by its Server field whether it is one. Who is looked at is
+//! `live.rs`'s; how often and what follows, `targets.rs`'s.
 
 use std::{io, net::SocketAddr};
 
