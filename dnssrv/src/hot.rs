@@ -2,33 +2,30 @@
 //! seen alive. Everything else is passed on to the whole path (`respond.rs`), which gives the same bytes for these, too; a
 //! test holds the two against each other.
 //!
-//! One of these per socket's thread. What it keeps is small and short-lived: where prefixes are served, for a tenth of a second,
-//! so that what is learnt meanwhile is used and the whole path sees each prefix often enough to go on learning.
+//! One of these per socket's thread: its places (`places.rs`) and counts are its own, and nobody waits for another. The question is
+//! read by `glance.rs`, the reply written by `brief.rs`.
 
 #![cfg_attr(
     not(test),
     warn(clippy::indexing_slicing, clippy::wildcard_enum_match_arm, clippy::match_wildcard_for_single_variants)
 )]
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
-use atoll_overlay::{Level, Prefix};
+use atoll_overlay::Level;
 use hickory_proto::rr::RecordType;
 
 use crate::{
     Mode, Transport,
+    brief::Brief,
     deck::{Deck, Want},
     glance::{Common, Glance},
-    limit::{Action, Charge},
-    question::{HEADER, OPT},
-    redirector::{Redirector, turn},
+    limit::Action,
+    places::Places,
+    redirector::Redirector,
     roster::{Family, Roster, Standing},
     site::Site,
-    stats::{self, Tally},
+    stats::Tally,
     zone::{Zone, seconds},
 };
 
@@ -41,7 +38,7 @@ pub(crate) struct Hot {
     /// Labels of the zone's name.
     depth: usize,
     sheet: Sheet,
-    places: Vec<Option<Known>>,
+    places: Places,
     glance: Glance,
     /// What time it was at the last question.
     moment: Option<(Instant, Moment)>,
@@ -67,25 +64,6 @@ struct Sheet {
     roster: Arc<Roster>,
 }
 
-/// Where a prefix is served.
-#[derive(Clone)]
-struct Known {
-    prefix: u128,
-    whole: Prefix,
-    level: Level,
-    /// What there is to choose from, if that is not all of the level.
-    near: Option<Box<[Deck; 2]>>,
-    /// What placed it there, by its number among the counters.
-    why: usize,
-    /// Which part of a hot site's proxies it is given.
-    turn: u64,
-    /// What the rate limit charges.
-    charge: Charge,
-    until: Instant,
-    /// Questions answered here since.
-    answers: u64,
-}
-
 /// A moment as the tables count it.
 #[derive(Clone, Copy)]
 struct Moment {
@@ -103,7 +81,7 @@ impl Hot {
             targets,
             depth: whole.origin().iter().count(),
             sheet: Sheet { version: 0, decks: Vec::new(), others: false, roster: Arc::default(), zone: whole },
-            places: vec![None; PLACES],
+            places: Places::new(),
             glance: Glance::new(),
             moment: None,
             tally: Tally::default(),
@@ -132,13 +110,13 @@ impl Hot {
         self.sheet.renew(&self.redirector);
         let site = self.site(&common)?;
         let resolver = from.ip().to_canonical();
-        let slot = self.slot(now, resolver)?;
+        let slot = self.places.slot(&self.redirector, now, resolver)?;
         if self.redirector.config.mode == Mode::Levels && self.redirector.is_expecting(now, resolver, site) {
             return None;
         }
         let moment = self.moment(now);
         let width = self.redirector.heat.asked_in(moment.second, site);
-        let known = self.places.get(slot)?.as_ref()?;
+        let known = self.places.get(slot)?;
         let want = Want { count: self.redirector.config.answers, width, turn: known.turn };
         let ([v4, v6], level, why) = (self.sheet.decks.get(usize::from(known.level.0))?, known.level, known.why);
         let of_level = if common.family == Family::V4 { v4 } else { v6 };
@@ -157,12 +135,13 @@ impl Hot {
         let ttl = &self.redirector.config.ttl;
         let ttl = ttl.while_doubtful(ttl.of_live(level, is_worse), self.sheet.roster.is_doubtful(level));
         let charge = known.charge;
-        self.write(query, &common, seconds(ttl), picked.addresses(), reply)?;
+        let brief = Brief { query, common: &common, udp_payload: self.redirector.config.limits.udp_payload };
+        brief.name(seconds(ttl), picked.addresses(), reply)?;
         match self.redirector.limiter.take(moment.micros, charge, resolver, (query.len(), reply.len())) {
             Action::Send => {}
             Action::Slip => {
                 self.redirector.counters.limited(Action::Slip.name());
-                self.cut(query, &common, reply)?;
+                brief.cut(reply)?;
             }
             Action::Drop => {
                 self.redirector.counters.limited(Action::Drop.name());
@@ -201,75 +180,6 @@ impl Hot {
             }
         }
     }
-
-    /// Which slot says where a resolver's prefix is served, if that is settled and this server's own clusters serve it.
-    fn slot(&mut self, now: Instant, resolver: IpAddr) -> Option<usize> {
-        let prefix = bits(resolver);
-        let slot = usize::try_from(prefix.wrapping_mul(SPREAD) >> 96).ok()? % PLACES;
-        if let Some(Some(known)) = self.places.get_mut(slot)
-            && known.prefix == prefix
-            && now < known.until
-        {
-            known.answers += 1;
-            return Some(slot);
-        }
-        if let Some(known) = self.places.get_mut(slot).and_then(Option::take) {
-            self.redirector.atlas.more(known.whole, known.answers);
-        }
-        // This one goes the whole way, so that what is to be asked and told of the prefix is.
-        let whole = Prefix::of(resolver);
-        let (level, near, why) = self.redirector.own_place(now, whole)?;
-        let (near, why) = (near.map(Box::new), stats::number(why));
-        let (turn, charge) = (turn(whole), self.redirector.limiter.charge(whole));
-        let until = now + KEPT;
-        *self.places.get_mut(slot)? = Some(Known { prefix, whole, level, near, why, turn, charge, until, answers: 0 });
-        None
-    }
-
-    fn write(&self, query: &[u8], common: &Common, ttl: u32, addresses: &[IpAddr], reply: &mut Vec<u8>) -> Option<()> {
-        self.head(query, common, AA, u8::try_from(addresses.len()).ok()?, reply)?;
-        let [t0, t1, t2, t3] = ttl.to_be_bytes();
-        for address in addresses {
-            // The name is the question's. Each record is written by one step.
-            match address {
-                IpAddr::V4(v4) => {
-                    let [a, b, c, d] = v4.octets();
-                    reply.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, t0, t1, t2, t3, 0, 4, a, b, c, d]);
-                }
-                IpAddr::V6(v6) => {
-                    reply.extend_from_slice(&[0xc0, 12, 0, 28, 0, 1, t0, t1, t2, t3, 0, 16]);
-                    reply.extend_from_slice(&v6.octets());
-                }
-            }
-        }
-        self.opt(common, reply);
-        Some(())
-    }
-
-    /// The reply without records, truncated.
-    fn cut(&self, query: &[u8], common: &Common, reply: &mut Vec<u8>) -> Option<()> {
-        reply.clear();
-        self.head(query, common, AA | TC, 0, reply)?;
-        self.opt(common, reply);
-        Some(())
-    }
-
-    fn head(&self, query: &[u8], common: &Common, flags: u8, answers: u8, reply: &mut Vec<u8>) -> Option<()> {
-        let [id0, id1, asked, ..] = *query.first_chunk::<HEADER>()?;
-        let additional = u8::from(common.edns.is_some());
-        reply.extend_from_slice(&[id0, id1, QR | flags | asked & RD, 0, 0, 1, 0, answers, 0, 0, 0, additional]);
-        reply.extend_from_slice(query.get(HEADER..HEADER + common.name + 4)?);
-        Some(())
-    }
-
-    fn opt(&self, common: &Common, reply: &mut Vec<u8>) {
-        if let Some(dnssec_ok) = common.edns {
-            let [size0, size1] = self.redirector.config.limits.udp_payload.to_be_bytes();
-            let [kind0, kind1] = OPT.to_be_bytes();
-            let flags = if dnssec_ok { 0x80 } else { 0 };
-            reply.extend_from_slice(&[0, kind0, kind1, size0, size1, 0, 0, flags, 0, 0, 0]);
-        }
-    }
 }
 
 impl Sheet {
@@ -293,14 +203,6 @@ impl Sheet {
     }
 }
 
-/// A prefix as a number: /24 or /48, told apart.
-fn bits(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => u128::from(v4.to_bits() >> 8) | 1 << 127,
-        IpAddr::V6(v6) => v6.to_bits() >> 80,
-    }
-}
-
 /// The type a family's addresses are asked by.
 pub(crate) const fn kind(family: Family) -> RecordType {
     match family {
@@ -312,22 +214,11 @@ pub(crate) const fn kind(family: Family) -> RecordType {
 /// Which way the questions answered here come.
 pub(crate) const WAY: Transport = Transport::Udp;
 
-const QR: u8 = 0x80;
-const AA: u8 = 0x04;
-const TC: u8 = 0x02;
-const RD: u8 = 0x01;
-/// Prefixes kept per thread. \[guess\]
-const PLACES: usize = 1024;
-/// How long. \[guess\]
-const KEPT: Duration = Duration::from_millis(100);
-/// An odd number without pattern: 2^128 over the golden ratio.
-const SPREAD: u128 = 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
-
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeSet, panic::AssertUnwindSafe, sync::Mutex};
+    use std::{collections::BTreeSet, net::IpAddr, panic::AssertUnwindSafe, sync::Mutex, time::Duration};
 
-    use atoll_overlay::{Alone, Key, NodeId, NodeInfo, Roles};
+    use atoll_overlay::{Alone, Key, NodeId, NodeInfo, Prefix, Roles};
     use atoll_sys::heap::{Used, used};
 
     use super::*;

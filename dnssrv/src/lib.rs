@@ -34,8 +34,10 @@ mod doh;
 mod later;
 mod seats;
 
+mod brief;
 mod glance;
 mod hot;
+mod places;
 mod redirector;
 pub use redirector::Explanation;
 mod explain;
