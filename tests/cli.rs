@@ -124,21 +124,26 @@ fn ends(arguments: &[&str]) -> Output {
     child.wait_with_output().expect("it is our child")
 }
 
+/// What is bound to the first free number from `first` on. Systems hand out others by themselves: a connection of another test that runs
+/// meanwhile may have one of those, and would be named as the holder.
+fn held_from<T>(first: u16, bind: fn((&'static str, u16)) -> std::io::Result<T>) -> (T, u16) {
+    (first..first + 1_000).find_map(|port| Some((bind(("127.0.0.1", port)).ok()?, port))).unwrap()
+}
+
 #[test]
 fn a_used_port_ends_the_node_and_names_port_protocol_and_holder() {
-    let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (tcp_port, udp_port) = (tcp.local_addr().unwrap().port(), udp.local_addr().unwrap().port());
+    let (_tcp, port) = held_from(20_000, TcpListener::bind);
+    let (_udp, udp_port) = held_from(22_000, UdpSocket::bind);
     for (role, section, protocol, port) in [
-        ("manager", format!("[manager]\nlisten = [\"127.0.0.1:{tcp_port}\"]"), "TCP", tcp_port),
-        ("manager", format!("[admin]\nlisten = [\"127.0.0.1:{tcp_port}\"]\n[manager]\nlisten = []"), "TCP", tcp_port),
-        ("proxy", format!("[proxy]\norigins = \"any\"\nlisten = [\"127.0.0.1:{tcp_port}\"]"), "TCP", tcp_port),
+        ("manager", format!("[manager]\nlisten = [\"127.0.0.1:{port}\"]"), "TCP", port),
+        ("manager", format!("[admin]\nlisten = [\"127.0.0.1:{port}\"]\n[manager]\nlisten = []"), "TCP", port),
+        ("proxy", format!("[proxy]\norigins = \"any\"\nlisten = [\"127.0.0.1:{port}\"]"), "TCP", port),
         ("dnssrv", format!("[dns]\nlisten = [\"127.0.0.1:{udp_port}\"]"), "UDP", udp_port),
         (
             "manager",
-            format!("[manager]\nlisten = []\n[overlay]\nlisten = [\"/ip4/127.0.0.1/tcp/{tcp_port}\"]"),
+            format!("[manager]\nlisten = []\n[overlay]\nlisten = [\"/ip4/127.0.0.1/tcp/{port}\"]"),
             "TCP",
-            tcp_port,
+            port,
         ),
     ] {
         let folder = tempfile::tempdir().unwrap();
