@@ -13,6 +13,7 @@
 //! | granted, nobody is being tried | the origin, at once |
 //! | granted while peers are tried | the origin when their budget is spent, at once if it is |
 //! | the root does not answer | the origin once no peer is left, ungranted |
+//! | a peer that was busy before falls silent | the root is asked anew: whom it still names is asked again |
 //! | the root keeps naming those that failed, or ever more that fail | the origin when patience ends, ungranted |
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -31,7 +32,7 @@ use crate::{
     peer::{Candidate, Life, PeerError, PeerFill, PeerRequest, ask},
     reason::Failure,
     reference::Reference,
-    trace::{Tracer, short},
+    trace::{Tracer, acquired_in_words, found_in_words, short},
 };
 
 /// Where to go on.
@@ -59,6 +60,10 @@ pub(crate) struct Seek {
     tried: Vec<NodeId>,
     /// Of these, those that gave nothing.
     failed: Vec<NodeId>,
+    /// Those that answered, if only that they were busy.
+    heard: Vec<NodeId>,
+    /// Those being tried.
+    asking: Vec<NodeId>,
     /// Named, and not asked for what they did before.
     untrusted: Vec<NodeId>,
     near: Option<BoxFuture<'static, Result<Found, IndexError>>>,
@@ -106,6 +111,8 @@ impl Seek {
             queue: VecDeque::new(),
             tried: Vec::new(),
             failed: Vec::new(),
+            heard: Vec::new(),
+            asking: Vec::new(),
             untrusted: Vec::new(),
             near: None,
             root: None,
@@ -137,12 +144,18 @@ impl Seek {
         self.request.from = from;
         // What was raced with the lost source was asked for other bytes.
         self.attempts.clear();
+        self.asking.clear();
+        self.busy = 0;
+        self.begin_anew();
+        self.ask_root(reference);
+    }
+
+    /// Patience and questions to the root begin anew.
+    fn begin_anew(&mut self) {
         self.spent = None;
         self.since = Instant::now();
         self.asked = 0;
         self.rootless = false;
-        self.busy = 0;
-        self.ask_root(reference);
     }
 
     /// One more holder, first to be tried.
@@ -271,6 +284,7 @@ impl Seek {
     /// An attempt ended.
     fn attempted(&mut self, candidate: Candidate, result: Result<PeerFill, PeerError>) -> Option<Step> {
         let holder = candidate.value.holder;
+        self.asking.retain(|other| *other != holder);
         if let Err(error) = &result {
             self.trace.note("peer", || format!("{}: {error}", short(holder)));
         }
@@ -282,6 +296,7 @@ impl Seek {
                 // Rivals are let go; the lease, if any, is kept beating by the caller through `take_lease`.
                 self.trace.note("peer", || format!("{} sends", short(holder)));
                 self.attempts.clear();
+                self.asking.clear();
                 return Some(Step::Peer(Box::new(fill)));
             }
             Err(PeerError::Aborted(Abort::Origin(failure))) if self.request.from.is_none() => {
@@ -302,7 +317,13 @@ impl Seek {
             Err(PeerError::Absent | PeerError::Contradicts | PeerError::Aborted(Abort::NotShared)) => {
                 self.cache.counters.peer_fetch("refused");
             }
-            Err(PeerError::Lost | PeerError::Slow) => self.cache.counters.peer_fetch("timeout"),
+            Err(PeerError::Lost | PeerError::Slow) => {
+                self.cache.counters.peer_fetch("timeout");
+                if self.heard.contains(&holder) {
+                    self.fell_silent(holder);
+                    return None;
+                }
+            }
             Err(PeerError::Misbehaved) => {
                 self.cache.counters.peer_fetch("refused");
                 self.cache.lied(holder, "its answer is no copy that anybody vouches for");
@@ -348,7 +369,7 @@ impl Seek {
         let more = self.queue.pop_front().map(|candidate| self.attempt(candidate)).is_some();
         if self.root.is_none() && !self.rootless && self.asked < ASKS {
             self.ask_root(Reference::fetching());
-        } else if !more && self.root.is_none() && self.since.elapsed() >= self.patience() {
+        } else if !more && self.root.is_none() && self.is_over() {
             self.cache.counters.hedge("origin");
             return Some(Step::Origin(None));
         }
@@ -372,9 +393,12 @@ impl Seek {
         }
     }
 
-    /// How long peers that the root stands by are waited for: not at all when there is no root to ask.
-    fn patience(&self) -> Duration {
-        if self.rootless { Duration::ZERO } else { self.cache.config.peers.patience }
+    /// Whether peers that the root stands by were waited for long enough since the last sign of life: not at all when there is no root to
+    /// ask. One that answered before has all of its own time.
+    fn is_over(&self) -> bool {
+        let heard = self.asking.iter().any(|holder| self.heard.contains(holder));
+        let silence = self.since.max(self.life.last()).elapsed();
+        self.rootless || (!heard && silence >= self.cache.config.peers.patience)
     }
 
     /// Whether the root of the key has not answered.
@@ -470,6 +494,7 @@ impl Seek {
 
     fn attempt_after(&mut self, candidate: Candidate, pause: Duration) {
         self.tried.push(candidate.value.holder);
+        self.asking.push(candidate.value.holder);
         self.trace.note("peer", || {
             let Value { holder, level, .. } = &candidate.value;
             let whole = if candidate.reference.digest.is_empty() { "a growing copy" } else { "a whole copy" };
@@ -496,6 +521,9 @@ impl Seek {
         (self.waiting, self.spent) = (Instant::now(), None);
         self.since = self.waiting;
         let Value { level, ttl, holder, .. } = candidate.value;
+        if !self.heard.contains(&holder) {
+            self.heard.push(holder);
+        }
         let value = Reference::fetching().value();
         let others = others.into_iter().map(|holder| Value { holder, level, value: value.clone(), ttl });
         self.enqueue(others.collect());
@@ -519,6 +547,14 @@ impl Seek {
         self.failed.push(holder);
     }
 
+    /// The holder answered before, so that it is there and what is lost is on the way: a line full of copies loses the first packet of a
+    /// connection as any other, and that one is sent again after a second or three. Who is that far is asked again if the root stands by it.
+    fn fell_silent(&mut self, holder: NodeId) {
+        self.doubted(holder);
+        self.begin_anew();
+        self.waiting = self.since;
+    }
+
     /// The holder broke off. The root sees whether it lives: one that stumbled, or has itself lost its source and found another,
     /// is named again and tried again, since its fetch is the one that the others wait for.
     fn doubted(&mut self, holder: NodeId) {
@@ -526,26 +562,6 @@ impl Seek {
         if self.failed.iter().filter(|other| **other == holder).count() < CHANCES {
             self.tried.retain(|other| *other != holder);
         }
-    }
-}
-
-/// What a lookup brought, for a trace.
-fn found_in_words(found: &Result<Found, IndexError>) -> String {
-    match found {
-        Ok(Found::Values { level, values }) => format!("{} references at level {level}", values.len()),
-        Ok(Found::Nothing) => "nothing".to_owned(),
-        Err(error) => error.to_string(),
-    }
-}
-
-/// What the root said, for a trace.
-fn acquired_in_words(acquired: &Result<Acquired, IndexError>) -> String {
-    match acquired {
-        Ok(Acquired::References(values)) => format!("{} references", values.len()),
-        Ok(Acquired::Granted(lease)) => format!("granted, lease {}.{}", lease.epoch, lease.counter),
-        Ok(Acquired::Marked(Marker::Pass(span))) => format!("marked: not shared, for {} s", span.as_secs()),
-        Ok(Acquired::Marked(Marker::Vary(names))) => format!("marked: varies by {}", names.join(", ")),
-        Err(error) => format!("no word of the root: {error}"),
     }
 }
 

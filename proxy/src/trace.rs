@@ -12,7 +12,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use atoll_overlay::{NodeId, Question, Streams, Teller};
+use atoll_overlay::{Acquired, Found, IndexError, Marker, NodeId, Question, Streams, Teller};
 use http::{HeaderMap, HeaderName};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -165,6 +165,26 @@ pub(crate) const TRACES_KEPT: usize = 64;
 
 /// How long one can be read after its request began.
 pub(crate) const READABLE: Duration = GOOD_FOR;
+
+/// What a lookup brought, for a trace.
+pub(crate) fn found_in_words(found: &Result<Found, IndexError>) -> String {
+    match found {
+        Ok(Found::Values { level, values }) => format!("{} references at level {level}", values.len()),
+        Ok(Found::Nothing) => "nothing".to_owned(),
+        Err(error) => error.to_string(),
+    }
+}
+
+/// What the root said, for a trace.
+pub(crate) fn acquired_in_words(acquired: &Result<Acquired, IndexError>) -> String {
+    match acquired {
+        Ok(Acquired::References(values)) => format!("{} references", values.len()),
+        Ok(Acquired::Granted(lease)) => format!("granted, lease {}.{}", lease.epoch, lease.counter),
+        Ok(Acquired::Marked(Marker::Pass(span))) => format!("marked: not shared, for {} s", span.as_secs()),
+        Ok(Acquired::Marked(Marker::Vary(names))) => format!("marked: varies by {}", names.join(", ")),
+        Err(error) => format!("no word of the root: {error}"),
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -102,6 +102,9 @@ async fn taught(body: &Bytes) -> (Origin, Arc<Net>, Vec<Framed>) {
     (origin, net, frames)
 }
 
+/// The code with which a node breaks off that has no line to spare.
+const BUSY: u8 = 4;
+
 const REFERENCE: Bytes = Bytes::from_static(&[8, 1]);
 
 // P02: wrong bytes of the right length, right bytes with wrong headers, truncated, endless, and words that nobody said.
@@ -303,6 +306,37 @@ async fn a_fetcher_that_only_stumbled_is_asked_for_the_rest() {
     assert!(response.body == body, "wrong bytes");
     let heads = soon(asked).await.unwrap();
     assert!(!heads[0].contains("atoll-from") && heads[1].contains("atoll-from: 65536\r\n"), "{heads:?}");
+    assert_eq!((origin.count(), asker.stats().origin_requests), (1, 0));
+}
+
+// Behind a line that its copies fill a fetcher says that it is busy, and the next question to it is lost: it lives, and the origin was asked.
+#[tokio::test]
+async fn a_fetcher_that_was_busy_and_then_fell_silent_is_asked_again() {
+    let body = noise(100_000);
+    let (origin, net, good) = taught(&body).await;
+    let holder = net.node(10);
+    let asked = tokio::spawn(async move {
+        let mut streams = Vec::new();
+        for answer in [wire(&[(b'X', vec![BUSY])]), Vec::new(), wire(&good)] {
+            let (_, mut stream) = holder.accept().await.unwrap();
+            let count = stream.read(&mut [0; 4_096]).await.unwrap();
+            assert!(count > 0, "no question");
+            stream.write_all(&answer).await.unwrap();
+            // What is not answered stays open: silence, not an end.
+            streams.push(stream);
+            if !answer.is_empty() {
+                streams.clear();
+            }
+        }
+    });
+    net.lease(key(&origin, "/"), 10);
+    let mut config = config_for(&origin);
+    (config.peers.hedge, config.peers.far) = (Duration::from_millis(20), Duration::ZERO);
+    config.peers.patience = Duration::from_millis(100);
+    let asker = net.proxy(2, config).await;
+    let response = get(&asker, &origin.host(), "/").await;
+    assert!(response.body == body, "wrong bytes");
+    soon(asked).await.unwrap();
     assert_eq!((origin.count(), asker.stats().origin_requests), (1, 0));
 }
 
